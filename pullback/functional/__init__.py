@@ -1,0 +1,23 @@
+"""A model and a loss as functions of named parameters; the data they are evaluated on."""
+
+from pullback.functional.batch import check_batch, num_samples, take
+from pullback.functional.datasets import Dataset, load_cifar10, load_digits, load_npz
+from pullback.functional.losses import LossFunction, output_hessian, per_sample_loss, sample_targets
+from pullback.functional.model_view import ModelView
+from pullback.functional.undisturbed import undisturbed
+
+__all__ = [
+    "Dataset",
+    "LossFunction",
+    "ModelView",
+    "check_batch",
+    "load_cifar10",
+    "load_digits",
+    "load_npz",
+    "num_samples",
+    "output_hessian",
+    "per_sample_loss",
+    "sample_targets",
+    "take",
+    "undisturbed",
+]

@@ -1,0 +1,246 @@
+"""Losses sample by sample: the loss of sample i is the loss of the batch that holds only sample i."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pullback._checks import input_error, unsupported
+from pullback.functional.batch import Batch, num_samples, take
+
+LossFunction = nn.Module | Callable[..., Tensor]
+
+
+def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str = "per_sample_loss") -> Tensor:
+    """Loss of every sample, (N,), each as if its sample were the whole batch.
+
+    Args:
+        loss_fn: an ``nn.Module`` with a ``reduction`` ("mean" or "sum" then run over the sample's own
+            positions and outputs, ``ignore_index`` respected), or a callable that returns one loss per sample.
+        outputs: what the model returned, (N, ...); an object with ``logits`` stands for those.
+        targets: as ``loss_fn`` takes them, (N, ...).
+        where: the caller, for error messages.
+
+    Returns:
+        Tensor (N,) in the dtype of the loss, differentiable.
+
+    Raises:
+        InputError: a plain callable returned something else than (N,); a label is out of range.
+
+    Example:
+        >>> outputs, targets = torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 0])
+        >>> losses = per_sample_loss(nn.CrossEntropyLoss(), outputs, targets)
+        >>> bool(torch.isclose(losses.mean(), nn.CrossEntropyLoss()(outputs, targets)))
+        True
+    """
+    check_targets(loss_fn, outputs, targets, where)
+    return unchecked_loss(loss_fn, outputs, targets, where)
+
+
+def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> Tensor:
+    """``per_sample_loss`` without reading the labels, so that vmap and compilers can pass through."""
+    if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
+        return _module_loss(loss_fn, logits_of(outputs), targets, where)
+    losses = loss_fn(outputs, targets)
+    count = num_samples(targets, where, "targets")
+    if not isinstance(losses, Tensor) or losses.shape != (count,):
+        got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        got = "a scalar" if isinstance(losses, Tensor) and losses.dim() == 0 else got
+        raise input_error(
+            where,
+            f"one loss per sample, shape ({count},), from the callable `loss_fn`",
+            got,
+            "Compute it with reduction='none' and reduce all axes but the first",
+        )
+    return losses
+
+
+def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> None:
+    """Refuse labels out of range and targets of another shape, where the loss is one whose targets are known."""
+    outputs = logits_of(outputs)
+    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets):
+        _check_labels(loss_fn, outputs, targets, where)
+    elif type(loss_fn) in (nn.BCEWithLogitsLoss, nn.MSELoss) and outputs.shape != targets.shape:
+        raise input_error(
+            where,
+            f"targets of the outputs' shape {tuple(outputs.shape)}",
+            f"{tuple(targets.shape)}",
+            "Reshape the targets; broadcasting would mix samples",
+        )
+
+
+def _are_indices(targets: Batch) -> bool:
+    return isinstance(targets, Tensor) and not targets.is_floating_point()
+
+
+def logits_of(outputs: Any) -> Any:
+    """The tensor a module loss is applied to: the outputs, or their ``logits`` (Hugging Face models)."""
+    return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
+
+
+def check_finite(losses: Tensor, where: str) -> None:
+    """Refuse losses that are NaN or infinite, naming the first such sample."""
+    finite = torch.isfinite(losses.detach())
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise input_error(
+            where,
+            "a finite loss for every sample",
+            f"{losses[bad].item()} for sample {bad}",
+            "Check that sample, its label, and whether the weights have diverged",
+        )
+
+
+def _module_loss(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str) -> Tensor:
+    reduction = loss_fn.reduction
+    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets):
+        return _cross_entropy(loss_fn, outputs, targets)
+    plain_bce = type(loss_fn) is nn.BCEWithLogitsLoss and loss_fn.weight is None
+    if plain_bce or type(loss_fn) is nn.MSELoss:
+        if plain_bce:
+            each = F.binary_cross_entropy_with_logits(
+                outputs, targets, reduction="none", pos_weight=loss_fn.pos_weight
+            )
+        else:
+            each = F.mse_loss(outputs, targets, reduction="none")
+        each = each.flatten(1) if each.dim() > 1 else each.unsqueeze(1)
+        if reduction == "none" and each.shape[1] > 1:
+            raise _ambiguous_reduction(where, each)
+        return each.mean(1) if reduction == "mean" else each.sum(1)
+    return _batches_of_one(loss_fn, outputs, targets, where)
+
+
+def _ambiguous_reduction(where: str, each: Tensor) -> Exception:
+    return input_error(
+        where,
+        "`reduction` 'mean' or 'sum' for a loss with several terms per sample",
+        f"'none' with shape {tuple(each.shape)}",
+        "Choose how the terms of one sample are reduced",
+    )
+
+
+def _cross_entropy(loss_fn: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with class indices, outputs (N, C, ...), targets (N, ...)."""
+    each = F.cross_entropy(
+        outputs,
+        targets,
+        weight=loss_fn.weight,
+        ignore_index=loss_fn.ignore_index,
+        reduction="none",
+        label_smoothing=loss_fn.label_smoothing,
+    )
+    if each.dim() == 1 and (loss_fn.reduction != "mean" or loss_fn.weight is None):
+        return each
+    total = each.flatten(1).sum(1) if each.dim() > 1 else each
+    if loss_fn.reduction != "mean":
+        return total
+    counted = (targets != loss_fn.ignore_index).to(each.dtype)
+    if loss_fn.weight is not None:  # torch divides by the summed class weights of the counted positions
+        counted = counted * loss_fn.weight[targets.clamp(min=0)].to(each.dtype)
+    return total / (counted.flatten(1).sum(1) if counted.dim() > 1 else counted)
+
+
+def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str) -> Tensor:
+    """Any other module loss, by definition: applied to each sample as a batch of one."""
+
+    def one(output: Any, target: Batch) -> Tensor:
+        return loss_fn(take(output, None), take(target, None))
+
+    try:
+        losses = torch.func.vmap(one)(outputs, targets)
+    except RuntimeError:  # a loss that vmap cannot batch (CTC, custom code)
+        count = num_samples(targets, where, "targets")
+        losses = torch.stack([loss_fn(take(outputs, [i]), take(targets, [i])) for i in range(count)])
+    if losses.dim() == 2 and losses.shape[1] == 1:
+        losses = losses.squeeze(1)
+    if losses.dim() != 1:
+        raise _ambiguous_reduction(where, losses)
+    return losses
+
+
+def _check_labels(loss_fn: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, where: str) -> None:
+    classes = outputs.shape[1] if outputs.dim() > 1 else 0
+    expected = (outputs.shape[0], *outputs.shape[2:])
+    if tuple(targets.shape) != expected:
+        raise input_error(
+            where,
+            f"labels of shape {expected} for outputs {tuple(outputs.shape)}",
+            f"{tuple(targets.shape)}",
+            "Put the class axis second in the outputs, (N, C, ...)",
+        )
+    bad = ((targets < 0) | (targets >= classes)) & (targets != loss_fn.ignore_index)
+    if bad.any():
+        first = bad.nonzero()[0]
+        raise input_error(
+            where,
+            f"labels from 0 to {classes - 1}",
+            f"{int(targets[tuple(first)])} for sample {int(first[0])}",
+            "Correct the labels or the number of outputs",
+        )
+
+
+def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Tensor:
+    """Second derivative of each sample's loss in its own outputs, (N, C, C), C all outputs of one sample.
+
+    Closed form for cross-entropy on (N, C) class scores, binary cross-entropy with logits and squared error;
+    any other loss is differentiated twice.
+    """
+    count, flat = len(outputs), outputs.reshape(len(outputs), -1)
+    num_outputs = flat.shape[1]
+    family, scale = _family(loss_fn, outputs, targets, num_outputs)
+    if family == "cross-entropy":
+        p = flat.softmax(1)
+        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    if family == "binary":
+        p = flat.sigmoid()
+        return torch.diag_embed(p * (1 - p)) * scale
+    if family == "squared":
+        return (2 * scale * torch.eye(num_outputs, dtype=flat.dtype, device=flat.device)).repeat(count, 1, 1)
+    shape = outputs.shape[1:]
+
+    def one(output: Tensor, target: Batch) -> Tensor:
+        return unchecked_loss(loss_fn, output.view(1, *shape), take(target, None), "output_hessian")[0]
+
+    hessians = [torch.func.hessian(one)(flat[i], take(targets, i)) for i in range(count)]
+    return torch.stack(hessians)
+
+
+def sample_targets(loss_fn: LossFunction, outputs: Tensor, targets: Batch, generator: torch.Generator) -> Tensor:
+    """Targets drawn from the model's own prediction, so that the Fisher matrix they give has mean Gauss-Newton.
+
+    Cross-entropy draws classes from the softmax, binary cross-entropy draws bits, squared error draws from a
+    normal distribution around the outputs whose variance makes the loss its negative log-likelihood.
+
+    Raises:
+        UnsupportedError: the loss is not the negative log-likelihood of a known distribution.
+    """
+    num_outputs = outputs[0].numel()
+    family, scale = _family(loss_fn, outputs, targets, num_outputs)
+    if family == "cross-entropy":
+        return torch.multinomial(outputs.softmax(1), 1, generator=generator).squeeze(1)
+    if family == "binary":
+        return torch.bernoulli(outputs.sigmoid(), generator=generator)
+    if family == "squared":
+        noise = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device)
+        return outputs + noise * (0.5 / scale) ** 0.5
+    raise unsupported(
+        "sample_targets",
+        "cross-entropy on (N, C), binary cross-entropy with logits or squared error",
+        getattr(loss_fn, "__name__", type(loss_fn).__name__),
+        "Use one of those losses, or the empirical Fisher with the true targets",
+    )
+
+
+def _family(loss_fn: LossFunction, outputs: Tensor, targets: Batch, num_outputs: int) -> tuple[str | None, float]:
+    """Name of the exponential family a loss belongs to, and its factor per output (1, or 1/C under "mean")."""
+    scale = 1.0 / num_outputs if getattr(loss_fn, "reduction", None) == "mean" else 1.0
+    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets) and outputs.dim() == 2:
+        plain = loss_fn.weight is None and loss_fn.label_smoothing == 0 and bool((targets >= 0).all())
+        return ("cross-entropy" if plain else None), 1.0
+    if type(loss_fn) is nn.BCEWithLogitsLoss and loss_fn.weight is None and loss_fn.pos_weight is None:
+        return "binary", scale
+    return ("squared" if type(loss_fn) is nn.MSELoss else None), scale

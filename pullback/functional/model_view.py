@@ -1,0 +1,116 @@
+"""A model as a function of its named trainable parameters: tied ones once, frozen ones left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import check_names, input_error
+from pullback.functional.batch import Batch
+
+ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outermost module itself
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """The trainable parameters of a model, by name and in the model's own order.
+
+    Args:
+        model: any ``nn.Module``.
+        params: names of parameters, or of modules whose parameters are meant; None takes all trainable ones.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> view = ModelView.of(model)
+        >>> view.num_params, view.layers["0"]
+        (11, ('0.weight', '0.bias'))
+        >>> flat = view.flatten(view.parameters)
+        >>> all((view.unflatten(flat)[k] == p).all() for k, p in view.parameters.items())
+        True
+    """
+
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    frozen: tuple[str, ...]
+    tied: dict[str, str]  # further name of a shared parameter -> the name it is kept under
+
+    @classmethod
+    def of(cls, model: nn.Module, params: Iterable[str] | None = None, where: str = "ModelView") -> ModelView:
+        """Collect the parameters of ``model``."""
+        if not isinstance(model, nn.Module):
+            raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
+        first_name = {id(p): name for name, p in model.named_parameters()}
+        every_name = dict(model.named_parameters(remove_duplicate=False))
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        tied = {name: first_name[id(p)] for name, p in every_name.items() if first_name[id(p)] != name}
+        if params is not None:
+            trainable = _select(trainable, every_name, tied, list(params), where)
+        if not trainable:
+            raise input_error(where, "a model with trainable parameters", "none", "Set requires_grad on some")
+        frozen = tuple(name for name, p in model.named_parameters() if not p.requires_grad)
+        return cls(model, trainable, frozen, tied)
+
+    @cached_property
+    def num_params(self) -> int:
+        """P, the number of trainable numbers covered; shared ones count once."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    @cached_property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Module name -> the names of the parameters that module owns."""
+        layers: dict[str, list[str]] = {}
+        for name in self.parameters:
+            layers.setdefault(layer_of(name), []).append(name)
+        return {layer: tuple(names) for layer, names in layers.items()}
+
+    def __call__(self, x: Batch, parameters: Mapping[str, Tensor] | None = None) -> Any:
+        """Outputs of the model; with ``parameters`` those values stand in for the model's own."""
+        args, kwargs = call_arguments(x)
+        if parameters is None:
+            return self.model(*args, **kwargs)
+        return torch.func.functional_call(self.model, dict(parameters), args, kwargs)
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Dict of tensors shaped like the parameters -> one vector (P,)."""
+        return torch.cat([tensors[name].reshape(-1) for name in self.parameters])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Vector (P,) -> dict of tensors shaped like the parameters."""
+        pieces = vector.split([p.numel() for p in self.parameters.values()])
+        return {n: v.view(p.shape) for (n, p), v in zip(self.parameters.items(), pieces, strict=True)}
+
+
+def call_arguments(x: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a batch is handed to a model: a dict by keyword, a tuple or list in order, a tensor alone."""
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
+
+
+def layer_of(parameter: str) -> str:
+    """Name of the module that owns a parameter: ``'blocks.0.fc.weight' -> 'blocks.0.fc'``."""
+    return parameter.rpartition(".")[0] or ROOT_LAYER
+
+
+def _select(
+    trainable: dict[str, nn.Parameter],
+    every: dict[str, nn.Parameter],
+    tied: dict[str, str],
+    asked: list[str],
+    where: str,
+) -> dict[str, nn.Parameter]:
+    """Keep the asked parameters; a module's name stands for all parameters below it."""
+    known = dict.fromkeys([*every, *(layer_of(n) for n in every)])
+    modules = {n.rsplit(".", depth)[0] for n in every for depth in range(1, n.count(".") + 1)}
+    check_names(where, "parameters or modules", asked, [*known, *modules])
+    names = {name for name in every for a in asked if name == a or name.startswith(a + ".") or layer_of(name) == a}
+    kept = {tied.get(name, name) for name in names}
+    if still := sorted(kept - set(trainable)):
+        raise input_error(where, "trainable parameters", f"frozen {', '.join(still)}", "Set requires_grad on them")
+    return {name: p for name, p in trainable.items() if name in kept}

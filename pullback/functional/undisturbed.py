@@ -1,0 +1,43 @@
+"""Evaluate a model without leaving a trace: modes, buffers and random state are put back, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[None]:
+    """Restore train/eval modes, buffers and the global random state when the block ends.
+
+    Args:
+        model: the model whose state is kept. Weights and ``.grad`` are not saved: nothing in this package
+            writes to them.
+        training: the mode every submodule is put in for the block; None leaves the modes alone.
+
+    Cost: one copy of the buffers (running statistics, masks).
+    """
+    modes = {module: module.training for module in model.modules()}
+    homes = [
+        (module, name, buffer, buffer._version, buffer.detach().clone())
+        for module in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if training is not None:
+                model.train(training)
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for module, name, buffer, version, copy in homes:
+                module._buffers[name] = buffer
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(copy)

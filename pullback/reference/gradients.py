@@ -1,0 +1,44 @@
+"""Per-sample gradients by a loop of batches of one, and the dense matrices made from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take
+from pullback.functional.batch import Batch
+
+
+def per_sample_gradients(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
+    """Gradient of each sample's own loss, parameter name -> (N, *shape); one backward pass per sample."""
+    view = ModelView.of(model)
+    rows: dict[str, list[Tensor]] = {name: [] for name in view.parameters}
+    for i in range(num_samples(x)):
+        loss = per_sample_loss(loss_fn, view(take(x, [i])), take(y, [i]))[0]
+        gradients = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+        for (name, p), g in zip(view.parameters.items(), gradients, strict=True):
+            rows[name].append(torch.zeros_like(p) if g is None else g)
+    return {name: torch.stack(gradients) for name, gradients in rows.items()}
+
+
+def gradient_matrix(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
+    """G, (N, P): row i is g_i, all parameters in the model's order."""
+    return torch.cat([g.flatten(1) for g in per_sample_gradients(model, loss_fn, x, y).values()], dim=1)
+
+
+def layer_gradient_matrices(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
+    """G^(l), layer name -> (N, P_l)."""
+    gradients = per_sample_gradients(model, loss_fn, x, y)
+    layers = ModelView.of(model).layers
+    return {layer: torch.cat([gradients[n].flatten(1) for n in names], 1) for layer, names in layers.items()}
+
+
+def total_kernel(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
+    """K = G G^T, (N, N)."""
+    g = gradient_matrix(model, loss_fn, x, y)
+    return g @ g.T
+
+
+def layer_kernels(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
+    """K^(l) = G^(l) G^(l)^T, layer name -> (N, N)."""
+    return {layer: g @ g.T for layer, g in layer_gradient_matrices(model, loss_fn, x, y).items()}
