@@ -5,15 +5,15 @@ Every call makes these checks on itself:
 1. No parameter has a gradient outside its recorded uses (``Capture.escaped``); those that do go to the fallback.
 2. For the first and the last sample, every parameter's row equals the gradient of that sample alone in a batch of
    one, which is the definition. It fails if samples are coupled, if the model is random, or if a rule is wrong.
-3. Per parameter, the rows sum to the ordinary gradient of the summed loss (``check_totals``).
-4. Per layer, ``1^T K 1 = |sum of g_i|^2`` (``check_kernel``), which covers the making of the kernel.
+3. Per parameter, the rows sum to the ordinary gradient of the summed loss.
+4. Per layer, ``1^T K 1 = |sum of g_i|^2``, which covers the making of the kernel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -169,47 +169,72 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def check_sample(captured: Captured, alone: Capture, index: int, where: str) -> None:
     """Rows of one sample against its gradient in a batch of one, parameter by parameter."""
-    total = math.sqrt(sum(float(g.double().square().sum()) for g in alone.ordinary.values()))
-    for factor in captured.factors:
-        for name, row in factor.rows(slice(index, index + 1)).items():
-            own = alone.ordinary[name]
-            error = float((row[0].to(own.dtype) - own).double().norm())
-            size = float(own.double().norm())
-            if not error <= tolerance(own.dtype) * (size + 0.1 * total):
-                raise unsupported(
-                    where,
-                    "samples whose gradients do not depend on the rest of the batch",
-                    f"for sample {index} and parameter `{name}` a difference of {error:.2e} from that sample alone "
-                    f"(its norm: {size:.2e})",
-                    "Call model.eval(), remove operations that mix or shuffle samples or draw random numbers, "
-                    "and see that the loss treats samples one by one",
-                )
-
-
-def check_totals(factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: float, where: str) -> None:
-    """Summed rows against the ordinary gradient; ``bound`` is the most the sum can be, sqrt(N sum of |g_i|^2)."""
-    for name, total in totals.items():
-        ordinary = factor.piece_order(name, captured.ordinary[name])
-        error = float((total.to(ordinary.dtype) - ordinary).double().norm())
-        if not error <= tolerance(ordinary.dtype) * bound:
-            raise self_check_error(
-                where,
-                f"the gradients of `{name}` to sum to the ordinary gradient",
-                f"a difference of {error:.2e} where the sum is at most {bound:.2e}",
-                "Please report this model; meanwhile leave that parameter out with `params=`",
-            )
-
-
-def check_kernel(
-    layer: str, block: Tensor, left: list[Tensor], right: list[Tensor], bound: float, where: str
-) -> None:
-    """``1^T K 1`` against the inner product of the two summed gradients (the same one, if K is symmetric)."""
-    whole = float(block.sum(dtype=torch.float64))
-    inner = sum(float((a.double() * b.double()).sum()) for a, b in zip(left, right, strict=True))
-    if not abs(whole - inner) <= tolerance(block.dtype) * bound:
-        raise self_check_error(
+    rows = {n: row[0] for factor in captured.factors for n, row in factor.rows(slice(index, index + 1)).items()}
+    own = [alone.ordinary[name] for name in rows]
+    errors = _norms([row.to(g.dtype) - g for row, g in zip(rows.values(), own, strict=True)])
+    sizes = _norms(own)
+    slack = tolerance(captured.losses.dtype if captured.losses.is_floating_point() else torch.float32)
+    bounds = max(slack, tolerance(own[0].dtype)) * (sizes + 0.1 * sizes.norm())
+    if (place := _first_above(errors, bounds)) is not None:
+        raise unsupported(
             where,
-            f"the kernel of `{layer}` to sum to the product of the summed gradients, {inner:.6e}",
-            f"{whole:.6e}",
-            "Please report this model; meanwhile leave that layer out with `params=`",
+            "samples whose gradients do not depend on the rest of the batch",
+            f"for sample {index} and parameter `{list(rows)[place]}` a difference of {float(errors[place]):.2e} from "
+            f"that sample alone (its norm: {float(sizes[place]):.2e})",
+            "Call model.eval(), remove operations that mix or shuffle samples or draw random numbers, "
+            "and see that the loss treats samples one by one",
         )
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([torch.linalg.vector_norm(t) for t in tensors]).double()
+
+
+def _first_above(errors: Tensor, bounds: Tensor) -> int | None:
+    """Place of the first error that is not within its bound; NaN is not."""
+    bad = ~(errors <= bounds)
+    return int(bad.nonzero()[0]) if bad.any() else None
+
+
+@dataclass
+class SumChecks:
+    """Checks 3 and 4, gathered over all layers and evaluated in one comparison at the end.
+
+    ``bound`` is the most a sum of rows can be, sqrt(N sum of |g_i|^2): errors are relative to it, because the
+    sum itself may cancel to nothing.
+    """
+
+    where: str
+    names: list[str] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
+    bounds: list[Tensor] = field(default_factory=list)
+    dtype: torch.dtype = torch.float64
+
+    def add_totals(self, factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: Tensor) -> None:
+        """Per parameter: summed rows against the ordinary gradient of the summed loss."""
+        for name, total in totals.items():
+            ordinary = factor.piece_order(name, captured.ordinary[name])
+            self._add(f"summed gradient of `{name}`", torch.linalg.vector_norm(total - ordinary), bound, ordinary)
+
+    def add_kernel(self, layer: str, block: Tensor, left: list[Tensor], right: list[Tensor], bound: Tensor) -> None:
+        """Per layer: ``1^T K 1`` against the inner product of the two summed gradients (one, if K is symmetric)."""
+        inner = torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).double().sum()
+        whole = block.sum(1).sum(dtype=torch.float64)
+        self._add(f"summed kernel of `{layer}`", (whole - inner).abs(), bound, block)
+
+    def _add(self, name: str, error: Tensor, bound: Tensor, like: Tensor) -> None:
+        self.names.append(name)
+        self.errors.append(error.double())
+        self.bounds.append(bound.double())
+        self.dtype = like.dtype if torch.finfo(like.dtype).eps > torch.finfo(self.dtype).eps else self.dtype
+
+    def evaluate(self) -> None:
+        """Raise for the first check that fails."""
+        errors, bounds = torch.stack(self.errors), torch.stack(self.bounds)
+        if (place := _first_above(errors, tolerance(self.dtype) * bounds)) is not None:
+            raise self_check_error(
+                self.where,
+                f"the {self.names[place]} to agree with the ordinary gradient",
+                f"a difference of {float(errors[place]):.2e} where at most {float(bounds[place]):.2e} is possible",
+                "Please report this model; meanwhile leave that part out with `params=`",
+            )

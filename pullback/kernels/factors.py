@@ -23,8 +23,8 @@ class Piece(ABC):
     """A part of a layer's gradient rows from which tiles of its kernel are made without any further copy."""
 
     @abstractmethod
-    def add_tile(self, out: Tensor, rows: slice, other: Piece, columns: slice) -> None:
-        """Add ``<g_i, g_j>`` of this part, i in ``rows`` here and j in ``columns`` of ``other``, to ``out``."""
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, *, add: bool) -> None:
+        """Write (or add) ``<g_i, g_j>`` of this part, i in ``rows`` here, j in ``columns`` of ``other``, to ``out``."""
 
     @abstractmethod
     def totals(self) -> list[tuple[str, int, Tensor]]:
@@ -101,9 +101,9 @@ class DensePiece(Piece):
     offset: int
     matrix: Tensor
 
-    def add_tile(self, out: Tensor, rows: slice, other: Piece, columns: slice) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, *, add: bool) -> None:
         assert isinstance(other, DensePiece)
-        out.addmm_(self.matrix[rows], other.matrix[columns].T)
+        out.addmm_(self.matrix[rows], other.matrix[columns].T, beta=int(add))
 
     def totals(self) -> list[tuple[str, int, Tensor]]:
         return [(self.name, self.offset, self.matrix.sum(0))]
@@ -348,7 +348,7 @@ class GhostPiece(Piece):
 
     factor: OuterFactor
 
-    def add_tile(self, out: Tensor, rows: slice, other: Piece, columns: slice) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, *, add: bool) -> None:
         assert isinstance(other, GhostPiece)
         a1, d1 = self.factor.left(rows), self.factor.right(rows)  # (n1, T, g, d), (n1, T, g, p)
         same = other is self and rows == columns
@@ -358,8 +358,12 @@ class GhostPiece(Piece):
             inner = a1[:, :, k].reshape(n1 * T, -1) @ a2[:, :, k].reshape(n2 * S, -1).T
             if self.factor.bias is not None:
                 inner += 1
-            inner *= d1[:, :, k].reshape(n1 * T, -1) @ d2[:, :, k].reshape(n2 * S, -1).T
-            out += inner if T == S == 1 else inner.view(n1, T, n2, S).sum((1, 3))
+            outer = d1[:, :, k].reshape(n1 * T, -1) @ d2[:, :, k].reshape(n2 * S, -1).T
+            if T == S == 1 and not (add or k):
+                torch.mul(inner, outer, out=out)
+            else:
+                part = inner.mul_(outer).view(n1, T, n2, S).sum((1, 3))
+                torch.add(out, part, out=out) if add or k else out.copy_(part)
 
     def totals(self) -> list[tuple[str, int, Tensor]]:
         sums = self.factor.rmatvec(self.factor.gradients.new_ones(self.factor.num_samples))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import Captured, capture_factors, check_totals, single
+from pullback.kernels.coverage import Captured, SumChecks, capture_factors, single
 from pullback.operators.base import Operator
 
 
@@ -56,11 +55,13 @@ class GradientMatrix(Operator):
             first = single(view, loss_fn, x, y, 0, where)
             captured = capture_factors(view, loss_fn, x, y, first, where)
         self._fill(captured, tuple(view.parameters))
-        ones = captured.losses.new_ones(captured.num_samples)
-        bound = math.sqrt(captured.num_samples * float(self.squared_norms().sum(dtype=torch.float64)))
+        checks = SumChecks(where)
+        ones = torch.ones(captured.num_samples, dtype=self.dtype, device=self.device)
+        bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
         for factor in captured.factors:
-            sums = {n: factor.piece_order(n, value) for n, value in factor.rmatvec(ones.to(self.dtype)).items()}
-            check_totals(factor, captured, sums, bound, where)
+            sums = {name: factor.piece_order(name, value) for name, value in factor.rmatvec(ones).items()}
+            checks.add_totals(factor, captured, sums, bound)
+        checks.evaluate()
 
     def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:
         parameters = captured.view.parameters

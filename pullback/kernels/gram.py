@@ -34,11 +34,12 @@ def gram(
         for side, piece in zip(sums, pieces, strict=True):
             for name, offset, value in piece.totals():
                 side.setdefault(name, []).append((offset, value))
+        add = block is not None
         if block is None:
             like = next(iter(sums[0].values()))[0][1]
-            block = like.new_zeros(n1, n2)
+            block = like.new_empty(n1, n2)
         for rows, columns in tiles(n1, n2, tile, symmetric=symmetric):
-            pieces[0].add_tile(block[rows, columns], rows, pieces[-1], columns)
+            pieces[0].tile(block[rows, columns], rows, pieces[-1], columns, add=add)
     if block is None:
         block = next(iter(left.rmatvec(torch.zeros(n1)).values())).new_zeros(n1, n2)
     if symmetric:

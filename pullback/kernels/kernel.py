@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -13,7 +12,7 @@ from pullback.functional import LossFunction, ModelView, check_batch, undisturbe
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import layer_of
 from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import UNSEEN, Captured, capture_factors, check_kernel, check_totals, single
+from pullback.kernels.coverage import UNSEEN, Captured, SumChecks, capture_factors, single
 from pullback.kernels.factors import Factor
 from pullback.kernels.gram import gram
 from pullback.kernels.plan import KernelPlan, form_of, make_plan, tile_rows
@@ -162,6 +161,7 @@ def backward_kernel(
 def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: str) -> Kernel:
     """Run a plan over captured factors, check the sums, and collect the blocks by layer."""
     layers: dict[str, Tensor] = {}
+    checks = SumChecks(where)
     others: list[Factor | None] = [None] * len(left.factors) if right is None else list(right.factors)
     for factor, other in zip(left.factors, others, strict=True):
         if _spans_layers(factor):
@@ -172,9 +172,10 @@ def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: st
             form = form_of(plan, factor)
             tile = tile_rows(part, form)
             block, totals = gram(part, other_part, form, plan.piece_bytes, tile)
-            _check(part, block, totals, left, right, other_part, layer, where)
+            _add_checks(checks, part, block, totals, left, right, other_part, layer)
             layers[layer] = layers[layer] + block if layer in layers else block
 
+    checks.evaluate()
     layers = {layer: layers[layer] for layer in forward_order(left, layers)}
 
     def parameter_block(name: str) -> Tensor:
@@ -228,7 +229,8 @@ def _aligned(right: Captured, left: Captured) -> Captured:
     return Captured(right.view, factors, rules, right.ordinary, right.losses)
 
 
-def _check(
+def _add_checks(
+    checks: SumChecks,
     factor: Factor,
     block: Tensor,
     totals: list[dict[str, Tensor]],
@@ -236,17 +238,12 @@ def _check(
     right: Captured | None,
     other: Factor | None,
     layer: str,
-    where: str,
 ) -> None:
     """The sums of rows, and of the block, against the ordinary gradients of both sides."""
     captured = [left] if right is None else [left, right]
-    if right is None:
-        squares = [float(block.diagonal().sum(dtype=torch.float64))]
-    else:
-        assert other is not None
-        squares = [float(side.squared_norms().sum(dtype=torch.float64)) for side in (factor, other)]
-    bounds = [math.sqrt(len(side.losses) * max(0.0, square)) for side, square in zip(captured, squares, strict=True)]
+    squares = [block.diagonal()] if right is None else [f.squared_norms() for f in (factor, other) if f is not None]
+    bounds = [(len(square) * square.sum().clamp(min=0)).sqrt() for square in squares]
     for side, total, bound in zip(captured, totals, bounds, strict=True):
-        check_totals(factor, side, total, bound, where)
+        checks.add_totals(factor, side, total, bound)
     sums = [[side.ordinary[name] for name in factor.shapes] for side in captured]
-    check_kernel(layer, block, sums[0], sums[-1], bounds[0] * bounds[-1], where)
+    checks.add_kernel(layer, block, sums[0], sums[-1], bounds[0] * bounds[-1])

@@ -91,8 +91,10 @@ class JoinPiece(Piece):
 
     factor: TokenFactor
 
-    def add_tile(self, out: Tensor, rows: slice, other: Piece, columns: slice) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, *, add: bool) -> None:
         assert isinstance(other, JoinPiece)
+        if not add:
+            out.zero_()
         left, right = self.factor.entries(rows), other.factor.entries(columns)
         if not len(left[1]) or not len(right[1]):
             return

@@ -1,0 +1,129 @@
+"""Reads a run folder, also while it is written, and whatever state a crash left it in."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pullback._checks import input_error
+from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one probe measured at one step, or why it could not (``error``)."""
+
+    step: int
+    time: float
+    probe: str
+    values: dict[str, Any]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it stood when it was read.
+
+    Attributes:
+        path: its folder.
+        meta: contents of ``run.json``.
+        records: in the order they were written.
+        skipped: lines that were no records.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    records: tuple[Record, ...]
+    skipped: int = 0
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps at which anything was measured, ascending."""
+        return sorted({record.step for record in self.records})
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """Findings stored with the run, as plain records."""
+        return [record.values for record in self.of("finding")]
+
+    def of(self, probe: str) -> Iterator[Record]:
+        """Records of one probe that succeeded, by step."""
+        found = [record for record in self.records if record.probe == probe and record.error is None]
+        return iter(sorted(found, key=lambda record: record.step))
+
+    def series(self, probe: str, metric: str) -> tuple[list[int], list[Any]]:
+        """Steps and values of one metric, where it was measured."""
+        pairs = [(record.step, record.values[metric]) for record in self.of(probe) if metric in record.values]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def table(self) -> dict[str, list[Any]]:
+        """Columns of equal length, ``step`` first; what was not measured at a step is None.
+
+        Columns are named ``probe.metric``, and ``probe.metric.key`` for metrics that are dicts (one value a layer).
+        """
+        steps = self.steps
+        row = {step: place for place, step in enumerate(steps)}
+        columns: dict[str, list[Any]] = {"step": list(steps)}
+        for record in self.records:
+            for metric, value in record.values.items():
+                cells = value.items() if isinstance(value, dict) else [(None, value)]
+                for key, cell in cells:
+                    name = f"{record.probe}.{metric}" + (f".{key}" if key is not None else "")
+                    columns.setdefault(name, [None] * len(steps))[row[record.step]] = cell
+        return columns
+
+    def array_steps(self, probe: str, name: str) -> list[int]:
+        """Steps at which an array was stored."""
+        folder = self.path / ARRAYS_FOLDER / probe
+        if not folder.is_dir():
+            return []
+        return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and (f / name).is_dir())
+
+    def array(self, probe: str, step: int, name: str) -> np.ndarray | None:
+        """A stored array, or None (with a warning) where it is missing or damaged."""
+        import zarr
+
+        try:
+            group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
+            return np.asarray(group[f"{probe}/{step}/{name}"][...])
+        except Exception as error:  # noqa: BLE001  # a damaged store fails in many ways; the run stays readable
+            warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=2)
+            return None
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder.
+
+    Lines that are no records (torn by a crash, or altered) are skipped with one warning that counts them. Nothing
+    in the folder is executed.
+
+    Raises:
+        InputError: the folder is no run, or was written by a newer version.
+    """
+    path = Path(path)
+    where = f"load_run({path})"
+    remedy = "Pass the folder that `pb.Monitor` or `pullback demo` wrote"
+    try:
+        meta = json.loads((path / META_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise input_error(where, f"a run folder with {META_FILE}", "none", remedy) from None
+    except (ValueError, RecursionError):
+        raise input_error(where, f"a readable {META_FILE}", "damaged JSON", remedy) from None
+    version = meta.get("schema") if isinstance(meta, dict) else None
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise input_error(where, f"schema 1 to {SCHEMA_VERSION}", repr(version), "Update pullback to read this run")
+    try:
+        lines = (path / RECORDS_FILE).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        lines = []
+    parsed = [parse_line(line) for line in lines if line.strip()]
+    skipped = parsed.count(None)
+    if skipped:
+        warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=2)
+    return Run(path, meta, tuple(Record(**record) for record in parsed if record is not None), skipped)
