@@ -1,0 +1,78 @@
+"""The geometry of neural-network training, exact and cheap enough to leave on.
+
+Public names are loaded when they are first used, so that ``import pullback`` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pullback import functional, modules, monitor, reference
+    from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
+    from pullback.advisor import Finding, diagnose
+    from pullback.diagnostics import (
+        alignment,
+        compare_curvatures,
+        layer_flow,
+        layer_spectra,
+        moments,
+        sharpness,
+        spectrum,
+        trade_off,
+    )
+    from pullback.functional import ModelView
+    from pullback.kernels import GradientMatrix, Kernel, KernelPlan, backward_kernel, plan_kernel
+    from pullback.monitor import Monitor
+    from pullback.operators import GaussNewton, Hessian, layer_jacobians
+    from pullback.report import write_figures, write_report
+    from pullback.runs import Run, load_run
+    from pullback.spectral import Eigenpairs, eigenvalues
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
+    "pullback.advisor": ("Finding", "diagnose"),
+    "pullback.diagnostics": (
+        "alignment",
+        "compare_curvatures",
+        "layer_flow",
+        "layer_spectra",
+        "moments",
+        "sharpness",
+        "spectrum",
+        "trade_off",
+    ),
+    "pullback.functional": ("ModelView",),
+    "pullback.kernels": ("GradientMatrix", "Kernel", "KernelPlan", "backward_kernel", "plan_kernel"),
+    "pullback.monitor": ("Monitor",),
+    "pullback.operators": ("GaussNewton", "Hessian", "layer_jacobians"),
+    "pullback.report": ("write_figures", "write_report"),
+    "pullback.runs": ("Run", "load_run"),
+    "pullback.spectral": ("Eigenpairs", "eigenvalues"),
+}
+_PACKAGES = ("functional", "modules", "monitor", "reference")
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [  # noqa: PLE0604  # built from the table above, so that the two cannot differ
+    "__version__",
+    *sorted(_WHERE),
+    *_PACKAGES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"pullback.{name}")
+    if name not in _WHERE:
+        message = f"module 'pullback' has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
-from pullback.functional import LossFunction, ModelView, take
+from pullback.functional import LossFunction, ModelView, num_samples, take
 from pullback.functional.batch import Batch
 from pullback.kernels.capture import Capture, Use, capture
 from pullback.kernels.factors import DenseFactor, Factor, OuterFactor, UnusedFactor
@@ -39,6 +40,7 @@ class Captured:
         rules: name of the rule of each factor.
         ordinary: gradient of the summed loss, parameter -> shape.
         losses: (N,).
+        outputs: what the model returned.
     """
 
     view: ModelView
@@ -46,6 +48,7 @@ class Captured:
     rules: tuple[str, ...]
     ordinary: dict[str, Tensor]
     losses: Tensor
+    outputs: Any
 
     @property
     def num_samples(self) -> int:
@@ -54,15 +57,17 @@ class Captured:
 
 
 def single(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, index: int, where: str) -> Capture:
-    """Capture of one sample as a batch of one: shapes for the plan, and the definition of its gradient."""
+    """Capture of one sample as a batch of one, which is the definition of its gradient."""
     return capture(view, loss_fn, take(x, [index]), take(y, [index]), where)
 
 
-def capture_factors(
-    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, first: Capture, where: str
-) -> Captured:
-    """Capture all samples, build the factors, and check the rows of the first and the last by definition."""
-    run = capture(view, loss_fn, x, y, where)
+def capture_factors(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str) -> Captured:
+    """Capture all samples, build the factors, and check the rows of the first and the last by definition.
+
+    The first sample alone also tells which axis of every recorded tensor the samples are in.
+    """
+    first = single(view, loss_fn, x, y, 0, where)
+    run = first if num_samples(x) == 1 else capture(view, loss_fn, x, y, where)
     ruled = ruled_names(view, run, first)
     pairs = zip(run.uses, first.uses, strict=False)
     built = [
@@ -79,7 +84,7 @@ def capture_factors(
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.num_samples, run.losses))
         rules.append(UNSEEN[1])
-    captured = Captured(view, tuple(factors), tuple(rules), run.ordinary, run.losses)
+    captured = Captured(view, tuple(factors), tuple(rules), run.ordinary, run.losses, run.outputs)
     last = run.num_samples - 1
     check_sample(captured, first, 0, where)
     if last > 0:

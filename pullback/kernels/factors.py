@@ -37,6 +37,13 @@ class Factor(ABC):
     shapes: dict[str, torch.Size]
     num_samples: int
 
+    like: Tensor  # any tensor of the rows' dtype and device
+
+    @property
+    def element_size(self) -> int:
+        """Bytes a number."""
+        return self.like.element_size()
+
     @property
     def num_params(self) -> int:
         """How many numbers the covered parameters hold."""
@@ -55,8 +62,8 @@ class Factor(ABC):
         """Bytes this factor keeps for ``n`` samples."""
 
     @abstractmethod
-    def pieces(self, form: Form, max_bytes: int) -> Iterator[Piece]:
-        """Parts whose tiles sum to the kernel; what a part forms stays below ``max_bytes`` where possible."""
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
+        """Parts whose tiles sum to the kernel; a part forms at most ``max_numbers`` a sample, where possible."""
 
     @abstractmethod
     def rows(self, index: slice) -> Tensors:
@@ -117,6 +124,10 @@ class DenseFactor(Factor):
     form: Form = "dense"
 
     @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return next(iter(self.gradients.values()))
+
+    @property
     def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
         return {name: g.shape[1:] for name, g in self.gradients.items()}
 
@@ -133,7 +144,7 @@ class DenseFactor(Factor):
     def held_bytes(self, n: int) -> int:
         return sum(n * g[0].numel() * g.element_size() for g in self.gradients.values())
 
-    def pieces(self, form: Form, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         for name, g in self.gradients.items():
             yield DensePiece(name, 0, g.flatten(1))
 
@@ -156,7 +167,7 @@ class UnusedFactor(Factor):
 
     shapes: dict[str, torch.Size]
     num_samples: int
-    like: Tensor  # dtype and device
+    like: Tensor
 
     def forms(self) -> tuple[Form, ...]:
         return ("unused",)
@@ -167,7 +178,7 @@ class UnusedFactor(Factor):
     def held_bytes(self, n: int) -> int:
         return 0
 
-    def pieces(self, form: Form, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         return iter(())
 
     def rows(self, index: slice) -> Tensors:
@@ -213,6 +224,10 @@ class OuterFactor(Factor):
         return self.gradients[index]
 
     @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return self.gradients
+
+    @property
     def dims(self) -> tuple[int, int, int, int]:
         """T, g, d, p."""
         _, T, g, p = self.gradients.shape
@@ -240,22 +255,21 @@ class OuterFactor(Factor):
 
     def held_bytes(self, n: int) -> int:
         per_sample = self.inputs[0].numel() + self.gradients[0].numel()
-        return n * per_sample * self.gradients.element_size()
+        return n * per_sample * self.element_size
 
-    def pieces(self, form: Form, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "ghost":
             yield GhostPiece(self)
             return
         if self.weight is not None:
-            yield from self._weight_pieces(self.weight, max_bytes)
+            yield from self._weight_pieces(self.weight, max_numbers)
         if self.bias is not None:
             yield DensePiece(self.bias, 0, self.gradients.sum(1).flatten(1))
 
-    def _weight_pieces(self, name: str, max_bytes: int) -> Iterator[Piece]:
-        """W_i = D_i^T A_i for all samples, in stretches of output rows that fit ``max_bytes``."""
+    def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
+        """W_i = D_i^T A_i for all samples, in stretches of outputs that make at most ``max_numbers`` a sample."""
         _, g, d, p = self.dims
-        fitting = max_bytes // max(1, self.num_samples * g * d * self.gradients.element_size())
-        step = max(1, min(p, fitting))
+        step = max(1, min(p, max_numbers // (g * d)))
         for start in range(0, p, step):
             block = self.outer(slice(0, self.num_samples), slice(start, start + step))  # (n, g, p', d)
             if g > 1 and block.shape[2] < p:  # a stretch of outputs is not contiguous in the weight: one piece a group
@@ -267,6 +281,8 @@ class OuterFactor(Factor):
     def outer(self, index: slice, outputs: slice) -> Tensor:
         """``W_i[outputs]``, (n, g, p', d), for the samples in ``index``."""
         a, d = self.left(index), self.right(index)[..., outputs]
+        if a.shape[2] == 1:
+            return (d[:, :, 0].transpose(1, 2) @ a[:, :, 0]).unsqueeze(1)
         return torch.einsum("ntgp,ntgd->ngpd", d, a)
 
     def rows(self, index: slice) -> Tensors:
@@ -321,14 +337,19 @@ class OuterFactor(Factor):
     def rmatvec(self, weights: Tensor) -> Tensors:
         result = {}
         if self.weight is not None:
-            block = sum(
-                torch.einsum("ntgp,ntgd->gpd", self.right(i) * weights[i].view(-1, 1, 1, 1), self.left(i))
-                for i in self._blocks()
-            )
-            result[self.weight] = self._as_weight(block.unsqueeze(0))[0]  # type: ignore[union-attr]
+            blocks = [self._weighted_sum(index, weights[index]) for index in self._blocks()]
+            block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+            result[self.weight] = self._as_weight(block.unsqueeze(0))[0]
         if self.bias is not None:
             result[self.bias] = weights @ self.gradients.sum(1).flatten(1)
         return result
+
+    def _weighted_sum(self, index: slice, weights: Tensor) -> Tensor:
+        """``sum_i u_i D_i^T A_i`` over the samples in ``index``, (g, p, d)."""
+        d, a = self.right(index) * weights.view(-1, 1, 1, 1), self.left(index)
+        if a.shape[2] == 1:
+            return (d.reshape(-1, d.shape[3]).T @ a.reshape(-1, a.shape[3])).unsqueeze(0)
+        return torch.einsum("ntgp,ntgd->gpd", d, a)
 
     def squared_norms(self) -> Tensor:
         T, g, d, p = self.dims

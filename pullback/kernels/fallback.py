@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ def fallback_rows(
 ) -> DenseFactor:
     """Rows of the parameters in ``names``, (N, *shape) each, from gradients of batches of one."""
     try:
-        rows = _by_vmap(view, loss_fn, names, x, y, where)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # attention under vmap loops inside
+            rows = _by_vmap(view, loss_fn, names, x, y, where)
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = _by_loop(view, loss_fn, names, x, y, where)
     return DenseFactor(rows, "fallback")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import Captured, SumChecks, capture_factors, single
+from pullback.kernels.coverage import Captured, SumChecks, capture_factors
 from pullback.operators.base import Operator
 
 
@@ -52,8 +52,7 @@ class GradientMatrix(Operator):
         refuse_recurrent_dropout(model, where)
         view = ModelView.of(model, params, where)
         with undisturbed(model):
-            first = single(view, loss_fn, x, y, 0, where)
-            captured = capture_factors(view, loss_fn, x, y, first, where)
+            captured = capture_factors(view, loss_fn, x, y, where)
         self._fill(captured, tuple(view.parameters))
         checks = SumChecks(where)
         ones = torch.ones(captured.num_samples, dtype=self.dtype, device=self.device)
@@ -76,8 +75,8 @@ class GradientMatrix(Operator):
         ]
         self.losses = captured.losses
         columns = sum(shape.numel() for shape in self._shapes.values())
-        dtype = self._factors[0].rows(slice(0, 1))[next(iter(self._factors[0].shapes))].dtype
-        super().__init__((captured.num_samples, columns), dtype, captured.losses.device)
+        like = self._factors[0].like
+        super().__init__((captured.num_samples, columns), like.dtype, like.device)
 
     @property
     def layers(self) -> Mapping[str, GradientMatrix]:

@@ -30,18 +30,18 @@ def gram(
     sides = [left] if right is None else [left, right]
     block: Tensor | None = None
     sums: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in sides]
-    for pieces in zip(*(side.pieces(form, max_bytes // len(sides)) for side in sides), strict=True):
+    max_numbers = max_bytes // (left.element_size * sum(side.num_samples for side in sides))
+    for pieces in zip(*(side.pieces(form, max_numbers) for side in sides), strict=True):
         for side, piece in zip(sums, pieces, strict=True):
             for name, offset, value in piece.totals():
                 side.setdefault(name, []).append((offset, value))
         add = block is not None
         if block is None:
-            like = next(iter(sums[0].values()))[0][1]
-            block = like.new_empty(n1, n2)
+            block = left.like.new_empty(n1, n2)
         for rows, columns in tiles(n1, n2, tile, symmetric=symmetric):
             pieces[0].tile(block[rows, columns], rows, pieces[-1], columns, add=add)
     if block is None:
-        block = next(iter(left.rmatvec(torch.zeros(n1)).values())).new_zeros(n1, n2)
+        block = left.like.new_zeros(n1, n2)
     if symmetric:
         mirror(block, tile)
     totals = [

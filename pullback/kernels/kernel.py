@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from pullback.functional import LossFunction, ModelView, check_batch, undisturbe
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import layer_of
 from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import UNSEEN, Captured, SumChecks, capture_factors, single
+from pullback.kernels.coverage import UNSEEN, Captured, SumChecks, capture_factors
 from pullback.kernels.factors import Factor
 from pullback.kernels.gram import gram
 from pullback.kernels.plan import KernelPlan, form_of, make_plan, tile_rows
@@ -27,18 +28,18 @@ class Kernel(Operator):
         layers: module name -> its block (N1, N2), in the order of the forward pass; the blocks sum to ``total``.
         parameters: parameter name -> its block, computed when first asked for; shared parameters appear once.
         num_params: P, the number of trainable numbers covered.
+        layer_sizes: module name -> the number of trainable numbers it owns.
         plan: the plan that was run.
         losses: the rows' losses, (N1,).
+        outputs: what the model returned for the rows.
     """
 
     def __init__(
         self,
         layers: dict[str, Tensor],
         plan: KernelPlan,
-        losses: Tensor,
-        num_params: int,
+        captured: Captured,
         parameter_block: Callable[[str], Tensor],
-        parameter_names: tuple[str, ...],
         *,
         symmetric: bool,
     ) -> None:
@@ -48,10 +49,15 @@ class Kernel(Operator):
         for block in blocks:
             self.total += block
         self.plan = plan
-        self.losses = losses
-        self.num_params = num_params
+        self.losses = captured.losses
+        self.outputs = captured.outputs
+        view = captured.view
+        self.num_params = view.num_params
+        self.layer_sizes = {
+            layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()
+        }
         self.symmetric = symmetric
-        self.parameters: Mapping[str, Tensor] = _Blocks(parameter_names, parameter_block)
+        self.parameters: Mapping[str, Tensor] = _Blocks(tuple(view.parameters), parameter_block)
         super().__init__(tuple(self.total.shape), self.total.dtype, self.total.device)
 
     def _matmat(self, matrix: Tensor) -> Tensor:
@@ -150,9 +156,8 @@ def backward_kernel(
     refuse_recurrent_dropout(model, where)
     view = ModelView.of(model, params, where)
     with undisturbed(model):
-        first = single(view, loss_fn, x, y, 0, where)
-        left = capture_factors(view, loss_fn, x, y, first, where)
-        right = None if x2 is None else capture_factors(view, loss_fn, x2, y2, first, where)
+        left = capture_factors(view, loss_fn, x, y, where)
+        right = None if x2 is None else capture_factors(view, loss_fn, x2, y2, where)
     right = right and _aligned(right, left)
     plan = make_plan(left, n1, right and right.num_samples, memory_limit, where)
     return assemble(left, right, plan, where)
@@ -186,15 +191,7 @@ def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: st
         tile = tile_rows(part, form)
         return gram(part, other and other.only(name), form, plan.piece_bytes, tile)[0]
 
-    return Kernel(
-        layers,
-        plan,
-        left.losses,
-        left.view.num_params,
-        parameter_block,
-        tuple(left.view.parameters),
-        symmetric=right is None,
-    )
+    return Kernel(layers, plan, left, parameter_block, symmetric=right is None)
 
 
 def forward_order(captured: Captured, layers: Iterable[str]) -> list[str]:
@@ -226,7 +223,7 @@ def _aligned(right: Captured, left: Captured) -> Captured:
             "Pass inputs of the same kind",
         ) from None
     factors, rules = zip(*pairs, strict=True)
-    return Captured(right.view, factors, rules, right.ordinary, right.losses)
+    return replace(right, factors=factors, rules=rules)
 
 
 def _add_checks(

@@ -11,7 +11,7 @@ from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, check_batch, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import Captured, capture_factors, single
+from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Factor, Form
 
 DEFAULT_PIECE_BYTES = 256 * 2**20  # what a materialised piece may take when no memory limit is given
@@ -166,8 +166,7 @@ def plan_kernel(
     refuse_recurrent_dropout(model, where)
     view = ModelView.of(model, params, where)
     with undisturbed(model):
-        first = single(view, loss_fn, x, y, 0, where)
-        captured = capture_factors(view, loss_fn, take(x, [0]), take(y, [0]), first, where)
+        captured = capture_factors(view, loss_fn, take(x, [0]), take(y, [0]), where)
     return make_plan(captured, n1, n2, memory_limit, where)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -40,8 +40,16 @@ class Operator(ABC):
             raise NotImplementedError
         return self._matmat(matrix)
 
-    def __matmul__(self, other: Tensor) -> Tensor:
-        """``op @ v`` for a vector (columns,) or a matrix (columns, K)."""
+    @overload
+    def __matmul__(self, other: Operator) -> Operator: ...
+
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+
+    def __matmul__(self, other: Tensor | Operator) -> Tensor | Operator:
+        """``op @ v`` for a vector (columns,) or a matrix (columns, K); ``A @ B`` for a chain of operators."""
+        if isinstance(other, Operator):
+            return Product(self, other)
         name = type(self).__name__
         if not isinstance(other, Tensor) or other.dim() not in (1, 2) or other.shape[0] != self.shape[1]:
             got = f"shape {tuple(other.shape)}" if isinstance(other, Tensor) else type(other).__name__
@@ -131,3 +139,19 @@ class Sum(Operator):
 
     def _rmatmat(self, matrix: Tensor) -> Tensor:
         return self.first._rmatmat(matrix) + self.second._rmatmat(matrix)
+
+
+class Product(Operator):
+    """``A B``, applied from the right."""
+
+    def __init__(self, first: Operator, second: Operator) -> None:
+        if first.shape[1] != second.shape[0]:
+            raise input_error("A @ B", f"B with {first.shape[1]} rows", f"{second.shape[0]}", "Check the order")
+        super().__init__((first.shape[0], second.shape[1]), first.dtype, first.device)
+        self.first, self.second = first, second
+
+    def _matmat(self, matrix: Tensor) -> Tensor:
+        return self.first._matmat(self.second._matmat(matrix))
+
+    def _rmatmat(self, matrix: Tensor) -> Tensor:
+        return self.second._rmatmat(self.first._rmatmat(matrix))

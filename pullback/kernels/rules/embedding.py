@@ -41,6 +41,10 @@ class TokenFactor(Factor):
     def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
         return {self.weight: self.weight_shape}
 
+    @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return self.values
+
     def forms(self) -> tuple[Form, ...]:
         return ("join",)
 
@@ -51,9 +55,9 @@ class TokenFactor(Factor):
 
     def held_bytes(self, n: int) -> int:
         entries = len(self.token) / max(1, self.num_samples)
-        return int(n * entries * (self.values.shape[1] * self.values.element_size() + 16))
+        return int(n * entries * (self.values.shape[1] * self.element_size + 16))
 
-    def pieces(self, form: Form, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         yield JoinPiece(self)
 
     def entries(self, index: slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,48 @@
+"""A small convolutional network: many positions per sample, where gradients are formed layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import methods
+import targets as to_reach
+import torch
+from torch import nn
+
+TITLE = (
+    "3 convolutions of 32 channels, 3x3, ReLU, on 32x32x3, then Linear(21632, 10), cross-entropy, N = 128, "
+    "float32: total backward kernel and every layer's block"
+)
+CHANNELS = (3, 32, 32, 32)
+PEERS = ("torch.func vmap(grad)", "BackPACK BatchGrad", "opacus GradSampleModule")
+
+
+def build(scale: float) -> methods.Problem:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    products = []
+    side = 32
+    for c, p in itertools.pairwise(CHANNELS):
+        layers += [nn.Conv2d(c, p, 3), nn.ReLU()]
+        side -= 2
+        products.append((side * side, 9 * c, p))
+    features = side * side * CHANNELS[-1]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
+    n = max(2, round(128 * scale))
+    products.append((1, features, 10))
+    return methods.Problem(model, torch.randn(n, 3, 32, 32), torch.randint(10, (n,)), tuple(products))
+
+
+METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+    "pullback.backward_kernel": methods.pullback,
+    "gemm": methods.gemm,
+    **{f"{PEERS[0]}[chunks of {c}]": methods.vmap_grad(c) for c in (8, 32, 128)},
+    PEERS[1]: methods.backpack,
+    PEERS[2]: methods.opacus,
+}
+
+
+def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
+    ours = "pullback.backward_kernel"
+    return [to_reach.faster(rows, ours, PEERS, 1), to_reach.leaner(rows, ours, PEERS, 1)]

@@ -1,0 +1,49 @@
+"""What the package adds to the start of a process: an import beside torch, and the command's help."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import methods
+import targets as to_reach
+
+TITLE = "Start of a process: wall time of a whole child process"
+REPEATS = 9
+
+
+def build(scale: float) -> None:
+    """Nothing to build."""
+
+
+def command(*words: str) -> Callable[[None], methods.Call]:
+    def prepare(_: None) -> methods.Call:
+        if not Path(words[0]).exists():
+            raise methods.Skip(f"the command {Path(words[0]).name} is not installed")
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+        def call() -> None:
+            done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                raise methods.Skip(done.stderr.strip().splitlines()[-1])
+
+        return call
+
+    return prepare
+
+
+METHODS: dict[str, Callable[[None], methods.Call]] = {
+    "import torch": command(sys.executable, "-c", "import torch"),
+    "import torch, pullback": command(sys.executable, "-c", "import torch, pullback"),
+    "pullback --help": command(str(Path(sys.executable).parent / "pullback"), "--help"),
+}
+
+
+def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
+    return [
+        to_reach.adds(rows, "import torch, pullback", "import torch", 0.15),
+        to_reach.at_most(rows, "pullback --help", 0.5),
+    ]

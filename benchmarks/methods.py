@@ -1,0 +1,173 @@
+"""The methods under comparison: each returns the total backward kernel and the block of every layer.
+
+All peers form the gradients of all samples and multiply them, one product per parameter, which is what their
+users write; each parameter's gradients are let go as soon as its product is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Skip(Exception):
+    """A method that cannot run in this environment; the message says why."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model and its data; the loss is cross-entropy summed over samples: no g_i is rescaled.
+
+    Args:
+        model: without layers that mix samples.
+        x: inputs, (N, ...).
+        y: class labels, (N,).
+        products: (T, d, p) per layer, for ``gemm``: positions, inputs (kernel taps included), outputs.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    products: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The total kernel, (N, N), and the block of every layer, by module name."""
+
+    total: Tensor
+    layers: dict[str, Tensor]
+
+
+Call = Callable[[], Blocks | None]
+
+
+def blocks_from_rows(rows: Iterable[tuple[str, Tensor]]) -> Blocks:
+    """One product per parameter, (N, m) times its transpose, summed by layer."""
+    layers: dict[str, Tensor] = {}
+    for name, gradients in rows:
+        block = gram(gradients)
+        layer = name.rpartition(".")[0]
+        layers[layer] = layers[layer].add_(block) if layer in layers else block
+    total = torch.zeros_like(next(iter(layers.values())))
+    for block in layers.values():
+        total += block
+    return Blocks(total, layers)
+
+
+def gram(gradients: Tensor) -> Tensor:
+    flat = gradients.flatten(1)
+    return flat @ flat.T
+
+
+def pullback(problem: Problem) -> Call:
+    from pullback.kernels import backward_kernel
+
+    model, loss_fn = problem.model.eval(), nn.CrossEntropyLoss(reduction="sum")
+
+    def call() -> Blocks:
+        kernel = backward_kernel(model, loss_fn, problem.x, problem.y)
+        return Blocks(kernel.total, dict(kernel.layers))
+
+    return call
+
+
+def vmap_grad(chunk: int) -> Callable[[Problem], Call]:
+    """torch.func, ``chunk`` samples at a time, into rows allocated once: half of what ``chunk_size=`` takes."""
+
+    def prepare(problem: Problem) -> Call:
+        from torch.func import functional_call, grad, vmap
+
+        parameters = {name: p.detach() for name, p in problem.model.named_parameters()}
+        loss_fn = nn.CrossEntropyLoss(reduction="sum")
+
+        def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return loss_fn(functional_call(problem.model, params, (x.unsqueeze(0),)), y.unsqueeze(0))
+
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+
+        def call() -> Blocks:
+            n = len(problem.x)
+            rows = {name: torch.empty(n, p.numel()) for name, p in parameters.items()}
+            for start in range(0, n, chunk):
+                part = slice(start, start + chunk)
+                for name, g in gradients(parameters, problem.x[part], problem.y[part]).items():
+                    rows[name][part] = g.flatten(1)
+            return blocks_from_rows((name, rows.pop(name)) for name in parameters)
+
+        return call
+
+    return prepare
+
+
+def backpack(problem: Problem) -> Call:
+    from backpack import backpack, extend
+    from backpack.extensions import BatchGrad
+
+    model, loss_fn = extend(problem.model), extend(nn.CrossEntropyLoss(reduction="sum"))
+
+    def call() -> Blocks:
+        with backpack(BatchGrad()):
+            loss_fn(model(problem.x), problem.y).backward()
+        return blocks_from_rows(_taken(model, "grad_batch"))
+
+    return call
+
+
+def opacus(problem: Problem) -> Call:
+    from opacus.grad_sample import GradSampleModule
+
+    # Opacus records in train mode only; the models here behave the same in both modes.
+    model = GradSampleModule(problem.model.train(), loss_reduction="sum")
+    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+
+    def call() -> Blocks:
+        loss_fn(model(problem.x), problem.y).backward()
+        return blocks_from_rows(_taken(model._module, "grad_sample"))
+
+    return call
+
+
+def _taken(model: nn.Module, attribute: str) -> Iterable[tuple[str, Tensor]]:
+    """The gradients a peer left on every parameter, each removed as it is handed out."""
+    for name, parameter in model.named_parameters():
+        gradients = getattr(parameter, attribute)
+        setattr(parameter, attribute, None)
+        parameter.grad = None
+        yield name, gradients
+        del gradients
+
+
+def gemm(problem: Problem) -> Call:
+    """The floor: the matrix products of a kernel alone, on random matrices, whole instead of one triangle.
+
+    Layers without positions need A A^T and D D^T, done here as one product with all their d + p columns.
+    Layers with positions need W_i = D_i^T A_i and then W W^T.
+    """
+    n = len(problem.x)
+    columns = sum(d + p for T, d, p in problem.products if T == 1)
+    flat = torch.randn(n, columns)
+    with_positions = [(torch.randn(n, T, d), torch.randn(n, p, T)) for T, d, p in problem.products if T > 1]
+
+    def call() -> None:
+        _: Any = flat @ flat.T
+        for a, d in with_positions:
+            rows = torch.bmm(d, a).flatten(1)
+            _ = rows @ rows.T
+
+    return call
+
+
+def gemm_flops(problem: Problem) -> float:
+    """Operations of ``gemm``, an add and a multiply counted as two."""
+    n = len(problem.x)
+    return float(
+        sum(
+            2 * n * n * (d + p) if T == 1 else 2 * n * T * d * p + 2 * n * n * d * p
+            for T, d, p in problem.products
+        )
+    )

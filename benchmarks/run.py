@@ -1,0 +1,154 @@
+"""Runs the cases side by side with the peers, writes one JSON per case, and fills the tables of README.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import environment
+import render
+
+HERE = Path(__file__).parent
+CASES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.stem != "__init__")
+TOLERANCE = (
+    1e-3  # of the Frobenius norm: what float32 sums in another order may differ by, with room to spare
+)
+BUSY = 0.05  # of the machine, used by others during the timed calls: worth a warning
+
+Reports = dict[str, list[dict[str, Any]]]  # method -> what its child processes reported, one per round
+
+
+def family(method: str) -> str:
+    """``name`` of a method called ``name[variant]``."""
+    return method.partition("[")[0]
+
+
+def run_child(case: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one method in a process of its own."""
+    arguments = [
+        "--case",
+        case,
+        "--method",
+        method,
+        "--scale",
+        str(options.scale),
+        "--threads",
+        str(options.threads),
+    ]
+    settings = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
+    child = [sys.executable, str(HERE / "child.py"), *arguments]
+    done = subprocess.run(child, capture_output=True, text=True, env=settings, check=False)
+    if done.returncode:
+        sys.exit(f"{case}, {method}: the child process ended with {done.returncode}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_rounds(name: str, case: ModuleType, options: argparse.Namespace) -> Reports:
+    """A B C A B C: drift of the machine hits all methods alike. After a round, slower variants drop out."""
+    reports: Reports = {}
+    methods = list(case.METHODS)
+    for i in range(max(options.repeats, getattr(case, "REPEATS", 1))):
+        for method in methods:
+            report = run_child(name, method, options)
+            reports.setdefault(method, []).append(report)
+            shown = report.get("skipped") or ", ".join(f"{s:.3f} s" for s in report["seconds"])
+            shown += f"  (other work: {report['others']:.0%})" if report.get("others", 0) > BUSY else ""
+            print(f"{name}  round {i + 1}  {method}: {shown}", flush=True)
+        if i == 0:
+            check_agreement(name, reports)
+            methods = fastest_variants(reports)
+    check_agreement(name, reports)
+    return {method: reports[method] for method in methods} | reports
+
+
+def fastest_variants(reports: Reports) -> list[str]:
+    """One method per family, by the first round; skipped methods are left out."""
+    best: dict[str, tuple[float, str]] = {}
+    for method, (first, *_) in reports.items():
+        if "seconds" in first:
+            entry = (min(first["seconds"]), method)
+            best[family(method)] = min(entry, best.get(family(method), entry))
+    return [method for _, method in best.values()]
+
+
+def check_agreement(name: str, reports: Reports) -> None:
+    """End the run unless all methods, in all rounds, computed the same kernel and the same blocks."""
+    found = [(method, r["checks"]) for method, rounds in reports.items() for r in rounds if r.get("checks")]
+    for method, checks in found[1:]:
+        first_method, first = found[0]
+        if set(checks) != set(first):
+            sys.exit(f"{name}: {method} has the blocks {sorted(checks)}, {first_method} has {sorted(first)}")
+        for block, (norm, probe) in checks.items():
+            error = max(abs(norm - first[block][0]), abs(probe - first[block][1])) / first[block][0]
+            if not error <= TOLERANCE:
+                sys.exit(f"{name}: {method} and {first_method} disagree on `{block}` by {error:.2e}")
+
+
+def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row: the median and the least of all timed calls, the highest peak."""
+    if "skipped" in rounds[0]:
+        return {"skipped": rounds[0]["skipped"]}
+    seconds = [s for report in rounds for s in report["seconds"]]
+    row: dict[str, Any] = {
+        "median_seconds": statistics.median(seconds),
+        "min_seconds": min(seconds),
+        "seconds": seconds,
+        "rounds": len(rounds),
+        "others": max(report["others"] for report in rounds),
+    }
+    if "peak_bytes" in rounds[0]:
+        row["peak_bytes"] = max(report["peak_bytes"] for report in rounds)
+    if rounds[0]["checks"]:
+        row["checks"] = rounds[0]["checks"]
+    return row
+
+
+def run_case(name: str, options: argparse.Namespace) -> None:
+    """Measure a case and write its JSON."""
+    case = importlib.import_module(f"cases.{name}")
+    described = environment.describe(options.threads)
+    reports = run_rounds(name, case, options)
+    rows = {method: summarise(rounds) for method, rounds in reports.items()}
+    compared = {family(method): rows[method] for method in fastest_variants(reports)}
+    result = {"case": name, "title": case.TITLE, "scale": options.scale, "environment": described}
+    if flops := next((r["flops"] for rounds in reports.values() for r in rounds if "flops" in r), None):
+        result["gemm_flops"] = flops
+    result |= {"methods": rows, "reported": fastest_variants(reports), "targets": case.targets(compared)}
+    suffix = "" if options.scale == 1 else f"-scale-{options.scale:g}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{name}{suffix}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(render.table(result), f"\nwritten: {path}\n", sep="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, default=CASES, metavar="NAME", help=", ".join(CASES)
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds over all methods of a case")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the number of samples; 1 is what is published"
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument(
+        "--render", action="store_true", help="only write the tables of the results into README.md"
+    )
+    options = parser.parse_args()
+    if not options.render:
+        for name in options.only:
+            run_case(name, options)
+    render.write_readme(options.out, HERE / "README.md")
+
+
+if __name__ == "__main__":
+    main()

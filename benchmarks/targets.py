@@ -1,0 +1,71 @@
+"""What a case is to reach and what it did: each function compares rows of one and the same run.
+
+A row is the summary of a method: ``median_seconds``, ``min_seconds`` and, where it applies, ``peak_bytes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Rows = dict[
+    str, dict[str, Any]
+]  # family of methods -> the row of its fastest variant; skipped ones are absent
+Verdict = dict[str, Any]  # text, reached, met
+
+
+def verdict(text: str, reached: str, met: bool | None) -> Verdict:
+    """``met`` is None where nothing could be measured."""
+    return {"text": text, "reached": reached, "met": met}
+
+
+def lowest(rows: Rows, names: Iterable[str], field: str) -> tuple[str, float] | None:
+    """The method with the least of a quantity, and its value; None if none was measured."""
+    values = [(rows[name][field], name) for name in names if name in rows]
+    return min(values)[::-1] if values else None
+
+
+def faster(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
+    """At least ``factor`` times faster than the fastest peer."""
+    text = f"at least {factor:g}x faster than the fastest peer"
+    best = lowest(rows, peers, "median_seconds")
+    if best is None or ours not in rows:
+        return verdict(text, "not measured", None)
+    ratio = best[1] / rows[ours]["median_seconds"]
+    return verdict(text, f"{ratio:.3g}x ({best[0]})", ratio >= factor)
+
+
+def leaner(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
+    """At most 1/``factor`` of the peak memory of the leanest peer."""
+    text = f"at most 1/{factor:g} of the peak memory of the leanest peer"
+    best = lowest(rows, peers, "peak_bytes")
+    if best is None or ours not in rows:
+        return verdict(text, "not measured", None)
+    ratio = best[1] / rows[ours]["peak_bytes"]
+    return verdict(text, f"1/{ratio:.3g} ({best[0]})", ratio >= factor)
+
+
+def within(rows: Rows, ours: str, floor: str, factor: float) -> Verdict:
+    """At most ``factor`` times the time of another row."""
+    text = f"within {factor:g}x of the time of `{floor}`"
+    if ours not in rows or floor not in rows:
+        return verdict(text, "not measured", None)
+    ratio = rows[ours]["median_seconds"] / rows[floor]["median_seconds"]
+    return verdict(text, f"{ratio:.3g}x", ratio <= factor)
+
+
+def adds(rows: Rows, longer: str, shorter: str, seconds: float) -> Verdict:
+    """One row takes at most ``seconds`` more than another."""
+    text = f"`{longer}` takes at most {seconds:g} s more than `{shorter}`"
+    if longer not in rows or shorter not in rows:
+        return verdict(text, "not measured", None)
+    added = rows[longer]["median_seconds"] - rows[shorter]["median_seconds"]
+    return verdict(text, f"{added:+.3f} s", added <= seconds)
+
+
+def at_most(rows: Rows, name: str, seconds: float) -> Verdict:
+    """A row takes at most ``seconds``."""
+    text = f"`{name}` takes at most {seconds:g} s"
+    if name not in rows:
+        return verdict(text, "not measured", None)
+    return verdict(text, f"{rows[name]['median_seconds']:.3f} s", rows[name]["median_seconds"] <= seconds)

@@ -1,0 +1,5 @@
+"""``python -m pullback``."""
+
+from pullback.cli.main import run
+
+run()

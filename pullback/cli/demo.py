@@ -1,0 +1,163 @@
+"""``pullback demo``: train the network of the training note on real data, watch it, and write the report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pullback as pb
+    from pullback.functional import Dataset
+
+BATCH_SIZE = 512
+DEFAULT_STEPS = 1000  # enough for the digits; fewer epochs are made of larger data sets
+
+
+def command(
+    data: Annotated[str, typer.Option(help="digits, cifar10, or an .npz file with arrays x and y.")] = "digits",
+    data_root: Annotated[Path, typer.Option(help="Folder of CIFAR-10's binary files.")] = Path("data"),
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data [as many as make 1000 steps].")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    optimizer: Annotated[str, typer.Option(help="adam, sgd, momentum, rmsprop or adagrad.")] = "adam",
+    activation: Annotated[str, typer.Option(help="relu, tanh, gelu, … (a wrong one lists all).")] = "relu",
+    init: Annotated[str, typer.Option(help="default, he, xavier, gaussian or orthogonal.")] = "default",
+    width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 128,
+    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 5,
+    normalisation: Annotated[str, typer.Option(help="none, batch or layer.")] = "none",
+    dropout: Annotated[float, typer.Option(help="Share of hidden units dropped in training.")] = 0.0,
+    residual: Annotated[bool, typer.Option("--residual", help="Skip connections around hidden layers.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of samples.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is already there.")] = False,
+) -> None:
+    """Train a small network, measure its gradients' geometry on the way, and write a report."""
+    import torch
+
+    import pullback as pb
+    from pullback._checks import check_positive
+    from pullback.cli.training import evaluate, make_optimizer, train
+    from pullback.modules import MLP
+
+    for name, number in (("--width", width), ("--depth", depth), ("--epochs", 1 if epochs is None else epochs)):
+        check_positive("demo", name, number)
+    dataset = _load(data, data_root, seed)
+    torch.manual_seed(seed)
+    model = MLP(
+        [dataset.num_features, *[width] * depth, dataset.num_classes],
+        activation,
+        normalisation=normalisation,
+        dropout=dropout,
+        residual=residual,
+        init=init,
+        seed=seed,
+    )
+    loss_fn = torch.nn.CrossEntropyLoss()
+    chosen = make_optimizer(optimizer, model, lr)
+    epochs = epochs or max(1, round(DEFAULT_STEPS / dataset.num_batches(BATCH_SIZE)))
+    _make_room(out, force=force)
+    about = {"data": f"{dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test samples"}
+    with pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about) as monitor, _progress(epochs) as advance:
+        fine = train(
+            model,
+            loss_fn,
+            dataset,
+            chosen,
+            epochs=epochs,
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            monitor=monitor,
+            after_epoch=advance,
+        )
+        findings = pb.diagnose(out)
+        for finding in findings:
+            monitor.log("finding", finding.as_record())
+    typer.echo("Finished Training" if fine else "Training diverged")
+    typer.echo(f"Accuracy on test set: {100 * evaluate(model, loss_fn, dataset)[1]:.2f}%")
+    for index, jacobian in enumerate(pb.layer_jacobians(model, dataset.x_test[:1])):
+        shape = "x".join(map(str, jacobian.shape[1:]))
+        typer.echo(f"Jacobian between Layer {index} and Layer {index + 1}: {shape}")
+    _summary(pb.load_run(out), findings, monitor.seconds)
+    path = pb.write_report(out, out / "report.html")
+    typer.echo(f"Report: {path}")
+    if not fine:
+        typer.echo("demo: expected a finite training loss, got NaN or infinity. Lower --lr.", err=True)
+        raise typer.Exit(1)
+
+
+def _load(data: str, root: Path, seed: int) -> Dataset:
+    from pullback._checks import input_error
+    from pullback.functional import load_cifar10, load_digits, load_npz
+
+    if data == "digits":
+        return load_digits(seed)
+    if data == "cifar10":
+        return load_cifar10(root)
+    if data.endswith(".npz"):
+        return load_npz(data, seed)
+    raise input_error("demo", "`--data` to be digits, cifar10 or a file ending in .npz", repr(data), "Choose one")
+
+
+def _make_room(out: Path, *, force: bool) -> None:
+    """Refuse a folder that is taken; with ``--force`` replace it, but only if it holds a run."""
+    from pullback.runs.writer import check_free
+
+    if force and (out / "run.json").is_file():
+        shutil.rmtree(out)
+    check_free(out, "Pass --force to replace a run, or another --out")
+
+
+class _progress:
+    """A progress bar on a terminal, plain lines otherwise; the loss of each epoch on both."""
+
+    def __init__(self, epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.epochs = epochs
+        self.console = Console()
+        self.bar = Progress(console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("training", total=epochs)
+
+    def __enter__(self) -> _progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, epoch: int, loss: float) -> None:
+        line = f"Epoch [{epoch}/{self.epochs}], Loss: {loss:.4f}"
+        if self.console.is_terminal:
+            self.console.print(line, highlight=False, markup=False)
+        else:
+            typer.echo(line)
+        self.bar.advance(self.task)
+
+
+def _summary(run: pb.Run, findings: list[pb.Finding], seconds: float) -> None:
+    """The diagnostics at the last measurement."""
+    rows = (
+        ("mean gradient norm", "gradients", "mean_gradient_norm"),
+        ("M1 (mean)", "kernel", "M1"),
+        ("M2 (mean)", "kernel", "M2"),
+        ("conditioning M2/M1^2", "kernel", "conditioning"),
+        ("effective rank", "kernel", "effective_rank"),
+        ("mean cosine", "alignment", "mean_cosine"),
+        ("share of conflicting pairs", "alignment", "conflict_fraction"),
+        ("gradient flow", "flow", "verdict"),
+        ("sharpness (Hessian)", "sharpness", "hessian"),
+        ("sharpness (Gauss-Newton)", "sharpness", "gauss_newton"),
+        ("2 / learning rate", "sharpness", "limit"),
+    )
+    typer.echo("At the last measurement:")
+    for label, probe, metric in rows:
+        steps, values = run.series(probe, metric)
+        if values:
+            value = f"{values[-1]:.4g}" if isinstance(values[-1], float) else str(values[-1])
+            typer.echo(f"  {label:28} {value:>12}  (step {steps[-1]})")
+    for finding in findings:
+        typer.echo(f"  {finding}")
+    typer.echo(f"Watching took {seconds:.2f} s.")

@@ -1,0 +1,76 @@
+"""The demo's training loop, watched or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pullback._checks import check_option, check_positive
+from pullback._rng import make_generator
+from pullback.functional import Dataset
+from pullback.monitor import Monitor
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "momentum": lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """An optimizer by name."""
+    check_option("demo", "--optimizer", name, tuple(OPTIMIZERS))
+    check_positive("demo", "--lr", lr)
+    return OPTIMIZERS[name](model.parameters(), lr=lr)
+
+
+def train(
+    model: nn.Module,
+    loss_fn: nn.Module,
+    data: Dataset,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    monitor: Monitor | None,
+    after_epoch: Callable[[int, float], None],
+) -> bool:
+    """Train; ``after_epoch(epoch, mean of the batch losses)`` is called after each epoch. False if it diverged."""
+    generator = make_generator(seed)
+    for epoch in range(1, epochs + 1):
+        model.train()
+        running = 0.0
+        for x, y in data.batches(batch_size, generator):
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+            if monitor is not None:
+                monitor.step(x, y, loss=loss)
+        mean = running / data.num_batches(batch_size)
+        if monitor is not None:
+            test_loss, accuracy = evaluate(model, loss_fn, data)
+            values = {"epoch": epoch, "train_loss": mean, "test_loss": test_loss, "test_accuracy": accuracy}
+            monitor.log("epoch", values)
+        after_epoch(epoch, mean)
+        if not math.isfinite(mean):
+            return False
+    return True
+
+
+def evaluate(model: nn.Module, loss_fn: nn.Module, data: Dataset) -> tuple[float, float]:
+    """Mean loss and share of right answers on the test samples."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = model(data.x_test)
+    model.train(training)
+    right = (outputs.argmax(1) == data.y_test).float().mean()
+    return float(loss_fn(outputs, data.y_test)), float(right)

@@ -1,0 +1,25 @@
+"""Numbers from kernels and operators: moments, spectra, alignment, flow over depth, curvature."""
+
+from pullback.diagnostics.alignment import Alignment, alignment
+from pullback.diagnostics.curvature import Sharpness, compare_curvatures, sharpness
+from pullback.diagnostics.flow import LayerFlow, layer_flow
+from pullback.diagnostics.moments import Moments, moments
+from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
+from pullback.diagnostics.trade_off import TradeOff, trade_off
+
+__all__ = [
+    "Alignment",
+    "LayerFlow",
+    "Moments",
+    "Sharpness",
+    "Spectrum",
+    "TradeOff",
+    "alignment",
+    "compare_curvatures",
+    "layer_flow",
+    "layer_spectra",
+    "moments",
+    "sharpness",
+    "spectrum",
+    "trade_off",
+]

@@ -1,0 +1,37 @@
+"""Which samples' gradients fight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+
+def measure(seen: Observation) -> Measurement:
+    """``mean_cosine``, ``conflict_fraction`` and the most conflicting pairs, by index in the measured samples."""
+    found = seen.alignment
+    return Measurement(
+        {
+            "mean_cosine": found.mean_cosine,
+            "conflict_fraction": found.conflict_fraction,
+            "worst_pairs": [list(pair) for pair in found.worst_pairs],
+        }
+    )
+
+
+def measure_matrix(seen: Observation) -> Measurement:
+    """Arrays ``cosine`` (N, N) and ``labels`` (N,), samples sorted by class where the targets are classes."""
+    cosine, targets = seen.alignment.cosine, seen.y
+    if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() == 1:
+        order = torch.argsort(targets, stable=True)
+        labels = targets[order]
+    else:
+        order = torch.arange(len(cosine), device=cosine.device)
+        labels = torch.zeros_like(order)
+    arrays = {"cosine": cosine[order][:, order].float().cpu().numpy(), "labels": labels.cpu().numpy()}
+    return Measurement({}, arrays)
+
+
+PROBE = Probe("alignment", measure)
+MATRIX_PROBE = Probe("alignment", measure_matrix, sparse=True)

@@ -1,0 +1,70 @@
+"""What a probe is given and what it gives back; all probes of a measurement share one forward and backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pullback.diagnostics import Alignment, alignment
+from pullback.functional import LossFunction
+from pullback.functional.batch import Batch
+from pullback.kernels import Kernel, backward_kernel
+
+
+@dataclass
+class Observation:
+    """The model at one step and the samples it is looked at with; what several probes need is computed once.
+
+    Args:
+        model: in eval mode while probes run.
+        x: samples of the current batch.
+        y: their targets.
+        optimizer: the user's, or None.
+        batch_loss: the loss the user's loop reported, or None.
+    """
+
+    model: nn.Module
+    loss_fn: LossFunction
+    x: Batch
+    y: Batch
+    optimizer: torch.optim.Optimizer | None
+    batch_loss: float | None
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """Backward kernel of the samples."""
+        return backward_kernel(self.model, self.loss_fn, self.x, self.y)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Signs and cosines of the kernel."""
+        return alignment(self.kernel)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe found: numbers for the record, and arrays."""
+
+    values: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A quantity to watch.
+
+    Args:
+        name: the key of its records.
+        measure: an observation to a measurement.
+        sparse: measure only at the sparse turns of ``schedule.is_sparse_turn``, because it is dear.
+    """
+
+    name: str
+    measure: Callable[[Observation], Measurement]
+    sparse: bool = False

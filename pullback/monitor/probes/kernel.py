@@ -1,0 +1,33 @@
+"""Moments and top eigenvalues of the backward kernel, normalised by the number of samples."""
+
+from __future__ import annotations
+
+import torch
+
+from pullback.diagnostics import moments
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+NUM_EIGENVALUES = 16
+
+
+def measure(seen: Observation) -> Measurement:
+    """``M1``, ``M2``, ``conditioning``, ``effective_rank`` and the largest ``eigenvalues`` of K / N, descending."""
+    kernel = seen.kernel
+    found = moments(kernel)
+    n = len(kernel.total)
+    eigenvalues = torch.linalg.eigvalsh(kernel.total).flip(0)[:NUM_EIGENVALUES] / n
+    return Measurement(
+        {
+            "M1": found.M1,
+            "M2": found.M2,
+            "conditioning": found.conditioning,
+            "effective_rank": found.effective_rank,
+            "eigenvalues": eigenvalues.tolist(),
+            "num_samples": n,
+            "num_params": kernel.num_params,
+            "normalisation": found.normalisation,
+        }
+    )
+
+
+PROBE = Probe("kernel", measure)

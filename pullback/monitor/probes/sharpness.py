@@ -1,0 +1,36 @@
+"""Largest curvature against 2 / learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pullback.diagnostics import sharpness
+from pullback.functional import num_samples, take
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+NUM_SAMPLES = 128  # curvature of fewer samples than the kernel's: its cost is tens of gradients
+TOLERANCE = 1e-2  # relative residual: enough to place the value on a chart, and stored beside it
+MAX_MATVECS = 20
+
+
+def measure(seen: Observation) -> Measurement:
+    """Largest eigenvalue of ``hessian`` and ``gauss_newton`` with residuals; ``learning_rate`` and ``limit``."""
+    count = min(NUM_SAMPLES, num_samples(seen.x))
+    data = take(seen.x, slice(0, count)), take(seen.y, slice(0, count))
+    found = sharpness(seen.model, seen.loss_fn, data, tol=TOLERANCE, max_matvecs=MAX_MATVECS)
+    values: dict[str, Any] = {
+        "hessian": float(found.hessian.values[0]),
+        "hessian_residual": float(found.hessian.residuals[0]),
+        "gauss_newton": float(found.gauss_newton.values[0]),
+        "gauss_newton_residual": float(found.gauss_newton.residuals[0]),
+        "num_samples": count,
+    }
+    if seen.optimizer is not None:
+        rate = float(seen.optimizer.param_groups[0]["lr"])
+        values |= {"learning_rate": rate, "optimizer": type(seen.optimizer).__name__}
+        if rate > 0:
+            values["limit"] = 2 / rate
+    return Measurement(values)
+
+
+PROBE = Probe("sharpness", measure, sparse=True)

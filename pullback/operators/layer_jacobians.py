@@ -1,0 +1,74 @@
+"""``layer_jacobians``: the matrices between consecutive layers of a chain, sample by sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import input_error
+from pullback.functional import check_batch, undisturbed
+
+
+def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) -> list[Tensor]:
+    """Derivative of every layer's output in that layer's input, one (B, out, in) tensor a layer.
+
+    A layer is one entry of ``model.layer_maps()`` (``modules.MLP`` has it: weights, normalisation, activation and
+    skip together), or one child of an ``nn.Sequential`` that has parameters together with the children without
+    parameters after it. For ReLU networks the matrix is D W, and the rows of inactive units are zero. Multiplied
+    from the last to the first they give the Jacobian of the whole network.
+
+    Args:
+        model: in eval mode; a network whose samples do not depend on each other.
+        x: inputs (B, ...).
+        legacy_shape: (out, 1, in) for a batch of one, as scripts built on ``torch.autograd.functional.jacobian``
+            print it.
+
+    Raises:
+        InputError: the model is no chain of layers; ``legacy_shape`` with more than one sample.
+
+    Cost: per layer and sample as many backward passes through that layer as it has outputs, batched.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> [tuple(J.shape) for J in layer_jacobians(model, torch.randn(5, 3))]
+        [(5, 4, 3), (5, 2, 4)]
+    """
+    where = "layer_jacobians"
+    count = check_batch(where, x)
+    if legacy_shape and count != 1:
+        raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
+    jacobians = []
+    with undisturbed(model, training=False):
+        h = x
+        for layer in _layers(model, where):
+
+            def of_one(sample: Tensor, layer: nn.Module = layer) -> Tensor:
+                return layer(sample.unsqueeze(0)).reshape(-1)
+
+            matrix = torch.func.vmap(torch.func.jacrev(of_one))(h)
+            jacobians.append(matrix.detach().flatten(2))
+            h = layer(h).detach()
+    return [j.transpose(0, 1) for j in jacobians] if legacy_shape else jacobians
+
+
+def _layers(model: nn.Module, where: str) -> list[nn.Module]:
+    """The model as a chain of maps."""
+    maps = getattr(model, "layer_maps", None)
+    if callable(maps):
+        return list(maps())
+    if not isinstance(model, nn.Sequential):
+        raise input_error(
+            where,
+            "an nn.Sequential, or a model with a `layer_maps()` method",
+            type(model).__name__,
+            "Give the model a `layer_maps()` that lists the modules from layer to layer",
+        )
+    groups: list[list[nn.Module]] = []
+    for child in model:
+        if not groups or any(True for _ in child.parameters()):
+            groups.append([])
+        groups[-1].append(child)
+    if len(groups) > 1 and not any(True for module in groups[0] for _ in module.parameters()):
+        groups[1] = groups.pop(0) + groups[0]  # a leading flatten belongs to the first layer
+    return [nn.Sequential(*group) for group in groups]

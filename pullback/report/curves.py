@@ -1,0 +1,163 @@
+"""The charts of single numbers over training: loss, gradients, moments of the kernel, agreement, sharpness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pullback.report.chart import Cell, Chart, Table
+from pullback.report.lines import Line, Metric, Panel, Spec, describe, draw_lines, line_chart, table_of
+from pullback.report.series import NamedRun, read_lists
+from pullback.report.text import as_dict, clean, plotly_text
+
+MOST_EIGENVALUES = 12
+
+LOSS = Spec(
+    "loss",
+    "Loss on training samples and on the test set",
+    "Lower is better; a test curve that turns up while the training curve still falls is a sign of overfitting.",
+    (
+        Metric("loss", "loss", "measured samples"),
+        Metric("epoch", "train_loss", "training, mean of epoch"),
+        Metric("epoch", "test_loss", "test set"),
+    ),
+    (Panel("mean loss per sample", "auto"),),
+)
+ACCURACY = Spec(
+    "accuracy",
+    "Accuracy on training samples and on the test set",
+    "The distance between the two curves is the generalisation gap.",
+    (Metric("loss", "accuracy", "measured samples"), Metric("epoch", "test_accuracy", "test set")),
+    (Panel("share classified correctly", percent=True),),
+)
+GRADIENTS = Spec(
+    "gradients",
+    "Norm of the mean gradient and of single-sample gradients",
+    "The mean gradient can never be longer than the root mean square of the single ones; the wider the distance "
+    "between the curves, the more the samples cancel each other.",
+    (
+        Metric("gradients", "rms_gradient_norm", "root mean square over samples"),
+        Metric("gradients", "mean_gradient_norm", "mean gradient"),
+    ),
+    (Panel("gradient norm (loss / parameter)", "auto"),),
+)
+MOMENTS = Spec(
+    "moments",
+    "First and second spectral moment of the gradient kernel",
+    "M1 = tr(K) / (N·P) and M2 = |K|²_F / (N²·P) are the means of λ and λ² over all P directions of parameter space; "
+    "M1 follows the size of the gradients, M2 also how much they share directions.",
+    (Metric("kernel", "M1", "M1"), Metric("kernel", "M2", "M2", panel=1)),
+    (Panel("M1 (mean of λ)", "log"), Panel("M2 (mean of λ²)", "log")),
+)
+CONDITIONING = Spec(
+    "conditioning",
+    "Conditioning M2/M1² and effective rank of the gradients",
+    "Two views of one quantity, since their product is the number of parameters P: conditioning is at least "
+    "P / rank (all gradients orthogonal and of equal length) and at most P (all parallel), effective rank lies "
+    "between 1 and the number of samples N.",
+    (Metric("kernel", "conditioning", "M2/M1²"), Metric("kernel", "effective_rank", "effective rank", panel=1)),
+    (Panel("M2/M1²", "auto"), Panel("effective rank", "auto")),
+)
+ALIGNMENT = Spec(
+    "alignment",
+    "Agreement and conflict between the gradients of samples",
+    "A mean cosine near 1 means that all samples ask for the same step, one near 0 that they are unrelated; "
+    "a pair is in conflict when a small step for one sample raises the loss of the other.",
+    (
+        Metric("alignment", "mean_cosine", "mean cosine"),
+        Metric("alignment", "conflict_fraction", "pairs in conflict", panel=1),
+    ),
+    (Panel("mean cosine"), Panel("pairs in conflict", percent=True)),
+)
+SHARPNESS = Spec(
+    "sharpness",
+    "Sharpness of the loss against the stability limit 2/lr",
+    "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning rate.",
+    (
+        Metric("sharpness", "hessian", "Hessian"),
+        Metric("sharpness", "gauss_newton", "Gauss-Newton"),
+        Metric("sharpness", "limit", "2 / learning rate", reference=True),
+    ),
+    (Panel("largest eigenvalue (of the mean loss)", "auto"),),
+)
+
+
+def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:
+    """Mean cosine and share of conflicting pairs, with the most opposed pairs as a second table."""
+    chart = line_chart(ALIGNMENT, runs)
+    if chart is None:
+        return None
+    tables = [table for named in runs if (table := worst_pairs(named, len(runs) > 1)) is not None]
+    return replace(chart, tables=(*chart.tables, *tables))
+
+
+def worst_pairs(named: NamedRun, several: bool) -> Table | None:
+    """The most opposed pairs of samples at the last step that has any."""
+    steps, pairs = named.run.series("alignment", "worst_pairs")
+    found = [(s, p) for s, p in zip(steps, pairs, strict=True) if isinstance(p, list) and p]
+    if not found:
+        return None
+    step, listed = found[-1]
+    rows: list[list[Cell]] = [list(pair) for pair in listed if isinstance(pair, list) and len(pair) == 3]
+    of_run = f" in {named.name}" if several else ""
+    return Table(
+        f"Most opposed pairs of samples{of_run} at step {step:,}", ("Sample", "Sample", "Cosine"), rows
+    )
+
+
+def sharpness_chart(runs: Sequence[NamedRun]) -> Chart | None:
+    """Sharpness against 2/lr; says when the optimizer is one that 2/lr does not hold for."""
+    chart = line_chart(SHARPNESS, runs)
+    if chart is None:
+        return None
+    others = sorted({name for named in runs if (name := optimizer_of(named)) and name != "SGD"})
+    if not others:
+        note = " Momentum and weight decay shift that limit."
+    else:
+        note = (
+            f" Here {', '.join(others)} made the steps: 2/lr is the limit of plain gradient descent, while an adaptive "
+            "method such as Adam is limited by the largest eigenvalue of the preconditioned Hessian."
+        )
+    return replace(chart, reading=chart.reading + note)
+
+
+def optimizer_of(named: NamedRun) -> str:
+    """Class name of the optimizer, from the probe or from the run's own description; empty if unknown."""
+    stored = [name for name in named.run.series("sharpness", "optimizer")[1] if isinstance(name, str)]
+    described = as_dict(named.run.meta.get("optimizer")).get("class")
+    return clean(stored[-1] if stored else described if isinstance(described, str) else "")
+
+
+def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
+    """The largest eigenvalues of the kernel over time, fading with their rank."""
+    several = len(runs) > 1
+    lines = []
+    for index, named in enumerate(runs):
+        steps, lists = read_lists(named.run, "kernel", "eigenvalues")
+        count = min(MOST_EIGENVALUES, max((len(each) for each in lists), default=0))
+        for rank in range(count):
+            values = [each[rank] if rank < len(each) else float("nan") for each in lists]
+            metric = Metric("kernel", "eigenvalues", f"λ{rank + 1}")
+            fade = 1 - 0.72 * rank / max(count - 1, 1)
+            lines.append(Line(index, named.name, 0, metric, steps, values, opacity=fade, legend=rank == 0))
+    if not lines:
+        return None
+    figure = draw_lines(lines, (Panel("eigenvalue of K/N", "log"),), several)
+    for drawn, line in zip(figure["data"], lines, strict=True):
+        drawn["name"] = drawn["legendgroup"] = plotly_text(line.run_name, 44)
+        drawn["line"]["width"] = 1.6
+        drawn["hovertemplate"] = f"{line.metric.label} = %{{y:.4~g}} at step %{{x:,}}"
+    figure["layout"] |= {"showlegend": several, "hovermode": "closest"}
+    ends = [line for line in lines if line.legend or line.metric.label == f"λ{MOST_EIGENVALUES}"]
+    title = (
+        f"The {max(int(line.metric.label[1:]) for line in lines)} largest eigenvalues of the gradient kernel"
+    )
+    return Chart(
+        "spectrum",
+        title.replace("The 1 largest eigenvalues", "The largest eigenvalue"),
+        "Lines fade from the largest eigenvalue of K/N to the smallest drawn; one line far above the rest means that "
+        "a single direction of parameter space carries most of the gradient.",
+        " ".join(describe(line, several) for line in ends),
+        figure,
+        (table_of(title, lines, several),),
+    )

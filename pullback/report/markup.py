@@ -1,0 +1,80 @@
+"""The HTML of one chart, with its words and its tables, and of the links to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pullback.report.chart import Chart, Table
+from pullback.report.sections import Section
+from pullback.report.series import evenly
+from pullback.report.text import cell, escape
+
+MOST_ROWS = 60
+
+
+def section_html(section: Section, charts: Sequence[Chart], absent: Sequence[str]) -> str:
+    """A section with its charts, and a sentence for each chart that has no numbers."""
+    body = f'<div class="charts">{"".join(map(chart_html, charts))}</div>' if charts else ""
+    notes = "".join(f'<p class="absent">{sentence}</p>' for sentence in absent)
+    heading = f'<h2 id="{section.key}-title">{section.title}</h2>'
+    return (
+        f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}{notes}</section>'
+    )
+
+
+def contents_html(built: Sequence[tuple[Section, list[Chart], list[str]]], failures: bool) -> str:
+    """Links to the parts of the page and to every chart."""
+    parts = ['<li><a href="#findings">What the numbers say</a></li>']
+    for section, charts, _ in built:
+        links = "".join(f'<li><a href="#{chart.key}">{link_text(chart)}</a></li>' for chart in charts)
+        inner = f"<ul>{links}</ul>" if links else ""
+        parts.append(f'<li><a href="#{section.key}">{section.title}</a>{inner}</li>')
+    if failures:
+        parts.append('<li><a href="#failed">Probes that failed</a></li>')
+    return f'<nav aria-label="Contents"><ul>{"".join(parts)}</ul></nav>'
+
+
+def link_text(chart: Chart) -> str:
+    """The chart's key as a word or two."""
+    return chart.key.replace("-", " ").capitalize()
+
+
+def chart_html(chart: Chart) -> str:
+    """A chart with its heading, how to read it, and its numbers in a sentence and in tables."""
+    key, height = chart.key, chart.figure["layout"]["height"]
+    tables = "".join(map(table_html, chart.tables))
+    return (
+        f'<figure id="{key}" aria-labelledby="{key}-title" aria-describedby="{key}-summary">'
+        f'<h3 id="{key}-title">{escape(chart.title)}</h3><p class="reading">{escape(chart.reading)}</p>'
+        f'<div class="plot" id="{key}-plot" aria-hidden="true" style="min-height:{height}px"></div>{slider_html(chart)}'
+        f'<figcaption id="{key}-summary">{escape(chart.summary)}</figcaption>'
+        f"<details><summary>Data as a table</summary>{tables}</details></figure>"
+    )
+
+
+def slider_html(chart: Chart) -> str:
+    """The slider over the stored steps; empty for a chart that has one state only."""
+    if not chart.frames:
+        return ""
+    last, label = len(chart.frames) - 1, escape(chart.frames[-1].label)
+    return (
+        f'<label class="slider">Measured at <output>{label}</output>'
+        f'<input type="range" min="0" max="{last}" value="{last}" data-chart="{chart.key}" aria-valuetext="{label}">'
+        "</label>"
+    )
+
+
+def table_html(table: Table) -> str:
+    """A table of at most 60 rows, evenly chosen, in a box that scrolls by itself."""
+    kept = evenly(len(table.rows), MOST_ROWS)
+    thinned = f" ({len(kept)} of {len(table.rows):,} rows)" if len(kept) < len(table.rows) else ""
+    caption = escape(table.caption) + thinned
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    rows = "".join(
+        f'<tr><th scope="row">{cell(first)}</th>{"".join(f"<td>{cell(value)}</td>" for value in rest)}</tr>'
+        for first, *rest in (table.rows[place] for place in kept)
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )

@@ -1,0 +1,98 @@
+"""Two lists of the page: what the stored findings say, and which probes failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pullback.report.series import NamedRun
+from pullback.report.text import as_dict, cell, escape, shorten
+
+SEVERITIES = ("critical", "warning", "info")
+MOST_FAILURES = 60
+
+
+def findings_html(runs: Sequence[NamedRun]) -> str:
+    """The findings of all runs, the most severe first."""
+    found = [(named, values) for named in runs for values in named.run.findings]
+    found.sort(key=lambda pair: SEVERITIES.index(severity_of(pair[1])))
+    if not found:
+        return '<p class="absent">No findings stored.</p>'
+    items = "".join(_finding(values, named.name if len(runs) > 1 else "") for named, values in found)
+    return f'<ul class="findings">{items}</ul>'
+
+
+def severity_of(values: dict[str, Any]) -> str:
+    """The severity of a finding; ``info`` for one this version does not know."""
+    severity = values.get("severity")
+    return severity if severity in SEVERITIES else "info"
+
+
+def _finding(values: dict[str, Any], run_name: str) -> str:
+    severity = severity_of(values)
+    name = str(values.get("name") or "unnamed finding").replace("-", " ")
+    where = [run_name] if run_name else []
+    where += [f"layer {values['layer']}"] if values.get("layer") else []
+    steps = values.get("steps")
+    if isinstance(steps, list) and steps:
+        where.append(
+            f"steps {cell(steps[0])} to {cell(steps[-1])}"
+            if steps[0] != steps[-1]
+            else f"step {cell(steps[0])}"
+        )
+    evidence = "".join(
+        f"<div><dt>{escape(shorten(key, 60))}</dt><dd>{cell(value)}</dd></div>"
+        for key, value in as_dict(values.get("evidence")).items()
+    )
+    told = [("Threshold", values.get("threshold")), ("Source", values.get("source"))]
+    footing = " · ".join(f"{label}: {escape(shorten(text, 300))}" for label, text in told if text)
+    return (
+        f'<li class="{severity}"><p class="finding"><span class="badge">{severity}</span> '
+        f"<strong>{escape(shorten(name[:1].upper() + name[1:], 120))}</strong> "
+        f'<span class="where">{" · ".join(escape(shorten(each, 120)) for each in where)}</span></p>'
+        + (f"<p>{escape(shorten(values['action'], 1000))}</p>" if values.get("action") else "")
+        + (f'<dl class="evidence">{evidence}</dl>' if evidence else "")
+        + (f'<p class="footing">{footing}</p>' if footing else "")
+        + "</li>"
+    )
+
+
+def failures_html(runs: Sequence[NamedRun]) -> str:
+    """A table of the probes that failed, equal failures in one row; empty if none did."""
+    steps: dict[tuple[str, str, str], list[int]] = {}
+    for named in runs:
+        for record in named.run.records:
+            if record.error is not None:
+                steps.setdefault((named.name, record.probe, record.error), []).append(record.step)
+    if not steps:
+        return ""
+    several = len(runs) > 1
+    rows = "".join(
+        "<tr>"
+        + (f'<th scope="row">{escape(name)}</th>' if several else "")
+        + f'<td>{escape(probe)}</td><td class="text">{escape(shorten(error, 600))}</td>'
+        + f"<td>{len(at):,}</td><td>{min(at):,}</td><td>{max(at):,}</td></tr>"
+        for (name, probe, error), at in list(steps.items())[:MOST_FAILURES]
+    )
+    heads = (("Run",) if several else ()) + ("Probe", "Error", "Times", "First step", "Last step")
+    head = "".join(f'<th scope="col">{each}</th>' for each in heads)
+    more = (
+        f"<p>{len(steps) - MOST_FAILURES} more kinds of failure are left out.</p>"
+        if len(steps) > MOST_FAILURES
+        else ""
+    )
+    return (
+        '<section id="failed" aria-labelledby="failed-title"><h2 id="failed-title">Probes that failed</h2>'
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="failed-title">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}</section>"
+    )
+
+
+def damage_html(runs: Sequence[NamedRun]) -> str:
+    """A sentence about lines of the record that could not be read; empty if all could."""
+    told = [f"{escape(named.name)}: {named.run.skipped:,}" for named in runs if named.run.skipped]
+    return (
+        f'<p class="absent">Damaged lines of the record that were skipped: {", ".join(told)}.</p>'
+        if told
+        else ""
+    )

@@ -1,0 +1,108 @@
+"""The order of the charts on the page, and what is said where one has no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pullback.report import curves
+from pullback.report.chart import Chart
+from pullback.report.cosine import cosine_chart
+from pullback.report.layers import depth_chart, flow_chart, share_chart
+from pullback.report.lines import line_chart
+from pullback.report.series import NamedRun
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One chart to try: its maker, and what to call it if no run measured it.
+
+    ``make`` takes all runs at once, ``make_each`` one run: such charts cannot be laid over each other.
+    """
+
+    missing: str
+    make: Callable[[Sequence[NamedRun]], Chart | None] | None = None
+    make_each: Callable[[NamedRun], Chart | None] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of the page with its charts."""
+
+    key: str
+    title: str
+    entries: tuple[Entry, ...]
+
+
+SECTIONS = (
+    Section(
+        "training",
+        "Training",
+        (
+            Entry("Loss was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.LOSS)),
+            Entry(
+                "Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)
+            ),
+            Entry(
+                "Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)
+            ),
+            Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
+        ),
+    ),
+    Section(
+        "samples",
+        "Agreement between samples",
+        (
+            Entry("Alignment of gradients was not measured (probe “alignment”).", curves.alignment_chart),
+            Entry("No matrix of cosines was stored (probe “alignment”).", make_each=cosine_chart),
+        ),
+    ),
+    Section(
+        "kernel",
+        "The gradient kernel",
+        (
+            Entry("Eigenvalues of the kernel were not measured (probe “kernel”).", curves.spectrum_chart),
+            Entry(
+                "The moments M1 and M2 were not measured (probe “kernel”).",
+                partial(line_chart, curves.MOMENTS),
+            ),
+            Entry(
+                "Conditioning was not measured (probe “kernel”).", partial(line_chart, curves.CONDITIONING)
+            ),
+        ),
+    ),
+    Section(
+        "layers",
+        "Signal through the layers",
+        (
+            Entry("Gradient norms by layer were not measured (probe “flow”).", make_each=depth_chart),
+            Entry("The flow over training was not measured (probe “flow”).", make_each=flow_chart),
+            Entry("Shares of the trace were not measured (probe “flow”).", make_each=share_chart),
+        ),
+    ),
+)
+
+
+def charts_of(section: Section, runs: Sequence[NamedRun]) -> tuple[list[Chart], list[str]]:
+    """The charts of a section that have numbers, and a sentence for each that has none."""
+    charts: list[Chart] = []
+    absent: list[str] = []
+    for entry in section.entries:
+        made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
+        found = [chart for chart in made if chart is not None]
+        charts += found
+        if not found:
+            absent.append(entry.missing)
+    return charts, absent
+
+
+def _one_each(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart | None]:
+    """A chart for each run; with several runs, its title says which."""
+    made = [entry.make_each(named) if entry.make_each else None for named in runs]
+    if len(runs) == 1:
+        return list(made)
+    return [
+        chart and replace(chart, key=f"{chart.key}-{place}", title=f"{chart.title}: {named.name}")
+        for place, (chart, named) in enumerate(zip(made, runs, strict=True), start=1)
+    ]

@@ -1,0 +1,231 @@
+"""Models, losses and data that every kernel test runs over; a new row widens all of them.
+
+A case is a name, a maker of (model, loss, x, y) in float64 for a number of samples, and the rules it is there for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Made = tuple[nn.Module, Callable[..., Tensor], object, object]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    make: Callable[[int], Made]
+    rules: frozenset[str]
+
+
+def _classes(n: int, count: int) -> Tensor:
+    return torch.randint(count, (n,))
+
+
+def mlp(n: int) -> Made:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 5, bias=False), nn.Tanh(), nn.Linear(5, 4))
+    return model, nn.CrossEntropyLoss(), torch.randn(n, 3, 4), _classes(n, 4)
+
+
+def wide_data_few_params(n: int) -> Made:
+    return nn.Linear(2, 1), nn.MSELoss(), torch.randn(n, 2), torch.randn(n, 1)
+
+
+def positions(n: int) -> Made:
+    model = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 3))
+    return model, nn.MSELoss(reduction="sum"), torch.randn(n, 2, 4, 5), torch.randn(n, 2, 4, 3)
+
+
+def conv2d(n: int) -> Made:
+    model = nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 4, (2, 3), padding="same", dilation=(2, 1), padding_mode="reflect"),
+        nn.GroupNorm(2, 4),
+        nn.Conv2d(4, 4, 1, bias=False),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model, nn.CrossEntropyLoss(), torch.randn(n, 4, 8, 8), _classes(n, 3)
+
+
+def conv1d(n: int) -> Made:
+    model = nn.Sequential(nn.Conv1d(3, 6, 3, padding=2, dilation=2, groups=3), nn.Tanh(), nn.Conv1d(6, 2, 2, stride=3))
+    return model, nn.MSELoss(), torch.randn(n, 3, 11), torch.randn(n, 2, 4)
+
+
+def conv3d(n: int) -> Made:
+    model = nn.Sequential(nn.Conv3d(2, 3, 2, stride=(1, 2, 1)), nn.Flatten(), nn.Linear(54, 2))
+    return model, nn.CrossEntropyLoss(label_smoothing=0.1), torch.randn(n, 2, 4, 4, 4), _classes(n, 2)
+
+
+class Tokens(nn.Module):
+    """Embedding with padding, positions shared by all samples, norms, a head over the vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6, padding_idx=0)
+        self.place = nn.Embedding(5, 6)
+        self.norm = nn.LayerNorm(6)
+        self.fc = nn.Linear(6, 7)
+        self.rms = nn.RMSNorm(7)
+        self.gain = nn.Parameter(torch.randn(7))
+        self.head = nn.Linear(7, 11)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.embed(x) + self.place(torch.arange(x.shape[1])))
+        return self.head(self.rms(torch.tanh(self.fc(h)) * self.gain)).transpose(1, 2)
+
+
+def tokens(n: int) -> Made:
+    y = torch.randint(11, (n, 5))
+    y[:, 3] = -100
+    return Tokens(), nn.CrossEntropyLoss(), torch.randint(11, (n, 5)), y
+
+
+class Flattened(nn.Module):
+    """Positions merged with samples before the layers, as Hugging Face's Conv1D does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.addmm(self.bias, x.reshape(-1, 6), self.weight)
+        return self.out(torch.tanh(h)).view(*x.shape[:2], 3)
+
+
+def flattened(n: int) -> Made:
+    return Flattened(), nn.MSELoss(), torch.randn(n, 5, 6), torch.randn(n, 5, 3)
+
+
+class Tied(nn.Module):
+    """An embedding that is also the head, and a linear layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Linear(5, 5)
+        self.embed = nn.Embedding(7, 5)
+        self.head = nn.Linear(5, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.again(torch.tanh(self.again(self.embed(x)))))).transpose(1, 2)
+
+
+def tied(n: int) -> Made:
+    return Tied(), nn.CrossEntropyLoss(), torch.randint(7, (n, 4)), torch.randint(7, (n, 4))
+
+
+def frozen(n: int) -> Made:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2))
+    model[2].weight.requires_grad_(False)
+    model[4].bias.requires_grad_(False)
+    return model, nn.BCEWithLogitsLoss(), torch.randn(n, 4), torch.rand(n, 2)
+
+
+class SequenceFirst(nn.Module):
+    """A transformer layer with time as the first axis inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.transpose(0, 1)).mean(0))
+
+
+def sequence_first(n: int) -> Made:
+    return SequenceFirst(), nn.CrossEntropyLoss(), torch.randn(n, 5, 8), _classes(n, 3)
+
+
+class Recurrent(nn.Module):
+    """An LSTM: its parameters show in no function call, so they reach the fallback's loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)[0][:, -1])
+
+
+def recurrent(n: int) -> Made:
+    return Recurrent(), nn.CrossEntropyLoss(), torch.randn(n, 4, 3), _classes(n, 2)
+
+
+class TwoInputs(nn.Module):
+    """Keyword inputs, and a parameter of the outermost module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+        self.shift = nn.Parameter(torch.randn(4))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.left(a) * self.right(b) + self.shift
+
+
+def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().sum(1)
+
+
+def two_inputs(n: int) -> Made:
+    return TwoInputs(), _squared, {"a": torch.randn(n, 3), "b": torch.randn(n, 2)}, torch.randn(n, 4)
+
+
+def zero_gradient(n: int) -> Made:
+    """One sample's loss does not depend on the parameters at all."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 1, bias=False))
+    x = torch.randn(n, 3)
+    x[0] = 0
+    return model, lambda z, y: F.mse_loss(z, y, reduction="none").sum(1), x, torch.zeros(n, 1)
+
+
+CASES = tuple(
+    Case(make.__name__, make, frozenset(rules.split()))
+    for make, rules in (
+        (mlp, "linear"),
+        (wide_data_few_params, "linear"),
+        (positions, "linear layer_norm"),
+        (conv2d, "conv2d batch_norm group_norm instance_norm linear"),
+        (conv1d, "conv1d"),
+        (conv3d, "conv3d linear"),
+        (tokens, "embedding layer_norm rms_norm linear"),
+        (flattened, "linear"),
+        (tied, "linear embedding"),
+        (frozen, "linear"),
+        (sequence_first, "linear layer_norm"),
+        (recurrent, "linear"),
+        (two_inputs, "linear"),
+        (zero_gradient, "linear"),
+    )
+)
+
+
+def build(case: Case, n: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Made:
+    """The case's model (eval mode) and data, drawn from the seed, in one floating dtype."""
+    torch.manual_seed(seed)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, loss_fn, x, y = case.make(n)
+    finally:
+        torch.set_default_dtype(before)
+    convert = lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t  # noqa: E731
+    x = {k: convert(v) for k, v in x.items()} if isinstance(x, dict) else convert(x)
+    return model.to(dtype).eval(), loss_fn, x, convert(y)
