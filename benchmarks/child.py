@@ -38,11 +38,11 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def processor_seconds() -> tuple[float, float]:
-    """Processor time used so far: by the whole machine, and by this process and its children."""
+def clocks() -> tuple[float, float, float]:
+    """Seconds so far: of processor time of the whole machine, of this process and its children, and of the wall."""
     user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     machine = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
-    return machine, sum(os.times()[:4])
+    return machine, sum(os.times()[:4]), time.perf_counter()
 
 
 def checksum(result: Blocks) -> dict[str, list[float]]:
@@ -70,7 +70,7 @@ def measure(case: Any, method: str, scale: float, seconds: float) -> dict[str, A
     result = call()
     checks = None if result is None else checksum(result)
     del result
-    used = processor_seconds()
+    used = clocks()
     times: list[float] = []
     peaks: list[int] = []
     while not times or (sum(times) < seconds and len(times) < MOST_CALLS):
@@ -81,8 +81,8 @@ def measure(case: Any, method: str, scale: float, seconds: float) -> dict[str, A
         times.append(time.perf_counter() - start)
         peaks.append(resident("VmHWM") - level)
         del result
-    machine, own = (after - before for before, after in zip(used, processor_seconds(), strict=True))
-    others = max(0.0, machine - own) / (sum(times) * len(os.sched_getaffinity(0)))
+    machine, own, wall = (after - before for before, after in zip(used, clocks(), strict=True))
+    others = max(0.0, machine - own) / (wall * (os.cpu_count() or 1))
     report = {
         "seconds": times,
         "others": others,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ def gram(gradients: Tensor) -> Tensor:
 
 
 def pullback(problem: Problem) -> Call:
-    from pullback.kernels import backward_kernel
+    from pullback import backward_kernel
 
     model, loss_fn = problem.model.eval(), nn.CrossEntropyLoss(reduction="sum")
 
@@ -77,7 +76,7 @@ def pullback(problem: Problem) -> Call:
 
 
 def vmap_grad(chunk: int) -> Callable[[Problem], Call]:
-    """torch.func, ``chunk`` samples at a time, into rows allocated once: half of what ``chunk_size=`` takes."""
+    """torch.func, ``chunk`` samples at a time, into rows allocated once; ``chunk_size=`` would join copies."""
 
     def prepare(problem: Problem) -> Call:
         from torch.func import functional_call, grad, vmap
@@ -154,10 +153,21 @@ def gemm(problem: Problem) -> Call:
     with_positions = [(torch.randn(n, T, d), torch.randn(n, p, T)) for T, d, p in problem.products if T > 1]
 
     def call() -> None:
-        _: Any = flat @ flat.T
+        _ = flat @ flat.T
         for a, d in with_positions:
             rows = torch.bmm(d, a).flatten(1)
             _ = rows @ rows.T
+
+    return call
+
+
+def gradient(problem: Problem) -> Call:
+    """For scale: one forward and backward pass for the gradient of the summed loss, no kernel."""
+    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+    parameters = list(problem.model.parameters())
+
+    def call() -> None:
+        torch.autograd.grad(loss_fn(problem.model(problem.x), problem.y), parameters)
 
     return call
 

@@ -37,6 +37,7 @@ def build(scale: float) -> methods.Problem:
 METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
     "pullback.backward_kernel": methods.pullback,
     "gemm": methods.gemm,
+    "ordinary gradient": methods.gradient,
     **{f"{PEERS[0]}[chunks of {c}]": methods.vmap_grad(c) for c in (8, 32, 128)},
     PEERS[1]: methods.backpack,
     PEERS[2]: methods.opacus,
@@ -45,4 +46,7 @@ METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
 
 def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
     ours = "pullback.backward_kernel"
-    return [to_reach.faster(rows, ours, PEERS, 1), to_reach.leaner(rows, ours, PEERS, 1)]
+    return [
+        to_reach.faster(rows, ours, PEERS, 1),
+        to_reach.leaner(rows, ours, PEERS, 1),
+    ]

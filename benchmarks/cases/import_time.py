@@ -35,9 +35,15 @@ def command(*words: str) -> Callable[[None], methods.Call]:
     return prepare
 
 
+def python(statement: str) -> Callable[[None], methods.Call]:
+    return command(sys.executable, "-c", statement)
+
+
+FIRST_USE = "import torch, pullback; pullback.backward_kernel"  # names are loaded when they are first used
 METHODS: dict[str, Callable[[None], methods.Call]] = {
-    "import torch": command(sys.executable, "-c", "import torch"),
-    "import torch, pullback": command(sys.executable, "-c", "import torch, pullback"),
+    "import torch": python("import torch"),
+    "import torch, pullback": python("import torch, pullback"),
+    FIRST_USE: python(FIRST_USE),
     "pullback --help": command(str(Path(sys.executable).parent / "pullback"), "--help"),
 }
 
@@ -45,5 +51,6 @@ METHODS: dict[str, Callable[[None], methods.Call]] = {
 def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
     return [
         to_reach.adds(rows, "import torch, pullback", "import torch", 0.15),
+        to_reach.adds(rows, FIRST_USE, "import torch", 0.15),
         to_reach.at_most(rows, "pullback --help", 0.5),
     ]

@@ -32,6 +32,7 @@ def build(scale: float) -> methods.Problem:
 METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
     "pullback.backward_kernel": methods.pullback,
     "gemm": methods.gemm,
+    "ordinary gradient": methods.gradient,
     **{f"{PEERS[0]}[chunks of {c}]": methods.vmap_grad(c) for c in (32, 128, 512)},
     PEERS[1]: methods.backpack,
     PEERS[2]: methods.opacus,

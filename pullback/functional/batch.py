@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,7 +36,7 @@ def tensors(batch: Batch) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
 
 
-def take(batch: Batch, index: slice | Tensor | list[int] | None) -> Batch:
+def take(batch: Batch, index: int | slice | Tensor | list[int] | None) -> Batch:
     """Select samples; the sample axis stays, so one sample is a batch (1, ...). None adds an axis to a lone sample."""
     return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, batch)
 
@@ -59,3 +62,11 @@ def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, 
                     "Remove or repair that sample",
                 )
     return count
+
+
+@contextmanager
+def quiet_vmap() -> Iterator[None]:
+    """Hide torch's remark that an operation has no batching rule and is looped over: it is no fault of the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield

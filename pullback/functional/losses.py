@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import input_error, unsupported
-from pullback.functional.batch import Batch, num_samples, take
+from pullback.functional.batch import Batch, num_samples, quiet_vmap, take
 
 LossFunction = nn.Module | Callable[..., Tensor]
 
@@ -151,7 +151,8 @@ def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str
         return loss_fn(take(output, None), take(target, None))
 
     try:
-        losses = torch.func.vmap(one)(outputs, targets)
+        with quiet_vmap():
+            losses = torch.func.vmap(one)(outputs, targets)
     except RuntimeError:  # a loss that vmap cannot batch (CTC, custom code)
         count = num_samples(targets, where, "targets")
         losses = torch.stack([loss_fn(take(outputs, [i]), take(targets, [i])) for i in range(count)])
@@ -205,7 +206,8 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Te
     def one(output: Tensor, target: Batch) -> Tensor:
         return unchecked_loss(loss_fn, output.view(1, *shape), take(target, None), "output_hessian")[0]
 
-    hessians = [torch.func.hessian(one)(flat[i], take(targets, i)) for i in range(count)]
+    second = torch.func.jacrev(torch.func.jacrev(one))
+    hessians = [second(flat[i], take(targets, i)) for i in range(count)]
     return torch.stack(hessians)
 
 

@@ -153,7 +153,7 @@ _REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], 
         "attention dropout",
     ),
     F.multi_head_attention_forward: (
-        (),
+        (*"query key value embed_dim num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn".split(), "dropout_p"),
         lambda a: bool(a.get("training", True)) and a.get("dropout_p", 0.0) > 0,
         "attention dropout",
     ),

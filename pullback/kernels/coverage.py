@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
-from pullback.functional import LossFunction, ModelView, num_samples, take
+from pullback.functional import LossFunction, ModelView, take
 from pullback.functional.batch import Batch
 from pullback.kernels.capture import Capture, Use, capture
 from pullback.kernels.factors import DenseFactor, Factor, OuterFactor, UnusedFactor
@@ -66,8 +66,8 @@ def capture_factors(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, 
 
     The first sample alone also tells which axis of every recorded tensor the samples are in.
     """
-    first = single(view, loss_fn, x, y, 0, where)
-    run = first if num_samples(x) == 1 else capture(view, loss_fn, x, y, where)
+    run = capture(view, loss_fn, x, y, where)
+    first = run if run.num_samples == 1 else single(view, loss_fn, x, y, 0, where)
     ruled = ruled_names(view, run, first)
     pairs = zip(run.uses, first.uses, strict=False)
     built = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pullback.functional import LossFunction, ModelView, num_samples, take
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.losses import unchecked_loss
 from pullback.kernels.factors import DenseFactor
 
@@ -20,8 +19,7 @@ def fallback_rows(
 ) -> DenseFactor:
     """Rows of the parameters in ``names``, (N, *shape) each, from gradients of batches of one."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")  # attention under vmap loops inside
+        with quiet_vmap():
             rows = _by_vmap(view, loss_fn, names, x, y, where)
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = _by_loop(view, loss_fn, names, x, y, where)

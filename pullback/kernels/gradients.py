@@ -49,8 +49,8 @@ class GradientMatrix(Operator):
     ) -> None:
         where = "GradientMatrix"
         check_batch(where, x, y)
-        refuse_recurrent_dropout(model, where)
         view = ModelView.of(model, params, where)
+        refuse_recurrent_dropout(model, where)
         with undisturbed(model):
             captured = capture_factors(view, loss_fn, x, y, where)
         self._fill(captured, tuple(view.parameters))

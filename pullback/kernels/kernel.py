@@ -153,8 +153,8 @@ def backward_kernel(
         raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
     if x2 is not None:
         check_batch(where, x2, y2, ("x2", "y2"))
-    refuse_recurrent_dropout(model, where)
     view = ModelView.of(model, params, where)
+    refuse_recurrent_dropout(model, where)
     with undisturbed(model):
         left = capture_factors(view, loss_fn, x, y, where)
         right = None if x2 is None else capture_factors(view, loss_fn, x2, y2, where)
@@ -212,17 +212,16 @@ def _spans_layers(factor: Factor) -> bool:
 
 def _aligned(right: Captured, left: Captured) -> Captured:
     """Factors of the second set in the order of the first; both must be written down the same way."""
-    by_names = {tuple(f.shapes): (f, r) for f, r in zip(right.factors, right.rules, strict=True)}
-    try:
-        pairs = [by_names[tuple(f.shapes)] for f in left.factors]
-    except KeyError as error:
+    by_use = {(r, *f.shapes): (f, r) for f, r in zip(right.factors, right.rules, strict=True)}
+    wanted = [(r, *f.shapes) for f, r in zip(left.factors, left.rules, strict=True)]
+    if missing := [use for use in wanted if use not in by_use]:
         raise input_error(
             "backward_kernel",
             "both data sets to take the same path through the model",
-            f"parameters {error.args[0]} used differently",
+            f"parameters {', '.join(missing[0][1:])} used differently",
             "Pass inputs of the same kind",
-        ) from None
-    factors, rules = zip(*pairs, strict=True)
+        )
+    factors, rules = zip(*(by_use[use] for use in wanted), strict=True)
     return replace(right, factors=factors, rules=rules)
 
 

@@ -163,8 +163,8 @@ def plan_kernel(
     where = "plan_kernel"
     n1 = check_batch(where, x, y)
     n2 = None if x2 is None else check_batch(where, x2, y2, ("x2", "y2"))
-    refuse_recurrent_dropout(model, where)
     view = ModelView.of(model, params, where)
+    refuse_recurrent_dropout(model, where)
     with undisturbed(model):
         captured = capture_factors(view, loss_fn, take(x, [0]), take(y, [0]), where)
     return make_plan(captured, n1, n2, memory_limit, where)

@@ -70,5 +70,5 @@ def _layers(model: nn.Module, where: str) -> list[nn.Module]:
             groups.append([])
         groups[-1].append(child)
     if len(groups) > 1 and not any(True for module in groups[0] for _ in module.parameters()):
-        groups[1] = groups.pop(0) + groups[0]  # a leading flatten belongs to the first layer
+        groups[:2] = [groups[0] + groups[1]]  # a leading flatten belongs to the first layer
     return [nn.Sequential(*group) for group in groups]

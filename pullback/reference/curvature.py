@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback.functional import LossFunction, ModelView, per_sample_loss
 from pullback.functional.batch import Batch
@@ -14,7 +15,8 @@ def dense_hessian(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -
     """Hessian (P, P) of the mean per-sample loss: the derivative of each entry of the gradient in turn."""
     view = ModelView.of(model)
     params = list(view.parameters.values())
-    loss = per_sample_loss(loss_fn, view(x), y).mean()
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        loss = per_sample_loss(loss_fn, view(x), y).mean()
     gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, params, create_graph=True)])
     rows = []
     for entry in gradient:
@@ -39,7 +41,7 @@ def dense_gauss_newton(model: nn.Module, loss_fn: LossFunction, x: Tensor, y: Ba
     def linearised_loss(step: Tensor) -> Tensor:
         return per_sample_loss(loss_fn, value + jacobian @ step, y).mean()
 
-    return torch.func.hessian(linearised_loss)(torch.zeros_like(flat))
+    return torch.func.jacrev(torch.func.jacrev(linearised_loss))(torch.zeros_like(flat))
 
 
 def dense_empirical_fisher(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """What a chart of the report consists of, and the looks all charts share.
 
-A figure is a plain dict in Plotly's own form: it can be put on the page, exported as an image, and tested without
-a browser.
+A figure is a plain dict in Plotly's own form: it can be put on the page, exported as an image, and tested
+without a browser.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pullback.report.series import finite
+from pullback.report.text import superscript
 
 Cell = str | int | float | None
 Figure = dict[str, Any]
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; orange and sky blue are deepened a little, so
-# that every one has a contrast of 3:1 on the light and on the dark page.
+# Okabe and Ito's colours, which stay apart for colour-blind readers; orange and sky blue are deepened a
+# little, so that every one has a contrast of 3:1 on the light and on the dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#C46BA0", "#C08000", "#3596CC", "#808080")
 REFERENCE_COLOUR = "#808080"
 INK, QUIET, GRID = (
@@ -56,7 +57,7 @@ class Chart:
         key: identifies it on the page and names its files.
         title: what it shows.
         reading: one sentence on how to read it.
-        summary: the numbers in one sentence.
+        summary: the numbers in words, a sentence for each line or state of the chart.
         figure: the Plotly figure.
         tables: the numbers; the first one is the chart's own data.
         frames: positions of the slider, the last one shown first; none means no slider.
@@ -66,7 +67,7 @@ class Chart:
     key: str
     title: str
     reading: str
-    summary: str
+    summary: tuple[str, ...]
     figure: Figure
     tables: tuple[Table, ...]
     frames: tuple[Frame, ...] = ()
@@ -92,7 +93,20 @@ def axis(title: str, **options: Any) -> Figure:
     """An axis with a title, outside ticks and a hairline grid."""
     looks = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "ticks": "outside", "tickcolor": GRID}
     label = {"text": title, "standoff": 8}
-    return {"title": label, "automargin": True, "exponentformat": "power", **looks, **options}
+    numbers = {"exponentformat": "power", "minexponent": 5, "separatethousands": True}
+    return {"title": label, "automargin": True, **numbers, **looks, **options}
+
+
+def colour_bar(ticks: Sequence[float], texts: Sequence[str]) -> Figure:
+    """The key of a heat map, lying above it so that narrow screens keep the width for the map."""
+    place = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top"}
+    labels = {"tickvals": list(ticks), "ticktext": list(texts), "ticklen": 3}
+    return {"thickness": 9, "outlinewidth": 0, "lenmode": "pixels", "len": 240, **labels, **place}
+
+
+def below_colour_bar(layout: Figure) -> Figure:
+    """A layout with the room above the plot that ``colour_bar`` takes."""
+    return layout | {"margin": layout["margin"] | {"t": 40}}
 
 
 def step_axis(steps: Sequence[int], **options: Any) -> Figure:
@@ -100,7 +114,7 @@ def step_axis(steps: Sequence[int], **options: Any) -> Figure:
     low, high = (min(steps), max(steps)) if steps else (0, 1)
     if high - low < 5:
         options = {"range": [low - 0.5, high + 0.5], "dtick": 1, **options}
-    return axis("training step", exponentformat="none", separatethousands=True) | options
+    return axis("training step", exponentformat="none") | options
 
 
 def wants_log(values: Sequence[float], spread: float = 30.0) -> bool:
@@ -112,8 +126,8 @@ def wants_log(values: Sequence[float], spread: float = 30.0) -> bool:
 def log_axis(title: str, values: Sequence[float], **options: Any) -> Figure:
     """A logarithmic axis over the positive values; a linear one if there are none.
 
-    Rounding can leave numbers near zero far below the rest: the axis reaches at most twelve decades down. Ticks stand
-    at 1, 2 and 5 over a short range and at whole decades over a long one.
+    Rounding can leave numbers near zero far below the rest: the axis reaches at most twelve decades down.
+    Ticks stand at 1, 2 and 5 over a short range and at whole decades over a long one.
     """
     positive = [value for value in finite(values) if value > 0]
     if not positive:
@@ -123,7 +137,22 @@ def log_axis(title: str, values: Sequence[float], **options: Any) -> Figure:
     span = max(top - bottom, 0.1)
     reach = {"type": "log", "range": [bottom - 0.06 * span, top + 0.06 * span]}
     if span >= 2:
-        return axis(title, **reach, dtick=math.ceil(span / 6)) | options
-    multiples = (1, 2, 5) if span >= 0.6 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    ticks = [m * 10.0**d for d in range(math.floor(bottom) - 1, math.ceil(top) + 1) for m in multiples]
-    return axis(title, **reach, tickvals=ticks, ticktext=[f"{tick:.3g}" for tick in ticks]) | options
+        decades = range(math.floor(bottom), math.ceil(top) + 1, math.ceil(span / 5))
+        ticks = [10.0**decade for decade in decades]
+    else:
+        multiples = (1, 2, 5) if span >= 0.6 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        ticks = [m * 10.0**d for d in range(math.floor(bottom) - 1, math.ceil(top) + 1) for m in multiples]
+    powers = bottom < -3 or top > 5
+    return (
+        axis(title, **reach, tickvals=ticks, ticktext=[tick_text(tick, powers) for tick in ticks]) | options
+    )
+
+
+def tick_text(value: float, powers: bool) -> str:
+    """A tick of a logarithmic axis, as a power of ten or written out."""
+    if not powers:
+        return f"{value:,.10g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10.0**exponent
+    power = "10" + superscript(exponent)
+    return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.2g}×{power}"

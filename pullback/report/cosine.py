@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pullback.report.chart import DIVERGING, Cell, Chart, Figure, Frame, Table, axis, base_layout
+from pullback.report.chart import (
+    DIVERGING,
+    Cell,
+    Chart,
+    Figure,
+    Frame,
+    Table,
+    axis,
+    base_layout,
+    below_colour_bar,
+    colour_bar,
+)
 from pullback.report.series import NamedRun, drawable, evenly
 from pullback.report.text import number, percent
 
@@ -40,7 +52,7 @@ def cosine_chart(named: NamedRun) -> Chart | None:
         return None
     last = stored[-1]
     data = [_heat(each) | {"visible": each is last} for each in stored]
-    layout = base_layout(470) | {"margin": {"l": 48, "r": 8, "t": 10, "b": 46}} | _axes(last)
+    layout = below_colour_bar(base_layout(480)) | _axes(last)
     frames = tuple(
         Frame(f"step {each.step:,}", [other is each for other in stored], _axes(each)) for each in stored
     )
@@ -49,7 +61,8 @@ def cosine_chart(named: NamedRun) -> Chart | None:
     return Chart(
         "cosine",
         "Cosine between the gradients of every two samples",
-        "Blue: the two samples pull the same way, orange: against each other. Samples are sorted by class: blocks on "
+        "Blue: the two samples pull the same way, orange: against each other. Samples are sorted by class: "
+        "blocks on "
         f"the diagonal are pairs within a class.{coarse}",
         _summary(stored),
         {"data": data, "layout": layout},
@@ -94,7 +107,7 @@ def _heat(matrix: Matrix) -> dict[str, Any]:
         z = [
             drawable([round(each) if np.isfinite(each) else each for each in row]) for row in scaled.tolist()
         ]
-    bar = {"thickness": 12, "outlinewidth": 0, "tickvals": [-100, -50, 0, 50, 100]}
+    bar = colour_bar((-100, -50, 0, 50, 100), ("−1", "−0.5", "0", "0.5", "1"))
     return {
         "type": "heatmap",
         "x": starts.tolist(),
@@ -103,8 +116,7 @@ def _heat(matrix: Matrix) -> dict[str, Any]:
         "zmin": -100,
         "zmax": 100,
         "colorscale": DIVERGING,
-        "colorbar": bar
-        | {"ticktext": ["−1", "−0.5", "0", "0.5", "1"], "title": {"text": "cosine", "side": "right"}},
+        "colorbar": bar,
         "hovertemplate": "samples %{y} and %{x}<br>cosine %{z} / 100<extra></extra>",
     }
 
@@ -134,12 +146,12 @@ def _axes(matrix: Matrix) -> Figure:
     return {
         "shapes": shapes,
         "xaxis": axis(title, **looks, range=reach),
-        "yaxis": axis(title, **looks, range=reach[::-1], scaleanchor="x"),
+        "yaxis": axis(title, **looks, range=reach[::-1], scaleanchor="x", constraintoward="top"),
     }
 
 
-def _summary(stored: list[Matrix]) -> str:
-    """First and last matrix in one sentence; pairs of a sample with itself do not count."""
+def _summary(stored: list[Matrix]) -> tuple[str, ...]:
+    """First and last matrix in a sentence each; pairs of a sample with itself do not count."""
     parts = []
     for each in (stored[0], stored[-1]) if len(stored) > 1 else stored:
         pairs = each.cosine[~np.eye(len(each.cosine), dtype=bool)]
@@ -152,7 +164,7 @@ def _summary(stored: list[Matrix]) -> str:
             f"{number(float(pairs.mean()), 3)}, least {number(float(pairs.min()), 3)}, greatest "
             f"{number(float(pairs.max()), 3)}, {percent(float((pairs < 0).mean()))} of the pairs negative."
         )
-    return " ".join(parts)
+    return tuple(parts)
 
 
 def _class_table(matrix: Matrix) -> Table:
@@ -161,7 +173,7 @@ def _class_table(matrix: Matrix) -> Table:
     stretches = _runs_of(matrix.labels) if matrix.labels is not None else []
     if not 1 < len(stretches) <= MOST_CLASSES:
         edges = np.linspace(0, count, min(count, 10) + 1).round().astype(int).tolist()
-        stretches = [(a, b, f"samples {a} to {b - 1}") for a, b in zip(edges, edges[1:], strict=False)]
+        stretches = [(a, b, f"samples {a} to {b - 1}") for a, b in itertools.pairwise(edges)]
     others = np.where(np.eye(count, dtype=bool), np.nan, matrix.cosine)
     rows: list[list[Cell]] = []
     for a, b, name in stretches:

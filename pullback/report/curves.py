@@ -1,4 +1,4 @@
-"""The charts of single numbers over training: loss, gradients, moments of the kernel, agreement, sharpness."""
+"""The charts of single numbers over training: loss, gradients, the kernel, agreement, sharpness."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pullback.report.chart import Cell, Chart, Table
-from pullback.report.lines import Line, Metric, Panel, Spec, describe, draw_lines, line_chart, table_of
+from pullback.report.line_figure import Line, Metric, Panel, draw_lines
+from pullback.report.lines import Spec, describe, line_chart, table_of
 from pullback.report.series import NamedRun, read_lists
-from pullback.report.text import as_dict, clean, plotly_text
+from pullback.report.text import as_dict, clean
 
 MOST_EIGENVALUES = 12
 
 LOSS = Spec(
     "loss",
     "Loss on training samples and on the test set",
-    "Lower is better; a test curve that turns up while the training curve still falls is a sign of overfitting.",
+    "Lower is better; a test curve that turns up while the training curve still falls is a sign of "
+    "overfitting.",
     (
         Metric("loss", "loss", "measured samples"),
         Metric("epoch", "train_loss", "training, mean of epoch"),
@@ -33,8 +35,8 @@ ACCURACY = Spec(
 GRADIENTS = Spec(
     "gradients",
     "Norm of the mean gradient and of single-sample gradients",
-    "The mean gradient can never be longer than the root mean square of the single ones; the wider the distance "
-    "between the curves, the more the samples cancel each other.",
+    "The mean gradient can never be longer than the root mean square of the single ones; the wider the "
+    "distance between the curves, the more the samples cancel each other.",
     (
         Metric("gradients", "rms_gradient_norm", "root mean square over samples"),
         Metric("gradients", "mean_gradient_norm", "mean gradient"),
@@ -44,8 +46,8 @@ GRADIENTS = Spec(
 MOMENTS = Spec(
     "moments",
     "First and second spectral moment of the gradient kernel",
-    "M1 = tr(K) / (N·P) and M2 = |K|²_F / (N²·P) are the means of λ and λ² over all P directions of parameter space; "
-    "M1 follows the size of the gradients, M2 also how much they share directions.",
+    "M1 = tr(K) / (N·P) and M2 = |K|²_F / (N²·P) are the means of λ and λ² over all P directions of "
+    "parameter space; M1 follows the size of the gradients, M2 also how much they share directions.",
     (Metric("kernel", "M1", "M1"), Metric("kernel", "M2", "M2", panel=1)),
     (Panel("M1 (mean of λ)", "log"), Panel("M2 (mean of λ²)", "log")),
 )
@@ -53,9 +55,12 @@ CONDITIONING = Spec(
     "conditioning",
     "Conditioning M2/M1² and effective rank of the gradients",
     "Two views of one quantity, since their product is the number of parameters P: conditioning is at least "
-    "P / rank (all gradients orthogonal and of equal length) and at most P (all parallel), effective rank lies "
-    "between 1 and the number of samples N.",
-    (Metric("kernel", "conditioning", "M2/M1²"), Metric("kernel", "effective_rank", "effective rank", panel=1)),
+    "P / rank (all gradients orthogonal and of equal length) and at most P (all parallel), effective rank "
+    "lies between 1 and the number of samples N.",
+    (
+        Metric("kernel", "conditioning", "M2/M1²"),
+        Metric("kernel", "effective_rank", "effective rank", panel=1),
+    ),
     (Panel("M2/M1²", "auto"), Panel("effective rank", "auto")),
 )
 ALIGNMENT = Spec(
@@ -72,13 +77,14 @@ ALIGNMENT = Spec(
 SHARPNESS = Spec(
     "sharpness",
     "Sharpness of the loss against the stability limit 2/lr",
-    "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning rate.",
+    "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning "
+    "rate.",
     (
         Metric("sharpness", "hessian", "Hessian"),
         Metric("sharpness", "gauss_newton", "Gauss-Newton"),
         Metric("sharpness", "limit", "2 / learning rate", reference=True),
     ),
-    (Panel("largest eigenvalue (of the mean loss)", "auto"),),
+    (Panel("largest eigenvalue of mean loss", "auto"),),
 )
 
 
@@ -87,6 +93,7 @@ def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:
     chart = line_chart(ALIGNMENT, runs)
     if chart is None:
         return None
+    chart.figure["layout"]["height"] += 80  # as tall as the map of cosines beside it
     tables = [table for named in runs if (table := worst_pairs(named, len(runs) > 1)) is not None]
     return replace(chart, tables=(*chart.tables, *tables))
 
@@ -115,7 +122,8 @@ def sharpness_chart(runs: Sequence[NamedRun]) -> Chart | None:
         note = " Momentum and weight decay shift that limit."
     else:
         note = (
-            f" Here {', '.join(others)} made the steps: 2/lr is the limit of plain gradient descent, while an adaptive "
+            f" Here {', '.join(others)} made the steps: 2/lr is the limit of plain gradient descent, while "
+            f"an adaptive "
             "method such as Adam is limited by the largest eigenvalue of the preconditioned Hessian."
         )
     return replace(chart, reading=chart.reading + note)
@@ -138,16 +146,17 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
         for rank in range(count):
             values = [each[rank] if rank < len(each) else float("nan") for each in lists]
             metric = Metric("kernel", "eigenvalues", f"λ{rank + 1}")
-            fade = 1 - 0.72 * rank / max(count - 1, 1)
+            fade = 1 - 0.6 * rank / max(count - 1, 1)
             lines.append(Line(index, named.name, 0, metric, steps, values, opacity=fade, legend=rank == 0))
     if not lines:
         return None
-    figure = draw_lines(lines, (Panel("eigenvalue of K/N", "log"),), several)
+    panel = Panel("eigenvalue of K/N", "log")
+    figure = draw_lines(lines, (panel,), several)
+    figure["data"] = figure["data"][: len(lines)]  # without a key to dash patterns
     for drawn, line in zip(figure["data"], lines, strict=True):
-        drawn["name"] = drawn["legendgroup"] = plotly_text(line.run_name, 44)
-        drawn["line"]["width"] = 1.6
+        drawn["line"] |= {"width": 1.6, "dash": "solid"}
         drawn["hovertemplate"] = f"{line.metric.label} = %{{y:.4~g}} at step %{{x:,}}"
-    figure["layout"] |= {"showlegend": several, "hovermode": "closest"}
+    figure["layout"] |= {"showlegend": several, "hovermode": "closest", "height": 400}
     ends = [line for line in lines if line.legend or line.metric.label == f"λ{MOST_EIGENVALUES}"]
     title = (
         f"The {max(int(line.metric.label[1:]) for line in lines)} largest eigenvalues of the gradient kernel"
@@ -155,9 +164,9 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
     return Chart(
         "spectrum",
         title.replace("The 1 largest eigenvalues", "The largest eigenvalue"),
-        "Lines fade from the largest eigenvalue of K/N to the smallest drawn; one line far above the rest means that "
-        "a single direction of parameter space carries most of the gradient.",
-        " ".join(describe(line, several) for line in ends),
+        "Lines fade from the largest eigenvalue of K/N to the smallest drawn; one line far above the rest "
+        "means that a single direction of parameter space carries most of the gradient.",
+        tuple(describe(line, several, panel) for line in ends),
         figure,
         (table_of(title, lines, several),),
     )

@@ -20,8 +20,8 @@ from pullback.runs import Run
 
 WIDTH = 900
 _REMEDY = (
-    "Run `pip install kaleido`, install Chromium or Chrome (PULLBACK_CHROMIUM names its program if it is not on the "
-    "path), or pass images=False"
+    "Run `pip install kaleido`, install Chromium or Chrome (PULLBACK_CHROMIUM names its program if it is not "
+    "on the path), or pass images=False"
 )
 
 
@@ -34,8 +34,8 @@ def write_figures(
 ) -> list[Path]:
     """Write one CSV file for each chart and, with ``images``, one PNG file beside it.
 
-    The CSV files hold all measured values, where the page of ``write_report`` shows a selection. Nothing is left in
-    the folder if an image fails.
+    The CSV files hold all measured values, where the page of ``write_report`` shows a selection. Nothing is
+    left in the folder if an image fails.
 
     Args:
         run: a run, the path of one, or several to be drawn over each other.
@@ -58,6 +58,7 @@ def write_figures(
         >>> [path.name for path in write_figures(folder + "/run", folder + "/figures", images=False)]
         ['loss.csv']
     """
+    where = f"write_figures({folder})"
     runs = read_runs("write_figures", run)
     folder = Path(folder)
     charts = [chart for section in SECTIONS for chart in charts_of(section, runs)[0]]
@@ -65,9 +66,7 @@ def write_figures(
     taken = [name for name in names if (folder / name).exists()]
     if taken and not overwrite:
         remedy = "Choose another folder, or pass overwrite=True"
-        raise input_error(
-            f"write_figures({folder})", "a folder without these files", ", ".join(taken), remedy
-        )
+        raise input_error(where, "a folder without these files", ", ".join(taken), remedy)
     browser = find_browser() if images and charts else ""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as draft:
@@ -127,19 +126,24 @@ def draw_images(charts: Sequence[Chart], folder: Path, browser: str) -> None:
     try:
         kaleido.write_fig_from_object_sync(jobs, kopts={"path": browser, "mathjax": False})
     except Exception as error:  # whatever the browser stumbled over, the caller can go on without images
-        raise input_error(
-            "write_figures", "the browser to draw", f"{type(error).__name__}: {error}", _REMEDY
-        ) from error
+        where, got = "write_figures", f"{type(error).__name__}: {error}"
+        raise input_error(where, "the browser to draw", got, _REMEDY) from error
 
 
 def image_figure(chart: Chart) -> dict[str, Any]:
     """The figure as an image of its own: on white, with its title."""
     layout: Figure = dict(chart.figure["layout"])
     title = {"text": plotly_text(chart.title, 110), "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
-    rows = len(
-        {trace["name"] for trace in chart.figure["data"] if trace.get("name") and layout["showlegend"]}
-    )
-    top = 44 + (24 if rows else 0) + 8 * max(0, rows - 3)
+    entries = [each for each in chart.figure["data"] if each.get("showlegend", True)]
+    rows = len(entries) if layout["showlegend"] else 0
+    top = 44 + (36 if any("colorbar" in trace for trace in chart.figure["data"]) else 0)
+    top += (24 if rows else 0) + 8 * max(0, rows - 3)
     layout |= {"paper_bgcolor": "white", "plot_bgcolor": "white", "title": title}
     layout |= {"margin": layout["margin"] | {"t": top}, "height": layout["height"] + top + 40}
-    return {"data": chart.figure["data"], "layout": layout}
+    data = [_lowered(trace, 1 - 40 / layout["height"]) for trace in chart.figure["data"]]
+    return {"data": data, "layout": layout}
+
+
+def _lowered(trace: dict[str, Any], y: float) -> dict[str, Any]:
+    """A trace whose colour bar, if it has one, makes room for the title."""
+    return trace | {"colorbar": trace["colorbar"] | {"y": y}} if trace.get("colorbar") else trace

@@ -16,7 +16,8 @@ def header_html(runs: Sequence[NamedRun]) -> str:
         title, body = escape(runs[0].name), _one(runs[0])
     else:
         title, body = f"{len(runs)} training runs compared", _several(runs)
-    return f'<header><p class="kicker">pullback · the geometry of a training run</p><h1>{title}</h1>{body}</header>'
+    kicker = '<p class="kicker">pullback · the geometry of a training run</p>'
+    return f"<header>{kicker}<h1>{title}</h1>{body}</header>"
 
 
 def _one(named: NamedRun) -> str:
@@ -29,20 +30,22 @@ def _one(named: NamedRun) -> str:
 
 
 def _several(runs: Sequence[NamedRun]) -> str:
-    labels = [label for label, _, _ in key_numbers(runs[0])]
-    head = "".join(f'<th scope="col">{label}</th>' for label in ("Run", *labels, "What was trained"))
-    rows = []
-    for place, named in enumerate(runs):
-        swatch = f'<span class="swatch" style="background:{PALETTE[place % len(PALETTE)]}"></span>'
-        cells = "".join(
-            f'<td>{value}<span class="note">{note}</span></td>' for _, value, note in key_numbers(named)
-        )
-        facts = escape(" · ".join(facts_of(named)))
-        name = escape(named.name)
-        rows.append(f'<tr><th scope="row">{swatch}{name}</th>{cells}<td class="facts">{facts}</td></tr>')
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    labels = ("Run", *(label for label, _, _ in key_numbers(runs[0])))
+    head = "".join(f'<th scope="col">{label}</th>' for label in labels)
+    rows = "".join(_row(place, named) for place, named in enumerate(runs))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     settings = "".join(_settings(named, f" of {named.name}") for named in runs)
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Runs">{table}</div>{settings}'
+
+
+def _row(place: int, named: NamedRun) -> str:
+    """One run of several: its colour in the charts, its name, what was trained, and its key numbers."""
+    swatch = f'<span class="swatch" style="background:{PALETTE[place % len(PALETTE)]}"></span>'
+    facts = f'<span class="note">{escape(" · ".join(facts_of(named)))}</span>'
+    cells = "".join(
+        f'<td>{value}<span class="note">{note}</span></td>' for _, value, note in key_numbers(named)
+    )
+    return f'<tr><th scope="row">{swatch}{escape(named.name)}{facts}</th>{cells}</tr>'
 
 
 def facts_of(named: NamedRun) -> list[str]:
@@ -72,7 +75,8 @@ def facts_of(named: NamedRun) -> list[str]:
     facts.append(
         f"measured at {len(steps)} steps, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
     )
-    facts.append(f"started {shorten(meta.get('created', 'at an unknown time'), 40)}")
+    created = str(meta.get("created", "at an unknown time")).replace("T", " ", 1).replace("+00:00", " UTC")
+    facts.append(f"started {shorten(created, 40)}")
     facts.append(f"pullback {shorten(meta.get('pullback', 'of unknown version'), 20)}")
     return facts
 

@@ -12,7 +12,7 @@ from pullback.runs import Run, load_run
 
 def read_runs(where: str, given: Run | str | Path | Sequence[Run | str | Path]) -> list[NamedRun]:
     """Read runs that are given by path, and name all of them by their folders."""
-    several = [given] if isinstance(given, Run | str | Path) else list(given)
+    several: list[object] = [given] if isinstance(given, Run | str | Path) else list(given)
     if not several:
         raise input_error(where, "at least one run", "an empty list", "Pass a run or the path of one")
     for each in several:

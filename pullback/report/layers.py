@@ -1,8 +1,11 @@
-"""The charts of signal propagation: one number a layer, over depth and over training. One chart for each run."""
+"""The charts of signal propagation: one number a layer, over depth and over training, for each run by itself."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +18,12 @@ from pullback.report.chart import (
     Table,
     axis,
     base_layout,
+    below_colour_bar,
+    colour_bar,
     log_axis,
     step_axis,
 )
-from pullback.report.series import Layers, NamedRun, drawable, evenly, read_layers
+from pullback.report.series import Layers, NamedRun, drawable, evenly, finite, read_layers
 from pullback.report.text import number, percent, plotly_text
 
 MOST_TICKS = 16
@@ -35,57 +40,59 @@ def depth_chart(named: NamedRun) -> Chart | None:
         return None
     picked = evenly(len(layers.steps), 3)
     colours = [PALETTE[6], PALETTE[5], PALETTE[1]][-len(picked) :]
-    layout = base_layout(320) | {"showlegend": len(picked) > 1, "hovermode": "x unified"}
-    layout["xaxis"] = axis("layer, from input to output", **layer_ticks(layers.names), showgrid=False)
+    layout = base_layout(layers_height(layers)) | {"showlegend": len(picked) > 1, "hovermode": "y unified"}
+    layout["yaxis"] = axis("", **layer_ticks(layers.names), range=[len(layers.names) - 0.5, -0.5])
     values = [float(value) for row in picked for value in layers.values[row]]
-    layout["yaxis"] = log_axis("gradient norm (loss / parameter)", values)
+    layout["xaxis"] = log_axis("norm (loss / parameter)", values)
     data = [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": f"step {layers.steps[row]:,}",
-            "x": list(range(len(layers.names))),
-            "y": drawable(layers.values[row].tolist(), log=layout["yaxis"].get("type") == "log"),
+            "x": drawable(layers.values[row].tolist(), log=layout["xaxis"].get("type") == "log"),
+            "y": list(range(len(layers.names))),
             "line": {"color": colour, "width": 2},
             "marker": {"size": 6},
-            "hovertemplate": "%{y:.4~g}",
+            "hovertemplate": "%{x:.4~g}",
         }
         for row, colour in zip(picked, colours, strict=True)
     ]
+    ends = dict.fromkeys((picked[0], picked[-1]))
     return Chart(
         "depth",
         "Gradient norm of each layer against depth",
-        "A level line is healthy; a fall towards the input (to the left) is a vanishing gradient, "
-        "a rise towards the input an exploding one.",
-        " ".join(_describe_depth(layers, row) for row in dict.fromkeys((picked[0], picked[-1])))
-        + _verdict(named),
+        "The input is at the top: an upright line is healthy, one that leans to smaller norms at the top is "
+        "a vanishing gradient, one that leans to larger norms there an exploding one.",
+        (*(_describe_depth(layers, row) for row in ends), *_verdict(named)),
         {"data": data, "layout": layout},
         (_table("Gradient norm of each layer (root mean square over samples)", layers),),
     )
 
 
+def layers_height(layers: Layers) -> int:
+    """Height of a chart with one row a layer."""
+    return max(300, min(640, 110 + 26 * len(layers.names)))
+
+
 def _describe_depth(layers: Layers, row: int) -> str:
-    ends = layers.values[row, 0], layers.values[row, -1]
-    return (
-        f"Step {layers.steps[row]:,}: {number(float(ends[0]))} in the first layer and {number(float(ends[1]))} in the "
-        f"last{_extremes(layers.values[row])}."
-    )
+    """First and last layer at one step, and the extremes if these lie between."""
+    values = layers.values[row].tolist()
+    first, last = number(values[0]), number(values[-1])
+    text = f"Step {layers.steps[row]:,}: {first} in the first layer, {last} in the last"
+    numbers = finite(values)
+    for word, pick in (("least", min), ("greatest", max)):
+        if numbers and (extreme := pick(numbers)) not in (values[0], values[-1]):
+            text += f"; {word} {number(extreme)} in {layers.names[values.index(extreme)]}"
+    return text + "."
 
 
-def _extremes(values: np.ndarray) -> str:
-    found = values[np.isfinite(values)]
-    return (
-        f" (least {number(float(found.min()))}, greatest {number(float(found.max()))})" if found.size else ""
-    )
-
-
-def _verdict(named: NamedRun) -> str:
+def _verdict(named: NamedRun) -> tuple[str, ...]:
     verdicts = [each for each in named.run.series("flow", "verdict")[1] if isinstance(each, str)]
     slopes = named.run.series("flow", "slope")[1]
     if not verdicts:
-        return ""
+        return ()
     slope = f", ln|g|² changes by {number(slopes[-1], 3)} a layer towards the input" if slopes else ""
-    return f" Verdict at the last step: {verdicts[-1]}{slope}."
+    return (f"Verdict at the last step: {verdicts[-1]}{slope}.",)
 
 
 def flow_chart(named: NamedRun) -> Chart | None:
@@ -94,32 +101,41 @@ def flow_chart(named: NamedRun) -> Chart | None:
     if layers is None:
         return None
     kept = evenly(len(layers.steps), MOST_COLUMNS)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log10(layers.values[kept].T)
     steps = [layers.steps[place] for place in kept]
-    heat = {
+    norms = [drawable(row, log=True) for row in layers.values[kept].T.tolist()]
+    positive = [norm for row in norms for norm in row if norm is not None]
+    heat: dict[str, Any] = {
         "type": "heatmap",
         "x": steps,
         "y": list(range(len(layers.names))),
-        "z": [
-            [None if value is None else round(value, 3) for value in drawable(row.tolist())] for row in logs
+        "z": [[None if norm is None else round(math.log10(norm), 3) for norm in row] for row in norms],
+        "text": [
+            [f"{plotly_text(name)}: {number(norm)}" for norm in row]
+            for name, row in zip(layers.names, norms, strict=True)
         ],
-        "text": [[plotly_text(name)] * len(steps) for name in layers.names],
         "colorscale": SEQUENTIAL,
-        "colorbar": {"title": {"text": "log₁₀ norm", "side": "right"}, "thickness": 12, "outlinewidth": 0},
-        "hovertemplate": "%{text}<br>step %{x:,}<br>log₁₀ norm %{z:.2f}<extra></extra>",
+        "hovertemplate": "%{text}<br>step %{x:,}<extra></extra>",
     }
-    layout = base_layout(max(260, min(640, 90 + 26 * len(layers.names))))
+    if positive:
+        scale = log_axis("", positive)
+        heat["colorbar"] = colour_bar([math.log10(tick) for tick in scale["tickvals"]], scale["ticktext"])
+    layout = below_colour_bar(base_layout(layers_height(layers)))
     layout["xaxis"] = step_axis(steps, showgrid=False)
-    layout["yaxis"] = axis("", **layer_ticks(layers.names), showgrid=False, autorange="reversed")
-    whole = _extremes(layers.values)
+    layout["yaxis"] = axis(
+        "", **layer_ticks(layers.names), showgrid=False, range=[len(layers.names) - 0.5, -0.5]
+    )
+    whole = f", from {number(min(positive))} to {number(max(positive))}" if positive else ""
     unusable = int((~np.isfinite(layers.values) | (layers.values <= 0)).sum())
     gap = f" {unusable} values are zero, NaN or infinite and left blank." if unusable else ""
     return Chart(
         "flow",
         "Gradient norm of each layer over training",
-        "The input is at the top; a band that darkens with time is a layer whose gradient dies out.",
-        f"{len(layers.names)} layers at {len(layers.steps)} steps{whole}. {_describe_depth(layers, -1)}{gap}",
+        "Colours follow the logarithm of the norm, and the input is at the top: a band that darkens with "
+        "time is a layer whose gradient dies out.",
+        (
+            f"{len(layers.names)} layers at {len(layers.steps)} steps{whole}.{gap}",
+            _describe_depth(layers, -1),
+        ),
         {"data": [heat], "layout": layout},
         (_table("Gradient norm of each layer over training", layers),),
     )
@@ -151,15 +167,17 @@ def share_chart(named: NamedRun) -> Chart | None:
         }
         for column, name in enumerate(bands.names)
     ]
-    finite = np.where(np.isfinite(layers.values), layers.values, -1.0)
-    first, last = int(finite[0].argmax()), int(finite[-1].argmax())
+    known = np.where(np.isfinite(layers.values), layers.values, -1.0)
+    first, last = int(known[0].argmax()), int(known[-1].argmax())
     return Chart(
         "share",
         "Share of each layer in the trace of the kernel",
         "The wider its band, the more of the squared gradient a layer holds; light bands are near the input.",
-        f"Largest share: {layers.names[first]} with {percent(float(layers.values[0, first]))} at step "
-        f"{layers.steps[0]:,}, {layers.names[last]} with {percent(float(layers.values[-1, last]))} at step "
-        f"{layers.steps[-1]:,}.",
+        (
+            f"Largest share: {layers.names[first]} with {percent(float(layers.values[0, first]))} at step "
+            f"{layers.steps[0]:,}, {layers.names[last]} with {percent(float(layers.values[-1, last]))} at "
+            f"step {layers.steps[-1]:,}.",
+        ),
         {"data": data, "layout": layout},
         (_table("Share of each layer in tr K", layers),),
     )
@@ -171,7 +189,7 @@ def _bands(layers: Layers) -> Layers:
     if count <= MOST_BANDS:
         return layers
     edges = [round(edge) for edge in np.linspace(0, count, MOST_BANDS + 1)]
-    groups = [(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    groups = list(itertools.pairwise(edges))
     names = [layers.names[a] + (f" and {b - a - 1} more" if b - a > 1 else "") for a, b in groups]
     values = np.stack([np.nansum(layers.values[:, a:b], axis=1) for a, b in groups], axis=1)
     return Layers(names, layers.steps, values)

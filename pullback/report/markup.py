@@ -24,13 +24,11 @@ def section_html(section: Section, charts: Sequence[Chart], absent: Sequence[str
 
 def contents_html(built: Sequence[tuple[Section, list[Chart], list[str]]], failures: bool) -> str:
     """Links to the parts of the page and to every chart."""
-    parts = ['<li><a href="#findings">What the numbers say</a></li>']
+    first = '<a href="#findings">Findings</a>' + ('<a href="#failed">Failed probes</a>' if failures else "")
+    parts = [f'<li><span class="group">What the numbers say</span>{first}</li>']
     for section, charts, _ in built:
-        links = "".join(f'<li><a href="#{chart.key}">{link_text(chart)}</a></li>' for chart in charts)
-        inner = f"<ul>{links}</ul>" if links else ""
-        parts.append(f'<li><a href="#{section.key}">{section.title}</a>{inner}</li>')
-    if failures:
-        parts.append('<li><a href="#failed">Probes that failed</a></li>')
+        links = "".join(f'<a href="#{chart.key}">{link_text(chart)}</a>' for chart in charts)
+        parts.append(f'<li><span class="group">{section.title}</span>{links}</li>')
     return f'<nav aria-label="Contents"><ul>{"".join(parts)}</ul></nav>'
 
 
@@ -43,11 +41,13 @@ def chart_html(chart: Chart) -> str:
     """A chart with its heading, how to read it, and its numbers in a sentence and in tables."""
     key, height = chart.key, chart.figure["layout"]["height"]
     tables = "".join(map(table_html, chart.tables))
+    summary = "".join(f"<span>{escape(sentence)}</span> " for sentence in chart.summary)
     return (
         f'<figure id="{key}" aria-labelledby="{key}-title" aria-describedby="{key}-summary">'
         f'<h3 id="{key}-title">{escape(chart.title)}</h3><p class="reading">{escape(chart.reading)}</p>'
-        f'<div class="plot" id="{key}-plot" aria-hidden="true" style="min-height:{height}px"></div>{slider_html(chart)}'
-        f'<figcaption id="{key}-summary">{escape(chart.summary)}</figcaption>'
+        f'<div class="drawing"><div class="plot" id="{key}-plot" aria-hidden="true" style="min-height:{height}px">'
+        f"</div>{slider_html(chart)}</div>"
+        f'<figcaption id="{key}-summary">{summary}</figcaption>'
         f"<details><summary>Data as a table</summary>{tables}</details></figure>"
     )
 
@@ -59,7 +59,8 @@ def slider_html(chart: Chart) -> str:
     last, label = len(chart.frames) - 1, escape(chart.frames[-1].label)
     return (
         f'<label class="slider">Measured at <output>{label}</output>'
-        f'<input type="range" min="0" max="{last}" value="{last}" data-chart="{chart.key}" aria-valuetext="{label}">'
+        f'<input type="range" min="0" max="{last}" value="{last}" data-chart="{chart.key}" '
+        f'aria-valuetext="{label}">'
         "</label>"
     )
 
@@ -75,6 +76,7 @@ def table_html(table: Table) -> str:
         for first, *rest in (table.rows[place] for place in kept)
     )
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>'
+        f"<caption>{caption}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pullback.report.series import NamedRun
-from pullback.report.text import as_dict, cell, escape, shorten
+from pullback.report.text import as_dict, cell, escape, number, shorten
 
 SEVERITIES = ("critical", "warning", "info")
 MOST_FAILURES = 60
@@ -35,11 +35,8 @@ def _finding(values: dict[str, Any], run_name: str) -> str:
     where += [f"layer {values['layer']}"] if values.get("layer") else []
     steps = values.get("steps")
     if isinstance(steps, list) and steps:
-        where.append(
-            f"steps {cell(steps[0])} to {cell(steps[-1])}"
-            if steps[0] != steps[-1]
-            else f"step {cell(steps[0])}"
-        )
+        ends = [str(each) if isinstance(each, str) else number(each) for each in (steps[0], steps[-1])]
+        where.append(f"steps {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"step {ends[0]}")
     evidence = "".join(
         f"<div><dt>{escape(shorten(key, 60))}</dt><dd>{cell(value)}</dd></div>"
         for key, value in as_dict(values.get("evidence")).items()

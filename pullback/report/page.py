@@ -1,4 +1,4 @@
-"""Puts the page together: one file that needs no network, whose scripts are the two it came with and no other."""
+"""Puts the page together: one file that needs no network and runs the two scripts it came with, no other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def write_report(
 ) -> Path:
     """Write the report of one run, or of several laid over each other, as one self-contained HTML file.
 
-    The page works offline, shows all that comes from a run as text, and appears under its name only once it is whole.
+    The page works offline, shows all that comes from a run as text, and appears under its name only once it
+    is whole.
 
     Args:
         run_or_runs: what ``load_run`` returns, the folder of a run, or a list of these.
@@ -48,14 +49,13 @@ def write_report(
         >>> write_report(folder + "/run", folder + "/report.html").name
         'report.html'
     """
+    where = f"write_report({path})"
     runs, path = read_runs("write_report", run_or_runs), Path(path)
     if path.is_dir():
-        raise input_error(
-            f"write_report({path})", "the path of a file", "a folder", "Add a file name such as report.html"
-        )
+        raise input_error(where, "the path of a file", "a folder", "Add a file name such as report.html")
     if path.exists() and not overwrite:
         remedy = "Choose another path, or pass overwrite=True"
-        raise input_error(f"write_report({path})", "a path that is free", "an existing file", remedy)
+        raise input_error(where, "a path that is free", "an existing file", remedy)
     text = page_html(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -101,8 +101,8 @@ def page_html(runs: Sequence[NamedRun]) -> str:
 {parts}
 {failures}
 </main>
-<footer><p>Drag over a chart to zoom in, double-click to return. This file is complete: it loads nothing from the
-network.</p></footer>
+<footer><p>Drag over a chart to zoom in, double-click to return. This file is complete: it loads nothing from
+the network.</p></footer>
 <script type="application/json" id="charts">{script_json(figures)}</script>
 <script id="plotly">{plotly}</script>
 <script>{own}</script>

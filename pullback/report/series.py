@@ -1,7 +1,7 @@
 """Reads the numbers of a run for drawing, and takes nothing about them for granted.
 
-A run may come from another version or another hand: a metric may be missing at some steps, or hold a text where a
-number belongs. Such values become NaN here, so that the charts need not care.
+A run may come from another version or another hand: a metric may be missing at some steps, or hold a text
+where a number belongs. Such values become NaN here, so that the charts need not care.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def name_runs(runs: Sequence[Run]) -> list[NamedRun]:
 
 
 def read_series(run: Run, probe: str, metric: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric, one value a step (the last one stored); empty if it holds no number at all."""
+    """Steps and values of a metric, one value a step (the last one stored); empty if it holds no number."""
     steps, values = run.series(probe, metric)
     by_step = {step: as_float(value) for step, value in zip(steps, values, strict=True)}
     if not any(isinstance(value, int | float) for value in values):

@@ -1,7 +1,8 @@
 """Turns what a run holds into text that is safe to show: escaping, shortening, and numbers for readers.
 
-Everything in a run is untrusted. A name goes through ``escape`` on its way into HTML, through ``plotly_text`` on its
-way into a chart (Plotly reads a subset of HTML in labels), and through ``script_json`` on its way into a script.
+Everything in a run is untrusted. A name goes through ``escape`` on its way into HTML, through
+``plotly_text`` on its way into a chart (Plotly reads a subset of HTML in labels), and through
+``script_json`` on its way into a script.
 """
 
 from __future__ import annotations
@@ -61,8 +62,13 @@ def as_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def superscript(exponent: int) -> str:
+    """An exponent in raised digits."""
+    return str(exponent).translate(_SUPERSCRIPTS)
+
+
 def number(value: object, digits: int = 4) -> str:
-    """A number for readers, to ``digits`` significant digits: ``0.02512``, ``101,770``, ``3.1×10⁻⁷``, ``NaN``."""
+    """A number to ``digits`` significant digits: ``0.02512``, ``101,770``, ``3.1×10⁻⁷``, ``NaN``."""
     as_given = as_float(value)
     if math.isnan(as_given):
         return "NaN"
@@ -73,9 +79,10 @@ def number(value: object, digits: int = 4) -> str:
     size = abs(as_given)
     if 1e-3 <= size < 1e6:
         places = max(0, digits - 1 - math.floor(math.log10(size)))
-        return f"{as_given:,.{places}f}".replace("-", "−")
+        text = f"{as_given:,.{places}f}"
+        return (text.rstrip("0").rstrip(".") if places else text).replace("-", "−")
     mantissa, exponent = f"{as_given:.{digits - 1}e}".split("e")
-    return mantissa.replace("-", "−") + "×10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    return mantissa.rstrip("0").rstrip(".").replace("-", "−") + "×10" + superscript(int(exponent))
 
 
 def percent(value: object) -> str:
@@ -89,7 +96,7 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return number(seconds)
     if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
+        return f"{number(1000 * seconds, 2)} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 

@@ -10,9 +10,20 @@ import pytest
 
 from pullback.runs import Run, RunWriter, load_run
 
-LAYERS = ("conv1.weight", "conv2.weight", "block.0.fc.weight", "block.1.fc.weight", "fc.weight", "head.weight")
+LAYERS = (
+    "conv1.weight",
+    "conv2.weight",
+    "block.0.fc.weight",
+    "block.1.fc.weight",
+    "fc.weight",
+    "head.weight",
+)
 SCRIPT = "<script>alert(1)</script>"
-NASTY = (SCRIPT, "</script><img src=x onerror=alert(2)>", '<b>"bold"</b> & <a href="http://evil.example">x</a>')
+NASTY = (
+    SCRIPT,
+    "</script><img src=x onerror=alert(2)>",
+    '<b>"bold"</b> & <a href="http://evil.example">x</a>',
+)
 
 META = {
     "pullback": "0.1.0",
@@ -24,7 +35,9 @@ META = {
 }
 
 
-def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: int = 256, stored: int = 4) -> Run:
+def write_full_run(
+    path: Path, seed: int = 0, num_steps: int = 60, num_samples: int = 256, stored: int = 4
+) -> Run:
     """A run with all probes: smooth curves with noise, ten classes, some findings, one failure."""
     random = np.random.default_rng(seed)
     speed = 1 + 0.4 * seed
@@ -42,11 +55,16 @@ def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: 
             writer.append(
                 step,
                 "gradients",
-                {"mean_gradient_norm": noisy(rms * (0.6 * math.exp(-3 * t) + 0.08)), "rms_gradient_norm": rms},
+                {
+                    "mean_gradient_norm": noisy(rms * (0.6 * math.exp(-3 * t) + 0.08)),
+                    "rms_gradient_norm": rms,
+                },
             )
             rank = noisy(6 + 60 * t)
             top = noisy(rms**2 * 0.4, 0.05)
-            eigenvalues = [float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)]
+            eigenvalues = [
+                float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)
+            ]
             m1 = rms**2 / 101770
             writer.append(
                 step,
@@ -62,7 +80,9 @@ def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: 
                     "normalisation": "mean",
                 },
             )
-            flow = [noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))]
+            flow = [
+                noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))
+            ]
             share = np.array(flow) ** 2 / np.sum(np.array(flow) ** 2)
             writer.append(
                 step,
@@ -101,7 +121,9 @@ def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: 
         labels = np.sort(random.integers(0, 10, num_samples))
         for place in range(stored):
             step = 10 * round(place * (num_steps - 1) / max(stored - 1, 1))
-            writer.write_array(step, "alignment", "cosine", cosines(random, labels, place / max(stored - 1, 1)))
+            writer.write_array(
+                step, "alignment", "cosine", cosines(random, labels, place / max(stored - 1, 1))
+            )
             writer.write_array(step, "alignment", "labels", labels.astype(np.int64))
         for finding in FINDINGS:
             writer.append(590, "finding", finding)
@@ -163,18 +185,31 @@ def write_nasty_run(path: Path) -> Run:
         for place, loss in enumerate(losses):
             writer.append(place, "loss", {"loss": loss, "accuracy": math.nan})
             writer.append(place, "gradients", {"mean_gradient_norm": 0.0, "rms_gradient_norm": loss})
-            kernel = {"M1": loss, "M2": 0.0, "conditioning": "wide", "effective_rank": None, "eigenvalues": [loss, 0.0, -1e-9]}
+            kernel = {
+                "M1": loss,
+                "M2": 0.0,
+                "conditioning": "wide",
+                "effective_rank": None,
+                "eigenvalues": [loss, 0.0, -1e-9],
+            }
             writer.append(place, "kernel", kernel)
             norms = dict(zip(NASTY, [loss, 0.0, 1.0], strict=True))
             flow = {"gradient_norm": norms, "trace_share": norms, "slope": math.nan, "verdict": NASTY[0]}
             writer.append(place, "flow", flow)
             writer.append(place, "sharpness", {"hessian": loss, "limit": math.nan, "optimizer": NASTY[0]})
-            writer.append(place, "alignment", {"mean_cosine": math.nan, "worst_pairs": [[NASTY[0], 1, 2], "no pair"]})
+            writer.append(
+                place, "alignment", {"mean_cosine": math.nan, "worst_pairs": [[NASTY[0], 1, 2], "no pair"]}
+            )
         cosine = np.full((3, 3), np.nan, dtype=np.float32)
         writer.write_array(2, "alignment", "cosine", cosine)
         writer.append_error(3, NASTY[0], ValueError(NASTY[1]))
         finding = {"name": NASTY[0], "severity": NASTY[1], "layer": NASTY[2], "steps": [NASTY[0], 2]}
-        texts = {"evidence": {NASTY[0]: NASTY[1]}, "threshold": NASTY[0], "source": NASTY[1], "action": NASTY[2]}
+        texts = {
+            "evidence": {NASTY[0]: NASTY[1]},
+            "threshold": NASTY[0],
+            "source": NASTY[1],
+            "action": NASTY[2],
+        }
         writer.append(5, "finding", finding | texts)
     return load_run(path)
 
@@ -186,7 +221,9 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return write_full_run(tmp_path_factory.mktemp("runs") / "small", seed=1, num_steps=8, num_samples=20, stored=2)
+    return write_full_run(
+        tmp_path_factory.mktemp("runs") / "small", seed=1, num_steps=8, num_samples=20, stored=2
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,327 @@
+"""What is refused and how, the checks each call makes on itself, and that they can fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback import reference
+from pullback.kernels import coverage
+from pullback.kernels.factors import OuterFactor
+from pullback.kernels.rules.registry import RULES
+from tests.cases import CASES, build
+from tests.compare import assert_different
+
+CE = nn.CrossEntropyLoss()
+
+
+def small_mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def data(n: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 4), torch.arange(n) % 3
+
+
+def test_batch_norm_in_train_mode() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    with pytest.raises(pb.UnsupportedError, match=r"batch norm in train mode in layer `1`\. Call model.eval\(\) first"):
+        pb.backward_kernel(model, CE, *data())
+    plain = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
+    with pytest.raises(pb.UnsupportedError, match="in layer `1`"):
+        pb.backward_kernel(plain, CE, *data())
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.AlphaDropout(0.5)])
+def test_dropout_in_train_mode(drop: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), drop, nn.Linear(5, 3))
+    with pytest.raises(pb.UnsupportedError, match="dropout in train mode"):
+        pb.backward_kernel(model, CE, *data())
+    assert pb.backward_kernel(model.eval(), CE, *data()).total.shape == (6, 6)
+
+
+def test_attention_dropout_in_train_mode() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x.view(-1, 2, 4)).chunk(3, -1)
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0).mean(1)
+
+    x, y = torch.randn(6, 8), torch.arange(6) % 4
+    with pytest.raises(pb.UnsupportedError, match="attention dropout in train mode"):
+        pb.backward_kernel(Attention(), CE, x, y)
+    encoder = nn.Sequential(nn.Unflatten(1, (2, 4)), _Encoder())
+    with pytest.raises(pb.UnsupportedError, match="dropout in train mode"):
+        pb.backward_kernel(encoder, CE, x, y)
+
+
+class _Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0].mean(1)
+
+
+def test_recurrent_dropout_in_train_mode() -> None:
+    model = nn.LSTM(3, 4, num_layers=2, dropout=0.3)
+    with pytest.raises(pb.UnsupportedError, match="dropout in train mode in layer ``"):
+        pb.backward_kernel(model, CE, torch.randn(2, 5, 3), torch.zeros(2, dtype=torch.long))
+
+
+def test_a_model_that_mixes_samples() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) - self.linear(x).mean(0)
+
+    with pytest.raises(pb.UnsupportedError, match="do not depend on the rest of the batch"):
+        pb.backward_kernel(Centred(), CE, *data())
+
+
+def test_a_loss_that_mixes_samples() -> None:
+    def contrastive(z: Tensor, y: Tensor) -> Tensor:
+        return (z @ z.T).logsumexp(1)
+
+    with pytest.raises(pb.UnsupportedError, match="do not depend on the rest of the batch"):
+        pb.backward_kernel(small_mlp(), contrastive, *data())
+
+
+def test_a_random_model() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x + torch.randn_like(x))
+
+    with pytest.raises(pb.UnsupportedError, match="draw random numbers"):
+        pb.backward_kernel(Noisy(), CE, *data())
+
+
+def test_a_scalar_loss() -> None:
+    with pytest.raises(pb.InputError, match=r"one loss per sample, shape \(6,\).*got a scalar.*reduction='none'"):
+        pb.backward_kernel(small_mlp(), F.cross_entropy, *data())
+
+
+def test_a_loss_without_parameters() -> None:
+    with pytest.raises(pb.UnsupportedError, match="a loss that depends on the parameters"):
+        pb.backward_kernel(small_mlp(), lambda z, y: z.detach().sum(1), *data())
+
+
+@pytest.mark.parametrize("call", [pb.backward_kernel, pb.plan_kernel, pb.GradientMatrix])
+def test_bad_data(call: Any) -> None:
+    """Each entry point: empty, mismatched, non-finite, labels out of range, infinite loss."""
+    model, (x, y) = small_mlp(), data()
+    name = call.__name__
+    with pytest.raises(pb.InputError, match=f"{name}: expected `x` with at least one sample, got no data"):
+        call(model, CE, x[:0], y[:0])
+    with pytest.raises(pb.InputError, match=f"{name}: expected `x` and `y` of the same length, got 6 and 5 samples"):
+        call(model, CE, x, y[:5])
+    broken = x.clone()
+    broken[0, 2] = float("nan")
+    with pytest.raises(pb.InputError, match="finite numbers in `x`, got NaN or infinity in sample 0"):
+        call(model, CE, broken, y)
+    with pytest.raises(pb.InputError, match="labels from 0 to 2, got 7 for sample 0"):
+        call(model, CE, x, torch.full_like(y, 7))
+    with pytest.raises(pb.InputError, match="a finite loss for every sample, got inf for sample 0"):
+        call(model, lambda z, t: z.sum(1) / torch.zeros(len(z)), x.abs() + 1, y)
+    with pytest.raises(pb.InputError, match="one common first axis"):
+        call(model, CE, {"a": x, "b": x[:3]}, y)
+    with pytest.raises(pb.InputError, match="parameters or modules among .*got 'nowhere'"):
+        call(model, CE, x, y, params=["nowhere"])
+    with pytest.raises(pb.InputError, match="`model` to be an nn.Module, got function"):
+        call(lambda z: z, CE, x, y)
+    with pytest.raises(pb.InputError, match="a model with trainable parameters, got none"):
+        call(small_mlp().requires_grad_(False), CE, x, y)
+
+
+def test_half_a_second_set() -> None:
+    x, y = data()
+    with pytest.raises(pb.InputError, match="`x2` and `y2` together, got only `x2`. Pass `y2` too"):
+        pb.backward_kernel(small_mlp(), CE, x, y, x2=x)
+
+
+def test_two_sets_on_different_paths() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) if x[0, 0] > 0 else self.b(x)
+
+    x, y = data()
+    with pytest.raises(pb.InputError, match="the same path through the model"):
+        pb.backward_kernel(Branch(), CE, x.abs() + 1, y, x2=-x.abs() - 1, y2=y)
+
+
+def test_memory_limit() -> None:
+    model, (x, y) = small_mlp(), data(40)
+    plan = pb.plan_kernel(model, CE, x, y)
+    with pytest.raises(pb.InputError, match=r"a `memory_limit` of at least \d+ bytes for 40 x 40, got 1000"):
+        pb.backward_kernel(model, CE, x, y, memory_limit=1000)
+    kept = pb.backward_kernel(model, CE, x, y, memory_limit=plan.peak_bytes)
+    assert kept.plan.peak_bytes <= plan.peak_bytes
+    conv = nn.Sequential(nn.Conv2d(8, 128, 3), nn.Flatten(), nn.Linear(128 * 36, 3))
+    images = torch.randn(256, 8, 8, 8), torch.arange(256) % 3
+    free = pb.plan_kernel(conv, CE, *images)
+    limit = free.peak_bytes - free.piece_bytes + 2 * 2**20
+    tight = pb.backward_kernel(conv, CE, *images, memory_limit=limit)
+    assert tight.plan.peak_bytes <= limit < free.peak_bytes
+    loose = pb.backward_kernel(conv, CE, *images)
+    assert torch.allclose(tight.total, loose.total, rtol=1e-4)
+
+
+def test_plan_costs_what_is_run() -> None:
+    """The plan from one sample is the plan of the run."""
+    for case in CASES:
+        model, loss_fn, x, y = build(case, 6)
+        if case.name == "tokens":
+            continue  # embedding costs depend on how many tokens differ, which one sample cannot tell
+        before, after = pb.plan_kernel(model, loss_fn, x, y), pb.backward_kernel(model, loss_fn, x, y).plan
+        assert [(a.parameters, a.form, a.flops) for a in before.layers] == [
+            (b.parameters, b.form, b.flops) for b in after.layers
+        ], case.name
+        assert before.shape == (6, 6)
+
+
+def test_form_follows_cost() -> None:
+    """Ghost exactly where N T^2 (d + p) < d p (N + 2 T), up to the bias's 1."""
+    x, y = torch.randn(64, 12, 16), torch.randn(64, 12, 16)
+    for positions, form in ((1, "ghost"), (2, "ghost"), (12, "materialise")):
+        plan = pb.plan_kernel(nn.Linear(16, 16), nn.MSELoss(), x[:, :positions], y[:, :positions])
+        assert plan.layers[0].form == form
+
+
+# The checks that every call makes must be able to fail: break the engine and see.
+
+
+def test_a_scaled_factor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: one layer's rows 0.1 percent too large."""
+    rule = RULES[F.linear]
+    broken = lambda call: replace(rule.build(call), gradients=rule.build(call).gradients * 1.001)  # noqa: E731
+    monkeypatch.setitem(RULES, F.linear, replace(rule, build=broken))
+    with pytest.raises(pb.UnsupportedError, match="a difference of"):
+        pb.backward_kernel(small_mlp(), CE, *data())
+
+
+def test_wrong_rows_in_the_middle_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: only samples that are not checked one by one are wrong."""
+    rule = RULES[F.linear]
+
+    def broken(call: Any) -> OuterFactor:
+        factor = rule.build(call)
+        gradients = factor.gradients.clone()
+        gradients[1:-1] *= 1.01
+        return replace(factor, gradients=gradients)
+
+    monkeypatch.setitem(RULES, F.linear, replace(rule, build=broken))
+    with pytest.raises(pb.SelfCheckError, match="summed gradient of `0.weight` to agree with the ordinary gradient"):
+        pb.backward_kernel(small_mlp(), CE, *data())
+    with pytest.raises(pb.SelfCheckError, match="summed gradient of"):
+        pb.GradientMatrix(small_mlp(), CE, *data())
+
+
+def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: the rows are right and the kernel made from them is not."""
+    from pullback.kernels.factors import GhostPiece
+
+    right = GhostPiece.tile
+
+    def broken(self: Any, out: Tensor, *args: Any, **kwargs: Any) -> None:
+        right(self, out, *args, **kwargs)
+        out[0, 0] *= 1.5
+
+    monkeypatch.setattr(GhostPiece, "tile", broken)
+    with pytest.raises(pb.SelfCheckError, match="summed kernel of"):
+        pb.backward_kernel(small_mlp(), CE, *data())
+
+
+def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: a weight used twice loses the terms between its uses."""
+    case = next(case for case in CASES if case.name == "tied")
+    model, loss_fn, x, y = build(case, 5)
+    right = pb.backward_kernel(model, loss_fn, x, y).total
+    monkeypatch.setattr(coverage, "_joined", lambda factors: factors[0])
+    with pytest.raises(pb.UnsupportedError, match="for sample 0 and parameter"):
+        pb.backward_kernel(model, loss_fn, x, y)
+    monkeypatch.setattr(coverage, "check_sample", lambda *a: None)
+    monkeypatch.setattr(coverage.SumChecks, "evaluate", lambda self: None)
+    assert_different(pb.backward_kernel(model, loss_fn, x, y).total, right, 0.01)
+
+
+def test_a_use_no_rule_sees_goes_to_the_fallback() -> None:
+    """A weight used by a rule and once more elsewhere is taken whole by the fallback, and stays exact."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + 0.1 * self.linear.weight.square().sum()
+
+    model, (x, y) = Twice(), data()
+    kernel = pb.backward_kernel(model, CE, x, y)
+    assert {layer.parameters: layer.form for layer in kernel.plan.layers} == {
+        ("linear.bias",): "dense",
+        ("linear.weight",): "fallback",
+    } or "linear.weight" in next(layer.parameters for layer in kernel.plan.layers if layer.form == "fallback")
+    assert torch.allclose(kernel.total, reference.total_kernel(model, CE, x, y), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_disturbed() -> None:
+    """Modes, gradients, weights, buffers, hooks and random state are as before, also after an error."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    calls: list[int] = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    x, y = data()
+
+    def state() -> tuple[Any, ...]:
+        weights = [p.clone() for p in model.parameters()]
+        buffers = [b.clone() for b in model.buffers()]
+        modes = [m.training for m in model.modules()]
+        hooks = len(model[0]._forward_hooks)
+        return weights, buffers, modes, hooks, torch.get_rng_state(), [p.grad for p in model.parameters()]
+
+    def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+        tensors = all(torch.equal(s, t) for left, right in zip(a[:2], b[:2], strict=True) for s, t in zip(left, right, strict=True))
+        grads = all(s is t for s, t in zip(a[5], b[5], strict=True))
+        return tensors and a[2:4] == b[2:4] and torch.equal(a[4], b[4]) and grads
+
+    before = state()
+    pb.backward_kernel(model, CE, x, y)
+    assert same(before, state())
+    with pytest.raises(pb.InputError):
+        pb.backward_kernel(model, F.cross_entropy, x, y)
+    model[1].train()
+    before = state()
+    with pytest.raises(pb.UnsupportedError):
+        pb.backward_kernel(model, CE, x, y)
+    assert same(before, state())
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+
+
+def test_under_no_grad() -> None:
+    """The caller's no_grad does not matter."""
+    model, (x, y) = small_mlp(), data()
+    expected = pb.backward_kernel(model, CE, x, y).total
+    with torch.no_grad():
+        assert torch.equal(pb.backward_kernel(model, CE, x, y).total, expected)
