@@ -39,7 +39,7 @@ def reset_peak() -> None:
 
 
 def clocks() -> tuple[float, float, float]:
-    """Seconds so far: of processor time of the whole machine, of this process and its children, and of the wall."""
+    """Seconds so far: processor time of the machine, that of this process and its children, wall time."""
     user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     machine = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
     return machine, sum(os.times()[:4]), time.perf_counter()

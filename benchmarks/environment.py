@@ -9,6 +9,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+BUSY = 0.05  # of the machine, used by others during the timed calls: worth a warning
 PACKAGES = ("pullback", "torch", "numpy", "backpack-for-pytorch", "opacus")
 
 

@@ -76,7 +76,7 @@ def pullback(problem: Problem) -> Call:
 
 
 def vmap_grad(chunk: int) -> Callable[[Problem], Call]:
-    """torch.func, ``chunk`` samples at a time, into rows allocated once; ``chunk_size=`` would join copies."""
+    """torch.func, ``chunk`` samples at a time, into rows allocated once (``chunk_size=`` would copy)."""
 
     def prepare(problem: Problem) -> Call:
         from torch.func import functional_call, grad, vmap

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from environment import BUSY
+
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -48,14 +50,14 @@ def _notes(result: dict[str, Any]) -> list[str]:
         flops = result["gemm_flops"]
         rate = flops / result["methods"]["gemm"]["median_seconds"]
         notes.append(f"`gemm`: {flops / 1e9:.3g} GFLOP at {rate / 1e9:.3g} GFLOP/s.")
-    if (others := max(row.get("others", 0) for row in result["methods"].values())) > 0.05:
+    if (others := max(row.get("others", 0) for row in result["methods"].values())) > BUSY:
         notes.append(f"Disturbed: other work took up to {others:.0%} of the machine during timed calls.")
     for method, row in result["methods"].items():
         if "skipped" in row:
             notes.append(f"`{method}` was skipped: {row['skipped']}.")
         elif method not in result["reported"]:
             notes.append(f"Slower variant: {method}, {row['median_seconds']:.3g} s.")
-    return notes
+    return ["- " + note for note in notes]
 
 
 def _environment(facts: dict[str, Any]) -> str:

@@ -21,7 +21,6 @@ CASES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.stem 
 TOLERANCE = (
     1e-3  # of the Frobenius norm: what float32 sums in another order may differ by, with room to spare
 )
-BUSY = 0.05  # of the machine, used by others during the timed calls: worth a warning
 
 Reports = dict[str, list[dict[str, Any]]]  # method -> what its child processes reported, one per round
 
@@ -60,7 +59,11 @@ def run_rounds(name: str, case: ModuleType, options: argparse.Namespace) -> Repo
             report = run_child(name, method, options)
             reports.setdefault(method, []).append(report)
             shown = report.get("skipped") or ", ".join(f"{s:.3f} s" for s in report["seconds"])
-            shown += f"  (other work: {report['others']:.0%})" if report.get("others", 0) > BUSY else ""
+            shown += (
+                f"  (other work: {report['others']:.0%})"
+                if report.get("others", 0) > environment.BUSY
+                else ""
+            )
             print(f"{name}  round {i + 1}  {method}: {shown}", flush=True)
         if i == 0:
             check_agreement(name, reports)

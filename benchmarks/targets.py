@@ -27,7 +27,9 @@ def lowest(rows: Rows, names: Iterable[str], field: str) -> tuple[str, float] | 
 
 def faster(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
     """At least ``factor`` times faster than the fastest peer."""
-    text = f"at least {factor:g}x faster than the fastest peer"
+    text = (
+        f"at least {factor:g}x faster than the fastest peer" if factor > 1 else "as fast as the fastest peer"
+    )
     best = lowest(rows, peers, "median_seconds")
     if best is None or ours not in rows:
         return verdict(text, "not measured", None)
@@ -37,7 +39,8 @@ def faster(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdic
 
 def leaner(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
     """At most 1/``factor`` of the peak memory of the leanest peer."""
-    text = f"at most 1/{factor:g} of the peak memory of the leanest peer"
+    share = f"1/{factor:g} of" if factor > 1 else ""
+    text = f"at most {share} the peak memory of the leanest peer".replace("  ", " ")
     best = lowest(rows, peers, "peak_bytes")
     if best is None or ours not in rows:
         return verdict(text, "not measured", None)

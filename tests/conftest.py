@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
 settings.register_profile("pullback", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("pullback")
 

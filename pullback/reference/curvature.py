@@ -36,7 +36,8 @@ def dense_gauss_newton(model: nn.Module, loss_fn: LossFunction, x: Tensor, y: Ba
     def outputs(vector: Tensor) -> Tensor:
         return view(x, view.unflatten(vector))
 
-    value, jacobian = outputs(flat), torch.func.jacrev(outputs)(flat)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
+        value, jacobian = outputs(flat), torch.func.jacrev(outputs)(flat)
 
     def linearised_loss(step: Tensor) -> Tensor:
         return per_sample_loss(loss_fn, value + jacobian @ step, y).mean()

@@ -137,7 +137,8 @@ def log_axis(title: str, values: Sequence[float], **options: Any) -> Figure:
     span = max(top - bottom, 0.1)
     reach = {"type": "log", "range": [bottom - 0.06 * span, top + 0.06 * span]}
     if span >= 2:
-        decades = range(math.floor(bottom), math.ceil(top) + 1, math.ceil(span / 5))
+        stride = math.ceil(span / 5)
+        decades = range(math.floor(bottom / stride) * stride, math.ceil(top) + 1, stride)
         ticks = [10.0**decade for decade in decades]
     else:
         multiples = (1, 2, 5) if span >= 0.6 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)

@@ -61,6 +61,8 @@ def write_figures(
     where = f"write_figures({folder})"
     runs = read_runs("write_figures", run)
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise input_error(where, "the path of a folder", "a file", "Choose another path")
     charts = [chart for section in SECTIONS for chart in charts_of(section, runs)[0]]
     names = [f"{chart.key}{ending}" for chart in charts for ending in (".csv", ".png")[: 1 + images]]
     taken = [name for name in names if (folder / name).exists()]

@@ -12,11 +12,13 @@ from pullback.runs import Run, load_run
 
 def read_runs(where: str, given: Run | str | Path | Sequence[Run | str | Path]) -> list[NamedRun]:
     """Read runs that are given by path, and name all of them by their folders."""
-    several: list[object] = [given] if isinstance(given, Run | str | Path) else list(given)
+    several: list[object] = list(given) if isinstance(given, list | tuple) else [given]
     if not several:
         raise input_error(where, "at least one run", "an empty list", "Pass a run or the path of one")
+    runs = []
     for each in several:
         if not isinstance(each, Run | str | Path):
-            remedy = "Pass what `load_run` returns, or the folder of a run"
+            remedy = "Pass what `load_run` returns, the folder of a run, or a list of these"
             raise input_error(where, "a run or the path of one", type(each).__name__, remedy)
-    return name_runs([each if isinstance(each, Run) else load_run(each) for each in several])
+        runs.append(each if isinstance(each, Run) else load_run(each))
+    return name_runs(runs)

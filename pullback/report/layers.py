@@ -1,4 +1,4 @@
-"""The charts of signal propagation: one number a layer, over depth and over training, for each run by itself."""
+"""The charts of signal propagation: one number a layer, over depth and over training."""
 
 from __future__ import annotations
 

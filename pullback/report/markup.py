@@ -45,8 +45,8 @@ def chart_html(chart: Chart) -> str:
     return (
         f'<figure id="{key}" aria-labelledby="{key}-title" aria-describedby="{key}-summary">'
         f'<h3 id="{key}-title">{escape(chart.title)}</h3><p class="reading">{escape(chart.reading)}</p>'
-        f'<div class="drawing"><div class="plot" id="{key}-plot" aria-hidden="true" style="min-height:{height}px">'
-        f"</div>{slider_html(chart)}</div>"
+        f'<div class="drawing"><div class="plot" id="{key}-plot" aria-hidden="true" '
+        f'style="min-height:{height}px"></div>{slider_html(chart)}</div>'
         f'<figcaption id="{key}-summary">{summary}</figcaption>'
         f"<details><summary>Data as a table</summary>{tables}</details></figure>"
     )

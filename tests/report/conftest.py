@@ -115,8 +115,12 @@ def write_full_run(
             alignment = {"mean_cosine": mean_cosine, "conflict_fraction": conflict, "worst_pairs": pairs}
             writer.append(step, "alignment", alignment)
             writer.append(step, "cost", {"seconds": noisy(1e-4, 0.2)})
-            if place % 10 == 9:
-                epoch = {"epoch": place // 10, "train_loss": noisy(loss), "test_loss": noisy(loss + 0.1 * t)}
+            if place % (num_steps // 6) == num_steps // 6 - 1:
+                epoch = {
+                    "epoch": place // (num_steps // 6),
+                    "train_loss": noisy(loss),
+                    "test_loss": noisy(loss + 0.1 * t),
+                }
                 writer.append(step, "epoch", epoch | {"test_accuracy": accuracy - 0.03})
         labels = np.sort(random.integers(0, 10, num_samples))
         for place in range(stored):

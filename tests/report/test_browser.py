@@ -1,0 +1,156 @@
+"""The page in a real browser: drawn, quiet, within its width, and usable from the keyboard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from pullback.report import write_report
+
+BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+SCRIPT = "<script>alert(1)</script>"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not BROWSER, reason="no Chromium: set PULLBACK_CHROMIUM or install one"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def open_report(browser, tmp_path_factory):
+    """Opens the report of some runs; what the page complains about or asks for is collected in ``page.trouble``."""
+
+    def opened(*runs):
+        path = write_report(list(runs), tmp_path_factory.mktemp("page") / "report.html")
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.trouble = []
+        page.on("console", lambda message: page.trouble.append(message.text))
+        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
+        page.on(
+            "request", lambda request: page.trouble.append(request.url) if "http" in request.url else None
+        )
+        page.goto(path.as_uri())
+        page.wait_for_timeout(200)
+        return page
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def full(open_report, full_run):
+    return open_report(full_run)
+
+
+@pytest.fixture(scope="module")
+def nasty(open_report, nasty_run):
+    return open_report(nasty_run)
+
+
+def undrawn(page):
+    return page.evaluate(
+        "[...document.querySelectorAll('.plot')].filter(e => !e.querySelector('.main-svg')).map(e => e.id)"
+    )
+
+
+def overflow(page):
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+@pytest.mark.parametrize("kind", ["full", "nasty"])
+def test_every_chart_is_drawn_without_a_complaint(kind, request):
+    page = request.getfixturevalue(kind)
+    assert page.locator(".plot").count() >= 11
+    assert undrawn(page) == []
+    assert page.trouble == []
+
+
+def test_the_page_would_notice_a_script_that_does_not_belong(open_report, empty_run):
+    page = open_report(empty_run)
+    assert page.trouble == []
+    page.evaluate(
+        "{ const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); }"
+    )
+    page.wait_for_timeout(50)
+    assert page.evaluate("window.ran") is None
+    assert "Content Security Policy" in page.trouble[0]
+
+
+@pytest.mark.parametrize("kind", ["full", "nasty"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_window(kind, width, request):
+    page = request.getfixturevalue(kind)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    page.wait_for_timeout(300)
+    assert overflow(page) <= 0
+    wide = page.evaluate("Math.max(...[...document.querySelectorAll('.main-svg')].map(e => e.clientWidth))")
+    assert 0 < wide <= width
+    columns = page.evaluate("getComputedStyle(document.querySelector('.charts')).gridTemplateColumns")
+    assert len(columns.split()) == (2 if width == 1280 else 1)
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = false; })")
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_several_runs_fit_too(open_report, full_run, small_run):
+    page = open_report(full_run, small_run)
+    assert undrawn(page) == []
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_timeout(300)
+    assert overflow(page) <= 0
+    assert page.trouble == []
+
+
+def test_names_show_as_they_are(nasty):
+    assert SCRIPT in nasty.locator("#share-plot .legendtext").all_text_contents()
+    assert any(text.startswith('<b>"bold"') for text in nasty.locator("#share-plot text").all_text_contents())
+    assert SCRIPT in nasty.locator("#findings").inner_text()
+    assert nasty.locator("main b, main img, main a, svg a").count() == 0
+
+
+def test_tables_and_slider_are_reached_by_the_keyboard(full):
+    full.locator("#loss summary").evaluate("each => each.blur()")
+    reached = []
+    for _ in range(60):
+        full.keyboard.press("Tab")
+        reached.append(
+            full.evaluate(
+                "(document.activeElement.closest('figure')?.id || '') + document.activeElement.tagName"
+            )
+        )
+        if reached[-1] == "cosineINPUT":
+            break
+    assert "lossSUMMARY" in reached
+    assert reached[-1] == "cosineINPUT"
+    before = full.locator("#cosine-plot .heatmaplayer image").first.get_attribute("xlink:href")
+    full.keyboard.press("ArrowLeft")
+    assert full.locator("#cosine output").inner_text() == "step 390"
+    full.wait_for_timeout(200)
+    assert full.locator("#cosine-plot .heatmaplayer image").first.get_attribute("xlink:href") != before
+    full.locator("#loss summary").focus()
+    full.keyboard.press("Enter")
+    assert full.locator("#loss table").is_visible()
+
+
+def test_charts_follow_the_colour_scheme(full):
+    ink = "getComputedStyle(document.querySelector('#loss-plot .xtick text')).fill"
+    light = full.evaluate(ink)
+    full.emulate_media(color_scheme="dark")
+    full.wait_for_timeout(300)
+    assert full.evaluate(ink) != light
+    full.emulate_media(color_scheme="light")

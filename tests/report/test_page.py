@@ -1,0 +1,226 @@
+"""The page as text: complete, self-contained, and free of anything that a run could smuggle in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pullback._checks import InputError
+from pullback.report import write_report
+from pullback.report.sections import SECTIONS, charts_of
+from pullback.report.series import name_runs
+from pullback.runs import RunWriter, load_run
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text outside scripts and styles, and the scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif not self._inside:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory):
+    def written(*runs, **options):
+        return write_report(list(runs), tmp_path_factory.mktemp("page") / "report.html", **options)
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def full(write, full_run):
+    return Page(write(full_run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def nasty(write, nasty_run):
+    return Page(write(nasty_run).read_text(encoding="utf-8"))
+
+
+def test_every_chart_has_heading_sentence_numbers_and_table(full, full_run):
+    figures = {each["id"]: each for each in full.all("figure")}
+    ids = Counter(attributes["id"] for _, attributes in full.tags if attributes.get("id"))
+    assert max(ids.values()) == 1
+    made = [chart for section in SECTIONS for chart in charts_of(section, name_runs([full_run]))[0]]
+    assert list(figures) == [chart.key for chart in made]
+    for chart in made:
+        assert figures[chart.key]["aria-labelledby"] in ids
+        assert figures[chart.key]["aria-describedby"] in ids
+        for said in (chart.title, chart.reading, *chart.summary, *(table.caption for table in chart.tables)):
+            assert said in full.text
+    assert len(full.all("details")) == len(made) + 1  # and the settings
+    assert len(full.all("table")) >= len(made)
+
+
+def test_long_tables_are_thinned_and_say_so(write, tmp_path):
+    with RunWriter(tmp_path / "long", {}) as writer:
+        for step in range(500):
+            writer.append(step, "loss", {"loss": 1.0})
+    page = Page(write(load_run(tmp_path / "long")).read_text(encoding="utf-8"))
+    assert "(60 of 500 rows)" in page.text
+    assert len(page.all("tr")) == 61
+
+
+def test_the_head_shows_the_run_and_its_key_numbers(full):
+    for said in ("ConvNet", "101,770 parameters", "SGD, learning rate 0.05", "CrossEntropyLoss"):
+        assert said in full.text
+    assert re.search(r"Test accuracy95\.\d %", full.text)
+    assert re.search(r"Sharpness4\d\.\d\d?10\d(\.\d)? % of 2/lr = 40", full.text)
+    assert [attributes["lang"] for attributes in full.all("html")] == ["en"]
+
+
+def test_findings_stand_in_order_of_severity(full):
+    names = ("Learning rate too high", "Vanishing gradients", "Conflicting gradients")
+    places = [full.text.index(name) for name in names]
+    assert places == sorted(places)
+    assert "layer conv1.weight" in full.text
+
+
+def test_links_lead_somewhere(full):
+    ids = {attributes.get("id") for _, attributes in full.tags}
+    inner = [each["href"] for each in full.all("a")]
+    assert len(inner) > 10
+    assert all(href.startswith("#") and href[1:] in ids for href in inner)
+
+
+@pytest.mark.parametrize("kind", ["full", "nasty"])
+def test_nothing_is_loaded_and_nothing_else_is_linked(kind, request):
+    page = request.getfixturevalue(kind)
+    assert not any("src" in attributes or "srcset" in attributes for _, attributes in page.tags)
+    assert all(each["href"] == "data:," for each in page.all("link"))
+    assert {each["href"][0] for each in page.all("a")} == {"#"}
+    assert "url(" not in page.all("style")
+    assert not {tag for tag, _ in page.tags} & {"img", "iframe", "object", "embed", "base", "form", "b", "i"}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+@pytest.mark.parametrize("kind", ["full", "nasty"])
+def test_exactly_the_two_scripts_of_the_policy_can_run(kind, request):
+    page = request.getfixturevalue(kind)
+    policy = next(each["content"] for each in page.all("meta") if "http-equiv" in each)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in page.scripts]
+    assert len(page.scripts) == 3
+    assert page.all("script")[0]["type"] == "application/json"
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert re.findall(r"sha256-([^']+)'", policy) == digests[1:]
+
+
+def test_names_from_a_run_are_text(nasty):
+    assert nasty.text.count(SCRIPT) > 10
+    assert "</script><img src=x onerror=alert(2)>" in nasty.text
+    assert '<b>"bold"</b> & <a href="http://evil.example">x</a>' in nasty.text
+    assert "nasty & 'mean'" in nasty.text
+    assert "&lt;" not in nasty.text  # nothing is escaped twice
+
+
+def test_names_are_escaped_for_plotly_too(nasty):
+    blob = nasty.scripts[0]
+    assert not set("<>&") & set(blob)
+    charts = json.loads(blob)
+    assert set(charts) == {each["id"] for each in nasty.all("figure")}
+    assert charts["share"]["data"][0]["name"] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    texts = re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(charts, ensure_ascii=False))
+    assert all(text.startswith("%{") for text in texts if "<" in text)  # our own hover templates
+
+
+def test_failed_probes_are_listed(nasty, full):
+    assert "Probes that failed" in nasty.text
+    assert "ValueError: </script><img src=x onerror=alert(2)>" in nasty.text
+    assert "RuntimeError: no room for 3 vectors" in full.text
+
+
+def test_an_empty_run_makes_a_page_that_says_so(write, empty_run):
+    page = Page(write(empty_run).read_text(encoding="utf-8"))
+    assert "No findings stored." in page.text
+    assert page.text.count("not measured") >= 12
+    assert "Probes that failed" not in page.text
+    assert page.all("figure") == []
+
+
+def test_several_runs_stand_in_one_table(write, full_run, small_run, empty_run):
+    page = Page(write(full_run, small_run, empty_run).read_text(encoding="utf-8"))
+    assert "3 training runs compared" in page.text
+    rows = page.text[page.text.index("3 training runs") : page.text.index("What the numbers say")]
+    assert all(name in rows for name in ("full", "small", "empty"))
+
+
+def test_damaged_lines_are_mentioned(write, tmp_path):
+    with RunWriter(tmp_path / "torn", {}) as writer:
+        writer.append(0, "loss", {"loss": 1.0})
+    with (tmp_path / "torn" / "records.jsonl").open("a") as file:
+        file.write('{"step": 1, "pro')
+    with pytest.warns(UserWarning, match="1 damaged lines"):
+        run = load_run(tmp_path / "torn")
+    text = Page(write(run).read_text(encoding="utf-8")).text
+    assert "Damaged lines of the record that were skipped: torn: 1." in text
+
+
+def test_a_path_is_read_and_its_folder_made(full_run, tmp_path):
+    path = write_report(str(full_run.path), tmp_path / "new" / "report.html")
+    assert path == tmp_path / "new" / "report.html"
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+def test_nothing_is_overwritten_unless_asked(empty_run, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"a path that is free, got an existing file\. .*overwrite=True"):
+        write_report(empty_run, path)
+    assert path.read_text() == "mine"
+    assert "</html>" in write_report(empty_run, path, overwrite=True).read_text(encoding="utf-8")
+
+
+def test_nothing_half_written_stays(empty_run, tmp_path, monkeypatch):
+    def fail(self, target):
+        raise OSError("disk full")  # noqa: EM101
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(empty_run, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusable_arguments_are_refused(empty_run, tmp_path):
+    with pytest.raises(InputError, match="expected the path of a file, got a folder"):
+        write_report(empty_run, tmp_path)
+    with pytest.raises(InputError, match="expected at least one run, got an empty list"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(InputError, match="expected a run or the path of one, got int"):
+        write_report([empty_run, 3], tmp_path / "report.html")
+
+
+def test_plotly_is_not_imported_before_it_is_needed():
+    code = "import sys, pullback.report; sys.exit('plotly' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
