@@ -63,9 +63,14 @@ def nasty(open_report, nasty_run):
 
 
 def undrawn(page):
-    return page.evaluate(
-        "[...document.querySelectorAll('.plot')].filter(e => !e.querySelector('.main-svg')).map(e => e.id)"
-    )
+    """Ids of the charts that Plotly did not draw."""
+    return page.locator(".plot:not(:has(.main-svg))").evaluate_all("all => all.map(each => each.id)")
+
+
+def map_drawn(page):
+    """The cosine map as the data URL of its image."""
+    image = page.locator("#cosine-plot .heatmaplayer image").first
+    return image.evaluate("each => each.href.baseVal")
 
 
 def overflow(page):
@@ -83,9 +88,11 @@ def test_every_chart_is_drawn_without_a_complaint(kind, request):
 def test_the_page_would_notice_a_script_that_does_not_belong(open_report, empty_run):
     page = open_report(empty_run)
     assert page.trouble == []
-    page.evaluate(
-        "{ const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); }"
-    )
+    page.evaluate("""() => {
+        const added = document.createElement("script");
+        added.textContent = "window.ran = 1";
+        document.body.append(added);
+    }""")
     page.wait_for_timeout(50)
     assert page.evaluate("window.ran") is None
     assert "Content Security Policy" in page.trouble[0]
@@ -137,11 +144,11 @@ def test_tables_and_slider_are_reached_by_the_keyboard(full):
             break
     assert "lossSUMMARY" in reached
     assert reached[-1] == "cosineINPUT"
-    before = full.locator("#cosine-plot .heatmaplayer image").first.get_attribute("xlink:href")
+    before = map_drawn(full)
     full.keyboard.press("ArrowLeft")
     assert full.locator("#cosine output").inner_text() == "step 390"
     full.wait_for_timeout(200)
-    assert full.locator("#cosine-plot .heatmaplayer image").first.get_attribute("xlink:href") != before
+    assert map_drawn(full) != before
     full.locator("#loss summary").focus()
     full.keyboard.press("Enter")
     assert full.locator("#loss table").is_visible()

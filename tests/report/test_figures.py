@@ -80,7 +80,7 @@ def test_a_missing_kaleido_is_named_and_nothing_is_written(small_run, tmp_path, 
         raise ImportError(name)
 
     monkeypatch.setattr(figures.importlib, "import_module", fail)
-    with pytest.raises(InputError, match="the package kaleido.*none installed.*pass images=False"):
+    with pytest.raises(InputError, match=r"the package kaleido.*none installed.*pass images=False"):
         write_figures(small_run, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
 
@@ -88,7 +88,9 @@ def test_a_missing_kaleido_is_named_and_nothing_is_written(small_run, tmp_path, 
 def test_a_missing_browser_is_named_and_nothing_is_written(small_run, tmp_path, monkeypatch):
     monkeypatch.setattr(figures.importlib, "import_module", lambda name: None)
     monkeypatch.setenv("PULLBACK_CHROMIUM", str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="a Chromium or Chrome, got none among .*nothing.*pass images=False"):
+    with pytest.raises(
+        InputError, match=r"a Chromium or Chrome, got none among .*nothing.*pass images=False"
+    ):
         write_figures(small_run, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
 
@@ -97,7 +99,7 @@ def test_a_browser_that_fails_leaves_nothing(small_run, tmp_path, monkeypatch):
     class Kaleido:
         @staticmethod
         def write_fig_from_object_sync(jobs, kopts):
-            raise RuntimeError("no display")  # noqa: EM101
+            raise RuntimeError("no display")
 
     monkeypatch.setattr(figures.importlib, "import_module", lambda name: Kaleido)
     monkeypatch.setattr(figures, "find_browser", lambda: "browser")
