@@ -31,9 +31,7 @@ def describe(threads: int) -> dict[str, object]:
 
 def cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def installed(name: str) -> str:
@@ -51,7 +49,5 @@ def commit() -> str:
     if head.returncode:
         return "unknown"
     paths = ["pullback", "benchmarks", ":!benchmarks/results", ":!benchmarks/README.md"]
-    status = subprocess.run(
-        [*git, "status", "--porcelain", "--", *paths], capture_output=True, text=True, check=True
-    )
+    status = subprocess.run([*git, "status", "--porcelain", "--", *paths], capture_output=True, text=True, check=True)
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -176,8 +176,5 @@ def gemm_flops(problem: Problem) -> float:
     """Operations of ``gemm``, an add and a multiply counted as two."""
     n = len(problem.x)
     return float(
-        sum(
-            2 * n * n * (d + p) if T == 1 else 2 * n * T * d * p + 2 * n * n * d * p
-            for T, d, p in problem.products
-        )
+        sum(2 * n * n * (d + p) if T == 1 else 2 * n * T * d * p + 2 * n * n * d * p for T, d, p in problem.products)
     )

@@ -18,9 +18,7 @@ import render
 
 HERE = Path(__file__).parent
 CASES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.stem != "__init__")
-TOLERANCE = (
-    1e-3  # of the Frobenius norm: what float32 sums in another order may differ by, with room to spare
-)
+TOLERANCE = 1e-3  # of the Frobenius norm: what float32 sums in another order may differ by, with room to spare
 
 Reports = dict[str, list[dict[str, Any]]]  # method -> what its child processes reported, one per round
 
@@ -59,11 +57,7 @@ def run_rounds(name: str, case: ModuleType, options: argparse.Namespace) -> Repo
             report = run_child(name, method, options)
             reports.setdefault(method, []).append(report)
             shown = report.get("skipped") or ", ".join(f"{s:.3f} s" for s in report["seconds"])
-            shown += (
-                f"  (other work: {report['others']:.0%})"
-                if report.get("others", 0) > environment.BUSY
-                else ""
-            )
+            shown += f"  (other work: {report['others']:.0%})" if report.get("others", 0) > environment.BUSY else ""
             print(f"{name}  round {i + 1}  {method}: {shown}", flush=True)
         if i == 0:
             check_agreement(name, reports)
@@ -134,18 +128,12 @@ def run_case(name: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", nargs="+", choices=CASES, default=CASES, metavar="NAME", help=", ".join(CASES)
-    )
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, metavar="NAME", help=", ".join(CASES))
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all methods of a case")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="of the number of samples; 1 is what is published"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples; 1 is what is published")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument(
-        "--render", action="store_true", help="only write the tables of the results into README.md"
-    )
+    parser.add_argument("--render", action="store_true", help="only write the tables of the results into README.md")
     options = parser.parse_args()
     if not options.render:
         for name in options.only:

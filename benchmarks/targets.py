@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-Rows = dict[
-    str, dict[str, Any]
-]  # family of methods -> the row of its fastest variant; skipped ones are absent
+Rows = dict[str, dict[str, Any]]  # family of methods -> the row of its fastest variant; skipped ones are absent
 Verdict = dict[str, Any]  # text, reached, met
 
 
@@ -27,9 +25,7 @@ def lowest(rows: Rows, names: Iterable[str], field: str) -> tuple[str, float] | 
 
 def faster(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
     """At least ``factor`` times faster than the fastest peer."""
-    text = (
-        f"at least {factor:g}x faster than the fastest peer" if factor > 1 else "as fast as the fastest peer"
-    )
+    text = f"at least {factor:g}x faster than the fastest peer" if factor > 1 else "as fast as the fastest peer"
     best = lowest(rows, peers, "median_seconds")
     if best is None or ours not in rows:
         return verdict(text, "not measured", None)

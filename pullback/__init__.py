@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pullback._version import __version__
+
 if TYPE_CHECKING:
     from pullback import functional, modules, monitor, reference
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from pullback.report import write_figures, write_report
     from pullback.runs import Run, load_run
     from pullback.spectral import Eigenpairs, eigenvalues
-
-__version__ = "0.1.0"
 
 _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
@@ -56,10 +56,42 @@ _HOME = {
 _PACKAGES = ("functional", "modules", "monitor", "reference")
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # noqa: PLE0604  # built from the table above, so that the two cannot differ
+__all__ = [
+    "Eigenpairs",
+    "Finding",
+    "GaussNewton",
+    "GradientMatrix",
+    "Hessian",
+    "InputError",
+    "Kernel",
+    "KernelPlan",
+    "ModelView",
+    "Monitor",
+    "PullbackError",
+    "Run",
+    "SelfCheckError",
+    "UnsupportedError",
     "__version__",
-    *sorted(_WHERE),
-    *_PACKAGES,
+    "alignment",
+    "backward_kernel",
+    "compare_curvatures",
+    "diagnose",
+    "eigenvalues",
+    "functional",
+    "layer_flow",
+    "layer_jacobians",
+    "layer_spectra",
+    "load_run",
+    "modules",
+    "moments",
+    "monitor",
+    "plan_kernel",
+    "reference",
+    "sharpness",
+    "spectrum",
+    "trade_off",
+    "write_figures",
+    "write_report",
 ]
 
 

@@ -27,7 +27,9 @@ def _classes(n: int, count: int) -> Tensor:
 
 
 def mlp(n: int) -> Made:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 5, bias=False), nn.Tanh(), nn.Linear(5, 4))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 5, bias=False), nn.Tanh(), nn.Linear(5, 4)
+    )
     return model, nn.CrossEntropyLoss(), torch.randn(n, 3, 4), _classes(n, 4)
 
 

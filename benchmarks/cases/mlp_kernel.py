@@ -10,9 +10,7 @@ import targets as to_reach
 import torch
 from torch import nn
 
-TITLE = (
-    "MLP 3072-128x5-10, ReLU, cross-entropy, N = 2048, float32: total backward kernel and every layer's block"
-)
+TITLE = "MLP 3072-128x5-10, ReLU, cross-entropy, N = 2048, float32: total backward kernel and every layer's block"
 WIDTHS = (3072, 128, 128, 128, 128, 128, 10)
 PEERS = ("torch.func vmap(grad)", "BackPACK BatchGrad", "opacus GradSampleModule")
 
@@ -24,9 +22,7 @@ def build(scale: float) -> methods.Problem:
         layers += [nn.Linear(d, p), nn.ReLU()]
     n = max(2, round(2048 * scale))
     products = tuple((1, d, p) for d, p in itertools.pairwise(WIDTHS))
-    return methods.Problem(
-        nn.Sequential(*layers[:-1]), torch.randn(n, WIDTHS[0]), torch.randint(10, (n,)), products
-    )
+    return methods.Problem(nn.Sequential(*layers[:-1]), torch.randn(n, WIDTHS[0]), torch.randint(10, (n,)), products)
 
 
 METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {

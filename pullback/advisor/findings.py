@@ -39,4 +39,6 @@ class Finding:
     def __str__(self) -> str:
         place = f" in {self.layer}" if self.layer else ""
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items())
-        return f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}). {self.action}."
+        return (
+            f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}). {self.action}."
+        )

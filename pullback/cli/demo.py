@@ -41,7 +41,11 @@ def command(
     from pullback.cli.training import evaluate, make_optimizer, train
     from pullback.modules import MLP
 
-    for name, number in (("--width", width), ("--depth", depth), ("--epochs", 1 if epochs is None else epochs)):
+    for name, number in (
+        ("--width", width),
+        ("--depth", depth),
+        ("--epochs", 1 if epochs is None else epochs),
+    ):
         check_positive("demo", name, number)
     dataset = _load(data, data_root, seed)
     torch.manual_seed(seed)
@@ -59,7 +63,10 @@ def command(
     epochs = epochs or max(1, round(DEFAULT_STEPS / dataset.num_batches(BATCH_SIZE)))
     _make_room(out, force=force)
     about = {"data": f"{dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test samples"}
-    with pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about) as monitor, _progress(epochs) as advance:
+    with (
+        pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about) as monitor,
+        _progress(epochs) as advance,
+    ):
         fine = train(
             model,
             loss_fn,

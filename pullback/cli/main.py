@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pullback import __version__
 from pullback._checks import PullbackError
+from pullback._version import __version__
 from pullback.cli import demo, diagnose, report
 
 app = typer.Typer(
@@ -33,7 +33,8 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

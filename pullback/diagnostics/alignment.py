@@ -62,7 +62,10 @@ def alignment(kernel: Kernel | Tensor, *, num_pairs: int = 10) -> Alignment:
     cosine = (total * inverse.unsqueeze(1) * inverse.unsqueeze(0)).clamp(-1, 1)
     pairs = n * (n - 1) / 2
     off = cosine.sign()
-    signs, agreeing = float(off.sum() - off.diagonal().sum()), int((off > 0).sum() - (off.diagonal() > 0).sum())
+    signs, agreeing = (
+        float(off.sum() - off.diagonal().sum()),
+        int((off > 0).sum() - (off.diagonal() > 0).sum()),
+    )
     positive = agreeing / 2
     negative = positive - signs / 2
     mean = float((cosine.sum(dtype=torch.float64) - cosine.diagonal().sum(dtype=torch.float64)) / (2 * pairs))

@@ -91,7 +91,9 @@ def sharpness(
     return Sharpness(pairs[0], pairs[1], lr)
 
 
-def compare_curvatures(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch, *, k: int = 1) -> dict[str, Eigenpairs]:
+def compare_curvatures(
+    model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch, *, k: int = 1
+) -> dict[str, Eigenpairs]:
     """Largest eigenvalues of the Hessian, Gauss-Newton, empirical Fisher and backward kernel, all with 1/N.
 
     The last two agree always (G^T G / N and G G^T / N share their non-zero eigenvalues). They are no stand-in for

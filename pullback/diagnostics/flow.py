@@ -14,7 +14,11 @@ from pullback.kernels import Kernel
 from pullback.spectral import largest_eigenvalues
 
 VERDICT_CHANGE = math.log(100.0)  # squared norms that change a hundredfold from the last layer to the first
-WEIGHT_RULES = ("linear", "conv", "fallback")  # the layers the slope is fitted over: norms and tables scale otherwise
+WEIGHT_RULES = (
+    "linear",
+    "conv",
+    "fallback",
+)  # the layers the slope is fitted over: norms and tables scale otherwise
 
 
 @dataclass(frozen=True)

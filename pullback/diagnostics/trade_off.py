@@ -12,7 +12,10 @@ from pullback.diagnostics.moments import moments
 from pullback.kernels import Kernel
 
 REINFORCING = 0.3  # mean cosine above which samples are said to reinforce each other
-WELL, ILL = 0.5, 0.75  # log(spread) / log(N): 0 for orthogonal gradients of equal length, 1 for a single direction
+WELL, ILL = (
+    0.5,
+    0.75,
+)  # log(spread) / log(N): 0 for orthogonal gradients of equal length, 1 for a single direction
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,4 @@ def trade_off(kernel: Kernel | Tensor) -> TradeOff:
         f"mean cosine {found.mean_cosine:.3g}, {found.conflict_fraction:.1%} of pairs in conflict, "
         f"spread {spread:.3g} of at most {n}"
     )
-    return TradeOff(
-        label, found.mean_cosine, found.conflict_fraction, spread, f"{pull}. {cost}. ({numbers}.)"
-    )
+    return TradeOff(label, found.mean_cosine, found.conflict_fraction, spread, f"{pull}. {cost}. ({numbers}.)")

@@ -64,7 +64,10 @@ def load_digits(seed: int = 0) -> Dataset:
         from sklearn.datasets import load_digits as sklearn_digits
     except ModuleNotFoundError:
         raise input_error(
-            "load_digits", "scikit-learn, which ships the digits", "no such package", "pip install 'pullback[demo]'"
+            "load_digits",
+            "scikit-learn, which ships the digits",
+            "no such package",
+            "pip install 'pullback[demo]'",
         ) from None
     x, y = sklearn_digits(return_X_y=True)
     images = torch.tensor(x / 8.0 - 1.0, dtype=torch.float32).view(-1, 1, 8, 8)  # pixels run from 0 to 16

@@ -103,7 +103,10 @@ def _module_loss(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str) -
     if plain_bce or type(loss_fn) is nn.MSELoss:
         if plain_bce:
             each = F.binary_cross_entropy_with_logits(
-                outputs, targets, reduction="none", pos_weight=loss_fn.pos_weight
+                outputs,
+                targets,
+                reduction="none",
+                pos_weight=loss_fn.pos_weight,  # type: ignore[arg-type]
             )
         else:
             each = F.mse_loss(outputs, targets, reduction="none")

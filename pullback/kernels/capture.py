@@ -72,10 +72,15 @@ def capture(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: s
         own = list(view.parameters.values())
         if not losses.requires_grad:
             raise unsupported(
-                where, "a loss that depends on the parameters", "one that does not", "Check for detach() or no_grad"
+                where,
+                "a loss that depends on the parameters",
+                "one that does not",
+                "Check for detach() or no_grad",
             )
         gradients = torch.autograd.grad(
-            losses.sum(), [*(use.edge for use in uses), *(alias for _, alias in aliases), *own], allow_unused=True
+            losses.sum(),
+            [*(use.edge for use in uses), *(alias for _, alias in aliases), *own],
+            allow_unused=True,
         )
     for use, gradient in zip(uses, gradients, strict=False):
         use.output_gradient = gradient
@@ -130,7 +135,10 @@ class _Recorder(TorchFunctionMode):
         signature, is_active, what = _REFUSED[func]
         arguments = dict(zip(signature, args, strict=False)) | kwargs
         if is_active(arguments):
-            known = (self.names.get(id(arguments.get("weight"))), self.buffers.get(id(arguments.get("running_mean"))))
+            known = (
+                self.names.get(id(arguments.get("weight"))),
+                self.buffers.get(id(arguments.get("running_mean"))),
+            )
             layer = layer_of(known[0]) if known[0] else known[1]
             raise unsupported(
                 self.where,
@@ -153,7 +161,21 @@ _REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], 
         "attention dropout",
     ),
     F.multi_head_attention_forward: (
-        (*"query key value embed_dim num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn".split(), "dropout_p"),
+        (
+            *[
+                "query",
+                "key",
+                "value",
+                "embed_dim",
+                "num_heads",
+                "in_proj_weight",
+                "in_proj_bias",
+                "bias_k",
+                "bias_v",
+                "add_zero_attn",
+            ],
+            "dropout_p",
+        ),
         lambda a: bool(a.get("training", True)) and a.get("dropout_p", 0.0) > 0,
         "attention dropout",
     ),

@@ -27,7 +27,6 @@ from pullback.kernels.factors import DenseFactor, Factor, OuterFactor, UnusedFac
 from pullback.kernels.fallback import fallback_rows
 from pullback.kernels.rules.registry import Call
 
-
 UNSEEN = ("vmap fallback", "unused")  # names of the rules whose parameters no recorded call holds
 
 

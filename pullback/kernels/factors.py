@@ -352,7 +352,7 @@ class OuterFactor(Factor):
         return torch.einsum("ntgp,ntgd->gpd", d, a)
 
     def squared_norms(self) -> Tensor:
-        T, g, d, p = self.dims
+        T, _, d, p = self.dims
         if self.weight is None or T * (d + p) >= 2 * d * p:
             return super().squared_norms()
         blocks = []

@@ -39,7 +39,9 @@ def _by_vmap(
     count = num_samples(x)
     per_sample = max(1, view.num_params)
     chunk = max(1, min(count, 2**26 // per_sample))  # near 256 MB of float32 gradients at a time
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(chosen, x, y)
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(
+        chosen, x, y
+    )
     return {name: g.detach() for name, g in gradients.items()}
 
 

@@ -45,7 +45,13 @@ class GradientMatrix(Operator):
     """
 
     def __init__(
-        self, model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch, *, params: Iterable[str] | None = None
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        x: Batch,
+        y: Batch,
+        *,
+        params: Iterable[str] | None = None,
     ) -> None:
         where = "GradientMatrix"
         check_batch(where, x, y)

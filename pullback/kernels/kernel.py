@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
@@ -58,7 +57,8 @@ class Kernel(Operator):
         }
         self.symmetric = symmetric
         self.parameters: Mapping[str, Tensor] = _Blocks(tuple(view.parameters), parameter_block)
-        super().__init__(tuple(self.total.shape), self.total.dtype, self.total.device)
+        rows, columns = self.total.shape
+        super().__init__((rows, columns), self.total.dtype, self.total.device)
 
     def _matmat(self, matrix: Tensor) -> Tensor:
         return self.total @ matrix
@@ -158,8 +158,9 @@ def backward_kernel(
     with undisturbed(model):
         left = capture_factors(view, loss_fn, x, y, where)
         right = None if x2 is None else capture_factors(view, loss_fn, x2, y2, where)
-    right = right and _aligned(right, left)
-    plan = make_plan(left, n1, right and right.num_samples, memory_limit, where)
+    if right is not None:
+        right = _aligned(right, left)
+    plan = make_plan(left, n1, None if right is None else right.num_samples, memory_limit, where)
     return assemble(left, right, plan, where)
 
 
@@ -196,7 +197,9 @@ def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: st
 
 def forward_order(captured: Captured, layers: Iterable[str]) -> list[str]:
     """Layers in the order of first use; those whose use was not seen follow their predecessor in the model."""
-    unseen = {layer_of(n) for f, r in zip(captured.factors, captured.rules, strict=True) if r in UNSEEN for n in f.shapes}
+    unseen = {
+        layer_of(n) for f, r in zip(captured.factors, captured.rules, strict=True) if r in UNSEEN for n in f.shapes
+    }
     order = [layer for layer in layers if layer not in unseen]
     defined = list(captured.view.layers)
     for place, layer in enumerate(defined):

@@ -70,16 +70,10 @@ class KernelPlan:
 
     def __str__(self) -> str:
         rows = [("parameters", "rule", "form", "GFLOP", "MB held")]
-        for layer in self.layers:
-            rows.append(
-                (
-                    ", ".join(layer.parameters),
-                    layer.rule,
-                    layer.form,
-                    f"{layer.flops / 1e9:.3g}",
-                    f"{layer.held_bytes / 2**20:.3g}",
-                )
-            )
+        rows += [
+            (", ".join(a.parameters), a.rule, a.form, f"{a.flops / 1e9:.3g}", f"{a.held_bytes / 2**20:.3g}")
+            for a in self.layers
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.append(

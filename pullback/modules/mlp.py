@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ class MLP(nn.Module):
         check_option("MLP", "normalisation", normalisation, NORMALISATIONS)
         hidden = [
             HiddenLayer(d, p, activation, normalisation, dropout, residual=residual and d == p)
-            for d, p in zip(sizes[:-2], sizes[1:-1], strict=True)
+            for d, p in pairwise(sizes[:-1])
         ]
         self.layers = nn.ModuleList([*hidden, nn.Linear(sizes[-2], sizes[-1])])
         initialise_weights(self, init, sigma_w=sigma_w, sigma_b=sigma_b, seed=seed)

@@ -23,7 +23,7 @@ class Schedule:
 
 
 def is_sparse_turn(measurement: int) -> bool:
-    """Whether a dear probe joins this measurement, counted from 1: the 1st, 2nd, 3rd, 4th, 6th, 8th, 12th, 16th, …
+    """Whether a dear probe joins this measurement: the 1st, 2nd, 3rd, 4th, 6th, 8th, 12th, 16th and so on.
 
     Twice per doubling, so that the cost of n measurements grows with log n, and early training, where most
     happens, is seen best.

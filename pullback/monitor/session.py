@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback import __version__
 from pullback._checks import check_names, check_option, input_error
+from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.monitor.probes import PRESETS, PROBES, Observation, Probe
@@ -121,14 +121,14 @@ class Monitor:
                 for probe in self.probes:
                     if sparse_turn or not probe.sparse:
                         self._run(probe, seen)
-        except Exception as error:  # noqa: BLE001  # whatever happens here is recorded; training goes on
+        except Exception as error:  # whatever happens here is recorded; training goes on
             failure = error
             self._record(lambda: self._writer.append_error(self.num_steps, "monitor", failure))
 
     def _run(self, probe: Probe, seen: Observation) -> None:
         try:
             found = probe.measure(seen)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # as above
             failure = error
             self._record(lambda: self._writer.append_error(self.num_steps, probe.name, failure))
             return
@@ -136,13 +136,13 @@ class Monitor:
             self._record(lambda: self._writer.append(self.num_steps, probe.name, found.values))
         for name, array in found.arrays.items():
             stored = name, array
-            self._record(lambda s=stored: self._writer.write_array(self.num_steps, probe.name, *s))  # type: ignore[misc]
+            self._record(lambda s=stored: self._writer.write_array(self.num_steps, probe.name, *s))
 
     def _record(self, write: Any) -> None:
         """Write, and if the disk refuses say so once and train on."""
         try:
             write()
-        except Exception as error:  # noqa: BLE001  # a full disk must not end a training run
+        except Exception as error:  # a full disk must not end a training run
             if not self._warned:
                 self._warned = True
                 warnings.warn(f"Monitor: a record was lost ({error}); training goes on", stacklevel=3)

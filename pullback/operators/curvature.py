@@ -49,7 +49,10 @@ class CurvatureOperator(Operator):
 
     def _matmat(self, matrix: Tensor) -> Tensor:
         result = torch.zeros_like(matrix)
-        with undisturbed(self.view.model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        with (
+            undisturbed(self.view.model),
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # fused attention has no second derivative
             for (x, y), count in zip(self._batches, self._counts, strict=True):
                 graph = self._graph(x, y)
                 columns = [self._graph_product(graph, vector) for vector in matrix.T]

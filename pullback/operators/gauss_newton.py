@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,7 +69,7 @@ class _Graph:
     slope: list[Tensor]
 
 
-def _derivative(values: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+def _derivative(values: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
     """Transposed derivative of ``values`` in ``inputs`` times ``vectors``; constants contribute nothing."""
     moving = [(value, vector) for value, vector in zip(values, vectors, strict=True) if value.requires_grad]
     if not moving:

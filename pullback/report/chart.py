@@ -144,9 +144,7 @@ def log_axis(title: str, values: Sequence[float], **options: Any) -> Figure:
         multiples = (1, 2, 5) if span >= 0.6 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
         ticks = [m * 10.0**d for d in range(math.floor(bottom) - 1, math.ceil(top) + 1) for m in multiples]
     powers = bottom < -3 or top > 5
-    return (
-        axis(title, **reach, tickvals=ticks, ticktext=[tick_text(tick, powers) for tick in ticks]) | options
-    )
+    return axis(title, **reach, tickvals=ticks, ticktext=[tick_text(tick, powers) for tick in ticks]) | options
 
 
 def tick_text(value: float, powers: bool) -> str:

@@ -53,9 +53,7 @@ def cosine_chart(named: NamedRun) -> Chart | None:
     last = stored[-1]
     data = [_heat(each) | {"visible": each is last} for each in stored]
     layout = below_colour_bar(base_layout(480)) | _axes(last)
-    frames = tuple(
-        Frame(f"step {each.step:,}", [other is each for other in stored], _axes(each)) for each in stored
-    )
+    frames = tuple(Frame(f"step {each.step:,}", [other is each for other in stored], _axes(each)) for each in stored)
     block = -(-len(last.cosine) // MOST_CELLS)
     coarse = f" Each cell is the mean over about {block} by {block} samples." if block > 1 else ""
     return Chart(
@@ -104,9 +102,7 @@ def _heat(matrix: Matrix) -> dict[str, Any]:
             "shape": f"{len(small)},{len(small)}",
         }
     else:
-        z = [
-            drawable([round(each) if np.isfinite(each) else each for each in row]) for row in scaled.tolist()
-        ]
+        z = [drawable([round(each) if np.isfinite(each) else each for each in row]) for row in scaled.tolist()]
     bar = colour_bar((-100, -50, 0, 50, 100), ("−1", "−0.5", "0", "0.5", "1"))
     return {
         "type": "heatmap",

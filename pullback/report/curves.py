@@ -16,8 +16,7 @@ MOST_EIGENVALUES = 12
 LOSS = Spec(
     "loss",
     "Loss on training samples and on the test set",
-    "Lower is better; a test curve that turns up while the training curve still falls is a sign of "
-    "overfitting.",
+    "Lower is better; a test curve that turns up while the training curve still falls is a sign of overfitting.",
     (
         Metric("loss", "loss", "measured samples"),
         Metric("epoch", "train_loss", "training, mean of epoch"),
@@ -77,8 +76,7 @@ ALIGNMENT = Spec(
 SHARPNESS = Spec(
     "sharpness",
     "Sharpness of the loss against the stability limit 2/lr",
-    "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning "
-    "rate.",
+    "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning rate.",
     (
         Metric("sharpness", "hessian", "Hessian"),
         Metric("sharpness", "gauss_newton", "Gauss-Newton"),
@@ -107,9 +105,7 @@ def worst_pairs(named: NamedRun, several: bool) -> Table | None:
     step, listed = found[-1]
     rows: list[list[Cell]] = [list(pair) for pair in listed if isinstance(pair, list) and len(pair) == 3]
     of_run = f" in {named.name}" if several else ""
-    return Table(
-        f"Most opposed pairs of samples{of_run} at step {step:,}", ("Sample", "Sample", "Cosine"), rows
-    )
+    return Table(f"Most opposed pairs of samples{of_run} at step {step:,}", ("Sample", "Sample", "Cosine"), rows)
 
 
 def sharpness_chart(runs: Sequence[NamedRun]) -> Chart | None:
@@ -158,9 +154,7 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
         drawn["hovertemplate"] = f"{line.metric.label} = %{{y:.4~g}} at step %{{x:,}}"
     figure["layout"] |= {"showlegend": several, "hovermode": "closest", "height": 400}
     ends = [line for line in lines if line.legend or line.metric.label == f"λ{MOST_EIGENVALUES}"]
-    title = (
-        f"The {max(int(line.metric.label[1:]) for line in lines)} largest eigenvalues of the gradient kernel"
-    )
+    title = f"The {max(int(line.metric.label[1:]) for line in lines)} largest eigenvalues of the gradient kernel"
     return Chart(
         "spectrum",
         title.replace("The 1 largest eigenvalues", "The largest eigenvalue"),

@@ -103,9 +103,7 @@ def find_browser() -> str:
     try:
         importlib.import_module("kaleido")
     except ImportError:
-        raise input_error(
-            where, "the package kaleido, which draws images", "none installed", _REMEDY
-        ) from None
+        raise input_error(where, "the package kaleido, which draws images", "none installed", _REMEDY) from None
     asked = os.environ.get("PULLBACK_CHROMIUM")
     programs = [asked] if asked else ["chromium", "chromium-browser", "google-chrome", "chrome"]
     found = next((path for name in programs if (path := shutil.which(name))), None)

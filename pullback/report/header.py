@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pullback.report.chart import PALETTE
 from pullback.report.series import NamedRun, finite, last_value, read_series
-from pullback.report.text import as_dict, as_float, clean, duration, escape, number, percent, shorten
+from pullback.report.text import as_dict, as_float, clean, counted, duration, escape, number, percent, shorten
 
 
 def header_html(runs: Sequence[NamedRun]) -> str:
@@ -42,9 +42,7 @@ def _row(place: int, named: NamedRun) -> str:
     """One run of several: its colour in the charts, its name, what was trained, and its key numbers."""
     swatch = f'<span class="swatch" style="background:{PALETTE[place % len(PALETTE)]}"></span>'
     facts = f'<span class="note">{escape(" · ".join(facts_of(named)))}</span>'
-    cells = "".join(
-        f'<td>{value}<span class="note">{note}</span></td>' for _, value, note in key_numbers(named)
-    )
+    cells = "".join(f'<td>{value}<span class="note">{note}</span></td>' for _, value, note in key_numbers(named))
     return f'<tr><th scope="row">{swatch}{escape(named.name)}{facts}</th>{cells}</tr>'
 
 
@@ -59,21 +57,18 @@ def facts_of(named: NamedRun) -> list[str]:
     layers, frozen = model.get("layers"), model.get("frozen")
     if isinstance(layers, list) and layers:
         facts.append(
-            f"{len(layers)} layers"
-            + (f", {len(frozen)} frozen" if isinstance(frozen, list) and frozen else "")
+            counted(len(layers), "layer") + (f", {len(frozen)} frozen" if isinstance(frozen, list) and frozen else "")
         )
     if meta.get("loss"):
         facts.append(shorten(meta["loss"], 60))
     if optimizer.get("class"):
         rate = as_float(optimizer.get("learning_rate"))
-        facts.append(
-            shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else "")
-        )
+        facts.append(shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else ""))
     if meta.get("data"):
         facts.append(f"data: {shorten(meta['data'], 60)}")
     steps = named.run.steps
     facts.append(
-        f"measured at {len(steps)} steps, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
+        f"measured at {counted(len(steps), 'step')}, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
     )
     created = str(meta.get("created", "at an unknown time")).replace("T", " ", 1).replace("+00:00", " UTC")
     facts.append(f"started {shorten(created, 40)}")

@@ -24,7 +24,7 @@ from pullback.report.chart import (
     step_axis,
 )
 from pullback.report.series import Layers, NamedRun, drawable, evenly, finite, read_layers
-from pullback.report.text import number, percent, plotly_text
+from pullback.report.text import counted, number, percent, plotly_text
 
 MOST_TICKS = 16
 MOST_BANDS = 9
@@ -121,19 +121,17 @@ def flow_chart(named: NamedRun) -> Chart | None:
         heat["colorbar"] = colour_bar([math.log10(tick) for tick in scale["tickvals"]], scale["ticktext"])
     layout = below_colour_bar(base_layout(layers_height(layers)))
     layout["xaxis"] = step_axis(steps, showgrid=False)
-    layout["yaxis"] = axis(
-        "", **layer_ticks(layers.names), showgrid=False, range=[len(layers.names) - 0.5, -0.5]
-    )
+    layout["yaxis"] = axis("", **layer_ticks(layers.names), showgrid=False, range=[len(layers.names) - 0.5, -0.5])
     whole = f", from {number(min(positive))} to {number(max(positive))}" if positive else ""
     unusable = int((~np.isfinite(layers.values) | (layers.values <= 0)).sum())
-    gap = f" {unusable} values are zero, NaN or infinite and left blank." if unusable else ""
+    gap = f" Left blank: {counted(unusable, 'value')} at or below zero, NaN or infinite." if unusable else ""
     return Chart(
         "flow",
         "Gradient norm of each layer over training",
         "Colours follow the logarithm of the norm, and the input is at the top: a band that darkens with "
         "time is a layer whose gradient dies out.",
         (
-            f"{len(layers.names)} layers at {len(layers.steps)} steps{whole}.{gap}",
+            f"{counted(len(layers.names), 'layer')} at {counted(len(layers.steps), 'step')}{whole}.{gap}",
             _describe_depth(layers, -1),
         ),
         {"data": [heat], "layout": layout},
@@ -202,7 +200,5 @@ def layer_ticks(names: Sequence[str]) -> Figure:
 
 
 def _table(caption: str, layers: Layers) -> Table:
-    rows: list[list[Cell]] = [
-        [step, *row] for step, row in zip(layers.steps, layers.values.tolist(), strict=True)
-    ]
+    rows: list[list[Cell]] = [[step, *row] for step, row in zip(layers.steps, layers.values.tolist(), strict=True)]
     return Table(caption, ("Step", *layers.names), rows)

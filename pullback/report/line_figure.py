@@ -9,16 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pullback.report.chart import (
-    PALETTE,
-    REFERENCE_COLOUR,
-    Figure,
-    axis,
-    base_layout,
-    log_axis,
-    step_axis,
-    wants_log,
-)
+from pullback.report.chart import PALETTE, REFERENCE_COLOUR, Figure, axis, base_layout, log_axis, step_axis, wants_log
 from pullback.report.series import drawable, evenly, finite
 from pullback.report.text import plotly_text
 
@@ -64,13 +55,9 @@ class Line:
 def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) -> Figure:
     """The figure of some lines; panels stand above each other and share the step axis."""
     used = sorted({line.metric.panel for line in lines})
-    metrics = {
-        panel: list(dict.fromkeys(x.metric for x in lines if x.metric.panel == panel)) for panel in used
-    }
+    metrics = {panel: list(dict.fromkeys(x.metric for x in lines if x.metric.panel == panel)) for panel in used}
     crowded = [metric for each in metrics.values() if len(each) > 1 for metric in each]
-    scales = {
-        p: value_axis(panels[p], [v for x in lines if x.metric.panel == p for v in x.values]) for p in used
-    }
+    scales = {p: value_axis(panels[p], [v for x in lines if x.metric.panel == p for v in x.values]) for p in used}
     data, seen = [], set()
     for line in lines:
         place = metrics[line.metric.panel].index(line.metric)
@@ -81,9 +68,7 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
         data += [dash_key(metric, place) for place, metric in enumerate(crowded)]
     layout = base_layout(300 if len(used) == 1 else 400) | {"hovermode": "x unified", "hoversubplots": "axis"}
     layout["showlegend"] = several or bool(crowded)
-    layout["height"] += (
-        12 * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
-    )
+    layout["height"] += 12 * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
     layout["xaxis"] = step_axis([step for x in lines for step in x.steps], anchor=axis_name(used[-1]))
     for row, panel in enumerate(reversed(used)):
         low, high = row / len(used), (row + 1) / len(used)

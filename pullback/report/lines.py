@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pullback.report.chart import Cell, Chart, Table
 from pullback.report.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines
 from pullback.report.series import NamedRun, read_series
-from pullback.report.text import number, percent
+from pullback.report.text import counted, number, percent
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def describe(line: Line, several: bool, panel: Panel) -> str:
                 text += f"; {word} {show(value)} at step {at:,}"
     if missing:
         bad = next(step for step, v in zip(line.steps, line.values, strict=True) if not math.isfinite(v))
-        text += f"; {missing} values, the first at step {bad:,}, are NaN or infinite and not drawn"
+        text += f"; not drawn: {counted(missing, 'value')} NaN or infinite, the first at step {bad:,}"
     if panel.scale == "log" and low <= 0 < high:
         below = sum(v <= 0 for _, v in pairs)
-        text += f"; {below} values at or below zero are not drawn"
+        text += f"; not drawn: {counted(below, 'value')} at or below zero"
     if len(pairs) > MOST_POINTS:
         text += f"; {MOST_POINTS} of {len(pairs):,} points are drawn"
     return text + "."

@@ -17,9 +17,7 @@ def section_html(section: Section, charts: Sequence[Chart], absent: Sequence[str
     body = f'<div class="charts">{"".join(map(chart_html, charts))}</div>' if charts else ""
     notes = "".join(f'<p class="absent">{sentence}</p>' for sentence in absent)
     heading = f'<h2 id="{section.key}-title">{section.title}</h2>'
-    return (
-        f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}{notes}</section>'
-    )
+    return f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}{notes}</section>'
 
 
 def contents_html(built: Sequence[tuple[Section, list[Chart], list[str]]], failures: bool) -> str:

@@ -74,9 +74,7 @@ def failures_html(runs: Sequence[NamedRun]) -> str:
     heads = (("Run",) if several else ()) + ("Probe", "Error", "Times", "First step", "Last step")
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     more = (
-        f"<p>{len(steps) - MOST_FAILURES} more kinds of failure are left out.</p>"
-        if len(steps) > MOST_FAILURES
-        else ""
+        f"<p>{len(steps) - MOST_FAILURES} more kinds of failure are left out.</p>" if len(steps) > MOST_FAILURES else ""
     )
     return (
         '<section id="failed" aria-labelledby="failed-title"><h2 id="failed-title">Probes that failed</h2>'
@@ -88,8 +86,4 @@ def failures_html(runs: Sequence[NamedRun]) -> str:
 def damage_html(runs: Sequence[NamedRun]) -> str:
     """A sentence about lines of the record that could not be read; empty if all could."""
     told = [f"{escape(named.name)}: {named.run.skipped:,}" for named in runs if named.run.skipped]
-    return (
-        f'<p class="absent">Damaged lines of the record that were skipped: {", ".join(told)}.</p>'
-        if told
-        else ""
-    )
+    return f'<p class="absent">Damaged lines of the record that were skipped: {", ".join(told)}.</p>' if told else ""

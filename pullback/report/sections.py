@@ -41,12 +41,8 @@ SECTIONS = (
         "Training",
         (
             Entry("Loss was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.LOSS)),
-            Entry(
-                "Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)
-            ),
-            Entry(
-                "Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)
-            ),
+            Entry("Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)),
+            Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
             Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
         ),
     ),
@@ -67,9 +63,7 @@ SECTIONS = (
                 "The moments M1 and M2 were not measured (probe “kernel”).",
                 partial(line_chart, curves.MOMENTS),
             ),
-            Entry(
-                "Conditioning was not measured (probe “kernel”).", partial(line_chart, curves.CONDITIONING)
-            ),
+            Entry("Conditioning was not measured (probe “kernel”).", partial(line_chart, curves.CONDITIONING)),
         ),
     ),
     Section(

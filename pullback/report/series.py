@@ -72,9 +72,7 @@ def read_lists(run: Run, probe: str, metric: str) -> tuple[list[int], list[list[
 
 def read_layers(run: Run, probe: str, metric: str) -> Layers | None:
     """A metric that is a dict with one number a layer, or None if it was never measured."""
-    by_step = {
-        step: as_dict(value) for step, value in zip(*run.series(probe, metric), strict=True) if as_dict(value)
-    }
+    by_step = {step: as_dict(value) for step, value in zip(*run.series(probe, metric), strict=True) if as_dict(value)}
     if not by_step:
         return None
     names = list(dict.fromkeys(name for values in by_step.values() for name in values))

@@ -85,6 +85,11 @@ def number(value: object, digits: int = 4) -> str:
     return mantissa.rstrip("0").rstrip(".").replace("-", "−") + "×10" + superscript(int(exponent))
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: ``1 step``, ``2,000 steps``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def percent(value: object) -> str:
     """A fraction as a percentage with one decimal."""
     fraction = as_float(value)

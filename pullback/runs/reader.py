@@ -91,7 +91,7 @@ class Run:
 
         try:
             group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
-            return np.asarray(group[f"{probe}/{step}/{name}"][...])
+            return np.asarray(group[f"{probe}/{step}/{name}"])
         except Exception as error:  # noqa: BLE001  # a damaged store fails in many ways; the run stays readable
             warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=2)
             return None

@@ -116,9 +116,7 @@ def _floor(diagonal: list[Tensor], off: list[Tensor]) -> float:
     return 10 * torch.finfo(off[-1].dtype).eps * scale
 
 
-def _ritz(
-    diagonal: list[Tensor], off: list[Tensor], k: int, which: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _ritz(diagonal: list[Tensor], off: list[Tensor], k: int, which: str) -> tuple[Tensor, Tensor, Tensor]:
     """Chosen eigenpairs of the tridiagonal matrix, descending, and their residuals."""
     d, b = torch.stack(diagonal).double(), torch.stack(off).double()
     matrix = torch.diag(d) + torch.diag(b[:-1], 1) + torch.diag(b[:-1], -1)

@@ -32,9 +32,7 @@ def test_profile_equals_the_reference() -> None:
     assert flow.trace_share.tolist() == pytest.approx([float(blocks[layer].trace()) / total for layer in flow.layers])
 
 
-@pytest.mark.parametrize(
-    ("sigma_w", "factor", "verdict"), [(0.9, 0.600371, "vanishing"), (2.5, 1.585225, "exploding")]
-)
+@pytest.mark.parametrize(("sigma_w", "factor", "verdict"), [(0.9, 0.600371, "vanishing"), (2.5, 1.585225, "exploding")])
 def test_ordered_and_chaotic_networks(sigma_w: float, factor: float, verdict: str) -> None:
     """S0-22: tanh, depth 20, width 500, sigma_b 0.3; ln |g|^2 changes by ln chi_1 a layer, within a tenth."""
     model = MLP([64, *[500] * 20, 10], "tanh", init="gaussian", sigma_w=sigma_w, sigma_b=0.3)

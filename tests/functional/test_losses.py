@@ -26,7 +26,10 @@ LOSSES = [
     (nn.CrossEntropyLoss(reduction="sum"), "class"),
     (nn.CrossEntropyLoss(label_smoothing=0.2), "class"),
     (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)), "class"),
-    (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64), reduction="sum"), "class"),
+    (
+        nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64), reduction="sum"),
+        "class",
+    ),
     (nn.CrossEntropyLoss(), "probabilities"),
     (nn.BCEWithLogitsLoss(), "unit"),
     (nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor([2.0], dtype=torch.float64)), "unit"),
@@ -126,14 +129,21 @@ def test_output_hessian(loss_fn: nn.Module, kind: str, n: int, c: int) -> None:
 
 @pytest.mark.parametrize(
     ("loss_fn", "kind"),
-    [(nn.CrossEntropyLoss(), "class"), (nn.BCEWithLogitsLoss(), "unit"), (nn.MSELoss(), "real"), (nn.MSELoss(reduction="sum"), "real")],
+    [
+        (nn.CrossEntropyLoss(), "class"),
+        (nn.BCEWithLogitsLoss(), "unit"),
+        (nn.MSELoss(), "real"),
+        (nn.MSELoss(reduction="sum"), "real"),
+    ],
 )
 def test_sampled_targets_have_the_output_hessian_as_their_mean(loss_fn: nn.Module, kind: str) -> None:
     """Mean of the outer product of loss gradients over drawn targets is the output Hessian (Fisher = Gauss-Newton)."""
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(1, 3, dtype=torch.float64)
     many = z.expand(40_000, 3).clone().requires_grad_()
-    targets = sample_targets(loss_fn, many.detach(), targets_of(kind, z).expand(40_000, *targets_of(kind, z).shape[1:]), generator)
+    targets = sample_targets(
+        loss_fn, many.detach(), targets_of(kind, z).expand(40_000, *targets_of(kind, z).shape[1:]), generator
+    )
     slopes = torch.autograd.grad(per_sample_loss(loss_fn, many, targets).sum(), many)[0]
     expected = output_hessian(loss_fn, z, targets[:1])[0]
     # BCE's mean divides each gradient by C: the outer product then carries 1/C^2 where the Hessian has 1/C

@@ -302,7 +302,11 @@ def test_nothing_is_disturbed() -> None:
         return weights, buffers, modes, hooks, torch.get_rng_state(), [p.grad for p in model.parameters()]
 
     def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-        tensors = all(torch.equal(s, t) for left, right in zip(a[:2], b[:2], strict=True) for s, t in zip(left, right, strict=True))
+        tensors = all(
+            torch.equal(s, t)
+            for left, right in zip(a[:2], b[:2], strict=True)
+            for s, t in zip(left, right, strict=True)
+        )
         grads = all(s is t for s, t in zip(a[5], b[5], strict=True))
         return tensors and a[2:4] == b[2:4] and torch.equal(a[4], b[4]) and grads
 

@@ -49,9 +49,7 @@ def test_cross_kernel(case: Case) -> None:
     """A block of the kernel of both sets together."""
     model, loss_fn, x, y = build(case, 7)
     cut, rest = slice(0, 3), slice(3, 7)
-    kernel = pb.backward_kernel(
-        model, loss_fn, take(x, cut), take(y, cut), x2=take(x, rest), y2=take(y, rest)
-    )
+    kernel = pb.backward_kernel(model, loss_fn, take(x, cut), take(y, cut), x2=take(x, rest), y2=take(y, rest))
     whole = reference.total_kernel(model, loss_fn, x, y)
     assert_same(kernel.total, whole[:3, 3:], scale=float(whole.abs().max()))
     assert_same(torch.stack(list(kernel.layers.values())).sum(0), kernel.total)
@@ -100,6 +98,7 @@ def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 @every_case
 def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """S0-08: the form that never makes a gradient equals the one that does."""
+
     def choose(factor: object, n1: int, n2: int | None) -> str:
         return form if form in factor.forms() else factor.forms()[0]  # type: ignore[attr-defined]
 

@@ -106,7 +106,12 @@ def test_embedding_where_one_token_is_in_every_sample() -> None:
     compare(nn.Sequential(nn.Embedding(40, 5), nn.Tanh(), nn.Linear(5, 2)), x, expect="embedding")
 
 
-@given(st.integers(1, 5), st.lists(small, max_size=2), st.lists(st.integers(2, 4), min_size=1, max_size=2), st.booleans())
+@given(
+    st.integers(1, 5),
+    st.lists(small, max_size=2),
+    st.lists(st.integers(2, 4), min_size=1, max_size=2),
+    st.booleans(),
+)
 def test_layer_norm(n: int, positions: list[int], shape: list[int], bias: bool) -> None:
     compare(nn.LayerNorm(shape, bias=bias), torch.randn(n, *positions, *shape), expect="layer_norm")
 
@@ -116,7 +121,12 @@ def test_rms_norm(n: int, positions: list[int], d: int, eps: float | None) -> No
     compare(nn.RMSNorm(d, eps=eps), torch.randn(n, *positions, d), expect="rms_norm")
 
 
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 2), st.lists(st.integers(2, 3), min_size=1, max_size=3))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.lists(st.integers(2, 3), min_size=1, max_size=3),
+)
 def test_group_norm(n: int, groups: int, per_group: int, space: list[int]) -> None:
     norm = nn.GroupNorm(groups, groups * per_group)
     compare(norm, torch.randn(n, groups * per_group, *space), expect="group_norm")

@@ -31,7 +31,9 @@ def make(seed: int = 0, **options: Any) -> tuple[nn.Module, torch.optim.Optimize
     return model, optimizer, torch.randn(40, 6), torch.arange(40) % 3
 
 
-def train(steps: int, folder: Path | None, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor, **options: Any) -> None:
+def train(
+    steps: int, folder: Path | None, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor, **options: Any
+) -> None:
     """A user's loop, with dropout's random numbers, watched if there is a folder."""
     monitor = None if folder is None else pb.Monitor(model, CE, folder, optimizer=optimizer, **options)
     for _ in range(steps):
@@ -91,10 +93,37 @@ def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
     expected = {
         "loss": {"loss", "accuracy", "batch_loss"},
         "gradients": {"mean_gradient_norm", "rms_gradient_norm"},
-        "kernel": {"M1", "M2", "conditioning", "effective_rank", "eigenvalues", "num_samples", "num_params", "normalisation"},
+        "kernel": {
+            "M1",
+            "M2",
+            "conditioning",
+            "effective_rank",
+            "eigenvalues",
+            "num_samples",
+            "num_params",
+            "normalisation",
+        },
         "alignment": {"mean_cosine", "conflict_fraction", "worst_pairs"},
-        "flow": {"gradient_norm", "frobenius", "spectral", "spectral_residual", "trace_share", "slope", "verdict", "balance"},
-        "sharpness": {"hessian", "gauss_newton", "hessian_residual", "gauss_newton_residual", "learning_rate", "limit", "optimizer", "num_samples"},
+        "flow": {
+            "gradient_norm",
+            "frobenius",
+            "spectral",
+            "spectral_residual",
+            "trace_share",
+            "slope",
+            "verdict",
+            "balance",
+        },
+        "sharpness": {
+            "hessian",
+            "gauss_newton",
+            "hessian_residual",
+            "gauss_newton_residual",
+            "learning_rate",
+            "limit",
+            "optimizer",
+            "num_samples",
+        },
         "cost": {"seconds"},
     }
     for probe, metrics in expected.items():
@@ -109,7 +138,10 @@ def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
 P = 6 * 12 + 12 + 12 * 12 + 12 + 12 * 3 + 3
 
 TWINS = {
-    "loss": lambda k, m, x, y: {"loss": float(CE(m(x), y)), "accuracy": float((m(x).argmax(1) == y).float().mean())},
+    "loss": lambda k, m, x, y: {
+        "loss": float(CE(m(x), y)),
+        "accuracy": float((m(x).argmax(1) == y).float().mean()),
+    },
     "gradients": lambda k, m, x, y: {
         "mean_gradient_norm": float(reference.gradient_matrix(m, CE, x, y).mean(0).norm()),
         "rms_gradient_norm": float(k.diagonal().mean().sqrt()),
@@ -125,8 +157,12 @@ TWINS = {
         "conflict_fraction": float((k.triu(1) < 0).sum() / (len(k) * (len(k) - 1) / 2)),
     },
     "flow": lambda k, m, x, y: {
-        "gradient_norm": {n: float(b.diagonal().mean().sqrt()) for n, b in reference.layer_kernels(m, CE, x, y).items()},
-        "spectral": {n: float(torch.linalg.matrix_norm(b, 2)) / len(k) for n, b in reference.layer_kernels(m, CE, x, y).items()},
+        "gradient_norm": {
+            n: float(b.diagonal().mean().sqrt()) for n, b in reference.layer_kernels(m, CE, x, y).items()
+        },
+        "spectral": {
+            n: float(torch.linalg.matrix_norm(b, 2)) / len(k) for n, b in reference.layer_kernels(m, CE, x, y).items()
+        },
     },
     "sharpness": lambda k, m, x, y: {
         "hessian": float(torch.linalg.eigvalsh(reference.dense_hessian(m, CE, x, y))[-1]),
@@ -158,7 +194,7 @@ def test_samples_are_the_first_of_the_batch(tmp_path: Path) -> None:
 
 
 def test_an_exception_in_training_passes_through(tmp_path: Path) -> None:
-    model, optimizer, x, y = make()
+    model, _, x, y = make()
     with pytest.raises(ZeroDivisionError), pb.Monitor(model, CE, tmp_path / "run", every=1) as monitor:  # noqa: PT012
         monitor.step(x, y)
         raise ZeroDivisionError

@@ -14,7 +14,9 @@ from pullback.operators.base import Operator
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 
-SMOOTH = [c for c in CASES if c.name in ("mlp", "positions", "conv2d", "tied", "frozen", "two_inputs", "sequence_first")]
+SMOOTH = [
+    c for c in CASES if c.name in ("mlp", "positions", "conv2d", "tied", "frozen", "two_inputs", "sequence_first")
+]
 
 
 @pytest.mark.parametrize("case", SMOOTH, ids=lambda case: case.name)
@@ -52,7 +54,10 @@ def test_a_kept_graph_follows_the_weights() -> None:
 def test_gauss_newton_is_the_hessian_of_a_linear_model() -> None:
     model, x, y = nn.Linear(3, 2).double(), torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 2
     data = (x, y)
-    assert_same(GaussNewton(model, nn.CrossEntropyLoss(), data).to_dense(), Hessian(model, nn.CrossEntropyLoss(), data).to_dense())
+    assert_same(
+        GaussNewton(model, nn.CrossEntropyLoss(), data).to_dense(),
+        Hessian(model, nn.CrossEntropyLoss(), data).to_dense(),
+    )
 
 
 def test_a_loss_linear_in_the_parameters() -> None:
@@ -78,7 +83,15 @@ class Dense(Operator):
 def test_algebra() -> None:
     a, b = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
     A, B = Dense(a), Dense(b)
-    pairs = [(A + B, a + b), (2.0 * A, 2 * a), (A.T, a.T), (A.T @ B, a.T @ b), ((A @ B.T).T, b @ a.T), ((A + B).T, (a + b).T), ((0.5 * A).T, a.T / 2)]
+    pairs = [
+        (A + B, a + b),
+        (2.0 * A, 2 * a),
+        (A.T, a.T),
+        (A.T @ B, a.T @ b),
+        ((A @ B.T).T, b @ a.T),
+        ((A + B).T, (a + b).T),
+        ((0.5 * A).T, a.T / 2),
+    ]
     for op, dense in pairs:
         assert op.shape == tuple(dense.shape)
         assert_same(op.to_dense(), dense, 1e-14)

@@ -35,9 +35,7 @@ META = {
 }
 
 
-def write_full_run(
-    path: Path, seed: int = 0, num_steps: int = 60, num_samples: int = 256, stored: int = 4
-) -> Run:
+def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: int = 256, stored: int = 4) -> Run:
     """A run with all probes: smooth curves with noise, ten classes, some findings, one failure."""
     random = np.random.default_rng(seed)
     speed = 1 + 0.4 * seed
@@ -62,9 +60,7 @@ def write_full_run(
             )
             rank = noisy(6 + 60 * t)
             top = noisy(rms**2 * 0.4, 0.05)
-            eigenvalues = [
-                float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)
-            ]
+            eigenvalues = [float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)]
             m1 = rms**2 / 101770
             writer.append(
                 step,
@@ -80,9 +76,7 @@ def write_full_run(
                     "normalisation": "mean",
                 },
             )
-            flow = [
-                noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))
-            ]
+            flow = [noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))]
             share = np.array(flow) ** 2 / np.sum(np.array(flow) ** 2)
             writer.append(
                 step,
@@ -125,9 +119,7 @@ def write_full_run(
         labels = np.sort(random.integers(0, 10, num_samples))
         for place in range(stored):
             step = 10 * round(place * (num_steps - 1) / max(stored - 1, 1))
-            writer.write_array(
-                step, "alignment", "cosine", cosines(random, labels, place / max(stored - 1, 1))
-            )
+            writer.write_array(step, "alignment", "cosine", cosines(random, labels, place / max(stored - 1, 1)))
             writer.write_array(step, "alignment", "labels", labels.astype(np.int64))
         for finding in FINDINGS:
             writer.append(590, "finding", finding)
@@ -201,9 +193,7 @@ def write_nasty_run(path: Path) -> Run:
             flow = {"gradient_norm": norms, "trace_share": norms, "slope": math.nan, "verdict": NASTY[0]}
             writer.append(place, "flow", flow)
             writer.append(place, "sharpness", {"hessian": loss, "limit": math.nan, "optimizer": NASTY[0]})
-            writer.append(
-                place, "alignment", {"mean_cosine": math.nan, "worst_pairs": [[NASTY[0], 1, 2], "no pair"]}
-            )
+            writer.append(place, "alignment", {"mean_cosine": math.nan, "worst_pairs": [[NASTY[0], 1, 2], "no pair"]})
         cosine = np.full((3, 3), np.nan, dtype=np.float32)
         writer.write_array(2, "alignment", "cosine", cosine)
         writer.append_error(3, NASTY[0], ValueError(NASTY[1]))
@@ -225,9 +215,7 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return write_full_run(
-        tmp_path_factory.mktemp("runs") / "small", seed=1, num_steps=8, num_samples=20, stored=2
-    )
+    return write_full_run(tmp_path_factory.mktemp("runs") / "small", seed=1, num_steps=8, num_samples=20, stored=2)
 
 
 @pytest.fixture(scope="session")

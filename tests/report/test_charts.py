@@ -68,7 +68,7 @@ def test_values_that_are_no_numbers_are_gaps_and_are_counted(tmp_path):
     run = make_run(tmp_path / "r", "loss", [{"loss": value} for value in (2.0, math.nan, math.inf, 1.0)])
     made = line_chart(curves.LOSS, name_runs([run]))
     assert made.figure["data"][0]["y"] == [2.0, None, None, 1.0]
-    assert "2 values, the first at step 10, are NaN or infinite and not drawn" in made.summary[0]
+    assert "; not drawn: 2 values NaN or infinite, the first at step 10." in made.summary[0]
 
 
 def test_zeros_on_a_logarithmic_axis_are_gaps_and_are_counted(tmp_path):
@@ -76,7 +76,7 @@ def test_zeros_on_a_logarithmic_axis_are_gaps_and_are_counted(tmp_path):
     made = line_chart(curves.MOMENTS, name_runs([run]))
     assert made.figure["layout"]["yaxis"]["type"] == "log"
     assert made.figure["data"][0]["y"] == [1.0, None, 1e-3]
-    assert "1 values at or below zero are not drawn" in made.summary[0]
+    assert "; not drawn: 1 value at or below zero." in made.summary[0]
 
 
 def test_a_step_measured_twice_counts_once(tmp_path):

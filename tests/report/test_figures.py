@@ -88,9 +88,7 @@ def test_a_missing_kaleido_is_named_and_nothing_is_written(small_run, tmp_path, 
 def test_a_missing_browser_is_named_and_nothing_is_written(small_run, tmp_path, monkeypatch):
     monkeypatch.setattr(figures.importlib, "import_module", lambda name: None)
     monkeypatch.setenv("PULLBACK_CHROMIUM", str(tmp_path / "nothing"))
-    with pytest.raises(
-        InputError, match=r"a Chromium or Chrome, got none among .*nothing.*pass images=False"
-    ):
+    with pytest.raises(InputError, match=r"a Chromium or Chrome, got none among .*nothing.*pass images=False"):
         write_figures(small_run, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
 

@@ -26,7 +26,11 @@ def test_planted_spectrum(n: int, seed: int, which: str) -> None:
     k = min(3, n)
     pairs = pb.eigenvalues(matrix, k, which, tol=1e-9, max_matvecs=n)
     ordered = values.flip(0)
-    expected = {"largest": ordered[:k], "smallest": ordered[-k:], "both": torch.cat([ordered[:k], ordered[max(k, n - k) :]])}[which]
+    expected = {
+        "largest": ordered[:k],
+        "smallest": ordered[-k:],
+        "both": torch.cat([ordered[:k], ordered[max(k, n - k) :]]),
+    }[which]
     assert pairs.converged
     assert_same(pairs.values, expected, 1e-8, scale=5.0)
     residual = (matrix @ pairs.vectors - pairs.vectors * pairs.values).norm(dim=0)
@@ -73,7 +77,7 @@ def test_stack_of_matrices(layers: int, n: int, rank: int) -> None:
     factors = torch.randn(layers, n, min(rank, n), dtype=torch.float64)
     stack = factors @ factors.mT
     stack[0] *= 0
-    found, residuals = largest_eigenvalues(stack, num_matvecs=n)
+    found, _ = largest_eigenvalues(stack, num_matvecs=n)
     exact = torch.linalg.eigvalsh(stack)[:, -1]
     assert_same(found, exact, 1e-8, scale=float(exact.max().clamp(min=1)))
     few, bounds = largest_eigenvalues(stack, num_matvecs=min(n, 4))

@@ -14,15 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from pullback.kernels.factors import Factor, OuterFactor
 from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
 
-_WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {
-    1: torch.nn.grad.conv1d_weight,
-    2: torch.nn.grad.conv2d_weight,
-    3: torch.nn.grad.conv3d_weight,
-}
+_WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,4 @@ def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -
 
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 for _space, _function in ((1, F.conv1d), (2, F.conv2d), (3, F.conv3d)):
-    add_rule(
-        _function, Rule(f"conv{_space}d", _SIGNATURE, ("weight", "bias"), "input", _convolution(_space))
-    )
+    add_rule(_function, Rule(f"conv{_space}d", _SIGNATURE, ("weight", "bias"), "input", _convolution(_space)))

@@ -76,7 +76,8 @@ add_rule(
     Rule("layer_norm", ("input", "normalized_shape", "weight", "bias", "eps"), _AFFINE, "input", _layer_norm),
 )
 add_rule(
-    F.rms_norm, Rule("rms_norm", ("input", "normalized_shape", "weight", "eps"), ("weight",), "input", _rms_norm)
+    F.rms_norm,
+    Rule("rms_norm", ("input", "normalized_shape", "weight", "eps"), ("weight",), "input", _rms_norm),
 )
 add_rule(
     F.group_norm,
