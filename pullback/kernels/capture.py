@@ -77,11 +77,8 @@ def capture(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: s
                 "one that does not",
                 "Check for detach() or no_grad",
             )
-        gradients = torch.autograd.grad(
-            losses.sum(),
-            [*(use.edge for use in uses), *(alias for _, alias in aliases), *own],
-            allow_unused=True,
-        )
+        wanted: Any = [use.edge for use in uses] + [alias for _, alias in aliases] + own
+        gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
     for use, gradient in zip(uses, gradients, strict=False):
         use.output_gradient = gradient
     ordinary = {name: torch.zeros_like(p) for name, p in view.parameters.items()}

@@ -138,6 +138,7 @@ def backward_kernel(
     References: ghost inner products, Goodfellow (2015), arXiv:1510.01799; forms and choice, ``docs/kernels.md``.
 
     Example:
+        >>> import torch
         >>> from pullback import reference
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()

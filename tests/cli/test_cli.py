@@ -1,0 +1,242 @@
+"""The command line as a user meets it. S0-25, S0-27, S0-28, S0-44 to S0-47."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pullback as pb
+from pullback._version import __version__
+
+REPORT = "report.html"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pullback", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short demo on the digits, and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    done = run("demo", "--epochs", "34", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_prints_what_the_note_s_script_prints(demo: tuple[Path, str]) -> None:
+    """S0-45 to S0-47: the loss of each epoch, the accuracy, the shapes of the layer Jacobians."""
+    out, text = demo
+    losses = [float(m) for m in re.findall(r"^Epoch \[\d+/34\], Loss: (\d+\.\d{4})$", text, re.M)]
+    assert len(losses) == 34
+    assert losses[0] == pytest.approx(2.3026, abs=0.05)  # the first epoch starts at ln 10
+    assert losses[-1] < 0.5
+    assert "Finished Training" in text
+    accuracy = float(re.search(r"Accuracy on test set: (\d+\.\d{2})%", text).group(1))  # type: ignore[union-attr]
+    assert accuracy > 85
+    shapes = re.findall(r"^Jacobian between Layer (\d) and Layer (\d): (\d+x\d+)$", text, re.M)
+    assert [shape for _, _, shape in shapes] == ["128x64", *["128x128"] * 4, "10x128"]
+    for label in (
+        "M1 (mean)",
+        "conditioning M2/M1^2",
+        "share of conflicting pairs",
+        "gradient flow",
+        "2 / learning rate",
+    ):
+        assert label in text
+    assert f"Report: {out / REPORT}" in text
+    assert "\x1b[" not in text  # plain text when the output is piped
+
+
+def test_record_and_report_of_the_demo(demo: tuple[Path, str]) -> None:
+    """S0-25: 102 steps at every 50th are two measurements; the page is one self-contained file."""
+    out, _ = demo
+    loaded = pb.load_run(out)
+    assert [r.step for r in loaded.of("kernel")] == [50, 100]
+    assert len(list(loaded.of("epoch"))) == 34
+    assert not [r for r in loaded.records if r.error]
+    page = (out / REPORT).read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
+
+
+def test_the_same_seed_gives_the_same_numbers(demo: tuple[Path, str], tmp_path: Path) -> None:
+    _, text = demo
+    again = run("demo", "--epochs", "34", "--out", tmp_path / "run").stdout
+    timeless = [re.sub(r"Watching took .*|Report: .*", "", each) for each in (text, again)]
+    assert timeless[0] == timeless[1]
+    other = run("demo", "--epochs", "34", "--seed", "1", "--out", tmp_path / "other").stdout
+    assert re.findall("Epoch.*", other) != re.findall("Epoch.*", text)
+
+
+def test_every_option_is_taken(tmp_path: Path) -> None:
+    """S0-29 to S0-31: activation, normalisation, skip, dropout, initialisation, optimiser, width, depth."""
+    options = "--epochs 2 --lr 0.01 --optimizer momentum --activation tanh --init orthogonal --width 32 --depth 3"
+    more = "--normalisation batch --dropout 0.1 --residual --seed 3"
+    done = run("demo", *options.split(), *more.split(), "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    layers = pb.load_run(tmp_path / "run").meta["model"]["layers"]
+    assert layers == [f"layers.{i}.{part}" for i in range(3) for part in ("linear", "norm")] + ["layers.3"]
+    assert "Jacobian between Layer 2 and Layer 3: 32x32" in done.stdout
+
+
+def test_own_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    np.savez(tmp_path / "mine.npz", x=rng.normal(size=(300, 5)) + 3 * y[:, None], y=y)
+    done = run("demo", "--data", tmp_path / "mine.npz", "--epochs", "60", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "Jacobian between Layer 0 and Layer 1: 128x5" in done.stdout
+    assert pb.load_run(tmp_path / "run").meta["data"].startswith("mine, 240 training and 60 test samples")
+
+
+def test_cifar10_shapes(tmp_path: Path) -> None:
+    """S0-44, S0-47: the binary files, the note's network and its Jacobians."""
+    from tests.functional.test_datasets import write_cifar
+
+    write_cifar(tmp_path)
+    done = run(
+        "demo",
+        "--data",
+        "cifar10",
+        "--data-root",
+        tmp_path,
+        "--epochs",
+        "1",
+        "--width",
+        "128",
+        "--out",
+        tmp_path / "run",
+    )
+    assert done.returncode == 0, done.stderr
+    shapes = re.findall(r"^Jacobian between Layer \d and Layer \d: (\d+x\d+)$", done.stdout, re.M)
+    assert shapes == ["128x3072", *["128x128"] * 4, "10x128"]
+    assert pb.load_run(tmp_path / "run").meta["model"]["num_params"] == 460_682
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--data", "mnist"], "`--data` to be digits, cifar10 or a file ending in .npz, got 'mnist'"),
+        (["demo", "--optimizer", "lion"], "`--optimizer` to be one of 'adam', 'sgd', 'momentum', 'rmsprop', 'adagrad'"),
+        (["demo", "--activation", "rleu"], "`activation` to be one of 'relu', 'leaky_relu', 'tanh'"),
+        (["demo", "--init", "kaiming"], "`scheme` to be one of 'default', 'he', 'xavier', 'gaussian', 'orthogonal'"),
+        (["demo", "--normalisation", "group"], "`normalisation` to be one of 'none', 'batch', 'layer'"),
+        (["demo", "--lr", "0"], "`--lr` above 0, got 0"),
+        (["demo", "--epochs", "0"], "`--epochs` above 0, got 0"),
+        (["demo", "--width", "-1"], "`--width` above 0, got -1"),
+        (["demo", "--dropout", "1.5"], "`dropout` from 0 to below 1, got 1.5"),
+        (
+            ["demo", "--data", "cifar10", "--data-root", "nowhere"],
+            "a file of CIFAR-10's binary version, got nothing at",
+        ),
+        (["demo", "--data", "none.npz"], "expected a file, got nothing at none.npz"),
+        (["report", "nowhere"], "a run folder with run.json, got none"),
+        (["diagnose", "nowhere"], "a run folder with run.json, got none"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    if arguments[0] == "demo":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("pullback: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("--debug", "report", "nowhere")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_unknown_options_are_usage_errors() -> None:
+    assert run("demo", "--colour", "red").returncode == 2
+    assert run("nothing").returncode == 2
+
+
+def test_a_run_is_replaced_only_when_asked(demo: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = demo
+    kept = (out / "records.jsonl").read_bytes()
+    done = run("demo", "--epochs", "1", "--out", out)
+    assert done.returncode == 2
+    assert "one that holds a run. Pass --force to replace a run, or another --out" in done.stderr
+    assert (out / "records.jsonl").read_bytes() == kept
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = run("demo", "--epochs", "1", "--out", tmp_path / "mine", "--force")
+    assert done.returncode == 2
+    assert "one that is not empty" in done.stderr
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert run("demo", "--epochs", "1", "--out", tmp_path / "run").returncode == 0
+    assert run("demo", "--epochs", "2", "--out", tmp_path / "run", "--force").returncode == 0
+    assert len(list(pb.load_run(tmp_path / "run").of("epoch"))) == 2
+
+
+def test_divergence_is_said_and_recorded(tmp_path: Path) -> None:
+    done = run("demo", "--optimizer", "sgd", "--lr", "1e6", "--epochs", "40", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "expected a finite training loss, got NaN or infinity. Lower --lr." in done.stderr
+    assert "Training diverged" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / REPORT).is_file()
+
+
+def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = demo
+    done = run("report", out, "--out", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").is_file()
+    again = run("report", out, "--out", tmp_path / "page.html")
+    assert again.returncode == 2
+    assert run("report", out, "--out", tmp_path / "page.html", "--force").returncode == 0
+    done = run("diagnose", out)
+    assert done.returncode == 0, done.stderr  # a healthy run has nothing above "info"
+    assert all(line.startswith(("info: ", "No findings")) for line in done.stdout.splitlines())
+
+
+def test_diagnose_exits_with_one_when_it_finds_something(tmp_path: Path) -> None:
+    """S0-28 in its first form: a deep sigmoid network vanishes, and is told what to change."""
+    options = "--activation sigmoid --depth 8 --epochs 34 --optimizer sgd"
+    done = run("demo", *options.split(), "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    done = run("diagnose", tmp_path / "run")
+    assert done.returncode == 1, done.stdout
+    assert "warning: vanishing-gradients" in done.stdout
+
+
+def test_version_and_help_are_quick() -> None:
+    """``--help`` answers in half a second: heavy imports happen inside commands. (Measured in benchmarks.)"""
+    assert run("--version").stdout.strip() == f"pullback {__version__}"
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("demo", "report", "diagnose"))
+    assert run("demo", "--help").returncode == 0
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, json, pullback.cli.main; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = set(json.loads(loaded.stdout))
+    assert not modules & {"torch", "numpy", "zarr", "plotly", "scipy"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, pullback; assert 'torch' not in sys.modules; assert pullback.backward_kernel; "
+        "print([m for m in ('zarr', 'plotly', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
