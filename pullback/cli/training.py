@@ -43,6 +43,7 @@ def train(
 ) -> bool:
     """Train; ``after_epoch(epoch, mean of the batch losses)`` is called after each epoch. False if it diverged."""
     generator = make_generator(seed)
+    finite = True
     for epoch in range(1, epochs + 1):
         model.train()
         running = 0.0
@@ -55,14 +56,17 @@ def train(
             if monitor is not None:
                 monitor.step(x, y, loss=loss)
         mean = running / data.num_batches(batch_size)
+        test_loss, accuracy = evaluate(model, loss_fn, data)
         if monitor is not None:
-            test_loss, accuracy = evaluate(model, loss_fn, data)
             values = {"epoch": epoch, "train_loss": mean, "test_loss": test_loss, "test_accuracy": accuracy}
             monitor.log("epoch", values)
         after_epoch(epoch, mean)
-        if not math.isfinite(mean):
-            return False
-    return True
+        finite = math.isfinite(mean)
+        if not finite:
+            break
+    if monitor is not None:
+        monitor.measure(x, y, loss=loss)  # the end is always measured, so that what is printed does not hang on time
+    return finite
 
 
 def evaluate(model: nn.Module, loss_fn: nn.Module, data: Dataset) -> tuple[float, float]:

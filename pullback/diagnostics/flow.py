@@ -52,11 +52,12 @@ class LayerFlow:
     balance: float
 
 
-def layer_flow(kernel: Kernel) -> LayerFlow:
+def layer_flow(kernel: Kernel, *, num_matvecs: int = 12) -> LayerFlow:
     """Gradient norms and kernel norms layer by layer, and whether gradients vanish or explode with depth.
 
     Args:
         kernel: of one set of samples with itself.
+        num_matvecs: Lanczos steps for the spectral norms, whose error is in ``spectral_residuals``; 0 leaves them NaN.
 
     Raises:
         InputError: a cross-kernel, or a plain tensor without layers.
@@ -83,7 +84,8 @@ def layer_flow(kernel: Kernel) -> LayerFlow:
     squares = blocks.diagonal(dim1=1, dim2=2).clamp(min=0)  # |g_i^(l)|^2, (L, N)
     means = squares.mean(1)
     frobenius = torch.linalg.matrix_norm(blocks) / n
-    spectral, residuals = largest_eigenvalues(blocks)
+    unknown = torch.full_like(means, math.nan), torch.full_like(means, math.nan)
+    spectral, residuals = largest_eigenvalues(blocks, num_matvecs=num_matvecs) if num_matvecs else unknown
     share = squares.sum(1) / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
     slope, depth = _slope(kernel, means)
     change = slope * depth

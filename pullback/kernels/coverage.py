@@ -40,6 +40,7 @@ class Captured:
         ordinary: gradient of the summed loss, parameter -> shape.
         losses: (N,).
         outputs: what the model returned.
+        first: capture of one sample alone.
     """
 
     view: ModelView
@@ -48,6 +49,7 @@ class Captured:
     ordinary: dict[str, Tensor]
     losses: Tensor
     outputs: Any
+    first: Capture
 
     @property
     def num_samples(self) -> int:
@@ -60,13 +62,19 @@ def single(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, index: in
     return capture(view, loss_fn, take(x, [index]), take(y, [index]), where)
 
 
-def capture_factors(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str) -> Captured:
+def capture_factors(
+    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str, known: Capture | None = None
+) -> Captured:
     """Capture all samples, build the factors, and check the rows of the first and the last by definition.
 
-    The first sample alone also tells which axis of every recorded tensor the samples are in.
+    The first sample alone also tells which axis of every recorded tensor the samples are in. A caller that sees the
+    same model again and again (the monitor) may pass that capture of an earlier batch as ``known``: it then stands
+    in for the shapes, and the two samples are not run anew.
     """
     run = capture(view, loss_fn, x, y, where)
-    first = run if run.num_samples == 1 else single(view, loss_fn, x, y, 0, where)
+    if known is not None and len(ruled_names(view, run, known)) < len(view.parameters) - len(run.escaped):
+        known = None  # a batch of other shapes
+    first = known or (run if run.num_samples == 1 else single(view, loss_fn, x, y, 0, where))
     ruled = ruled_names(view, run, first)
     pairs = zip(run.uses, first.uses, strict=False)
     built = [
@@ -83,7 +91,9 @@ def capture_factors(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, 
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.num_samples, run.losses))
         rules.append(UNSEEN[1])
-    captured = Captured(view, tuple(factors), tuple(rules), run.ordinary, run.losses, run.outputs)
+    captured = Captured(view, tuple(factors), tuple(rules), run.ordinary, run.losses, run.outputs, first)
+    if known is not None:
+        return captured
     last = run.num_samples - 1
     check_sample(captured, first, 0, where)
     if last > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -84,6 +84,10 @@ class Factor(ABC):
     @abstractmethod
     def rmatvec(self, weights: Tensor) -> Tensors:
         """``G^T u``: (N,) to parameter -> (*shape)."""
+
+    def total(self) -> Tensors:
+        """``G^T 1``: parameter -> (*shape), the sum of the rows."""
+        return self.rmatvec(self.like.new_ones(self.num_samples))
 
     def squared_norms(self) -> Tensor:
         """``|g_i|^2``, (N,)."""
@@ -310,11 +314,7 @@ class OuterFactor(Factor):
     def only(self, name: str) -> Factor:
         if name == self.bias:
             return DenseFactor({name: self.gradients.sum(1).flatten(1)})
-        return self.without_bias()
-
-    def without_bias(self) -> Factor:
-        """The weight alone."""
-        return OuterFactor(self.inputs, self.gradients, self.weight, None, self.weight_shape, self.transposed)
+        return replace(self, bias=None)
 
     def _blocks(self) -> Iterator[slice]:
         """Stretches of samples whose unfolded inputs stay near 64 MB."""
@@ -335,18 +335,21 @@ class OuterFactor(Factor):
         return result
 
     def rmatvec(self, weights: Tensor) -> Tensors:
+        return replace(self, gradients=self.gradients * weights.view(-1, 1, 1, 1)).total()
+
+    def total(self) -> Tensors:
         result = {}
         if self.weight is not None:
-            blocks = [self._weighted_sum(index, weights[index]) for index in self._blocks()]
+            blocks = [self._sum(index) for index in self._blocks()]
             block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
             result[self.weight] = self._as_weight(block.unsqueeze(0))[0]
         if self.bias is not None:
-            result[self.bias] = weights @ self.gradients.sum(1).flatten(1)
+            result[self.bias] = self.gradients.sum((0, 1)).flatten()
         return result
 
-    def _weighted_sum(self, index: slice, weights: Tensor) -> Tensor:
-        """``sum_i u_i D_i^T A_i`` over the samples in ``index``, (g, p, d)."""
-        d, a = self.right(index) * weights.view(-1, 1, 1, 1), self.left(index)
+    def _sum(self, index: slice) -> Tensor:
+        """``sum_i D_i^T A_i`` over the samples in ``index``, (g, p, d)."""
+        d, a = self.right(index), self.left(index)
         if a.shape[2] == 1:
             return (d.reshape(-1, d.shape[3]).T @ a.reshape(-1, a.shape[3])).unsqueeze(0)
         return torch.einsum("ntgp,ntgd->gpd", d, a)
@@ -387,5 +390,4 @@ class GhostPiece(Piece):
                 torch.add(out, part, out=out) if add or k else out.copy_(part)
 
     def totals(self) -> list[tuple[str, int, Tensor]]:
-        sums = self.factor.rmatvec(self.factor.gradients.new_ones(self.factor.num_samples))
-        return [(name, 0, self.factor.piece_order(name, value)) for name, value in sums.items()]
+        return [(name, 0, self.factor.piece_order(name, value)) for name, value in self.factor.total().items()]

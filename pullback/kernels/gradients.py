@@ -61,10 +61,9 @@ class GradientMatrix(Operator):
             captured = capture_factors(view, loss_fn, x, y, where)
         self._fill(captured, tuple(view.parameters))
         checks = SumChecks(where)
-        ones = torch.ones(captured.num_samples, dtype=self.dtype, device=self.device)
         bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
         for factor in captured.factors:
-            sums = {name: factor.piece_order(name, value) for name, value in factor.rmatvec(ones).items()}
+            sums = {name: factor.piece_order(name, value) for name, value in factor.total().items()}
             checks.add_totals(factor, captured, sums, bound)
         checks.evaluate()
 

@@ -63,11 +63,10 @@ def tiles(n1: int, n2: int, tile: int, *, symmetric: bool) -> Iterator[tuple[sli
 
 
 def mirror(block: Tensor, tile: int) -> None:
-    """Copy the lower triangle onto the upper one, in place."""
+    """Make the block symmetric to the bit, in place: tiles below the diagonal are copied above it."""
     for rows, columns in tiles(len(block), len(block), tile, symmetric=True):
         part = block[rows, columns]
-        if rows == columns:
-            lower = part.tril(-1)
-            part.copy_(part.tril().add_(lower.T))
+        if rows == columns:  # the mean of an entry and its mirror image is the same from both sides
+            part.copy_((part + part.T).mul_(0.5))
         else:
             block[columns, rows] = part.T

@@ -11,7 +11,7 @@ from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import layer_of
-from pullback.kernels.capture import refuse_recurrent_dropout
+from pullback.kernels.capture import Capture, refuse_recurrent_dropout
 from pullback.kernels.coverage import UNSEEN, Captured, SumChecks, capture_factors
 from pullback.kernels.factors import Factor
 from pullback.kernels.gram import gram
@@ -148,7 +148,7 @@ def backward_kernel(
         True
     """
     where = "backward_kernel"
-    n1 = check_batch(where, x, y)
+    check_batch(where, x, y)
     if (x2 is None) != (y2 is None):
         given, missing = ("x2", "y2") if y2 is None else ("y2", "x2")
         raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
@@ -158,11 +158,32 @@ def backward_kernel(
     refuse_recurrent_dropout(model, where)
     with undisturbed(model):
         left = capture_factors(view, loss_fn, x, y, where)
-        right = None if x2 is None else capture_factors(view, loss_fn, x2, y2, where)
-    if right is not None:
-        right = _aligned(right, left)
-    plan = make_plan(left, n1, None if right is None else right.num_samples, memory_limit, where)
-    return assemble(left, right, plan, where)
+        right = None if x2 is None else _aligned(capture_factors(view, loss_fn, x2, y2, where), left)
+    n2 = None if right is None else right.num_samples
+    return assemble(left, right, make_plan(left, left.num_samples, n2, memory_limit, where), where)
+
+
+class KernelSeries:
+    """Backward kernels of one model again and again while it trains, for callers that watch it.
+
+    The first call makes every check; later ones leave out the two samples that are run alone (unless ``anew``),
+    and keep the proof of coverage and the sums, which come with the one forward and backward pass.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        self.model, self.loss_fn = model, loss_fn
+        self._first: Capture | None = None
+
+    def __call__(self, x: Batch, y: Batch, *, anew: bool = False) -> Kernel:
+        """Kernel of a batch at the weights as they are now."""
+        where = "backward_kernel"
+        check_batch(where, x, y)
+        view = ModelView.of(self.model, None, where)
+        refuse_recurrent_dropout(self.model, where)
+        with undisturbed(self.model):
+            captured = capture_factors(view, self.loss_fn, x, y, where, None if anew else self._first)
+        self._first = captured.first
+        return assemble(captured, None, make_plan(captured, captured.num_samples, None, None, where), where)
 
 
 def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: str) -> Kernel:

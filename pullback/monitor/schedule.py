@@ -6,27 +6,42 @@ from dataclasses import dataclass
 
 from pullback._checks import input_error
 
+SURE_MEASUREMENTS = 5  # these are made whatever they cost; the budget governs those after
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """Measures after every ``every``-th training step."""
+    """Measures after every ``every``-th training step, as long as the budget allows.
+
+    Args:
+        every: steps between measurements.
+        budget: share of the wall time since the start that measuring may take; None measures whenever it is due.
+            The first ``SURE_MEASUREMENTS`` are made in any case, so that short runs are seen too.
+    """
 
     every: int
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise input_error("Schedule", "`every` as a whole number from 1", repr(self.every), "Pass steps")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise input_error("Schedule", "`budget` above 0 and at most 1", repr(self.budget), "Pass a share, or None")
 
     def is_due(self, step: int) -> bool:
-        """Whether to measure after this step, counted from 1."""
+        """Whether to measure after this step, counted from 1, if the budget allows."""
         return step % self.every == 0
+
+    def is_affordable(self, measurements: int, spent: float, expected: float, elapsed: float) -> bool:
+        """Whether one more measurement of the expected cost keeps to the budget; times in seconds."""
+        if self.budget is None or measurements < SURE_MEASUREMENTS:
+            return True
+        return spent + expected <= self.budget * elapsed
 
 
 def is_sparse_turn(measurement: int) -> bool:
-    """Whether a dear probe joins this measurement: the 1st, 2nd, 3rd, 4th, 6th, 8th, 12th, 16th and so on.
+    """Whether a dear probe joins this measurement: the 1st, 4th, 16th, 64th and so on.
 
-    Twice per doubling, so that the cost of n measurements grows with log n, and early training, where most
-    happens, is seen best.
+    So the cost of n measurements grows with log n, and early training, where most happens, is seen best.
     """
-    power = measurement & -measurement
-    return measurement in (power, 3 * power)
+    return measurement & (measurement - 1) == 0 and measurement.bit_length() % 2 == 1

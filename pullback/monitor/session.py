@@ -16,8 +16,8 @@ from pullback._checks import check_names, check_option, input_error
 from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.kernels import KernelSeries
 from pullback.monitor.probes import PRESETS, PROBES, Observation, Probe
-from pullback.monitor.probes.alignment import MATRIX_PROBE
 from pullback.monitor.schedule import Schedule, is_sparse_turn
 from pullback.runs import RunWriter
 
@@ -37,6 +37,8 @@ class Monitor:
         every: measure after every so many steps.
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
         max_samples: N, samples a measurement looks at.
+        budget: share of the wall time that measuring may take. Measurements that are due are left out while it is
+            exceeded, after the first few; ``num_skipped`` counts them. None measures whenever it is due.
         about: anything else to store with the run (data, options), JSON-serialisable.
 
     Raises:
@@ -74,19 +76,24 @@ class Monitor:
         every: int = 50,
         probes: str | Sequence[str] = "standard",
         max_samples: int = 256,
+        budget: float | None = 0.04,
         about: dict[str, Any] | None = None,
     ) -> None:
         where = "Monitor"
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
-        self.schedule = Schedule(every)
+        self.schedule = Schedule(every, budget)
         if max_samples < 2:
             raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
         self.max_samples = max_samples
         self.probes = _chosen(probes, where)
         self.num_steps = 0
         self.num_measurements = 0
+        self.num_skipped = 0
         self.seconds = 0.0
+        self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
+        self._begin = time.perf_counter()
         self._warned = False
+        self._kernels = KernelSeries(model, loss_fn)
         self._writer = RunWriter(run_dir, self._describe(probes) | (about or {}))
 
     def step(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
@@ -98,36 +105,49 @@ class Monitor:
             loss: the loss the loop computed, recorded beside the measured one.
         """
         self.num_steps += 1
-        if self.schedule.is_due(self.num_steps):
-            start = time.perf_counter()
-            try:
-                self._measure(x, y, loss)
-            finally:
-                self.seconds += time.perf_counter() - start
-            self._record(lambda: self._writer.append(self.num_steps, "cost", {"seconds": time.perf_counter() - start}))
+        if not self.schedule.is_due(self.num_steps):
+            return
+        dear, elapsed = is_sparse_turn(self.num_measurements + 1), time.perf_counter() - self._begin
+        if self.schedule.is_affordable(self.num_measurements, self.seconds, self._last_cost[dear], elapsed):
+            self._timed_measurement(x, y, loss, dear=dear)
+        else:
+            self.num_skipped += 1
+
+    def measure(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
+        """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
+        self._timed_measurement(x, y, loss, dear=True)
+
+    def _timed_measurement(self, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
+        start = time.perf_counter()
+        try:
+            self._measure(x, y, loss, dear=dear)
+        finally:
+            taken = time.perf_counter() - start
+            self.seconds += taken
+            self._last_cost[dear] = taken
+        self._record(lambda: self._writer.append(self.num_steps, "cost", {"seconds": taken}))
 
     def log(self, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own (an epoch's test accuracy, say) at the current step."""
         self._record(lambda: self._writer.append(self.num_steps, probe, values))
 
-    def _measure(self, x: Batch, y: Batch, loss: Tensor | float | None) -> None:
+    def _measure(self, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
         self.num_measurements += 1
-        sparse_turn = is_sparse_turn(self.num_measurements)
         try:
             count = min(self.max_samples, num_samples(x))
             x, y = take(x, slice(0, count)), take(y, slice(0, count))
-            seen = Observation(self.model, self.loss_fn, x, y, self.optimizer, _number(loss))
+            seen = Observation(self.model, self.loss_fn, x, y, self.optimizer, _number(loss), self._kernels)
             with undisturbed(self.model, training=False):
                 for probe in self.probes:
-                    if sparse_turn or not probe.sparse:
-                        self._run(probe, seen)
+                    if dear or not probe.sparse:
+                        self._run(probe, seen, dear=dear)
         except Exception as error:  # whatever happens here is recorded; training goes on
             failure = error
             self._record(lambda: self._writer.append_error(self.num_steps, "monitor", failure))
 
-    def _run(self, probe: Probe, seen: Observation) -> None:
+    def _run(self, probe: Probe, seen: Observation, *, dear: bool) -> None:
         try:
-            found = probe.measure(seen)
+            found = probe(seen, dear=dear)
         except Exception as error:  # as above
             failure = error
             self._record(lambda: self._writer.append_error(self.num_steps, probe.name, failure))
@@ -162,6 +182,7 @@ class Monitor:
                 "every": self.schedule.every,
                 "probes": probes if isinstance(probes, str) else list(probes),
                 "max_samples": self.max_samples,
+                "budget": self.schedule.budget,
             },
         }
         if self.optimizer is not None:
@@ -191,5 +212,4 @@ def _chosen(probes: str | Sequence[str], where: str) -> list[Probe]:
         check_option(where, "probes", probes, tuple(PRESETS))
         probes = PRESETS[probes]
     check_names(where, "probes", probes, tuple(PROBES))
-    chosen = [PROBES[name] for name in probes]
-    return [*chosen, MATRIX_PROBE] if "alignment" in probes else chosen
+    return [PROBES[name] for name in probes]

@@ -8,7 +8,7 @@ several times faster than unfolding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from pullback.kernels.factors import Factor, OuterFactor
+from pullback.kernels.factors import OuterFactor
 from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
 
 _WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
@@ -59,9 +59,6 @@ class ConvFactor(OuterFactor):
 
         weight = torch.func.vmap(one)(self.inputs[index].contiguous(), maps.flatten(2, 3).contiguous())
         return weight.reshape(len(weight), g, p, -1)
-
-    def without_bias(self) -> Factor:
-        return replace(self, bias=None)
 
 
 def _tuple(value: Any, space: int) -> tuple[int, ...]:

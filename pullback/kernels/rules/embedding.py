@@ -120,8 +120,7 @@ class JoinPiece(Piece):
             out += sums.view_as(out)
 
     def totals(self) -> list[tuple[str, int, Tensor]]:
-        sums = self.factor.rmatvec(self.factor.values.new_ones(self.factor.num_samples))
-        return [(self.factor.weight, 0, sums[self.factor.weight].reshape(-1))]
+        return [(name, 0, value.reshape(-1)) for name, value in self.factor.total().items()]
 
 
 def _by_token(code: Tensor, owner: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

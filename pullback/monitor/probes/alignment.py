@@ -33,5 +33,4 @@ def measure_matrix(seen: Observation) -> Measurement:
     return Measurement({}, arrays)
 
 
-PROBE = Probe("alignment", measure)
-MATRIX_PROBE = Probe("alignment", measure_matrix, sparse=True)
+PROBE = Probe("alignment", measure, extra=measure_matrix)

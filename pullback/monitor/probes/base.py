@@ -14,7 +14,7 @@ from torch import nn
 from pullback.diagnostics import Alignment, alignment
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
-from pullback.kernels import Kernel, backward_kernel
+from pullback.kernels import Kernel, KernelSeries
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Observation:
         y: their targets.
         optimizer: the user's, or None.
         batch_loss: the loss the user's loop reported, or None.
+        kernels: makes the kernel; one object for the whole run.
     """
 
     model: nn.Module
@@ -35,11 +36,12 @@ class Observation:
     y: Batch
     optimizer: torch.optim.Optimizer | None
     batch_loss: float | None
+    kernels: KernelSeries
 
     @cached_property
     def kernel(self) -> Kernel:
         """Backward kernel of the samples."""
-        return backward_kernel(self.model, self.loss_fn, self.x, self.y)
+        return self.kernels(self.x, self.y)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -62,9 +64,19 @@ class Probe:
     Args:
         name: the key of its records.
         measure: an observation to a measurement.
-        sparse: measure only at the sparse turns of ``schedule.is_sparse_turn``, because it is dear.
+        extra: a dearer part, added at the sparse turns of ``schedule.is_sparse_turn``.
+        sparse: measure at those turns only.
     """
 
     name: str
     measure: Callable[[Observation], Measurement]
+    extra: Callable[[Observation], Measurement] | None = None
     sparse: bool = False
+
+    def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
+        """Measure, with the dearer part if ``dear``."""
+        found = self.measure(seen)
+        if not dear or self.extra is None:
+            return found
+        more = self.extra(seen)
+        return Measurement(found.values | more.values, found.arrays | more.arrays)

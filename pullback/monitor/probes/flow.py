@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pullback.diagnostics import layer_flow
+from pullback.diagnostics import LayerFlow, layer_flow
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """Per layer ``gradient_norm``, ``frobenius``, ``spectral``, ``trace_share``; ``slope`` and ``verdict``."""
-    flow = layer_flow(seen.kernel)
-
-    def by_layer(values: Tensor) -> dict[str, float]:
-        return dict(zip(flow.layers, values.tolist(), strict=True))
-
+    """Per layer ``gradient_norm``, ``frobenius``, ``trace_share``; ``slope``, ``verdict`` and ``balance``."""
+    flow = layer_flow(seen.kernel, num_matvecs=0)
     return Measurement(
         {
-            "gradient_norm": by_layer(flow.gradient_norms),
-            "frobenius": by_layer(flow.frobenius),
-            "spectral": by_layer(flow.spectral),
-            "spectral_residual": by_layer(flow.spectral_residuals),
-            "trace_share": by_layer(flow.trace_share),
+            "gradient_norm": _by_layer(flow, flow.gradient_norms),
+            "frobenius": _by_layer(flow, flow.frobenius),
+            "trace_share": _by_layer(flow, flow.trace_share),
             "slope": flow.slope,
             "verdict": flow.verdict,
             "balance": flow.balance,
@@ -29,4 +23,16 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-PROBE = Probe("flow", measure)
+def measure_spectral(seen: Observation) -> Measurement:
+    """Per layer the ``spectral`` norm and its ``spectral_residual``."""
+    flow = layer_flow(seen.kernel)
+    return Measurement(
+        {"spectral": _by_layer(flow, flow.spectral), "spectral_residual": _by_layer(flow, flow.spectral_residuals)}
+    )
+
+
+def _by_layer(flow: LayerFlow, values: Tensor) -> dict[str, float]:
+    return dict(zip(flow.layers, values.tolist(), strict=True))
+
+
+PROBE = Probe("flow", measure, extra=measure_spectral)
