@@ -62,6 +62,15 @@ def adds(rows: Rows, longer: str, shorter: str, seconds: float) -> Verdict:
     return verdict(text, f"{added:+.3f} s", added <= seconds)
 
 
+def share(rows: Rows, longer: str, shorter: str, limit: float) -> Verdict:
+    """One row takes at most a share ``limit`` more than another."""
+    text = f"`{longer}` takes at most {limit:.0%} more than `{shorter}`"
+    if longer not in rows or shorter not in rows:
+        return verdict(text, "not measured", None)
+    added = rows[longer]["median_seconds"] / rows[shorter]["median_seconds"] - 1
+    return verdict(text, f"{added:+.1%}", added <= limit)
+
+
 def at_most(rows: Rows, name: str, seconds: float) -> Verdict:
     """A row takes at most ``seconds``."""
     text = f"`{name}` takes at most {seconds:g} s"

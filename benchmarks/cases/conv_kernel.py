@@ -47,6 +47,6 @@ METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
 def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
     ours = "pullback.backward_kernel"
     return [
-        to_reach.faster(rows, ours, PEERS, 1),
+        to_reach.faster(rows, ours, PEERS, 1.5),
         to_reach.leaner(rows, ours, PEERS, 1),
     ]

@@ -76,7 +76,8 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
         maps = full_precision(call.gradient)
         if image.dim() == space + 2:
             image, maps = image.unsqueeze(1), maps.unsqueeze(1)
-        image = F.pad(image, _padding(arguments.get("padding", 0), weight.shape[2:], dilation))
+        if any(padding := _padding(arguments.get("padding", 0), weight.shape[2:], dilation)):
+            image = F.pad(image, padding)
         gradients = maps.unflatten(2, (groups, -1)).flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2)
         return ConvFactor(
             inputs=image,
