@@ -11,11 +11,11 @@ import targets as to_reach
 import torch
 
 TITLE = (
-    "Training of `pullback demo` (digits, MLP 64-128x5-10, Adam, batch 512, 2,001 steps, a test pass each epoch), "
+    "Training of `pullback demo` (digits, MLP 64-128x5-10, Adam, batch 512, 3,000 steps, a test pass each epoch), "
     "watched by `pb.Monitor` at its defaults (every 50 steps, 256 samples) or not"
 )
 REPEATS = 5
-EPOCHS = 667
+EPOCHS = 1000
 
 
 def build(scale: float) -> int:

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from pullback.functional import Dataset
 
 BATCH_SIZE = 512
-DEFAULT_STEPS = 2000  # enough for the digits; fewer epochs are made of larger data sets
+DEFAULT_STEPS = 3000  # enough for the digits; fewer epochs are made of larger data sets
 
 
 def command(
     data: Annotated[str, typer.Option(help="digits, cifar10, or an .npz file with arrays x and y.")] = "digits",
     data_root: Annotated[Path, typer.Option(help="Folder of CIFAR-10's binary files.")] = Path("data"),
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data [as many as make 2000 steps].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data [as many as make 3000 steps].")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(help="adam, sgd, momentum, rmsprop or adagrad.")] = "adam",
     activation: Annotated[str, typer.Option(help="relu, tanh, gelu, … (a wrong one lists all).")] = "relu",

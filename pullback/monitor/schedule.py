@@ -15,8 +15,9 @@ class Schedule:
 
     Args:
         every: steps between measurements.
-        budget: share of the wall time since the start that measuring may take; None measures whenever it is due.
-            The first ``SURE_MEASUREMENTS`` are made in any case, so that short runs are seen too.
+        budget: the cost of a measurement, as the last of its kind took, must be at most this share of the wall time
+            since the measurement before it; None measures whenever it is due. The first ``SURE_MEASUREMENTS`` are
+            made in any case, so that short runs are seen too.
     """
 
     every: int
@@ -32,16 +33,16 @@ class Schedule:
         """Whether to measure after this step, counted from 1, if the budget allows."""
         return step % self.every == 0
 
-    def is_affordable(self, measurements: int, spent: float, expected: float, elapsed: float) -> bool:
-        """Whether one more measurement of the expected cost keeps to the budget; times in seconds."""
+    def is_affordable(self, measurements: int, expected: float, unwatched: float) -> bool:
+        """Whether a measurement of the expected cost is a small enough share of the unwatched time before it."""
         if self.budget is None or measurements < SURE_MEASUREMENTS:
             return True
-        return spent + expected <= self.budget * elapsed
+        return expected <= self.budget * unwatched
 
 
 def is_sparse_turn(measurement: int) -> bool:
-    """Whether a dear probe joins this measurement: the 1st, 4th, 16th, 64th and so on.
+    """Whether a dear probe joins this measurement: the 1st, 8th, 64th and so on.
 
     So the cost of n measurements grows with log n, and early training, where most happens, is seen best.
     """
-    return measurement & (measurement - 1) == 0 and measurement.bit_length() % 2 == 1
+    return measurement & (measurement - 1) == 0 and measurement.bit_length() % 3 == 1

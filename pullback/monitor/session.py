@@ -37,8 +37,8 @@ class Monitor:
         every: measure after every so many steps.
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
         max_samples: N, samples a measurement looks at.
-        budget: share of the wall time that measuring may take. Measurements that are due are left out while it is
-            exceeded, after the first few; ``num_skipped`` counts them. None measures whenever it is due.
+        budget: share of the wall time that measuring may take: after the first few, measurements that are due are
+            left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due.
         about: anything else to store with the run (data, options), JSON-serialisable.
 
     Raises:
@@ -76,7 +76,7 @@ class Monitor:
         every: int = 50,
         probes: str | Sequence[str] = "standard",
         max_samples: int = 256,
-        budget: float | None = 0.04,
+        budget: float | None = 0.03,
         about: dict[str, Any] | None = None,
     ) -> None:
         where = "Monitor"
@@ -91,7 +91,7 @@ class Monitor:
         self.num_skipped = 0
         self.seconds = 0.0
         self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
-        self._begin = time.perf_counter()
+        self._last_end = time.perf_counter()
         self._warned = False
         self._kernels = KernelSeries(model, loss_fn)
         self._writer = RunWriter(run_dir, self._describe(probes) | (about or {}))
@@ -107,8 +107,8 @@ class Monitor:
         self.num_steps += 1
         if not self.schedule.is_due(self.num_steps):
             return
-        dear, elapsed = is_sparse_turn(self.num_measurements + 1), time.perf_counter() - self._begin
-        if self.schedule.is_affordable(self.num_measurements, self.seconds, self._last_cost[dear], elapsed):
+        dear, unwatched = is_sparse_turn(self.num_measurements + 1), time.perf_counter() - self._last_end
+        if self.schedule.is_affordable(self.num_measurements, self._last_cost[dear], unwatched):
             self._timed_measurement(x, y, loss, dear=dear)
         else:
             self.num_skipped += 1
@@ -124,7 +124,7 @@ class Monitor:
         finally:
             taken = time.perf_counter() - start
             self.seconds += taken
-            self._last_cost[dear] = taken
+            self._last_cost[dear], self._last_end = taken, start + taken
         self._record(lambda: self._writer.append(self.num_steps, "cost", {"seconds": taken}))
 
     def log(self, probe: str, values: dict[str, Any]) -> None:
