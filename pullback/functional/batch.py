@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,12 +33,17 @@ def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> in
 
 def tensors(batch: Batch) -> list[Tensor]:
     """List the tensor leaves of a batch in a fixed order."""
-    return [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_flatten(plain(batch))[0] if isinstance(leaf, Tensor)]
 
 
 def take(batch: Batch, index: int | slice | Tensor | list[int] | None) -> Batch:
     """Select samples; the sample axis stays, so one sample is a batch (1, ...). None adds an axis to a lone sample."""
-    return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, batch)
+    return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, plain(batch))
+
+
+def plain(batch: Batch) -> Batch:
+    """Mappings that are no dicts (a tokenizer's output) as dicts, which torch's tree functions know."""
+    return dict(batch) if isinstance(batch, Mapping) and not isinstance(batch, dict) else batch
 
 
 def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, str] = ("x", "y")) -> int:

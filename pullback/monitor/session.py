@@ -76,7 +76,7 @@ class Monitor:
         every: int = 50,
         probes: str | Sequence[str] = "standard",
         max_samples: int = 256,
-        budget: float | None = 0.03,
+        budget: float | None = 0.02,
         about: dict[str, Any] | None = None,
     ) -> None:
         where = "Monitor"
@@ -91,7 +91,8 @@ class Monitor:
         self.num_skipped = 0
         self.seconds = 0.0
         self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
-        self._last_end = time.perf_counter()
+        self._last_end = dict.fromkeys((True, False), time.perf_counter())
+        self._dear_wanted = False
         self._warned = False
         self._kernels = KernelSeries(model, loss_fn)
         self._writer = RunWriter(run_dir, self._describe(probes) | (about or {}))
@@ -107,11 +108,17 @@ class Monitor:
         self.num_steps += 1
         if not self.schedule.is_due(self.num_steps):
             return
-        dear, unwatched = is_sparse_turn(self.num_measurements + 1), time.perf_counter() - self._last_end
-        if self.schedule.is_affordable(self.num_measurements, self._last_cost[dear], unwatched):
+        wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1)
+        if self._can_afford(dear=False):
+            dear = wanted and self._can_afford(dear=True)
+            self._dear_wanted = wanted and not dear
             self._timed_measurement(x, y, loss, dear=dear)
         else:
             self.num_skipped += 1
+
+    def _can_afford(self, *, dear: bool) -> bool:
+        unwatched = time.perf_counter() - self._last_end[dear]
+        return self.schedule.is_affordable(self.num_measurements, self._last_cost[dear], unwatched)
 
     def measure(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
         """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
@@ -124,7 +131,8 @@ class Monitor:
         finally:
             taken = time.perf_counter() - start
             self.seconds += taken
-            self._last_cost[dear], self._last_end = taken, start + taken
+            self._last_cost[dear] = taken
+            self._last_end |= {False: start + taken} | ({True: start + taken} if dear else {})
         self._record(lambda: self._writer.append(self.num_steps, "cost", {"seconds": taken}))
 
     def log(self, probe: str, values: dict[str, Any]) -> None:

@@ -1,0 +1,59 @@
+"""The package as a whole: its public list, its checklist, and what it must not contain."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pullback as pb
+
+ROOT = Path(__file__).parents[1]
+
+# Checklist of the training note, items this version closes: definitions, propositions, practical steps, the script.
+CLOSED = [*range(1, 32), *range(43, 50)]
+
+
+def test_every_public_name_can_be_reached() -> None:
+    assert sorted(pb.__all__) == sorted([*pb._WHERE, *pb._PACKAGES, "__version__"])
+    for name in pb.__all__:
+        assert getattr(pb, name) is not None
+    assert set(dir(pb)) == set(pb.__all__)
+    with pytest.raises(AttributeError, match="module 'pullback' has no attribute 'nothing'"):
+        pb.nothing  # noqa: B018
+
+
+def test_every_public_name_is_documented_and_tested() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for name in (
+        n for n in pb._WHERE if n not in ("PullbackError", "Kernel", "KernelPlan", "Finding", "Eigenpairs", "Run")
+    ):
+        assert getattr(pb, name).__doc__, name
+        assert re.search(rf"\b{name}\b", tests), f"{name} is in no test"
+
+
+def test_every_item_of_the_checklist_has_a_test() -> None:
+    named = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if path == Path(__file__):
+            continue
+        for text in re.findall(r"S0-\d\d(?:(?:, | and | to )S0-\d\d)*", path.read_text()):
+            for first, joint, last in re.findall(r"S0-(\d\d)(?:( to |, | and )(?=S0-(\d\d)))?", text):
+                named |= set(range(int(first), int(last) + 1)) if joint == " to " else {int(first)}
+    missing = [f"S0-{number:02d}" for number in CLOSED if number not in named]
+    assert not missing
+
+
+def test_no_machine_path_is_named() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not files:
+        pytest.skip("not a git checkout")
+    forbidden = ["/wo" + "rk/", ".." + "/shared", "/r" + "oot/", ".lib" + "rary"]
+    for name in files:
+        path = ROOT / name
+        if path.suffix in (".png", ".json") or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in forbidden if word in text], name
