@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pullback.functional import LossFunction, ModelView, num_samples, take
-from pullback.functional.batch import Batch, quiet_vmap
+from pullback.functional.batch import Batch, plain, quiet_vmap
 from pullback.functional.losses import unchecked_loss
 from pullback.kernels.factors import DenseFactor
 
@@ -40,7 +40,7 @@ def _by_vmap(
     per_sample = max(1, view.num_params)
     chunk = max(1, min(count, 2**26 // per_sample))  # near 256 MB of float32 gradients at a time
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(
-        chosen, x, y
+        chosen, plain(x), plain(y)
     )
     return {name: g.detach() for name, g in gradients.items()}
 
@@ -60,4 +60,4 @@ def _by_loop(
 
 def _axes(batch: Batch) -> Any:
     """The vmapped axis of every leaf: 0 for tensors, none for the rest."""
-    return tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, batch)
+    return tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, plain(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -59,6 +60,8 @@ def test_inputs_of_every_kind() -> None:
     assert torch.equal(view({"b": b, "a": a, "flag": False}), view.model.linear(a))
     assert num_samples({"a": a, "flag": True}) == 3
     assert take({"a": a, "flag": True}, [1])["a"].shape == (1, 2)
+    assert num_samples(UserDict(a=a)) == 3  # as a tokenizer returns it
+    assert torch.equal(take(UserDict(a=a), [1])["a"], a[[1]])
     with pytest.raises(pb.InputError, match="`x` with at least one sample, got no data"):
         num_samples([])
 
