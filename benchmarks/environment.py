@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 BUSY = 0.05  # of the machine, used by others during the timed calls: worth a warning
-PACKAGES = ("pullback", "torch", "numpy", "backpack-for-pytorch", "opacus")
+PACKAGES = ("pullback", "torch", "numpy", "backpack-for-pytorch", "opacus", "nngeometry")
 
 
 def describe(threads: int) -> dict[str, object]:

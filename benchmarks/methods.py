@@ -7,10 +7,12 @@ users write; each parameter's gradients are let go as soon as its product is don
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Skip(Exception):
@@ -19,30 +21,43 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """A model and its data; the loss is cross-entropy summed over samples: no g_i is rescaled.
+    """A model and its data; the loss is summed over samples: no g_i is rescaled.
 
     Args:
         model: without layers that mix samples.
         x: inputs, (N, ...).
-        y: class labels, (N,).
+        y: class labels, (N, ...).
         products: (T, d, p) per layer, for ``gemm``: positions, inputs (kernel taps included), outputs.
+        loss_fn: of outputs and labels, summed over the samples or one number per sample.
     """
 
     model: nn.Module
     x: Tensor
     y: Tensor
-    products: tuple[tuple[int, int, int], ...]
+    products: tuple[tuple[int, int, int], ...] = ()
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = field(default_factory=lambda: nn.CrossEntropyLoss(reduction="sum"))
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The number whose gradients the peers take: the sum over the samples given."""
+        return self.loss_fn(outputs, y).sum()
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The total kernel, (N, N), and the block of every layer, by module name."""
+    """The total kernel, (N, N) or (N, N, C, C), and every layer's block by module name; {} where a method has none."""
 
     total: Tensor
     layers: dict[str, Tensor]
 
 
-Call = Callable[[], Blocks | None]
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a call reports whose work was done and timed in other processes: the fields ``child.measure`` returns."""
+
+    report: dict[str, Any]
+
+
+Call = Callable[[], Blocks | Elsewhere | None]
 
 
 def blocks_from_rows(rows: Iterable[tuple[str, Tensor]]) -> Blocks:
@@ -66,10 +81,10 @@ def gram(gradients: Tensor) -> Tensor:
 def pullback(problem: Problem) -> Call:
     from pullback import backward_kernel
 
-    model, loss_fn = problem.model.eval(), nn.CrossEntropyLoss(reduction="sum")
+    model = problem.model.eval()
 
     def call() -> Blocks:
-        kernel = backward_kernel(model, loss_fn, problem.x, problem.y)
+        kernel = backward_kernel(model, problem.loss_fn, problem.x, problem.y)
         return Blocks(kernel.total, dict(kernel.layers))
 
     return call
@@ -82,10 +97,9 @@ def vmap_grad(chunk: int) -> Callable[[Problem], Call]:
         from torch.func import functional_call, grad, vmap
 
         parameters = {name: p.detach() for name, p in problem.model.named_parameters()}
-        loss_fn = nn.CrossEntropyLoss(reduction="sum")
 
         def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss_fn(functional_call(problem.model, params, (x.unsqueeze(0),)), y.unsqueeze(0))
+            return problem.loss(functional_call(problem.model, params, (x.unsqueeze(0),)), y.unsqueeze(0))
 
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))
 
@@ -107,7 +121,7 @@ def backpack(problem: Problem) -> Call:
     from backpack import backpack, extend
     from backpack.extensions import BatchGrad
 
-    model, loss_fn = extend(problem.model), extend(nn.CrossEntropyLoss(reduction="sum"))
+    model, loss_fn = extend(problem.model), extend(problem.loss_fn)
 
     def call() -> Blocks:
         with backpack(BatchGrad()):
@@ -117,16 +131,31 @@ def backpack(problem: Problem) -> Call:
     return call
 
 
-def opacus(problem: Problem) -> Call:
+def opacus(problem: Problem, *, strict: bool = True) -> Call:
     from opacus.grad_sample import GradSampleModule
 
     # Opacus records in train mode only; the models here behave the same in both modes.
-    model = GradSampleModule(problem.model.train(), loss_reduction="sum")
-    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+    model = GradSampleModule(problem.model.train(), loss_reduction="sum", strict=strict)
 
     def call() -> Blocks:
-        loss_fn(model(problem.x), problem.y).backward()
+        problem.loss(model(problem.x), problem.y).backward()
         return blocks_from_rows(_taken(model._module, "grad_sample"))
+
+    return call
+
+
+def nngeometry(problem: Problem) -> Call:
+    """Its Gram matrix with the whole batch as one piece; it has no blocks of layers."""
+    from nngeometry import GramMatrix
+
+    model = problem.model.eval()
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), y, reduction="none").unsqueeze(1)
+
+    def call() -> Blocks:
+        gram_matrix = GramMatrix(model, (problem.x, problem.y), function=losses).to_torch()
+        return Blocks(gram_matrix[0, :, 0, :], {})
 
     return call
 
@@ -163,11 +192,10 @@ def gemm(problem: Problem) -> Call:
 
 def gradient(problem: Problem) -> Call:
     """For scale: one forward and backward pass for the gradient of the summed loss, no kernel."""
-    loss_fn = nn.CrossEntropyLoss(reduction="sum")
     parameters = list(problem.model.parameters())
 
     def call() -> None:
-        torch.autograd.grad(loss_fn(problem.model(problem.x), problem.y), parameters)
+        torch.autograd.grad(problem.loss(problem.model(problem.x), problem.y), parameters)
 
     return call
 

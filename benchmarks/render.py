@@ -29,8 +29,9 @@ def table(result: dict[str, Any]) -> str:
         ]
         cells.append(f"{row['median_seconds'] / first['median_seconds']:.3g}")
         if with_memory:
-            cells.append(f"{row['peak_bytes'] / 1e6:.0f}")
-            cells.append(f"{row['peak_bytes'] / first['peak_bytes']:.3g}")
+            peak, least = row.get("peak_bytes"), first.get("peak_bytes")
+            cells.append("" if peak is None else f"{peak / 1e6:.0f}")
+            cells.append("" if peak is None or least is None else f"{peak / least:.3g}")
         lines.append(_line(cells))
     lines += ["", *_notes(result), "", _line(["to reach", "reached", ""]), _line(["---", "---", "---"])]
     words = {True: "met", False: "**not met**", None: ""}
@@ -52,6 +53,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(f"`gemm`: {flops / 1e9:.3g} GFLOP at {rate / 1e9:.3g} GFLOP/s.")
     if (others := max(row.get("others", 0) for row in result["methods"].values())) > BUSY:
         notes.append(f"Disturbed: other work took up to {others:.0%} of the machine during timed calls.")
+    whole = {m: row["process_peak_bytes"] for m, row in result["methods"].items() if "process_peak_bytes" in row}
+    if whole:
+        shown = ", ".join(f"`{method}` {peak / 1e6:.0f} MB" for method, peak in whole.items())
+        notes.append(f"Highest resident memory of the whole process, imports and data included: {shown}.")
     for method, row in result["methods"].items():
         if "skipped" in row:
             notes.append(f"`{method}` was skipped: {row['skipped']}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -28,8 +29,8 @@ def family(method: str) -> str:
     return method.partition("[")[0]
 
 
-def run_child(case: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one method in a process of its own."""
+def run_child(case: str, method: str, options: argparse.Namespace, *, once: bool) -> dict[str, Any]:
+    """Measure one method in a process of its own; ``once``: the first call is timed, and no other."""
     arguments = [
         "--case",
         case,
@@ -39,6 +40,7 @@ def run_child(case: str, method: str, options: argparse.Namespace) -> dict[str, 
         str(options.scale),
         "--threads",
         str(options.threads),
+        *(["--once"] if once else []),
     ]
     settings = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
     child = [sys.executable, str(HERE / "child.py"), *arguments]
@@ -52,18 +54,19 @@ def run_rounds(name: str, case: ModuleType, options: argparse.Namespace) -> Repo
     """A B C A B C: drift of the machine hits all methods alike. After a round, slower variants drop out."""
     reports: Reports = {}
     methods = list(case.METHODS)
-    for i in range(max(options.repeats, getattr(case, "REPEATS", 1))):
+    slow = getattr(case, "ONCE", ())
+    for i in range(getattr(case, "ROUNDS", max(options.repeats, getattr(case, "REPEATS", 1)))):
         for method in methods:
-            report = run_child(name, method, options)
+            report = run_child(name, method, options, once=method in slow)
             reports.setdefault(method, []).append(report)
             shown = report.get("skipped") or ", ".join(f"{s:.3f} s" for s in report["seconds"])
             shown += f"  (other work: {report['others']:.0%})" if report.get("others", 0) > environment.BUSY else ""
             print(f"{name}  round {i + 1}  {method}: {shown}", flush=True)
         if i == 0:
             check_agreement(name, reports)
-            methods = fastest_variants(reports)
+            methods = [method for method in fastest_variants(reports) if method not in slow]
     check_agreement(name, reports)
-    return {method: reports[method] for method in methods} | reports
+    return {method: reports[method] for method in fastest_variants(reports)} | reports
 
 
 def fastest_variants(reports: Reports) -> list[str]:
@@ -77,11 +80,15 @@ def fastest_variants(reports: Reports) -> list[str]:
 
 
 def check_agreement(name: str, reports: Reports) -> None:
-    """End the run unless all methods, in all rounds, computed the same kernel and the same blocks."""
+    """End the run unless all methods, in all rounds, computed the same kernel and the same blocks.
+
+    A method that has no blocks of layers is held to its total.
+    """
     found = [(method, r["checks"]) for method, rounds in reports.items() for r in rounds if r.get("checks")]
+    found.sort(key=lambda entry: -len(entry[1]))
     for method, checks in found[1:]:
         first_method, first = found[0]
-        if set(checks) != set(first):
+        if set(checks) not in (set(first), {"total"}):
             sys.exit(f"{name}: {method} has the blocks {sorted(checks)}, {first_method} has {sorted(first)}")
         for block, (norm, probe) in checks.items():
             error = max(abs(norm - first[block][0]), abs(probe - first[block][1])) / first[block][0]
@@ -101,8 +108,9 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "rounds": len(rounds),
         "others": max(report["others"] for report in rounds),
     }
-    if "peak_bytes" in rounds[0]:
-        row["peak_bytes"] = max(report["peak_bytes"] for report in rounds)
+    for peak in ("peak_bytes", "process_peak_bytes"):
+        if peak in rounds[0]:
+            row[peak] = max(report[peak] for report in rounds)
     if rounds[0]["checks"]:
         row["checks"] = rounds[0]["checks"]
     return row
@@ -111,9 +119,11 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def run_case(name: str, options: argparse.Namespace) -> None:
     """Measure a case and write its JSON."""
     case = importlib.import_module(f"cases.{name}")
-    described = environment.describe(options.threads)
+    described: dict[str, Any] = environment.describe(options.threads)
     reports = run_rounds(name, case, options)
     rows = {method: summarise(rounds) for method, rounds in reports.items()}
+    for report in itertools.chain(*reports.values()):
+        described["packages"] |= report.get("packages", {})
     compared = {family(method): rows[method] for method in fastest_variants(reports)}
     result = {"case": name, "title": case.TITLE, "scale": options.scale, "environment": described}
     if flops := next((r["flops"] for rounds in reports.values() for r in rounds if "flops" in r), None):

@@ -5,6 +5,8 @@ A row is the summary of a method: ``median_seconds``, ``min_seconds`` and, where
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +33,15 @@ def faster(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdic
         return verdict(text, "not measured", None)
     ratio = best[1] / rows[ours]["median_seconds"]
     return verdict(text, f"{ratio:.3g}x ({best[0]})", ratio >= factor)
+
+
+def speed(rows: Rows, ours: str, other: str, factor: float) -> Verdict:
+    """At least ``factor`` times the speed of one other row."""
+    text = f"at least {factor:g}x the speed of {other}"
+    if ours not in rows or other not in rows:
+        return verdict(text, "not measured", None)
+    ratio = rows[other]["median_seconds"] / rows[ours]["median_seconds"]
+    return verdict(text, f"{ratio:.3g}x", ratio >= factor)
 
 
 def leaner(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
@@ -77,3 +88,31 @@ def at_most(rows: Rows, name: str, seconds: float) -> Verdict:
     if name not in rows:
         return verdict(text, "not measured", None)
     return verdict(text, f"{rows[name]['median_seconds']:.3f} s", rows[name]["median_seconds"] <= seconds)
+
+
+def below(rows: Rows, name: str, limit: float) -> Verdict:
+    """A row's peak memory is below ``limit`` bytes."""
+    text = f"`{name}` stays below {limit / 1e9:g} GB"
+    if name not in rows:
+        return verdict(text, "not measured", None)
+    return verdict(text, f"{rows[name]['peak_bytes'] / 1e9:.2f} GB", rows[name]["peak_bytes"] < limit)
+
+
+def exponent(rows: Rows, sizes: dict[str, int], limit: float) -> Verdict:
+    """Time grows at most as the ``limit``-th power of the size: the least-squares slope of the logarithms."""
+    text = f"time grows at most as N^{limit:g}"
+    points = [(math.log(n), math.log(rows[name]["median_seconds"])) for name, n in sizes.items() if name in rows]
+    if len(points) < 2:
+        return verdict(text, "not measured", None)
+    slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+    return verdict(text, f"N^{slope:.2f}", slope <= limit)
+
+
+def flat(rows: Rows, names: Iterable[str], factor: float) -> Verdict:
+    """The largest peak memory of several rows is at most ``factor`` times the least."""
+    text = f"peak memory: the largest at most {factor:g}x the least"
+    peaks = [rows[name]["peak_bytes"] for name in names if name in rows]
+    if len(peaks) < 2:
+        return verdict(text, "not measured", None)
+    ratio = max(peaks) / min(peaks)
+    return verdict(text, f"{ratio:.3g}x", ratio <= factor)

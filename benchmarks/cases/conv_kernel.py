@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import methods
+import models
 import targets as to_reach
 import torch
-from torch import nn
 
 TITLE = (
     "3 convolutions of 32 channels, 3x3, ReLU, on 32x32x3, then Linear(21632, 10), cross-entropy, N = 128, "
     "float32: total backward kernel and every layer's block"
 )
-CHANNELS = (3, 32, 32, 32)
 PEERS = ("torch.func vmap(grad)", "BackPACK BatchGrad", "opacus GradSampleModule")
 
 
 def build(scale: float) -> methods.Problem:
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    products = []
-    side = 32
-    for c, p in itertools.pairwise(CHANNELS):
-        layers += [nn.Conv2d(c, p, 3), nn.ReLU()]
-        side -= 2
-        products.append((side * side, 9 * c, p))
-    features = side * side * CHANNELS[-1]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
+    model, products = models.conv_net()
     n = max(2, round(128 * scale))
-    products.append((1, features, 10))
-    return methods.Problem(model, torch.randn(n, 3, 32, 32), torch.randint(10, (n,)), tuple(products))
+    return methods.Problem(model, torch.randn(n, 3, 32, 32), torch.randint(10, (n,)), products)
 
 
 METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {

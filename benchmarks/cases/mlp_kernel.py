@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import methods
+import models
 import targets as to_reach
 import torch
-from torch import nn
 
 TITLE = "MLP 3072-128x5-10, ReLU, cross-entropy, N = 2048, float32: total backward kernel and every layer's block"
-WIDTHS = (3072, 128, 128, 128, 128, 128, 10)
 PEERS = ("torch.func vmap(grad)", "BackPACK BatchGrad", "opacus GradSampleModule")
 
 
 def build(scale: float) -> methods.Problem:
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for d, p in itertools.pairwise(WIDTHS):
-        layers += [nn.Linear(d, p), nn.ReLU()]
+    model, products = models.mlp()
     n = max(2, round(2048 * scale))
-    products = tuple((1, d, p) for d, p in itertools.pairwise(WIDTHS))
-    return methods.Problem(nn.Sequential(*layers[:-1]), torch.randn(n, WIDTHS[0]), torch.randint(10, (n,)), products)
+    return methods.Problem(model, torch.randn(n, models.MLP_WIDTHS[0]), torch.randint(10, (n,)), products)
 
 
 METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {

@@ -1,0 +1,38 @@
+"""The full tangent kernel of a plain MLP: all pairs of samples and all pairs of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import methods
+import models
+import tangent_methods
+import targets as to_reach
+import torch
+
+TITLE = "MLP 3072-128x5-10, ReLU, N = 512, float32: full tangent kernel, (512, 512, 10, 10)"
+OURS = "pullback.tangent_kernel"
+NEURAL_TANGENTS = "neural-tangents, structured derivatives"
+TUTORIAL = "torch.func vmap(jacrev), the tutorial's form"
+ONCE = (TUTORIAL,)
+
+
+def build(scale: float) -> methods.Problem:
+    torch.manual_seed(0)
+    model, _ = models.mlp()
+    n = max(2, round(512 * scale))
+    return methods.Problem(model, torch.randn(n, models.MLP_WIDTHS[0]), torch.randint(10, (n,)))
+
+
+METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+    OURS: tangent_methods.pullback("full"),
+    NEURAL_TANGENTS: tangent_methods.neural_tangents("mlp", "full", "STRUCTURED_DERIVATIVES"),
+    TUTORIAL: tangent_methods.jacobian_form("full"),
+}
+
+
+def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
+    return [
+        to_reach.speed(rows, OURS, NEURAL_TANGENTS, 2),
+        to_reach.speed(rows, OURS, TUTORIAL, 100),
+    ]

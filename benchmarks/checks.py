@@ -1,0 +1,31 @@
+"""Two numbers of a kernel, which every method must agree on."""
+
+from __future__ import annotations
+
+import torch
+from methods import Blocks
+from torch import Tensor
+
+
+def checksum(result: Blocks) -> dict[str, list[float]]:
+    """Of the total and of every block K: the Frobenius norm, and u^T K v for fixed random signs u, v.
+
+    A deviation E of K shows in the second number as about |E|, whatever it does to the norm.
+    """
+    return {name: numbers(block) for name, block in {"total": result.total, **result.layers}.items()}
+
+
+def numbers(block: Tensor) -> list[float]:
+    """Of one kernel: (N, N), or (N, N, C, C) with a sign for every pair of sample and output."""
+    if block.ndim == 4:
+        block = block.transpose(1, 2).flatten(2).flatten(0, 1)
+    u, v = signs(len(block))
+    block = block.double()
+    return [float(torch.linalg.vector_norm(block)), float(u @ block @ v)]
+
+
+def signs(n: int) -> tuple[Tensor, Tensor]:
+    """The two vectors of random signs, (n,) each."""
+    generator = torch.Generator().manual_seed(1)
+    u, v = (torch.randint(2, (n,), generator=generator, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    return u, v
