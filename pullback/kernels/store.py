@@ -1,0 +1,395 @@
+"""``kernel_to_store``: a backward kernel larger than memory, tile by tile on disk, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import check_positive, input_error
+from pullback._version import __version__
+from pullback.functional import LossFunction, ModelView, undisturbed
+from pullback.kernels.capture import refuse_recurrent_dropout
+from pullback.kernels.coverage import capture_factors
+from pullback.kernels.kernel import assemble
+from pullback.kernels.plan import make_plan
+from pullback.kernels.store_captures import named_tensors
+from pullback.kernels.store_data import Blocks, fingerprint, first_difference
+from pullback.kernels.store_layout import FORMAT, Folder
+from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes, product_rate
+from pullback.kernels.store_progress import Progress
+from pullback.kernels.store_run import Filler, Finished, Grid, Tile, tile_is_whole
+from pullback.kernels.store_summary import LayerSummary, summed
+from pullback.kernels.workers import Workers
+from pullback.operators.base import Operator
+
+DENSE_LIMIT = 2**31  # bytes `to_dense` makes without being asked twice
+
+
+class KernelStore(Operator):
+    """A finished backward kernel on disk, (N, N), read tile by tile; products stream through it.
+
+    Attributes:
+        path: its folder, a Zarr v3 group whose array ``total`` holds the tiles on and below the diagonal.
+        layers: module name -> LayerSummary, in the order of the forward pass.
+        losses: the samples' losses, (N,).
+        num_params: P, the number of trainable numbers covered.
+        plan: what it was expected to cost.
+        tile_size: samples along the side of a tile.
+    """
+
+    symmetric = True
+
+    def __init__(self, path: str | Path) -> None:
+        where = "open_store"
+        self.path = Path(path)
+        self._folder = Folder(self.path)
+        about = self._folder.description(where)
+        self._grid = Grid(about["num_samples"], about["tile"])
+        finished = Finished.of(self._folder, where)
+        self._entries = finished.tiles
+        if missing := [tile for tile in self._grid.tiles() if tile not in self._entries]:
+            whole = len(self._grid.tiles())
+            raise input_error(
+                where,
+                f"a finished store at {self.path}",
+                f"{whole - len(missing)} of {whole} tiles",
+                "Call `kernel_to_store` with the same arguments to finish it",
+            )
+        super().__init__((self._grid.count, self._grid.count), getattr(torch, about["dtype"]), torch.device("cpu"))
+        self.tile_size = self._grid.tile
+        self.num_params: int = about["num_params"]
+        self.plan = StorePlan(**about["plan"])
+        traces, self._inner = summed(self._entries.values(), len(about["layers"]))
+        norms = self._inner.diagonal().clamp(min=0).sqrt()
+        sizes = about["layer_sizes"]
+        self.layers: Mapping[str, LayerSummary] = {
+            layer: LayerSummary(trace, norm, size)
+            for layer, trace, norm, size in zip(about["layers"], traces.tolist(), norms.tolist(), sizes, strict=True)
+        }
+        self.losses = self._vector("losses", ())
+
+    def tile(self, i: int, j: int) -> Tensor:
+        """Tile of block i with block j; above the diagonal the transpose of its mirror image."""
+        if not (0 <= i < self._grid.blocks and 0 <= j < self._grid.blocks):
+            last = self._grid.blocks - 1
+            raise input_error("KernelStore.tile", f"block numbers from 0 to {last}", f"({i}, {j})", "Stay inside")
+        if i < j:
+            return self.tile(j, i).T
+        shape = (self.tile_size, self.tile_size)
+        try:
+            whole = self._folder.read_chunk("total", (i, j), shape, self.dtype)
+        except OSError as error:
+            raise input_error(
+                "KernelStore.tile",
+                f"a readable file for tile ({i}, {j})",
+                f"an error ({error})",
+                "Call `kernel_to_store` with the same arguments to make it again",
+            ) from None
+        return whole[: self._grid.size(i), : self._grid.size(j)]
+
+    def rows(self, index: slice) -> Tensor:
+        """Rows of the kernel, (n, N), for a slice of samples."""
+        samples = range(self._grid.count)[index]
+        result = torch.empty(len(samples), self._grid.count, dtype=self.dtype)
+        chosen = torch.tensor(list(samples), dtype=torch.long)
+        for i in sorted({int(block) for block in (chosen // self.tile_size).unique()}):
+            start, stop = self._grid.samples(i)
+            mine = (chosen >= start) & (chosen < stop)
+            for j in range(self._grid.blocks):
+                result[mine, slice(*self._grid.samples(j))] = self.tile(i, j)[chosen[mine] - start]
+        return result
+
+    def diagonal(self) -> Tensor:
+        """Squared gradient norms of the samples, (N,)."""
+        parts = [self.tile(i, i).diagonal() for i in range(self._grid.blocks)]
+        return torch.cat(parts)
+
+    def layer_diagonals(self) -> Tensor:
+        """Squared gradient norms by layer, (L, N)."""
+        return self._vector("diagonal", (len(self.layers),))
+
+    def layer_inner_products(self) -> Tensor:
+        """``<K_a, K_b>``, sums over all N^2 entries, for every pair of layers, (L, L) in float64; not centred."""
+        return self._inner.clone()
+
+    def layer_alignment(self) -> Tensor:
+        """Kernel alignment ``<K_a, K_b> / (|K_a| |K_b|)`` for every pair of layers, (L, L); not centred.
+
+        Layers without any gradient have no direction: their rows are NaN.
+        """
+        norms = self._inner.diagonal().clamp(min=0).sqrt()
+        return self._inner / norms.unsqueeze(1) / norms
+
+    def to_dense(self, *, memory_limit: int = DENSE_LIMIT) -> Tensor:
+        """The whole matrix, (N, N), if it takes at most ``memory_limit`` bytes (2 GiB unless told otherwise)."""
+        needed = self._grid.count**2 * self.dtype.itemsize
+        if needed > memory_limit:
+            raise input_error(
+                "KernelStore.to_dense",
+                f"a matrix of at most {memory_limit} bytes",
+                f"{needed}",
+                "Read `rows` or `tile`, or pass a larger `memory_limit`",
+            )
+        return self.rows(slice(None))
+
+    def verify(self) -> list[Tile]:
+        """Read everything and compare checksums: the tiles whose bytes are not those that were written.
+
+        Call ``kernel_to_store`` with the same arguments to make them again.
+        """
+        shape, layers = (self.tile_size, self.tile_size), len(self.layers)
+        return [
+            tile
+            for tile, entry in sorted(self._entries.items())
+            if not tile_is_whole(self._folder, tile, entry, shape, layers, self.dtype)
+        ]
+
+    def _matmat(self, matrix: Tensor) -> Tensor:
+        result = torch.zeros(self.shape[0], matrix.shape[1], dtype=self.dtype)
+        for (i, j), tile in self._stream():
+            rows, columns = slice(*self._grid.samples(i)), slice(*self._grid.samples(j))
+            result[rows] += tile @ matrix[columns]
+            if i != j:
+                result[columns] += tile.T @ matrix[rows]
+        return result
+
+    def _stream(self) -> Iterator[tuple[Tile, Tensor]]:
+        """All stored tiles, the next being read while one is used."""
+        tiles = self._grid.tiles()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            ahead = pool.submit(self.tile, *tiles[0])
+            for tile, following in zip(tiles, [*tiles[1:], None], strict=True):
+                values = ahead.result()
+                if following is not None:
+                    ahead = pool.submit(self.tile, *following)
+                yield tile, values
+
+    def _vector(self, name: str, lead: tuple[int, ...]) -> Tensor:
+        index = (0,) * len(lead)
+        shape = (*lead, self.tile_size)
+        parts = [self._folder.read_chunk(name, (*index, i), shape, self.dtype) for i in range(self._grid.blocks)]
+        return torch.cat(parts, dim=-1)[..., : self._grid.count]
+
+
+def open_store(path: str | Path) -> KernelStore:
+    """A finished store, to be read.
+
+    Raises:
+        InputError: there is no store at ``path``, or it is not finished.
+    """
+    return KernelStore(path)
+
+
+def kernel_to_store(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    dataset: Any,
+    path: str | Path,
+    *,
+    tile: int | None = None,
+    resume: bool = True,
+    params: Iterable[str] | None = None,
+    memory_limit: int | None = None,
+    progress: bool = True,
+) -> KernelStore:
+    """Backward kernel K_ij = <g_i, g_j> of a whole data set, exact, made tile by tile on disk.
+
+    One forward and one backward pass over the data; the captured gradient factors wait on disk, and tiles are made
+    from two blocks of them at a time, so that memory does not grow with N. Every finished tile is in a ledger with
+    its checksum: a run that was killed goes on where it stopped when it is called again.
+
+    Under ``torchrun``, or with ``torch.distributed`` initialised, the same call on every worker shares the work;
+    ``path`` must then be on a file system all of them see.
+
+    Args:
+        model: as ``backward_kernel``.
+        loss_fn: as ``backward_kernel``.
+        dataset: a tuple ``(x, y)``, or a map-style data set of such pairs (batched by ``default_collate``); order is
+            kept, nothing is shuffled.
+        path: folder of the store; made if it does not exist.
+        tile: samples along the side of a tile; None chooses by ``memory_limit``, or takes that of the store resumed.
+        resume: go on with an unfinished store at ``path``; with False such a path is refused.
+        params: names of parameters or modules to restrict the gradients to; None for all trainable ones.
+        memory_limit: bytes this call may hold in each worker, beyond what the model, the data set and the process
+            held before; None plans without a limit.
+        progress: print the plan and the progress on standard error.
+
+    Returns:
+        KernelStore, finished.
+
+    Raises:
+        InputError: as ``backward_kernel``; a limit that cannot be kept; a path that holds something else; a store
+            begun with other weights, data, parameters or tiles.
+        UnsupportedError, SelfCheckError: as ``backward_kernel``.
+        WorkerError: another worker failed.
+
+    Cost: one pass over the data and the operations of ``backward_kernel``. Disk: half of N^2 numbers, and the
+        captured factors (for a linear layer N T (d + p) numbers) until it is finished.
+
+    Example:
+        >>> import tempfile
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        >>> x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
+        >>> folder = tempfile.mkdtemp() + "/kernel"
+        >>> store = kernel_to_store(model, nn.CrossEntropyLoss(), (x, y), folder, tile=2, progress=False)
+        >>> from pullback import reference
+        >>> bool(torch.allclose(store.to_dense(), reference.total_kernel(model, nn.CrossEntropyLoss(), x, y)))
+        True
+    """
+    where = "kernel_to_store"
+    workers = Workers(where, "See that worker's own error, then call again with any number of workers: it resumes")
+    folder = Folder(path, workers.rank)
+    try:
+        with Progress(progress and workers.rank == 0) as shown:
+            with workers.phase():
+                refuse_recurrent_dropout(model, where)
+                view = ModelView.of(model, params, where)
+                data = Blocks(dataset, next(iter(view.parameters.values())).device, where)
+                about = _about(view, loss_fn, data)
+                footprint = _footprint(view, loss_fn, data, tile, where)
+                if workers.rank == 0:
+                    _prepare(folder, about, footprint, tile, resume, memory_limit, where)
+            with workers.phase():
+                about = _check(folder, about, tile, where)
+                footprint.check(len(data), about["tile"], memory_limit, where)
+                filler = _filler(folder, about, data, view, loss_fn, footprint, workers, shown, where)
+                if progress and workers.rank == 0:
+                    rate = product_rate(filler.dtype, data.device) * workers.count
+                    plan = StorePlan(**about["plan"])
+                    shown.say(str(replace(plan, seconds=plan.flops / rate)))
+                folder.open_ledger()
+                filler.verify()
+            with workers.phase():
+                filler.capture()
+            with workers.phase():
+                filler.fill()
+            with workers.phase():
+                if workers.rank == 0:
+                    filler.finish()
+    finally:
+        folder.close()
+        workers.leave()
+    return KernelStore(path)
+
+
+def _about(view: ModelView, loss_fn: LossFunction, data: Blocks) -> dict[str, Any]:
+    """The part of a store's description that a resumed call must agree with."""
+    return {"format": FORMAT, "num_samples": len(data), **fingerprint(view, loss_fn)}
+
+
+def _footprint(view: ModelView, loss_fn: LossFunction, data: Blocks, tile: int | None, where: str) -> Footprint:
+    """Capture the first few samples: two, because blocks of one sample may take another path than larger ones."""
+    count = 1 if tile == 1 else min(2, len(data))
+    x, y = data.take(0, count)
+    with undisturbed(view.model):
+        captured = capture_factors(view, loss_fn, x, y, where)
+        graph = graph_bytes(view, loss_fn, x, y, where)
+    kernel = assemble(captured, None, make_plan(captured, count, None, None, where), where)
+    parameters = sum(p.numel() * p.element_size() for p in view.parameters.values())
+    return Footprint(
+        captured=captured,
+        layers=tuple(kernel.layers),
+        layer_sizes=tuple(kernel.layer_sizes[layer] for layer in kernel.layers),
+        dtype=kernel.total.dtype,
+        data_bytes=data_bytes(x, y),
+        factor_bytes=sum(t.numel() * t.element_size() for _, t in named_tensors(captured.factors)),
+        graph_bytes=graph,
+        parameter_bytes=parameters,
+    )
+
+
+def _prepare(
+    folder: Folder,
+    about: dict[str, Any],
+    footprint: Footprint,
+    tile: int | None,
+    resume: bool,
+    memory_limit: int | None,
+    where: str,
+) -> None:
+    """Rank 0's part: begin a store, or see that the one there may be gone on with."""
+    if folder.is_store:
+        if not resume:
+            raise input_error(
+                where,
+                "an empty or new folder with `resume=False`",
+                f"a kernel store at {folder.path}",
+                "Choose another path, or delete it",
+            )
+        return
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise input_error(
+            where,
+            "an empty or new folder, or a kernel store",
+            f"something else at {folder.path}",
+            "Choose another path, or delete it",
+        )
+    count = about["num_samples"]
+    if tile is None:
+        tile = footprint.choose_tile(count, memory_limit, where)
+    check_positive(where, "tile", tile)
+    tile = min(tile, count)
+    footprint.check(count, tile, memory_limit, where)
+    folder.create(
+        about
+        | {
+            "pullback": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tile": tile,
+            "dtype": str(footprint.dtype).removeprefix("torch."),
+            "layers": list(footprint.layers),
+            "layer_sizes": list(footprint.layer_sizes),
+            "num_params": footprint.captured.view.num_params,
+            "plan": footprint.plan(count, tile, where)[0].to_json(),
+        }
+    )
+
+
+def _check(folder: Folder, about: dict[str, Any], tile: int | None, where: str) -> dict[str, Any]:
+    """The store's description, if it is of the matrix this call means."""
+    stored = folder.description(where)
+    asked = about | {"tile": stored["tile"] if tile is None else min(tile, about["num_samples"])}
+    if found := first_difference({key: stored[key] for key in asked}, asked):
+        name, old, new = found
+        names = {"num_samples": "the number of samples", "tile": "`tile`", "params": "the parameters"}
+        raise input_error(
+            where,
+            f"{names.get(name, f'the {name}')} the store at {folder.path} was begun with, {old}",
+            new,
+            "Choose another path, or pass what it was begun with",
+        )
+    return stored
+
+
+def _filler(
+    folder: Folder,
+    about: dict[str, Any],
+    data: Blocks,
+    view: ModelView,
+    loss_fn: LossFunction,
+    footprint: Footprint,
+    workers: Workers,
+    shown: Progress,
+    where: str,
+) -> Filler:
+    return Filler(
+        folder=folder,
+        grid=Grid(about["num_samples"], about["tile"]),
+        data=data,
+        view=view,
+        loss_fn=loss_fn,
+        template=footprint.captured,
+        pair=footprint.plan(about["num_samples"], about["tile"], where)[1],
+        layers=about["layers"],
+        dtype=footprint.dtype,
+        workers=workers,
+        progress=shown,
+        where=where,
+    )

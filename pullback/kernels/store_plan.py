@@ -1,0 +1,179 @@
+"""What a store will cost: tile size under a memory limit, operations, bytes on disk, bytes held, expected time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from pullback._checks import input_error
+from pullback.functional import LossFunction, ModelView, per_sample_loss
+from pullback.functional.batch import Batch, tensors
+from pullback.kernels.coverage import Captured
+from pullback.kernels.plan import KernelPlan, make_plan
+
+DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
+SMALLEST_TILE = 16  # a limit that allows only fewer would spend its time on files
+GRANULE = 64  # larger tiles are multiples of this
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """The cost of a store; ``str(plan)`` is what is printed before the work.
+
+    Args:
+        num_samples: N.
+        tile: samples along the side of a tile.
+        num_tiles: tiles on and below the diagonal.
+        flops: operations of all tiles, an add and a multiply counted as two.
+        disk_bytes: the finished store.
+        capture_bytes: gradient factors on disk while the work lasts.
+        peak_bytes: the most one worker holds at a time beyond the model and the data set.
+        seconds: expected time on this machine with one worker, or None if not measured.
+    """
+
+    num_samples: int
+    tile: int
+    num_tiles: int
+    flops: float
+    disk_bytes: int
+    capture_bytes: int
+    peak_bytes: int
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"kernel {self.num_samples} x {self.num_samples} in {self.num_tiles} tiles of {self.tile} x {self.tile}: "
+            f"{self.flops / 1e9:.3g} GFLOP",
+            f"{self.disk_bytes / 1e9:.3g} GB on disk, and {self.capture_bytes / 1e9:.3g} GB of gradient factors "
+            "until it is finished",
+            f"about {self.peak_bytes / 1e6:.0f} MB in memory at the peak",
+        ]
+        if self.seconds is not None:
+            lines.append(f"about {duration(self.seconds)} at the rate of a matrix product on this machine")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """As plain numbers."""
+        return asdict(self)
+
+
+def duration(seconds: float) -> str:
+    """A time span in words short enough for a progress line."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes and operations by sample, from the capture of a few samples.
+
+    Args:
+        captured: factors of a few samples.
+        layers: names of the layers, in the order of the forward pass.
+        layer_sizes: trainable numbers of each.
+        dtype: of the kernel.
+        data_bytes: of the samples' inputs and targets.
+        factor_bytes: of their factors.
+        graph_bytes: what autograd keeps for their backward pass.
+        parameter_bytes: of one gradient of all parameters.
+    """
+
+    captured: Captured
+    layers: tuple[str, ...]
+    layer_sizes: tuple[int, ...]
+    dtype: torch.dtype
+    data_bytes: int
+    factor_bytes: int
+    graph_bytes: int
+    parameter_bytes: int
+
+    def plan(self, count: int, tile: int, where: str) -> tuple[StorePlan, KernelPlan]:
+        """The cost of a store of ``count`` samples with tiles of side ``tile``, and the plan of one tile."""
+        pair = make_plan(self.captured, tile, tile, None, where)
+        blocks = -(-count // tile)
+        flops = pair.flops / 2 / tile**2 * count * (count + tile / 2)  # a tile on the diagonal costs half
+        tiles = blocks * (blocks + 1) // 2
+        n = self.captured.num_samples
+        factors = self.factor_bytes * tile // n + self.parameter_bytes
+        capturing = 2 * factors + (self.data_bytes + self.graph_bytes) * tile // n + 4 * self.parameter_bytes
+        # layers, their total, one tile on its way to the disk; three blocks of factors; rows formed; temporaries
+        square = tile * tile * self.dtype.itemsize
+        temporaries = pair.peak_bytes - pair.kernel_bytes - pair.piece_bytes - sum(a.held_bytes for a in pair.layers)
+        tiling = (len(self.layers) + 3) * square + 3 * factors + pair.piece_bytes + temporaries
+        return StorePlan(
+            num_samples=count,
+            tile=tile,
+            num_tiles=tiles,
+            flops=flops,
+            disk_bytes=tiles * square + (len(self.layers) + 1) * count * self.dtype.itemsize,
+            capture_bytes=blocks * self.parameter_bytes + self.factor_bytes * count // n,
+            peak_bytes=max(capturing, tiling),
+        ), pair
+
+    def choose_tile(self, count: int, memory_limit: int | None, where: str) -> int:
+        """The largest useful side of a tile that keeps the limit.
+
+        Raises:
+            InputError: no tile does; says what would.
+        """
+        sides = [side for side in _sides() if side < count] + ([count] if count <= DEFAULT_TILE else [])
+        sides = [side for side in sides if side == 1 or count % side != 1] or [count]
+        fitting = [s for s in sides if memory_limit is None or self.plan(count, s, where)[0].peak_bytes <= memory_limit]
+        if not fitting:
+            self.check(count, sides[0], memory_limit, where)
+        return fitting[-1]
+
+    def check(self, count: int, tile: int, memory_limit: int | None, where: str) -> None:
+        """Refuse a limit that a tile of this side cannot keep."""
+        needed = self.plan(count, tile, where)[0].peak_bytes
+        if memory_limit is not None and needed > memory_limit:
+            raise input_error(
+                where,
+                f"a `memory_limit` of at least {needed} bytes for tiles of {tile} samples",
+                f"{memory_limit}",
+                "Raise the limit" + (", or pass a smaller `tile`" if tile > SMALLEST_TILE else ""),
+            )
+
+
+def _sides() -> Iterator[int]:
+    yield from range(SMALLEST_TILE, GRANULE, SMALLEST_TILE)
+    yield from range(GRANULE, DEFAULT_TILE + 1, GRANULE)
+
+
+def graph_bytes(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str) -> int:
+    """Bytes autograd keeps between a forward and a backward pass, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
+    held: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if (pointer := storage.data_ptr()) not in own:  # views may be of the whole data set: only they count
+            held[pointer] = max(held.get(pointer, 0), min(storage.nbytes(), tensor.numel() * tensor.element_size()))
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda t: t):
+        losses = per_sample_loss(loss_fn, view(x), y, where)
+    del losses
+    return sum(held.values())
+
+
+def data_bytes(x: Batch, y: Batch) -> int:
+    """Bytes of a batch."""
+    return sum(t.numel() * t.element_size() for batch in (x, y) for t in tensors(batch))
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a matrix product, the best of three."""
+    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for a device that works on its own
+        best = max(best, 2.0 * 1024**3 / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,298 @@
+"""Fills a store: captures every block of samples once, then makes tile after tile from the captured factors.
+
+Reading the next block and writing the last tile go on in one background thread while a tile is computed. At most one
+finished tile waits to be written, so a killed worker repeats at most that one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pullback._checks import input_error, self_check_error
+from pullback.functional import LossFunction, ModelView, undisturbed
+from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.kernel import assemble
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.store_captures import load, named_tensors, rebuilt, save, structure
+from pullback.kernels.store_data import Blocks, digest
+from pullback.kernels.store_layout import CAPTURES, Folder, checksum
+from pullback.kernels.store_progress import Progress
+from pullback.kernels.store_summary import inner_products, triangle
+from pullback.kernels.workers import Workers
+
+Tile = tuple[int, int]
+
+
+@dataclass
+class Finished:
+    """What the ledgers say is done: the newest entry for every block and tile, and how often it was tried."""
+
+    blocks: dict[int, dict[str, Any]]
+    tiles: dict[Tile, dict[str, Any]]
+    attempts: dict[int | Tile, int]
+
+    @classmethod
+    def of(cls, folder: Folder, where: str) -> Finished:
+        """Read all ledgers."""
+        newest: dict[int | Tile, dict[str, Any]] = {}
+        for entry in folder.entries(where):
+            key = entry["block"] if "block" in entry else tuple(entry["tile"])
+            if key not in newest or newest[key]["attempt"] <= entry["attempt"]:
+                newest[key] = entry
+        blocks = {key: entry for key, entry in newest.items() if isinstance(key, int)}
+        tiles = {key: entry for key, entry in newest.items() if isinstance(key, tuple) and not entry.get("void")}
+        return cls(blocks, tiles, {key: entry["attempt"] for key, entry in newest.items()})
+
+    def next_attempt(self, key: int | Tile) -> int:
+        """Number of a further entry for a block or tile: the highest counts, whichever ledger it is in."""
+        return self.attempts.get(key, -1) + 1
+
+
+class Grid:
+    """Blocks of samples and the tiles on and below the diagonal."""
+
+    def __init__(self, count: int, tile: int) -> None:
+        self.count, self.tile = count, tile
+        self.blocks = -(-count // tile)
+
+    def samples(self, block: int) -> tuple[int, int]:
+        """First sample of a block, and the one after its last."""
+        return block * self.tile, min((block + 1) * self.tile, self.count)
+
+    def size(self, block: int) -> int:
+        """Samples in a block."""
+        start, stop = self.samples(block)
+        return stop - start
+
+    def tiles(self) -> list[Tile]:
+        """Row by row, every other row backwards: from one tile to the next a single block changes."""
+        rows = [[(i, j) for j in range(i + 1)] for i in range(self.blocks)]
+        return [tile for i, row in enumerate(rows) for tile in (row[::-1] if i % 2 else row)]
+
+
+class Background:
+    """One thread for reading and writing; one piece of writing may wait."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[Any] | None = None
+
+    def write(self, work: Callable[..., Any], *args: Any) -> None:
+        """Write in the background, after the last piece of writing is done."""
+        self.wait()
+        self._writing = self._pool.submit(work, *args)
+
+    def read(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Read in the background."""
+        return self._pool.submit(work, *args)
+
+    def wait(self) -> None:
+        """Until everything is written; errors of the thread are raised here."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class Filler:
+    """One worker's part in filling a store.
+
+    Args:
+        template: captured factors of a few samples, to rebuild those of blocks from.
+        pair: how a tile is made.
+        layers: in the order of the summaries.
+        dtype: of the kernel.
+    """
+
+    folder: Folder
+    grid: Grid
+    data: Blocks
+    view: ModelView
+    loss_fn: LossFunction
+    template: Captured
+    pair: KernelPlan
+    layers: list[str]
+    dtype: torch.dtype
+    workers: Workers
+    progress: Progress
+    where: str
+
+    def __post_init__(self) -> None:
+        self.shape = (self.grid.tile, self.grid.tile)
+        self.finished = Finished.of(self.folder, self.where)
+        self._structure = structure(self._kept(self.template))
+
+    # What was done before
+
+    def verify(self) -> None:
+        """Void what is in the ledger and no longer on the disk; refuse data other than the blocks were made of."""
+        tiles = self.finished.tiles
+        for tile in self.workers.share(sorted(tiles), [1.0] * len(tiles)):
+            if not tile_is_whole(self.folder, tile, tiles[tile], self.shape, len(self.layers), self.dtype):
+                self.folder.record({"tile": tile, "attempt": self.finished.next_attempt(tile), "void": True})
+        blocks = self.finished.blocks
+        for block in self.workers.share(sorted(blocks), [1.0] * len(blocks)):
+            self._check_data(block, digest(self.data.take(*self.grid.samples(block))))
+
+    def _check_data(self, block: int, found: str) -> None:
+        if (entry := self.finished.blocks.get(block)) and entry["data"] != found:
+            start, stop = self.grid.samples(block)
+            raise input_error(
+                self.where,
+                "the data this store was begun with",
+                f"others in samples {start} to {stop - 1}",
+                "Pass that data again, or choose another path",
+            )
+
+    # Blocks
+
+    def capture(self) -> None:
+        """Capture this worker's share of the blocks that unfinished tiles need."""
+        self.finished = Finished.of(self.folder, self.where)
+        missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
+        needed = sorted({block for tile in missing for block in tile})
+        needed = [block for block in needed if not self._captured(block)]
+        mine = needed[self.workers.rank :: self.workers.count]
+        held = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(self.template.factors))
+        per_sample = held // self.template.num_samples
+        self.progress.start("capturing", sum(self.grid.size(block) for block in mine) * per_sample)
+        with Background() as background:
+            for block in mine:
+                background.write(self._save, block, *self._capture(block))
+                self.progress.advance(self.grid.size(block) * per_sample)
+
+    def _captured(self, block: int) -> bool:
+        return block in self.finished.blocks and self._file(block).is_file()
+
+    def _file(self, block: int) -> Path:
+        return self.folder.path / CAPTURES / f"{block}.bin"
+
+    def _capture(self, block: int) -> tuple[Captured, str]:
+        x, y = self.data.take(*self.grid.samples(block))
+        found = digest((x, y))
+        self._check_data(block, found)
+        with undisturbed(self.view.model):
+            captured = capture_factors(self.view, self.loss_fn, x, y, self.where)
+        if structure(self._kept(captured)) != self._structure:
+            start, stop = self.grid.samples(block)
+            raise input_error(
+                self.where,
+                "all blocks of samples to take the same path through the model",
+                f"another one for samples {start} to {stop - 1}",
+                "Pass inputs of one kind, and a `tile` that leaves no block of a single sample",
+            )
+        return captured, found
+
+    @staticmethod
+    def _kept(captured: Captured) -> dict[str, Any]:
+        """What tiles need of a captured block."""
+        return {"factors": captured.factors, "ordinary": captured.ordinary, "losses": captured.losses}
+
+    def _save(self, block: int, captured: Captured, found: str) -> None:
+        losses = captured.losses.to("cpu", self.dtype)
+        crc = self.folder.write_chunk("losses", (block,), losses, (self.grid.tile,))
+        entry: dict[str, Any] = {"block": block, "attempt": self.finished.next_attempt(block), "data": found}
+        entry |= {"losses": crc} | save(self.folder, self._file(block), self._kept(captured))
+        self.folder.record(entry)
+        self.finished.blocks[block] = entry
+
+    def _load(self, block: int) -> Captured:
+        """A block's factors from the disk; captured again if the file was damaged."""
+        device = self.template.losses.device
+        tensors = load(self._file(block), self.finished.blocks[block], device)
+        if tensors is None:
+            self._save(block, *self._capture(block))
+            tensors = load(self._file(block), self.finished.blocks[block], device)
+        if tensors is None:
+            raise self_check_error(
+                self.where,
+                f"to read back what was just written to {self._file(block)}",
+                "other bytes",
+                "Check the disk, or choose another path",
+            )
+        kept = rebuilt(self._kept(self.template), tensors, self.grid.size(block))
+        return replace(self.template, **kept)
+
+    # Tiles
+
+    def fill(self) -> None:
+        """Make this worker's share of the unfinished tiles."""
+        self.finished = Finished.of(self.folder, self.where)
+        missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
+        mine = self.workers.share(missing, [0.5 if i == j else 1.0 for i, j in missing])
+        size = self.grid.tile**2 * self.dtype.itemsize
+        self.progress.start("tiles", len(mine) * size)
+        held: dict[int, Future[Captured]] = {}
+        with Background() as background:
+            for (i, j), following in zip(mine, [*mine[1:], ()], strict=True):
+                for block in (i, j, *following):  # the next tile's blocks are read while this one is computed
+                    if block not in held:
+                        held[block] = background.read(self._load, block)
+                left, right = held[i].result(), None if i == j else held[j].result()
+                background.write(self._write, (i, j), *self._tile(left, right))
+                self.progress.advance(size)
+                held = {block: held[block] for block in following}
+
+    def _tile(self, left: Captured, right: Captured | None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Total, diagonals by layer and inner products of layers of one tile."""
+        kernel = assemble(left, right, self.pair, self.where)
+        blocks = [kernel.layers[layer] for layer in self.layers]
+        diagonals = [block.diagonal().clone() for block in blocks] if right is None else []
+        return kernel.total, diagonals, inner_products(blocks)
+
+    def _write(self, tile: Tile, total: Tensor, diagonals: list[Tensor], inner: Tensor) -> None:
+        entry: dict[str, Any] = {"tile": tile, "attempt": self.finished.next_attempt(tile)}
+        entry["crc"] = self.folder.write_chunk("total", tile, total.cpu(), self.shape)
+        if diagonals:
+            diagonal = torch.stack(diagonals).cpu()
+            shape = (len(self.layers), self.grid.tile)
+            entry["diagonal"] = self.folder.write_chunk("diagonal", (0, tile[0]), diagonal, shape)
+            entry["trace"] = diagonal.sum(1, dtype=torch.float64).tolist()
+        self.folder.record(entry | {"inner": triangle(inner)})
+
+    def finish(self) -> None:
+        """Remove the captured factors of a store all of whose tiles are there."""
+        done = Finished.of(self.folder, self.where).tiles
+        if missing := [tile for tile in self.grid.tiles() if tile not in done]:
+            raise self_check_error(
+                self.where,
+                f"{len(self.grid.tiles())} tiles in the ledgers",
+                f"none for tile {missing[0]} and {len(missing) - 1} others",
+                "Call again with the same arguments to make them",
+            )
+        shutil.rmtree(self.folder.path / CAPTURES, ignore_errors=True)
+
+
+def tile_is_whole(
+    folder: Folder, tile: Tile, entry: dict[str, Any], shape: tuple[int, int], num_layers: int, dtype: torch.dtype
+) -> bool:
+    """Whether a tile's bytes are those its ledger entry was written for."""
+    wanted = [("total", tile, shape, entry["crc"])]
+    if "diagonal" in entry:
+        wanted.append(("diagonal", (0, tile[0]), (num_layers, shape[1]), entry["diagonal"]))
+    for name, index, chunk, crc in wanted:
+        try:
+            values = folder.read_chunk(name, index, chunk, dtype)
+        except FileNotFoundError:
+            return False
+        if checksum(values.numpy()) != crc:
+            return False
+    return True

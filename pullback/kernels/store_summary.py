@@ -1,0 +1,60 @@
+"""What is kept of every layer's kernel when only the total is stored: traces and inner products of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STRIP = 2**16  # entries of each layer multiplied at a time: the strips of all layers stay in cache
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer's kernel in three numbers; none is divided by N.
+
+    Args:
+        trace: sum over samples of the squared norms of the layer's gradients.
+        frobenius_norm: root of the summed squares of all N^2 entries.
+        num_params: trainable numbers the layer owns.
+    """
+
+    trace: float
+    frobenius_norm: float
+    num_params: int
+
+
+def inner_products(blocks: Sequence[Tensor]) -> Tensor:
+    """``<K_a, K_b>`` of one tile of every layer, (L, L) in float64: products of strips, summed in double."""
+    flat = [block.reshape(-1) for block in blocks]
+    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    for start in range(0, len(flat[0]), STRIP):
+        strip = torch.stack([f[start : start + STRIP] for f in flat])
+        total += (strip @ strip.T).cpu()
+    return total
+
+
+def triangle(matrix: Tensor) -> list[float]:
+    """A symmetric matrix as the numbers on and below its diagonal, row by row."""
+    rows, columns = torch.tril_indices(*matrix.shape)
+    return matrix[rows, columns].tolist()
+
+
+def summed(entries: Iterable[dict[str, Any]], num_layers: int) -> tuple[Tensor, Tensor]:
+    """Traces (L,) and inner products (L, L) of whole kernels from the ledger's entries of their tiles.
+
+    A tile below the diagonal stands for itself and its mirror image.
+    """
+    traces = torch.zeros(num_layers, dtype=torch.float64)
+    inner = torch.zeros(num_layers, num_layers, dtype=torch.float64)
+    rows, columns = torch.tril_indices(num_layers, num_layers)
+    for entry in entries:
+        i, j = entry["tile"]
+        inner[rows, columns] += torch.tensor(entry["inner"], dtype=torch.float64) * (1 if i == j else 2)
+        if i == j:
+            traces += torch.tensor(entry["trace"], dtype=torch.float64)
+    inner[columns, rows] = inner[rows, columns]
+    return traces, inner
