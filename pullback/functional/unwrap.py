@@ -1,0 +1,89 @@
+"""What is put around models and calls: compilation, data parallelism, sharding, autocast.
+
+Compiled code shows no calls of torch functions and data parallelism synchronises with other processes, so a model
+is evaluated without either: the same parameters, the eager code, no collective. Sharded parameters are not there as
+a whole; what is left of them on a process must not be taken for the parameter itself. Autocast belongs to the
+model's evaluation, not to the products this package makes of what it recorded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from pullback._checks import unsupported
+
+COMPILED = "_orig_mod"  # the name torch.compile's wrapper keeps the module under
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``, in any order.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> unwrap(DataParallel(torch.compile(layer, backend="eager"))) is layer
+        True
+    """
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif COMPILED in model._modules:
+            model = model.get_submodule(COMPILED)
+        else:
+            return model
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run the eager code of everything compiled: submodules, methods, losses."""
+    if "torch._dynamo" in sys.modules:  # loading the compiler takes a second, and without it nothing is compiled
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Products of this package's own in the dtype of their factors; also a decorator, ``@without_autocast()``."""
+    with ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+def refuse_sharded(model: nn.Module, where: str) -> None:
+    """Refuse parameters that are spread over processes, as FSDP and tensor parallelism leave them.
+
+    FSDP models are refused also while their parameters are gathered: they may be sharded again in the middle of the
+    forward pass, and with ``use_orig_params`` the pass does not even use the parameters it shows.
+    """
+    if (kind := _sharding(model)) is not None:
+        raise unsupported(
+            where,
+            "whole parameters on this process",
+            kind,
+            "Build the model once more without sharding and fill it, on every rank, with "
+            "copy.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))) "
+            "from torch.distributed.checkpoint.state_dict",
+        )
+
+
+def _sharding(model: nn.Module) -> str | None:
+    """What the model's parameters are spread by, None if they are whole."""
+    for name, module in model.named_modules():
+        # torch marks the modules whose parameters FSDP manages, in both of its versions, for its compiler
+        if getattr(module, "_is_fsdp_managed_module", False):
+            return f"parameters managed by FSDP in layer `{name}`" if name else "parameters managed by FSDP"
+    distributed = sys.modules.get("torch.distributed.tensor")  # not loaded, no such tensor
+    if distributed is not None:
+        for name, parameter in model.named_parameters():
+            if isinstance(parameter, distributed.DTensor):
+                return f"the DTensor `{name}`"
+    return None
