@@ -18,6 +18,7 @@ import environment
 import render
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 CASES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.stem != "__init__")
 TOLERANCE = 1e-3  # of the Frobenius norm: what float32 sums in another order may differ by, with room to spare
 
@@ -142,13 +143,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all methods of a case")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples; 1 is what is published")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="README.md shows only the default folder")
     parser.add_argument("--render", action="store_true", help="only write the tables of the results into README.md")
     options = parser.parse_args()
     if not options.render:
         for name in options.only:
             run_case(name, options)
-    render.write_readme(options.out, HERE / "README.md")
+    if options.out == RESULTS:
+        render.write_readme(RESULTS, HERE / "README.md")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ A case module has
 - ``METHODS``: name -> function of the problem that imports and prepares what it needs and returns the call to
   be measured. ``family[variant]`` names variants of one method, of which the fastest is reported.
 - ``targets(rows)``: verdicts, from the measured row of every family.
-- ``REPEATS`` (optional): the least number of rounds, for quick and noisy calls.
+- ``REPEATS`` (optional): the least number of rounds, for quick and noisy calls; ``ROUNDS`` (optional): their number.
+- ``ONCE`` (optional): methods so slow that their first call is timed, in the first round, and no other.
 
-A call returns ``methods.Blocks``, which all methods must agree on, or None where there is nothing to compare.
+A call returns ``methods.Blocks``, which all methods must agree on (or on the total alone), ``methods.Elsewhere``
+where other processes did and timed the work, or None where there is nothing to compare.
 A method that cannot run here raises ``methods.Skip``.
 """
