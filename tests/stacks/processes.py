@@ -1,0 +1,31 @@
+"""Two processes that talk over gloo on this machine, each running one function of ``workers``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+WORLD = 2
+PATIENCE = timedelta(seconds=60)  # a collective that only one process calls fails then instead of waiting for ever
+
+
+def in_two_processes(work: Callable[[int], None], folder: Path) -> None:
+    """Run ``work(rank)`` in every process; an assertion that fails in one of them fails the test."""
+    mp.spawn(_run, (work, str(folder / "meeting")), nprocs=WORLD)
+
+
+def _run(rank: int, work: Callable[[int], None], meeting: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD, timeout=PATIENCE)
+    try:
+        work(rank)
+        dist.barrier()  # nobody leaves while another still needs the connection
+    finally:
+        dist.destroy_process_group()
