@@ -76,6 +76,26 @@ def test_checks_still_see_coupled_samples() -> None:
         pb.backward_kernel(Coupled(), LOSS, *data(dtype=torch.float32))
 
 
+def test_a_parameter_of_no_rule_under_autocast() -> None:
+    """Gradients of batches of one are made under the same autocast."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.power = plain(dtype=torch.float32), nn.Parameter(torch.rand(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).abs().pow(self.power + 1)
+
+    model, (x, y) = Odd(), data(dtype=torch.float32)
+    with unchanged(model), cast():
+        kernel = pb.backward_kernel(model, LOSS, x, y)
+    with cast():
+        gradients = reference.gradient_matrix(model, LOSS, x, y)
+    assert kernel.total.dtype == torch.float32
+    assert_same(kernel.total, gradients @ gradients.T, half_tolerance(torch.bfloat16))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models(dtype: torch.dtype) -> None:
     """Weights and data in half precision; the kernel in float32."""

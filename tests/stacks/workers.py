@@ -115,7 +115,8 @@ def refused(model: nn.Module, kind: str) -> None:
             pytest.raises(
                 pb.UnsupportedError,
                 match=rf"{call.__name__}: expected whole parameters on this process, got {kind}.*\. "
-                r"Build the model once more without sharding and fill it, on every rank, with copy\.load_state_dict\(get_model_state_dict",
+                r"Build the model once more without sharding and fill it, on every rank, "
+                r"with copy\.load_state_dict\(get_model_state_dict",
             ),
         ):
             call(model, LOSS, x, y)
