@@ -82,18 +82,23 @@ def test_a_parameter_of_no_rule_under_autocast() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.power = plain(dtype=torch.float32), nn.Parameter(torch.rand(3))
+            self.inner, self.shift = plain(dtype=torch.float32), nn.Parameter(torch.rand(3))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x).abs().pow(self.power + 1)
+            return torch.hypot(self.inner(x).float(), self.shift)
 
     model, (x, y) = Odd(), data(dtype=torch.float32)
     with unchanged(model), cast():
         kernel = pb.backward_kernel(model, LOSS, x, y)
     with cast():
-        gradients = reference.gradient_matrix(model, LOSS, x, y)
+        gradients = reference.per_sample_gradients(model, LOSS, x, y)
     assert kernel.total.dtype == torch.float32
-    assert_same(kernel.total, gradients @ gradients.T, half_tolerance(torch.bfloat16))
+    assert "shift" in next(layer.parameters for layer in kernel.plan.layers if "fallback" in layer.rule)
+    g = torch.cat([each.flatten(1) for each in gradients.values()], 1)
+    assert_same(kernel.total, g @ g.T, half_tolerance(torch.bfloat16))
+    shift = gradients["shift"]
+    assert_same(kernel.parameters["shift"], shift @ shift.T, 4 * LINEAR_LAYERS * torch.finfo(torch.bfloat16).eps / 2)
+    assert_different(kernel.parameters["shift"], pb.backward_kernel(model, LOSS, x, y).parameters["shift"], 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
