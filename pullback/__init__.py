@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         trade_off,
     )
     from pullback.functional import ModelView
-    from pullback.kernels import GradientMatrix, Kernel, KernelPlan, backward_kernel, plan_kernel
+    from pullback.kernels import GradientMatrix, Kernel, KernelPlan, backward_kernel, plan_kernel, tangent_kernel
     from pullback.monitor import Monitor
     from pullback.operators import GaussNewton, Hessian, layer_jacobians
     from pullback.report import write_figures, write_report
@@ -46,7 +46,7 @@ _HOME = {
         "trade_off",
     ),
     "pullback.functional": ("ModelView",),
-    "pullback.kernels": ("GradientMatrix", "Kernel", "KernelPlan", "backward_kernel", "plan_kernel"),
+    "pullback.kernels": ("GradientMatrix", "Kernel", "KernelPlan", "backward_kernel", "plan_kernel", "tangent_kernel"),
     "pullback.monitor": ("Monitor",),
     "pullback.operators": ("GaussNewton", "Hessian", "layer_jacobians"),
     "pullback.report": ("write_figures", "write_report"),
@@ -89,6 +89,7 @@ __all__ = [
     "reference",
     "sharpness",
     "spectrum",
+    "tangent_kernel",
     "trade_off",
     "write_figures",
     "write_report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,11 @@ class ModelView:
         for name in self.parameters:
             layers.setdefault(layer_of(name), []).append(name)
         return {layer: tuple(names) for layer, names in layers.items()}
+
+    def restricted(self, names: Iterable[str]) -> ModelView:
+        """The same model with only some of the parameters."""
+        wanted = set(names)
+        return replace(self, parameters={n: p for n, p in self.parameters.items() if n in wanted})
 
     def __call__(self, x: Batch, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """Outputs of the model; with ``parameters`` those values stand in for the model's own."""

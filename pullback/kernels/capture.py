@@ -1,203 +1,180 @@
-"""One forward and one backward pass that record, for every use of a parameter, its inputs and output gradients.
+"""One forward pass and a backward pass per output that record, for every use of a parameter, what it saw.
 
-Uses are seen where functions of torch are called, keyed by the parameters among their arguments, not where
-modules are: attention projections, tied heads and functional layers have no module of their own. In a recorded
-call a detached alias stands in for the parameter. After the backward pass a parameter that still has a gradient of
-its own was used somewhere no rule looked: that is how ``coverage`` proves that nothing was missed. The aliases'
-gradients are the ordinary gradient of the summed loss, which checks the recorded factors by another way.
+The forward pass runs under a ``Recorder``. After it, the gradient of each of the C values of the readout is taken
+in the outputs of the recorded calls. In one further pass (the same one, if C = 1) a fixed combination of the values
+is differentiated in the aliases and in the parameters themselves: a parameter that still has a gradient of its own
+was used somewhere no call was recorded, which is how ``coverage`` proves that nothing was missed; the aliases'
+gradients are the ordinary gradient, which checks the recorded factors by another way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pullback._checks import unsupported
-from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss
+from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch
-from pullback.functional.losses import check_finite
-from pullback.functional.model_view import layer_of
-from pullback.kernels.rules import RULES, Rule
-from pullback.kernels.rules.registry import Arguments
-
-
-@dataclass
-class Use:
-    """A recorded call: a rule, its arguments, and the gradient that reached its output."""
-
-    rule: Rule
-    arguments: Arguments
-    names: dict[str, str]  # argument -> parameter
-    edge: GradientEdge
-    output_shape: torch.Size
-    output_gradient: Tensor | None = None
+from pullback.functional.readout import Readout, combination
+from pullback.kernels.recorder import Derived, Recorder, Use, user_layers
+from pullback.kernels.rules import Source
 
 
 @dataclass
 class Capture:
-    """What one forward and one backward pass over ``num_samples`` samples left behind.
+    """What the passes over ``num_samples`` samples left behind.
 
     Args:
         uses: in the order of the forward pass.
-        ordinary: gradient of the summed loss, parameter -> shape, over recorded and other uses together.
+        gradients: per use, of each output; empty if they were not asked for.
+        ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together; u is
+            ``combination``.
+        derived: tensors computed from parameters, ``~k`` in the uses' sources.
+        constants: see ``Recorder``.
         escaped: parameters with a use no rule saw.
-        losses: (N,).
+        values: the readout, (N, C).
         outputs: what the model returned, detached.
     """
 
     num_samples: int
     uses: list[Use]
+    gradients: list[list[Tensor | None]]
     ordinary: dict[str, Tensor]
+    derived: list[Derived]
+    constants: list[bool]
     escaped: frozenset[str]
-    losses: Tensor
+    values: Tensor
     outputs: Any
 
 
-def capture(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str) -> Capture:
-    """Run the model and the loss once forwards and once backwards, recording every use of ``view``'s parameters."""
-    recorder = _Recorder(view, where)
+def capture(
+    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, *, like: Capture | None = None
+) -> Capture:
+    """Run the model and the readout forwards, then backwards once per output, recording every use of a parameter.
+
+    Args:
+        view: the parameters asked for.
+        readout: the values whose gradients are asked for.
+        x: inputs, (N, ...).
+        y: targets, (N, ...), or None.
+        where: the caller, for error messages.
+        like: an earlier capture of more samples, whose structure this one is to show; only the gradient of the
+            combination is then taken.
+    """
+    count = num_samples(x)
+    recorder = Recorder(view, x, count, where, like.constants if like else None)
     with torch.enable_grad():
-        with recorder:
+        with recorder, user_layers(recorder, view.model):
             outputs = view(x)
-        losses = per_sample_loss(loss_fn, outputs, y, where)
-        check_finite(losses, where)
-        uses, aliases = recorder.uses, recorder.aliases
-        own = list(view.parameters.values())
-        if not losses.requires_grad:
+        values = readout(outputs, y, where)
+        if not values.requires_grad:
             raise unsupported(
-                where,
-                "a loss that depends on the parameters",
-                "one that does not",
-                "Check for detach() or no_grad",
+                where, "values that depend on the parameters", "none that do", "Check for detach() or no_grad"
             )
-        wanted: Any = [use.edge for use in uses] + [alias for _, alias in aliases] + own
-        gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
-    for use, gradient in zip(uses, gradients, strict=False):
-        use.output_gradient = gradient
-    ordinary = {name: torch.zeros_like(p) for name, p in view.parameters.items()}
-    for (name, _), gradient in zip(aliases, gradients[len(uses) :], strict=False):
+    with without_autocast(values):
+        gradients, ordinary, escaped = _differentiate(view, recorder, values, edges_too=like is None)
+    detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
+    return Capture(
+        count,
+        recorder.uses,
+        gradients,
+        ordinary,
+        recorder.derived,
+        recorder.constants,
+        frozenset(escaped),
+        values.detach(),
+        detached,
+    )
+
+
+def _differentiate(
+    view: ModelView, recorder: Recorder, values: Tensor, *, edges_too: bool
+) -> tuple[list[list[Tensor | None]], dict[str, Tensor], set[str]]:
+    """Gradients of every use, the ordinary gradient of the combination, and parameters used elsewhere too."""
+    C = values.shape[1]
+    edges: Any = [use.edge for use in recorder.uses] if edges_too else []
+    aliases, own = [alias for _, alias in recorder.aliases], list(view.parameters.values())
+    gradients: list[list[Tensor | None]] = [[] for _ in edges]
+    for c in range(C) if C > 1 else ():
+        for found, gradient in zip(
+            gradients, torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True), strict=True
+        ) if edges else ():
+            found.append(gradient)
+    combined = (values * combination(C, values)).sum()
+    last = edges if C == 1 else []
+    found = torch.autograd.grad(combined, [*last, *aliases, *own], allow_unused=True)
+    for each, gradient in zip(gradients, found[: len(last)], strict=False):
+        each.append(gradient)
+    of_aliases, of_own = found[len(last) : len(last) + len(aliases)], found[len(last) + len(aliases) :]
+    ordinary = _ordinary(view, recorder, of_aliases, of_own)
+    escaped = {name for name, gradient in zip(view.parameters, of_own, strict=True) if gradient is not None}
+    return gradients, ordinary, escaped
+
+
+def _ordinary(
+    view: ModelView, recorder: Recorder, of_aliases: tuple[Tensor | None, ...], of_own: tuple[Tensor | None, ...]
+) -> dict[str, Tensor]:
+    """Gradients of aliases, of derived tensors and of the parameters themselves, added up by parameter."""
+    ordinary: dict[str, Tensor] = {}
+
+    def add(name: str, gradient: Tensor | None) -> None:
         if gradient is not None:
-            ordinary[name] += gradient
-    escaped = set()
-    for name, gradient in zip(view.parameters, gradients[len(uses) + len(aliases) :], strict=True):
-        if gradient is not None:
-            escaped.add(name)
-            ordinary[name] += gradient
-    detached = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
-    return Capture(num_samples(x), uses, ordinary, frozenset(escaped), losses.detach(), detached)
+            ordinary[name] = ordinary[name] + gradient if name in ordinary else gradient
+
+    behind: dict[int, Tensor] = {}
+    for (source, _), gradient in zip(recorder.aliases, of_aliases, strict=True):
+        if gradient is None:
+            continue
+        if source.name in view.parameters:
+            add(source.name, _whole(source, gradient))
+        else:
+            place = int(source.name[1:])
+            behind[place] = behind[place] + gradient if place in behind else gradient
+    if behind:
+        derived = [recorder.derived[place].value for place in behind]
+        parameters = list(view.parameters.values())
+        found = torch.autograd.grad(derived, parameters, list(behind.values()), retain_graph=True, allow_unused=True)
+        for name, gradient in zip(view.parameters, found, strict=True):
+            add(name, gradient)
+    for name, gradient in zip(view.parameters, of_own, strict=True):
+        add(name, gradient)
+    return {name: ordinary.get(name, torch.zeros_like(p)) for name, p in view.parameters.items()}
 
 
-class _Recorder(TorchFunctionMode):
-    """Sees every function of torch the forward pass calls."""
-
-    def __init__(self, view: ModelView, where: str) -> None:
-        super().__init__()
-        self.names = {id(p): name for name, p in view.parameters.items()}
-        self.buffers = {id(b): layer_of(name) for name, b in view.model.named_buffers()}
-        self.where = where
-        self.uses: list[Use] = []
-        self.aliases: list[tuple[str, Tensor]] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _REFUSED:
-            self._refuse(func, args, kwargs)
-        rule = RULES.get(func)
-        if rule is None or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        arguments = rule.bind(args, kwargs)
-        names = {k: self.names[id(v)] for k in rule.parameters if id(v := arguments.get(k)) in self.names}
-        if not names or not rule.accepts(arguments):
-            return func(*args, **kwargs)
-        aliases = {argument: arguments[argument].detach().requires_grad_() for argument in names}
-        output = func(**(arguments | aliases))
-        if not output.requires_grad:
-            return output
-        recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
-        self.uses.append(Use(rule, recorded, names, get_gradient_edge(output), output.shape))
-        self.aliases += [(names[argument], alias) for argument, alias in aliases.items()]
-        return output
-
-    def _refuse(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Batch statistics couple the samples and dropout has no gradient to speak of: both are train mode."""
-        signature, is_active, what = _REFUSED[func]
-        arguments = dict(zip(signature, args, strict=False)) | kwargs
-        if is_active(arguments):
-            known = (
-                self.names.get(id(arguments.get("weight"))),
-                self.buffers.get(id(arguments.get("running_mean"))),
-            )
-            layer = layer_of(known[0]) if known[0] else known[1]
-            raise unsupported(
-                self.where,
-                "a model in which each sample's gradient is its own",
-                f"{what} in train mode" + (f" in layer `{layer}`" if layer else ""),
-                "Call model.eval() first",
-            )
+def _whole(source: Source, gradient: Tensor) -> Tensor:
+    """Gradient of a view of a parameter as one of the parameter."""
+    if source.transposed:
+        return gradient.mT
+    if source.rows is None:
+        return gradient
+    whole = gradient.new_zeros(source.shape)
+    whole[slice(*source.rows)] = gradient
+    return whole
 
 
-_DROPOUT = (("input", "p", "training"), lambda a: a.get("training", True) and a.get("p", 0.5) > 0, "dropout")
-_REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], bool], str]] = {
-    F.batch_norm: (
-        ("input", "running_mean", "running_var", "weight", "bias", "training"),
-        lambda a: bool(a.get("training", False)),
-        "batch norm",
-    ),
-    F.scaled_dot_product_attention: (
-        ("query", "key", "value", "attn_mask", "dropout_p"),
-        lambda a: a.get("dropout_p", 0.0) > 0,
-        "attention dropout",
-    ),
-    F.multi_head_attention_forward: (
-        (
-            *[
-                "query",
-                "key",
-                "value",
-                "embed_dim",
-                "num_heads",
-                "in_proj_weight",
-                "in_proj_bias",
-                "bias_k",
-                "bias_v",
-                "add_zero_attn",
-            ],
-            "dropout_p",
-        ),
-        lambda a: bool(a.get("training", True)) and a.get("dropout_p", 0.0) > 0,
-        "attention dropout",
-    ),
-}
-_REFUSED |= dict.fromkeys(
-    (
-        F.dropout,
-        F.dropout1d,
-        F.dropout2d,
-        F.dropout3d,
-        F.alpha_dropout,
-        F.feature_alpha_dropout,
-        torch.dropout,
-    ),
-    _DROPOUT,
-)
+def plain_gradient(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> dict[str, Tensor]:
+    """Gradient of ``sum_ic u_c f_ic`` by autograd alone, parameter -> shape: nothing is recorded or replaced."""
+    with torch.enable_grad():
+        values = readout(view(x), y, where)
+        combined = (values * combination(values.shape[1], values)).sum()
+        found = torch.autograd.grad(combined, list(view.parameters.values()), allow_unused=True)
+    pairs = zip(view.parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
 
 
-def refuse_recurrent_dropout(model: nn.Module, where: str) -> None:
-    """Recurrent layers apply their dropout inside one fused call, so it is looked up on the module."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
-            raise unsupported(
-                where,
-                "a model in which each sample's gradient is its own",
-                f"dropout in train mode in layer `{name}`",
-                "Call model.eval() first",
-            )
+@contextmanager
+def without_autocast(like: Tensor) -> Iterator[None]:
+    """Products of captured tensors are made in full precision also inside the caller's autocast."""
+    with torch.autocast(like.device.type, enabled=False) if like.device.type != "meta" else _nothing():
+        yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

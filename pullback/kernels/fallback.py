@@ -8,54 +8,59 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pullback.functional import LossFunction, ModelView, num_samples, take
+from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import Batch, plain, quiet_vmap
-from pullback.functional.losses import unchecked_loss
+from pullback.functional.readout import Readout
 from pullback.kernels.factors import DenseFactor
 
 
 def fallback_rows(
-    view: ModelView, loss_fn: LossFunction, names: tuple[str, ...], x: Batch, y: Batch, where: str
+    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str, values: Tensor
 ) -> DenseFactor:
-    """Rows of the parameters in ``names``, (N, *shape) each, from gradients of batches of one."""
+    """Rows of the parameters in ``names``, (N, C, *shape) each, from batches of one; ``values`` is the readout."""
+    if values.device.type == "meta":
+        shapes = {name: view.parameters[name].shape for name in names}
+        return DenseFactor({name: values.new_empty(*values.shape, *shape) for name, shape in shapes.items()}, "fallback")
     try:
         with quiet_vmap():
-            rows = _by_vmap(view, loss_fn, names, x, y, where)
+            rows = _by_vmap(view, readout, names, x, y, where, values.shape[1])
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
-        rows = _by_loop(view, loss_fn, names, x, y, where)
+        rows = _by_loop(view, readout, names, x, y, where)
     return DenseFactor(rows, "fallback")
 
 
 def _by_vmap(
-    view: ModelView, loss_fn: LossFunction, names: tuple[str, ...], x: Batch, y: Batch, where: str
+    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str, C: int
 ) -> dict[str, Tensor]:
     fixed = {n: p.detach() for n, p in view.model.named_parameters()}
     chosen = {n: fixed.pop(n) for n in names}
 
-    def loss(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Tensor:
+    def values(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Tensor:
         outputs = view(take(x_i, None), fixed | parameters)
-        return unchecked_loss(loss_fn, outputs, take(y_i, None), where)[0]
+        return readout.values(outputs, take(y_i, None), where)[0]
+
+    def one(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Any:
+        found, vjp = torch.func.vjp(lambda p: values(p, x_i, y_i), parameters)
+        return torch.func.vmap(vjp)(torch.eye(C, dtype=found.dtype, device=found.device))[0]
 
     count = num_samples(x)
-    per_sample = max(1, view.num_params)
-    chunk = max(1, min(count, 2**26 // per_sample))  # near 256 MB of float32 gradients at a time
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(
-        chosen, plain(x), plain(y)
-    )
+    chunk = max(1, min(count, 2**26 // max(1, C * sum(p.numel() for p in chosen.values()))))  # near 256 MB of float32 gradients at a time
+    gradients = torch.func.vmap(one, in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(chosen, plain(x), plain(y))
     return {name: g.detach() for name, g in gradients.items()}
 
 
 def _by_loop(
-    view: ModelView, loss_fn: LossFunction, names: tuple[str, ...], x: Batch, y: Batch, where: str
+    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str
 ) -> dict[str, Tensor]:
     parameters = [view.parameters[name] for name in names]
-    rows: list[list[Tensor]] = []
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
     with torch.enable_grad():
         for i in range(num_samples(x)):
-            loss = unchecked_loss(loss_fn, view(take(x, [i])), take(y, [i]), where)[0]
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            rows.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)])
-    return {name: torch.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)}
+            values = readout.values(view(take(x, [i])), take(y, [i]), where)[0]
+            each = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in values]
+            for name, p, found in zip(names, parameters, zip(*each, strict=True), strict=True):
+                rows[name].append(torch.stack([torch.zeros_like(p) if g is None else g for g in found]))
+    return {name: torch.stack(parts) for name, parts in rows.items()}
 
 
 def _axes(batch: Batch) -> Any:

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
-from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import Captured, SumChecks, capture_factors
+from pullback.functional.readout import loss_readout
+from pullback.kernels.capture import without_autocast
+from pullback.kernels.checks import SumChecks
+from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.operators.base import Operator
 
 
@@ -56,15 +59,17 @@ class GradientMatrix(Operator):
         where = "GradientMatrix"
         check_batch(where, x, y)
         view = ModelView.of(model, params, where)
-        refuse_recurrent_dropout(model, where)
-        with undisturbed(model):
-            captured = capture_factors(view, loss_fn, x, y, where)
+        refuse_recurrent_dropout(view.model, where)
+        with undisturbed(view.model):
+            captured = capture_factors(view, loss_readout(loss_fn), x, y, where)
         self._fill(captured, tuple(view.parameters))
-        checks = SumChecks(where)
-        bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
-        for factor in captured.factors:
-            sums = {name: factor.piece_order(name, value) for name, value in factor.total().items()}
-            checks.add_totals(factor, captured, sums, bound)
+        checks = SumChecks(where, captured.dtype)
+        with without_autocast(captured.values):
+            bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
+            for factor in captured.factors:
+                totals = factor.total(captured.combination)
+                sums = {name: factor.piece_order(name, value) for name, value in totals.items()}
+                checks.add_totals(factor, captured.ordinary, sums, bound)
         checks.evaluate()
 
     def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:
@@ -78,7 +83,7 @@ class GradientMatrix(Operator):
             for name in (factor.shapes if not set(factor.shapes) <= set(names) else [next(iter(factor.shapes))])
             if name in names
         ]
-        self.losses = captured.losses
+        self.losses = captured.values.squeeze(1)
         columns = sum(shape.numel() for shape in self._shapes.values())
         like = self._factors[0].like
         super().__init__((captured.num_samples, columns), like.dtype, like.device)
@@ -99,18 +104,18 @@ class GradientMatrix(Operator):
 
     def _matmat(self, matrix: Tensor) -> Tensor:
         columns = [self._split(column) for column in matrix.T]
-        return torch.stack([sum(f.matvec(v) for f in self._factors) for v in columns], dim=1)  # type: ignore[misc]
+        return torch.cat([sum(f.matvec(v) for f in self._factors) for v in columns], dim=1)  # type: ignore[misc]
 
     def _rmatmat(self, matrix: Tensor) -> Tensor:
         columns = []
         for weights in matrix.T:
-            found = {name: value for f in self._factors for name, value in f.rmatvec(weights).items()}
+            found = {name: value for f in self._factors for name, value in f.rmatvec(weights.unsqueeze(1)).items()}
             columns.append(torch.cat([found[name].reshape(-1) for name in self._names]))
         return torch.stack(columns, dim=1)
 
     def squared_norms(self) -> Tensor:
         """|g_i|^2, (N,), without forming G."""
-        return torch.stack([factor.squared_norms() for factor in self._factors]).sum(0)
+        return torch.stack([factor.squared_norms() for factor in self._factors]).sum(0).squeeze(1)
 
     def norms(self) -> Tensor:
         """|g_i|, (N,), without forming G."""

@@ -1,58 +1,85 @@
-"""Runs a plan: tiles of one triangle, layer by layer, mirrored at the end so that symmetry is exact."""
+"""Runs a form: tiles of one triangle, mirrored at the end so that symmetry is exact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pullback.kernels.factors import Factor, Form
+from pullback.kernels.factors import Contract, Factor, Form
 
 
-def gram(
-    left: Factor, right: Factor | None, form: Form, max_bytes: int, tile: int
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Kernel block of one factor with itself (``right`` None) or with another, and the summed rows.
+@dataclass
+class Sums:
+    """Sum of the rows of one side, collected from the pieces: parameter -> parts (offset, values)."""
+
+    parts: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+
+    def add(self, totals: list[tuple[str, int, Tensor]]) -> None:
+        for name, offset, value in totals:
+            self.parts.setdefault(name, []).append((offset, value))
+
+    def whole(self) -> dict[str, Tensor]:
+        """Parameter -> sum of its rows in piece order, flat."""
+        ordered = {name: sorted(parts, key=lambda part: part[0]) for name, parts in self.parts.items()}
+        return {n: p[0][1] if len(p) == 1 else torch.cat([value for _, value in p]) for n, p in ordered.items()}
+
+
+def block_shape(n1: int, n2: int, num_outputs: int, contract: Contract) -> tuple[int, ...]:
+    """Shape of a kernel block as it is computed; see ``Piece``."""
+    if contract == "diagonal":
+        return (num_outputs, n1, n2)
+    return (n1, n2) if contract == "trace" else (n1 * num_outputs, n2 * num_outputs)
+
+
+def add_gram(
+    out: Tensor,
+    left: Factor,
+    right: Factor | None,
+    form: Form,
+    contract: Contract,
+    max_bytes: int,
+    tile: int,
+    outputs: Tensor,
+    *,
+    add: bool,
+) -> list[dict[str, Tensor]]:
+    """Write or add the block of one factor with itself (``right`` None) or with another; mirror is the caller's.
 
     Args:
+        out: the block, laid out as ``block_shape`` says; of a symmetric one only the lower triangle of tiles is made.
         left: gradient rows of n1 samples.
         right: rows of the same parameters for n2 other samples; None for the symmetric kernel.
         form: which of the factor's forms to use.
+        contract: of the output axes.
         max_bytes: bound on rows formed at a time.
         tile: samples along the side of a tile.
+        outputs: combination of the outputs for the summed rows, (C,).
+        add: add to what is there.
 
     Returns:
-        The block, (n1, n2), and for each side parameter -> sum of the rows in piece order, flat.
+        For each side parameter -> ``sum_ic outputs_c g_ic`` in piece order, flat.
     """
-    symmetric = right is None
-    n1, n2 = left.num_samples, left.num_samples if right is None else right.num_samples
     sides = [left] if right is None else [left, right]
-    block: Tensor | None = None
-    sums: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in sides]
+    sums = [Sums() for _ in sides]
     max_numbers = max_bytes // (left.element_size * sum(side.num_samples for side in sides))
+    rows_each = left.num_outputs if contract == "full" else 1
     for pieces in zip(*(side.pieces(form, max_numbers) for side in sides), strict=True):
         for side, piece in zip(sums, pieces, strict=True):
-            for name, offset, value in piece.totals():
-                side.setdefault(name, []).append((offset, value))
-        add = block is not None
-        if block is None:
-            block = left.like.new_empty(n1, n2)
-        for rows, columns in tiles(n1, n2, tile, symmetric=symmetric):
-            pieces[0].tile(block[rows, columns], rows, pieces[-1], columns, add=add)
-    if block is None:
-        block = left.like.new_zeros(n1, n2)
-    if symmetric:
-        mirror(block, tile)
-    totals = [
-        {name: torch.cat([value for _, value in sorted(parts, key=_offset)]) for name, parts in side.items()}
-        for side in sums
-    ]
-    return block, totals
+            side.add(piece.totals(outputs))
+        for rows, columns in tiles(left.num_samples, sides[-1].num_samples, tile, symmetric=right is None):
+            part = out[..., _scaled(rows, rows_each), _scaled(columns, rows_each)]
+            pieces[0].tile(part, rows, pieces[-1], columns, contract, add=add)
+        add = True
+    if not add:
+        out.zero_()
+    return [side.whole() for side in sums]
 
 
-def _offset(part: tuple[int, Tensor]) -> int:
-    return part[0]
+def _scaled(part: slice, factor: int) -> slice:
+    return slice(part.start * factor, part.stop * factor)
 
 
 def tiles(n1: int, n2: int, tile: int, *, symmetric: bool) -> Iterator[tuple[slice, slice]]:
@@ -63,10 +90,11 @@ def tiles(n1: int, n2: int, tile: int, *, symmetric: bool) -> Iterator[tuple[sli
 
 
 def mirror(block: Tensor, tile: int) -> None:
-    """Make the block symmetric to the bit, in place: tiles below the diagonal are copied above it."""
-    for rows, columns in tiles(len(block), len(block), tile, symmetric=True):
-        part = block[rows, columns]
+    """Make the last two axes symmetric to the bit, in place: tiles below the diagonal are copied above it."""
+    size = block.shape[-1]
+    for rows, columns in tiles(size, size, tile, symmetric=True):
+        part = block[..., rows, columns]
         if rows == columns:  # the mean of an entry and its mirror image is the same from both sides
-            part.copy_((part + part.T).mul_(0.5))
+            part.copy_((part + part.mT).mul_(0.5))
         else:
-            block[columns, rows] = part.T
+            block[..., columns, rows] = part.mT

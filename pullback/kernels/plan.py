@@ -1,22 +1,21 @@
-"""The plan of a kernel: the form of every layer, operations and bytes, printable before any work is done."""
+"""The plan of a kernel: the form of every layer, passes, operations, bytes and time, printable before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from torch import nn
+import torch
 
 from pullback._checks import input_error
-from pullback.functional import LossFunction, ModelView, check_batch, take, undisturbed
-from pullback.functional.batch import Batch
-from pullback.kernels.capture import refuse_recurrent_dropout
-from pullback.kernels.coverage import Captured, capture_factors
-from pullback.kernels.factors import Factor, Form
+from pullback.kernels.coverage import Captured
+from pullback.kernels.factors import Contract, Factor, Form
+from pullback.kernels.forms import choose_form, seconds_of, tile_rows
+from pullback.kernels.gram import block_shape
+from pullback.kernels.rates import Rates, machine_rates
 
 DEFAULT_PIECE_BYTES = 256 * 2**20  # what a materialised piece may take when no memory limit is given
-TILE_ROWS = 512  # rows of a tile without positions: its temporaries (1 MB each in float32) stay in cache
-TILE_POSITIONS = 1024  # rows times positions of a tile with positions
+SMALLEST_PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,12 @@ class LayerPlan:
     Args:
         parameters: names of the parameters it covers.
         rule: which rule wrote their gradients down.
-        form: "ghost" (Gram matrices of inputs and output gradients), "materialise" (gradient rows, then one
-            product), "dense" (rows that are small anyway), "join" (embedding), "fallback" or "unused".
+        form: "ghost" (Gram matrices of inputs and output gradients), "shift" (the same for convolutions, from Gram
+            matrices of pixels), "materialise" (gradient rows, then one product), "dense" (rows that are small
+            anyway), "join" (embedding), "fallback" or "unused".
         flops: operations of the block, an add and a multiply counted as two.
         held_bytes: captured tensors kept for it.
+        seconds: estimated from the machine's rates.
     """
 
     parameters: tuple[str, ...]
@@ -37,6 +38,7 @@ class LayerPlan:
     form: Form
     flops: float
     held_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -44,135 +46,219 @@ class KernelPlan:
     """What a kernel will cost; ``str(plan)`` is a table.
 
     Args:
-        shape: (N1, N2) of the kernel.
+        shape: of the kernel as a matrix, rows and columns.
+        samples: (N1, N2).
+        num_outputs: C.
+        contract: of the output axes.
         layers: in the order of the forward pass.
-        kernel_bytes: the total block and one block per layer.
-        piece_bytes: bound on gradient rows formed at a time.
         frozen: parameters that are not trained and so not in the kernel.
+        keep_layers: whether the blocks of all layers are kept, or computed when they are asked for.
+        passes: parameters covered by each pass over the data.
+        batch: samples in one forward pass.
+        block_bytes: one block of the kernel.
+        piece_bytes: bound on gradient rows formed at a time.
+        tile_bytes: temporaries of a tile.
+        graph_bytes: what autograd saves in a forward pass of ``batch`` samples, and gradients of the parameters.
     """
 
     shape: tuple[int, int]
+    samples: tuple[int, int]
+    num_outputs: int
+    contract: Contract
     layers: tuple[LayerPlan, ...]
-    kernel_bytes: int
-    piece_bytes: int
     frozen: tuple[str, ...]
+    keep_layers: bool
+    passes: tuple[tuple[str, ...], ...]
+    batch: int
+    block_bytes: int
+    piece_bytes: int
+    tile_bytes: int
+    graph_bytes: int
 
     @property
     def flops(self) -> float:
-        """Operations of all blocks, without the forward and backward pass."""
+        """Operations of all blocks, without the forward and backward passes."""
         return sum(layer.flops for layer in self.layers)
 
     @property
+    def seconds(self) -> float:
+        """Estimated time of all blocks, without the forward and backward passes."""
+        return sum(layer.seconds for layer in self.layers)
+
+    @property
+    def kernel_bytes(self) -> int:
+        """The total block, and one block a layer if they are kept."""
+        return self.block_bytes * (1 + len(self._blocks) if self.keep_layers else 2)
+
+    @property
+    def _blocks(self) -> set[str]:
+        return {name.rpartition(".")[0] for layer in self.layers for name in layer.parameters}
+
+    @property
+    def held_bytes(self) -> int:
+        """Captured tensors of the largest pass."""
+        held = [sum(a.held_bytes for a in self.layers if set(a.parameters) & set(names)) for names in self.passes]
+        return max(held, default=0)
+
+    @property
     def peak_bytes(self) -> int:
-        """Estimated bytes held at once: kernels, captured tensors, one piece and the tiles' temporaries."""
-        held = sum(layer.held_bytes for layer in self.layers)
-        return self.kernel_bytes + held + self.piece_bytes + 4 * max(TILE_ROWS, TILE_POSITIONS) ** 2 * 4
+        """Estimated bytes held at once, above the model and the data."""
+        working = self.kernel_bytes + self.piece_bytes + self.tile_bytes
+        before = self.kernel_bytes if len(self.passes) > 1 else 0
+        return self.held_bytes + max(working, before + self.graph_bytes)
 
     def __str__(self) -> str:
-        rows = [("parameters", "rule", "form", "GFLOP", "MB held")]
+        rows = [("parameters", "rule", "form", "GFLOP", "MB held", "s")]
         rows += [
-            (", ".join(a.parameters), a.rule, a.form, f"{a.flops / 1e9:.3g}", f"{a.held_bytes / 2**20:.3g}")
+            (
+                ", ".join(a.parameters),
+                a.rule,
+                a.form,
+                f"{a.flops / 1e9:.3g}",
+                f"{a.held_bytes / 2**20:.3g}",
+                f"{a.seconds:.2g}",
+            )
             for a in self.layers
         ]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        outputs = f", {self.num_outputs} outputs ({self.contract})" if self.num_outputs > 1 else ""
         lines.append(
-            f"kernel {self.shape[0]} x {self.shape[1]}: {self.flops / 1e9:.3g} GFLOP, "
-            f"about {self.peak_bytes / 2**20:.0f} MB at the peak"
+            f"kernel {self.shape[0]} x {self.shape[1]}{outputs}: {self.flops / 1e9:.3g} GFLOP, about "
+            f"{self.seconds:.2g} s of products, {self.peak_bytes / 2**20:.0f} MB at the peak"
         )
+        if len(self.passes) > 1 or self.batch < max(self.samples):
+            lines.append(f"{len(self.passes)} passes over the data, {self.batch} samples at a time")
+        if not self.keep_layers:
+            lines.append("blocks of single layers are computed when they are asked for")
         if self.frozen:
             lines.append(f"frozen, not covered: {', '.join(self.frozen)}")
         return "\n".join(lines)
 
 
-def cheapest_form(factor: Factor, n1: int, n2: int | None) -> Form:
-    """The form with the fewest operations."""
-    return min(factor.forms(), key=lambda form: factor.flops(form, n1, n2))
-
-
-def make_plan(captured: Captured, n1: int, n2: int | None, memory_limit: int | None, where: str) -> KernelPlan:
+def make_plan(
+    captured: Captured,
+    n1: int,
+    n2: int | None,
+    memory_limit: int | None,
+    where: str,
+    *,
+    contract: Contract = "full",
+    forms: Mapping[str, Form] | None = None,
+    keep_layers: bool = True,
+    graph_bytes: int = 0,
+    rates: Rates | None = None,
+) -> KernelPlan:
     """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
 
+    Args:
+        captured: of any number of samples.
+        n1: samples of the rows.
+        n2: samples of the columns; None for the symmetric kernel.
+        memory_limit: bytes to stay below; None plans without a limit.
+        where: the caller.
+        contract: of the output axes.
+        forms: layer or parameter name -> form, where the choice is not left to the cost.
+        keep_layers: keep the blocks of all layers, if the limit allows.
+        graph_bytes: what autograd saves for one sample.
+        rates: of the machine; None takes this one's.
+
     Raises:
-        InputError: the memory limit cannot be kept; says what would be enough.
+        InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
+    both, C = n1 + (n2 or 0), captured.num_outputs
+    like = captured.factors[0].like
+    speed = rates or machine_rates(like.device, like.dtype)
     layers = []
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        form = cheapest_form(factor, n1, n2)
-        held = factor.held_bytes(n1 + (n2 or 0))
-        layers.append(LayerPlan(tuple(factor.shapes), rule, form, factor.flops(form, n1, n2), held))
-    element = max(captured.losses.element_size(), 4)
-    blocks = len({name.rpartition(".")[0] for layer in layers for name in layer.parameters}) + 1
-    kernel_bytes = n1 * (n2 or n1) * element * blocks
+        form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
+        seconds = seconds_of(factor, form, n1, n2, contract, speed)
+        flops = factor.flops(form, n1, n2, contract)
+        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, factor.held_bytes(both), seconds))
+    shape = block_shape(n1, n2 or n1, C, contract)
+    element = like.element_size()
     rows = [
-        factor.num_params * (n1 + (n2 or 0)) * element
-        for factor, layer in zip(captured.factors, layers, strict=True)
+        f.num_params * both * C * element
+        for f, layer in zip(captured.factors, layers, strict=True)
         if layer.form == "materialise"
     ]
-    piece_bytes = min(DEFAULT_PIECE_BYTES, max(rows, default=0))
-    plan = KernelPlan((n1, n2 or n1), tuple(layers), kernel_bytes, piece_bytes, captured.view.frozen)
-    if memory_limit is None or plan.peak_bytes <= memory_limit:
-        return plan
-    spare = memory_limit - (plan.peak_bytes - piece_bytes)
-    smallest = min(piece_bytes, 2**20)
-    if spare < smallest:
-        needed = plan.peak_bytes - piece_bytes + smallest
-        raise input_error(
-            where,
-            f"a `memory_limit` of at least {needed} bytes for {n1} x {n2 or n1}",
-            f"{memory_limit}",
-            "Raise the limit, or pass fewer samples",
-        )
-    return KernelPlan(plan.shape, plan.layers, kernel_bytes, spare, plan.frozen)
+    tiles = [
+        _tile_bytes(f, layer.form, n1, contract) for f, layer in zip(captured.factors, layers, strict=True)
+    ]
+    parameters = sum(p.numel() * p.element_size() for p in captured.view.parameters.values())
+    free = KernelPlan(
+        shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),
+        samples=(n1, n2 or n1),
+        num_outputs=C,
+        contract=contract,
+        layers=tuple(layers),
+        frozen=captured.view.frozen,
+        keep_layers=keep_layers,
+        passes=(tuple(name for layer in layers for name in layer.parameters),),
+        batch=max(n1, n2 or 0),
+        block_bytes=torch.Size(shape).numel() * element,
+        piece_bytes=min(DEFAULT_PIECE_BYTES, max(rows, default=0)),
+        tile_bytes=max(tiles, default=0),
+        graph_bytes=graph_bytes * max(n1, n2 or 0) + parameters,
+    )
+    if memory_limit is None or free.peak_bytes <= memory_limit:
+        return free
+    return _within(free, memory_limit, graph_bytes, parameters, where)
 
 
-def plan_kernel(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    x: Batch,
-    y: Batch,
-    *,
-    x2: Batch | None = None,
-    y2: Batch | None = None,
-    params: Iterable[str] | None = None,
-    memory_limit: int | None = None,
-) -> KernelPlan:
-    """What ``backward_kernel`` with the same arguments will do and cost, from one pass over a single sample.
+def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
+    """Temporaries of a tile: two matrices of its positions."""
+    if form not in ("ghost", "shift"):
+        return 0
+    positions = factor.dims[0]  # type: ignore[attr-defined]
+    side = min(n1, tile_rows(factor, form, contract)) * positions
+    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
+    return int(side * side * (1 + outputs**2) * factor.element_size)
 
-    Returns:
-        KernelPlan; print it. Bytes and operations are estimates from shapes, not measurements.
 
-    Raises:
-        InputError, UnsupportedError: as ``backward_kernel`` would.
+def _within(free: KernelPlan, limit: int, graph_bytes: int, parameters: int, where: str) -> KernelPlan:
+    """The plan made smaller, step by step: smaller batches and pieces, more passes, no blocks of single layers."""
+    smallest = min(free.piece_bytes, SMALLEST_PIECE_BYTES)
+    for keep in (True, False) if free.keep_layers else (False,):
+        least = replace(free, keep_layers=keep, piece_bytes=smallest, batch=1, graph_bytes=graph_bytes + parameters)
+        for passes in range(1, len(free.layers) + 1):
+            plan = replace(least, passes=_groups(free.layers, passes))
+            if plan.peak_bytes <= limit:
+                return _grown(plan, free, limit, graph_bytes, parameters)
+    needed = replace(least, passes=_groups(free.layers, len(free.layers))).peak_bytes
+    raise input_error(
+        where,
+        f"a `memory_limit` of at least {needed} bytes for {free.samples[0]} x {free.samples[1]} samples",
+        f"{limit}",
+        "Raise the limit, pass fewer samples, or use kernel_to_store",
+    )
 
-    Cost: one forward and one backward pass over one sample.
 
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Linear(4, 3)
-        >>> x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.long)
-        >>> plan_kernel(model, torch.nn.CrossEntropyLoss(), x, y).layers[0].form
-        'ghost'
-    """
-    where = "plan_kernel"
-    n1 = check_batch(where, x, y)
-    n2 = None if x2 is None else check_batch(where, x2, y2, ("x2", "y2"))
-    view = ModelView.of(model, params, where)
-    refuse_recurrent_dropout(model, where)
-    with undisturbed(model):
-        captured = capture_factors(view, loss_fn, take(x, [0]), take(y, [0]), where)
-    return make_plan(captured, n1, n2, memory_limit, where)
+def _grown(plan: KernelPlan, free: KernelPlan, limit: int, graph_bytes: int, parameters: int) -> KernelPlan:
+    """Pieces and batches as large as the limit allows."""
+    piece = min(free.piece_bytes, plan.piece_bytes + limit - plan.peak_bytes)
+    if plan.held_bytes + plan.kernel_bytes + piece + plan.tile_bytes <= limit:
+        plan = replace(plan, piece_bytes=piece)
+    spare = limit - plan.held_bytes - (plan.kernel_bytes if len(plan.passes) > 1 else 0) - parameters
+    batch = max(1, min(free.batch, spare // max(1, graph_bytes)))
+    return replace(plan, batch=batch, graph_bytes=graph_bytes * batch + parameters)
+
+
+def _groups(layers: tuple[LayerPlan, ...], count: int) -> tuple[tuple[str, ...], ...]:
+    """Layers in ``count`` stretches of about equal captured bytes; the parameters of each."""
+    share = sum(layer.held_bytes for layer in layers) / count
+    groups: list[list[str]] = [[]]
+    filled = 0.0
+    for layer in layers:
+        if groups[-1] and filled + layer.held_bytes / 2 > share * len(groups) and len(groups) < count:
+            groups.append([])
+        groups[-1] += layer.parameters
+        filled += layer.held_bytes
+    return tuple(tuple(group) for group in groups)
 
 
 def form_of(plan: KernelPlan, factor: Factor) -> Form:
-    """The planned form of a factor."""
-    names = tuple(factor.shapes)
-    return next(layer.form for layer in plan.layers if layer.parameters == names)
-
-
-def tile_rows(factor: Factor, form: Form) -> int:
-    """Samples along the side of a tile: fewer where every sample brings many positions."""
-    if form != "ghost":
-        return TILE_ROWS
-    positions = factor.dims[0]  # type: ignore[attr-defined]
-    return TILE_ROWS if positions == 1 else max(1, TILE_POSITIONS // positions)
+    """The planned form of a factor, or of the part of one."""
+    names = set(factor.shapes)
+    planned = next(layer.form for layer in plan.layers if names <= set(layer.parameters))
+    return planned if planned in factor.forms() else factor.forms()[0]

@@ -324,7 +324,7 @@ def _prepare(
                 "Choose another path, or delete it",
             )
         return
-    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    if not folder.is_free:
         raise input_error(
             where,
             "an empty or new folder, or a kernel store",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from pullback._checks import input_error
 
 FORMAT = 1
 META_FILE = "store.json"
+DRAFT_FILE = META_FILE + ".part"
 CAPTURES = "captures"
 
 
@@ -55,8 +57,19 @@ class Folder:
         """Whether a store was begun here."""
         return (self.path / META_FILE).is_file()
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a store can be begun here without overwriting anything but one whose making was cut short."""
+        if not self.path.exists():
+            return True
+        return self.path.is_dir() and ((self.path / DRAFT_FILE).is_file() or not any(self.path.iterdir()))
+
     def create(self, description: dict[str, Any]) -> None:
-        """Lay out an empty store; the description goes last, so that a half-made folder is none."""
+        """Lay out an empty store.
+
+        The description's draft goes first and gets its name last: a folder with a draft is one whose making was cut
+        short, and is made anew.
+        """
         import zarr  # heavy: only stores pay for it
 
         count, tile, layers = (description[key] for key in ("num_samples", "tile", "layers"))
@@ -66,6 +79,8 @@ class Folder:
             "losses": ((count,), (tile,)),
         }
         self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / DRAFT_FILE
+        draft.write_text(json.dumps(description, indent=1), encoding="utf-8")
         (self.path / CAPTURES).mkdir(exist_ok=True)
         group = zarr.open_group(self.path, mode="a", zarr_format=3)
         for name, (shape, chunks) in arrays.items():
@@ -79,8 +94,6 @@ class Folder:
                 fill_value=float("nan"),
                 overwrite=True,
             )
-        draft = self.path / (META_FILE + ".part")
-        draft.write_text(json.dumps(description, indent=1), encoding="utf-8")
         draft.replace(self.path / META_FILE)
 
     def description(self, where: str) -> dict[str, Any]:
@@ -96,6 +109,12 @@ class Folder:
                 where, f"a store of format {FORMAT}", f"format {description.get('format')!r}", "Make the store anew"
             )
         return description
+
+    def tidy(self) -> None:
+        """Remove what only an unfinished store needs."""
+        shutil.rmtree(self.path / CAPTURES, ignore_errors=True)
+        for draft in self.path.glob("worker-*.part"):
+            draft.unlink(missing_ok=True)
 
     # Chunks
 

@@ -6,7 +6,6 @@ finished tile waits to be written, so a killed worker repeats at most that one.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -269,7 +268,7 @@ class Filler:
         self.folder.record(entry | {"inner": triangle(inner)})
 
     def finish(self) -> None:
-        """Remove the captured factors of a store all of whose tiles are there."""
+        """See that all tiles are there, and remove the captured factors."""
         done = Finished.of(self.folder, self.where).tiles
         if missing := [tile for tile in self.grid.tiles() if tile not in done]:
             raise self_check_error(
@@ -278,7 +277,7 @@ class Filler:
                 f"none for tile {missing[0]} and {len(missing) - 1} others",
                 "Call again with the same arguments to make them",
             )
-        shutil.rmtree(self.folder.path / CAPTURES, ignore_errors=True)
+        self.folder.tidy()
 
 
 def tile_is_whole(

@@ -8,7 +8,9 @@ from pullback.reference.gradients import (
     gradient_matrix,
     layer_gradient_matrices,
     layer_kernels,
+    output_gradients,
     per_sample_gradients,
+    tangent_kernel,
     total_kernel,
 )
 
@@ -19,6 +21,8 @@ __all__ = [
     "gradient_matrix",
     "layer_gradient_matrices",
     "layer_kernels",
+    "output_gradients",
     "per_sample_gradients",
+    "tangent_kernel",
     "total_kernel",
 ]

@@ -42,3 +42,27 @@ def total_kernel(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) ->
 def layer_kernels(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
     """K^(l) = G^(l) G^(l)^T, layer name -> (N, N)."""
     return {layer: g @ g.T for layer, g in layer_gradient_matrices(model, loss_fn, x, y).items()}
+
+
+def tangent_kernel(model: nn.Module, x: Batch, x2: Batch | None = None) -> Tensor:
+    """Theta[i, j, c, e] = <grad f_c(x_i), grad f_e(x_j)>, (N1, N2, C, C); one backward pass per sample and output."""
+    left = output_gradients(model, x)
+    right = left if x2 is None else output_gradients(model, x2)
+    return torch.einsum("icp,jep->ijce", left, right)
+
+
+def output_gradients(model: nn.Module, x: Batch) -> Tensor:
+    """Gradient of every output of every sample, (N, C, P), outputs flattened."""
+    view = ModelView.of(model)
+    parameters = list(view.parameters.values())
+    rows = []
+    for i in range(num_samples(x)):
+        outputs = view(take(x, [i])).reshape(-1)
+        each = [torch.autograd.grad(f, parameters, retain_graph=True, allow_unused=True) for f in outputs]
+        rows.append(torch.stack([_flat(parameters, g) for g in each]))
+    return torch.stack(rows)
+
+
+def _flat(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> Tensor:
+    pairs = zip(parameters, gradients, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])

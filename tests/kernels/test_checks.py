@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.kernels import coverage
-from pullback.kernels.factors import OuterFactor
+from pullback.kernels.outer import OuterFactor
 from pullback.kernels.rules.registry import RULES
 from tests.cases import CASES, build
 from tests.compare import assert_different
@@ -239,7 +239,7 @@ def test_wrong_rows_in_the_middle_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation: the rows are right and the kernel made from them is not."""
-    from pullback.kernels.factors import GhostPiece
+    from pullback.kernels.outer import GhostPiece
 
     right = GhostPiece.tile
 

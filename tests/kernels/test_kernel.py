@@ -87,22 +87,22 @@ def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         model, loss_fn, x, y = build(case, 7)
         whole = pb.backward_kernel(model, loss_fn, x, y).total
         for rows, positions in ((1, 1), (3, 8), (5, 20)):
-            monkeypatch.setattr("pullback.kernels.plan.TILE_ROWS", rows)
-            monkeypatch.setattr("pullback.kernels.plan.TILE_POSITIONS", positions)
+            monkeypatch.setattr("pullback.kernels.forms.TILE_ROWS", rows)
+            monkeypatch.setattr("pullback.kernels.forms.TILE_POSITIONS", positions)
             tiled = pb.backward_kernel(model, loss_fn, x, y).total
             assert_same(tiled, whole, 1e-12)
             assert torch.equal(tiled, tiled.T)
 
 
-@pytest.mark.parametrize("form", ["ghost", "materialise"])
+@pytest.mark.parametrize("form", ["ghost", "materialise", "shift"])
 @every_case
 def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """S0-08: the form that never makes a gradient equals the one that does."""
 
-    def choose(factor: object, n1: int, n2: int | None) -> str:
+    def choose(factor: object, *_: object) -> str:
         return form if form in factor.forms() else factor.forms()[0]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("pullback.kernels.plan.cheapest_form", choose)
+    monkeypatch.setattr("pullback.kernels.forms.cheapest_form", choose)
     model, loss_fn, x, y = build(case, 6)
     kernel = pb.backward_kernel(model, loss_fn, x, y)
     assert_same(kernel.total, reference.total_kernel(model, loss_fn, x, y))
@@ -114,8 +114,8 @@ def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.Mo
 def test_small_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient rows formed a few outputs at a time."""
     monkeypatch.setattr(
-        "pullback.kernels.plan.cheapest_form",
-        lambda factor, n1, n2: "materialise" if "materialise" in factor.forms() else factor.forms()[0],
+        "pullback.kernels.forms.cheapest_form",
+        lambda factor, *_: "materialise" if "materialise" in factor.forms() else factor.forms()[0],
     )
     monkeypatch.setattr("pullback.kernels.plan.DEFAULT_PIECE_BYTES", 1000)
     for case in CASES:

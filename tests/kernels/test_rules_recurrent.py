@@ -129,3 +129,21 @@ def test_lstm_with_projection() -> None:
     model, x = Reading("lstm", proj_size=2), torch.randn(3, 4, 2, dtype=torch.float64)
     compare(model, x, expect="linear")
     assert_no_fallback(model, x)
+
+
+class LearnedStart(nn.Module):
+    """An LSTM whose initial state is learned, the same for all samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = make("lstm", 2, 3, batch_first=True)
+        self.start = nn.ParameterList([torch.randn(1, 1, 3, dtype=torch.float64) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = (state.expand(-1, len(x), -1).contiguous() for state in self.start)
+        return self.body(x, (h, c))[0]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_learned_initial_state(n: int) -> None:
+    compare(LearnedStart(), torch.randn(n, 4, 2, dtype=torch.float64), expect="linear")

@@ -1,40 +1,87 @@
-"""Linear layers: ``y = x W^T + b`` over any number of positions, and ``addmm`` (Hugging Face ``Conv1D``)."""
+"""Linear layers: ``y = x W^T + b`` over any number of positions, ``addmm`` (Hugging Face ``Conv1D``) and ``matmul``.
+
+The weight may be a parameter, its transpose, or consecutive rows of one (packed projections of attention).
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.kernels.factors import OuterFactor
-from pullback.kernels.rules.registry import Arguments, Call, Rule, add_rule, full_precision
+from pullback.kernels.factors import DenseFactor, Factor
+from pullback.kernels.outer import OuterFactor
+from pullback.kernels.rules.registry import Arguments, Call, Rule, Source, add_rule, full_precision
 
 
-def _positions(tensor: Tensor) -> Tensor:
-    """(N, ..., d) -> (N, T, 1, d): all axes between the samples and the features are positions, one group."""
-    tensor = full_precision(tensor)
-    return tensor.reshape(len(tensor), -1, 1, tensor.shape[-1])
+def _linear(call: Call) -> list[Factor]:
+    inputs, gradient = call.samples(call.arguments["input"]), call.gradient
+    return _factors(call, inputs, gradient, call.sources.get("weight"), call.sources.get("bias"), transposed=False)
 
 
-def _linear(call: Call) -> OuterFactor:
-    return OuterFactor(
-        inputs=_positions(call.samples(call.arguments["input"])),
-        gradients=_positions(call.gradient),
-        weight=call.names.get("weight"),
-        bias=call.names.get("bias"),
-        weight_shape=call.arguments["weight"].shape,
-    )
+def _addmm(call: Call) -> list[Factor]:
+    inputs, gradient = call.samples(call.arguments["mat1"]), call.gradient
+    return _factors(call, inputs, gradient, call.sources.get("mat2"), call.sources.get("input"), transposed=True)
 
 
-def _addmm(call: Call) -> OuterFactor:
-    return OuterFactor(
-        inputs=_positions(call.samples(call.arguments["mat1"])),
-        gradients=_positions(call.gradient),
-        weight=call.names.get("mat2"),
-        bias=call.names.get("input"),
-        weight_shape=call.arguments["mat2"].shape,
-        transposed=True,
-    )
+def _matmul(call: Call) -> list[Factor]:
+    if "other" in call.sources:  # x @ W
+        inputs = call.samples(call.arguments["input"])
+        return _factors(call, inputs, call.gradient, call.sources["other"], None, transposed=True)
+    inputs = call.samples(call.arguments["other"])  # W @ x: the features of x are the positions
+    return _factors(call, inputs.mT, call.gradient.mT, call.sources["input"], None, transposed=False)
+
+
+def _factors(
+    call: Call, inputs: Tensor, gradient: Tensor, weight: Source | None, bias: Source | None, *, transposed: bool
+) -> list[Factor]:
+    """Factors of weight and bias; usually one for both.
+
+    Args:
+        call: the recorded use.
+        inputs: (N, ..., d).
+        gradient: (N, C, ..., p).
+        weight: what the weight is; None if it is not asked for.
+        bias: likewise.
+        transposed: the layer multiplies with (d, p), not (p, d).
+    """
+    inputs, gradient = full_precision(inputs), full_precision(gradient)
+    a = inputs.reshape(len(inputs), -1, 1, inputs.shape[-1])  # (N, T, 1, d)
+    d = gradient.reshape(*gradient.shape[:2], -1, 1, gradient.shape[-1])  # (N, C, T, 1, p)
+    if weight is None:
+        assert bias is not None
+        return [DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]
+    alone = bias is not None and bias.rows != weight.rows
+    spread = _spread(weight.rows, len_of(weight, transposed), d)
+    shape, flipped = weight.shape, transposed != weight.transposed
+    both = OuterFactor(a, spread, weight.name, None if alone or bias is None else bias.name, shape, flipped)
+    both = replace(both, unit=_is_unit(both.gradients))
+    return [both] if not alone else [both, DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]  # type: ignore[union-attr]
+
+
+def len_of(weight: Source, transposed: bool) -> int:
+    """Outputs of the whole parameter."""
+    return weight.shape[0] if transposed == weight.transposed else weight.shape[1]
+
+
+def _spread(rows: tuple[int, int] | None, outputs: int, d: Tensor) -> Tensor:
+    """Gradients of all outputs of a parameter of which only some rows were used: the others are zero."""
+    return d if rows is None else F.pad(d, (rows[0], outputs - rows[1]))
+
+
+def _rows_of(source: Source, rows: Tensor) -> Tensor:
+    """Rows (N, C, p) of a parameter of which a stretch was used."""
+    return rows if source.rows is None else F.pad(rows, (source.rows[0], source.shape[0] - source.rows[1]))
+
+
+def _is_unit(d: Tensor) -> bool:
+    """Whether D is the identity: then the outputs asked for are those of this layer."""
+    _, C, T, _, p = d.shape
+    if C < 2 or p != C or T != 1 or d.device.type == "meta":
+        return False
+    return torch.equal(d[:, :, 0, 0], torch.eye(C, dtype=d.dtype, device=d.device).expand(len(d), C, C))
 
 
 def _plain_addmm(arguments: Arguments) -> bool:
@@ -42,8 +89,24 @@ def _plain_addmm(arguments: Arguments) -> bool:
     return arguments["input"].dim() == 1 and arguments.get("beta", 1) == 1 and arguments.get("alpha", 1) == 1
 
 
-add_rule(F.linear, Rule("linear", ("input", "weight", "bias"), ("weight", "bias"), "input", _linear))
-add_rule(
-    torch.addmm,
-    Rule("linear", ("input", "mat1", "mat2"), ("input", "mat2"), "mat1", _addmm, _plain_addmm),
-)
+def _matrix(arguments: Arguments) -> bool:
+    """One operand is a matrix, the other at least one."""
+    left, right = arguments.get("input"), arguments.get("other")
+    return isinstance(left, Tensor) and isinstance(right, Tensor) and min(left.dim(), right.dim()) >= 2
+
+
+def _one_matrix(arguments: Arguments) -> bool:
+    return _matrix(arguments) and min(arguments["input"].dim(), arguments["other"].dim()) == 2
+
+
+add_rule(F.linear, Rule("linear", ("input", "weight", "bias"), ("weight", "bias"), "input", _linear, views=True))
+for _function in (torch.addmm, torch.Tensor.addmm):
+    add_rule(
+        _function,
+        Rule("linear", ("input", "mat1", "mat2"), ("input", "mat2"), "mat1", _addmm, _plain_addmm, views=True, positional=3),
+    )
+for _function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm):
+    add_rule(
+        _function,
+        Rule("linear", ("input", "other"), ("input", "other"), None, _matmul, _one_matrix, views=True, positional=2, matrices=True),
+    )

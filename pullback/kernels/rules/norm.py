@@ -11,13 +11,15 @@ from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
 
 
 def _rows(call: Call, normalised: Tensor, axes: tuple[int, ...]) -> DenseFactor:
-    """Rows of scale and shift; ``axes`` are the positions, normalised and gradient are (N, ...)."""
-    gradient = full_precision(call.gradient)
+    """Rows of scale and shift, (N, C, *shape); ``axes`` are the positions in the normalised input (N, ...)."""
+    gradient = full_precision(call.gradient)  # (N, C, ...)
+    axes = tuple(axis + 1 for axis in axes)
     rows = {}
     if "weight" in call.names:
-        rows[call.names["weight"]] = (gradient * normalised).sum(axes)
+        product = gradient * normalised.unsqueeze(1)
+        rows[call.names["weight"]] = product.sum(axes) if axes else product
     if "bias" in call.names:
-        rows[call.names["bias"]] = gradient.sum(axes)
+        rows[call.names["bias"]] = gradient.sum(axes) if axes else gradient
     return DenseFactor(rows)
 
 

@@ -7,11 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pullback.kernels.factors import Factor
 
 Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the trained tensor in an argument is.
+
+    Args:
+        name: the parameter's name, or ``~k`` for the k-th tensor that is computed from parameters.
+        shape: shape of that parameter or tensor.
+        rows: (start, stop) if the argument is a view of these rows of it.
+        transposed: the argument is its transpose.
+    """
+
+    name: str
+    shape: torch.Size
+    rows: tuple[int, int] | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,15 +37,23 @@ class Call:
 
     Args:
         arguments: the function's arguments by name, as it received them (parameters detached).
-        names: argument -> name of the trained parameter it holds.
+        sources: argument -> which trained tensor it holds.
         samples: takes a tensor to (N, *shape for a batch of one).
-        gradient: derivative of each sample's loss in the output, (N, *output shape for a batch of one).
+        gradient: derivative of each of the C scalars of a sample in the output, (N, C, *output shape for a batch
+            of one).
+        function: what was called.
     """
 
     arguments: Arguments
-    names: dict[str, str]
+    sources: dict[str, Source]
     samples: Callable[[Tensor], Tensor]
     gradient: Tensor
+    function: Callable[..., Any]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Argument -> name of the trained tensor."""
+        return {argument: source.name for argument, source in self.sources.items()}
 
 
 @dataclass(frozen=True)
@@ -39,24 +64,48 @@ class Rule:
         name: shown in plans.
         signature: the function's argument names, in order.
         parameters: those of them that may be trained.
-        data: the one that carries the samples.
-        build: a call to its factor.
+        data: the one that carries the samples; None if it is whichever of ``parameters`` is not trained.
+        build: a call to its factor, or to several that cover different parameters.
         accepts: says no to calls the rule cannot treat; their parameters go to the fallback.
+        views: it can read transposes and stretches of rows of a parameter.
+        positional: how many arguments the function takes by position only.
+        matrices: trained tensors must have two axes.
     """
 
     name: str
     signature: tuple[str, ...]
     parameters: tuple[str, ...]
-    data: str
-    build: Callable[[Call], Factor]
+    data: str | None
+    build: Callable[[Call], Factor | list[Factor]]
     accepts: Callable[[Arguments], bool] = lambda arguments: True
+    views: bool = False
+    positional: int = 0
+    matrices: bool = False
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Arguments by name."""
         return dict(zip(self.signature, args, strict=False)) | kwargs
 
+    def data_of(self, arguments: Arguments, trained: frozenset[str]) -> str | None:
+        """Name of the argument that carries the samples, given which arguments hold trained tensors."""
+        if self.matrices and any(arguments[k].dim() != 2 for k in trained):
+            return None
+        if self.data is not None:
+            return self.data
+        rest = [k for k in self.parameters if k not in trained and isinstance(arguments.get(k), Tensor)]
+        return rest[0] if len(rest) == 1 else None
+
 
 RULES: dict[Callable[..., Any], Rule] = {}
+USER_RULES: dict[type[nn.Module], Callable[[nn.Module], Rule]] = {}  # a user's layers, by exact type
+
+# Functions that look rows of a parameter up, and whether a call is a plain look-up: with indices that are the same
+# for all samples the result is shared, and its gradient is scattered back without forming the table.
+LOOKUPS: dict[Callable[..., Any], Callable[[Arguments], bool]] = {}
+
+# Functions no rule can read are run as an equivalent made of recorded calls: packed attention, fused recurrent
+# layers. The replacement gets the same arguments; None instead of a result means that it does not take the call.
+REISSUED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def add_rule(function: Callable[..., Any], rule: Rule) -> None:

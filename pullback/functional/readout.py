@@ -1,0 +1,98 @@
+"""Readouts: the C scalars of every sample whose gradients are asked for (its loss, its tokens' losses, its outputs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pullback._checks import input_error, unsupported
+from pullback.functional.batch import Batch, num_samples
+from pullback.functional.losses import LossFunction, check_finite, check_targets, logits_of, unchecked_loss
+
+
+@dataclass(frozen=True)
+class Readout:
+    """From what a model returned to (N, C).
+
+    Args:
+        values: (outputs, targets, caller) to (N, C), differentiable, reading no data (so that vmap can pass).
+        check: refuses outputs and targets that do not fit; called on whole batches only.
+    """
+
+    values: Callable[[Any, Batch, str], Tensor]
+    check: Callable[[Any, Batch, str], None]
+
+    def __call__(self, outputs: Any, targets: Batch, where: str) -> Tensor:
+        """Values of a batch, (N, C), after the checks; finite or refused."""
+        self.check(outputs, targets, where)
+        values = self.values(outputs, targets, where)
+        if values.device.type != "meta":
+            check_finite(values.sum(1), where)
+        return values
+
+
+def loss_readout(loss_fn: LossFunction) -> Readout:
+    """Each sample's own loss, C = 1."""
+
+    def values(outputs: Any, targets: Batch, where: str) -> Tensor:
+        return unchecked_loss(loss_fn, outputs, targets, where).unsqueeze(1)
+
+    return Readout(values, lambda outputs, targets, where: check_targets(loss_fn, outputs, targets, where))
+
+
+def token_readout(loss_fn: LossFunction) -> Readout:
+    """The loss of every position on its own, C = T; positions at ``ignore_index`` have loss and gradient zero."""
+
+    def values(outputs: Any, targets: Batch, where: str) -> Tensor:
+        if type(loss_fn) is nn.CrossEntropyLoss:
+            each = F.cross_entropy(
+                logits_of(outputs),
+                targets,
+                weight=loss_fn.weight if loss_fn.reduction == "sum" else None,  # a mean over one position has no weight
+                ignore_index=loss_fn.ignore_index,
+                reduction="none",
+                label_smoothing=loss_fn.label_smoothing,
+            )
+        elif isinstance(loss_fn, nn.Module):
+            raise unsupported(
+                where,
+                "`per='token'` with nn.CrossEntropyLoss or a callable that returns (N, T)",
+                type(loss_fn).__name__,
+                "Pass a callable that returns the loss of every position",
+            )
+        else:
+            each = loss_fn(outputs, targets)
+        count = num_samples(targets, where, "targets")
+        if not isinstance(each, Tensor) or each.dim() < 2 or len(each) != count:
+            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+            raise input_error(where, f"one loss per position, shape ({count}, T)", got, "Use per='sample', or keep T")
+        return each.flatten(1)
+
+    return Readout(values, lambda outputs, targets, where: check_targets(loss_fn, outputs, targets, where))
+
+
+def output_readout(*, summed: bool = False) -> Readout:
+    """The model's outputs themselves, flattened, C of them; or their sum, C = 1."""
+
+    def values(outputs: Any, targets: Batch, where: str) -> Tensor:
+        flat = logits_of(outputs).flatten(1) if logits_of(outputs).dim() > 1 else logits_of(outputs).unsqueeze(1)
+        return flat.sum(1, keepdim=True) if summed else flat
+
+    def check(outputs: Any, targets: Batch, where: str) -> None:
+        found = logits_of(outputs)
+        if not isinstance(found, Tensor) or found.dim() == 0 or not found.is_floating_point():
+            got = f"shape {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+            raise input_error(where, "a model that returns real outputs (N, ...)", got, "Wrap it to return one tensor")
+
+    return Readout(values, check)
+
+
+def combination(num_outputs: int, like: Tensor) -> Tensor:
+    """Fixed signs u, (C,): the gradient of sum_c u_c f_c checks all outputs in one backward pass. One output: u = 1."""
+    signs = torch.randint(2, (num_outputs,), generator=torch.Generator().manual_seed(num_outputs)) * 2 - 1
+    return signs.abs().to(like) if num_outputs == 1 else signs.to(like)

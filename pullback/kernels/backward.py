@@ -1,0 +1,144 @@
+"""``backward_kernel``: K_ij = <g_i, g_j>, whole and per layer, from one forward and one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import nn
+
+from pullback._checks import check_option, input_error
+from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.readout import loss_readout, token_readout
+from pullback.kernels.assemble import assemble, forward_order, partial_block
+from pullback.kernels.capture import Capture, without_autocast
+from pullback.kernels.coverage import capture_factors
+from pullback.kernels.factors import Form
+from pullback.kernels.kernel import Kernel
+from pullback.kernels.plan import make_plan
+from pullback.kernels.refused import refuse_recurrent_dropout
+from pullback.kernels.request import Request, run, side_of
+
+
+def backward_kernel(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    x: Batch,
+    y: Batch,
+    *,
+    x2: Batch | None = None,
+    y2: Batch | None = None,
+    model2: nn.Module | None = None,
+    params: Iterable[str] | None = None,
+    per: Literal["sample", "token"] = "sample",
+    forms: Mapping[str, Form] | None = None,
+    memory_limit: int | None = None,
+) -> Kernel:
+    """Backward kernel K_ij = <g_i, g_j>, g_i the gradient of sample i's own loss; exact, no 1/N anywhere.
+
+    One forward and one backward pass over the samples. Gradients are never formed where their inner products are
+    cheaper from layer inputs and output gradients. It is not the tangent kernel (gradients of outputs), and what
+    it shares its spectrum with is the empirical Fisher matrix G^T G, not the Hessian.
+
+    Args:
+        model: any module in eval mode; parameters no rule covers go through a fallback the plan reports.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample, (N,).
+        x: inputs, (N1, ...): a tensor, or a tuple, list or dict of tensors for several model arguments.
+        y: targets, (N1, ...).
+        x2: other inputs, (N2, ...), for the cross-kernel between two sets; None for K(x, x).
+        y2: their targets.
+        model2: the same architecture with other weights for the columns: <g_i(w1), g_j(w2)>, for drift.
+        params: names of parameters or modules to restrict the gradients to; None for all trainable ones.
+        per: "sample", or "token": every position's loss has a row of its own, (N1 T, N2 T); one backward pass a
+            position.
+        forms: layer or parameter name -> "ghost", "shift", "materialise", ... where it is not left to the cost.
+        memory_limit: bytes the kernel and all that is held for it must stay below; the work is then planned in as
+            many passes and batches as it takes, and the plan printed first. None plans without a limit.
+
+    Returns:
+        Kernel with ``total`` (N1, N2), ``layers``, ``parameters``, ``plan``.
+
+    Raises:
+        InputError: empty, non-finite or mismatched data, labels out of range, a loss that returns a scalar.
+        UnsupportedError: batch norm or dropout in train mode, a loss or a model that mixes samples.
+        SelfCheckError: a result contradicts the ordinary gradient; see ``checks``.
+
+    Cost: a forward and a backward pass, then for a linear layer from d to p features N^2 (d + p) operations
+        without positions and the lesser of N^2 T^2 (d + p) and N^2 d p + 2 N T d p with T positions. Without a
+        memory limit the captured layer inputs and output gradients stay alive with the kernel.
+
+    References: ghost inner products, Goodfellow (2015), arXiv:1510.01799; forms and choice, ``docs/kernels.md``.
+
+    Example:
+        >>> import torch
+        >>> from pullback import reference
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        >>> x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
+        >>> kernel = backward_kernel(model, nn.CrossEntropyLoss(), x, y)
+        >>> bool(torch.allclose(kernel.total, reference.total_kernel(model, nn.CrossEntropyLoss(), x, y)))
+        True
+    """
+    where = "backward_kernel"
+    return run(loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where))
+
+
+def loss_request(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    x: Batch,
+    y: Batch,
+    x2: Batch | None,
+    y2: Batch | None,
+    model2: nn.Module | None,
+    params: Iterable[str] | None,
+    per: str,
+    forms: Mapping[str, Form] | None,
+    memory_limit: int | None,
+    where: str,
+) -> Request:
+    """The request behind ``backward_kernel`` and ``plan_kernel``."""
+    check_option(where, "per", per, ("sample", "token"))
+    params = None if params is None else list(params)
+    count = check_batch(where, x, y)
+    rows = side_of(model, params, x, y, count, where)
+    if (x2 is None) != (y2 is None):
+        given, missing = ("x2", "y2") if y2 is None else ("y2", "x2")
+        raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
+    columns = None
+    if x2 is not None:
+        columns = side_of(model2 or model, params, x2, y2, check_batch(where, x2, y2, ("x2", "y2")), where)
+    elif model2 is not None:
+        columns = side_of(model2, params, x, y, count, where)
+    readout = token_readout(loss_fn) if per == "token" else loss_readout(loss_fn)
+    return Request(readout, rows, columns, "full", per == "sample", forms, memory_limit, where)
+
+
+class KernelSeries:
+    """Backward kernels of one model again and again while it trains, for callers that watch it.
+
+    The first call makes every check; later ones leave out the two samples that are run alone (unless ``anew``),
+    and keep the proof of coverage and the sums, which come with the one forward and backward pass.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        self.model, self.readout = model, loss_readout(loss_fn)
+        self._first: Capture | None = None
+
+    def __call__(self, x: Batch, y: Batch, *, anew: bool = False) -> Kernel:
+        """Kernel of a batch at the weights as they are now."""
+        where = "backward_kernel"
+        check_batch(where, x, y)
+        view = ModelView.of(self.model, None, where)
+        refuse_recurrent_dropout(view.model, where)
+        with undisturbed(view.model):
+            captured = capture_factors(view, self.readout, x, y, where, None if anew else self._first)
+        self._first = captured.first
+        plan = make_plan(captured, captured.num_samples, None, None, where)
+        with without_autocast(captured.values):
+            blocks = assemble(captured, None, plan, where)
+        order = forward_order(captured)
+        return Kernel(
+            blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
+        )

@@ -1,0 +1,138 @@
+"""The checks every call makes on itself: samples by definition, sums of rows, sums of kernels.
+
+1. No parameter has a gradient outside its recorded uses (``Capture.escaped``); those that do go to the fallback.
+2. For the first and the last sample, every parameter's rows equal the gradient of that sample alone in a batch of
+   one, taken by plain autograd, which is the definition. It fails if samples are coupled, if the model is random,
+   or if a rule is wrong.
+3. Per parameter, the rows sum to the ordinary gradient (of a fixed combination of the outputs, if there are several).
+4. Per layer, ``u^T K u = |sum of u_c g_ic|^2``, which covers the making of the kernel. Contractions over outputs
+   compare the entries between the first and the last sample with the inner products of their rows instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pullback._checks import self_check_error, unsupported
+from pullback.kernels.factors import Contract, Factor
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative error above which two ways to one number disagree: the root of the dtype's rounding error."""
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+def loosest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The dtype with the largest rounding error."""
+    return max((d for d in dtypes if d.is_floating_point), key=lambda d: torch.finfo(d).eps, default=torch.float32)
+
+
+def check_sample(
+    factors: Iterable[Factor], own: dict[str, Tensor], outputs: Tensor, index: int, dtype: torch.dtype, where: str
+) -> None:
+    """Rows of one sample against its gradient in a batch of one, parameter by parameter.
+
+    Args:
+        factors: rows of all parameters.
+        own: gradient of ``sum_c outputs_c f_c`` of the sample alone, parameter -> shape.
+        outputs: the combination, (C,).
+        index: the sample.
+        dtype: what the rows were captured in.
+        where: the caller.
+    """
+    rows = {n: row[0] for factor in factors for n, row in factor.rows(slice(index, index + 1)).items()}
+    combined = {n: torch.einsum("c...,c->...", row, outputs.to(row)) for n, row in rows.items()}
+    expected = [own[name].to(row.dtype) for name, row in combined.items()]
+    errors = _norms([row - g for row, g in zip(combined.values(), expected, strict=True)])
+    sizes = _norms(expected)
+    bounds = tolerance(dtype) * (sizes + 0.1 * sizes.norm())
+    if (place := _first_above(errors, bounds)) is not None:
+        raise unsupported(
+            where,
+            "samples whose gradients do not depend on the rest of the batch",
+            f"for sample {index} and parameter `{list(rows)[place]}` a difference of {float(errors[place]):.2e} from "
+            f"that sample alone (its norm: {float(sizes[place]):.2e})",
+            "Call model.eval(), remove operations that mix or shuffle samples or draw random numbers, "
+            "and see that the loss treats samples one by one",
+        )
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([torch.linalg.vector_norm(t) for t in tensors]).double()
+
+
+def _first_above(errors: Tensor, bounds: Tensor) -> int | None:
+    """Place of the first error that is not within its bound; NaN is not."""
+    bad = ~(errors <= bounds)
+    return int(bad.nonzero()[0]) if bad.any() else None
+
+
+@dataclass
+class SumChecks:
+    """Checks 3 and 4, gathered over all layers and evaluated in one comparison at the end.
+
+    Errors are relative to a ``bound``, the most a sum of rows can be, sqrt(count sum of |g|^2), because the sum
+    itself may cancel to nothing.
+    """
+
+    where: str
+    dtype: torch.dtype
+    names: list[str] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
+    bounds: list[Tensor] = field(default_factory=list)
+
+    def add_totals(self, factor: Factor, ordinary: dict[str, Tensor], totals: dict[str, Tensor], bound: Tensor) -> None:
+        """Per parameter: summed rows against the ordinary gradient."""
+        for name, total in totals.items():
+            expected = factor.piece_order(name, ordinary[name]).to(total.dtype)
+            self._add(f"summed gradient of `{name}`", torch.linalg.vector_norm(total - expected), bound)
+
+    def add_kernel(self, layer: str, found: Tensor, left: list[Tensor], right: list[Tensor], bound: Tensor) -> None:
+        """Per layer: ``u^T K u`` against the inner product of the two summed gradients (one, if K is symmetric)."""
+        inner = torch.stack([(a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)]).sum()
+        self._add(f"summed kernel of `{layer}`", (found - inner).abs(), bound)
+
+    def add_entries(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor) -> None:
+        """Per layer: some entries of the kernel against inner products of rows."""
+        self._add(f"kernel entries of `{layer}`", (found.double() - expected.double()).abs().max(), bound)
+
+    def _add(self, name: str, error: Tensor, bound: Tensor) -> None:
+        self.names.append(name)
+        self.errors.append(error.double())
+        self.bounds.append(bound.double())
+
+    def evaluate(self) -> None:
+        """Raise for the first check that fails."""
+        if not self.errors:
+            return
+        errors, bounds = torch.stack(self.errors), torch.stack(self.bounds)
+        if (place := _first_above(errors, tolerance(self.dtype) * bounds)) is not None:
+            raise self_check_error(
+                self.where,
+                f"the {self.names[place]} to agree with the ordinary gradient",
+                f"a difference of {float(errors[place]):.2e} where at most {float(bounds[place]):.2e} is possible",
+                "Please report this model; meanwhile leave that part out with `params=`",
+            )
+
+
+def quadratic(block: Tensor, outputs: Tensor) -> Tensor:
+    """``u^T K u`` of a block (N1 C, N2 C) whose rows are (sample, output), u = ``outputs`` for every sample."""
+    C = len(outputs)
+    signs = outputs.to(block)
+    rows = block.view(-1, C, block.shape[1])
+    partial = rows.sum(0) if C == 1 else torch.einsum("nck,c->k", rows, signs).unsqueeze(0)  # (1, N2 C)
+    return (partial.view(-1, C).double() @ signs.double()).sum()
+
+
+def corner_entries(left: Factor, right: Factor, contract: Contract) -> Tensor:
+    """Inner products of the rows of the first and the last sample on both sides, contracted over outputs."""
+    a = [left.rows(slice(i, i + 1)) for i in (0, left.num_samples - 1)]
+    b = [right.rows(slice(j, j + 1)) for j in (0, right.num_samples - 1)]
+    pattern = "cm,cm->c" if contract == "diagonal" else "cm,cm->"
+    each = [sum(torch.einsum(pattern, r[n][0].flatten(1), s[n][0].flatten(1)) for n in r) for r in a for s in b]
+    return torch.stack(each)  # type: ignore[arg-type]

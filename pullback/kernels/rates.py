@@ -1,0 +1,86 @@
+"""What this machine can do, measured once and kept: the choice of a form and the time in a plan follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Speeds of one worker.
+
+    Args:
+        gemm: operations a second of a large matrix product (an add and a multiply are two).
+        bmm: the same for many small products, as materialised gradients need them.
+        stream: numbers a second that pass through an elementwise product and sum.
+        wire: bytes a second between workers, and to and from a shared disk.
+    """
+
+    gemm: float
+    bmm: float
+    stream: float
+    wire: float = 1e9
+
+
+def machine_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Rates of this machine; about a tenth of a second the first time, then read from the user's cache folder."""
+    if device.type == "meta":
+        device = torch.device("cpu")
+    return _rates(device.type, str(dtype).removeprefix("torch."), torch.get_num_threads())
+
+
+@cache
+def _rates(device: str, dtype: str, threads: int) -> Rates:
+    path = cache_file()
+    key = f"{device} {dtype} {threads} threads, torch {torch.__version__}, {os.cpu_count()} cores"
+    known: dict[str, dict[str, float]] = {}
+    try:
+        known = json.loads(path.read_text())
+        return Rates(**known[key])
+    except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or not readable: measure
+        measured = _measure(torch.device(device), getattr(torch, dtype))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(known | {key: asdict(measured)}, indent=1))
+        temporary.replace(path)
+    except OSError:  # a home that cannot be written to: measured again next time
+        pass
+    return measured
+
+
+def cache_file() -> Path:
+    """Where rates are kept: ``$XDG_CACHE_HOME/pullback/rates.json``."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pullback" / "rates.json"
+
+
+def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
+    make = torch.Generator(device=device).manual_seed(0)
+    large = torch.randn(1024, 1024, device=device, dtype=dtype, generator=make)
+    many = torch.randn(64, 128, 128, device=device, dtype=dtype, generator=make)
+    gemm = _seconds(lambda: large @ large, device)
+    bmm = _seconds(lambda: many @ many, device)
+    stream = _seconds(lambda: torch.mul(large, large).sum(1), device)
+    return Rates(2.0 * 1024**3 / gemm, 2.0 * 64 * 128**3 / bmm, 1024**2 / stream)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The least of five timings, after one that is not counted."""
+    times = []
+    for _ in range(6):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return max(min(times[1:]), 1e-7)

@@ -1,0 +1,301 @@
+"""Sees every function of torch the forward pass calls, and records the uses of parameters among them.
+
+A tensor is of one of three kinds. *Sample* tensors hold data of the batch. *Shared* tensors require a gradient and
+are computed from parameters alone: parameters themselves, their views, a normalised weight, a table of positions.
+The rest are constants. A use is the call in which a shared tensor meets sample tensors; there a detached alias
+stands in for it, so that the graph behind the use is cut and the gradient that arrives belongs to that use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pullback.functional import ModelView
+from pullback.functional.batch import Batch, tensors
+from pullback.functional.model_view import layer_of
+from pullback.kernels.refused import refuse
+from pullback.kernels.rules import COPIES, LOOKUPS, REISSUED, RULES, USER_RULES, Rule, Source
+from pullback.kernels.rules.registry import Arguments
+
+
+@dataclass
+class Use:
+    """A recorded call: a rule, its arguments, and where the gradient of its output arrives."""
+
+    rule: Rule
+    function: Callable[..., Any]
+    arguments: Arguments
+    sources: dict[str, Source]  # argument -> what the trained tensor in it is
+    data: str | None  # the argument that carries the samples
+    edge: GradientEdge | Tensor
+    output_shape: torch.Size
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A shared tensor that is no parameter, with the graph that leads to the parameters it is made of.
+
+    Args:
+        value: the tensor.
+        leaves: names of those parameters that are asked for.
+        parameters: they themselves.
+        table: (parameter, indices) if it is rows looked up in a table by indices that are the same for all samples.
+    """
+
+    value: Tensor
+    leaves: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    table: tuple[str, Tensor] | None
+
+
+class Recorder(TorchFunctionMode):
+    """Active during one forward pass.
+
+    Args:
+        view: the parameters asked for.
+        count: number of samples in the batch.
+        where: the caller, for error messages.
+        constants: decisions of an earlier pass over more samples, in order: does a constant or shared input of a
+            layer hold one row a sample? A batch of one cannot tell.
+
+    Attributes:
+        uses: in the order of the forward pass.
+        aliases: what each stands for, and it; sources named ``~k`` stand for ``derived[k]``.
+    """
+
+    def __init__(
+        self, view: ModelView, x: Batch, count: int, where: str, constants: list[bool] | None = None
+    ) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in view.parameters.items()}
+        self.view, self.count, self.where = view, count, where
+        self.layers = {id(b): layer_of(name) for name, b in view.model.named_buffers()}
+        self.layers |= {id(p): layer_of(name) for name, p in view.model.named_parameters()}
+        self.samples: Any = WeakIdKeyDictionary()
+        for tensor in tensors(x):
+            self.samples[tensor] = True
+        self.uses: list[Use] = []
+        self.aliases: list[tuple[Source, Tensor]] = []
+        self.derived: list[Derived] = []
+        self.constants: list[bool] = []
+        self._earlier = constants
+        self._places: dict[int, int] = {}  # id of a derived tensor -> its place; the list keeps it alive
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        refuse(func, args, kwargs, self.layers, self.where)
+        if func in REISSUED:
+            with self:
+                output = REISSUED[func](*args, **kwargs)
+            if output is not NotImplemented:
+                return output
+        found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
+        tainted = any(t in self.samples for t in found)
+        shared = [t for t in found if t.requires_grad and t not in self.samples and self._reaches(t)]
+        if not shared or not torch.is_grad_enabled():
+            output = func(*args, **kwargs)
+        else:
+            output, tainted = self._shared_call(func, args, kwargs, shared, tainted)
+        if tainted:
+            written = args[:1] if _in_place(func) else ()
+            for tensor in _tensors_in((output, *written)):
+                self.samples[tensor] = True
+        return output
+
+    def _shared_call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shared: list[Tensor], tainted: bool
+    ) -> tuple[Any, bool]:
+        """Output of a call with shared tensors among its arguments, and whether it holds samples."""
+        rule = RULES.get(func)
+        if rule is not None:
+            arguments = rule.bind(args, kwargs)
+            trained = {k for k in rule.parameters if any(arguments.get(k) is t for t in shared)}
+            data = rule.data_of(arguments, frozenset(trained)) if trained else None
+            if data is not None and rule.accepts(arguments) and self._per_sample(arguments[data]):
+                return self._ruled(rule, func, arguments, trained, data), True
+        if tainted and not _writes_to(func, args, shared):
+            stand_in = {id(t): self._copy(t) for t in shared}
+            swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
+            args, kwargs = _mapped(swap, args), {k: _mapped(swap, v) for k, v in kwargs.items()}
+            return func(*args, **kwargs), True
+        output = func(*args, **kwargs)
+        if func in LOOKUPS and not tainted and isinstance(output, Tensor):
+            arguments = RULES[func].bind(args, kwargs)
+            if id(table := arguments["weight"]) in self.names and LOOKUPS[func](arguments):
+                self._place(output, (self.names[id(table)], arguments["input"]))
+        return output, tainted
+
+    def _per_sample(self, data: Any) -> bool:
+        """Whether a layer's input holds one row (or several) a sample."""
+        if not isinstance(data, Tensor):
+            return False
+        if data in self.samples:
+            return True
+        place = len(self.constants)
+        if self._earlier is not None and place < len(self._earlier):
+            known = self._earlier[place]
+        else:
+            known = data.is_floating_point() and self.count in data.shape
+        self.constants.append(known)
+        return known
+
+    def _ruled(
+        self, rule: Rule, func: Callable[..., Any], arguments: Arguments, trained: set[str], data: str
+    ) -> Any:
+        sources = {}
+        held = arguments[data]
+        if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self._reaches(held):
+            arguments = arguments | {data: self._copy(held)}  # rows of a table, spread over the samples
+        swapped = dict(arguments)
+        for argument in sorted(trained):
+            source = self._source(arguments[argument], rule.views)
+            sources[argument] = source
+            swapped[argument] = self._alias(source, arguments[argument])
+        recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        if _in_place(func):
+            recorded[data] = recorded[data].clone()
+        positional = [swapped.pop(k) for k in rule.signature[: rule.positional]]
+        output = func(*positional, **swapped)
+        if output.requires_grad:
+            edge = get_gradient_edge(output)
+            self.uses.append(Use(rule, func, recorded, sources, data, edge, output.shape))
+        return output
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """An alias of a shared tensor in a call no rule knows: its gradient can be read if it has a row a sample."""
+        source = self._source(tensor, views=False)
+        alias = self._alias(source, tensor)
+        self.uses.append(Use(COPIES, COPIES.build, {}, {"value": source}, None, alias, tensor.shape))
+        return alias
+
+    def _alias(self, source: Source, tensor: Tensor) -> Tensor:
+        alias = tensor.detach().requires_grad_()
+        self.aliases.append((source, alias))
+        return alias
+
+    def _source(self, tensor: Tensor, views: bool) -> Source:
+        """Which parameter a shared tensor is, or of which it is a view a rule can read, or that it is derived."""
+        if (name := self.names.get(id(tensor))) is not None:
+            return Source(name, tensor.shape)
+        base = tensor._base
+        if views and base is not None and (name := self.names.get(id(base))) is not None:
+            if tensor.dim() == base.dim() and tensor.stride() == base.stride() and tensor.shape[1:] == base.shape[1:]:
+                start = (tensor.storage_offset() - base.storage_offset()) // max(1, base.stride(0))
+                return Source(name, base.shape, rows=(start, start + len(tensor)))
+            if tensor.dim() == 2 and tensor.stride() == base.stride()[::-1] and tensor.shape == base.shape[::-1]:
+                return Source(name, base.shape, transposed=True)
+        return Source(f"~{self._place(tensor, None)}", tensor.shape)
+
+    def _place(self, tensor: Tensor, table: tuple[str, Tensor] | None) -> int:
+        """Where a derived tensor stands in the list."""
+        if id(tensor) not in self._places:
+            self._places[id(tensor)] = len(self.derived)
+            leaves = self._leaves(tensor)
+            parameters = tuple(self.view.parameters[name] for name in leaves)
+            self.derived.append(Derived(tensor, leaves, parameters, table))
+        return self._places[id(tensor)]
+
+    def _reaches(self, tensor: Tensor) -> bool:
+        """Whether a shared tensor depends on a parameter that is asked for."""
+        return id(tensor) in self.names or (not tensor.is_leaf and bool(self._leaves(tensor)))
+
+    def _leaves(self, tensor: Tensor) -> tuple[str, ...]:
+        if id(tensor) in self._places:
+            return self.derived[self._places[id(tensor)]].leaves
+        names, seen, stack = set(), set(), [tensor.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if (variable := getattr(node, "variable", None)) is not None and id(variable) in self.names:
+                names.add(self.names[id(variable)])
+            stack += [following for following, _ in node.next_functions]
+        return tuple(name for name in self.view.parameters if name in names)
+
+
+def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among arguments, and in lists, tuples and dicts of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_in(value)
+        elif isinstance(value, dict):
+            yield from _tensors_in(value.values())
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_mapped(change, v) for v in value)
+    return change(value)
+
+
+def _in_place(func: Callable[..., Any]) -> bool:
+    """Whether a call changes its first argument."""
+    name = getattr(func, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__")
+
+
+def _writes_to(func: Callable[..., Any], args: tuple[Any, ...], shared: list[Tensor]) -> bool:
+    """Whether a call changes a shared tensor: an alias of it cannot be written to."""
+    return _in_place(func) and bool(args) and any(args[0] is t for t in shared)
+
+
+@contextmanager
+def user_layers(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+    """Run layers of registered types as one recorded call each while the block lasts."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if (rule := USER_RULES.get(type(module))) is not None:
+                stack.enter_context(_recorded_module(recorder, module, rule))
+        yield
+
+
+@contextmanager
+def _recorded_module(recorder: Recorder, module: nn.Module, rule: Callable[[nn.Module], Rule]) -> Iterator[None]:
+    original = module.forward
+    had_own = "forward" in vars(module)
+    parameters = {name: p for name, p in module.named_parameters() if id(p) in recorder.names}
+    made = rule(module)
+
+    def call(value: Tensor, **aliases: Tensor) -> Any:
+        with torch._C.DisableTorchFunction():
+            return torch.func.functional_call(_Forward(module, original), aliases, (value,))
+
+    def forward(value: Tensor) -> Any:
+        if not parameters or not torch.is_grad_enabled():
+            return original(value)
+        output = recorder._ruled(made, call, {"value": value, **parameters}, set(parameters), "value")
+        for tensor in _tensors_in((output,)):
+            recorder.samples[tensor] = True
+        return output
+
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if had_own:
+            module.forward = original  # type: ignore[method-assign]
+        else:
+            del module.forward
+
+
+class _Forward(nn.Module):
+    """A module's parameters with its original forward method, so that other values can stand in for them."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self._parameters, self._buffers, self._modules = module._parameters, module._buffers, module._modules
+        self.forward = forward

@@ -1,0 +1,69 @@
+"""Calls in which a sample has no gradient of its own: batch statistics couple the samples, dropout is random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pullback._checks import unsupported
+
+Arguments = dict[str, Any]
+
+_DROPOUT = (("input", "p", "training"), lambda a: a.get("training", True) and a.get("p", 0.5) > 0, "dropout")
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p")
+_PACKED_ATTENTION = (
+    *("query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v"),
+    *("add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", "training"),
+)
+_REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], bool], str]] = {
+    F.batch_norm: (_BATCH_NORM, lambda a: bool(a.get("training", False)), "batch norm"),
+    F.scaled_dot_product_attention: (_ATTENTION, lambda a: a.get("dropout_p", 0.0) > 0, "attention dropout"),
+    F.multi_head_attention_forward: (
+        _PACKED_ATTENTION,
+        lambda a: bool(a.get("training", True)) and a.get("dropout_p", 0.0) > 0,
+        "attention dropout",
+    ),
+}
+_REFUSED |= dict.fromkeys(
+    (
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
+        *(torch.dropout_, torch.alpha_dropout, torch.feature_dropout),
+    ),
+    _DROPOUT,
+)
+
+
+def refuse(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], layers: dict[int, str], where: str
+) -> None:
+    """Raise for a call in train mode that couples samples or draws random numbers; ``layers``: tensor id -> layer."""
+    if func not in _REFUSED:
+        return
+    signature, is_active, what = _REFUSED[func]
+    arguments = dict(zip(signature, args, strict=False)) | kwargs
+    if is_active(arguments):
+        layer = next((layers[id(a)] for a in arguments.values() if id(a) in layers), None)
+        frozen = ", or freeze its statistics with that layer's .eval()" if what == "batch norm" else ""
+        raise unsupported(
+            where,
+            "a model in which each sample's gradient is its own",
+            f"{what} in train mode" + (f" in layer `{layer}`" if layer else ""),
+            f"Call model.eval() first{frozen}",
+        )
+
+
+def refuse_recurrent_dropout(model: nn.Module, where: str) -> None:
+    """Recurrent layers apply their dropout inside one fused call, so it is looked up on the module."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
+            raise unsupported(
+                where,
+                "a model in which each sample's gradient is its own",
+                f"dropout in train mode in layer `{name}`",
+                "Call model.eval() first",
+            )

@@ -1,0 +1,180 @@
+"""What every kernel call does: check the data, capture, plan, run, in one pass or in as many as the memory allows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from pullback.functional import ModelView, take, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.readout import Readout
+from pullback.kernels.assemble import Blocks, aligned, assemble, forward_order, partial_block
+from pullback.kernels.capture import without_autocast
+from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.factors import Contract, Form
+from pullback.kernels.kernel import Kernel
+from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.refused import refuse_recurrent_dropout
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows or columns of a kernel: a model's parameters and its data."""
+
+    view: ModelView
+    x: Batch
+    y: Batch
+    count: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """A kernel asked for.
+
+    Args:
+        readout: the values whose gradients are asked for.
+        rows: the first set.
+        columns: the second; None for the symmetric kernel.
+        contract: of the output axes.
+        keep_layers: keep every layer's block.
+        forms: layer or parameter -> form, where it is not left to the cost.
+        memory_limit: bytes, or None.
+        where: the caller.
+    """
+
+    readout: Readout
+    rows: Side
+    columns: Side | None
+    contract: Contract
+    keep_layers: bool
+    forms: Mapping[str, Form] | None
+    memory_limit: int | None
+    where: str
+
+
+def side_of(model: nn.Module, params: Iterable[str] | None, x: Batch, y: Batch, count: int, where: str) -> Side:
+    """A side of a kernel, after the checks of the model."""
+    view = ModelView.of(model, params, where)
+    refuse_recurrent_dropout(view.model, where)
+    return Side(view, x, y, count)
+
+
+def run(request: Request, *, by_output: bool = False) -> Kernel:
+    """Compute the kernel asked for."""
+    if request.memory_limit is not None:
+        return _run_within(request, by_output=by_output)
+    left = _whole(request, request.rows)
+    right = None if request.columns is None else aligned(_whole(request, request.columns), left)
+    plan = plan_of(request, left)
+    with without_autocast(left.values):
+        blocks = assemble(left, right, plan, request.where)
+
+    def block_of(names: tuple[str, ...]) -> Tensor:
+        with without_autocast(left.values):
+            return partial_block(left, right, plan, names)
+
+    order = forward_order(left)
+    return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
+
+
+def template(request: Request) -> tuple[Captured, int]:
+    """Capture of the first sample alone, and the bytes autograd saves for it."""
+    side = request.rows
+    graph = _Saved(side.view)
+    with undisturbed(side.view.model), saved_tensors_hooks(graph.pack, lambda tensor: tensor):
+        captured = capture_factors(side.view, request.readout, take(side.x, [0]), take(side.y, [0]), request.where)
+    return captured, graph.num_bytes
+
+
+def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> KernelPlan:
+    """The plan for a request, from captured factors of any number of samples."""
+    return make_plan(
+        captured,
+        request.rows.count,
+        None if request.columns is None else request.columns.count,
+        request.memory_limit,
+        request.where,
+        contract=request.contract,
+        forms=request.forms,
+        keep_layers=request.keep_layers,
+        graph_bytes=graph_bytes,
+    )
+
+
+def _whole(request: Request, side: Side) -> Captured:
+    with undisturbed(side.view.model):
+        return capture_factors(side.view, request.readout, side.x, side.y, request.where)
+
+
+def _run_within(request: Request, *, by_output: bool) -> Kernel:
+    """Several passes over the data, each for some of the layers, in batches: what the plan says."""
+    first, graph_bytes = template(request)
+    plan = plan_of(request, first, graph_bytes)
+    print(plan, file=sys.stderr)
+    blocks: Blocks | None = None
+    last: Captured | None = None
+    for names in plan.passes:
+        left = _in_batches(request, request.rows, names, plan.batch)
+        right = None if request.columns is None else _in_batches(request, request.columns, names, plan.batch)
+        with without_autocast(left.values):
+            blocks = assemble(left, right, plan, request.where, blocks)
+        last = replace(left, view=request.rows.view, factors=(), ordinary={})
+        del left, right
+    assert blocks is not None
+    assert last is not None
+
+    def block_of(names: tuple[str, ...]) -> Tensor:
+        left = _in_batches(request, request.rows, names, plan.batch)
+        right = None if request.columns is None else _in_batches(request, request.columns, names, plan.batch)
+        with without_autocast(left.values):
+            return partial_block(left, right, plan, names)
+
+    order = forward_order(first)
+    return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
+
+
+def _in_batches(request: Request, side: Side, names: tuple[str, ...], batch: int) -> Captured:
+    """Factors of some parameters, captured ``batch`` samples at a time."""
+    view = side.view.restricted(names)
+    found: list[Captured] = []
+    with undisturbed(side.view.model):
+        for start in range(0, side.count, batch):
+            index = slice(start, min(start + batch, side.count))
+            known = found[0].first if found else None
+            x, y = take(side.x, index), take(side.y, index)
+            found.append(capture_factors(view, request.readout, x, y, request.where, known))
+    return joined(found)
+
+
+def joined(found: list[Captured]) -> Captured:
+    """Captures of consecutive batches as one."""
+    if len(found) == 1:
+        return found[0]
+    found = [found[0], *(aligned(other, found[0]) for other in found[1:])]
+    factors = tuple(each[0].joined(each[1:]) for each in zip(*(c.factors for c in found), strict=True))
+    ordinary = {name: torch.stack([c.ordinary[name] for c in found]).sum(0) for name in found[0].ordinary}
+    values = torch.cat([c.values for c in found])
+    outputs = torch.utils._pytree.tree_map(
+        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *(c.outputs for c in found)
+    )
+    return replace(found[0], factors=factors, ordinary=ordinary, values=values, outputs=outputs)
+
+
+class _Saved:
+    """Counts what autograd saves, each storage once, parameters left out."""
+
+    def __init__(self, view: ModelView) -> None:
+        self.seen = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
+        self.num_bytes = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in self.seen:
+            self.seen.add(pointer)
+            self.num_bytes += tensor.untyped_storage().nbytes()
+        return tensor

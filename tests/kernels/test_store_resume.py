@@ -1,0 +1,262 @@
+"""Stores that were killed, damaged or begun with something else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pullback as pb
+from pullback import reference
+from pullback.kernels.store import KernelStore, kernel_to_store, open_store
+from pullback.kernels.store_layout import Folder
+from pullback.kernels.store_run import Filler
+from tests.compare import assert_same
+from tests.kernels.store_child import TILE, arguments
+
+NUM_TILES = 10
+
+
+def fill(path: Path, **options: Any) -> KernelStore:
+    return kernel_to_store(*arguments(), path, **{"progress": False} | options)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every array file of a store."""
+    return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*")) if "c" in f.parts and f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("undisturbed") / "store"
+    fill(path, tile=TILE)
+    return contents(path)
+
+
+class Counter:
+    """Counts the tiles that are computed and the blocks that are captured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tiles = self.blocks = 0
+        tile, capture = Filler._tile, Filler._capture
+
+        def counting_tile(filler: Filler, *args: Any) -> Any:
+            self.tiles += 1
+            return tile(filler, *args)
+
+        def counting_capture(filler: Filler, *args: Any) -> Any:
+            self.blocks += 1
+            return capture(filler, *args)
+
+        monkeypatch.setattr(Filler, "_tile", counting_tile)
+        monkeypatch.setattr(Filler, "_capture", counting_capture)
+
+
+@pytest.mark.parametrize(
+    ("when", "blocks", "tiles"),
+    [("draft:1", 0, 0), ("record:3", 2, 0), ("torn:4", 3, 0), ("record:5", 4, 0), ("torn:9", 4, 4), ("draft:20", 4, 7)],
+)
+def test_killed_and_resumed(
+    when: str,
+    blocks: int,
+    tiles: int,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGKILL at any moment: what is in the ledger is not done again, and the bytes are those of a quiet run."""
+    path = tmp_path / "store"
+    command = [sys.executable, "-m", "tests.kernels.store_child", str(path), when]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with pytest.raises(pb.InputError, match=rf"a finished store at .*, got {tiles} of 10 tiles\. Call `kernel_to_st"):
+        open_store(path)
+    counter = Counter(monkeypatch)
+    fill(path)  # the tile size is the store's
+    assert (counter.blocks, counter.tiles) == (4 - blocks, NUM_TILES - tiles)
+    assert contents(path) == undisturbed
+    left = {f.name for f in path.iterdir()}
+    assert left == {"store.json", "zarr.json", "ledger-0.jsonl", "total", "diagonal", "losses"}
+
+
+def test_killed_while_it_was_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fill(path)
+    fill(path)
+
+
+def test_finished_store_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store"
+    fill(path, tile=TILE)
+    ledger = (path / "ledger-0.jsonl").read_bytes()
+    counter = Counter(monkeypatch)
+    fill(path)
+    assert (counter.blocks, counter.tiles) == (0, 0)
+    assert (path / "ledger-0.jsonl").read_bytes() == ledger
+
+
+@pytest.mark.parametrize("name", ["total/c/2/1", "total/c/3/3", "diagonal/c/0/1"])
+def test_damaged_tile(
+    name: str, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped bit is found by ``verify`` and by the next call, which makes that one tile again."""
+    path = tmp_path / "store"
+    store = fill(path, tile=TILE)
+    damaged = bytearray((path / name).read_bytes())
+    damaged[5] ^= 4
+    (path / name).write_bytes(damaged)
+    tile = (1, 1) if name.startswith("diagonal") else tuple(map(int, name.split("/")[2:]))
+    assert store.verify() == [tile]
+    assert open_store(path).verify() == [tile]
+    counter = Counter(monkeypatch)
+    again = fill(path)
+    assert (counter.blocks, counter.tiles) == (len(set(tile)), 1)
+    assert again.verify() == [] and contents(path) == undisturbed
+    assert open_store(path).layers == store.layers  # the tile's share is not counted twice
+
+
+def test_missing_and_short_tiles(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    path = tmp_path / "store"
+    store = fill(path, tile=TILE)
+    (path / "total/c/1/0").unlink()
+    (path / "total/c/3/2").write_bytes((path / "total/c/3/2").read_bytes()[:9])
+    assert store.verify() == [(1, 0), (3, 2)]
+    with pytest.raises(pb.InputError, match=r"KernelStore.tile: expected a readable file for tile \(1, 0\), got an err"):
+        store @ torch.ones(11, dtype=torch.float64)
+    fill(path)
+    assert contents(path) == undisturbed
+
+
+def test_damaged_captures_are_made_again(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(Filler, "fill", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fill(path, tile=TILE)
+    for block, cut in ((1, None), (2, -1)):
+        file = path / "captures" / f"{block}.bin"
+        content = bytearray(file.read_bytes())
+        content[-100] ^= 1
+        file.write_bytes(content[:cut])
+    (path / "captures" / "3.bin").unlink()
+    counter = Counter(monkeypatch)
+    fill(path)
+    assert counter.blocks == 3
+    assert contents(path) == undisturbed
+
+
+def test_what_was_written_must_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pullback.kernels.store_run.load", lambda *args: None)
+    with pytest.raises(pb.SelfCheckError, match="to read back what was just written to .*, got other bytes"):
+        fill(tmp_path / "store", tile=TILE)
+
+
+def test_missing_lines_are_not_a_finished_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Filler, "fill", lambda self: None)
+    with pytest.raises(pb.SelfCheckError, match=r"10 tiles in the ledgers, got none for tile \(0, 0\) and 9 others"):
+        fill(tmp_path / "store", tile=TILE)
+
+
+def test_spoilt_ledger_line(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path, tile=TILE)
+    ledger = path / "ledger-0.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    lines[6] = "{not json\n"
+    ledger.write_text("".join(lines))
+    with pytest.raises(pb.InputError, match=r"one JSON object a line in .*ledger-0.jsonl, got line 7, which is none"):
+        open_store(path)
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_other_weights_data_or_settings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    model, loss_fn, (x, y) = arguments()
+    fill(path, tile=TILE)
+
+    def refused(message: str, *args: Any, **options: Any) -> None:
+        given = [*args, *(model, loss_fn, (x, y))[len(args) :]]
+        with pytest.raises(pb.InputError, match=message):
+            kernel_to_store(*given, path, **{"progress": False} | options)
+
+    refused("expected `tile` the store at .* was begun with, 3, got 4", tile=4)
+    refused(r"expected the parameters the store at .* was begun with, \[.*\], got \['1\.weight'\]", params=["1.weight"])
+    refused("expected the loss .*, got .*label_smoothing", model, nn.CrossEntropyLoss(label_smoothing=0.1))
+    refused("expected the number of samples .*, 11, got 10", model, loss_fn, (x[:10], y[:10]))
+    refused("expected an empty or new folder with `resume=False`, got a kernel store", resume=False)
+    refused("a `memory_limit` of at least [0-9]+ bytes for tiles of 3 samples, got 10", memory_limit=10)
+    changed = x.clone()
+    changed[4, 0, 0] += 1
+    refused("the data this store was begun with, got others in samples 3 to 5", model, loss_fn, (changed, y))
+    changed = y.clone()
+    changed[10] = (changed[10] + 1) % 4
+    refused("the data this store was begun with, got others in samples 9 to 10", model, loss_fn, (x, changed))
+    with torch.no_grad():
+        model[3].weight[0, 0] += 1e-12
+    refused(r"expected the weights the store at .* was begun with, `3\.weight`, got other numbers", model)
+    other = nn.Sequential(*list(model)[:3], nn.Linear(7, 5, bias=False).double(), nn.ReLU(), model[5]).eval()
+    other[3].weight = nn.Parameter(arguments()[0][3].weight)
+    refused("expected the model .*, got ", other)
+    kernel_to_store(*arguments(), path, progress=False)  # that one is still there
+
+
+def test_other_data_before_the_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are captured again are compared too."""
+    path = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(Filler, "fill", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fill(path, tile=TILE)
+    model, loss_fn, (x, y) = arguments()
+    with pytest.raises(pb.InputError, match="got others in samples 0 to 2"):
+        kernel_to_store(model, loss_fn, (x + 1, y), path, progress=False)
+
+
+def test_paths_that_hold_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(pb.InputError, match="an empty or new folder, or a kernel store, got something else at"):
+        fill(tmp_path)
+    with pytest.raises(pb.InputError, match="something else at .*thesis"):
+        fill(tmp_path / "thesis.txt")
+    with pytest.raises(pb.InputError, match="a kernel store at .*, got no readable store.json"):
+        open_store(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_store_of_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path)
+    about = json.loads((path / "store.json").read_text())
+    (path / "store.json").write_text(json.dumps(about | {"format": 99}))
+    with pytest.raises(pb.InputError, match="a store of format 1, got format 99"):
+        open_store(path)
+
+
+def test_a_wrong_byte_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison of bytes can fail: a checksum that looks at nothing lets damage through."""
+    path = tmp_path / "store"
+    monkeypatch.setattr("pullback.kernels.store_run.checksum", lambda array: Folder(path).path and 0)
+    store = fill(path, tile=TILE)
+    assert len(store.verify()) == NUM_TILES
+
+
+def test_resumed_numbers_are_right(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    model, loss_fn, (x, y) = arguments()
+    (fill(path, tile=TILE).path / "total/c/1/1").unlink()
+    assert_same(fill(path).to_dense(), reference.total_kernel(model, loss_fn, x, y))
