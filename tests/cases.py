@@ -207,7 +207,7 @@ CASES = tuple(
         (conv2d, "conv2d batch_norm group_norm instance_norm linear"),
         (conv1d, "conv1d"),
         (conv3d, "conv3d linear"),
-        (tokens, "embedding layer_norm rms_norm linear"),
+        (tokens, "embedding layer_norm rms_norm linear elementwise"),
         (flattened, "linear"),
         (tied, "linear embedding"),
         (frozen, "linear"),

@@ -35,7 +35,9 @@ class Blocks:
     layers: dict[str, Tensor]
 
 
-def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: str, blocks: Blocks | None = None) -> Blocks:
+def assemble(
+    left: Captured, right: Captured | None, plan: KernelPlan, where: str, blocks: Blocks | None = None
+) -> Blocks:
     """Run a plan over captured factors and check the sums; with ``blocks`` add to those of an earlier pass.
 
     Args:
@@ -60,7 +62,9 @@ def assemble(left: Captured, right: Captured | None, plan: KernelPlan, where: st
     return blocks
 
 
-def _layer_by_layer(blocks: Blocks, left: Captured, right: Captured | None, plan: KernelPlan, checks: SumChecks) -> None:
+def _layer_by_layer(
+    blocks: Blocks, left: Captured, right: Captured | None, plan: KernelPlan, checks: SumChecks
+) -> None:
     """One block a layer, each checked on its own."""
     for part in parts(left, right):
         block = new_block(left, right, plan)
@@ -95,9 +99,7 @@ def run_part(block: Tensor, part: Part, plan: KernelPlan, outputs: Tensor, *, ad
     """One layer's tiles; of a symmetric block the lower triangle."""
     form = form_of(plan, part.left)
     tile = tile_rows(part.left, form, plan.contract)
-    return add_gram(
-        block, part.left, part.right, form, plan.contract, plan.piece_bytes, tile, outputs, add=add
-    )
+    return add_gram(block, part.left, part.right, form, plan.contract, plan.piece_bytes, tile, outputs, add=add)
 
 
 def parts(left: Captured, right: Captured | None, only: Iterable[str] | None = None) -> Iterator[Part]:
@@ -176,7 +178,9 @@ def aligned(right: Captured, left: Captured) -> Captured:
 
 def forward_order(captured: Captured) -> list[str]:
     """Layers in the order of first use; those whose use was not seen follow their predecessor in the model."""
-    named = [(layer_of(n), r in UNSEEN) for f, r in zip(captured.factors, captured.rules, strict=True) for n in f.shapes]
+    named = [
+        (layer_of(n), r in UNSEEN) for f, r in zip(captured.factors, captured.rules, strict=True) for n in f.shapes
+    ]
     order = list(dict.fromkeys(layer for layer, unseen in named if not unseen))
     defined = list(captured.view.layers)
     for place, layer in enumerate(defined):

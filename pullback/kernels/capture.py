@@ -75,9 +75,12 @@ def capture(
         values = readout(outputs, y, where)
         if not values.requires_grad:
             raise unsupported(
-                where, "values that depend on the parameters", "none that do", "Check for detach() or no_grad"
+                where,
+                "a loss or outputs that depend on the parameters",
+                "none that do",
+                "Check for detach() or no_grad",
             )
-    with without_autocast(values):
+    with torch.enable_grad(), without_autocast(values):
         gradients, ordinary, escaped = _differentiate(view, recorder, values, edges_too=like is None)
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     return Capture(
@@ -102,9 +105,15 @@ def _differentiate(
     aliases, own = [alias for _, alias in recorder.aliases], list(view.parameters.values())
     gradients: list[list[Tensor | None]] = [[] for _ in edges]
     for c in range(C) if C > 1 else ():
-        for found, gradient in zip(
-            gradients, torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True), strict=True
-        ) if edges else ():
+        for found, gradient in (
+            zip(
+                gradients,
+                torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True),
+                strict=True,
+            )
+            if edges
+            else ()
+        ):
             found.append(gradient)
     combined = (values * combination(C, values)).sum()
     last = edges if C == 1 else []

@@ -80,7 +80,9 @@ def capture_factors(
     run = capture(view, readout, x, y, where)
     if known is not None and not _fits(view, run, known):
         known = None
-    first = known or (run if run.num_samples == 1 else capture(view, readout, take(x, [0]), take(y, [0]), where, like=run))
+    first = known or (
+        run if run.num_samples == 1 else capture(view, readout, take(x, [0]), take(y, [0]), where, like=run)
+    )
     with without_autocast(run.values):
         captured = _captured(view, readout, x, y, where, run, first)
     if known is None and captured.values.device.type != "meta":

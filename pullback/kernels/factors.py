@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 Form = Literal["ghost", "shift", "materialise", "dense", "join", "fallback", "unused"]
-Contract = Literal["full", "trace", "diagonal"]  # of the output axes of two rows: keep both, sum the equal, keep the equal
+Contract = Literal[
+    "full", "trace", "diagonal"
+]  # of the output axes of two rows: keep both, sum the equal, keep the equal
 
 Tensors = dict[str, Tensor]
 
@@ -28,9 +30,7 @@ class Piece(ABC):
     """
 
     @abstractmethod
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         """Write (or add) the tile of samples ``rows`` here and ``columns`` of ``other`` to ``out``."""
 
     @abstractmethod
@@ -157,9 +157,7 @@ class DensePiece(Piece):
     offset: int
     matrix: Tensor
 
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, DensePiece)
         left, right = self.matrix[rows], other.matrix[columns]
         if contract == "diagonal":
@@ -213,7 +211,10 @@ class DenseFactor(Factor):
         return DenseFactor({name: self.gradients[name]}, self.form)
 
     def matvec(self, vectors: Tensors) -> Tensor:
-        each = [(g.flatten(2) if g.dim() > 2 else g.unsqueeze(2)) @ vectors[n].reshape(-1) for n, g in self.gradients.items()]
+        each = [
+            (g.flatten(2) if g.dim() > 2 else g.unsqueeze(2)) @ vectors[n].reshape(-1)
+            for n, g in self.gradients.items()
+        ]
         return torch.stack(each).sum(0)
 
     def rmatvec(self, weights: Tensor) -> Tensors:

@@ -20,7 +20,9 @@ def fallback_rows(
     """Rows of the parameters in ``names``, (N, C, *shape) each, from batches of one; ``values`` is the readout."""
     if values.device.type == "meta":
         shapes = {name: view.parameters[name].shape for name in names}
-        return DenseFactor({name: values.new_empty(*values.shape, *shape) for name, shape in shapes.items()}, "fallback")
+        return DenseFactor(
+            {name: values.new_empty(*values.shape, *shape) for name, shape in shapes.items()}, "fallback"
+        )
     try:
         with quiet_vmap():
             rows = _by_vmap(view, readout, names, x, y, where, values.shape[1])
@@ -44,7 +46,9 @@ def _by_vmap(
         return torch.func.vmap(vjp)(torch.eye(C, dtype=found.dtype, device=found.device))[0]
 
     count = num_samples(x)
-    chunk = max(1, min(count, 2**26 // max(1, C * sum(p.numel() for p in chosen.values()))))  # near 256 MB of float32 gradients at a time
+    chunk = max(
+        1, min(count, 2**26 // max(1, C * sum(p.numel() for p in chosen.values())))
+    )  # near 256 MB of float32 gradients at a time
     gradients = torch.func.vmap(one, in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(chosen, plain(x), plain(y))
     return {name: g.detach() for name, g in gradients.items()}
 

@@ -213,9 +213,7 @@ class GhostPiece(Piece):
 
     factor: OuterFactor
 
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, GhostPiece)
         a1, a2 = self.factor.left(rows), other.factor.left(columns)
         d1, d2 = self.factor.right(rows), other.factor.right(columns)
@@ -233,9 +231,7 @@ class GhostPiece(Piece):
         return [(name, 0, self.factor.piece_order(name, value)) for name, value in self.factor.total(outputs).items()]
 
 
-def combine(
-    out: Tensor, inner: Tensor, d1: Tensor, d2: Tensor, contract: Contract, *, unit: bool, add: bool
-) -> None:
+def combine(out: Tensor, inner: Tensor, d1: Tensor, d2: Tensor, contract: Contract, *, unit: bool, add: bool) -> None:
     """Write or add ``sum_ts inner_ts (D D^T)_ts`` to a tile.
 
     Args:

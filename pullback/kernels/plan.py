@@ -182,9 +182,7 @@ def make_plan(
         for f, layer in zip(captured.factors, layers, strict=True)
         if layer.form == "materialise"
     ]
-    tiles = [
-        _tile_bytes(f, layer.form, n1, contract) for f, layer in zip(captured.factors, layers, strict=True)
-    ]
+    tiles = [_tile_bytes(f, layer.form, n1, contract) for f, layer in zip(captured.factors, layers, strict=True)]
     parameters = sum(p.numel() * p.element_size() for p in captured.view.parameters.values())
     free = KernelPlan(
         shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),

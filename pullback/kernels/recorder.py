@@ -72,9 +72,7 @@ class Recorder(TorchFunctionMode):
         aliases: what each stands for, and it; sources named ``~k`` stand for ``derived[k]``.
     """
 
-    def __init__(
-        self, view: ModelView, x: Batch, count: int, where: str, constants: list[bool] | None = None
-    ) -> None:
+    def __init__(self, view: ModelView, x: Batch, count: int, where: str, constants: list[bool] | None = None) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in view.parameters.items()}
         self.view, self.count, self.where = view, count, where
@@ -114,7 +112,12 @@ class Recorder(TorchFunctionMode):
         return output
 
     def _shared_call(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shared: list[Tensor], tainted: bool
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shared: list[Tensor],
+        tainted: bool,
     ) -> tuple[Any, bool]:
         """Output of a call with shared tensors among its arguments, and whether it holds samples."""
         rule = RULES.get(func)
@@ -150,9 +153,7 @@ class Recorder(TorchFunctionMode):
         self.constants.append(known)
         return known
 
-    def _ruled(
-        self, rule: Rule, func: Callable[..., Any], arguments: Arguments, trained: set[str], data: str
-    ) -> Any:
+    def _ruled(self, rule: Rule, func: Callable[..., Any], arguments: Arguments, trained: set[str], data: str) -> Any:
         sources = {}
         held = arguments[data]
         if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self._reaches(held):
@@ -200,8 +201,8 @@ class Recorder(TorchFunctionMode):
     def _place(self, tensor: Tensor, table: tuple[str, Tensor] | None) -> int:
         """Where a derived tensor stands in the list."""
         if id(tensor) not in self._places:
-            self._places[id(tensor)] = len(self.derived)
             leaves = self._leaves(tensor)
+            self._places[id(tensor)] = len(self.derived)
             parameters = tuple(self.view.parameters[name] for name in leaves)
             self.derived.append(Derived(tensor, leaves, parameters, table))
         return self._places[id(tensor)]

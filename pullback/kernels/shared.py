@@ -54,6 +54,4 @@ def _vjp_batch(derived: Derived, rows: Tensor, shapes: dict[str, torch.Size]) ->
         ]
         found = tuple(None if g[0] is None else torch.stack(g) for g in zip(*each, strict=True))  # type: ignore[misc]
     names = derived.leaves
-    return [
-        rows.new_zeros(len(rows), *shapes[n]) if g is None else g for n, g in zip(names, found, strict=True)
-    ]
+    return [rows.new_zeros(len(rows), *shapes[n]) if g is None else g for n, g in zip(names, found, strict=True)]

@@ -64,7 +64,7 @@ class TiedFactor(Factor):
         if form == "ghost":
             yield TiedPiece(self)
             return
-        (name, (_, d)), = self.shapes.items()
+        ((name, (_, d)),) = self.shapes.items()
         for piece in self.head.pieces("materialise", max_numbers):
             assert isinstance(piece, DensePiece)
             start, count = piece.offset // d, piece.matrix.shape[2] // d
@@ -78,7 +78,7 @@ class TiedFactor(Factor):
         block.transpose(1, 2)[place] += self.table.values[here]
 
     def rows(self, index: slice) -> Tensors:
-        (name, _), = self.shapes.items()
+        ((name, _),) = self.shapes.items()
         return {name: self.table.rows(index)[name] + self.head.rows(index)[name]}
 
     def only(self, name: str) -> Factor:
@@ -88,7 +88,7 @@ class TiedFactor(Factor):
         return self.table.matvec(vectors) + self.head.matvec(vectors)
 
     def rmatvec(self, weights: Tensor) -> Tensors:
-        (name, _), = self.shapes.items()
+        ((name, _),) = self.shapes.items()
         return {name: self.table.rmatvec(weights)[name] + self.head.rmatvec(weights)[name]}
 
     def joined(self, others: list[TiedFactor]) -> TiedFactor:  # type: ignore[override]
@@ -101,9 +101,7 @@ class TiedPiece(Piece):
 
     factor: TiedFactor
 
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, TiedPiece)
         mine, theirs = self.factor, other.factor
         GhostPiece(mine.head).tile(out, rows, GhostPiece(theirs.head), columns, contract, add=add)
@@ -115,9 +113,7 @@ class TiedPiece(Piece):
         return [(name, 0, value.reshape(-1)) for name, value in self.factor.total(outputs).items()]
 
 
-def _cross(
-    out: Tensor, table: TokenFactor, rows: slice, head: OuterFactor, columns: slice, contract: Contract
-) -> None:
+def _cross(out: Tensor, table: TokenFactor, rows: slice, head: OuterFactor, columns: slice, contract: Contract) -> None:
     """Add ``sum_v <R_icv, W_jev> = sum_(v, s) (R_icv . A_js) D_jes[v]`` to a tile."""
     owner, token, values = table.entries(rows)  # values (M, C, p)
     if not len(token):
@@ -135,4 +131,3 @@ def _cross(
                 out.index_add_(0, owner, each)
             else:
                 out.unflatten(1, (n, C))[:, :, e].index_add_(0, owner * C + c, each)
-

@@ -118,9 +118,7 @@ class ShiftPiece(GhostPiece):
 
     factor: ConvFactor
 
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, ShiftPiece)
         x1, x2 = self.factor.inputs[rows][:, 0], other.factor.inputs[columns][:, 0]  # (n, g c, *space)
         d1, d2 = self.factor.right(rows), other.factor.right(columns)

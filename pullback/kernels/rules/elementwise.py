@@ -15,7 +15,7 @@ from pullback.kernels.rules.registry import Arguments, Call, Rule, add_rule, ful
 
 def _elementwise(call: Call) -> DenseFactor:
     """Rows ``D * df/dS``, summed over the axes S is broadcast along."""
-    (argument, source), = call.sources.items()
+    ((argument, source),) = call.sources.items()
     other = call.arguments["other" if argument == "input" else "input"]
     gradient = full_precision(call.gradient)  # (N, C, *out), out as for a batch of one
     out = gradient.shape[2:]

@@ -119,9 +119,7 @@ class JoinPiece(Piece):
 
     factor: TokenFactor
 
-    def tile(
-        self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool
-    ) -> None:
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, JoinPiece)
         if not add:
             out.zero_()

@@ -103,10 +103,29 @@ add_rule(F.linear, Rule("linear", ("input", "weight", "bias"), ("weight", "bias"
 for _function in (torch.addmm, torch.Tensor.addmm):
     add_rule(
         _function,
-        Rule("linear", ("input", "mat1", "mat2"), ("input", "mat2"), "mat1", _addmm, _plain_addmm, views=True, positional=3),
+        Rule(
+            "linear",
+            ("input", "mat1", "mat2"),
+            ("input", "mat2"),
+            "mat1",
+            _addmm,
+            _plain_addmm,
+            views=True,
+            positional=3,
+        ),
     )
 for _function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm):
     add_rule(
         _function,
-        Rule("linear", ("input", "other"), ("input", "other"), None, _matmul, _one_matrix, views=True, positional=2, matrices=True),
+        Rule(
+            "linear",
+            ("input", "other"),
+            ("input", "other"),
+            None,
+            _matmul,
+            _one_matrix,
+            views=True,
+            positional=2,
+            matrices=True,
+        ),
     )
