@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
 from pullback.functional.batch import Batch
+from pullback.functional.unwrap import refuse_sharded, unwrap
 
 ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outermost module itself
 
@@ -45,6 +46,8 @@ class ModelView:
         """Collect the parameters of ``model``."""
         if not isinstance(model, nn.Module):
             raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
+        model = unwrap(model)
+        refuse_sharded(model, where)
         first_name = {id(p): name for name, p in model.named_parameters()}
         every_name = dict(model.named_parameters(remove_duplicate=False))
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

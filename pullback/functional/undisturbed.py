@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pullback.functional.unwrap import eager
+
 
 @contextmanager
 def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[None]:
@@ -28,7 +30,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         if buffer is not None
     ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), eager():
         try:
             if training is not None:
                 model.train(training)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
 from pullback.kernels.checks import SumChecks, corner_entries, quadratic
 from pullback.kernels.coverage import UNSEEN, Captured
-from pullback.kernels.factors import Factor
+from pullback.kernels.factors import DenseFactor, Factor
 from pullback.kernels.forms import tile_rows
 from pullback.kernels.gram import add_gram, block_shape, mirror
 from pullback.kernels.plan import KernelPlan, form_of
@@ -42,7 +41,7 @@ def assemble(
 
     Args:
         left: rows.
-        right: columns, with the same parameters; None for the symmetric kernel.
+        right: columns, ``aligned`` with the rows; None for the symmetric kernel.
         plan: forms of all layers.
         where: the caller.
         blocks: of an earlier pass, over other layers.
@@ -50,7 +49,6 @@ def assemble(
     Returns:
         Blocks laid out as ``block_shape`` says, symmetric to the bit if ``right`` is None.
     """
-    right = None if right is None else aligned(right, left)
     dtypes = [side.dtype for side in (left, right) if side is not None]
     checks = SumChecks(where, max(dtypes, key=lambda d: torch.finfo(d).eps))
     blocks = blocks or Blocks(None, {})
@@ -70,7 +68,7 @@ def _layer_by_layer(
         block = new_block(left, right, plan)
         totals = run_part(block, part, plan, left.combination, add=False)
         if right is None:
-            mirror(block, tile_rows(part.left, "dense", "trace"))
+            mirror(block)
         _check(checks, block, [(part, totals)], part.layer, left, right, plan)
         known = blocks.layers.get(part.layer)
         blocks.layers[part.layer] = block if known is None else known.add_(block)
@@ -80,11 +78,11 @@ def _layer_by_layer(
 def _all_at_once(blocks: Blocks, left: Captured, right: Captured | None, plan: KernelPlan, checks: SumChecks) -> None:
     """All layers added up in one block, which is checked as a whole."""
     block = new_block(left, right, plan)
-    done = []
+    done: list[tuple[Part, list[dict[str, Tensor]]]] = []
     for part in parts(left, right):
         done.append((part, run_part(block, part, plan, left.combination, add=bool(done))))
     if right is None:
-        mirror(block, 1024)
+        mirror(block)
     _check(checks, block, done, "all layers", left, right, plan)
     blocks.total = block if blocks.total is None else blocks.total.add_(block)
 
@@ -117,14 +115,13 @@ def parts(left: Captured, right: Captured | None, only: Iterable[str] | None = N
 
 def partial_block(left: Captured, right: Captured | None, plan: KernelPlan, names: Iterable[str]) -> Tensor:
     """The block of some parameters alone."""
-    right = None if right is None else aligned(right, left)
     block = new_block(left, right, plan)
     add = False
     for part in parts(left, right, names):
         run_part(block, part, plan, left.combination, add=add)
         add = True
     if right is None:
-        mirror(block, 1024)
+        mirror(block)
     return block
 
 
@@ -161,19 +158,29 @@ def _check(
     checks.add_entries(layer, found, expected, bounds[0] * bounds[-1] / (counts[0] * counts[-1]) ** 0.5)
 
 
-def aligned(right: Captured, left: Captured) -> Captured:
-    """Factors of the second set in the order of the first; both must be written down the same way."""
-    by_use = {(r, *f.shapes): (f, r) for f, r in zip(right.factors, right.rules, strict=True)}
-    wanted = [(r, *f.shapes) for f, r in zip(left.factors, left.rules, strict=True)]
-    if missing := [use for use in wanted if use not in by_use]:
-        raise input_error(
-            "backward_kernel",
-            "both data sets to take the same path through the model",
-            f"parameters {', '.join(missing[0][1:])} used differently",
-            "Pass inputs of the same kind",
-        )
-    factors, rules = zip(*(by_use[use] for use in wanted), strict=True)
-    return replace(right, factors=factors, rules=rules)
+def aligned(*sides: Captured) -> list[Captured]:
+    """Captures of one model with their factors in the same order and of the same kinds.
+
+    Parameters whose gradients were written down differently (another path through the model, a batch of one) become
+    plain rows on all sides.
+    """
+    first = sides[0]
+    keys = [[(rule, *f.shapes) for f, rule in zip(side.factors, side.rules, strict=True)] for side in sides]
+    common = [key for key in keys[0] if all(key in other for other in keys[1:])]
+    named = {name for key in common for name in key[1:]}
+    rest = [name for name in first.view.parameters if name not in named]
+    made = []
+    for place, side in enumerate(sides):
+        by_key = dict(zip(keys[place], side.factors, strict=True))
+        rows = [_rows_of(side, name) for name in rest]
+        factors = (*(by_key[key] for key in common), *rows)
+        made.append(replace(side, factors=factors, rules=(*(str(key[0]) for key in common), *["rows"] * len(rows))))
+    return made
+
+
+def _rows_of(side: Captured, name: str) -> Factor:
+    factor = next(f for f in side.factors if name in f.shapes)
+    return DenseFactor({name: factor.rows(slice(0, factor.num_samples))[name]})
 
 
 def forward_order(captured: Captured) -> list[str]:

@@ -11,8 +11,9 @@ from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout, token_readout
+from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import assemble, forward_order, partial_block
-from pullback.kernels.capture import Capture, without_autocast
+from pullback.kernels.capture import Capture
 from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import Form
 from pullback.kernels.kernel import Kernel
@@ -136,7 +137,7 @@ class KernelSeries:
             captured = capture_factors(view, self.readout, x, y, where, None if anew else self._first)
         self._first = captured.first
         plan = make_plan(captured, captured.num_samples, None, None, where)
-        with without_autocast(captured.values):
+        with without_autocast():
             blocks = assemble(captured, None, plan, where)
         order = forward_order(captured)
         return Kernel(

@@ -9,8 +9,7 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,8 @@ from pullback._checks import unsupported
 from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
-from pullback.kernels.recorder import Derived, Recorder, Use, user_layers
+from pullback.functional.unwrap import without_autocast
+from pullback.kernels.recorder import Derived, Recorder, Reissuing, Use, user_layers
 from pullback.kernels.rules import Source
 
 
@@ -80,8 +80,18 @@ def capture(
                 "none that do",
                 "Check for detach() or no_grad",
             )
-    with torch.enable_grad(), without_autocast(values):
-        gradients, ordinary, escaped = _differentiate(view, recorder, values, edges_too=like is None)
+    with torch.enable_grad(), without_autocast(), Reissuing():
+        try:
+            gradients, ordinary, escaped = _differentiate(view, recorder, values, edges_too=like is None)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise unsupported(
+                where,
+                "activation checkpointing with use_reentrant=False",
+                "use_reentrant=True, whose backward pass gives gradients to all parameters or to none",
+                "Pass use_reentrant=False to torch.utils.checkpoint, or to gradient_checkpointing_enable",
+            ) from None
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     return Capture(
         count,
@@ -103,23 +113,15 @@ def _differentiate(
     C = values.shape[1]
     edges: Any = [use.edge for use in recorder.uses] if edges_too else []
     aliases, own = [alias for _, alias in recorder.aliases], list(view.parameters.values())
-    gradients: list[list[Tensor | None]] = [[] for _ in edges]
-    for c in range(C) if C > 1 else ():
-        for found, gradient in (
-            zip(
-                gradients,
-                torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True),
-                strict=True,
-            )
-            if edges
-            else ()
-        ):
-            found.append(gradient)
+    each: list[Sequence[Tensor | None]] = []  # per output, the gradients of all edges
+    if C > 1 and edges:
+        each = [torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True) for c in range(C)]
     combined = (values * combination(C, values)).sum()
     last = edges if C == 1 else []
-    found = torch.autograd.grad(combined, [*last, *aliases, *own], allow_unused=True)
-    for each, gradient in zip(gradients, found[: len(last)], strict=False):
-        each.append(gradient)
+    found: Any = torch.autograd.grad(combined, [*last, *aliases, *own], allow_unused=True)
+    if last:
+        each = [found[: len(last)]]
+    gradients = [list(of_use) for of_use in zip(*each, strict=True)]
     of_aliases, of_own = found[len(last) : len(last) + len(aliases)], found[len(last) + len(aliases) :]
     ordinary = _ordinary(view, recorder, of_aliases, of_own)
     escaped = {name for name, gradient in zip(view.parameters, of_own, strict=True) if gradient is not None}
@@ -175,15 +177,3 @@ def plain_gradient(view: ModelView, readout: Readout, x: Batch, y: Batch, where:
         found = torch.autograd.grad(combined, list(view.parameters.values()), allow_unused=True)
     pairs = zip(view.parameters.items(), found, strict=True)
     return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
-
-
-@contextmanager
-def without_autocast(like: Tensor) -> Iterator[None]:
-    """Products of captured tensors are made in full precision also inside the caller's autocast."""
-    with torch.autocast(like.device.type, enabled=False) if like.device.type != "meta" else _nothing():
-        yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

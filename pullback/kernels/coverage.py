@@ -12,7 +12,8 @@ from torch import Tensor
 from pullback.functional import ModelView, take
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
-from pullback.kernels.capture import Capture, capture, plain_gradient, without_autocast
+from pullback.functional.unwrap import without_autocast
+from pullback.kernels.capture import Capture, capture, plain_gradient
 from pullback.kernels.checks import check_sample, loosest
 from pullback.kernels.factors import DenseFactor, Factor, UnusedFactor
 from pullback.kernels.fallback import fallback_rows
@@ -83,12 +84,11 @@ def capture_factors(
     first = known or (
         run if run.num_samples == 1 else capture(view, readout, take(x, [0]), take(y, [0]), where, like=run)
     )
-    with without_autocast(run.values):
-        captured = _captured(view, readout, x, y, where, run, first)
+    captured = _captured(view, readout, x, y, where, run, first)
     if known is None and captured.values.device.type != "meta":
         for index in {0, run.num_samples - 1}:
             alone = plain_gradient(view, readout, take(x, [index]), take(y, [index]), where)
-            with without_autocast(run.values):
+            with without_autocast():
                 check_sample(captured.factors, alone, captured.combination, index, captured.dtype, where)
     return captured
 
@@ -102,12 +102,14 @@ def _fits(view: ModelView, run: Capture, known: Capture) -> bool:
 def _captured(
     view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture, first: Capture
 ) -> Captured:
+    dtype = loosest([run.values.dtype, *(g.dtype for each in run.gradients for g in each if g is not None)])
     ruled = ruled_names(view, run, first)
     built: Built = []
-    if ruled:
-        for place, (use, one) in enumerate(zip(run.uses, first.uses, strict=True)):
-            built += _factors_of(view, run, first, place, use, one, ruled)
-    factors, rules = _each_parameter_once(built, ruled)
+    with without_autocast():
+        if ruled:
+            for place, (use, one) in enumerate(zip(run.uses, first.uses, strict=True)):
+                built += _factors_of(view, run, first, place, use, one, ruled)
+        factors, rules = _each_parameter_once(built, ruled)
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
     escaped = run.escaped | first.escaped | _used(run) - ruled
     if rest := tuple(name for name in missing if name in escaped):
@@ -116,7 +118,6 @@ def _captured(
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))
         rules.append(UNSEEN[1])
-    dtype = loosest([run.values.dtype, *(g.dtype for each in run.gradients for g in each if g is not None)])
     return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.values, run.outputs, first, dtype)
 
 
@@ -251,7 +252,7 @@ def _joined(factors: list[Factor]) -> Factor:
             return table
         if not outers[0].transposed and outers[0].dims[1] == 1:
             return TiedFactor(table, _more_positions(outers))
-    first, *rest = ({n: r for n, r in f.rows(slice(0, f.num_samples)).items()} for f in factors)
+    first, *rest = (f.rows(slice(0, f.num_samples)) for f in factors)
     return DenseFactor({name: sum((row[name] for row in rest), start=value) for name, value in first.items()})
 
 

@@ -25,14 +25,14 @@ def fallback_rows(
         )
     try:
         with quiet_vmap():
-            rows = _by_vmap(view, readout, names, x, y, where, values.shape[1])
+            rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1]).to(values))
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = _by_loop(view, readout, names, x, y, where)
     return DenseFactor(rows, "fallback")
 
 
 def _by_vmap(
-    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str, C: int
+    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str, unit: Tensor
 ) -> dict[str, Tensor]:
     fixed = {n: p.detach() for n, p in view.model.named_parameters()}
     chosen = {n: fixed.pop(n) for n in names}
@@ -42,13 +42,12 @@ def _by_vmap(
         return readout.values(outputs, take(y_i, None), where)[0]
 
     def one(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Any:
-        found, vjp = torch.func.vjp(lambda p: values(p, x_i, y_i), parameters)
-        return torch.func.vmap(vjp)(torch.eye(C, dtype=found.dtype, device=found.device))[0]
+        _, vjp, *_ = torch.func.vjp(lambda p: values(p, x_i, y_i), parameters)
+        return torch.func.vmap(vjp)(unit)[0]
 
     count = num_samples(x)
-    chunk = max(
-        1, min(count, 2**26 // max(1, C * sum(p.numel() for p in chosen.values())))
-    )  # near 256 MB of float32 gradients at a time
+    numbers = len(unit) * sum(p.numel() for p in chosen.values())
+    chunk = max(1, min(count, 2**26 // max(1, numbers)))  # near 256 MB of float32 gradients at a time
     gradients = torch.func.vmap(one, in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(chosen, plain(x), plain(y))
     return {name: g.detach() for name, g in gradients.items()}
 

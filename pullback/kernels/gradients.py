@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
-from pullback.kernels.capture import without_autocast
+from pullback.functional.unwrap import without_autocast
 from pullback.kernels.checks import SumChecks
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.refused import refuse_recurrent_dropout
@@ -64,7 +64,7 @@ class GradientMatrix(Operator):
             captured = capture_factors(view, loss_readout(loss_fn), x, y, where)
         self._fill(captured, tuple(view.parameters))
         checks = SumChecks(where, captured.dtype)
-        with without_autocast(captured.values):
+        with without_autocast():
             bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
             for factor in captured.factors:
                 totals = factor.total(captured.combination)
@@ -102,10 +102,12 @@ class GradientMatrix(Operator):
         pieces = vector.split([shape.numel() for shape in self._shapes.values()])
         return {name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
 
+    @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
         columns = [self._split(column) for column in matrix.T]
         return torch.cat([sum(f.matvec(v) for f in self._factors) for v in columns], dim=1)  # type: ignore[misc]
 
+    @without_autocast()
     def _rmatmat(self, matrix: Tensor) -> Tensor:
         columns = []
         for weights in matrix.T:
@@ -113,6 +115,7 @@ class GradientMatrix(Operator):
             columns.append(torch.cat([found[name].reshape(-1) for name in self._names]))
         return torch.stack(columns, dim=1)
 
+    @without_autocast()
     def squared_norms(self) -> Tensor:
         """|g_i|^2, (N,), without forming G."""
         return torch.stack([factor.squared_norms() for factor in self._factors]).sum(0).squeeze(1)
@@ -121,6 +124,7 @@ class GradientMatrix(Operator):
         """|g_i|, (N,), without forming G."""
         return self.squared_norms().clamp(min=0).sqrt()
 
+    @without_autocast()
     def to_dense(self) -> Tensor:
         """G itself, (N, P)."""
         rows = {n: r for factor in self._factors for n, r in factor.rows(slice(0, self.shape[0])).items()}

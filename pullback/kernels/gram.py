@@ -18,6 +18,7 @@ class Sums:
     parts: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
 
     def add(self, totals: list[tuple[str, int, Tensor]]) -> None:
+        """Collect one piece's."""
         for name, offset, value in totals:
             self.parts.setdefault(name, []).append((offset, value))
 
@@ -89,12 +90,12 @@ def tiles(n1: int, n2: int, tile: int, *, symmetric: bool) -> Iterator[tuple[sli
             yield slice(i, min(i + tile, n1)), slice(j, min(j + tile, n2))
 
 
-def mirror(block: Tensor, tile: int) -> None:
-    """Make the last two axes symmetric to the bit, in place: tiles below the diagonal are copied above it."""
+def mirror(block: Tensor, tile: int = 1024) -> None:
+    """Make the last two axes symmetric to the bit, in place: what is below the diagonal is copied above it."""
     size = block.shape[-1]
     for rows, columns in tiles(size, size, tile, symmetric=True):
         part = block[..., rows, columns]
-        if rows == columns:  # the mean of an entry and its mirror image is the same from both sides
-            part.copy_((part + part.mT).mul_(0.5))
+        if rows == columns:
+            part.copy_(part.tril() + part.tril(-1).mT)
         else:
             block[..., columns, rows] = part.mT

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks
 from pullback.kernels.coverage import Captured
 from pullback.kernels.plan import KernelPlan
@@ -84,12 +85,14 @@ class Kernel(Operator):
         """Eigenvalues below this are rounding error: largest row sum times the rounding error of the dtype."""
         return float(self._matrix.abs().sum(-1).max()) * torch.finfo(self.dtype).eps
 
+    @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
         if self.plan.contract == "diagonal":
             each = matrix.unflatten(0, (-1, self.plan.num_outputs))  # (N2, C, K)
             return torch.einsum("cij,jck->ick", self._matrix, each).flatten(0, 1)
         return self._matrix @ matrix
 
+    @without_autocast()
     def _rmatmat(self, matrix: Tensor) -> Tensor:
         if self.plan.contract == "diagonal":
             each = matrix.unflatten(0, (-1, self.plan.num_outputs))

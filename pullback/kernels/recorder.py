@@ -57,7 +57,24 @@ class Derived:
     table: tuple[str, Tensor] | None
 
 
-class Recorder(TorchFunctionMode):
+class Reissuing(TorchFunctionMode):
+    """Only runs replacements: for what checkpointed layers compute anew while gradients are taken."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = self.reissued(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if output is NotImplemented else output
+
+    def reissued(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Output of the replacement of a call, or NotImplemented."""
+        if func not in REISSUED:
+            return NotImplemented
+        with self:
+            return REISSUED[func](*args, **kwargs)
+
+
+class Recorder(Reissuing):
     """Active during one forward pass.
 
     Args:
@@ -93,11 +110,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         refuse(func, args, kwargs, self.layers, self.where)
-        if func in REISSUED:
-            with self:
-                output = REISSUED[func](*args, **kwargs)
-            if output is not NotImplemented:
-                return output
+        if (output := self.reissued(func, args, kwargs)) is not NotImplemented:
+            return output
         found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
         tainted = any(t in self.samples for t in found)
         shared = [t for t in found if t.requires_grad and t not in self.samples and self._reaches(t)]
@@ -283,12 +297,12 @@ def _recorded_module(recorder: Recorder, module: nn.Module, rule: Callable[[nn.M
             recorder.samples[tensor] = True
         return output
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if had_own:
-            module.forward = original  # type: ignore[method-assign]
+            module.forward = original
         else:
             del module.forward
 

@@ -13,8 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from pullback.functional import ModelView, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
+from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks, aligned, assemble, forward_order, partial_block
-from pullback.kernels.capture import without_autocast
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Contract, Form
 from pullback.kernels.kernel import Kernel
@@ -68,14 +68,15 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
     """Compute the kernel asked for."""
     if request.memory_limit is not None:
         return _run_within(request, by_output=by_output)
-    left = _whole(request, request.rows)
-    right = None if request.columns is None else aligned(_whole(request, request.columns), left)
+    left, right = _whole(request, request.rows), None
+    if request.columns is not None:
+        left, right = aligned(left, _whole(request, request.columns))
     plan = plan_of(request, left)
-    with without_autocast(left.values):
+    with without_autocast():
         blocks = assemble(left, right, plan, request.where)
 
     def block_of(names: tuple[str, ...]) -> Tensor:
-        with without_autocast(left.values):
+        with without_autocast():
             return partial_block(left, right, plan, names)
 
     order = forward_order(left)
@@ -83,7 +84,7 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
 
 
 def template(request: Request) -> tuple[Captured, int]:
-    """Capture of the first two samples (one cannot tell where the sample axis is), and the bytes autograd saves each."""
+    """Capture of the first two samples (one does not show the sample axis), and the bytes autograd saves for each."""
     side = request.rows
     graph = _Saved(side.view)
     few = slice(0, min(2, side.count))
@@ -120,9 +121,8 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     blocks: Blocks | None = None
     last: Captured | None = None
     for names in plan.passes:
-        left = _in_batches(request, request.rows, names, plan.batch)
-        right = None if request.columns is None else _in_batches(request, request.columns, names, plan.batch)
-        with without_autocast(left.values):
+        left, right = _both_in_batches(request, names, plan.batch)
+        with without_autocast():
             blocks = assemble(left, right, plan, request.where, blocks)
         last = replace(left, view=request.rows.view, factors=(), ordinary={})
         del left, right
@@ -130,13 +130,21 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     assert last is not None
 
     def block_of(names: tuple[str, ...]) -> Tensor:
-        left = _in_batches(request, request.rows, names, plan.batch)
-        right = None if request.columns is None else _in_batches(request, request.columns, names, plan.batch)
-        with without_autocast(left.values):
+        left, right = _both_in_batches(request, names, plan.batch)
+        with without_autocast():
             return partial_block(left, right, plan, names)
 
     order = forward_order(first)
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
+
+
+def _both_in_batches(request: Request, names: tuple[str, ...], batch: int) -> tuple[Captured, Captured | None]:
+    """Rows and columns of some parameters."""
+    left = _in_batches(request, request.rows, names, batch)
+    if request.columns is None:
+        return left, None
+    left, right = aligned(left, _in_batches(request, request.columns, names, batch))
+    return left, right
 
 
 def _in_batches(request: Request, side: Side, names: tuple[str, ...], batch: int) -> Captured:
@@ -156,7 +164,7 @@ def joined(found: list[Captured]) -> Captured:
     """Captures of consecutive batches as one."""
     if len(found) == 1:
         return found[0]
-    found = [found[0], *(aligned(other, found[0]) for other in found[1:])]
+    found = aligned(*found)
     factors = tuple(each[0].joined(each[1:]) for each in zip(*(c.factors for c in found), strict=True))
     ordinary = {name: torch.stack([c.ordinary[name] for c in found]).sum(0) for name in found[0].ordinary}
     values = torch.cat([c.values for c in found])

@@ -64,7 +64,7 @@ class TiedFactor(Factor):
         if form == "ghost":
             yield TiedPiece(self)
             return
-        ((name, (_, d)),) = self.shapes.items()
+        ((_, (_, d)),) = self.shapes.items()
         for piece in self.head.pieces("materialise", max_numbers):
             assert isinstance(piece, DensePiece)
             start, count = piece.offset // d, piece.matrix.shape[2] // d

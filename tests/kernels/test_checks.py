@@ -165,9 +165,15 @@ def test_two_sets_on_different_paths() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.a(x) if x[0, 0] > 0 else self.b(x)
 
-    x, y = data()
-    with pytest.raises(pb.InputError, match="the same path through the model"):
-        pb.backward_kernel(Branch(), CE, x.abs() + 1, y, x2=-x.abs() - 1, y2=y)
+    model, (x, y) = Branch(), data()
+    x, x2 = x.abs() + 1, -x.abs() - 1
+    kernel = pb.backward_kernel(model, CE, x, y, x2=x2, y2=y).total
+    g, h = reference.gradient_matrix(model, CE, x, y), reference.gradient_matrix(model, CE, x2, y)
+    assert torch.allclose(kernel, g @ h.T)
+    mixed = torch.cat([x, x2]), torch.cat([y, y])  # and both in one batch: each sample on the first one's path
+    assert torch.allclose(pb.backward_kernel(model, CE, x, y).total, g @ g.T, rtol=1e-5)
+    with pytest.raises(pb.UnsupportedError, match="do not depend on the rest of the batch"):
+        pb.backward_kernel(model, CE, *mixed)
 
 
 def test_memory_limit() -> None:

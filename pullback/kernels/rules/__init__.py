@@ -1,6 +1,17 @@
 """One file per kind of layer. Importing this package registers every rule."""
 
-from pullback.kernels.rules import conv, elementwise, embedding, linear, norm
+from pullback.kernels.rules import (
+    attention,
+    conv,
+    conv_transpose,
+    elementwise,
+    embedding,
+    embedding_bag,
+    linear,
+    norm,
+    prelu,
+    recurrent,
+)
 from pullback.kernels.rules.elementwise import COPIES
 from pullback.kernels.rules.registry import LOOKUPS, REISSUED, RULES, USER_RULES, Call, Rule, Source, add_rule
 
@@ -14,9 +25,14 @@ __all__ = [
     "Rule",
     "Source",
     "add_rule",
+    "attention",
     "conv",
+    "conv_transpose",
     "elementwise",
     "embedding",
+    "embedding_bag",
     "linear",
     "norm",
+    "prelu",
+    "recurrent",
 ]

@@ -6,6 +6,9 @@ token that is concatenated): an alias of each is what the call gets, and its gra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,7 +46,7 @@ def _sum_to(rows: Tensor, shape: torch.Size) -> Tensor:
     return rows.sum(axes, keepdim=True) if axes else rows
 
 
-def _plain(function: object) -> object:
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function without writing to its argument."""
     return _OUT_OF_PLACE.get(function, function)
 
@@ -58,7 +61,8 @@ COPIES = Rule("copies", ("value",), ("value",), None, _copies)
 _TWO = ("input", "other")
 _T = torch.Tensor
 _SUMS = {torch.add, _T.add, _T.__add__, _T.__radd__, _T.add_, _T.__iadd__}
-_OUT_OF_PLACE = {_T.add_: torch.add, _T.__iadd__: torch.add, _T.sub_: torch.sub, _T.__isub__: torch.sub}
+_OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {_T.add_: torch.add, _T.__iadd__: torch.add}
+_OUT_OF_PLACE |= {_T.sub_: torch.sub, _T.__isub__: torch.sub}
 _OUT_OF_PLACE |= {_T.mul_: torch.mul, _T.__imul__: torch.mul, _T.div_: torch.div, _T.__itruediv__: torch.div}
 
 

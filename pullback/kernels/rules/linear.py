@@ -58,7 +58,9 @@ def _factors(
     shape, flipped = weight.shape, transposed != weight.transposed
     both = OuterFactor(a, spread, weight.name, None if alone or bias is None else bias.name, shape, flipped)
     both = replace(both, unit=_is_unit(both.gradients))
-    return [both] if not alone else [both, DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]  # type: ignore[union-attr]
+    if bias is None or not alone:
+        return [both]
+    return [both, DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]
 
 
 def len_of(weight: Source, transposed: bool) -> int:
@@ -114,9 +116,9 @@ for _function in (torch.addmm, torch.Tensor.addmm):
             positional=3,
         ),
     )
-for _function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm):
+for _product in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm):
     add_rule(
-        _function,
+        _product,
         Rule(
             "linear",
             ("input", "other"),
