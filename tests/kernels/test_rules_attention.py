@@ -245,6 +245,7 @@ class Decoding(nn.Module):
         return out if self.batch_first else out.transpose(0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_decoder(whole: bool, batch_first: bool) -> None:

@@ -85,7 +85,7 @@ class Bags(nn.Module):
         self.weighted = weighted
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = torch.sin(x.to(self.bag.weight) + 1) if self.weighted else None
+        weights = torch.sin(x.double() + 1) if self.weighted else None
         return torch.tanh(self.bag(x, per_sample_weights=weights))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from pullback.kernels.rules import recurrent
 from tests.kernels.test_rules import compare
 from tests.kernels.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
+
+few = st.integers(1, 3)
 
 FUNCTIONS = {
     "lstm": (nn.LSTM, {}, torch.lstm),
@@ -85,6 +88,48 @@ def test_packed_sequences_are_not_taken(kind: str) -> None:
     arguments = (packed.data, packed.batch_sizes, hx, module._flat_weights, True, 1, 0.0, False, False)
     assert FUNCTIONS[kind][2](*arguments)[0].shape == (8, 3)  # this is how torch is called
     assert getattr(recurrent, kind)(*arguments) is NotImplemented
+
+
+CELLS = {
+    "lstm": (nn.LSTMCell, torch.lstm_cell),
+    "gru": (nn.GRUCell, torch.gru_cell),
+    "rnn_tanh": (nn.RNNCell, torch.rnn_tanh_cell),
+    "rnn_relu": (partial(nn.RNNCell, nonlinearity="relu"), torch.rnn_relu_cell),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@given(n=few, d=few, hidden=few, bias=st.booleans(), given_state=st.booleans())
+def test_cells_are_those_of_torch(kind: str, n: int, d: int, hidden: int, bias: bool, given_state: bool) -> None:
+    made, function = CELLS[kind]
+    module = made(d, hidden, bias=bias, dtype=torch.float64)
+    inputs: list[Any] = [torch.randn(n, d, dtype=torch.float64, requires_grad=True)]
+    if given_state:
+        h, c = (torch.randn(n, hidden, dtype=torch.float64) for _ in range(2))
+        inputs.append((h, c) if kind == "lstm" else h)
+    mode = Replacing(function, getattr(recurrent, f"{kind}_cell"))
+    assert_replaced(mode, lambda: module(*inputs), [inputs[0], *module.parameters()])
+
+
+class Stepping(nn.Module):
+    """A cell in a loop of the model's own."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell = CELLS[kind][0](2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for each in x.unbind(1):
+            state = self.cell(each, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cell(kind: str) -> None:
+    model, x = Stepping(kind).double(), torch.randn(3, 4, 2, dtype=torch.float64)
+    compare(model, x, expect="linear")
+    assert_no_fallback(model, x)
 
 
 class Packing(nn.Module):

@@ -2,7 +2,8 @@
 
 ``torch.lstm``, ``torch.gru`` and ``torch.rnn_*`` take the parameters of all layers in one list and lets no one see
 the steps. Run from here instead, each layer and direction is one linear layer over all steps, for the inputs, and
-one linear layer a step, for the state before it: positions of one factor, since they share their weight.
+one linear layer a step, for the state before it: positions of one factor, since they share their weight. The cells
+are the same, one step at a time.
 """
 
 from __future__ import annotations
@@ -123,8 +124,27 @@ def _unrolled(cell: Cell) -> Callable[..., Any]:
     return run
 
 
-lstm, gru, rnn_tanh, rnn_relu = (_unrolled(cell) for cell in (_lstm, _gru, _rnn_tanh, _rnn_relu))
-REISSUED[torch.lstm] = lstm
-REISSUED[torch.gru] = gru
-REISSUED[torch.rnn_tanh] = rnn_tanh
-REISSUED[torch.rnn_relu] = rnn_relu
+def _single(cell: Cell) -> Callable[..., Any]:
+    def step(
+        input: Tensor,
+        hx: Tensor | tuple[Tensor, Tensor],
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Any:
+        """The new state, as torch's function of one step returns it."""
+        state: State = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        weights = _Weights(w_ih, w_hh, b_ih, b_hh, None)
+        new = cell(F.linear(input, w_ih, b_ih), F.linear(state[0], w_hh, b_hh), state, weights)
+        return new if len(new) > 1 else new[0]
+
+    return step
+
+
+_CELLS = (_lstm, _gru, _rnn_tanh, _rnn_relu)
+lstm, gru, rnn_tanh, rnn_relu = (_unrolled(cell) for cell in _CELLS)
+lstm_cell, gru_cell, rnn_tanh_cell, rnn_relu_cell = (_single(cell) for cell in _CELLS)
+REISSUED |= {torch.lstm: lstm, torch.gru: gru, torch.rnn_tanh: rnn_tanh, torch.rnn_relu: rnn_relu}
+REISSUED |= {torch.lstm_cell: lstm_cell, torch.gru_cell: gru_cell}
+REISSUED |= {torch.rnn_tanh_cell: rnn_tanh_cell, torch.rnn_relu_cell: rnn_relu_cell}
