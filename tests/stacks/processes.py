@@ -1,9 +1,9 @@
-"""Two processes that talk over gloo on this machine, each running one function of ``workers``."""
+"""Two processes that talk over gloo on this machine, each running functions of ``workers``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,17 +15,18 @@ WORLD = 2
 PATIENCE = timedelta(seconds=60)  # a collective that only one process calls fails then instead of waiting for ever
 
 
-def in_two_processes(work: Callable[[int], None], folder: Path) -> None:
-    """Run ``work(rank)`` in every process; an assertion that fails in one of them fails the test."""
-    mp.spawn(_run, (work, str(folder / "meeting")), nprocs=WORLD)
+def in_two_processes(works: Sequence[Callable[[int], None]], folder: Path) -> None:
+    """Run ``work(rank)``, one after the other, in every process; an assertion that fails in one fails the test."""
+    mp.spawn(_run, (works, str(folder / "meeting")), nprocs=WORLD)
 
 
-def _run(rank: int, work: Callable[[int], None], meeting: str) -> None:
+def _run(rank: int, works: Sequence[Callable[[int], None]], meeting: str) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD, timeout=PATIENCE)
     try:
-        work(rank)
-        dist.barrier()  # nobody leaves while another still needs the connection
+        for work in works:
+            work(rank)
+            dist.barrier()  # nobody leaves while another still needs the connection
     finally:
         dist.destroy_process_group()

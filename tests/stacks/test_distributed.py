@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,11 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        workers.data_parallel,
-        workers.data_parallel_in_a_step,
-        workers.data_parallel_compiled,
-        workers.fully_sharded_first_version,
-        workers.fully_sharded_second_version,
-        workers.tensor_parallel,
-    ],
-    ids=lambda work: work.__name__,
-)
-def test_in_two_processes(work: Callable[[int], None], tmp_path: Path) -> None:
-    in_two_processes(work, tmp_path)
+def test_data_parallel(tmp_path: Path) -> None:
+    works = (workers.data_parallel, workers.data_parallel_in_a_step, workers.data_parallel_compiled)
+    in_two_processes(works, tmp_path)
+
+
+def test_sharded(tmp_path: Path) -> None:
+    works = (workers.fully_sharded_first_version, workers.fully_sharded_second_version, workers.tensor_parallel)
+    in_two_processes(works, tmp_path)
