@@ -122,11 +122,9 @@ class SumChecks:
 
 def quadratic(block: Tensor, outputs: Tensor) -> Tensor:
     """``u^T K u`` of a block (N1 C, N2 C) whose rows are (sample, output), u = ``outputs`` for every sample."""
-    C = len(outputs)
     signs = outputs.to(block)
-    rows = block.view(-1, C, block.shape[1])
-    partial = rows.sum(0) if C == 1 else torch.einsum("nck,c->k", rows, signs).unsqueeze(0)  # (1, N2 C)
-    return (partial.view(-1, C).double() @ signs.double()).sum()
+    left, right = (signs.repeat(size // len(outputs)) for size in block.shape)
+    return ((left @ block).double() @ right.double()).sum()
 
 
 def corner_entries(left: Factor, right: Factor, contract: Contract) -> Tensor:

@@ -168,7 +168,10 @@ class DensePiece(Piece):
             out.addmm_(left.flatten(0, 1), right.flatten(0, 1).T, beta=int(add))
 
     def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
-        return [(self.name, self.offset, torch.einsum("ncm,c->m", self.matrix, outputs.to(self.matrix)))]
+        n, C, m = self.matrix.shape
+        signs = outputs.to(self.matrix).repeat(n)
+        total = self.matrix.sum((0, 1)) if C == 1 else signs @ self.matrix.reshape(n * C, m)
+        return [(self.name, self.offset, total)]
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def tiles(n1: int, n2: int, tile: int, *, symmetric: bool) -> Iterator[tuple[sli
             yield slice(i, min(i + tile, n1)), slice(j, min(j + tile, n2))
 
 
-def mirror(block: Tensor, tile: int = 1024) -> None:
+def mirror(block: Tensor, tile: int = 256) -> None:
     """Make the last two axes symmetric to the bit, in place: what is below the diagonal is copied above it."""
     size = block.shape[-1]
     for rows, columns in tiles(size, size, tile, symmetric=True):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from pullback._checks import check_positive, input_error
 from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, undisturbed
-from pullback.kernels.capture import refuse_recurrent_dropout
+from pullback.functional.readout import Readout, loss_readout
+from pullback.kernels.assemble import forward_order
 from pullback.kernels.coverage import capture_factors
-from pullback.kernels.kernel import assemble
-from pullback.kernels.plan import make_plan
+from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.store_captures import named_tensors
 from pullback.kernels.store_data import Blocks, fingerprint, first_difference
 from pullback.kernels.store_layout import FORMAT, Folder
-from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes, product_rate
+from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes
 from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_run import Filler, Finished, Grid, Tile, tile_is_whole
 from pullback.kernels.store_summary import LayerSummary, summed
@@ -249,21 +249,21 @@ def kernel_to_store(
     try:
         with Progress(progress and workers.rank == 0) as shown:
             with workers.phase():
-                refuse_recurrent_dropout(model, where)
                 view = ModelView.of(model, params, where)
+                refuse_recurrent_dropout(view.model, where)
+                readout = loss_readout(loss_fn)
                 data = Blocks(dataset, next(iter(view.parameters.values())).device, where)
                 about = _about(view, loss_fn, data)
-                footprint = _footprint(view, loss_fn, data, tile, where)
+                footprint = _footprint(view, readout, data, tile, where)
                 if workers.rank == 0:
                     _prepare(folder, about, footprint, tile, resume, memory_limit, where)
             with workers.phase():
                 about = _check(folder, about, tile, where)
                 footprint.check(len(data), about["tile"], memory_limit, where)
-                filler = _filler(folder, about, data, view, loss_fn, footprint, workers, shown, where)
+                filler = _filler(folder, about, data, view, readout, footprint, workers, shown, where)
                 if progress and workers.rank == 0:
-                    rate = product_rate(filler.dtype, data.device) * workers.count
                     plan = StorePlan(**about["plan"])
-                    shown.say(str(replace(plan, seconds=plan.flops / rate)))
+                    shown.say(str(replace(plan, seconds=plan.seconds / workers.count)))
                 folder.open_ledger()
                 filler.verify()
             with workers.phase():
@@ -284,20 +284,21 @@ def _about(view: ModelView, loss_fn: LossFunction, data: Blocks) -> dict[str, An
     return {"format": FORMAT, "num_samples": len(data), **fingerprint(view, loss_fn)}
 
 
-def _footprint(view: ModelView, loss_fn: LossFunction, data: Blocks, tile: int | None, where: str) -> Footprint:
+def _footprint(view: ModelView, readout: Readout, data: Blocks, tile: int | None, where: str) -> Footprint:
     """Capture the first few samples: two, because blocks of one sample may take another path than larger ones."""
     count = 1 if tile == 1 else min(2, len(data))
     x, y = data.take(0, count)
     with undisturbed(view.model):
-        captured = capture_factors(view, loss_fn, x, y, where)
-        graph = graph_bytes(view, loss_fn, x, y, where)
-    kernel = assemble(captured, None, make_plan(captured, count, None, None, where), where)
+        captured = capture_factors(view, readout, x, y, where)
+        graph = graph_bytes(view, readout, x, y, where)
+    layers = forward_order(captured)
+    sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
     parameters = sum(p.numel() * p.element_size() for p in view.parameters.values())
     return Footprint(
         captured=captured,
-        layers=tuple(kernel.layers),
-        layer_sizes=tuple(kernel.layer_sizes[layer] for layer in kernel.layers),
-        dtype=kernel.total.dtype,
+        layers=tuple(layers),
+        layer_sizes=tuple(sizes[layer] for layer in layers),
+        dtype=captured.factors[0].like.dtype,
         data_bytes=data_bytes(x, y),
         factor_bytes=sum(t.numel() * t.element_size() for _, t in named_tensors(captured.factors)),
         graph_bytes=graph,
@@ -337,6 +338,7 @@ def _prepare(
     check_positive(where, "tile", tile)
     tile = min(tile, count)
     footprint.check(count, tile, memory_limit, where)
+    plan, pair = footprint.plan(count, tile, where)
     folder.create(
         about
         | {
@@ -347,7 +349,9 @@ def _prepare(
             "layers": list(footprint.layers),
             "layer_sizes": list(footprint.layer_sizes),
             "num_params": footprint.captured.view.num_params,
-            "plan": footprint.plan(count, tile, where)[0].to_json(),
+            "plan": plan.to_json(),
+            # kept, because a choice made anew from rates measured anew might change the last digits of later tiles
+            "forms": {name: layer.form for layer in pair.layers for name in layer.parameters},
         }
     )
 
@@ -373,20 +377,25 @@ def _filler(
     about: dict[str, Any],
     data: Blocks,
     view: ModelView,
-    loss_fn: LossFunction,
+    readout: Readout,
     footprint: Footprint,
     workers: Workers,
     shown: Progress,
     where: str,
 ) -> Filler:
+    count, tile = about["num_samples"], about["tile"]
+    templates = [footprint.captured]
+    if count % tile == 1 and footprint.captured.num_samples > 1:
+        with undisturbed(view.model):
+            templates.append(capture_factors(view, readout, *data.take(count - 1, count), where))
     return Filler(
         folder=folder,
-        grid=Grid(about["num_samples"], about["tile"]),
+        grid=Grid(count, tile),
         data=data,
         view=view,
-        loss_fn=loss_fn,
-        template=footprint.captured,
-        pair=footprint.plan(about["num_samples"], about["tile"], where)[1],
+        readout=readout,
+        templates=templates,
+        pair=footprint.plan(count, tile, where, about["forms"])[1],
         layers=about["layers"],
         dtype=footprint.dtype,
         workers=workers,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,12 +10,17 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from pullback._checks import input_error
-from pullback.functional import LossFunction, ModelView, per_sample_loss
+from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
+from pullback.functional.model_view import layer_of
+from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured
+from pullback.kernels.factors import Form
 from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.store_tile import workspace_bytes
 
 DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
+BASE_BYTES = 100 * 2**20  # libraries loaded on the way, and what the allocator does not give back
 SMALLEST_TILE = 16  # a limit that allows only fewer would spend its time on files
 GRANULE = 64  # larger tiles are multiples of this
 
@@ -33,7 +37,7 @@ class StorePlan:
         disk_bytes: the finished store.
         capture_bytes: gradient factors on disk while the work lasts.
         peak_bytes: the most one worker holds at a time beyond the model and the data set.
-        seconds: expected time on this machine with one worker, or None if not measured.
+        seconds: expected time of the tiles with one worker, from the machine's rates.
     """
 
     num_samples: int
@@ -43,7 +47,7 @@ class StorePlan:
     disk_bytes: int
     capture_bytes: int
     peak_bytes: int
-    seconds: float | None = None
+    seconds: float
 
     def __str__(self) -> str:
         lines = [
@@ -51,13 +55,11 @@ class StorePlan:
             f"{self.flops / 1e9:.3g} GFLOP",
             f"{self.disk_bytes / 1e9:.3g} GB on disk, and {self.capture_bytes / 1e9:.3g} GB of gradient factors "
             "until it is finished",
-            f"about {self.peak_bytes / 1e6:.0f} MB in memory at the peak",
+            f"about {self.peak_bytes / 1e6:.0f} MB in memory at the peak, about {duration(self.seconds)} for the tiles",
         ]
-        if self.seconds is not None:
-            lines.append(f"about {duration(self.seconds)} at the rate of a matrix product on this machine")
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, float | int]:
         """As plain numbers."""
         return asdict(self)
 
@@ -93,27 +95,30 @@ class Footprint:
     graph_bytes: int
     parameter_bytes: int
 
-    def plan(self, count: int, tile: int, where: str) -> tuple[StorePlan, KernelPlan]:
+    def plan(
+        self, count: int, tile: int, where: str, forms: Mapping[str, Form] | None = None
+    ) -> tuple[StorePlan, KernelPlan]:
         """The cost of a store of ``count`` samples with tiles of side ``tile``, and the plan of one tile."""
-        pair = make_plan(self.captured, tile, tile, None, where)
+        pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False)
         blocks = -(-count // tile)
-        flops = pair.flops / 2 / tile**2 * count * (count + tile / 2)  # a tile on the diagonal costs half
         tiles = blocks * (blocks + 1) // 2
-        n = self.captured.num_samples
+        whole = count * (count + tile / 2) / 2 / tile**2  # in tiles off the diagonal: one on it costs half
+        n, element, device = self.captured.num_samples, self.dtype.itemsize, self.captured.values.device
         factors = self.factor_bytes * tile // n + self.parameter_bytes
         capturing = 2 * factors + (self.data_bytes + self.graph_bytes) * tile // n + 4 * self.parameter_bytes
-        # layers, their total, one tile on its way to the disk; three blocks of factors; rows formed; temporaries
-        square = tile * tile * self.dtype.itemsize
-        temporaries = pair.peak_bytes - pair.kernel_bytes - pair.piece_bytes - sum(a.held_bytes for a in pair.layers)
-        tiling = (len(self.layers) + 3) * square + 3 * factors + pair.piece_bytes + temporaries
+        formed = {layer_of(name) for a in pair.layers if a.form == "materialise" for name in a.parameters}
+        # the total, one on its way to the disk, layers that are made whole
+        squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), device, element)
+        tiling = squares + 3 * factors + pair.piece_bytes + 2 * pair.tile_bytes
         return StorePlan(
             num_samples=count,
             tile=tile,
             num_tiles=tiles,
-            flops=flops,
-            disk_bytes=tiles * square + (len(self.layers) + 1) * count * self.dtype.itemsize,
+            flops=pair.flops * whole,
+            disk_bytes=tiles * tile * tile * element + (len(self.layers) + 1) * count * element,
             capture_bytes=blocks * self.parameter_bytes + self.factor_bytes * count // n,
-            peak_bytes=max(capturing, tiling),
+            peak_bytes=BASE_BYTES + max(capturing, tiling),
+            seconds=pair.seconds * whole,
         ), pair
 
     def choose_tile(self, count: int, memory_limit: int | None, where: str) -> int:
@@ -146,7 +151,7 @@ def _sides() -> Iterator[int]:
     yield from range(GRANULE, DEFAULT_TILE + 1, GRANULE)
 
 
-def graph_bytes(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, where: str) -> int:
+def graph_bytes(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> int:
     """Bytes autograd keeps between a forward and a backward pass, parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
     held: dict[int, int] = {}
@@ -158,22 +163,11 @@ def graph_bytes(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, wher
         return tensor
 
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda t: t):
-        losses = per_sample_loss(loss_fn, view(x), y, where)
-    del losses
+        values = readout(view(x), y, where)
+    del values
     return sum(held.values())
 
 
 def data_bytes(x: Batch, y: Batch) -> int:
     """Bytes of a batch."""
     return sum(t.numel() * t.element_size() for batch in (x, y) for t in tensors(batch))
-
-
-def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a matrix product, the best of three."""
-    a = torch.ones(1024, 1024, dtype=dtype, device=device)
-    best = 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        float((a @ a)[0, 0])  # reading a number waits for a device that works on its own
-        best = max(best, 2.0 * 1024**3 / (time.perf_counter() - start))
-    return best

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pullback._checks import input_error, self_check_error
-from pullback.functional import LossFunction, ModelView, undisturbed
+from pullback.functional import ModelView, undisturbed
+from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured, capture_factors
-from pullback.kernels.kernel import assemble
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.store_captures import load, named_tensors, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest
 from pullback.kernels.store_layout import CAPTURES, Folder, checksum
 from pullback.kernels.store_progress import Progress
-from pullback.kernels.store_summary import inner_products, triangle
+from pullback.kernels.store_summary import triangle
+from pullback.kernels.store_tile import Block, TileResult, check_block, make_tile
 from pullback.kernels.workers import Workers
 
 Tile = tuple[int, int]
@@ -115,7 +115,9 @@ class Filler:
     """One worker's part in filling a store.
 
     Args:
-        template: captured factors of a few samples, to rebuild those of blocks from.
+        templates: captured factors of a few samples, to rebuild those of blocks from. One sample alone may be written
+            down in another way than several (it does not show which axis the samples are in), so the last template
+            is that of a single sample where the last block is one.
         pair: how a tile is made.
         layers: in the order of the summaries.
         dtype: of the kernel.
@@ -125,8 +127,8 @@ class Filler:
     grid: Grid
     data: Blocks
     view: ModelView
-    loss_fn: LossFunction
-    template: Captured
+    readout: Readout
+    templates: list[Captured]
     pair: KernelPlan
     layers: list[str]
     dtype: torch.dtype
@@ -137,7 +139,7 @@ class Filler:
     def __post_init__(self) -> None:
         self.shape = (self.grid.tile, self.grid.tile)
         self.finished = Finished.of(self.folder, self.where)
-        self._structure = structure(self._kept(self.template))
+        self._structures = [structure(self._kept(template)) for template in self.templates]
 
     # What was done before
 
@@ -170,8 +172,8 @@ class Filler:
         needed = sorted({block for tile in missing for block in tile})
         needed = [block for block in needed if not self._captured(block)]
         mine = needed[self.workers.rank :: self.workers.count]
-        held = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(self.template.factors))
-        per_sample = held // self.template.num_samples
+        held = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(self.templates[0].factors))
+        per_sample = held // self.templates[0].num_samples
         self.progress.start("capturing", sum(self.grid.size(block) for block in mine) * per_sample)
         with Background() as background:
             for block in mine:
@@ -189,33 +191,35 @@ class Filler:
         found = digest((x, y))
         self._check_data(block, found)
         with undisturbed(self.view.model):
-            captured = capture_factors(self.view, self.loss_fn, x, y, self.where)
-        if structure(self._kept(captured)) != self._structure:
+            captured = capture_factors(self.view, self.readout, x, y, self.where)
+        if structure(self._kept(captured)) not in self._structures:
             start, stop = self.grid.samples(block)
             raise input_error(
                 self.where,
                 "all blocks of samples to take the same path through the model",
                 f"another one for samples {start} to {stop - 1}",
-                "Pass inputs of one kind, and a `tile` that leaves no block of a single sample",
+                "Pass inputs of one kind and shape",
             )
         return captured, found
 
     @staticmethod
     def _kept(captured: Captured) -> dict[str, Any]:
         """What tiles need of a captured block."""
-        return {"factors": captured.factors, "ordinary": captured.ordinary, "losses": captured.losses}
+        return {"factors": captured.factors, "ordinary": captured.ordinary, "values": captured.values}
 
     def _save(self, block: int, captured: Captured, found: str) -> None:
-        losses = captured.losses.to("cpu", self.dtype)
-        crc = self.folder.write_chunk("losses", (block,), losses, (self.grid.tile,))
+        losses = captured.values.squeeze(1).to("cpu", self.dtype)
         entry: dict[str, Any] = {"block": block, "attempt": self.finished.next_attempt(block), "data": found}
-        entry |= {"losses": crc} | save(self.folder, self._file(block), self._kept(captured))
+        entry["template"] = self._structures.index(structure(self._kept(captured)))
+        entry["squared_norms"] = check_block(captured, self.layers, self.where).tolist()
+        entry["losses"] = self.folder.write_chunk("losses", (block,), losses, (self.grid.tile,))
+        entry |= save(self.folder, self._file(block), self._kept(captured))
         self.folder.record(entry)
         self.finished.blocks[block] = entry
 
-    def _load(self, block: int) -> Captured:
+    def _load(self, block: int) -> Block:
         """A block's factors from the disk; captured again if the file was damaged."""
-        device = self.template.losses.device
+        device = self.templates[0].values.device
         tensors = load(self._file(block), self.finished.blocks[block], device)
         if tensors is None:
             self._save(block, *self._capture(block))
@@ -227,8 +231,11 @@ class Filler:
                 "other bytes",
                 "Check the disk, or choose another path",
             )
-        kept = rebuilt(self._kept(self.template), tensors, self.grid.size(block))
-        return replace(self.template, **kept)
+        entry = self.finished.blocks[block]
+        template = self.templates[entry["template"]]
+        kept = rebuilt(self._kept(template), tensors, self.grid.size(block))
+        norms = torch.tensor(entry["squared_norms"], dtype=torch.float64)
+        return Block(replace(template, **kept), norms, aligned=entry["template"] == 0)
 
     # Tiles
 
@@ -239,33 +246,30 @@ class Filler:
         mine = self.workers.share(missing, [0.5 if i == j else 1.0 for i, j in missing])
         size = self.grid.tile**2 * self.dtype.itemsize
         self.progress.start("tiles", len(mine) * size)
-        held: dict[int, Future[Captured]] = {}
+        held: dict[int, Future[Block]] = {}
         with Background() as background:
-            for (i, j), following in zip(mine, [*mine[1:], ()], strict=True):
+            for place, (i, j) in enumerate(mine):
+                following = mine[place + 1] if place + 1 < len(mine) else ()
                 for block in (i, j, *following):  # the next tile's blocks are read while this one is computed
                     if block not in held:
                         held[block] = background.read(self._load, block)
                 left, right = held[i].result(), None if i == j else held[j].result()
-                background.write(self._write, (i, j), *self._tile(left, right))
+                background.write(self._write, (i, j), self._tile(left, right))
                 self.progress.advance(size)
                 held = {block: held[block] for block in following}
 
-    def _tile(self, left: Captured, right: Captured | None) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Total, diagonals by layer and inner products of layers of one tile."""
-        kernel = assemble(left, right, self.pair, self.where)
-        blocks = [kernel.layers[layer] for layer in self.layers]
-        diagonals = [block.diagonal().clone() for block in blocks] if right is None else []
-        return kernel.total, diagonals, inner_products(blocks)
+    def _tile(self, left: Block, right: Block | None) -> TileResult:
+        return make_tile(left, right, self.pair, self.layers, self.where)
 
-    def _write(self, tile: Tile, total: Tensor, diagonals: list[Tensor], inner: Tensor) -> None:
+    def _write(self, tile: Tile, made: TileResult) -> None:
         entry: dict[str, Any] = {"tile": tile, "attempt": self.finished.next_attempt(tile)}
-        entry["crc"] = self.folder.write_chunk("total", tile, total.cpu(), self.shape)
-        if diagonals:
-            diagonal = torch.stack(diagonals).cpu()
+        entry["crc"] = self.folder.write_chunk("total", tile, made.total.cpu(), self.shape)
+        if made.diagonals is not None:
+            diagonals = made.diagonals.cpu()
             shape = (len(self.layers), self.grid.tile)
-            entry["diagonal"] = self.folder.write_chunk("diagonal", (0, tile[0]), diagonal, shape)
-            entry["trace"] = diagonal.sum(1, dtype=torch.float64).tolist()
-        self.folder.record(entry | {"inner": triangle(inner)})
+            entry["diagonal"] = self.folder.write_chunk("diagonal", (0, tile[0]), diagonals, shape)
+            entry["trace"] = diagonals.sum(1, dtype=torch.float64).tolist()
+        self.folder.record(entry | {"inner": triangle(made.inner)})
 
     def finish(self) -> None:
         """See that all tiles are there, and remove the captured factors."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-STRIP = 2**16  # entries of each layer multiplied at a time: the strips of all layers stay in cache
 
 
 @dataclass(frozen=True)
@@ -25,16 +23,6 @@ class LayerSummary:
     trace: float
     frobenius_norm: float
     num_params: int
-
-
-def inner_products(blocks: Sequence[Tensor]) -> Tensor:
-    """``<K_a, K_b>`` of one tile of every layer, (L, L) in float64: products of strips, summed in double."""
-    flat = [block.reshape(-1) for block in blocks]
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    for start in range(0, len(flat[0]), STRIP):
-        strip = torch.stack([f[start : start + STRIP] for f in flat])
-        total += (strip @ strip.T).cpu()
-    return total
 
 
 def triangle(matrix: Tensor) -> list[float]:

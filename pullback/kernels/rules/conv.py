@@ -75,6 +75,14 @@ class ConvFactor(OuterFactor):
         order = (0, 1, *range(4, 4 + self.space), 2, 3, *range(4 + self.space, 4 + 2 * self.space))
         return patches.permute(order).reshape(n, b * out.numel(), self.gradients.shape[3], -1)
 
+    def transposed_left(self, index: slice) -> Tensor:
+        image = self.inputs[index]
+        if self.space != 2 or image.shape[1] != 1:
+            return super().transposed_left(index)
+        stride, dilation = self.settings
+        patches = F.unfold(image[:, 0], self.weight_shape[2:], dilation, 0, stride)  # (n, g d, T)
+        return patches.unflatten(1, (self.gradients.shape[3], -1))
+
     def outer(self, index: slice, outputs: slice) -> Tensor:
         if self.num_outputs > 1:
             return super().outer(index, outputs)
