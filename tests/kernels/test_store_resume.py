@@ -121,7 +121,8 @@ def test_damaged_tile(
     counter = Counter(monkeypatch)
     again = fill(path)
     assert (counter.blocks, counter.tiles) == (len(set(tile)), 1)
-    assert again.verify() == [] and contents(path) == undisturbed
+    assert again.verify() == []
+    assert contents(path) == undisturbed
     assert open_store(path).layers == store.layers  # the tile's share is not counted twice
 
 
@@ -182,7 +183,7 @@ def test_spoilt_ledger_line(tmp_path: Path) -> None:
         open_store(path)
 
 
-def _interrupt(*args: object) -> None:
+def _interrupt(*args: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,0 +1,174 @@
+"""One tile of the total kernel from two blocks of captured factors, and the summaries of its layers on the way.
+
+No layer's tile is ever whole in memory. The tile is made in small squares: the square of every layer goes to a
+workspace that stays in cache, is added to the total, and meets the squares of the other layers in one product that
+gives all their inner products and sums. Only layers whose gradient rows are formed (``materialise``) are made whole
+first, because forming rows again for every square would cost more than the products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pullback.functional.unwrap import without_autocast
+from pullback.kernels.assemble import Part, aligned, parts, run_part
+from pullback.kernels.checks import SumChecks
+from pullback.kernels.coverage import Captured
+from pullback.kernels.factors import Piece
+from pullback.kernels.forms import TILE_ROWS, tile_rows
+from pullback.kernels.gram import mirror, tiles
+from pullback.kernels.plan import KernelPlan, form_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of samples as tiles need it.
+
+    Args:
+        captured: gradient factors, ordinary gradients, losses.
+        squared_norms: sum over the samples of the squared gradient norm of each layer, (L,) in float64.
+        aligned: whether the factors are written down as those of the other blocks are.
+    """
+
+    captured: Captured
+    squared_norms: Tensor
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """A tile.
+
+    Args:
+        total: (n1, n2).
+        diagonals: of every layer, (L, n); None off the diagonal.
+        inner: inner products of the layers' tiles, (L, L) in float64.
+    """
+
+    total: Tensor
+    diagonals: Tensor | None
+    inner: Tensor
+
+
+@dataclass
+class _Layer:
+    """How one layer's squares are made: from pieces as they are asked for, or from a block made before."""
+
+    pieces: list[tuple[Piece, Piece, int]] = field(default_factory=list)
+    block: Tensor | None = None
+
+
+def side_of_square(plan: KernelPlan, device: torch.device) -> int:
+    """Samples along the side of a square: what a processor's cache holds; other devices have no use for it."""
+    return TILE_ROWS if device.type == "cpu" else plan.samples[0]
+
+
+def workspace_bytes(plan: KernelPlan, num_layers: int, device: torch.device, element: int) -> int:
+    """Bytes of the squares of all layers, and of the row of ones below them."""
+    return (num_layers + 1) * min(plan.samples[0], side_of_square(plan, device)) ** 2 * element
+
+
+def check_block(captured: Captured, layers: list[str], where: str) -> Tensor:
+    """Squared gradient norms of a block by layer, after comparing its summed rows with the ordinary gradients."""
+    checks = SumChecks(where, captured.dtype)
+    norms = torch.zeros(len(layers), dtype=torch.float64)
+    with without_autocast():
+        for part in parts(captured, None):
+            square = part.left.squared_norms().sum(dtype=torch.float64)
+            norms[layers.index(part.layer)] += square.cpu()
+            rows = part.left.total(captured.combination)
+            totals = {name: part.left.piece_order(name, row) for name, row in rows.items()}
+            bound = (captured.num_samples * square.clamp(min=0)).sqrt()
+            checks.add_totals(part.left, captured.ordinary, totals, bound)
+    checks.evaluate()
+    return norms
+
+
+@without_autocast()
+def make_tile(left: Block, right: Block | None, plan: KernelPlan, layers: list[str], where: str) -> TileResult:
+    """The tile of two blocks, or of one with itself (``right`` None), its sums checked layer by layer."""
+    rows, columns = left.captured, None if right is None else right.captured
+    if columns is not None and right is not None and left.aligned != right.aligned:
+        rows, columns = aligned(rows, columns)
+    made = _layers(rows, columns, plan, layers)
+    like = rows.factors[0].like
+    n1, n2, count = rows.num_samples, (columns or rows).num_samples, len(layers)
+    total = like.new_empty(n1, n2)
+    diagonals = like.new_empty(count, n1) if columns is None else None
+    products = torch.zeros(count + 1, count + 1, dtype=torch.float64, device=like.device)
+    side = side_of_square(plan, like.device)
+    work = like.new_empty((count + 1) * min(n1, side) * min(n2, side))
+    square = work[:0]
+    for i, j in tiles(n1, n2, side, symmetric=columns is None):
+        shape = (count + 1, i.stop - i.start, j.stop - j.start)
+        if square.shape != shape:
+            square = work[: shape[0] * shape[1] * shape[2]].view(shape)
+            square[count] = 1  # its products with the layers are the sums of their entries
+        for place, layer in enumerate(made):
+            _make_square(square[place], layer, i, j)
+        twice = diagonals is not None and i != j
+        if diagonals is not None and i == j:
+            mirror(square[:count])
+            diagonals[:, i] = square[:count].diagonal(dim1=1, dim2=2)
+        torch.sum(square[:count], 0, out=total[i, j]) if count > 1 else total[i, j].copy_(square[0])
+        if twice:
+            total[j, i] = total[i, j].T
+        flat = square.view(count + 1, -1)
+        products += (flat @ flat.T) * (2.0 if twice else 1.0)
+    products = products.cpu()
+    _check_sums(products[count, :count], left, right, layers, where)
+    return TileResult(total, diagonals, products[:count, :count])
+
+
+def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[_Layer]:
+    """For every layer its pieces, or its block if making it in squares would form rows again and again."""
+    made = {name: _Layer() for name in names}
+    for part in parts(left, right):
+        layer, form = made[part.layer], form_of(plan, part.left)
+        if form == "materialise":
+            layer.block = _whole(layer.block, part, left, right, plan)
+            continue
+        tile = tile_rows(part.left, form, plan.contract)
+        mine = list(part.left.pieces(form, 0))
+        theirs = mine if part.right is None else list(part.right.pieces(form, 0))
+        layer.pieces += [(a, b, tile) for a, b in zip(mine, theirs, strict=True)]
+    return list(made.values())
+
+
+def _whole(block: Tensor | None, part: Part, left: Captured, right: Captured | None, plan: KernelPlan) -> Tensor:
+    add = block is not None
+    if block is None:
+        block = part.left.like.new_empty(left.num_samples, (right or left).num_samples)
+    run_part(block, part, plan, left.combination, add=add)
+    return block
+
+
+def _make_square(out: Tensor, layer: _Layer, rows: slice, columns: slice) -> None:
+    """One layer's part of the tile, (rows, columns)."""
+    add = layer.block is not None
+    if layer.block is not None:
+        out.copy_(layer.block[rows, columns])
+    for mine, theirs, tile in layer.pieces:
+        for i, j in tiles(len(out), out.shape[1], tile, symmetric=False):
+            here = slice(rows.start + i.start, rows.start + i.stop)
+            there = slice(columns.start + j.start, columns.start + j.stop)
+            mine.tile(out[i, j], here, theirs, there, "full", add=add)
+        add = True
+    if not add:
+        out.zero_()
+
+
+def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[str], where: str) -> None:
+    """Per layer the sum of the tile's entries against the inner product of the blocks' summed gradients."""
+    right = right or left
+    checks = SumChecks(where, max(left.captured.dtype, right.captured.dtype, key=lambda d: torch.finfo(d).eps))
+    counts = left.captured.num_samples * right.captured.num_samples
+    bounds = (counts * (left.squared_norms * right.squared_norms).clamp(min=0)).sqrt()
+    names = left.captured.view.layers
+    for place, layer in enumerate(layers):
+        sums = [[block.captured.ordinary[name].cpu() for name in names[layer]] for block in (left, right)]
+        checks.add_kernel(layer, found[place], sums[0], sums[1], bounds[place])
+    checks.evaluate()
