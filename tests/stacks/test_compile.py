@@ -102,6 +102,23 @@ def test_a_wrapped_submodule_keeps_the_name_the_model_gives_it() -> None:
     assert_same(kernel.total, reference.total_kernel(plain(), LOSS, x, y))
 
 
+def test_two_models_in_different_wrappers() -> None:
+    """Rows from one set of weights, columns from another: the wrappers do not matter."""
+    x, y = data()
+    torch.manual_seed(4)
+    other = Plain().double().eval()
+    expected = pb.backward_kernel(plain(), LOSS, x, y, model2=other)
+    kernel = pb.backward_kernel(
+        torch.compile(plain(), backend="eager"),
+        LOSS,
+        x,
+        y,
+        model2=nn.DataParallel(torch.compile(other, backend="eager")),
+    )
+    assert torch.equal(kernel.total, expected.total)
+    assert list(kernel.layers) == LAYERS
+
+
 def test_wrappers_are_looked_through() -> None:
     model = Plain()
     assert unwrap(model) is model
