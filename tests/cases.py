@@ -155,7 +155,7 @@ def sequence_first(n: int) -> Made:
 
 
 class Recurrent(nn.Module):
-    """An LSTM: its parameters show in no function call, so they reach the fallback's loop."""
+    """An LSTM, which torch runs in one call that takes all parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,6 +198,77 @@ def zero_gradient(n: int) -> Made:
     return model, lambda z, y: F.mse_loss(z, y, reduction="none").sum(1), x, torch.zeros(n, 1)
 
 
+class CrossAttention(nn.Module):
+    """A decoder layer: queries from one input, keys and values from another; one more learned key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.TransformerDecoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+        self.pool = nn.MultiheadAttention(4, 1, kdim=3, vdim=3, add_bias_kv=True, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, target: Tensor, memory: Tensor) -> Tensor:
+        h = self.body(target, memory)
+        return self.head(self.pool(h[:, :1], memory[..., :3], memory[..., 1:])[0][:, 0])
+
+
+def cross_attention(n: int) -> Made:
+    x = {"target": torch.randn(n, 2, 4), "memory": torch.randn(n, 3, 4)}
+    return CrossAttention(), nn.CrossEntropyLoss(), x, _classes(n, 2)
+
+
+class Gated(nn.Module):
+    """Recurrent layers of the other kinds: bidirectional, stacked, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.GRU(3, 2, bidirectional=True)
+        self.second = nn.LSTM(4, 2, num_layers=2, bias=False)
+        self.third = nn.RNN(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x.transpose(0, 1))[0])[0])[1][0]
+
+
+def gated(n: int) -> Made:
+    return Gated(), nn.MSELoss(reduction="sum"), torch.randn(n, 4, 3), torch.randn(n, 2)
+
+
+def generator(n: int) -> Made:
+    model = nn.Sequential(
+        nn.ConvTranspose1d(4, 4, 3, stride=2, output_padding=1, groups=2),
+        nn.PReLU(4),
+        nn.Unflatten(1, (4, 1)),
+        nn.ConvTranspose2d(4, 2, (1, 2), bias=False),
+        nn.PReLU(),
+        nn.Unflatten(2, (1, 1)),
+        nn.ConvTranspose3d(2, 1, (2, 1, 2), padding=(0, 0, 1)),
+        nn.Flatten(),
+    )
+    return model, nn.MSELoss(), torch.randn(n, 4, 2), torch.randn(n, 12)
+
+
+class Bags(nn.Module):
+    """Bags of tokens in all modes, one of them weighted by the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum, self.mean, self.max = (
+            nn.EmbeddingBag(7, 3, mode=mode, padding_idx=padding)
+            for mode, padding in (("sum", None), ("mean", 0), ("max", 1))
+        )
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        bags = self.sum(tokens, per_sample_weights=weights), self.mean(tokens), self.max(tokens)
+        return self.head(torch.tanh(bags[0] * bags[1] + bags[2]))
+
+
+def bags(n: int) -> Made:
+    x = {"tokens": torch.randint(7, (n, 4)), "weights": torch.rand(n, 4)}
+    return Bags(), nn.CrossEntropyLoss(), x, _classes(n, 2)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -213,6 +284,10 @@ CASES = tuple(
         (frozen, "linear"),
         (sequence_first, "linear layer_norm"),
         (recurrent, "linear"),
+        (cross_attention, "linear layer_norm"),
+        (gated, "linear"),
+        (generator, "conv_transpose1d conv_transpose2d conv_transpose3d prelu"),
+        (bags, "embedding_bag linear"),
         (two_inputs, "linear"),
         (zero_gradient, "linear"),
     )

@@ -32,7 +32,7 @@ class Capture:
 
     Args:
         uses: in the order of the forward pass.
-        gradients: per use, of each output; empty if they were not asked for.
+        gradients: per use, of each output. This, ``ordinary`` and ``escaped`` are empty if no gradients were taken.
         ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together; u is
             ``combination``.
         derived: tensors computed from parameters, ``~k`` in the uses' sources.
@@ -64,8 +64,7 @@ def capture(
         x: inputs, (N, ...).
         y: targets, (N, ...), or None.
         where: the caller, for error messages.
-        like: an earlier capture of more samples, whose structure this one is to show; only the gradient of the
-            combination is then taken.
+        like: an earlier capture of more samples, whose structure this one is to show; no gradients are then taken.
     """
     count = num_samples(x)
     recorder = Recorder(view, x, count, where, like.constants if like else None)
@@ -73,7 +72,7 @@ def capture(
         with recorder, user_layers(recorder, view.model):
             outputs = view(x)
         values = readout(outputs, y, where)
-        if not values.requires_grad:
+        if like is None and not values.requires_grad:
             raise unsupported(
                 where,
                 "a loss or outputs that depend on the parameters",
@@ -82,7 +81,7 @@ def capture(
             )
     with torch.enable_grad(), without_autocast(), Reissuing():
         try:
-            gradients, ordinary, escaped = _differentiate(view, recorder, values, edges_too=like is None)
+            gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
@@ -107,11 +106,11 @@ def capture(
 
 
 def _differentiate(
-    view: ModelView, recorder: Recorder, values: Tensor, *, edges_too: bool
+    view: ModelView, recorder: Recorder, values: Tensor
 ) -> tuple[list[list[Tensor | None]], dict[str, Tensor], set[str]]:
     """Gradients of every use, the ordinary gradient of the combination, and parameters used elsewhere too."""
     C = values.shape[1]
-    edges: Any = [use.edge for use in recorder.uses] if edges_too else []
+    edges: Any = [use.edge for use in recorder.uses]
     aliases, own = [alias for _, alias in recorder.aliases], list(view.parameters.values())
     each: list[Sequence[Tensor | None]] = []  # per output, the gradients of all edges
     if C > 1 and edges:

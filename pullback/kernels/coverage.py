@@ -111,7 +111,7 @@ def _captured(
                 built += _factors_of(view, run, first, place, use, one, ruled)
         factors, rules = _each_parameter_once(built, ruled)
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
-    escaped = run.escaped | first.escaped | _used(run) - ruled
+    escaped = run.escaped | _used(run) - ruled
     if rest := tuple(name for name in missing if name in escaped):
         factors.append(fallback_rows(view, readout, rest, x, y, where, run.values))
         rules.append(UNSEEN[0])
@@ -135,7 +135,7 @@ def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
     """Parameters all of whose uses a rule can read, sample by sample."""
     if not _alike(run, first):
         return set()  # another path through the model for another batch: no axis is known to be the samples'
-    bad = set(run.escaped | first.escaped)
+    bad = set(run.escaped)
     for use, one in zip(run.uses, first.uses, strict=True):
         shapes = [(use.output_shape, one.output_shape)]
         if use.data is not None:

@@ -43,7 +43,8 @@ def _by_vmap(
 
     def one(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Any:
         _, vjp, *_ = torch.func.vjp(lambda p: values(p, x_i, y_i), parameters)
-        return torch.func.vmap(vjp)(unit)[0]
+        each = [vjp(row)[0] for row in unit]  # a vmap inside the outer one is wrong for some of torch's derivatives
+        return {name: torch.stack([g[name] for g in each]) for name in names}
 
     count = num_samples(x)
     numbers = len(unit) * sum(p.numel() for p in chosen.values())

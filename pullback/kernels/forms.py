@@ -10,6 +10,7 @@ from pullback.kernels.factors import Contract, Factor, Form, gram_flops, output_
 from pullback.kernels.rates import Rates
 
 TILE_ROWS = 512  # rows of a tile without positions: its temporaries (1 MB each in float32) stay in cache
+SMALLEST_TILE_ROWS = 32  # rows of a tile below which products are slow
 TILE_POSITIONS = 1024  # rows times positions of a tile with positions
 
 
@@ -66,9 +67,13 @@ def _making(factor: Factor, n1: int, n2: int | None) -> float:
 
 
 def tile_rows(factor: Factor, form: Form, contract: Contract) -> int:
-    """Samples along the side of a tile: fewer where every sample brings many positions or outputs."""
+    """Samples along the side of a tile: fewer where every sample brings many positions or outputs.
+
+    At least eight tiles a side, where they stay large enough: the triangle then costs little more than half.
+    """
     outputs = factor.num_outputs if contract == "full" else 1
     positions = factor.dims[0] if form in ("ghost", "shift") else 1  # type: ignore[attr-defined]
-    if positions == 1:
-        return max(1, (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs)
-    return max(1, TILE_POSITIONS // positions)
+    if positions > 1:
+        return max(1, TILE_POSITIONS // positions)
+    most = (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs
+    return max(1, min(most, max(SMALLEST_TILE_ROWS, factor.num_samples // 8)))

@@ -28,7 +28,7 @@ def _elementwise(call: Call) -> DenseFactor:
         data = full_precision(call.samples(other))  # (N, *shape)
         data = data.reshape(len(data), *[1] * (len(out) - data.dim() + 1), *data.shape[1:]).expand(len(data), *out)
         with torch.enable_grad():
-            shared = full_precision(call.arguments[argument]).expand(data.shape).clone().requires_grad_()
+            shared = full_precision(call.samples(call.arguments[argument])).expand(data.shape).clone().requires_grad_()
             operands = {argument: shared, ("other" if argument == "input" else "input"): data}
             rest = {k: v for k, v in call.arguments.items() if k not in ("input", "other")}
             value = _plain(call.function)(operands["input"], operands["other"], **rest)
