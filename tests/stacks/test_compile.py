@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 import pullback as pb
 from pullback import reference
 from pullback.functional.unwrap import eager, unwrap
+from pullback.monitor import Monitor
+from pullback.runs import load_run
 from tests.compare import assert_same
 from tests.stacks.plain import LAYERS, LOSS, Plain, data, plain, unchanged
 
@@ -117,6 +120,27 @@ def test_two_models_in_different_wrappers() -> None:
     )
     assert torch.equal(kernel.total, expected.total)
     assert list(kernel.layers) == LAYERS
+
+
+def test_a_monitor_sees_the_same_in_a_compiled_model(tmp_path: Path) -> None:
+    """Every probe measures what it measures in the eager model, under the same names."""
+    runs = []
+    for kind in ("eager", "compiled"):
+        model, (x, y) = plain(), data()
+        if kind == "compiled":
+            model = torch.compile(model, backend="aot_eager")
+        with Monitor(model, LOSS, tmp_path / kind, every=1, probes="full", budget=None) as monitor:
+            loss = LOSS(model(x), y)
+            monitor.step(x, y, loss=loss)
+        runs.append({r.probe: r for r in load_run(tmp_path / kind).records if r.probe != "cost"})
+    eager, compiled = runs
+    assert {"kernel", "flow", "gradients", "loss", "sharpness"} <= set(eager)
+    assert not [r.error for r in compiled.values() if r.error]
+    assert {probe: r.values.keys() for probe, r in compiled.items()} == {p: r.values.keys() for p, r in eager.items()}
+    for probe in ("kernel", "flow", "gradients", "loss"):
+        for metric in ("M1", "M2", "trace_share", "gradient_norm", "rms_gradient_norm", "loss"):
+            if metric in eager[probe].values:
+                assert compiled[probe].values[metric] == pytest.approx(eager[probe].values[metric], rel=1e-9)
 
 
 def test_wrappers_are_looked_through() -> None:

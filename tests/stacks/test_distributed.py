@@ -18,7 +18,12 @@ pytestmark = [
 
 
 def test_data_parallel(tmp_path: Path) -> None:
-    works = (workers.data_parallel, workers.data_parallel_in_a_step, workers.data_parallel_compiled)
+    works = (
+        workers.data_parallel,
+        workers.data_parallel_in_a_step,
+        workers.data_parallel_compiled,
+        workers.data_parallel_watched_by_one,
+    )
     in_two_processes(works, tmp_path)
 
 

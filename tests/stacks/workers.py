@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -96,6 +97,27 @@ def data_parallel_compiled(rank: int) -> None:
             kernel = pb.backward_kernel(model, LOSS, x, y)
         assert list(kernel.layers) == LAYERS
         assert torch.equal(kernel.total, expected)
+
+
+def data_parallel_watched_by_one(rank: int) -> None:
+    """A monitor on one process only: training goes on as without it, on both."""
+    from pullback.monitor import Monitor
+    from pullback.runs import load_run
+
+    watched, alone = (DistributedDataParallel(plain()) for _ in range(2))
+    with TemporaryDirectory() as folder:
+        monitor = Monitor(watched, LOSS, f"{folder}/run", every=1, probes="full", budget=None) if rank == 0 else None
+        for _ in range(3):
+            loss = train(watched, rank)
+            assert torch.equal(loss, train(alone, rank))
+            if monitor is not None:
+                with no_collectives():
+                    monitor.step(*data(seed=10 + rank), loss=loss)
+        if monitor is not None:
+            monitor.close()
+            assert not [r.error for r in load_run(f"{folder}/run").records if r.error]
+    for p, q in zip(watched.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def copied_whole(model: nn.Module) -> nn.Module:
