@@ -1,0 +1,44 @@
+"""One worker of a store: ``python -m tests.distributed.child PATH [HOW]``, with RANK and WORLD_SIZE in the environment.
+
+HOW is ``given`` (the caller has initialised torch.distributed), ``weights`` (the last worker has others), or a rank and
+an event of ``tests.kernels.store_child`` at which that worker kills itself, as in ``1/record:4``. An error is printed
+as its class and text.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+import pullback as pb
+from pullback.kernels.store import kernel_to_store
+from tests.kernels.store_child import TILE, arguments, arm
+
+
+def main(path: str, how: str) -> None:
+    torch.set_num_threads(1)
+    rank = os.environ["RANK"]
+    model, loss_fn, data = arguments()
+    if how == "given":
+        dist.init_process_group("gloo")
+    elif how == "weights" and rank == "1":
+        with torch.no_grad():
+            model[1].weight.mul_(2)
+    elif how.startswith(rank + "/"):
+        arm(how.partition("/")[2])
+    try:
+        store = kernel_to_store(model, loss_fn, data, path, tile=TILE, progress=False)
+    except pb.PullbackError as error:
+        print(f"{type(error).__name__}: {error}")
+        sys.exit(3)
+    print("finished", store.shape, dist.is_initialized())
+    if how == "given":
+        dist.barrier()  # still usable
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "")

@@ -1,0 +1,137 @@
+"""Several processes on one store: the same bytes as one process, and a clear end when a worker fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pullback as pb
+from pullback.kernels.store import kernel_to_store, open_store
+from pullback.kernels.workers import Workers
+from tests.kernels.store_child import TILE, arguments
+from tests.kernels.test_store_resume import contents
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store made by one process."""
+    path = tmp_path_factory.mktemp("alone") / "store"
+    kernel_to_store(*arguments(), path, tile=TILE, progress=False)
+    return path
+
+
+def start(path: Path, how: str = "", count: int = 2) -> list[tuple[int, str]]:
+    """Run workers to their ends; exit code and output of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.distributed.child", str(path), how]
+    workers = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        found = []
+        for worker in workers:
+            out, err = worker.communicate(timeout=SECONDS)
+            found.append((worker.returncode, out if worker.returncode in (0, 3, -signal.SIGKILL) else out + err))
+        return found
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for file in sorted(path.glob("ledger-*")) for line in file.read_text().splitlines()]
+
+
+def test_two_workers_make_the_same_bytes(tmp_path: Path, alone: Path) -> None:
+    """In a process group of the caller's own, which is there afterwards."""
+    path = tmp_path / "store"
+    for code, out in start(path, "given"):
+        assert code == 0, out
+        assert out == "finished (11, 11) True\n"
+    assert contents(path) == contents(alone)
+    assert open_store(path).layers == open_store(alone).layers
+    for rank in (0, 1):  # both did their part
+        ledger = (path / f"ledger-{rank}.jsonl").read_text()
+        assert '"block"' in ledger
+        assert '"tile"' in ledger
+    assert len(lines(path)) == 4 + 10
+
+
+def test_under_torchrun(tmp_path: Path, alone: Path) -> None:
+    """Without a process group: one is made, and taken down again."""
+    path = tmp_path / "store"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    command += ["--standalone", "-m", "tests.distributed.child", str(path)]
+    done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "finished (11, 11) False\n" * 2
+    assert contents(path) == contents(alone)
+
+
+def test_a_worker_that_dies(tmp_path: Path, alone: Path) -> None:
+    """The others end with an error that says who, and one process alone goes on from there."""
+    path = tmp_path / "store"
+    first, second = start(path, "1/record:4")  # two blocks, then its second tile
+    assert second[0] == -signal.SIGKILL
+    assert first[0] == 3, first[1]
+    assert "WorkerError: kernel_to_store: expected all 2 workers to finish, got worker 1 gone" in first[1]
+    assert "call again with any number of workers: it resumes." in first[1]
+    before = lines(path)
+    with pytest.raises(pb.InputError, match="a finished store"):
+        open_store(path)
+    kernel_to_store(*arguments(), path, progress=False)
+    assert contents(path) == contents(alone)
+    assert len(lines(path)) == 4 + 10 > len(before) > 4
+
+
+def test_the_first_worker_dies(tmp_path: Path, alone: Path) -> None:
+    path = tmp_path / "store"
+    first, second = start(path, "0/torn:3")
+    assert first[0] == -signal.SIGKILL
+    assert second[0] == 3, second[1]
+    assert "WorkerError: kernel_to_store: expected all 2 workers to finish, got worker 0 gone" in second[1]
+    kernel_to_store(*arguments(), path, progress=False)
+    assert contents(path) == contents(alone)
+
+
+def test_an_error_in_one_worker_is_one_in_all(tmp_path: Path) -> None:
+    first, second = start(tmp_path / "store", "weights")
+    assert (first[0], second[0]) == (3, 3), first[1] + second[1]
+    assert "InputError: kernel_to_store: expected the weights the store" in second[1]
+    assert (
+        "WorkerError: kernel_to_store: expected all 2 workers to finish, got an error in worker 1: InputE" in first[1]
+    )
+
+
+def test_shares_are_whole_and_even() -> None:
+    """Every item in exactly one share, in order, whatever the number of workers."""
+    items, costs = list(range(10)), [1.0, 0.5] * 5
+    for count in (1, 2, 3, 4, 12):
+        shares = []
+        for rank in range(count):
+            workers = Workers("test", "nothing")
+            workers.rank, workers.count = rank, count
+            shares.append(workers.share(items, costs))
+        assert [item for share in shares for item in share] == items
+        assert max(sum(costs[i] for i in share) for share in shares) <= sum(costs) / count + 1
