@@ -265,11 +265,10 @@ def kernel_to_store(
                     plan = StorePlan(**about["plan"])
                     shown.say(str(replace(plan, seconds=plan.seconds / workers.count)))
                 folder.open_ledger()
-                filler.verify()
-            with workers.phase():
-                filler.capture()
-            with workers.phase():
-                filler.fill()
+                filler.look()
+            for step in (filler.verify, filler.look, filler.capture, filler.look, filler.fill):
+                with workers.phase():
+                    step()
             with workers.phase():
                 if workers.rank == 0:
                     filler.finish()

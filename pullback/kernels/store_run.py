@@ -138,10 +138,17 @@ class Filler:
 
     def __post_init__(self) -> None:
         self.shape = (self.grid.tile, self.grid.tile)
-        self.finished = Finished.of(self.folder, self.where)
         self._structures = [structure(self._kept(template)) for template in self.templates]
 
     # What was done before
+
+    def look(self) -> None:
+        """See what is missing. All workers look between two meetings, so that they share out the same list."""
+        self.finished = Finished.of(self.folder, self.where)
+        self._missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
+        needed = sorted({block for tile in self._missing for block in tile})
+        there = self.finished.blocks
+        self._wanted = [block for block in needed if block not in there or not self._file(block).is_file()]
 
     def verify(self) -> None:
         """Void what is in the ledger and no longer on the disk; refuse data other than the blocks were made of."""
@@ -167,11 +174,7 @@ class Filler:
 
     def capture(self) -> None:
         """Capture this worker's share of the blocks that unfinished tiles need."""
-        self.finished = Finished.of(self.folder, self.where)
-        missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
-        needed = sorted({block for tile in missing for block in tile})
-        needed = [block for block in needed if not self._captured(block)]
-        mine = needed[self.workers.rank :: self.workers.count]
+        mine = self._wanted[self.workers.rank :: self.workers.count]
         held = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(self.templates[0].factors))
         per_sample = held // self.templates[0].num_samples
         self.progress.start("capturing", sum(self.grid.size(block) for block in mine) * per_sample)
@@ -179,9 +182,6 @@ class Filler:
             for block in mine:
                 background.write(self._save, block, *self._capture(block))
                 self.progress.advance(self.grid.size(block) * per_sample)
-
-    def _captured(self, block: int) -> bool:
-        return block in self.finished.blocks and self._file(block).is_file()
 
     def _file(self, block: int) -> Path:
         return self.folder.path / CAPTURES / f"{block}.bin"
@@ -241,9 +241,7 @@ class Filler:
 
     def fill(self) -> None:
         """Make this worker's share of the unfinished tiles."""
-        self.finished = Finished.of(self.folder, self.where)
-        missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
-        mine = self.workers.share(missing, [0.5 if i == j else 1.0 for i, j in missing])
+        mine = self.workers.share(self._missing, [0.5 if i == j else 1.0 for i, j in self._missing])
         size = self.grid.tile**2 * self.dtype.itemsize
         self.progress.start("tiles", len(mine) * size)
         held: dict[int, Future[Block]] = {}

@@ -1,21 +1,34 @@
 """One worker of a store: ``python -m tests.distributed.child PATH [HOW]``, with RANK and WORLD_SIZE in the environment.
 
-HOW is ``given`` (the caller has initialised torch.distributed), ``weights`` (the last worker has others), or a rank and
-an event of ``tests.kernels.store_child`` at which that worker kills itself, as in ``1/record:4``. An error is printed
-as its class and text.
+HOW is ``given`` (the caller has initialised torch.distributed, and worker 1 is always late), ``weights`` (worker 1 has
+others), or a rank and an event of ``tests.kernels.store_child`` at which that worker kills itself, as in
+``1/record:4``. An error is printed as its class and text.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 
 import torch
 import torch.distributed as dist
 
 import pullback as pb
 from pullback.kernels.store import kernel_to_store
+from pullback.kernels.store_run import Filler
 from tests.kernels.store_child import TILE, arguments, arm
+
+
+def late(step: str) -> None:
+    """Begin a step of the work when the other worker has done its share."""
+    work = getattr(Filler, step)
+
+    def waiting(self: Filler) -> None:
+        time.sleep(0.5)
+        work(self)
+
+    setattr(Filler, step, waiting)
 
 
 def main(path: str, how: str) -> None:
@@ -24,6 +37,9 @@ def main(path: str, how: str) -> None:
     model, loss_fn, data = arguments()
     if how == "given":
         dist.init_process_group("gloo")
+        if rank == "1":
+            late("capture")
+            late("fill")
     elif how == "weights" and rank == "1":
         with torch.no_grad():
             model[1].weight.mul_(2)
@@ -34,7 +50,7 @@ def main(path: str, how: str) -> None:
     except pb.PullbackError as error:
         print(f"{type(error).__name__}: {error}")
         sys.exit(3)
-    print("finished", store.shape, dist.is_initialized())
+    sys.stdout.write(f"finished {store.shape} {dist.is_initialized()}\n")
     if how == "given":
         dist.barrier()  # still usable
         dist.destroy_process_group()

@@ -64,7 +64,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_two_workers_make_the_same_bytes(tmp_path: Path, alone: Path) -> None:
-    """In a process group of the caller's own, which is there afterwards."""
+    """In a process group of the caller's own, which is there afterwards; also if one worker is late."""
     path = tmp_path / "store"
     for code, out in start(path, "given"):
         assert code == 0, out
@@ -85,7 +85,7 @@ def test_under_torchrun(tmp_path: Path, alone: Path) -> None:
     command += ["--standalone", "-m", "tests.distributed.child", str(path)]
     done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "finished (11, 11) False\n" * 2
+    assert sorted(done.stdout.splitlines()) == ["finished (11, 11) False"] * 2
     assert contents(path) == contents(alone)
 
 
