@@ -3,7 +3,7 @@
 Compiled code shows no calls of torch functions and data parallelism synchronises with other processes, so a model
 is evaluated without either: the same parameters, the eager code, no collective. Sharded parameters are not there as
 a whole; what is left of them on a process must not be taken for the parameter itself. Autocast belongs to the
-model's evaluation, not to the products this package makes of what it recorded.
+model's evaluation, not to the products this package makes of what it recorded; hooks on parameters belong to training.
 """
 
 from __future__ import annotations
@@ -56,6 +56,19 @@ def without_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
+
+
+@contextmanager
+def without_parameter_hooks(model: nn.Module) -> Iterator[None]:
+    """Hooks on parameters, which watch or change gradients in training, are not called in the block."""
+    held = [(p._backward_hooks, dict(p._backward_hooks)) for p in model.parameters() if p._backward_hooks]
+    for hooks, _ in held:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, saved in held:
+            hooks.update(saved)
 
 
 def refuse_sharded(model: nn.Module, where: str) -> None:
