@@ -218,7 +218,7 @@ def kernel_to_store(
         resume: go on with an unfinished store at ``path``; with False such a path is refused.
         params: names of parameters or modules to restrict the gradients to; None for all trainable ones.
         memory_limit: bytes this call may hold in each worker, beyond what the model, the data set and the process
-            held before; None plans without a limit.
+            held before; None sets no limit, and chooses tiles that keep within a quarter of the machine's memory.
         progress: print the plan and the progress on standard error.
 
     Returns:
@@ -259,7 +259,7 @@ def kernel_to_store(
                     _prepare(folder, about, footprint, tile, resume, memory_limit, where)
             with workers.phase():
                 about = _check(folder, about, tile, where)
-                footprint.check(len(data), about["tile"], memory_limit, where)
+                footprint.check(len(data), about["tile"], memory_limit, where, about["piece_bytes"])
                 filler = _filler(folder, about, data, view, readout, footprint, workers, shown, where)
                 if progress and workers.rank == 0:
                     plan = StorePlan(**about["plan"])
@@ -337,7 +337,7 @@ def _prepare(
     check_positive(where, "tile", tile)
     tile = min(tile, count)
     footprint.check(count, tile, memory_limit, where)
-    plan, pair = footprint.plan(count, tile, where)
+    plan, pair = footprint.plan(count, tile, where, memory_limit=memory_limit)
     folder.create(
         about
         | {
@@ -349,7 +349,8 @@ def _prepare(
             "layer_sizes": list(footprint.layer_sizes),
             "num_params": footprint.captured.view.num_params,
             "plan": plan.to_json(),
-            # kept, because a choice made anew from rates measured anew might change the last digits of later tiles
+            # kept, because choices made anew (from rates, under another limit) might change the last digits of tiles
+            "piece_bytes": pair.piece_bytes,
             "forms": {name: layer.form for layer in pair.layers for name in layer.parameters},
         }
     )
@@ -394,7 +395,7 @@ def _filler(
         view=view,
         readout=readout,
         templates=templates,
-        pair=footprint.plan(count, tile, where, about["forms"])[1],
+        pair=footprint.plan(count, tile, where, forms=about["forms"], piece_bytes=about["piece_bytes"])[1],
         layers=about["layers"],
         dtype=footprint.dtype,
         workers=workers,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +17,13 @@ from pullback.functional.model_view import layer_of
 from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Form
-from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.plan import SMALLEST_PIECE_BYTES, KernelPlan, make_plan
 from pullback.kernels.store_tile import workspace_bytes
 
 DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
 BASE_BYTES = 100 * 2**20  # libraries loaded on the way, and what the allocator does not give back
 SMALLEST_TILE = 16  # a limit that allows only fewer would spend its time on files
-GRANULE = 64  # larger tiles are multiples of this
+GRANULE = 256  # from here on tiles grow in larger steps
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,25 @@ class Footprint:
     parameter_bytes: int
 
     def plan(
-        self, count: int, tile: int, where: str, forms: Mapping[str, Form] | None = None
+        self,
+        count: int,
+        tile: int,
+        where: str,
+        *,
+        memory_limit: int | None = None,
+        forms: Mapping[str, Form] | None = None,
+        piece_bytes: int | None = None,
     ) -> tuple[StorePlan, KernelPlan]:
-        """The cost of a store of ``count`` samples with tiles of side ``tile``, and the plan of one tile."""
+        """The cost of a store of ``count`` samples with tiles of side ``tile``, and the plan of one tile.
+
+        Args:
+            count: N.
+            tile: samples along the side of a tile.
+            where: the caller.
+            memory_limit: gradient rows are formed in pieces as small as it needs, but it may not be kept.
+            forms: of a store begun earlier.
+            piece_bytes: of a store begun earlier.
+        """
         pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False)
         blocks = -(-count // tile)
         tiles = blocks * (blocks + 1) // 2
@@ -109,7 +126,12 @@ class Footprint:
         formed = {layer_of(name) for a in pair.layers if a.form == "materialise" for name in a.parameters}
         # the total, one on its way to the disk, layers that are made whole
         squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), device, element)
-        tiling = squares + 3 * factors + pair.piece_bytes + 2 * pair.tile_bytes
+        fixed = squares + 3 * factors + 2 * pair.tile_bytes
+        if piece_bytes is None:
+            room = pair.piece_bytes if memory_limit is None else memory_limit - BASE_BYTES - fixed
+            piece_bytes = min(pair.piece_bytes, max(SMALLEST_PIECE_BYTES, room))
+        pair = replace(pair, piece_bytes=piece_bytes)
+        tiling = fixed + pair.piece_bytes
         return StorePlan(
             num_samples=count,
             tile=tile,
@@ -122,21 +144,26 @@ class Footprint:
         ), pair
 
     def choose_tile(self, count: int, memory_limit: int | None, where: str) -> int:
-        """The largest useful side of a tile that keeps the limit.
+        """The largest useful side of a tile that keeps the limit; without one, that leaves room for everything else.
 
         Raises:
             InputError: no tile does; says what would.
         """
         sides = [side for side in _sides() if side < count] + ([count] if count <= DEFAULT_TILE else [])
         sides = [side for side in sides if side == 1 or count % side != 1] or [count]
-        fitting = [s for s in sides if memory_limit is None or self.plan(count, s, where)[0].peak_bytes <= memory_limit]
-        if not fitting:
-            self.check(count, sides[0], memory_limit, where)
-        return fitting[-1]
+        limit = physical_bytes() // 4 if memory_limit is None else memory_limit
+        for side in reversed(sides):
+            if self.plan(count, side, where, memory_limit=limit)[0].peak_bytes <= limit:
+                return side
+        self.check(count, sides[0], memory_limit, where)
+        return sides[0]
 
-    def check(self, count: int, tile: int, memory_limit: int | None, where: str) -> None:
+    def check(
+        self, count: int, tile: int, memory_limit: int | None, where: str, piece_bytes: int | None = None
+    ) -> None:
         """Refuse a limit that a tile of this side cannot keep."""
-        needed = self.plan(count, tile, where)[0].peak_bytes
+        plan, _ = self.plan(count, tile, where, memory_limit=memory_limit, piece_bytes=piece_bytes)
+        needed = plan.peak_bytes
         if memory_limit is not None and needed > memory_limit:
             raise input_error(
                 where,
@@ -146,9 +173,17 @@ class Footprint:
             )
 
 
+def physical_bytes() -> int:
+    """Memory of this machine; 16 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**34
+
+
 def _sides() -> Iterator[int]:
     yield from range(SMALLEST_TILE, GRANULE, SMALLEST_TILE)
-    yield from range(GRANULE, DEFAULT_TILE + 1, GRANULE)
+    yield from range(GRANULE, DEFAULT_TILE + 1, SMALLEST_TILE * 4)
 
 
 def graph_bytes(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> int:
