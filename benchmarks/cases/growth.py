@@ -28,5 +28,5 @@ METHODS: dict[str, Callable[[int], methods.Call]] = {
 def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:
     return [
         to_reach.exponent(rows, SIZES, 2.05),
-        to_reach.flat(rows, SIZES, 1.1),
+        to_reach.flat(rows, SIZES, 1.25),
     ]
