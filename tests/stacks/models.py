@@ -113,6 +113,39 @@ def bert_sequences(n: int, attention: str) -> Made:
     return model, nn.CrossEntropyLoss(), tokens(n), torch.arange(n) % 3
 
 
+def albert(n: int, attention: str) -> Made:
+    """One layer used twice; the gradient of its keys' bias is zero but for rounding."""
+    config = transformers.AlbertConfig(
+        vocab_size=VOCABULARY,
+        embedding_size=4,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=12,
+        max_position_embeddings=12,
+        num_labels=3,
+        attn_implementation=attention,
+    )
+    return transformers.AlbertForSequenceClassification(config), nn.CrossEntropyLoss(), tokens(n), torch.arange(n) % 3
+
+
+def t5(n: int, attention: str) -> Made:
+    """Encoder and decoder, with biases of relative positions that all samples and layers share."""
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=8,
+        d_kv=4,
+        d_ff=12,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+        attn_implementation=attention,
+    )
+    x = tokens(n)
+    inputs = {**x, "decoder_input_ids": torch.randint(1, VOCABULARY, (n, LENGTH))}
+    return transformers.T5ForConditionalGeneration(config), token_loss, inputs, labels(x, VOCABULARY)
+
+
 def vit(n: int, attention: str) -> Made:
     config = transformers.ViTConfig(
         hidden_size=8,
@@ -190,6 +223,8 @@ STACKS = (
             (llama, "embedding linear"),
             (bert_tokens, "embedding linear layer_norm"),
             (bert_sequences, "embedding linear layer_norm"),
+            (albert, "embedding linear layer_norm"),
+            (t5, "linear"),
             (vit, "conv2d linear layer_norm"),
         )
         for attention in ("eager", "sdpa")

@@ -82,10 +82,10 @@ def test_a_parameter_of_no_rule_under_autocast() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.shift = plain(dtype=torch.float32), nn.Parameter(torch.rand(3))
+            self.inner, self.centres = plain(dtype=torch.float32), nn.Parameter(torch.randn(3, 3))
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.hypot(self.inner(x).float(), self.shift)
+            return torch.cdist(self.inner(x).float(), self.centres)
 
     model, (x, y) = Odd(), data(dtype=torch.float32)
     with unchanged(model), cast():
@@ -93,13 +93,15 @@ def test_a_parameter_of_no_rule_under_autocast() -> None:
     with cast():
         gradients = reference.per_sample_gradients(model, LOSS, x, y)
     assert kernel.total.dtype == torch.float32
-    assert "shift" in next(layer.parameters for layer in kernel.plan.layers if "fallback" in layer.rule)
+    assert "centres" in next(layer.parameters for layer in kernel.plan.layers if "fallback" in layer.rule)
     g = torch.cat([each.flatten(1) for each in gradients.values()], 1)
     assert_same(kernel.total, g @ g.T, half_tolerance(torch.bfloat16))
-    shift = gradients["shift"]
-    assert_same(kernel.parameters["shift"], shift @ shift.T, 4 * LINEAR_LAYERS * torch.finfo(torch.bfloat16).eps / 2)
-    full = reference.per_sample_gradients(model, LOSS, x, y)["shift"]
-    assert_different(kernel.parameters["shift"], full @ full.T, 1e-4)
+    centres = gradients["centres"].flatten(1)
+    assert_same(
+        kernel.parameters["centres"], centres @ centres.T, 4 * LINEAR_LAYERS * torch.finfo(torch.bfloat16).eps / 2
+    )
+    full = reference.per_sample_gradients(model, LOSS, x, y)["centres"].flatten(1)
+    assert_different(kernel.parameters["centres"], full @ full.T, 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

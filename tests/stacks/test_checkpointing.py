@@ -38,14 +38,14 @@ def test_without_reentry() -> None:
 
 
 class Odd(Plain):
-    """A parameter in a function no rule knows, inside the checkpoint."""
+    """A parameter in a function no rule knows, inside the checkpoint: distances to trained centres."""
 
     def __init__(self, reentrant: bool | None) -> None:
         super().__init__(reentrant)
-        self.shift = nn.Parameter(torch.rand(8))
+        self.centres = nn.Parameter(torch.randn(8, 8))
 
     def body(self, h: Tensor) -> Tensor:
-        return super().body(torch.hypot(h, self.shift))
+        return super().body(torch.cdist(h, self.centres))
 
 
 class Attending(Plain):
@@ -71,7 +71,7 @@ class Normalised(Plain):
 
 @pytest.mark.parametrize(
     ("kind", "fallen"),
-    [(Odd, ["shift"]), (Attending, ["attention", "recurrent"]), (Normalised, [])],
+    [(Odd, ["centres"]), (Attending, ["attention", "recurrent"]), (Normalised, [])],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_whatever_is_inside(kind: type[Plain], fallen: list[str]) -> None:
