@@ -125,7 +125,7 @@ class Footprint:
         capturing = 2 * factors + (self.data_bytes + self.graph_bytes) * tile // n + 4 * self.parameter_bytes
         formed = {layer_of(name) for a in pair.layers if a.form == "materialise" for name in a.parameters}
         # the total, one on its way to the disk, layers that are made whole
-        squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), device, element)
+        squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), element, device)
         fixed = squares + 3 * factors + 2 * pair.tile_bytes
         if piece_bytes is None:
             room = pair.piece_bytes if memory_limit is None else memory_limit - BASE_BYTES - fixed

@@ -24,7 +24,7 @@ from pullback.kernels.store_data import Blocks, digest
 from pullback.kernels.store_layout import CAPTURES, Folder, checksum
 from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_summary import triangle
-from pullback.kernels.store_tile import Block, TileResult, check_block, make_tile
+from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile
 from pullback.kernels.workers import Workers
 
 Tile = tuple[int, int]
@@ -245,19 +245,19 @@ class Filler:
         size = self.grid.tile**2 * self.dtype.itemsize
         self.progress.start("tiles", len(mine) * size)
         held: dict[int, Future[Block]] = {}
-        with Background() as background:
+        with Background() as background, Squares(self.data.device) as squares:
             for place, (i, j) in enumerate(mine):
                 following = mine[place + 1] if place + 1 < len(mine) else ()
                 for block in (i, j, *following):  # the next tile's blocks are read while this one is computed
                     if block not in held:
                         held[block] = background.read(self._load, block)
                 left, right = held[i].result(), None if i == j else held[j].result()
-                background.write(self._write, (i, j), self._tile(left, right))
+                background.write(self._write, (i, j), self._tile(left, right, squares))
                 self.progress.advance(size)
                 held = {block: held[block] for block in following}
 
-    def _tile(self, left: Block, right: Block | None) -> TileResult:
-        return make_tile(left, right, self.pair, self.layers, self.where)
+    def _tile(self, left: Block, right: Block | None, squares: Squares) -> TileResult:
+        return make_tile(left, right, self.pair, self.layers, self.where, squares)
 
     def _write(self, tile: Tile, made: TileResult) -> None:
         entry: dict[str, Any] = {"tile": tile, "attempt": self.finished.next_attempt(tile)}

@@ -4,11 +4,18 @@ No layer's tile is ever whole in memory. The tile is made in small squares: the 
 workspace that stays in cache, is added to the total, and meets the squares of the other layers in one product that
 gives all their inner products and sums. Only layers whose gradient rows are formed (``materialise``) are made whole
 first, because forming rows again for every square would cost more than the products.
+
+Every processor makes squares of its own. The small products of a square are not worth sharing out: processors would
+wait for each other at the end of each. So a square has the same bytes whatever the number of threads.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +28,51 @@ from pullback.kernels.factors import Piece
 from pullback.kernels.forms import TILE_ROWS, tile_rows
 from pullback.kernels.gram import mirror, tiles
 from pullback.kernels.plan import KernelPlan, form_of
+
+SMALLEST_SQUARE = 128  # below, products are no longer at their rate
+CACHE_BYTES = 2**24  # a processor's share of a large cache
+
+Result = TypeVar("Result")
+
+
+class Squares:
+    """Threads that make squares, as many as torch uses, each computing alone; on other devices than CPUs just one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = torch.get_num_threads() if device.type == "cpu" else 1
+        self._local = threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
+        """Results in the order of the items."""
+        return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
+
+    def workspace(self, like: Tensor, size: int) -> Tensor:
+        """Numbers for the calling thread to work in, the same from square to square."""
+        known: Tensor | None = getattr(self._local, "work", None)
+        if known is None or known.numel() < size or known.dtype != like.dtype:
+            known = self._local.work = like.new_empty(size)
+        return known[:size]
+
+    def __enter__(self) -> Squares:
+        if self.count > 1:
+            self._pool = ThreadPoolExecutor(self.count)
+            together = threading.Barrier(self.count)
+
+            def begin() -> None:
+                torch.get_num_threads()  # a thread's first look takes the number that is set then
+                torch.set_num_threads(1)  # of this thread, and of threads that begin later
+                together.wait()
+
+            for begun in [self._pool.submit(begin) for _ in range(self.count)]:
+                begun.result()
+            torch.set_num_threads(self.count)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool, self._local = None, threading.local()
 
 
 @dataclass(frozen=True)
@@ -61,14 +113,18 @@ class _Layer:
     block: Tensor | None = None
 
 
-def side_of_square(plan: KernelPlan, device: torch.device) -> int:
+def side_of_square(plan: KernelPlan, num_layers: int, element: int, device: torch.device) -> int:
     """Samples along the side of a square: what a processor's cache holds; other devices have no use for it."""
-    return TILE_ROWS if device.type == "cpu" else plan.samples[0]
+    side = TILE_ROWS
+    while side > SMALLEST_SQUARE and (num_layers + 1) * side**2 * element > CACHE_BYTES:
+        side //= 2
+    return min(side, plan.samples[0]) if device.type == "cpu" else plan.samples[0]
 
 
-def workspace_bytes(plan: KernelPlan, num_layers: int, device: torch.device, element: int) -> int:
-    """Bytes of the squares of all layers, and of the row of ones below them."""
-    return (num_layers + 1) * min(plan.samples[0], side_of_square(plan, device)) ** 2 * element
+def workspace_bytes(plan: KernelPlan, num_layers: int, element: int, device: torch.device) -> int:
+    """Bytes of the squares of all layers, and of the row of ones below them, for every thread."""
+    side = side_of_square(plan, num_layers, element, device)
+    return Squares(device).count * (num_layers + 1) * side**2 * element
 
 
 def check_block(captured: Captured, layers: list[str], where: str) -> Tensor:
@@ -88,7 +144,9 @@ def check_block(captured: Captured, layers: list[str], where: str) -> Tensor:
 
 
 @without_autocast()
-def make_tile(left: Block, right: Block | None, plan: KernelPlan, layers: list[str], where: str) -> TileResult:
+def make_tile(
+    left: Block, right: Block | None, plan: KernelPlan, layers: list[str], where: str, squares: Squares
+) -> TileResult:
     """The tile of two blocks, or of one with itself (``right`` None), its sums checked layer by layer."""
     rows, columns = left.captured, None if right is None else right.captured
     if columns is not None and right is not None and left.aligned != right.aligned:
@@ -98,27 +156,28 @@ def make_tile(left: Block, right: Block | None, plan: KernelPlan, layers: list[s
     n1, n2, count = rows.num_samples, (columns or rows).num_samples, len(layers)
     total = like.new_empty(n1, n2)
     diagonals = like.new_empty(count, n1) if columns is None else None
-    products = torch.zeros(count + 1, count + 1, dtype=torch.float64, device=like.device)
-    side = side_of_square(plan, like.device)
-    work = like.new_empty((count + 1) * min(n1, side) * min(n2, side))
-    square = work[:0]
-    for i, j in tiles(n1, n2, side, symmetric=columns is None):
+
+    def square(place: tuple[slice, slice]) -> Tensor:
+        i, j = place
         shape = (count + 1, i.stop - i.start, j.stop - j.start)
-        if square.shape != shape:
-            square = work[: shape[0] * shape[1] * shape[2]].view(shape)
-            square[count] = 1  # its products with the layers are the sums of their entries
-        for place, layer in enumerate(made):
-            _make_square(square[place], layer, i, j)
-        twice = diagonals is not None and i != j
+        work = squares.workspace(like, shape[0] * shape[1] * shape[2]).view(shape)
+        for out, layer in zip(work, made, strict=False):
+            _make_square(out, layer, i, j)
+        work[count] = 1  # its products with the layers are the sums of their entries
         if diagonals is not None and i == j:
-            mirror(square[:count])
-            diagonals[:, i] = square[:count].diagonal(dim1=1, dim2=2)
-        torch.sum(square[:count], 0, out=total[i, j]) if count > 1 else total[i, j].copy_(square[0])
-        if twice:
+            mirror(work[:count])
+            diagonals[:, i] = work[:count].diagonal(dim1=1, dim2=2)
+        torch.sum(work[:count], 0, out=total[i, j])
+        flat = work.view(count + 1, -1)
+        products = (flat @ flat.T).double()
+        if diagonals is not None and i != j:
             total[j, i] = total[i, j].T
-        flat = square.view(count + 1, -1)
-        products += (flat @ flat.T) * (2.0 if twice else 1.0)
-    products = products.cpu()
+            products *= 2
+        return products
+
+    side = side_of_square(plan, count, like.element_size(), like.device)
+    places = list(tiles(n1, n2, side, symmetric=columns is None))
+    products = torch.stack(squares.run(square, places)).sum(0).cpu()
     _check_sums(products[count, :count], left, right, layers, where)
     return TileResult(total, diagonals, products[:count, :count])
 

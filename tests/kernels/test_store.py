@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,29 @@ def test_what_backward_kernel_refuses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(pb.InputError, match="`tile` above 0, got 0"):
         make(tmp_path, tile=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads make squares side by side: the same bytes, and torch has its threads back."""
+    monkeypatch.setattr("pullback.kernels.store_tile.TILE_ROWS", 2)
+    arguments = mlp(dtype=torch.float32)
+    names: set[str] = set()
+    make_square = store_tile._make_square
+
+    def noting(*args: Any) -> None:
+        names.add(threading.current_thread().name)
+        assert len(names) == 1 or torch.get_num_threads() == 1
+        make_square(*args)
+
+    monkeypatch.setattr(store_tile, "_make_square", noting)
+    alone = make(tmp_path / "alone", *arguments, tile=6)
+    assert names == {"MainThread"}
+    torch.set_num_threads(3)
+    try:
+        together = make(tmp_path / "together", *arguments, tile=6)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert len(names) > 1
+    assert torch.equal(together.to_dense(), alone.to_dense())
+    assert together.layers == alone.layers
