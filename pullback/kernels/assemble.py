@@ -97,7 +97,8 @@ def run_part(block: Tensor, part: Part, plan: KernelPlan, outputs: Tensor, *, ad
     """One layer's tiles; of a symmetric block the lower triangle."""
     form = form_of(plan, part.left)
     tile = tile_rows(part.left, form, plan.contract)
-    return add_gram(block, part.left, part.right, form, plan.contract, plan.piece_bytes, tile, outputs, add=add)
+    most = min(plan.piece_bytes, part.left.piece_bytes)
+    return add_gram(block, part.left, part.right, form, plan.contract, most, tile, outputs, add=add)
 
 
 def parts(left: Captured, right: Captured | None, only: Iterable[str] | None = None) -> Iterator[Part]:

@@ -22,6 +22,8 @@ Contract = Literal[
 
 Tensors = dict[str, Tensor]
 
+_CACHED_BYTES = 4 * 2**20
+
 
 class Piece(ABC):
     """A part of a layer's gradient rows from which tiles of its kernel are made without any further copy.
@@ -45,6 +47,7 @@ class Factor(ABC):
     num_samples: int
     num_outputs: int
     like: Tensor  # any tensor of the rows' dtype and device
+    piece_bytes = 16 * 2**20  # rows formed at a time, unless memory is short: near the caches, and memory is reused
 
     @property
     def element_size(self) -> int:
@@ -174,6 +177,14 @@ class DensePiece(Piece):
         return [(self.name, self.offset, total)]
 
 
+def dense_pieces(name: str, offset: int, matrix: Tensor) -> Iterator[DensePiece]:
+    """Rows (n, C, m) in stretches of numbers that stay in the caches while all tiles are made from them."""
+    rows, numbers = matrix.shape[0] * matrix.shape[1], matrix.shape[2]
+    step = max(256, _CACHED_BYTES // (rows * matrix.element_size()))
+    for start in range(0, numbers, step):
+        yield DensePiece(name, offset + start, matrix[:, :, start : start + step])
+
+
 @dataclass(frozen=True)
 class DenseFactor(Factor):
     """Rows held as they are: parameter -> (N, C, *shape). Norm layers, biases, the fallback."""
@@ -205,7 +216,7 @@ class DenseFactor(Factor):
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         for name, g in self.gradients.items():
-            yield DensePiece(name, 0, g.flatten(2) if g.dim() > 2 else g.unsqueeze(2))
+            yield from dense_pieces(name, 0, g.flatten(2) if g.dim() > 2 else g.unsqueeze(2))
 
     def rows(self, index: slice) -> Tensors:
         return {name: g[index] for name, g in self.gradients.items()}

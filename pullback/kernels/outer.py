@@ -11,11 +11,11 @@ from torch import Tensor
 from pullback.kernels.factors import (
     Contract,
     DenseFactor,
-    DensePiece,
     Factor,
     Form,
     Piece,
     Tensors,
+    dense_pieces,
     gram_flops,
     output_pairs,
 )
@@ -98,7 +98,7 @@ class OuterFactor(Factor):
         if self.weight is not None:
             yield from self._weight_pieces(self.weight, max_numbers)
         if self.bias is not None:
-            yield DensePiece(self.bias, 0, self.bias_rows(slice(None)))
+            yield from dense_pieces(self.bias, 0, self.bias_rows(slice(None)))
 
     def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
         """W_ic = D_ic^T A_i for all samples, in stretches of outputs that make at most ``max_numbers`` a sample."""
@@ -108,9 +108,9 @@ class OuterFactor(Factor):
             block = self.outer(slice(0, self.num_samples), slice(start, start + step))  # (n, C, g, p', d)
             if g > 1 and block.shape[3] < p:  # a stretch of outputs is not contiguous in the weight: one piece a group
                 for k in range(g):
-                    yield DensePiece(name, (k * p + start) * d, block[:, :, k].flatten(2))
+                    yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
             else:
-                yield DensePiece(name, start * d, block.flatten(2))
+                yield from dense_pieces(name, start * d, block.flatten(2))
 
     def bias_rows(self, index: slice) -> Tensor:
         """Rows of the bias, (n, C, g p)."""

@@ -14,7 +14,6 @@ from pullback.kernels.forms import choose_form, seconds_of, tile_rows
 from pullback.kernels.gram import block_shape
 from pullback.kernels.rates import Rates, machine_rates
 
-DEFAULT_PIECE_BYTES = 256 * 2**20  # what a materialised piece may take when no memory limit is given
 SMALLEST_PIECE_BYTES = 2**20
 
 
@@ -178,7 +177,7 @@ def make_plan(
     shape = block_shape(n1, n2 or n1, C, contract)
     element = like.element_size()
     rows = [
-        f.num_params * both * C * element
+        min(f.num_params * both * C * element, f.piece_bytes)
         for f, layer in zip(captured.factors, layers, strict=True)
         if layer.form == "materialise"
     ]
@@ -195,7 +194,7 @@ def make_plan(
         passes=(tuple(name for layer in layers for name in layer.parameters),),
         batch=max(n1, n2 or 0),
         block_bytes=torch.Size(shape).numel() * element,
-        piece_bytes=min(DEFAULT_PIECE_BYTES, max(rows, default=0)),
+        piece_bytes=max(rows, default=0),
         tile_bytes=max(tiles, default=0),
         graph_bytes=graph_bytes * max(n1, n2 or 0) + parameters,
     )

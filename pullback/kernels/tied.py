@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pullback.kernels.factors import Contract, DensePiece, Factor, Form, Piece, Tensors
+from pullback.kernels.factors import Contract, Factor, Form, Piece, Tensors, dense_pieces
 from pullback.kernels.outer import GhostPiece, OuterFactor
 from pullback.kernels.rules.embedding import JoinPiece, TokenFactor
 
@@ -64,18 +64,14 @@ class TiedFactor(Factor):
         if form == "ghost":
             yield TiedPiece(self)
             return
-        ((_, (_, d)),) = self.shapes.items()
-        for piece in self.head.pieces("materialise", max_numbers):
-            assert isinstance(piece, DensePiece)
-            start, count = piece.offset // d, piece.matrix.shape[2] // d
-            self._add_tokens(piece.matrix.view(*piece.matrix.shape[:2], count, d), start, count)
-            yield piece
-
-    def _add_tokens(self, block: Tensor, start: int, count: int) -> None:
-        """Add token rows ``start`` to ``start + count`` to (N, C, count, d), in place."""
-        here = (self.table.token >= start) & (self.table.token < start + count)
-        place = (self.table.owner[here], self.table.token[here] - start)  # every (sample, token) once
-        block.transpose(1, 2)[place] += self.table.values[here]
+        ((name, (V, d)),) = self.shapes.items()
+        step = max(1, min(V, max_numbers // (d * self.num_outputs)))
+        for start in range(0, V, step):
+            block = self.head.outer(slice(0, self.num_samples), slice(start, start + step)).squeeze(2)  # (n, C, v, d)
+            here = (self.table.token >= start) & (self.table.token < start + step)
+            place = (self.table.owner[here], self.table.token[here] - start)  # every (sample, token) once
+            block.transpose(1, 2)[place] += self.table.values[here]
+            yield from dense_pieces(name, start * d, block.flatten(2))
 
     def rows(self, index: slice) -> Tensors:
         ((name, _),) = self.shapes.items()

@@ -117,7 +117,7 @@ def test_small_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         "pullback.kernels.forms.cheapest_form",
         lambda factor, *_: "materialise" if "materialise" in factor.forms() else factor.forms()[0],
     )
-    monkeypatch.setattr("pullback.kernels.plan.DEFAULT_PIECE_BYTES", 1000)
+    monkeypatch.setattr("pullback.kernels.factors.Factor.piece_bytes", 1000)
     for case in CASES:
         model, loss_fn, x, y = build(case, 6)
         assert_same(pb.backward_kernel(model, loss_fn, x, y).total, reference.total_kernel(model, loss_fn, x, y))

@@ -68,7 +68,7 @@ def test_tiles_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
             with monkeypatch.context() as patch:
                 patch.setattr("pullback.kernels.forms.TILE_ROWS", 3)
                 patch.setattr("pullback.kernels.forms.TILE_POSITIONS", 8)
-                patch.setattr("pullback.kernels.plan.DEFAULT_PIECE_BYTES", 1000)
+                patch.setattr("pullback.kernels.factors.Factor.piece_bytes", 1000)
                 assert_same(pb.tangent_kernel(model, x, contract=contract).total, whole, 1e-12)
 
 

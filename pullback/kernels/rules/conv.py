@@ -36,6 +36,8 @@ class ConvFactor(OuterFactor):
     maps: Tensor = None  # type: ignore[assignment]
     settings: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # stride, dilation
 
+    piece_bytes = 128 * 2**20  # a convolution with few output channels is slow
+
     @property
     def space(self) -> int:
         """Dimensions of an image."""
