@@ -171,11 +171,11 @@ def _project(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tenso
 def _project_outer(factor: OuterFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
     """``sum_tg (L_g^T D_ictg) (x) (R_g^T A_itg)``."""
     a, d = factor.left(index), factor.right(index)  # (n, T, g, d), (n, C, T, g, p)
-    if factor.bias is not None:
-        a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
-    a = torch.einsum("ntgd,gdm->ntgm", a, right).flatten(1, 2)
-    d = torch.einsum("nctgp,gpk->nctgk", d, left).flatten(2, 3)
-    return d.transpose(2, 3) @ a.unsqueeze(1)
+    images = torch.einsum("ntgd,gdm->ntgm", a, right[:, : a.shape[3]])
+    if factor.bias is not None:  # its input is always one
+        images += right[:, -1]
+    returns = torch.einsum("nctgp,gpk->nctgk", d, left)
+    return returns.flatten(2, 3).mT @ images.flatten(1, 2).unsqueeze(1)
 
 
 def _project_tokens(factor: TokenFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
