@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -338,6 +339,15 @@ def _prepare(
     tile = min(tile, count)
     footprint.check(count, tile, memory_limit, where)
     plan, pair = footprint.plan(count, tile, where, memory_limit=memory_limit)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(folder.path).free, plan.disk_bytes + plan.capture_bytes
+    if free < needed:
+        raise input_error(
+            where,
+            f"{needed / 1e9:.3g} GB of free disk, of which {plan.capture_bytes / 1e9:.3g} GB only until it is finished",
+            f"{free / 1e9:.3g} GB at {folder.path}",
+            "Choose another path, or make room",
+        )
     folder.create(
         about
         | {

@@ -10,6 +10,7 @@ strides they had, so that products of loaded factors are those of captured ones 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -64,7 +65,12 @@ def structure(value: Any, name: str = "") -> Any:
     if parts := _parts(value):
         kept = [structure(part, f"{name}/{key}") for key, part in parts if key != "num_samples"]
         return [f"{name}: {type(value).__name__}", *kept]
-    return f"{name}: {value!r}"
+    return f"{name}: {without_addresses(value)}"
+
+
+def without_addresses(value: Any) -> str:
+    """``repr``, which shows functions with their places in memory, without those."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def save(folder: Folder, target: Path, value: Any) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import default_collate
 from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, take
 from pullback.functional.batch import Batch, plain, tensors
+from pullback.kernels.store_captures import without_addresses
 
 
 class Blocks:
@@ -102,25 +102,20 @@ def fingerprint(view: ModelView, loss_fn: LossFunction) -> dict[str, Any]:
     weights = dict(model.named_parameters()) | dict(model.named_buffers())
     return {
         "weights": {name: digest(tensor) for name, tensor in weights.items()},
-        "model": hashlib.sha256(_text(model).encode()).hexdigest()[:32],
+        "model": hashlib.sha256(without_addresses(model).encode()).hexdigest()[:32],
         "loss": _loss_text(loss_fn),
         "params": list(view.parameters),
     }
 
 
-def _text(value: object) -> str:
-    """``repr`` without addresses in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
 def _loss_text(loss_fn: LossFunction) -> str:
     if not isinstance(loss_fn, nn.Module):
         name = getattr(loss_fn, "__qualname__", None)
-        return f"{loss_fn.__module__}.{name}" if name else _text(loss_fn)
+        return f"{loss_fn.__module__}.{name}" if name else without_addresses(loss_fn)
     settings = {k: v for k, v in sorted(vars(loss_fn).items()) if isinstance(v, int | float | str) and k[0] != "_"}
     settings.pop("training", None)
     state = digest(list(loss_fn.state_dict().values()))
-    return f"{type(loss_fn).__qualname__}({_text(loss_fn)}, {settings}, {state})"
+    return f"{type(loss_fn).__qualname__}({without_addresses(loss_fn)}, {settings}, {state})"
 
 
 def first_difference(stored: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str, str] | None:

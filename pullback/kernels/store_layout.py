@@ -161,7 +161,9 @@ class Folder:
 
     def record(self, entry: dict[str, Any]) -> None:
         """Append one line and have it on the disk before returning."""
-        os.write(self._ledger, (json.dumps(entry, separators=(",", ":")) + "\n").encode())
+        line = (json.dumps(entry, separators=(",", ":")) + "\n").encode()
+        while line:
+            line = line[os.write(self._ledger, line) :]
         os.fsync(self._ledger)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from pullback.kernels.plan import SMALLEST_PIECE_BYTES, KernelPlan, make_plan
 from pullback.kernels.store_tile import workspace_bytes
 
 DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
-BASE_BYTES = 100 * 2**20  # libraries loaded on the way, and what the allocator does not give back
+BASE_BYTES = 2**27  # libraries loaded on the way, and what the allocator does not give back
 SMALLEST_TILE = 16  # a limit that allows only fewer would spend its time on files
 GRANULE = 256  # from here on tiles grow in larger steps
 

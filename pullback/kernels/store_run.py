@@ -44,6 +44,8 @@ class Finished:
         newest: dict[int | Tile, dict[str, Any]] = {}
         for entry in folder.entries(where):
             key = entry["block"] if "block" in entry else tuple(entry["tile"])
+            if "inner" in entry:  # L^2 / 2 numbers a tile: not as objects
+                entry["inner"] = torch.tensor(entry["inner"], dtype=torch.float64)
             if key not in newest or newest[key]["attempt"] <= entry["attempt"]:
                 newest[key] = entry
         blocks = {key: entry for key, entry in newest.items() if isinstance(key, int)}
@@ -153,7 +155,12 @@ class Filler:
     def verify(self) -> None:
         """Void what is in the ledger and no longer on the disk; refuse data other than the blocks were made of."""
         tiles = self.finished.tiles
-        for tile in self.workers.share(sorted(tiles), [1.0] * len(tiles)):
+        mine = self.workers.share(sorted(tiles), [1.0] * len(tiles))
+        size = self.grid.tile**2 * self.dtype.itemsize
+        if mine:
+            self.progress.start("checking finished tiles", len(mine) * size)
+        for tile in mine:
+            self.progress.advance(size)
             if not tile_is_whole(self.folder, tile, tiles[tile], self.shape, len(self.layers), self.dtype):
                 self.folder.record({"tile": tile, "attempt": self.finished.next_attempt(tile), "void": True})
         blocks = self.finished.blocks

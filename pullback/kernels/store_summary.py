@@ -41,7 +41,7 @@ def summed(entries: Iterable[dict[str, Any]], num_layers: int) -> tuple[Tensor, 
     rows, columns = torch.tril_indices(num_layers, num_layers)
     for entry in entries:
         i, j = entry["tile"]
-        inner[rows, columns] += torch.tensor(entry["inner"], dtype=torch.float64) * (1 if i == j else 2)
+        inner[rows, columns] += entry["inner"] * (1 if i == j else 2)
         if i == j:
             traces += torch.tensor(entry["trace"], dtype=torch.float64)
     inner[columns, rows] = inner[rows, columns]
