@@ -40,6 +40,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
                 module.training = mode
             for module, name, buffer, version, copy in homes:
                 module._buffers[name] = buffer
+                if buffer.device.type == "meta":  # nothing to put back
+                    continue
                 # batch norm writes its running statistics without raising the version
                 if buffer._version != version or not torch.equal(buffer, copy):
                     with torch.no_grad():
