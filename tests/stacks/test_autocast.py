@@ -115,6 +115,31 @@ def test_half_precision_models(dtype: torch.dtype) -> None:
     assert_same(kernel.total, gradients @ gradients.T, half_tolerance(dtype))
 
 
+class Mixed(nn.Module):
+    """A weight computed from parameters, one in a function no rule knows, one that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.inner, self.centres = nn.Linear(2, 2), plain(), nn.Parameter(torch.randn(3, 3))
+        nn.utils.parametrizations.weight_norm(self.inner.middle)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(self.inner(x).float(), self.centres.float()).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_kind_of_parameter_in_half_precision(dtype: torch.dtype) -> None:
+    model, (x, y) = Mixed().to(dtype).eval(), data(dtype=dtype)
+    kernel = pb.backward_kernel(model, LOSS, x, y)
+    gradients = reference.gradient_matrix(model, LOSS, x, y).float()
+    assert {kernel.total.dtype, *(block.dtype for block in kernel.layers.values())} == {torch.float32}
+    assert_same(kernel.total, gradients @ gradients.T, half_tolerance(dtype))
+    rules = {name: layer.rule for layer in kernel.plan.layers for name in layer.parameters}
+    assert rules["unused.weight"] == "unused"
+    assert "fallback" in rules["centres"]
+    assert "derived" in rules["inner.middle.parametrizations.weight.original1"]
+
+
 def test_a_language_model_under_autocast() -> None:
     """Norms in float32 between products in bfloat16; two blocks of 7 products and a head above the first layer."""
     pytest.importorskip("transformers")
