@@ -94,5 +94,6 @@ def output_readout(*, summed: bool = False) -> Readout:
 
 def combination(num_outputs: int, like: Tensor) -> Tensor:
     """Fixed signs u, (C,): the gradient of sum_c u_c f_c checks all outputs in one backward pass. One output: u = 1."""
-    signs = torch.randint(2, (num_outputs,), generator=torch.Generator().manual_seed(num_outputs)) * 2 - 1
+    make = torch.Generator().manual_seed(num_outputs)
+    signs = torch.randint(2, (num_outputs,), generator=make, device="cpu") * 2 - 1
     return signs.abs().to(like) if num_outputs == 1 else signs.to(like)
