@@ -39,6 +39,9 @@ class KernelStore(Operator):
     Attributes:
         path: its folder, a Zarr v3 group whose array ``total`` holds the tiles on and below the diagonal.
         layers: module name -> LayerSummary, in the order of the forward pass.
+        trace: sum over samples of their squared gradient norms.
+        frobenius_norm: root of the summed squares of all N^2 entries.
+        sum: of all N^2 entries, which is the squared norm of the summed gradient.
         losses: the samples' losses, (N,).
         num_params: P, the number of trainable numbers covered.
         plan: what it was expected to cost.
@@ -67,13 +70,15 @@ class KernelStore(Operator):
         self.tile_size = self._grid.tile
         self.num_params: int = about["num_params"]
         self.plan = StorePlan(**about["plan"])
-        traces, self._inner = summed(self._entries.values(), len(about["layers"]))
+        traces, sums, self._inner = summed(self._entries.values(), len(about["layers"]))
         norms = self._inner.diagonal().clamp(min=0).sqrt()
-        sizes = about["layer_sizes"]
+        numbers = zip(traces.tolist(), norms.tolist(), sums.tolist(), about["layer_sizes"], strict=True)
         self.layers: Mapping[str, LayerSummary] = {
-            layer: LayerSummary(trace, norm, size)
-            for layer, trace, norm, size in zip(about["layers"], traces.tolist(), norms.tolist(), sizes, strict=True)
+            layer: LayerSummary(*each) for layer, each in zip(about["layers"], numbers, strict=True)
         }
+        self.trace = float(traces.sum())
+        self.frobenius_norm = float(self._inner.sum().clamp(min=0).sqrt())
+        self.sum = float(sums.sum())
         self.losses = self._vector("losses", ())
 
     def tile(self, i: int, j: int) -> Tensor:

@@ -212,15 +212,16 @@ class Filler:
     @staticmethod
     def _kept(captured: Captured) -> dict[str, Any]:
         """What tiles need of a captured block."""
-        return {"factors": captured.factors, "ordinary": captured.ordinary, "values": captured.values}
+        return {"factors": captured.factors, "values": captured.values}
 
     def _save(self, block: int, captured: Captured, found: str) -> None:
         losses = captured.values.squeeze(1).to("cpu", self.dtype)
         entry: dict[str, Any] = {"block": block, "attempt": self.finished.next_attempt(block), "data": found}
         entry["template"] = self._structures.index(structure(self._kept(captured)))
-        entry["squared_norms"] = check_block(captured, self.layers, self.where).tolist()
+        sums, norms = check_block(captured, self.layers, self.where)
+        entry["squared_norms"] = norms.tolist()
         entry["losses"] = self.folder.write_chunk("losses", (block,), losses, (self.grid.tile,))
-        entry |= save(self.folder, self._file(block), self._kept(captured))
+        entry |= save(self.folder, self._file(block), self._kept(captured) | {"sums": sums})
         self.folder.record(entry)
         self.finished.blocks[block] = entry
 
@@ -241,8 +242,9 @@ class Filler:
         entry = self.finished.blocks[block]
         template = self.templates[entry["template"]]
         kept = rebuilt(self._kept(template), tensors, self.grid.size(block))
+        sums = {name: tensors[f"/sums/{name}"] for name in self.view.parameters}
         norms = torch.tensor(entry["squared_norms"], dtype=torch.float64)
-        return Block(replace(template, **kept), norms, aligned=entry["template"] == 0)
+        return Block(replace(template, **kept), sums, norms, aligned=entry["template"] == 0)
 
     # Tiles
 
@@ -274,7 +276,7 @@ class Filler:
             shape = (len(self.layers), self.grid.tile)
             entry["diagonal"] = self.folder.write_chunk("diagonal", (0, tile[0]), diagonals, shape)
             entry["trace"] = diagonals.sum(1, dtype=torch.float64).tolist()
-        self.folder.record(entry | {"inner": triangle(made.inner)})
+        self.folder.record(entry | {"inner": triangle(made.inner), "sums": made.sums.tolist()})
 
     def finish(self) -> None:
         """See that all tiles are there, and remove the captured factors."""

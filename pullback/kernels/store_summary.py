@@ -12,16 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer's kernel in three numbers; none is divided by N.
+    """One layer's kernel in a few numbers; none is divided by N.
 
     Args:
         trace: sum over samples of the squared norms of the layer's gradients.
         frobenius_norm: root of the summed squares of all N^2 entries.
+        sum: of all N^2 entries, which is the squared norm of the summed gradient.
         num_params: trainable numbers the layer owns.
     """
 
     trace: float
     frobenius_norm: float
+    sum: float
     num_params: int
 
 
@@ -31,18 +33,20 @@ def triangle(matrix: Tensor) -> list[float]:
     return matrix[rows, columns].tolist()
 
 
-def summed(entries: Iterable[dict[str, Any]], num_layers: int) -> tuple[Tensor, Tensor]:
-    """Traces (L,) and inner products (L, L) of whole kernels from the ledger's entries of their tiles.
+def summed(entries: Iterable[dict[str, Any]], num_layers: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Traces (L,), sums (L,) and inner products (L, L) of whole kernels from the ledger's entries of their tiles.
 
     A tile below the diagonal stands for itself and its mirror image.
     """
-    traces = torch.zeros(num_layers, dtype=torch.float64)
+    traces, sums = torch.zeros(2, num_layers, dtype=torch.float64)
     inner = torch.zeros(num_layers, num_layers, dtype=torch.float64)
     rows, columns = torch.tril_indices(num_layers, num_layers)
     for entry in entries:
         i, j = entry["tile"]
-        inner[rows, columns] += entry["inner"] * (1 if i == j else 2)
+        times = 1 if i == j else 2
+        inner[rows, columns] += entry["inner"] * times
+        sums += torch.tensor(entry["sums"], dtype=torch.float64) * times
         if i == j:
             traces += torch.tensor(entry["trace"], dtype=torch.float64)
     inner[columns, rows] = inner[rows, columns]
-    return traces, inner
+    return traces, sums, inner

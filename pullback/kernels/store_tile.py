@@ -80,12 +80,14 @@ class Block:
     """A block of samples as tiles need it.
 
     Args:
-        captured: gradient factors, ordinary gradients, losses.
+        captured: gradient factors and losses.
+        sums: summed gradients, parameter -> shape.
         squared_norms: sum over the samples of the squared gradient norm of each layer, (L,) in float64.
         aligned: whether the factors are written down as those of the other blocks are.
     """
 
     captured: Captured
+    sums: dict[str, Tensor]
     squared_norms: Tensor
     aligned: bool = True
 
@@ -98,11 +100,13 @@ class TileResult:
         total: (n1, n2).
         diagonals: of every layer, (L, n); None off the diagonal.
         inner: inner products of the layers' tiles, (L, L) in float64.
+        sums: of the entries of every layer's tile, (L,) in float64.
     """
 
     total: Tensor
     diagonals: Tensor | None
     inner: Tensor
+    sums: Tensor
 
 
 @dataclass
@@ -127,20 +131,21 @@ def workspace_bytes(plan: KernelPlan, num_layers: int, element: int, device: tor
     return Squares(device).count * (num_layers + 1) * side**2 * element
 
 
-def check_block(captured: Captured, layers: list[str], where: str) -> Tensor:
-    """Squared gradient norms of a block by layer, after comparing its summed rows with the ordinary gradients."""
+@without_autocast()
+def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Summed gradients of a block, compared with the ordinary ones, and its squared gradient norms by layer."""
     checks = SumChecks(where, captured.dtype)
+    sums: dict[str, Tensor] = {}
     norms = torch.zeros(len(layers), dtype=torch.float64)
-    with without_autocast():
-        for part in parts(captured, None):
-            square = part.left.squared_norms().sum(dtype=torch.float64)
-            norms[layers.index(part.layer)] += square.cpu()
-            rows = part.left.total(captured.combination)
-            totals = {name: part.left.piece_order(name, row) for name, row in rows.items()}
-            bound = (captured.num_samples * square.clamp(min=0)).sqrt()
-            checks.add_totals(part.left, captured.ordinary, totals, bound)
+    for part in parts(captured, None):
+        square = part.left.squared_norms().sum(dtype=torch.float64)
+        norms[layers.index(part.layer)] += square.cpu()
+        rows = part.left.total(captured.combination)
+        totals = {name: part.left.piece_order(name, row) for name, row in rows.items()}
+        checks.add_totals(part.left, captured, totals, (captured.num_samples * square.clamp(min=0)).sqrt())
+        sums |= rows
     checks.evaluate()
-    return norms
+    return sums, norms
 
 
 @without_autocast()
@@ -179,7 +184,7 @@ def make_tile(
     places = list(tiles(n1, n2, side, symmetric=columns is None))
     products = torch.stack(squares.run(square, places)).sum(0).cpu()
     _check_sums(products[count, :count], left, right, layers, where)
-    return TileResult(total, diagonals, products[:count, :count])
+    return TileResult(total, diagonals, products[:count, :count], products[count, :count])
 
 
 def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[_Layer]:
@@ -228,6 +233,6 @@ def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[st
     bounds = (counts * (left.squared_norms * right.squared_norms).clamp(min=0)).sqrt()
     names = left.captured.view.layers
     for place, layer in enumerate(layers):
-        sums = [[block.captured.ordinary[name].cpu() for name in names[layer]] for block in (left, right)]
+        sums = [[block.sums[name].cpu() for name in names[layer]] for block in (left, right)]
         checks.add_kernel(layer, found[place], sums[0], sums[1], bounds[place])
     checks.evaluate()

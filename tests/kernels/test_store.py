@@ -50,8 +50,12 @@ def test_equals_the_loop(case: Case, tmp_path: Path) -> None:
         inner = torch.stack([torch.stack([(a * b).sum() for a in blocks]) for b in blocks])
         assert_same(store.layer_inner_products(), inner, scale=49 * size**2)
         assert_same(store.layer_diagonals(), torch.stack([b.diagonal() for b in blocks]), scale=size)
+        assert store.trace == pytest.approx(float(total.trace()), abs=1e-10 * size)
+        assert store.sum == pytest.approx(float(total.sum()), abs=1e-9 * size)
+        assert store.frobenius_norm == pytest.approx(float(total.norm()), abs=1e-7 * size)
         for layer, block in layers.items():
             assert store.layers[layer].trace == pytest.approx(float(block.trace()), abs=1e-10 * size)
+            assert store.layers[layer].sum == pytest.approx(float(block.sum()), abs=1e-9 * size)
             # the norm is the root of an inner product: what rounding leaves of a zero is larger
             assert store.layers[layer].frobenius_norm == pytest.approx(float(block.norm()), abs=1e-7 * size)
 
@@ -81,6 +85,23 @@ def test_float32(tmp_path: Path) -> None:
     model, loss_fn, (x, y) = mlp()
     assert store.dtype == torch.float32
     assert_same(store.to_dense(), reference.total_kernel(model, loss_fn, x, y))
+
+
+def test_half_precision_is_summed_in_single(tmp_path: Path) -> None:
+    model, loss_fn, (x, y) = mlp(dtype=torch.bfloat16)
+    store = make(tmp_path, model, loss_fn, (x, y), tile=4)
+    assert store.dtype == torch.float32
+    assert_same(store.to_dense(), pb.backward_kernel(model, loss_fn, x, y).total, 1e-5)
+
+
+def test_under_autocast(tmp_path: Path) -> None:
+    """Captured in the precision of autocast, multiplied in that of the factors."""
+    model, loss_fn, (x, y) = mlp(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        store = make(tmp_path, model, loss_fn, (x, y), tile=4)
+        expected = pb.backward_kernel(model, loss_fn, x, y).total
+    assert store.dtype == expected.dtype == torch.float32
+    assert_same(store.to_dense(), expected, 1e-5)
 
 
 def test_symmetric_to_the_bit(tmp_path: Path) -> None:
@@ -250,8 +271,8 @@ def test_wrong_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The sums of rows too, parameter by parameter, once a block."""
     check = store_tile.SumChecks.add_totals
 
-    def wrong(self: Any, factor: Any, ordinary: dict[str, Tensor], totals: dict[str, Tensor], bound: Tensor) -> None:
-        check(self, factor, ordinary, {name: 1.001 * total for name, total in totals.items()}, bound)
+    def wrong(self: Any, factor: Any, captured: Any, totals: dict[str, Tensor], bound: Tensor) -> None:
+        check(self, factor, captured, {name: 1.001 * total for name, total in totals.items()}, bound)
 
     monkeypatch.setattr("pullback.kernels.store_tile.SumChecks.add_totals", wrong)
     with pytest.raises(pb.SelfCheckError, match="expected the summed gradient of `"):
