@@ -5,6 +5,10 @@ from pullback.kernels.gradients import GradientMatrix
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan import KernelPlan, LayerPlan
 from pullback.kernels.preview import plan_kernel
+from pullback.kernels.rates import Rates
+from pullback.kernels.sketch import SketchedKernel, sketch_kernel
+from pullback.kernels.sketch_project import Sketch
+from pullback.kernels.store import KernelStore, kernel_to_store, open_store
 from pullback.kernels.tangent import tangent_kernel
 
 __all__ = [
@@ -12,8 +16,15 @@ __all__ = [
     "Kernel",
     "KernelPlan",
     "KernelSeries",
+    "KernelStore",
     "LayerPlan",
+    "Rates",
+    "Sketch",
+    "SketchedKernel",
     "backward_kernel",
+    "kernel_to_store",
+    "open_store",
     "plan_kernel",
+    "sketch_kernel",
     "tangent_kernel",
 ]

@@ -147,11 +147,11 @@ def _check(
     for part, totals in done:
         for side, factor, total, bound in zip(sides, (part.left, part.right), totals, bounds, strict=False):
             assert factor is not None
-            checks.add_totals(factor, side.ordinary, total, bound)
+            checks.add_totals(factor, side, total, bound)
     if plan.contract == "full":
-        names = [name for part, _ in done for name in part.left.shapes]
-        sums = [[side.ordinary[name] for name in names] for side in sides]
-        checks.add_kernel(layer, quadratic(block, left.combination), sums[0], sums[-1], bounds[0] * bounds[-1])
+        pairs = [(totals[0][name], totals[-1][name]) for _, totals in done for name in totals[0]]
+        mine, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        checks.add_kernel(layer, quadratic(block, left.combination), mine, theirs, bounds[0] * bounds[-1])
         return
     expected = torch.stack([corner_entries(p.left, p.right or p.left, plan.contract) for p, _ in done]).sum(0)
     last = [0, block.shape[-2] - 1], [0, block.shape[-1] - 1]

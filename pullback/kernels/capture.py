@@ -33,8 +33,9 @@ class Capture:
     Args:
         uses: in the order of the forward pass.
         gradients: per use, of each output. This, ``ordinary`` and ``escaped`` are empty if no gradients were taken.
-        ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together; u is
-            ``combination``.
+        ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together, where
+            it is not zero; u is ``combination``.
+        probes: parameter -> ``<gradient, u v^T>`` over those uses that are not in ``ordinary``; u, v of ``direction``.
         derived: tensors computed from parameters, ``~k`` in the uses' sources.
         constants: see ``Recorder``.
         escaped: parameters with a use no rule saw.
@@ -46,6 +47,7 @@ class Capture:
     uses: list[Use]
     gradients: list[list[Tensor | None]]
     ordinary: dict[str, Tensor]
+    probes: dict[str, Tensor]
     derived: list[Derived]
     constants: list[bool]
     escaped: frozenset[str]
@@ -82,6 +84,7 @@ def capture(
     with torch.enable_grad(), without_autocast(), Reissuing():
         try:
             gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
+            probes = _probed(recorder.uses, gradients, values)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
@@ -97,6 +100,7 @@ def capture(
         recorder.uses,
         gradients,
         ordinary,
+        probes,
         recorder.derived,
         recorder.constants,
         frozenset(escaped),
@@ -127,6 +131,33 @@ def _differentiate(
     return gradients, ordinary, escaped
 
 
+def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Fixed signs u (first axis) and v (all others, flat) for a parameter of this shape.
+
+    An error E in its gradient shows in ``<E, u v^T>`` as about |E|, whatever its form.
+    """
+    make = torch.Generator().manual_seed(shape.numel())
+    sizes = shape[0], shape[1:].numel()
+    u, v = ((torch.randint(2, (size,), generator=make) * 2 - 1).to(like) for size in sizes)
+    return u, v
+
+
+def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tensor) -> dict[str, Tensor]:
+    """Per parameter ``<gradient, u v^T>`` of the combination, over the uses whose ordinary gradient was not formed."""
+    probes: dict[str, Tensor] = {}
+    signs = combination(values.shape[1], torch.empty(0)).tolist()  # not on the values' device: that may be meta
+    for use, each in zip(uses, gradients, strict=False):
+        combined = [g if sign == 1 else -g for g, sign in zip(each, signs, strict=True) if g is not None]
+        for argument in use.probed if combined else ():
+            source = use.sources[argument]
+            u, v = direction(source.shape, use.arguments[argument])
+            assert use.rule.probe is not None
+            value = use.rule.probe(argument, source, use.arguments, sum(combined[1:], start=combined[0]), u, v)
+            if value is not None:
+                probes[source.name] = probes[source.name] + value if source.name in probes else value
+    return probes
+
+
 def _ordinary(
     view: ModelView, recorder: Recorder, of_aliases: tuple[Tensor | None, ...], of_own: tuple[Tensor | None, ...]
 ) -> dict[str, Tensor]:
@@ -154,7 +185,7 @@ def _ordinary(
             add(name, gradient)
     for name, gradient in zip(view.parameters, of_own, strict=True):
         add(name, gradient)
-    return {name: ordinary.get(name, torch.zeros_like(p)) for name, p in view.parameters.items()}
+    return ordinary
 
 
 def _whole(source: Source, gradient: Tensor) -> Tensor:

@@ -5,6 +5,8 @@
    one, taken by plain autograd, which is the definition. It fails if samples are coupled, if the model is random,
    or if a rule is wrong.
 3. Per parameter, the rows sum to the ordinary gradient (of a fixed combination of the outputs, if there are several).
+   For weights a layer is linear in, one number of that gradient, along a direction of signs, is taken from the
+   recorded tensors instead: it finds the same errors and saves the third of a training step the gradient costs.
 4. Per layer, ``u^T K u = |sum of u_c g_ic|^2``, which covers the making of the kernel. Contractions over outputs
    compare the entries between the first and the last sample with the inner products of their rows instead.
 """
@@ -13,13 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
+from pullback.kernels.capture import direction
 from pullback.kernels.factors import Contract, Factor
+
+if TYPE_CHECKING:
+    from pullback.kernels.coverage import Captured
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -86,15 +93,28 @@ class SumChecks:
     errors: list[Tensor] = field(default_factory=list)
     bounds: list[Tensor] = field(default_factory=list)
 
-    def add_totals(self, factor: Factor, ordinary: dict[str, Tensor], totals: dict[str, Tensor], bound: Tensor) -> None:
-        """Per parameter: summed rows against the ordinary gradient."""
+    def add_totals(self, factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: Tensor) -> None:
+        """Per parameter: summed rows against the ordinary gradient, or one number of it where only that was formed."""
         for name, total in totals.items():
-            expected = factor.piece_order(name, ordinary[name]).to(total.dtype)
-            self._add(f"summed gradient of `{name}`", torch.linalg.vector_norm(total - expected), bound)
+            expected = captured.ordinary.get(name)
+            if name in captured.probes:
+                u, v = direction(factor.shapes[name], total)
+                along = factor.piece_order(name, torch.outer(u, v).view(factor.shapes[name]))
+                found = (total * along).sum(dtype=torch.float64) - captured.probes[name].to(total.device)
+                if expected is not None:
+                    found -= (factor.piece_order(name, expected) * along).sum(dtype=torch.float64)
+                error = found.abs()
+            else:
+                error = torch.linalg.vector_norm(
+                    total if expected is None else total - factor.piece_order(name, expected)
+                )
+            self._add(f"summed gradient of `{name}`", error, bound)
 
     def add_kernel(self, layer: str, found: Tensor, left: list[Tensor], right: list[Tensor], bound: Tensor) -> None:
         """Per layer: ``u^T K u`` against the inner product of the two summed gradients (one, if K is symmetric)."""
-        inner = torch.stack([(a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)]).sum()
+        inner = sum(
+            ((a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)), start=found.new_zeros(())
+        )
         self._add(f"summed kernel of `{layer}`", (found - inner).abs(), bound)
 
     def add_entries(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor) -> None:
@@ -118,6 +138,20 @@ class SumChecks:
                 f"a difference of {float(errors[place]):.2e} where at most {float(bounds[place]):.2e} is possible",
                 "Please report this model; meanwhile leave that part out with `params=`",
             )
+
+
+def summed(captured: Captured, where: str) -> Captured:
+    """The capture with the sums of its rows, compared with the ordinary gradient, in place of that gradient."""
+    checks = SumChecks(where, captured.dtype)
+    sums: dict[str, Tensor] = {}
+    for factor in captured.factors:
+        rows = factor.total(captured.combination)
+        square = factor.squared_norms().sum(dtype=torch.float64)
+        bound = (captured.num_samples * captured.num_outputs * square.clamp(min=0)).sqrt()
+        checks.add_totals(factor, captured, {n: factor.piece_order(n, row) for n, row in rows.items()}, bound)
+        sums |= rows
+    checks.evaluate()
+    return replace(captured, ordinary=sums, probes={})
 
 
 def quadratic(block: Tensor, outputs: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class Captured:
         view: the parameters.
         factors: in the order of first use in the forward pass; unused and fallback parameters come last.
         rules: name of the rule of each factor.
-        ordinary: gradient of the combination ``sum_ic u_c f_ic``, parameter -> shape.
+        ordinary: gradient of the combination ``sum_ic u_c f_ic``, parameter -> shape, where it is not zero.
+        probes: what is missing there, see ``Capture``.
         values: the readout, (N, C).
         outputs: what the model returned.
         first: capture of one sample alone.
@@ -48,6 +49,7 @@ class Captured:
     factors: tuple[Factor, ...]
     rules: tuple[str, ...]
     ordinary: dict[str, Tensor]
+    probes: dict[str, Tensor]
     values: Tensor
     outputs: Any
     first: Capture
@@ -118,7 +120,7 @@ def _captured(
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))
         rules.append(UNSEEN[1])
-    return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.values, run.outputs, first, dtype)
+    return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.probes, run.values, run.outputs, first, dtype)
 
 
 def _leaves(run: Capture, name: str) -> tuple[str, ...]:

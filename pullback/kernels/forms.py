@@ -10,7 +10,7 @@ from pullback.kernels.factors import Contract, Factor, Form, gram_flops, output_
 from pullback.kernels.rates import Rates
 
 TILE_ROWS = 512  # rows of a tile without positions: its temporaries (1 MB each in float32) stay in cache
-SMALLEST_TILE_ROWS = 32  # rows of a tile below which products are slow
+SMALLEST_TILE_ROWS = 64  # rows of a tile below which products are slow
 TILE_POSITIONS = 1024  # rows times positions of a tile with positions
 
 

@@ -69,7 +69,7 @@ class GradientMatrix(Operator):
             for factor in captured.factors:
                 totals = factor.total(captured.combination)
                 sums = {name: factor.piece_order(name, value) for name, value in totals.items()}
-                checks.add_totals(factor, captured.ordinary, sums, bound)
+                checks.add_totals(factor, captured, sums, bound)
         checks.evaluate()
 
     def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:

@@ -35,6 +35,7 @@ class Use:
     function: Callable[..., Any]
     arguments: Arguments
     sources: dict[str, Source]  # argument -> what the trained tensor in it is
+    probed: tuple[str, ...]  # arguments whose ordinary gradient is not formed, see ``Rule.probe``
     data: str | None  # the argument that carries the samples
     edge: GradientEdge | Tensor
     output_shape: torch.Size
@@ -173,10 +174,18 @@ class Recorder(Reissuing):
         if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self._reaches(held):
             arguments = arguments | {data: self._copy(held)}  # rows of a table, spread over the samples
         swapped = dict(arguments)
+        probed = []
         for argument in sorted(trained):
             source = self._source(arguments[argument], rule.views)
             sources[argument] = source
+            if rule.probe is not None and arguments[argument].dim() > 1 and source.name in self.view.parameters:
+                if not _recomputes():
+                    probed.append(argument)
+                    swapped[argument] = arguments[argument].detach()
+                    continue
             swapped[argument] = self._alias(source, arguments[argument])
+        if probed and not any(isinstance(v, Tensor) and v.requires_grad for v in swapped.values()):
+            swapped[data] = swapped[data].detach().requires_grad_()  # so that the output has a gradient
         recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
         if _in_place(func):
             recorded[data] = recorded[data].clone()
@@ -184,14 +193,14 @@ class Recorder(Reissuing):
         output = func(*positional, **swapped)
         if output.requires_grad:
             edge = get_gradient_edge(output)
-            self.uses.append(Use(rule, func, recorded, sources, data, edge, output.shape))
+            self.uses.append(Use(rule, func, recorded, sources, tuple(probed), data, edge, output.shape))
         return output
 
     def _copy(self, tensor: Tensor) -> Tensor:
         """An alias of a shared tensor in a call no rule knows: its gradient can be read if it has a row a sample."""
         source = self._source(tensor, views=False)
         alias = self._alias(source, tensor)
-        self.uses.append(Use(COPIES, COPIES.build, {}, {"value": source}, None, alias, tensor.shape))
+        self.uses.append(Use(COPIES, COPIES.build, {}, {"value": source}, (), None, alias, tensor.shape))
         return alias
 
     def _alias(self, source: Source, tensor: Tensor) -> Tensor:
@@ -238,6 +247,12 @@ class Recorder(Reissuing):
                 names.add(self.names[id(variable)])
             stack += [following for following, _ in node.next_functions]
         return tuple(name for name in self.view.parameters if name in names)
+
+
+def _recomputes() -> bool:
+    """Whether the call is in a checkpoint, which will run again without this mode and must then save the same."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(True) is not None
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,7 +124,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
         left, right = _both_in_batches(request, names, plan.batch)
         with without_autocast():
             blocks = assemble(left, right, plan, request.where, blocks)
-        last = replace(left, view=request.rows.view, factors=(), ordinary={})
+        last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
         del left, right
     assert blocks is not None
     assert last is not None
@@ -166,12 +166,17 @@ def joined(found: list[Captured]) -> Captured:
         return found[0]
     found = aligned(*found)
     factors = tuple(each[0].joined(each[1:]) for each in zip(*(c.factors for c in found), strict=True))
-    ordinary = {name: torch.stack([c.ordinary[name] for c in found]).sum(0) for name in found[0].ordinary}
+    ordinary, probes = (_added(each) for each in zip(*((c.ordinary, c.probes) for c in found), strict=True))
     values = torch.cat([c.values for c in found])
     outputs = torch.utils._pytree.tree_map(
         lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *(c.outputs for c in found)
     )
-    return replace(found[0], factors=factors, ordinary=ordinary, values=values, outputs=outputs)
+    return replace(found[0], factors=factors, ordinary=ordinary, probes=probes, values=values, outputs=outputs)
+
+
+def _added(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: torch.stack([one[name] for one in each if name in one]).sum(0) for name in names}
 
 
 class _Saved:

@@ -20,6 +20,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import aligned, assemble, forward_order
 from pullback.kernels.backward import loss_request
+from pullback.kernels.checks import summed
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.plan import make_plan
 from pullback.kernels.request import Request, Side
@@ -154,7 +155,7 @@ def sketch_kernel(
 
 def _captured(request: Request, side: Side) -> Captured:
     with undisturbed(side.view.model):
-        return capture_factors(side.view, request.readout, side.x, side.y, request.where)
+        return summed(capture_factors(side.view, request.readout, side.x, side.y, request.where), request.where)
 
 
 def estimate(left: Captured, right: Captured | None, sketch: Sketch, confidence: float, where: str) -> SketchedKernel:

@@ -14,6 +14,7 @@ from pullback.functional import ModelView, take
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.kernels import sketch_project
 from pullback.kernels.assemble import assemble
+from pullback.kernels.checks import summed
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import DenseFactor
 from pullback.kernels.plan import make_plan
@@ -32,7 +33,7 @@ def captured(name: str, n: int = 6, dtype: torch.dtype = torch.float64, index: s
     """A case's captured factors, of some of n samples."""
     model, loss_fn, x, y = build(BY_NAME[name], n, dtype)
     view = ModelView.of(model)
-    return capture_factors(view, loss_readout(loss_fn), take(x, index), take(y, index), "test")
+    return summed(capture_factors(view, loss_readout(loss_fn), take(x, index), take(y, index), "test"), "test")
 
 
 def wide(n: int) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
@@ -292,7 +293,7 @@ def test_the_cheaper_way_is_chosen_layer_by_layer() -> None:
 def test_operations_are_counted() -> None:
     """A linear layer by hand: d + 1 = 65 inputs with the bias, p = 96 outputs, T = 20."""
     model, loss_fn, x, y = wide(2)
-    left = capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test")
+    left = summed(capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test"), "test")
     factor = left.factors[0]
     k, R, N, T = 8, 4, 300, 20
     assert sketch_flops(factor, Sketch(k, R), N, None) == R * (2 * N * T * (65 * k + 96 * k + k * k) + N * N * k * k)
@@ -305,7 +306,7 @@ def test_operations_are_counted() -> None:
 def test_several_outputs_a_sample() -> None:
     """Rows are (sample, output) pairs: the tangent kernel's gradients."""
     model, _, x, _ = build(BY_NAME["mlp"], 5)
-    left = capture_factors(ModelView.of(model), output_readout(), x, None, "test")
+    left = summed(capture_factors(ModelView.of(model), output_readout(), x, None, "test"), "test")
     exact = assemble(left, None, make_plan(left, 5, None, None, "test"), "test").total
     assert exact is not None
     kernel = estimate(left, None, Sketch(4, 100, 0, "smaller"), 0.95, "test")

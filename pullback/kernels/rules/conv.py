@@ -19,7 +19,7 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from pullback.kernels.factors import Contract, Form, Piece, gram_flops, output_pairs
 from pullback.kernels.outer import GhostPiece, OuterFactor, combine
-from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
+from pullback.kernels.rules.registry import Arguments, Call, Probe, Rule, Source, add_rule, full_precision
 
 _WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 _BLOCK_NUMBERS = 2**22  # unfolded inputs formed at a time: 16 MB in float32, near the size of the caches
@@ -194,6 +194,26 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
     return build
 
 
+def _probe(space: int) -> Probe:
+    function = (F.conv1d, F.conv2d, F.conv3d)[space - 1]
+
+    def probe(
+        argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor
+    ) -> Tensor | None:
+        """``<dL/dW, u v^T>``: the output gradients summed with u over channels, times the image of the one filter v."""
+        if argument != "weight":
+            return None
+        groups, image = arguments.get("groups", 1), full_precision(arguments["input"])
+        filters = v.to(image).view(1, *source.shape[1:]).expand(groups, *source.shape[1:])
+        rest = {k: arguments[k] for k in ("stride", "padding", "dilation", "groups") if k in arguments}
+        seen = function(image, filters, None, **rest)  # (..., g, *out)
+        maps = full_precision(gradient).unflatten(-space - 1, (groups, -1))  # (..., g, p, *out)
+        weighted = torch.einsum("...gpt,gp->...gt", maps.flatten(-space), u.to(maps).view(groups, -1))
+        return (seen.flatten(-space) * weighted).sum(dtype=torch.float64)
+
+    return probe
+
+
 def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
     """Zeros before and after each axis, last axis first, as ``F.pad`` wants them."""
     if padding == "valid":
@@ -206,4 +226,7 @@ def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -
 
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 for _space, _function in ((1, F.conv1d), (2, F.conv2d), (3, F.conv3d)):
-    add_rule(_function, Rule(f"conv{_space}d", _SIGNATURE, ("weight", "bias"), "input", _convolution(_space)))
+    add_rule(
+        _function,
+        Rule(f"conv{_space}d", _SIGNATURE, ("weight", "bias"), "input", _convolution(_space), probe=_probe(_space)),
+    )

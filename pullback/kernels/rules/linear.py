@@ -78,6 +78,22 @@ def _rows_of(source: Source, rows: Tensor) -> Tensor:
     return rows if source.rows is None else F.pad(rows, (source.rows[0], source.shape[0] - source.rows[1]))
 
 
+def _probe(
+    argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor
+) -> Tensor | None:
+    """``<dL/dW, u v^T> = sum (x v) (D u)``; None for arguments that are no matrix weight."""
+    if argument not in ("weight", "mat2", "other") and not (argument == "input" and "other" in arguments):
+        return None
+    data = next(arguments[k] for k in ("mat1", "other", "input") if k in arguments and k != argument)
+    if argument == "input":  # W @ x
+        data, gradient = data.mT, gradient.mT
+    if source.rows is not None:
+        u = u[slice(*source.rows)]
+    into, out = (v, u) if (argument in ("weight", "input")) != source.transposed else (u, v)
+    x, d = full_precision(data), full_precision(gradient)
+    return ((x.flatten(0, -2) @ into.to(x)) * (d.flatten(0, -2) @ out.to(d))).sum(dtype=torch.float64)
+
+
 def _is_unit(d: Tensor) -> bool:
     """Whether D is the identity: then the outputs asked for are those of this layer."""
     _, C, T, _, p = d.shape
@@ -101,7 +117,10 @@ def _one_matrix(arguments: Arguments) -> bool:
     return _matrix(arguments) and min(arguments["input"].dim(), arguments["other"].dim()) == 2
 
 
-add_rule(F.linear, Rule("linear", ("input", "weight", "bias"), ("weight", "bias"), "input", _linear, views=True))
+add_rule(
+    F.linear,
+    Rule("linear", ("input", "weight", "bias"), ("weight", "bias"), "input", _linear, views=True, probe=_probe),
+)
 for _function in (torch.addmm, torch.Tensor.addmm):
     add_rule(
         _function,
@@ -114,6 +133,7 @@ for _function in (torch.addmm, torch.Tensor.addmm):
             _plain_addmm,
             views=True,
             positional=3,
+            probe=_probe,
         ),
     )
 for _product in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm):
@@ -129,5 +149,6 @@ for _product in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, tor
             views=True,
             positional=2,
             matrices=True,
+            probe=_probe,
         ),
     )

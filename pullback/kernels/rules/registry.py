@@ -56,6 +56,9 @@ class Call:
         return {argument: source.name for argument, source in self.sources.items()}
 
 
+Probe = Callable[[str, Source, Arguments, Tensor, Tensor, Tensor], Tensor | None]
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the gradients of one function's parameters are written down.
@@ -70,6 +73,9 @@ class Rule:
         views: it can read transposes and stretches of rows of a parameter.
         positional: how many arguments the function takes by position only.
         matrices: trained tensors must have two axes.
+        probe: for functions linear in a weight, whatever the data: (weight's argument, its source, arguments, output
+            gradient, u, v) to ``<dL/dW, u v^T>``. The ordinary gradient of that weight, a third of a training step,
+            is then not formed: one number of it is enough to check the rows.
     """
 
     name: str
@@ -81,6 +87,7 @@ class Rule:
     views: bool = False
     positional: int = 0
     matrices: bool = False
+    probe: Probe | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Arguments by name."""
