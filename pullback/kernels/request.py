@@ -183,12 +183,12 @@ class _Saved:
     """Counts what autograd saves, each storage once, parameters left out."""
 
     def __init__(self, view: ModelView) -> None:
-        self.seen = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
+        self.seen = {p.untyped_storage()._cdata for p in view.model.parameters()}  # on the meta device all data is at 0
         self.num_bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in self.seen:
-            self.seen.add(pointer)
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self.seen:
+            self.seen.add(storage)
             self.num_bytes += tensor.untyped_storage().nbytes()
         return tensor

@@ -188,13 +188,13 @@ def _sides() -> Iterator[int]:
 
 def graph_bytes(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> int:
     """Bytes autograd keeps between a forward and a backward pass, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
+    own = {p.untyped_storage()._cdata for p in view.model.parameters()}  # on the meta device all data is at 0
     held: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if (pointer := storage.data_ptr()) not in own:  # views may be of the whole data set: only they count
-            held[pointer] = max(held.get(pointer, 0), min(storage.nbytes(), tensor.numel() * tensor.element_size()))
+        if (key := storage._cdata) not in own:  # views may be of the whole data set: only they count
+            held[key] = max(held.get(key, 0), min(storage.nbytes(), tensor.numel() * tensor.element_size()))
         return tensor
 
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda t: t):

@@ -230,6 +230,8 @@ def merged(factors: Sequence[TokenFactor]) -> TokenFactor:
     vocabulary = factors[0].weight_shape[0]
     code = torch.cat([f.owner * vocabulary + f.token for f in factors])
     values = torch.cat([f.values for f in factors])
+    if code.device.type == "meta":  # only shapes are known: every token may be another one
+        return replace(factors[0], owner=code, token=code, values=values)
     codes, place = torch.unique(code, return_inverse=True)
     summed = values.new_zeros(len(codes), *values.shape[1:]).index_add(0, place, values)
     return replace(factors[0], owner=codes // vocabulary, token=codes % vocabulary, values=summed)
