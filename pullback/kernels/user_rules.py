@@ -1,0 +1,297 @@
+"""Rules for a user's own layers: the whole forward method of a registered type is one recorded call.
+
+While a model is captured, the ``forward`` of every layer of a registered type is wrapped. The layer's parameters are
+replaced by aliases for the duration of the call, so that the gradient that arrives at the output belongs to this use,
+and nothing inside is recorded. What the rule returns is checked for names and shapes here and, like the rows of any
+other rule, for its numbers by the checks every kernel call makes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pullback._checks import check_names, input_error, unsupported
+from pullback.kernels.factors import DenseFactor
+from pullback.kernels.recorder import Recorder
+from pullback.kernels.refused import refuse
+from pullback.kernels.rules.registry import Arguments, Call, Rule, full_precision
+
+UserRule = Callable[[nn.Module, Any, Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class RegisteredRule:
+    """A rule in force until ``remove()`` is called or, in a ``with`` statement, until the block ends."""
+
+    module_type: type[nn.Module]
+    rule: UserRule
+
+    def remove(self) -> None:
+        """Take the rule back; an earlier one for the same type is in force again. Removing twice is no error."""
+        entries = _REGISTERED.get(self.module_type, [])
+        if self in entries:
+            entries.remove(self)
+        if not entries:
+            _REGISTERED.pop(self.module_type, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+_REGISTERED: dict[type[nn.Module], list[RegisteredRule]] = {}  # by exact type; the last one is in force
+
+
+def register_rule(module_type: type[nn.Module], rule: UserRule) -> RegisteredRule:
+    """Teach every kernel the gradient rows of a layer of your own.
+
+    Kernels are exact without this: a layer no rule covers is recorded by the functions it calls, and what those
+    leave over goes to a fallback the plan reports. A rule is for layers whose rows are written down faster. A wrong
+    one is found: no kernel is returned whose rows contradict autograd. ``check_gradients`` shows by how much.
+
+    Args:
+        module_type: the layer's class. Subclasses are not meant: they may compute something else.
+        rule: ``rule(module, x, gradient)`` to a dict from each of the module's parameter names (as in its
+            ``named_parameters()``) to that parameter's rows (N, C, *shape). N counts samples and C the scalars that
+            are differentiated (1 for losses). ``x`` is the argument of ``forward``, a tensor (N, ...); if ``forward``
+            takes several, a dict from their names to what was passed, defaults included. ``gradient`` (N, C, ...) is
+            the derivative of each scalar in the module's output. A layer that sees T positions merged with the
+            samples, (N T, ...), has them split again, (N, T, ...). Half precision is widened to float32, in the
+            module's parameters too. Rows of frozen parameters may be left out.
+
+    Returns:
+        A handle; its ``remove()`` takes the rule back, and as a context manager it does so by itself. A later rule
+        for the same type replaces an earlier one until then.
+
+    Raises:
+        InputError: not a class of modules, or a rule that cannot be called. From a kernel call: names or shapes of
+            rows that do not fit.
+        UnsupportedError: from a kernel call: a layer that returns several differentiable tensors, or does not have
+            its samples along the first axis.
+
+    Cost: whatever the rule costs, and its rows: N C numbers for every number of the parameters.
+
+    Example:
+        >>> import pullback as pb
+        >>> class Sine(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+        ...     def forward(self, x):
+        ...         return x @ self.weight.sin().T
+        >>> def rule(module, x, gradient):
+        ...     return {"weight": torch.einsum("ncp,nd->ncpd", gradient, x) * module.weight.cos()}
+        >>> model, loss_fn = nn.Sequential(Sine(), nn.Tanh()), nn.CrossEntropyLoss()
+        >>> x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+        >>> with pb.register_rule(Sine, rule):
+        ...     kernel = pb.backward_kernel(model, loss_fn, x, y)
+        >>> kernel.plan.layers[0].rule
+        'registered Sine'
+        >>> bool(torch.allclose(kernel.total, pb.reference.total_kernel(model, loss_fn, x, y)))
+        True
+    """
+    where = "register_rule"
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        got = (
+            f"an instance of {type(module_type).__name__}" if isinstance(module_type, nn.Module) else repr(module_type)
+        )
+        raise input_error(where, "a class of modules", got, "Pass the layer's class")
+    if not callable(rule):
+        raise input_error(where, "a function `rule(module, x, gradient)`", repr(rule), "Pass the function itself")
+    entry = RegisteredRule(module_type, rule)
+    _REGISTERED.setdefault(module_type, []).append(entry)
+    return entry
+
+
+@contextmanager
+def user_layers(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+    """Run layers of registered types as one recorded call each while the block lasts."""
+    inside = _Unrecorded(recorder)
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if entries := _REGISTERED.get(type(module)):
+                stack.enter_context(_wrapped(_Layer(inside, name, module, entries[-1].rule)))
+        yield
+
+
+class _Unrecorded(TorchFunctionMode):
+    """Active inside a registered layer: what is refused still is, and no call is recorded."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.busy = False  # in a layer: registered layers within it are part of it
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        refuse(func, args, kwargs, self.recorder.layers, self.recorder.where)
+        with torch._C.DisableTorchFunction():
+            return func(*args, **kwargs)
+
+
+class _Layer:
+    """One layer of a registered type during one capture.
+
+    Args:
+        inside: the mode that is active in it.
+        name: of the layer in the model.
+        module: the layer.
+        rule: the user's.
+    """
+
+    def __init__(self, inside: _Unrecorded, name: str, module: nn.Module, rule: UserRule) -> None:
+        self.inside, self.recorder = inside, inside.recorder
+        self.name, self.module, self.rule = name, module, rule
+        self.original = module.forward
+        self.signature = inspect.signature(module.forward)
+        self.parameters = dict(module.named_parameters())
+        self.trained = {name: p for name, p in self.parameters.items() if id(p) in self.recorder.names}
+        self.where = f"{self.recorder.where}, rule of `{type(module).__name__}` for layer `{name}`"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The original forward method as one recorded call."""
+        if not self.trained or self.inside.busy or not torch.is_grad_enabled():
+            return self.original(*args, **kwargs)
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        leaves, layout = tree_flatten(dict(bound.arguments))
+        inputs = {f"input {k}": leaf for k, leaf in enumerate(leaves)}
+        samples = {key for key, leaf in inputs.items() if isinstance(leaf, Tensor) and leaf in self.recorder.samples}
+        data = next((key for key in inputs if key in samples), None) or next(
+            (key for key, leaf in inputs.items() if self.recorder.per_sample(leaf)), None
+        )
+        if data is None:  # the layer sees parameters only: its output is derived from them
+            return self.original(*args, **kwargs)
+        shared = {key for key, leaf in inputs.items() if key not in samples | {data} and self._is_shared(leaf)}
+        inputs |= {key: self.recorder.copy(inputs[key]) for key in inputs if key in shared}
+        returned: list[Any] = []
+
+        def call(**arguments: Any) -> Any:
+            given = tree_unflatten([arguments[key] for key in inputs], layout)
+            aliases = {id(p): arguments[name] for name, p in self.trained.items()}
+            returned.append(self._run(given, aliases))
+            return self._differentiable(returned[0])
+
+        def build(made: Call) -> DenseFactor:
+            x = tree_unflatten([self._samples_first(made, key, data) for key in inputs], layout)
+            return self._factor(made, x, output.shape)
+
+        rule = Rule(f"registered {type(self.module).__name__}", (), tuple(self.trained), data, build)
+        output = self.recorder.ruled(rule, call, inputs | self.trained, set(self.trained), data)
+        for leaf in tree_flatten(returned[0])[0]:
+            if isinstance(leaf, Tensor):
+                self.recorder.samples[leaf] = True
+                self.recorder.dtypes.add(leaf.dtype)
+        return returned[0]
+
+    def _is_shared(self, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf.requires_grad and self.recorder.reaches(leaf)
+
+    def _run(self, given: Arguments, aliases: dict[int, Tensor]) -> Any:
+        """What the original returns with other tensors in place of the parameters."""
+        bound = inspect.BoundArguments(self.signature, given)
+        self.inside.busy = True
+        try:
+            with _in_place_of(self.module, aliases), self.inside:
+                return self.original(*bound.args, **bound.kwargs)
+        finally:
+            self.inside.busy = False
+
+    def _differentiable(self, returned: Any) -> Tensor:
+        """The one tensor of the output the gradient arrives in."""
+        found = [t for t in tree_flatten(returned)[0] if isinstance(t, Tensor) and t.requires_grad]
+        if len(found) != 1:
+            raise unsupported(
+                self.where,
+                "a layer whose output holds one tensor with a gradient",
+                f"{len(found)}",
+                "Register a rule for a part of the layer, or none",
+            )
+        return found[0]
+
+    def _samples_first(self, made: Call, key: str, data: str) -> Any:
+        """An input as the rule gets it; where samples and positions share the first axis, as in ``data``, split."""
+        leaf, count = made.arguments[key], len(made.gradient)
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.dim() and len(leaf) == len(made.arguments[data]) != count:
+            leaf = leaf.unflatten(0, (count, -1))
+        return full_precision(leaf)
+
+    def _factor(self, made: Call, x: dict[str, Any], output_shape: torch.Size) -> DenseFactor:
+        """The rule's rows, named as in the model, after the checks of names and shapes."""
+        gradient = full_precision(made.gradient)  # (N, C, *output of a batch of one)
+        N, C = gradient.shape[:2]
+        if gradient.dim() == 2 or N * gradient.shape[2] != output_shape[0]:
+            raise unsupported(
+                self.where,
+                "an output with the samples along its first axis",
+                f"shape {tuple(output_shape)} for {N} samples",
+                "Transpose around the layer, or register no rule for it",
+            )
+        gradient = gradient.squeeze(2) if gradient.shape[2] == 1 else gradient
+        values = {id(p): full_precision(made.arguments[name]) for name, p in self.trained.items()}
+        with _in_place_of(self.module, values):
+            try:
+                rows = self.rule(self.module, next(iter(x.values())) if len(x) == 1 else x, gradient)
+            except Exception as error:
+                error.add_note(f"in {self.where}")
+                raise
+        if not isinstance(rows, Mapping):
+            raise input_error(self.where, "a dict of rows", type(rows).__name__, "Return {parameter name: rows}")
+        check_names(self.where, "parameters", rows, list(self.parameters))
+        for name, p in self.trained.items():
+            found, shape = rows.get(name), (N, C, *p.shape)
+            if not isinstance(found, Tensor) or found.shape != shape:
+                got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                got = "none" if found is None else got
+                raise input_error(
+                    self.where, f"rows of `{name}` of shape (N, C, *shape) = {shape}", got, "Correct the rule"
+                )
+        return DenseFactor({made.names[name]: rows[name].detach().to(gradient.dtype) for name in self.trained})
+
+
+@contextmanager
+def _wrapped(layer: _Layer) -> Iterator[None]:
+    """The layer's forward method replaced while the block lasts."""
+    own = vars(layer.module)
+    before = own.get("forward")
+    layer.module.forward = layer.forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["forward"]
+        else:
+            own["forward"] = before
+
+
+@contextmanager
+def _in_place_of(module: nn.Module, tensors: dict[int, Tensor]) -> Iterator[None]:
+    """Other tensors in place of the module's parameters, by the parameter's id."""
+    homes: list[tuple[dict[str, Any], str, nn.Parameter]] = [
+        (part._parameters, name, p)
+        for part in module.modules()
+        for name, p in part._parameters.items()
+        if p is not None and id(p) in tensors
+    ]
+    for home, name, p in homes:
+        home[name] = tensors[id(p)]
+    try:
+        yield
+    finally:
+        for home, name, p in homes:
+            home[name] = p
