@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pullback.functional.unwrap import eager
+from pullback.functional.unwrap import eager, without_parameter_hooks
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         if buffer is not None
     ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices), eager():
+    with torch.random.fork_rng(devices=devices), eager(), without_parameter_hooks(model):
         try:
             if training is not None:
                 model.train(training)

@@ -22,8 +22,9 @@ from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.recorder import Derived, Recorder, Reissuing, Use, user_layers
+from pullback.kernels.recorder import Derived, Recorder, Use
 from pullback.kernels.rules import Source
+from pullback.kernels.user_rules import user_layers
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Capture:
         escaped: parameters with a use no rule saw.
         values: the readout, (N, C).
         outputs: what the model returned, detached.
+        dtypes: of everything the forward pass made of the samples.
     """
 
     num_samples: int
@@ -53,6 +55,7 @@ class Capture:
     escaped: frozenset[str]
     values: Tensor
     outputs: Any
+    dtypes: frozenset[torch.dtype]
 
 
 def capture(
@@ -79,9 +82,9 @@ def capture(
                 where,
                 "a loss or outputs that depend on the parameters",
                 "none that do",
-                "Check for detach() or no_grad",
+                "Check for detach(), no_grad(), or checkpointing with use_reentrant=True",
             )
-    with torch.enable_grad(), without_autocast(), Reissuing():
+    with torch.enable_grad(), without_autocast():
         try:
             gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
             probes = _probed(recorder.uses, gradients, values)
@@ -106,6 +109,7 @@ def capture(
         frozenset(escaped),
         values.detach(),
         detached,
+        frozenset(recorder.dtypes),
     )
 
 

@@ -84,7 +84,8 @@ class SumChecks:
     """Checks 3 and 4, gathered over all layers and evaluated in one comparison at the end.
 
     Errors are relative to a ``bound``, the most a sum of rows can be, sqrt(count sum of |g|^2), because the sum
-    itself may cancel to nothing.
+    itself may cancel to nothing. A hundredth of all bounds of a kind together is allowed everywhere: where a gradient
+    is zero but for rounding (a key's bias under softmax), its own bound is no more than rounding either.
     """
 
     where: str
@@ -131,6 +132,10 @@ class SumChecks:
         if not self.errors:
             return
         errors, bounds = torch.stack(self.errors), torch.stack(self.bounds)
+        kinds = [name.partition(" of ")[0] for name in self.names]
+        for kind in set(kinds):
+            own = torch.tensor([kind == other for other in kinds], device=bounds.device)
+            bounds = torch.where(own, bounds + 0.01 * bounds[own].norm(), bounds)
         if (place := _first_above(errors, tolerance(self.dtype) * bounds)) is not None:
             raise self_check_error(
                 self.where,

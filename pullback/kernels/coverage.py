@@ -83,9 +83,7 @@ def capture_factors(
     run = capture(view, readout, x, y, where)
     if known is not None and not _fits(view, run, known):
         known = None
-    first = known or (
-        run if run.num_samples == 1 else capture(view, readout, take(x, [0]), take(y, [0]), where, like=run)
-    )
+    first = known or _one_sample(view, readout, x, y, where, run)
     captured = _captured(view, readout, x, y, where, run, first)
     if known is None and captured.values.device.type != "meta":
         for index in {0, run.num_samples - 1}:
@@ -93,6 +91,23 @@ def capture_factors(
             with without_autocast():
                 check_sample(captured.factors, alone, captured.combination, index, captured.dtype, where)
     return captured
+
+
+def _one_sample(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture) -> Capture:
+    """Capture of a sample that takes the whole batch's path through the model, if one of a few does.
+
+    Some models leave out masks where nothing is padded, so that a sample of full length takes another path.
+    """
+    if run.num_samples == 1:
+        return run
+    first: Capture | None = None
+    for index in dict.fromkeys((0, run.num_samples - 1, *range(1, min(run.num_samples, 8)))):
+        one = capture(view, readout, take(x, [index]), take(y, [index]), where, like=run)
+        if _alike(run, one):
+            return one
+        first = first or one
+    assert first is not None
+    return first
 
 
 def _fits(view: ModelView, run: Capture, known: Capture) -> bool:
@@ -104,7 +119,9 @@ def _fits(view: ModelView, run: Capture, known: Capture) -> bool:
 def _captured(
     view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture, first: Capture
 ) -> Captured:
-    dtype = loosest([run.values.dtype, *(g.dtype for each in run.gradients for g in each if g is not None)])
+    dtype = loosest(
+        [run.values.dtype, *run.dtypes, *(g.dtype for each in run.gradients for g in each if g is not None)]
+    )
     ruled = ruled_names(view, run, first)
     built: Built = []
     with without_autocast():

@@ -12,6 +12,7 @@ from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import Batch, plain, quiet_vmap
 from pullback.functional.readout import Readout
 from pullback.kernels.factors import DenseFactor
+from pullback.kernels.rules.registry import full_precision
 
 
 def fallback_rows(
@@ -28,7 +29,7 @@ def fallback_rows(
             rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1]).to(values))
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = _by_loop(view, readout, names, x, y, where)
-    return DenseFactor(rows, "fallback")
+    return DenseFactor({name: full_precision(row) for name, row in rows.items()}, "fallback")
 
 
 def _by_vmap(

@@ -9,7 +9,6 @@ stands in for it, so that the graph behind the use is cut and the gradient that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
 from pullback.kernels.refused import refuse
-from pullback.kernels.rules import COPIES, LOOKUPS, REISSUED, RULES, USER_RULES, Rule, Source
+from pullback.kernels.rules import COPIES, LOOKUPS, REISSUED, RULES, Rule, Source
 from pullback.kernels.rules.registry import Arguments
 
 
@@ -58,24 +57,7 @@ class Derived:
     table: tuple[str, Tensor] | None
 
 
-class Reissuing(TorchFunctionMode):
-    """Only runs replacements: for what checkpointed layers compute anew while gradients are taken."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        output = self.reissued(func, args, kwargs or {})
-        return func(*args, **(kwargs or {})) if output is NotImplemented else output
-
-    def reissued(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Output of the replacement of a call, or NotImplemented."""
-        if func not in REISSUED:
-            return NotImplemented
-        with self:
-            return REISSUED[func](*args, **kwargs)
-
-
-class Recorder(Reissuing):
+class Recorder(TorchFunctionMode):
     """Active during one forward pass.
 
     Args:
@@ -87,6 +69,7 @@ class Recorder(Reissuing):
 
     Attributes:
         uses: in the order of the forward pass.
+        dtypes: of everything the forward pass made of the samples.
         aliases: what each stands for, and it; sources named ``~k`` stand for ``derived[k]``.
     """
 
@@ -99,11 +82,13 @@ class Recorder(Reissuing):
         self.samples: Any = WeakIdKeyDictionary()
         for tensor in tensors(x):
             self.samples[tensor] = True
+        self.dtypes: set[torch.dtype] = set()
         self.uses: list[Use] = []
         self.aliases: list[tuple[Source, Tensor]] = []
         self.derived: list[Derived] = []
         self.constants: list[bool] = []
         self._earlier = constants
+        self._saved_by = _saved_by()
         self._places: dict[int, int] = {}  # id of a derived tensor -> its place; the list keeps it alive
 
     def __torch_function__(
@@ -111,11 +96,14 @@ class Recorder(Reissuing):
     ) -> Any:
         kwargs = kwargs or {}
         refuse(func, args, kwargs, self.layers, self.where)
-        if (output := self.reissued(func, args, kwargs)) is not NotImplemented:
-            return output
+        if func in REISSUED and _saved_by() == self._saved_by:
+            with self:
+                output = REISSUED[func](*args, **kwargs)
+            if output is not NotImplemented:
+                return output
         found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
         tainted = any(t in self.samples for t in found)
-        shared = [t for t in found if t.requires_grad and t not in self.samples and self._reaches(t)]
+        shared = [t for t in found if t.requires_grad and t not in self.samples and self.reaches(t)]
         if not shared or not torch.is_grad_enabled():
             output = func(*args, **kwargs)
         else:
@@ -124,6 +112,7 @@ class Recorder(Reissuing):
             written = args[:1] if _in_place(func) else ()
             for tensor in _tensors_in((output, *written)):
                 self.samples[tensor] = True
+                self.dtypes.add(tensor.dtype)
         return output
 
     def _shared_call(
@@ -140,10 +129,10 @@ class Recorder(Reissuing):
             arguments = rule.bind(args, kwargs)
             trained = {k for k in rule.parameters if any(arguments.get(k) is t for t in shared)}
             data = rule.data_of(arguments, frozenset(trained)) if trained else None
-            if data is not None and rule.accepts(arguments) and self._per_sample(arguments[data]):
-                return self._ruled(rule, func, arguments, trained, data), True
+            if data is not None and rule.accepts(arguments) and self.per_sample(arguments[data]):
+                return self.ruled(rule, func, arguments, trained, data), True
         if tainted and not _writes_to(func, args, shared):
-            stand_in = {id(t): self._copy(t) for t in shared}
+            stand_in = {id(t): self.copy(t) for t in shared}
             swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
             args, kwargs = _mapped(swap, args), {k: _mapped(swap, v) for k, v in kwargs.items()}
             return func(*args, **kwargs), True
@@ -154,7 +143,7 @@ class Recorder(Reissuing):
                 self._place(output, (self.names[id(table)], arguments["input"]))
         return output, tainted
 
-    def _per_sample(self, data: Any) -> bool:
+    def per_sample(self, data: Any) -> bool:
         """Whether a layer's input holds one row (or several) a sample."""
         if not isinstance(data, Tensor):
             return False
@@ -168,22 +157,23 @@ class Recorder(Reissuing):
         self.constants.append(known)
         return known
 
-    def _ruled(self, rule: Rule, func: Callable[..., Any], arguments: Arguments, trained: set[str], data: str) -> Any:
+    def ruled(self, rule: Rule, func: Callable[..., Any], arguments: Arguments, trained: set[str], data: str) -> Any:
+        """Output of a call that a rule reads, run on aliases of its parameters and recorded."""
         sources = {}
         held = arguments[data]
-        if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self._reaches(held):
-            arguments = arguments | {data: self._copy(held)}  # rows of a table, spread over the samples
+        if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self.reaches(held):
+            arguments = arguments | {data: self.copy(held)}  # rows of a table, spread over the samples
         swapped = dict(arguments)
         probed = []
         for argument in sorted(trained):
             source = self._source(arguments[argument], rule.views)
             sources[argument] = source
-            if rule.probe is not None and arguments[argument].dim() > 1 and source.name in self.view.parameters:
-                if not _recomputes():
-                    probed.append(argument)
-                    swapped[argument] = arguments[argument].detach()
-                    continue
-            swapped[argument] = self._alias(source, arguments[argument])
+            direct = source.name in self.view.parameters and arguments[argument].dim() > 1
+            if rule.probe is not None and direct and _saved_by() == self._saved_by:
+                probed.append(argument)
+                swapped[argument] = arguments[argument].detach()
+            else:
+                swapped[argument] = self._alias(source, arguments[argument])
         if probed and not any(isinstance(v, Tensor) and v.requires_grad for v in swapped.values()):
             swapped[data] = swapped[data].detach().requires_grad_()  # so that the output has a gradient
         recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
@@ -196,7 +186,7 @@ class Recorder(Reissuing):
             self.uses.append(Use(rule, func, recorded, sources, tuple(probed), data, edge, output.shape))
         return output
 
-    def _copy(self, tensor: Tensor) -> Tensor:
+    def copy(self, tensor: Tensor) -> Tensor:
         """An alias of a shared tensor in a call no rule knows: its gradient can be read if it has a row a sample."""
         source = self._source(tensor, views=False)
         alias = self._alias(source, tensor)
@@ -230,7 +220,7 @@ class Recorder(Reissuing):
             self.derived.append(Derived(tensor, leaves, parameters, table))
         return self._places[id(tensor)]
 
-    def _reaches(self, tensor: Tensor) -> bool:
+    def reaches(self, tensor: Tensor) -> bool:
         """Whether a shared tensor depends on a parameter that is asked for."""
         return id(tensor) in self.names or (not tensor.is_leaf and bool(self._leaves(tensor)))
 
@@ -249,10 +239,13 @@ class Recorder(Reissuing):
         return tuple(name for name in self.view.parameters if name in names)
 
 
-def _recomputes() -> bool:
-    """Whether the call is in a checkpoint, which will run again without this mode and must then save the same."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is None or top(True) is not None
+def _saved_by() -> Any:
+    """The hooks that save tensors for the backward pass, if any.
+
+    Inside an activation checkpoint they are the checkpoint's. What it computes anew in the backward pass no mode
+    sees, so calls there must not be changed: other tensors would be saved than are computed.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -281,51 +274,3 @@ def _in_place(func: Callable[..., Any]) -> bool:
 def _writes_to(func: Callable[..., Any], args: tuple[Any, ...], shared: list[Tensor]) -> bool:
     """Whether a call changes a shared tensor: an alias of it cannot be written to."""
     return _in_place(func) and bool(args) and any(args[0] is t for t in shared)
-
-
-@contextmanager
-def user_layers(recorder: Recorder, model: nn.Module) -> Iterator[None]:
-    """Run layers of registered types as one recorded call each while the block lasts."""
-    with ExitStack() as stack:
-        for module in model.modules():
-            if (rule := USER_RULES.get(type(module))) is not None:
-                stack.enter_context(_recorded_module(recorder, module, rule))
-        yield
-
-
-@contextmanager
-def _recorded_module(recorder: Recorder, module: nn.Module, rule: Callable[[nn.Module], Rule]) -> Iterator[None]:
-    original = module.forward
-    had_own = "forward" in vars(module)
-    parameters = {name: p for name, p in module.named_parameters() if id(p) in recorder.names}
-    made = rule(module)
-
-    def call(value: Tensor, **aliases: Tensor) -> Any:
-        with torch._C.DisableTorchFunction():
-            return torch.func.functional_call(_Forward(module, original), aliases, (value,))
-
-    def forward(value: Tensor) -> Any:
-        if not parameters or not torch.is_grad_enabled():
-            return original(value)
-        output = recorder._ruled(made, call, {"value": value, **parameters}, set(parameters), "value")
-        for tensor in _tensors_in((output,)):
-            recorder.samples[tensor] = True
-        return output
-
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if had_own:
-            module.forward = original
-        else:
-            del module.forward
-
-
-class _Forward(nn.Module):
-    """A module's parameters with its original forward method, so that other values can stand in for them."""
-
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self._parameters, self._buffers, self._modules = module._parameters, module._buffers, module._modules
-        self.forward = forward

@@ -12,6 +12,7 @@ from torch import Tensor
 from pullback.kernels.factors import DenseFactor, Factor, Tensors
 from pullback.kernels.recorder import Derived
 from pullback.kernels.rules.embedding import token_factor
+from pullback.kernels.rules.registry import full_precision
 
 _ROWS_AT_A_TIME = 64  # gradients pulled back by one vectorised backward pass
 
@@ -38,7 +39,8 @@ def _vjp(derived: Derived, rows: Tensor, shapes: dict[str, torch.Size]) -> Tenso
     lead, flat = rows.shape[:2], rows.reshape(-1, *derived.value.shape).to(derived.value.dtype)
     parts = [_vjp_batch(derived, part, shapes) for part in flat.split(_ROWS_AT_A_TIME)]
     return {
-        name: torch.cat([part[k] for part in parts]).view(*lead, *shapes[name]) for k, name in enumerate(derived.leaves)
+        name: full_precision(torch.cat([part[k] for part in parts])).view(*lead, *shapes[name])
+        for k, name in enumerate(derived.leaves)
     }
 
 

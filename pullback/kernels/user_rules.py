@@ -107,7 +107,8 @@ def register_rule(module_type: type[nn.Module], rule: UserRule) -> RegisteredRul
             f"an instance of {type(module_type).__name__}" if isinstance(module_type, nn.Module) else repr(module_type)
         )
         raise input_error(where, "a class of modules", got, "Pass the layer's class")
-    if not callable(rule):
+    given: object = rule
+    if not callable(given):
         raise input_error(where, "a function `rule(module, x, gradient)`", repr(rule), "Pass the function itself")
     entry = RegisteredRule(module_type, rule)
     _REGISTERED.setdefault(module_type, []).append(entry)

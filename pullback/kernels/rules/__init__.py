@@ -11,16 +11,16 @@ from pullback.kernels.rules import (
     norm,
     prelu,
     recurrent,
+    spread,
 )
 from pullback.kernels.rules.elementwise import COPIES
-from pullback.kernels.rules.registry import LOOKUPS, REISSUED, RULES, USER_RULES, Call, Rule, Source, add_rule
+from pullback.kernels.rules.registry import LOOKUPS, REISSUED, RULES, Call, Rule, Source, add_rule
 
 __all__ = [
     "COPIES",
     "LOOKUPS",
     "REISSUED",
     "RULES",
-    "USER_RULES",
     "Call",
     "Rule",
     "Source",
@@ -35,4 +35,5 @@ __all__ = [
     "norm",
     "prelu",
     "recurrent",
+    "spread",
 ]

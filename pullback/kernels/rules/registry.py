@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pullback.kernels.factors import Factor
 
@@ -104,7 +104,6 @@ class Rule:
 
 
 RULES: dict[Callable[..., Any], Rule] = {}
-USER_RULES: dict[type[nn.Module], Callable[[nn.Module], Rule]] = {}  # a user's layers, by exact type
 
 # Functions that look rows of a parameter up, and whether a call is a plain look-up: with indices that are the same
 # for all samples the result is shared, and its gradient is scattered back without forming the table.

@@ -1,0 +1,61 @@
+"""Parameters that all samples share, spread over the samples by the call that mixes them.
+
+A trained attention mask (relative positions) or one side of a ``where`` has no row for each sample, and no rule
+knows how the call uses it. Expanded to the shape it is broadcast to anyway, it does: the gradient of the expanded
+tensor holds the samples' rows, and the expansion is a computation from parameters like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pullback.kernels.rules.registry import REISSUED
+
+
+def _to_spread(tensor: Tensor, shape: torch.Size) -> bool:
+    """Parameters always, so that a batch of one shows the same calls as one of many."""
+    return tensor.requires_grad and (tensor.is_leaf or tensor.shape != shape)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Attention with its mask spread; NotImplemented where it is already, or is not trained."""
+    shape = torch.Size((*query.shape[:-1], key.shape[-2]))
+    if attn_mask is None or not _to_spread(attn_mask, shape):
+        return NotImplemented
+    return F.scaled_dot_product_attention(query, key, value, attn_mask.expand(shape), dropout_p, is_causal, **kwargs)
+
+
+def _broadcasting(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A function whose first ``count`` arguments are broadcast to one shape, with those that are trained in it."""
+
+    def spread(*args: Any, **kwargs: Any) -> Any:
+        held = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        shape = torch.broadcast_shapes(*(t.shape for t in held))
+        trained = {id(t) for t in args[:count] if isinstance(t, Tensor) and _to_spread(t, shape)}
+        if not trained:
+            return NotImplemented
+        return function(*(value.expand(shape) if id(value) in trained else value for value in args), **kwargs)
+
+    return spread
+
+
+REISSUED[F.scaled_dot_product_attention] = _attention
+for _function, _count in (
+    *((torch.where, 3), (Tensor.where, 3), (torch.masked_fill, 1), (Tensor.masked_fill, 1)),
+    *((torch.lerp, 3), (Tensor.lerp, 3), (torch.addcmul, 3), (Tensor.addcmul, 3)),
+    *((torch.addcdiv, 3), (Tensor.addcdiv, 3), (torch.logaddexp, 2), (torch.hypot, 2), (torch.atan2, 2)),
+):
+    REISSUED[_function] = _broadcasting(_function, _count)
