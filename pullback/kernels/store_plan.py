@@ -18,6 +18,7 @@ from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Form
 from pullback.kernels.plan import SMALLEST_PIECE_BYTES, KernelPlan, make_plan
+from pullback.kernels.rates import Rates
 from pullback.kernels.store_tile import workspace_bytes
 
 DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
@@ -85,6 +86,7 @@ class Footprint:
         factor_bytes: of their factors.
         graph_bytes: what autograd keeps for their backward pass.
         parameter_bytes: of one gradient of all parameters.
+        rates: of a machine other than this one.
     """
 
     captured: Captured
@@ -95,6 +97,7 @@ class Footprint:
     factor_bytes: int
     graph_bytes: int
     parameter_bytes: int
+    rates: Rates | None = None
 
     def plan(
         self,
@@ -116,7 +119,7 @@ class Footprint:
             forms: of a store begun earlier.
             piece_bytes: of a store begun earlier.
         """
-        pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False)
+        pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False, rates=self.rates)
         blocks = -(-count // tile)
         tiles = blocks * (blocks + 1) // 2
         whole = count * (count + tile / 2) / 2 / tile**2  # in tiles off the diagonal: one on it costs half
