@@ -57,7 +57,24 @@ class Derived:
     table: tuple[str, Tensor] | None
 
 
-class Recorder(TorchFunctionMode):
+class Reissuing(TorchFunctionMode):
+    """Only runs replacements: for those who count what a model does, not what it was."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = self.reissued(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if output is NotImplemented else output
+
+    def reissued(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Output of the replacement of a call, or NotImplemented."""
+        if func not in REISSUED:
+            return NotImplemented
+        with self:
+            return REISSUED[func](*args, **kwargs)
+
+
+class Recorder(Reissuing):
     """Active during one forward pass.
 
     Args:
@@ -96,11 +113,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         refuse(func, args, kwargs, self.layers, self.where)
-        if func in REISSUED and _saved_by() == self._saved_by:
-            with self:
-                output = REISSUED[func](*args, **kwargs)
-            if output is not NotImplemented:
-                return output
+        if _saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
+            return output
         found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
         tainted = any(t in self.samples for t in found)
         shared = [t for t in found if t.requires_grad and t not in self.samples and self.reaches(t)]

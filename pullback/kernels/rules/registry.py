@@ -110,7 +110,7 @@ RULES: dict[Callable[..., Any], Rule] = {}
 LOOKUPS: dict[Callable[..., Any], Callable[[Arguments], bool]] = {}
 
 # Functions no rule can read are run as an equivalent made of recorded calls: packed attention, fused recurrent
-# layers. The replacement gets the same arguments; NotImplemented instead of a result means that it does not take the call.
+# layers. The replacement gets the same arguments; NotImplemented as its result means that it does not take the call.
 REISSUED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
