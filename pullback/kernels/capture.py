@@ -142,14 +142,14 @@ def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
     """
     make = torch.Generator().manual_seed(shape.numel())
     sizes = shape[0], shape[1:].numel()
-    u, v = ((torch.randint(2, (size,), generator=make) * 2 - 1).to(like) for size in sizes)
+    u, v = ((torch.randint(2, (size,), generator=make, device="cpu") * 2 - 1).to(like) for size in sizes)
     return u, v
 
 
 def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tensor) -> dict[str, Tensor]:
     """Per parameter ``<gradient, u v^T>`` of the combination, over the uses whose ordinary gradient was not formed."""
     probes: dict[str, Tensor] = {}
-    signs = combination(values.shape[1], torch.empty(0)).tolist()  # not on the values' device: that may be meta
+    signs = combination(values.shape[1], torch.empty(0, device="cpu")).tolist()  # the values may be on the meta device
     for use, each in zip(uses, gradients, strict=False):
         combined = [g if sign == 1 else -g for g, sign in zip(each, signs, strict=True) if g is not None]
         for argument in use.probed if combined else ():

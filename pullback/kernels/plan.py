@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +14,9 @@ from pullback.kernels.factors import Contract, Factor, Form
 from pullback.kernels.forms import choose_form, seconds_of, tile_rows
 from pullback.kernels.gram import block_shape
 from pullback.kernels.rates import Rates, machine_rates
+
+if TYPE_CHECKING:
+    from pullback.kernels.scale import ScalePlan
 
 SMALLEST_PIECE_BYTES = 2**20
 
@@ -58,6 +62,7 @@ class KernelPlan:
         piece_bytes: bound on gradient rows formed at a time.
         tile_bytes: temporaries of a tile.
         graph_bytes: what autograd saves in a forward pass of ``batch`` samples, and gradients of the parameters.
+        scale: the same kernel made tile by tile on disk, by one worker or many, if ``plan_kernel`` was asked for it.
     """
 
     shape: tuple[int, int]
@@ -73,6 +78,7 @@ class KernelPlan:
     piece_bytes: int
     tile_bytes: int
     graph_bytes: int
+    scale: ScalePlan | None = None
 
     @property
     def flops(self) -> float:
@@ -132,6 +138,8 @@ class KernelPlan:
             lines.append("blocks of single layers are computed when they are asked for")
         if self.frozen:
             lines.append(f"frozen, not covered: {', '.join(self.frozen)}")
+        if self.scale is not None:
+            lines += ["", str(self.scale)]
         return "\n".join(lines)
 
 
