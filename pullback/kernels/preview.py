@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_positive, input_error, unsupported
 from pullback.functional import LossFunction, take
 from pullback.functional.batch import Batch, plain, tensors
 from pullback.kernels.backward import loss_request
@@ -108,14 +110,15 @@ def plan_kernel(
     limit = None if scaled else memory_limit
     request = loss_request(model, loss_fn, x, y, x2, y2, None, params, "sample", forms, limit, where)
     request = _of(request, num_samples, on_meta=on_meta)
-    with torch.device("meta") if on_meta else nullcontext():
+    with _shapes_alone(where) if on_meta else nullcontext():
         captured, graph_bytes = template(request)
         like = captured.factors[0].like
         rates = rates or machine_rates(like.device, like.dtype)
+        rows, columns = request.rows, request.columns
         plan = make_plan(
             captured,
-            request.rows.count,
-            None if request.columns is None else request.columns.count,
+            rows.count,
+            None if columns is None else columns.count,
             limit,
             where,
             forms=forms,
@@ -124,20 +127,30 @@ def plan_kernel(
         )
         if not scaled:
             return plan
-        few = [take(batch, slice(0, captured.num_samples)) for batch in (request.rows.x, request.rows.y)]
-        scale = make_scale_plan(
-            request.rows.view,
-            request.readout,
-            *few,
-            captured,
-            request.rows.count,
-            workers,
-            tile,
-            memory_limit,
-            rates,
-            where,
-        )
+        few = slice(0, captured.num_samples)
+        pair = take(rows.x, few), take(rows.y, few)
+        scale = make_scale_plan(captured, request.readout, pair, rows.count, workers, tile, memory_limit, rates, where)
     return replace(plan, scale=scale)
+
+
+@contextmanager
+def _shapes_alone(where: str) -> Iterator[None]:
+    """Tensors made in the block are on the meta device; an error because they hold no numbers says so."""
+    try:
+        with torch.device("meta"):
+            yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta tensor" not in str(error):
+            raise
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if "torch" not in Path(frame.filename).parts
+        ]
+        raise unsupported(
+            where,
+            "a model and a loss that read no numbers, on the meta device",
+            f"`{frames[-1].line}` in {frames[-1].name} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})",
+            "Pass what makes that needless (a mask in full, for example), or plan a small model with numbers",
+        ) from error
 
 
 def _of(request: Request, count: int | None, *, on_meta: bool) -> Request:

@@ -119,13 +119,13 @@ def _wire(folder: Path) -> float:
     path = folder / f"rate-{os.getpid()}.part"
     try:
         start = time.perf_counter()
-        zlib.crc32(data)
+        zlib.crc32(data.data)
         with path.open("wb", buffering=0) as file:
             file.write(data.data)
         found = np.empty(WIRE_BYTES, np.uint8)
         with path.open("rb", buffering=0) as file:
             file.readinto(found.data)
-        zlib.crc32(found)
+        zlib.crc32(found.data)
         return 2 * WIRE_BYTES / (time.perf_counter() - start)
     finally:
         path.unlink(missing_ok=True)

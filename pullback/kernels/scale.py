@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from pullback.functional import ModelView, undisturbed
+from pullback.functional import undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.kernels.assemble import forward_order
@@ -134,8 +134,8 @@ class ScalePlan:
         ]
         lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.append(
-            f"{self.passes:.3g} passes over the data; captures: {count(self.capture_bytes, 'B')} a sample; on the disk: "
-            f"{count(self.disk_bytes, 'B')}"
+            f"{self.passes:.3g} passes over the data; captures: {count(self.capture_bytes, 'B')} a sample; "
+            f"on the disk: {count(self.disk_bytes, 'B')}"
         )
         lines.append(
             f"in each worker: {count(self.model_bytes, 'B')} of weights, {count(self.peak_bytes, 'B')} at the peak"
@@ -194,11 +194,9 @@ class Share:
 
 
 def make_scale_plan(
-    view: ModelView,
-    readout: Readout,
-    x: Batch,
-    y: Batch,
     captured: Captured,
+    readout: Readout,
+    pair: tuple[Batch, Batch],
     num_samples: int,
     workers: int,
     tile: int | None,
@@ -209,11 +207,9 @@ def make_scale_plan(
     """The plan of ``num_samples`` samples on ``workers`` workers, from the few in ``captured``.
 
     Args:
-        view: the parameters.
-        readout: the losses.
-        x: inputs of the captured samples.
-        y: their targets.
-        captured: their factors.
+        captured: factors of a few samples.
+        readout: their losses.
+        pair: their inputs and targets.
         num_samples: N.
         workers: W.
         tile: samples along the side of a tile; None chooses as ``kernel_to_store`` does.
@@ -221,7 +217,7 @@ def make_scale_plan(
         rates: of one worker.
         where: the caller.
     """
-    footprint = _footprint(view, readout, x, y, captured, rates, where)
+    footprint = _footprint(captured, readout, *pair, rates, where)
     if tile is None:
         limit = memory_limit
         if limit is None and captured.values.device.type == "meta":
@@ -229,9 +225,9 @@ def make_scale_plan(
         tile = footprint.choose_tile(num_samples, limit, where)
     tile = min(tile, num_samples)
     footprint.check(num_samples, tile, memory_limit, where)
-    store, pair = footprint.plan(num_samples, tile, where, memory_limit=memory_limit)
-    passes = count_passes(view, readout, x, y, captured, where)
-    return _timed(footprint, store, pair, passes, Share.of(Grid(num_samples, tile), workers), workers, rates, where)
+    store, one = footprint.plan(num_samples, tile, where, memory_limit=memory_limit)
+    passes = count_passes(captured, readout, *pair, where)
+    return _timed(footprint, store, one, passes, Share.of(Grid(num_samples, tile), workers), workers, rates, where)
 
 
 def _timed(
@@ -308,10 +304,9 @@ def _areas(count: int, tile: int) -> tuple[float, float]:
     return ((count / tile) ** 2 - diagonal) / 2, diagonal
 
 
-def _footprint(
-    view: ModelView, readout: Readout, x: Batch, y: Batch, captured: Captured, rates: Rates, where: str
-) -> Footprint:
+def _footprint(captured: Captured, readout: Readout, x: Batch, y: Batch, rates: Rates, where: str) -> Footprint:
     """Bytes by sample, as ``kernel_to_store`` counts them."""
+    view = captured.view
     sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
     layers = forward_order(captured)
     with undisturbed(view.model):
@@ -337,9 +332,9 @@ _ATTENTION = {  # of CPUs, which torch's counter leaves out
 }
 
 
-def count_passes(view: ModelView, readout: Readout, x: Batch, y: Batch, captured: Captured, where: str) -> Passes:
+def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where: str) -> Passes:
     """Operations of one sample, counted while the samples of ``captured`` go through the model once more."""
-    n, fallback = captured.num_samples, UNSEEN[0] in captured.rules
+    view, n, fallback = captured.view, captured.num_samples, UNSEEN[0] in captured.rules
     with undisturbed(view.model):
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward:
             capture(view, readout, x, y, where, like=captured.first)
