@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         kernel_to_store,
         open_store,
         plan_kernel,
+        register_rule,
         sketch_kernel,
         tangent_kernel,
     )
@@ -72,6 +73,7 @@ _HOME = {
         "kernel_to_store",
         "open_store",
         "plan_kernel",
+        "register_rule",
         "sketch_kernel",
         "tangent_kernel",
     ),
@@ -121,6 +123,7 @@ __all__ = [
     "open_store",
     "plan_kernel",
     "reference",
+    "register_rule",
     "sharpness",
     "sketch_kernel",
     "spectrum",

@@ -10,6 +10,7 @@ from pullback.kernels.sketch import SketchedKernel, sketch_kernel
 from pullback.kernels.sketch_project import Sketch
 from pullback.kernels.store import KernelStore, kernel_to_store, open_store
 from pullback.kernels.tangent import tangent_kernel
+from pullback.kernels.user_rules import register_rule
 
 __all__ = [
     "GradientMatrix",
@@ -25,6 +26,7 @@ __all__ = [
     "kernel_to_store",
     "open_store",
     "plan_kernel",
+    "register_rule",
     "sketch_kernel",
     "tangent_kernel",
 ]

@@ -102,13 +102,11 @@ def register_rule(module_type: type[nn.Module], rule: UserRule) -> RegisteredRul
         True
     """
     where = "register_rule"
-    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
-        got = (
-            f"an instance of {type(module_type).__name__}" if isinstance(module_type, nn.Module) else repr(module_type)
-        )
+    given: tuple[object, object] = module_type, rule
+    if not (isinstance(given[0], type) and issubclass(given[0], nn.Module)):
+        got = f"an instance of {type(given[0]).__name__}" if isinstance(given[0], nn.Module) else repr(given[0])
         raise input_error(where, "a class of modules", got, "Pass the layer's class")
-    given: object = rule
-    if not callable(given):
+    if not callable(given[1]):
         raise input_error(where, "a function `rule(module, x, gradient)`", repr(rule), "Pass the function itself")
     entry = RegisteredRule(module_type, rule)
     _REGISTERED.setdefault(module_type, []).append(entry)
@@ -187,8 +185,9 @@ class _Layer:
             return self._differentiable(returned[0])
 
         def build(made: Call) -> DenseFactor:
+            self._check_layout(made, made.arguments[data], output.shape)
             x = tree_unflatten([self._samples_first(made, key, data) for key in inputs], layout)
-            return self._factor(made, x, output.shape)
+            return self._factor(made, x)
 
         rule = Rule(f"registered {type(self.module).__name__}", (), tuple(self.trained), data, build)
         output = self.recorder.ruled(rule, call, inputs | self.trained, set(self.trained), data)
@@ -223,6 +222,18 @@ class _Layer:
             )
         return found[0]
 
+    def _check_layout(self, made: Call, data: Tensor, output_shape: torch.Size) -> None:
+        """Samples along the first axis, of the input that holds them and of the output."""
+        N, alone = len(made.gradient), (made.samples(data).shape[1:], made.gradient.shape[2:])
+        for what, shape, one in zip(("an input", "an output"), (data.shape, output_shape), alone, strict=True):
+            if not one or N * one[0] != shape[0]:
+                raise unsupported(
+                    self.where,
+                    f"{what} with the samples along its first axis",
+                    f"shape {tuple(shape)} for {N} samples",
+                    "Transpose around the layer, or register no rule for it",
+                )
+
     def _samples_first(self, made: Call, key: str, data: str) -> Any:
         """An input as the rule gets it; where samples and positions share the first axis, as in ``data``, split."""
         leaf, count = made.arguments[key], len(made.gradient)
@@ -232,17 +243,10 @@ class _Layer:
             leaf = leaf.unflatten(0, (count, -1))
         return full_precision(leaf)
 
-    def _factor(self, made: Call, x: dict[str, Any], output_shape: torch.Size) -> DenseFactor:
+    def _factor(self, made: Call, x: dict[str, Any]) -> DenseFactor:
         """The rule's rows, named as in the model, after the checks of names and shapes."""
         gradient = full_precision(made.gradient)  # (N, C, *output of a batch of one)
         N, C = gradient.shape[:2]
-        if gradient.dim() == 2 or N * gradient.shape[2] != output_shape[0]:
-            raise unsupported(
-                self.where,
-                "an output with the samples along its first axis",
-                f"shape {tuple(output_shape)} for {N} samples",
-                "Transpose around the layer, or register no rule for it",
-            )
         gradient = gradient.squeeze(2) if gradient.shape[2] == 1 else gradient
         values = {id(p): full_precision(made.arguments[name]) for name, p in self.trained.items()}
         with _in_place_of(self.module, values):
