@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from pullback.kernels.factors import Contract, Factor, Form
+from pullback.kernels.factors import Contract, DensePiece, Factor, Form, Piece
 
 
 @dataclass
@@ -67,11 +67,11 @@ def add_gram(
     sums = [Sums() for _ in sides]
     max_numbers = max_bytes // (left.element_size * sum(side.num_samples for side in sides))
     rows_each = left.num_outputs if contract == "full" else 1
-    for pieces in zip(*(side.pieces(form, max_numbers) for side in sides), strict=True):
+    for pieces in matched([side.pieces(form, max_numbers) for side in sides]):
         for side, piece in zip(sums, pieces, strict=True):
             side.add(piece.totals(outputs))
         for rows, columns in tiles(left.num_samples, sides[-1].num_samples, tile, symmetric=right is None):
-            part = out[..., _scaled(rows, rows_each), _scaled(columns, rows_each)]
+            part = out[..., scaled(rows, rows_each), scaled(columns, rows_each)]
             pieces[0].tile(part, rows, pieces[-1], columns, contract, add=add)
         add = True
     if not add:
@@ -79,7 +79,38 @@ def add_gram(
     return [side.whole() for side in sums]
 
 
-def _scaled(part: slice, factor: int) -> slice:
+def matched(sides: Sequence[Iterator[Piece]]) -> Iterator[tuple[Piece, ...]]:
+    """Pieces of one side or two that cover the same numbers: stretches end where either side's does."""
+    if len(sides) == 1:
+        yield from ((piece,) for piece in sides[0])
+        return
+    left, right = sides
+    a, b = next(left, None), next(right, None)
+    while a is not None and b is not None:
+        if not isinstance(a, DensePiece) or not isinstance(b, DensePiece):
+            yield a, b
+            a, b = next(left, None), next(right, None)
+            continue
+        size = min(a.matrix.shape[2], b.matrix.shape[2])
+        assert (a.name, a.offset) == (b.name, b.offset), "pieces of two sides in another order"
+        yield _first(a, size), _first(b, size)
+        a, b = _rest(a, size) or next(left, None), _rest(b, size) or next(right, None)
+    assert a is None
+    assert b is None
+
+
+def _first(piece: DensePiece, size: int) -> DensePiece:
+    return replace(piece, matrix=piece.matrix[:, :, :size])
+
+
+def _rest(piece: DensePiece, size: int) -> DensePiece | None:
+    if piece.matrix.shape[2] == size:
+        return None
+    return replace(piece, offset=piece.offset + size, matrix=piece.matrix[:, :, size:])
+
+
+def scaled(part: slice, factor: int) -> slice:
+    """A range of samples as one of rows, ``factor`` each."""
     return slice(part.start * factor, part.stop * factor)
 
 
