@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         spectrum,
         trade_off,
     )
-    from pullback.functional import ModelView
+    from pullback.functional import ModelView, frozen_batch_norm
     from pullback.kernels import (
         GradientMatrix,
         Kernel,
@@ -60,7 +60,7 @@ _HOME = {
         "spectrum",
         "trade_off",
     ),
-    "pullback.functional": ("ModelView",),
+    "pullback.functional": ("ModelView", "frozen_batch_norm"),
     "pullback.kernels": (
         "GradientMatrix",
         "Kernel",
@@ -111,6 +111,7 @@ __all__ = [
     "compare_curvatures",
     "diagnose",
     "eigenvalues",
+    "frozen_batch_norm",
     "functional",
     "kernel_to_store",
     "layer_flow",

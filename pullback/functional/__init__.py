@@ -1,6 +1,7 @@
 """A model and a loss as functions of named parameters; the data they are evaluated on."""
 
 from pullback.functional.batch import check_batch, num_samples, take
+from pullback.functional.batch_norm import frozen_batch_norm
 from pullback.functional.datasets import Dataset, load_cifar10, load_digits, load_npz
 from pullback.functional.losses import LossFunction, output_hessian, per_sample_loss, sample_targets
 from pullback.functional.model_view import ModelView
@@ -13,6 +14,7 @@ __all__ = [
     "ModelView",
     "Readout",
     "check_batch",
+    "frozen_batch_norm",
     "load_cifar10",
     "load_digits",
     "load_npz",

@@ -48,7 +48,9 @@ def refuse(
     arguments = dict(zip(signature, args, strict=False)) | kwargs
     if is_active(arguments):
         layer = next((layers[id(a)] for a in arguments.values() if id(a) in layers), None)
-        frozen = ", or freeze its statistics with that layer's .eval()" if what == "batch norm" else ""
+        frozen = (
+            ", or pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed" if what == "batch norm" else ""
+        )
         raise unsupported(
             where,
             "a model in which each sample's gradient is its own",
