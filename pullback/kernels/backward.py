@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import assemble, forward_order, partial_block
 from pullback.kernels.capture import Capture
 from pullback.kernels.coverage import capture_factors
+from pullback.kernels.distributed import run_in_group
 from pullback.kernels.factors import Form
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan import make_plan
@@ -35,6 +36,7 @@ def backward_kernel(
     per: Literal["sample", "token"] = "sample",
     forms: Mapping[str, Form] | None = None,
     memory_limit: int | None = None,
+    group: Any = None,
 ) -> Kernel:
     """Backward kernel K_ij = <g_i, g_j>, g_i the gradient of sample i's own loss; exact, no 1/N anywhere.
 
@@ -56,6 +58,9 @@ def backward_kernel(
         forms: layer or parameter name -> "ghost", "shift", "materialise", ... where it is not left to the cost.
         memory_limit: bytes the kernel and all that is held for it must stay below; the work is then planned in as
             many passes and batches as it takes, and the plan printed first. None plans without a limit.
+        group: None: this process alone, also where torch.distributed is initialised. "world" or a ProcessGroup: the
+            same call with the same weights and all of the data on every rank of it; the ranks share the work, and all
+            return the same kernel, to the bit. Not together with ``memory_limit``.
 
     Returns:
         Kernel with ``total`` (N1, N2), ``layers``, ``parameters``, ``plan``.
@@ -64,10 +69,14 @@ def backward_kernel(
         InputError: empty, non-finite or mismatched data, labels out of range, a loss that returns a scalar.
         UnsupportedError: batch norm or dropout in train mode, a loss or a model that mixes samples.
         SelfCheckError: a result contradicts the ordinary gradient; see ``checks``.
+        WorkerError: with ``group``, another rank failed; names it and the cause.
 
     Cost: a forward and a backward pass, then for a linear layer from d to p features N^2 (d + p) operations
         without positions and the lesser of N^2 T^2 (d + p) and N^2 d p + 2 N T d p with T positions. Without a
         memory limit the captured layer inputs and output gradients stay alive with the kernel.
+        With a group of W ranks: passes over N / W samples and 1 / W of the operations on each rank; every rank
+        receives (1 - 1 / W) of the captured tensors and holds all of them, and sends and receives about
+        (1 - 1 / W) N^2 numbers for each layer's block; see ``docs/kernels.md``.
 
     References: ghost inner products, Goodfellow (2015), arXiv:1510.01799; forms and choice, ``docs/kernels.md``.
 
@@ -82,7 +91,11 @@ def backward_kernel(
         True
     """
     where = "backward_kernel"
-    return run(loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where))
+
+    def request() -> Request:
+        return loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where)
+
+    return run(request()) if group is None else run_in_group(request, group, where)
 
 
 def loss_request(

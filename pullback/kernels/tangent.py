@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from pullback._checks import check_option
 from pullback.functional import check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.readout import output_readout
+from pullback.kernels.distributed import run_in_group
 from pullback.kernels.factors import Contract, Form
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.request import Request, run, side_of
@@ -28,6 +29,7 @@ def tangent_kernel(
     params: Iterable[str] | None = None,
     forms: Mapping[str, Form] | None = None,
     memory_limit: int | None = None,
+    group: Any = None,
 ) -> Kernel:
     """Tangent kernel Theta[i, j, c, e] = <grad f_c(x_i), grad f_e(x_j)>, f the C flattened outputs; exact.
 
@@ -44,13 +46,14 @@ def tangent_kernel(
         params: names of parameters or modules; None for all trainable ones.
         forms: layer or parameter name -> form, where it is not left to the cost.
         memory_limit: as for ``backward_kernel``.
+        group: as for ``backward_kernel``.
 
     Returns:
         Kernel. As an operator its rows are samples under "trace" and "sum", else (sample, output) pairs. Blocks of
         layers are computed when asked for.
 
     Raises:
-        InputError: empty or non-finite data, a model that returns no tensor.
+        InputError: empty or non-finite data, a model that returns no tensor; with ``group`` as ``backward_kernel``.
         UnsupportedError: batch norm or dropout in train mode, a model that mixes samples.
         SelfCheckError: a result contradicts the ordinary gradient.
 
@@ -72,6 +75,26 @@ def tangent_kernel(
         True
     """
     where = "tangent_kernel"
+
+    def request() -> Request:
+        return _request(model, x, x2, model2, contract, params, forms, memory_limit, where)
+
+    if group is not None:
+        return run_in_group(request, group, where, by_output=contract == "full")
+    return run(request(), by_output=contract == "full")
+
+
+def _request(
+    model: nn.Module,
+    x: Batch,
+    x2: Batch | None,
+    model2: nn.Module | None,
+    contract: Contraction,
+    params: Iterable[str] | None,
+    forms: Mapping[str, Form] | None,
+    memory_limit: int | None,
+    where: str,
+) -> Request:
     check_option(where, "contract", contract, ("trace", "diagonal", "full", "sum"))
     params = None if params is None else list(params)
     count = check_batch(where, x)
@@ -82,5 +105,4 @@ def tangent_kernel(
         columns = side_of(model2 or model, params, other, None, check_batch(where, other, None, ("x2", "y2")), where)
     kept: Contract = "full" if contract == "sum" else contract
     readout = output_readout(summed=contract == "sum")
-    request = Request(readout, rows, columns, kept, False, forms, memory_limit, where)
-    return run(request, by_output=contract == "full")
+    return Request(readout, rows, columns, kept, False, forms, memory_limit, where)
