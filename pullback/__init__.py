@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from pullback.functional import ModelView, frozen_batch_norm
     from pullback.kernels import (
+        GradientCheck,
         GradientMatrix,
         Kernel,
         KernelPlan,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Sketch,
         SketchedKernel,
         backward_kernel,
+        check_gradients,
         kernel_to_store,
         open_store,
         plan_kernel,
@@ -62,6 +64,7 @@ _HOME = {
     ),
     "pullback.functional": ("ModelView", "frozen_batch_norm"),
     "pullback.kernels": (
+        "GradientCheck",
         "GradientMatrix",
         "Kernel",
         "KernelPlan",
@@ -70,6 +73,7 @@ _HOME = {
         "Sketch",
         "SketchedKernel",
         "backward_kernel",
+        "check_gradients",
         "kernel_to_store",
         "open_store",
         "plan_kernel",
@@ -90,6 +94,7 @@ __all__ = [
     "Eigenpairs",
     "Finding",
     "GaussNewton",
+    "GradientCheck",
     "GradientMatrix",
     "Hessian",
     "InputError",
@@ -108,6 +113,7 @@ __all__ = [
     "__version__",
     "alignment",
     "backward_kernel",
+    "check_gradients",
     "compare_curvatures",
     "diagnose",
     "eigenvalues",
