@@ -16,6 +16,7 @@ import torch
 
 from pullback._checks import check_positive
 
+WHILE = 0.3  # seconds over which a rate is measured on request
 WIRE_BYTES = 2**26  # written and read to measure a disk
 
 
@@ -51,9 +52,11 @@ class Rates:
     ) -> Rates:
         """Rates of this machine now, with as many threads as torch uses; ``wire`` is that of ``folder``, if given.
 
-        Cost: about a third of a second, and 64 MB written to ``folder`` and read again.
+        They are means over a while: what a busy machine has left, where the choice of a form asks what it can do.
+
+        Cost: about a second, and 64 MB written to ``folder`` and read again.
         """
-        measured = _measure(torch.device(device), dtype)
+        measured = _measure(torch.device(device), dtype, WHILE)
         return measured if folder is None else replace(measured, wire=_wire(Path(folder)))
 
 
@@ -89,20 +92,20 @@ def cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pullback" / "rates.json"
 
 
-def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
+def _measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.0) -> Rates:
     make = torch.Generator(device=device).manual_seed(0)
     large = torch.randn(1024, 1024, device=device, dtype=dtype, generator=make)
     many = torch.randn(64, 128, 128, device=device, dtype=dtype, generator=make)
-    gemm = _seconds(lambda: large @ large, device)
-    bmm = _seconds(lambda: many @ many, device)
-    stream = _seconds(lambda: torch.mul(large, large).sum(1), device)
+    gemm = _seconds(lambda: large @ large, device, seconds)
+    bmm = _seconds(lambda: many @ many, device, seconds)
+    stream = _seconds(lambda: torch.mul(large, large).sum(1), device, seconds)
     return Rates(2.0 * 1024**3 / gemm, 2.0 * 64 * 128**3 / bmm, 1024**2 / stream)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The least of five timings, after one that is not counted."""
-    times = []
-    for _ in range(6):
+def _seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """The least of five timings, or the mean of those made in ``seconds``; after one that is not counted."""
+    times: list[float] = []
+    while len(times) < 6 or sum(times[1:]) < seconds:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
@@ -110,7 +113,8 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return max(min(times[1:]), 1e-7)
+    counted = times[1:]
+    return max(sum(counted) / len(counted) if seconds else min(counted), 1e-7)
 
 
 def _wire(folder: Path) -> float:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from pullback.functional import ModelView, take, undisturbed
 from pullback.functional.batch import Batch
@@ -20,6 +19,7 @@ from pullback.kernels.factors import Contract, Form
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan import KernelPlan, make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout
+from pullback.kernels.store_plan import graph_bytes
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,12 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
 def template(request: Request) -> tuple[Captured, int]:
     """Capture of the first two samples (one does not show the sample axis), and the bytes autograd saves for each."""
     side = request.rows
-    graph = _Saved(side.view)
     few = slice(0, min(2, side.count))
-    with undisturbed(side.view.model), saved_tensors_hooks(graph.pack, lambda tensor: tensor):
-        captured = capture_factors(side.view, request.readout, take(side.x, few), take(side.y, few), request.where)
-    return captured, graph.num_bytes // captured.num_samples
+    x, y = take(side.x, few), take(side.y, few)
+    with undisturbed(side.view.model):
+        captured = capture_factors(side.view, request.readout, x, y, request.where)
+        saved = graph_bytes(side.view, request.readout, x, y, request.where)
+    return captured, saved // captured.num_samples
 
 
 def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> KernelPlan:
@@ -177,18 +178,3 @@ def joined(found: list[Captured]) -> Captured:
 def _added(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     names = dict.fromkeys(name for one in each for name in one)
     return {name: torch.stack([one[name] for one in each if name in one]).sum(0) for name in names}
-
-
-class _Saved:
-    """Counts what autograd saves, each storage once, parameters left out."""
-
-    def __init__(self, view: ModelView) -> None:
-        self.seen = {p.untyped_storage()._cdata for p in view.model.parameters()}  # on the meta device all data is at 0
-        self.num_bytes = 0
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in self.seen:
-            self.seen.add(storage)
-            self.num_bytes += tensor.untyped_storage().nbytes()
-        return tensor

@@ -30,7 +30,7 @@ from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, durati
 from pullback.kernels.store_run import Grid
 from pullback.kernels.store_tile import side_of_square
 
-SQUARE_PASSES = 12  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
+SQUARE_PASSES = 20  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
 HASH_BYTES = 1.4e9  # bytes a second through SHA-256, which knows data and weights again
 PLAIN = 3  # forward passes a forward and a backward pass of plain autograd cost
 MOST_TILES = 2**17  # shared out one by one; beyond, stretches are taken to be even
