@@ -47,10 +47,6 @@ class OuterFactor(Factor):
         """A for the samples in ``index``, (n, T, g, d)."""
         return self.inputs[index]
 
-    def transposed_left(self, index: slice) -> Tensor:
-        """The same as (n, g, d, T)."""
-        return self.left(index).permute(0, 2, 3, 1)
-
     def right(self, index: slice) -> Tensor:
         """D for the samples in ``index``, (n, C, T, g, p)."""
         return self.gradients[index]
@@ -123,7 +119,7 @@ class OuterFactor(Factor):
         result = d.new_empty(n, g, C * p, self.dims[2])
         start = range(self.num_samples)[index].start
         for part in self.blocks(n):
-            a = self.transposed_left(slice(start + part.start, start + part.stop)).mT  # (n', g, T, d)
+            a = self.left(slice(start + part.start, start + part.stop)).transpose(1, 2)  # (n', g, T, d)
             torch.matmul(d[part].permute(0, 3, 1, 4, 2).reshape(len(a), g, C * p, -1), a, out=result[part])
         return result.view(n, g, C, p, -1).transpose(1, 2)
 

@@ -1,15 +1,15 @@
 """Convolutions in one to three dimensions: stride, padding, dilation and groups.
 
-As a sum of outer products the inputs are the unfolded patches; they are unfolded only where they are needed. With
-one output a sample the materialised form uses the library's own weight gradient, batched by vmap, which is several
-times faster than unfolding; with more outputs all of them share the patches and one product makes their rows.
+As a sum of outer products the inputs are the unfolded patches; they are unfolded only where they are needed, some
+samples and channels at a time. With one output a sample and large maps the materialised form uses the library's own
+weight gradient, batched by vmap, which is then faster than patches.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,24 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from pullback.kernels.factors import Contract, Form, Piece, gram_flops, output_pairs
+from pullback.kernels.factors import Contract, Form, Piece, dense_pieces, gram_flops, output_pairs
 from pullback.kernels.outer import GhostPiece, OuterFactor, combine
 from pullback.kernels.rules.registry import Arguments, Call, Probe, Rule, Source, add_rule, full_precision
 
 _WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 _BLOCK_NUMBERS = 2**22  # unfolded inputs formed at a time: 16 MB in float32, near the size of the caches
+_LARGE_MAP = 512  # positions from which the library's weight gradient is faster than patches (measured on CPUs)
+
+Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]  # stride, dilation, zeros around
 
 
 @dataclass(frozen=True)
 class ConvFactor(OuterFactor):
     """Rows of a convolution's weight.
 
-    ``inputs`` is the padded image (N, b, g d', *space) with b images per sample; ``gradients`` is the
-    (N, C, T, g, p) view of ``maps``, the output gradient (N, C, b, g p, *out).
+    ``inputs`` is the image (N, b, g d', *space) with b images per sample, without the zeros around it;
+    ``gradients`` is the (N, C, T, g, p) view of ``maps``, the output gradient (N, C, b, g p, *out).
     """
 
     maps: Tensor = None  # type: ignore[assignment]
-    settings: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # stride, dilation
+    settings: Settings = ((), (), ())
 
     piece_bytes = 128 * 2**20  # a convolution with few output channels is slow
 
@@ -43,21 +46,23 @@ class ConvFactor(OuterFactor):
         """Dimensions of an image."""
         return len(self.settings[0])
 
+    @property
+    def by_patches(self) -> bool:
+        """Whether rows are made from patches, and their numbers ordered (g, d, p), not (g, p, d)."""
+        whole = self.inputs.shape[1] == 1 and self.gradients.shape[3] == 1
+        return whole and (self.num_outputs > 1 or self.maps.shape[4:].numel() < _LARGE_MAP)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"inputs": self.inputs, "maps": self.maps}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> ConvFactor:
         changed = {"inputs": self.inputs, "maps": self.maps} | tensors
-        views = positions(changed["maps"], self.gradients.shape[3], self.space)
-        return ConvFactor(
-            changed["inputs"],
-            views,
-            self.weight,
-            self.bias,
-            self.weight_shape,
-            maps=changed["maps"],
-            settings=self.settings,
-        )
+        return replace(self, **changed, gradients=positions(changed["maps"], self.gradients.shape[3], self.space))
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Images with the zeros around them."""
+        around = [n for each in reversed(self.settings[2]) for n in each]
+        return F.pad(image, around) if any(around) else image
 
     def blocks(self, count: int) -> Iterator[slice]:
         T, g, d, _ = self.dims
@@ -66,8 +71,8 @@ class ConvFactor(OuterFactor):
             yield slice(start, min(start + step, count))
 
     def left(self, index: slice) -> Tensor:
-        image = self.inputs[index]
-        stride, dilation = self.settings
+        image = self.padded(self.inputs[index])
+        stride, dilation, _ = self.settings
         kernel, out = self.weight_shape[2:], self.maps.shape[4:]
         n, b = image.shape[:2]
         patches = image.unflatten(2, (self.gradients.shape[3], -1))  # (n, b, g, c, *space)
@@ -77,28 +82,62 @@ class ConvFactor(OuterFactor):
         order = (0, 1, *range(4, 4 + self.space), 2, 3, *range(4 + self.space, 4 + 2 * self.space))
         return patches.permute(order).reshape(n, b * out.numel(), self.gradients.shape[3], -1)
 
-    def transposed_left(self, index: slice) -> Tensor:
-        image = self.inputs[index]
-        if self.space != 2 or image.shape[1] != 1:
-            return super().transposed_left(index)
-        stride, dilation = self.settings
-        patches = F.unfold(image[:, 0], self.weight_shape[2:], dilation, 0, stride)  # (n, g d, T)
-        return patches.unflatten(1, (self.gradients.shape[3], -1))
+    def patches(self, index: slice, channels: slice) -> Tensor:
+        """A of some channels, transposed: (n, d', T); one image a sample, one group."""
+        stride, dilation, zeros = self.settings
+        image = self.inputs[index][:, 0, channels]
+        if self.space == 2 and all(before == after for before, after in zeros):
+            return F.unfold(image, self.weight_shape[2:], dilation, [before for before, _ in zeros], stride)
+        shape = torch.Size([len(self.weight_shape), image.shape[1], *self.weight_shape[2:]])
+        part = replace(self, inputs=image.unsqueeze(1), weight_shape=shape)
+        return part.left(slice(0, len(image)))[:, :, 0].transpose(1, 2)
+
+    def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
+        """From patches: some input channels at a time, so that each patch is formed once."""
+        if not self.by_patches:
+            yield from super()._weight_pieces(name, max_numbers)
+            return
+        T, _, d, p = self.dims
+        taps, C = self.weight_shape[2:].numel(), self.num_outputs
+        step = max(1, max_numbers // (taps * p * C))
+        d_maps = self.maps[:, :, 0].flatten(3)  # (N, C, p, T)
+        for start in range(0, d // taps, step):
+            channels = slice(start, min(start + step, d // taps))
+            count = (channels.stop - channels.start) * taps
+            block = self.maps.new_empty(self.num_samples, C, count, p)
+            for part in self.blocks_of(T * count):
+                a = self.patches(part, channels).unsqueeze(1)  # (n', 1, d', T)
+                torch.matmul(a, d_maps[part].mT, out=block[part])
+            yield from dense_pieces(name, start * taps * p, block.flatten(2))
+
+    def blocks_of(self, numbers: int) -> Iterator[slice]:
+        """Stretches of samples with ``numbers`` unfolded numbers each."""
+        step = max(1, _BLOCK_NUMBERS // max(1, numbers))
+        for start in range(0, self.num_samples, step):
+            yield slice(start, min(start + step, self.num_samples))
+
+    def piece_order(self, name: str, value: Tensor) -> Tensor:
+        if name == self.weight and self.by_patches:
+            return value.reshape(len(value), -1).T.reshape(-1)
+        return super().piece_order(name, value)
 
     def outer(self, index: slice, outputs: slice) -> Tensor:
-        if self.num_outputs > 1:
+        if self.num_outputs > 1 or self.by_patches:
             return super().outer(index, outputs)
         g, p = self.gradients.shape[3:]
         maps = self.maps[index][:, 0].unflatten(2, (g, p))[:, :, :, outputs]
         p = maps.shape[3]
         shape = torch.Size([g * p, *self.weight_shape[1:]])
-        stride, dilation = self.settings
+        stride, dilation, zeros = self.settings
         gradient = _WEIGHT_GRADIENT[self.space]
+        even = all(before == after for before, after in zeros)
+        around = tuple(before for before, _ in zeros) if even else 0
 
         def one(image: Tensor, output_gradient: Tensor) -> Tensor:
-            return gradient(image, shape, output_gradient, stride, 0, dilation, g)
+            return gradient(image, shape, output_gradient, stride, around, dilation, g)
 
-        weight = torch.func.vmap(one)(self.inputs[index].contiguous(), maps.flatten(2, 3).contiguous())
+        images = self.inputs[index] if even else self.padded(self.inputs[index])
+        weight = torch.func.vmap(one)(images.contiguous(), maps.flatten(2, 3).contiguous())
         return weight.reshape(len(weight), 1, g, p, -1)
 
     # Stride one: A A^T is a sum over taps of shifted Gram matrices of pixels, so nothing is unfolded.
@@ -111,7 +150,7 @@ class ConvFactor(OuterFactor):
             return super().flops(form, n1, n2, contract)
         T, g, d, p = self.dims
         taps = math.prod(self.weight_shape[2:])
-        pixels = math.prod(self.inputs.shape[3:])
+        pixels = math.prod(n + sum(z) for n, z in zip(self.inputs.shape[3:], self.settings[2], strict=True))
         each = pixels**2 * (d / taps) + T**2 * (taps + 1 + output_pairs(self.num_outputs, contract) * p)
         return gram_flops(n1, n2) * g * each
 
@@ -130,7 +169,7 @@ class ShiftPiece(GhostPiece):
 
     def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
         assert isinstance(other, ShiftPiece)
-        x1, x2 = self.factor.inputs[rows][:, 0], other.factor.inputs[columns][:, 0]  # (n, g c, *space)
+        x1, x2 = (f.padded(f.inputs[part][:, 0]) for f, part in ((self.factor, rows), (other.factor, columns)))
         d1, d2 = self.factor.right(rows), other.factor.right(columns)
         groups = d1.shape[3]
         for k in range(groups):
@@ -179,8 +218,6 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
         maps = full_precision(call.gradient)
         if image.dim() == space + 2:
             image, maps = image.unsqueeze(1), maps.unsqueeze(2)
-        if any(padding := _padding(arguments.get("padding", 0), weight.shape[2:], dilation)):
-            image = F.pad(image, padding)
         return ConvFactor(
             inputs=image,
             gradients=positions(maps, groups, space),
@@ -188,40 +225,52 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
             bias=call.names.get("bias"),
             weight_shape=weight.shape,
             maps=maps,
-            settings=(stride, dilation),
+            settings=(stride, dilation, _zeros(arguments.get("padding", 0), weight.shape[2:], dilation)),
         )
 
     return build
 
 
 def _probe(space: int) -> Probe:
-    function = (F.conv1d, F.conv2d, F.conv3d)[space - 1]
-
     def probe(
         argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor
     ) -> Tensor | None:
         """``<dL/dW, u v^T>``: the output gradients summed with u over channels, times the image of the one filter v."""
         if argument != "weight":
             return None
-        groups, image = arguments.get("groups", 1), full_precision(arguments["input"])
-        filters = v.to(image).view(1, *source.shape[1:]).expand(groups, *source.shape[1:])
-        rest = {k: arguments[k] for k in ("stride", "padding", "dilation", "groups") if k in arguments}
-        seen = function(image, filters, None, **rest)  # (..., g, *out)
-        maps = full_precision(gradient).unflatten(-space - 1, (groups, -1))  # (..., g, p, *out)
-        weighted = torch.einsum("...gpt,gp->...gt", maps.flatten(-space), u.to(maps).view(groups, -1))
-        return (seen.flatten(-space) * weighted).sum(dtype=torch.float64)
+        groups, image, kernel = arguments.get("groups", 1), full_precision(arguments["input"]), source.shape[2:]
+        stride = per_axis(arguments.get("stride", 1), space)
+        dilation = per_axis(arguments.get("dilation", 1), space)
+        zeros = _zeros(arguments.get("padding", 0), kernel, dilation)
+        # the filter's taps as channels of their own, (..., g, taps, *space): as small as the taps are few
+        filters = v.to(image).view(source.shape[1], -1).T  # (taps, c)
+        pixels = image.unflatten(-space - 1, (groups, -1)).flatten(-space)
+        seen = (filters @ pixels).unflatten(-1, image.shape[-space:])
+        seen = F.pad(seen, [n for each in reversed(zeros) for n in each])
+        out = gradient.shape[-space:]
+        shifted = 0
+        for tap, place in enumerate(torch.cartesian_prod(*[torch.arange(k) for k in kernel]).view(-1, space).tolist()):
+            part = seen.select(-space - 1, tap)
+            for axis, (at, s, e, o) in enumerate(zip(place, stride, dilation, out, strict=True)):
+                part = part.movedim(axis - space, -1)[..., at * e : at * e + (o - 1) * s + 1 : s].movedim(
+                    -1, axis - space
+                )
+            shifted = shifted + part
+        maps = full_precision(gradient).unflatten(-space - 1, (groups, -1)).flatten(-space)  # (..., g, p, T)
+        weighted = (u.to(maps).view(groups, 1, -1) @ maps).squeeze(-2)
+        return (shifted.flatten(-space) * weighted).sum(dtype=torch.float64)  # type: ignore[attr-defined]
 
     return probe
 
 
-def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
-    """Zeros before and after each axis, last axis first, as ``F.pad`` wants them."""
+def _zeros(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Zeros before and after each axis."""
     if padding == "valid":
         padding = 0
     if padding == "same":
         totals = [e * (k - 1) for k, e in zip(kernel, dilation, strict=True)]
-        return [n for total in reversed(totals) for n in (total // 2, total - total // 2)]
-    return [n for each in reversed(per_axis(padding, len(kernel))) for n in (each, each)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((n, n) for n in per_axis(padding, len(kernel)))
 
 
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

@@ -10,14 +10,18 @@ from pullback.kernels.factors import DenseFactor
 from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
 
 
-def _rows(call: Call, normalised: Tensor, axes: tuple[int, ...]) -> DenseFactor:
-    """Rows of scale and shift, (N, C, *shape); ``axes`` are the positions in the normalised input (N, ...)."""
+def _rows(call: Call, normalised: Tensor, axes: tuple[int, ...], scale: Tensor | None = None) -> DenseFactor:
+    """Rows of scale and shift, (N, C, *shape); ``axes`` are the positions in the normalised input (N, ...).
+
+    With ``scale`` the input is only centred, and the scale is still to be multiplied in.
+    """
     gradient = full_precision(call.gradient)  # (N, C, ...)
     axes = tuple(axis + 1 for axis in axes)
     rows = {}
     if "weight" in call.names:
         product = gradient * normalised.unsqueeze(1)
-        rows[call.names["weight"]] = product.sum(axes) if axes else product
+        summed = product.sum(axes) if axes else product
+        rows[call.names["weight"]] = summed if scale is None else summed * scale
     if "bias" in call.names:
         rows[call.names["bias"]] = gradient.sum(axes) if axes else gradient
     return DenseFactor(rows)
@@ -46,10 +50,10 @@ def _rms_norm(call: Call) -> DenseFactor:
     return _rows(call, F.rms_norm(x, shape, eps=eps), _positions(x, len(shape)))
 
 
-def _per_channel(call: Call, normalised: Tensor) -> DenseFactor:
-    """Channels are axis 2 of (N, 1, C, ...): everything else is a position."""
+def _per_channel(call: Call, normalised: Tensor, scale: Tensor | None = None) -> DenseFactor:
+    """Channels are axis 2 of (N, 1, channels, ...): everything else is a position."""
     axes = tuple(axis for axis in range(1, normalised.dim()) if axis != 2)
-    return _rows(call, normalised, axes)
+    return _rows(call, normalised, axes, scale)
 
 
 def _group_norm(call: Call) -> DenseFactor:
@@ -69,7 +73,8 @@ def _batch_norm(call: Call) -> DenseFactor:
     arguments = call.arguments
     shape = (-1, *[1] * (x.dim() - 3))
     mean, variance = (full_precision(arguments[k]).view(shape) for k in ("running_mean", "running_var"))
-    return _per_channel(call, (x - mean) * (variance + arguments.get("eps", 1e-5)).rsqrt())
+    scale = (variance + arguments.get("eps", 1e-5)).rsqrt().view(-1)
+    return _per_channel(call, x - mean, scale)  # the scale goes to the sums: one pass less over the data
 
 
 _AFFINE = ("weight", "bias")
