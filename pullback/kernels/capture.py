@@ -24,7 +24,7 @@ from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.recorder import Derived, Recorder, Use
 from pullback.kernels.rules import Source
-from pullback.kernels.user_rules import user_layers
+from pullback.kernels.user_layers import user_layers
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import pullback as pb
 from pullback import reference
@@ -276,6 +277,34 @@ def test_under_autocast() -> None:
     with pb.register_rule(Sine, sine_rule), torch.autocast("cpu", dtype=torch.bfloat16):
         kernel = pb.backward_kernel(model, CE, x.float(), y)
     assert_same(kernel.total, reference.total_kernel(model.double(), CE, x, y), 0.1)
+
+
+def test_within_a_memory_limit() -> None:
+    """Several passes and batches, each with the rule."""
+    model, (x, y) = mlp(), data(6)
+    with pb.register_rule(Sine, sine_rule):
+        free = pb.backward_kernel(model, CE, x, y)
+        tight = pb.backward_kernel(model, CE, x, y, memory_limit=free.plan.peak_bytes - 200)
+    assert len(tight.plan.passes) > 1 or tight.plan.batch < 6
+    assert_same(tight.total, free.total, 1e-12)
+    assert "registered Sine" in rules(tight).values()
+
+
+@pytest.mark.usefixtures("_sine")
+def test_in_an_activation_checkpoint() -> None:
+    """What the checkpoint computes anew is the layer as it is, without aliases."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Sine(4, 5), nn.Sequential(Sine(5, 5), nn.Tanh(), nn.Linear(5, 3).double())
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = checkpoint(self.first, x, use_reentrant=False)
+            return checkpoint(self.last, hidden, use_reentrant=False)
+
+    found = rules(assert_exact(Checkpointed(), *data()))
+    assert (found["first.weight"], found["last.0.weight"]) == ("registered Sine", "registered Sine")
 
 
 def test_a_wrong_rule_is_found() -> None:
