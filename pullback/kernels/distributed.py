@@ -2,16 +2,16 @@
 
 1. Every rank captures a stretch of the samples: one forward and backward pass over its share.
 2. Layer inputs and output gradients are gathered, so that every rank holds those of all samples.
-3. Of a layer whose tiles are made from them (ghost, shift, join), the tiles go round the ranks; of one whose gradient
-   rows are formed, every rank forms the rows of a stretch of the weight for all samples, and its part of the kernel.
-4. The parts are added up once, each stretch of the sum by one rank: all ranks hold the same bits.
+3. The tiles of a layer go round the ranks. Where gradient rows must be formed, every rank forms those of a stretch of
+   the weight instead, for all samples, and from them its part of all tiles.
+4. Tiles are exchanged; parts are added up, each stretch of the sum by one rank. So all ranks hold the same bits.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -35,8 +35,6 @@ from pullback.kernels.outer import OuterFactor
 from pullback.kernels.plan import KernelPlan, form_of, make_plan
 from pullback.kernels.rates import Rates, machine_rates
 from pullback.kernels.request import Request, Side
-
-_TILED = ("ghost", "shift", "join")  # forms whose pieces are not gradient rows
 
 
 def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_output: bool = False) -> Kernel:
@@ -66,9 +64,11 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
         left, *right = aligned(*(side.whole for side in found)) if len(found) > 1 else [found[0].whole]
         own = aligned(*(side.own for side in found)) if len(found) > 1 else [found[0].own]
         plan = _plan(request, left, Rates(**rates))
-        jobs = _own_blocks(team, [left, *right], own, plan)
+        jobs = _jobs(team, [left, *right], own, plan)
+        for job in jobs.values():
+            job.run(team, plan, left.combination)
     for job in jobs.values():
-        job.add_up(team)
+        job.complete(team)
     with team.phase(), without_autocast():
         blocks = _finished(jobs, left, right[0] if right else None, plan, where)
 
@@ -175,109 +175,120 @@ def _plan(request: Request, left: Captured, rates: Rates) -> KernelPlan:
 
 @dataclass
 class _Job:
-    """A block (a layer's, or all), this rank's part of it first and then the sum, with the summed rows behind it."""
+    """A block (a layer's, or of all layers): this rank's part of it first, then the whole.
+
+    Args:
+        block: laid out as ``block_shape`` says; of a symmetric one the lower triangle is made.
+        pairs: what goes into it: rows of all samples, and of this rank's.
+        places: rank -> rows and columns, in samples, of the tiles it makes.
+        rows_each: rows of the block a sample.
+        summed: some gradient rows are formed, a stretch by each rank, so that every entry is a sum over ranks. Else
+            every tile is made by one rank alone.
+        totals: of every pair this rank's part of the summed rows of each side, then the whole.
+    """
 
     block: Tensor
-    done: list[tuple[Part, list[Tensors]]]
-    symmetric: bool
+    pairs: list[tuple[Part, Part]]
+    places: list[list[tuple[slice, slice]]]
+    rows_each: int
+    summed: bool
+    totals: list[list[Tensors]] = field(default_factory=list)
 
-    def add_up(self, team: Team) -> None:
-        """Replace parts by sums over ranks; of a symmetric block only what is not above the diagonal is sent."""
-        n1, n2 = self.block.shape[-2:]
-        views = [self.block]
-        if self.symmetric:
-            views = [self.block[..., rows, columns] for rows, columns in tiles(n1, n2, 256, symmetric=True)]
-        rows = [totals for _, both in self.done for totals in both]
-        flat = [value for totals in rows for value in totals.values()]
-        sums = team.sums([*views, *flat])
-        for view, found in zip(views, sums, strict=False):
-            view.copy_(found)
-        found_rows = iter(sums[len(views) :])
+    def tile(self, place: tuple[slice, slice]) -> Tensor:
+        """A part of the block; rows and columns in samples."""
+        rows, columns = place
+        return self.block[..., scaled(rows, self.rows_each), scaled(columns, self.rows_each)]
+
+    def run(self, team: Team, plan: KernelPlan, outputs: Tensor) -> None:
+        """Make this rank's part."""
+        add = self.summed
+        if add:
+            self.block.zero_()
+        for part, own in self.pairs:
+            form = form_of(plan, part.left)
+            sides = [side for side in (part.left, part.right) if side is not None]
+            formed = form == "materialise"
+            totals = [_zeros(side) for side in sides] if formed else _own_sums(own, form, outputs)
+            places = [place for of_rank in self.places for place in of_rank] if formed else self.places[team.rank]
+            for pieces in _own_pieces(sides, form, plan, team):
+                for total, piece in zip(totals, pieces, strict=True):
+                    for name, offset, value in piece.totals(outputs) if formed else ():
+                        total[name][offset : offset + len(value)] += value
+                for rows, columns in places:
+                    pieces[0].tile(self.tile((rows, columns)), rows, pieces[-1], columns, plan.contract, add=add)
+                add = True
+            ordered = zip(sides, totals, strict=True)
+            self.totals.append([_in_piece_order(side, total) for side, total in ordered] if formed else totals)
+        if not add:  # parameters nothing depends on
+            self.block.zero_()
+
+    def complete(self, team: Team) -> None:
+        """Exchange the parts of the block and of the summed rows; nothing above the diagonal of a symmetric one."""
+        views = [self.tile(place) for of_rank in self.places for place in of_rank] if self.summed else []
+        rows = [totals for sides in self.totals for totals in sides]
+        sums = iter(team.sums([*views, *(value for totals in rows for value in totals.values())]))
+        for view in views:
+            view.copy_(next(sums))
         for totals in rows:
-            totals.update({name: next(found_rows) for name in totals})
+            totals.update({name: next(sums) for name in totals})
+        if not self.summed:
+            self._exchange(team)
+
+    def _exchange(self, team: Team) -> None:
+        """Every tile from the rank that made it."""
+        views = [[self.tile(place) for place in of_rank] for of_rank in self.places]
+        sizes = [[view.numel() for view in of_rank] for of_rank in views]
+        own = [view.reshape(-1) for view in views[team.rank]]
+        found = team.exchanged(torch.cat(own) if own else self.block.new_empty(0), [sum(each) for each in sizes])
+        for rank in (rank for rank in range(team.count) if rank != team.rank):
+            for view, part in zip(views[rank], found[rank].split(sizes[rank]), strict=True):
+                view.copy_(part.view_as(view))
 
 
-class _Turns:
-    """Pieces of work go round the ranks; every rank counts all of them."""
-
-    def __init__(self, team: Team) -> None:
-        self.rank, self.count, self._next = team.rank, team.count, 0
-
-    def mine(self) -> bool:
-        """Whether the next piece is this rank's."""
-        self._next += 1
-        return (self._next - 1) % self.count == self.rank
-
-
-def _own_blocks(team: Team, whole: list[Captured], own: list[Captured], plan: KernelPlan) -> dict[str, _Job]:
-    """This rank's part of every block: layer -> block, or one block of all layers."""
-    turns = _Turns(team)
+def _jobs(team: Team, whole: list[Captured], own: list[Captured], plan: KernelPlan) -> dict[str, _Job]:
+    """Layer -> block, or one block of all layers: nothing of them is made yet."""
+    left, right = whole[0], whole[1] if len(whole) > 1 else None
+    mine = parts(own[0], own[1] if right is not None else None)
+    groups: dict[str, list[tuple[Part, Part]]] = {}
+    for pair in zip(parts(left, right), mine, strict=True):
+        groups.setdefault(pair[0].layer if plan.keep_layers else "all layers", []).append(pair)
     jobs: dict[str, _Job] = {}
-    both = [captures[1] if len(captures) > 1 else None for captures in (whole, own)]
-    for part, mine in zip(parts(whole[0], both[0]), parts(own[0], both[1]), strict=True):
-        name = part.layer if plan.keep_layers else "all layers"
-        if name not in jobs:
-            jobs[name] = _Job(new_block(whole[0], both[0], plan).zero_(), [], both[0] is None)
-        totals = _run_part(jobs[name].block, part, mine, plan, whole[0].combination, turns)
-        jobs[name].done.append((part, totals))
+    turn = 0
+    for name, pairs in groups.items():
+        forms = [form_of(plan, part.left) for part, _ in pairs]
+        side = min(tile_rows(part.left, form, plan.contract) for (part, _), form in zip(pairs, forms, strict=True))
+        places = list(tiles(left.num_samples, (right or left).num_samples, side, symmetric=right is None))
+        shared = [places[(rank - turn) % team.count :: team.count] for rank in range(team.count)]
+        turn += len(places)
+        rows_each = left.num_outputs if plan.contract == "full" else 1
+        jobs[name] = _Job(new_block(left, right, plan), pairs, shared, rows_each, "materialise" in forms)
     return jobs
 
 
-def _run_part(block: Tensor, part: Part, own: Part, plan: KernelPlan, outputs: Tensor, turns: _Turns) -> list[Tensors]:
-    """Add this rank's part of a layer's block, and return its part of the summed rows of each side, see ``add_gram``.
-
-    Args:
-        block: zero where nothing was added yet; of a symmetric one the lower triangle is made.
-        part: rows of all samples.
-        own: rows of this rank's samples, whose sum is this rank's part if no rows are formed.
-        plan: the plan.
-        outputs: combination of the outputs in the summed rows.
-        turns: who does what.
-    """
-    form = form_of(plan, part.left)
-    sides = [side for side in (part.left, part.right) if side is not None]
-    if form == "unused":
-        return [{} for _ in sides]
-    tile = tile_rows(part.left, form, plan.contract)
-    every = list(tiles(part.left.num_samples, sides[-1].num_samples, tile, symmetric=part.right is None))
-    rows_each = part.left.num_outputs if plan.contract == "full" else 1
-    most = min(plan.piece_bytes, part.left.piece_bytes) // part.left.element_size
-    most //= sum(side.num_samples for side in sides)
-    formed = form not in _TILED
-    totals = [_zeros(side) for side in sides] if formed else _own_sums(own, outputs)
-    for pieces in _own_pieces(sides, form, most, turns):
-        for total, piece in zip(totals, pieces, strict=True):
-            for name, offset, value in piece.totals(outputs) if formed else ():
-                total[name][offset : offset + len(value)] += value
-        for rows, columns in every:
-            if formed or turns.mine():
-                out = block[..., scaled(rows, rows_each), scaled(columns, rows_each)]
-                pieces[0].tile(out, rows, pieces[-1], columns, plan.contract, add=True)
-    return totals
-
-
-def _own_pieces(sides: list[Factor], form: Form, max_numbers: int, turns: _Turns) -> Iterator[tuple[Piece, ...]]:
-    """Pieces to work on here: all of those whose tiles are shared out, else this rank's."""
-    if form in _TILED:
-        yield from matched([side.pieces(form, max_numbers) for side in sides])
-        return
+def _own_pieces(sides: list[Factor], form: Form, plan: KernelPlan, team: Team) -> Iterator[tuple[Piece, ...]]:
+    """Pieces to work on here: all of them where tiles are shared out; of rows that are formed this rank's stretch."""
+    left = sides[0]
+    numbers = min(plan.piece_bytes, left.piece_bytes) // left.element_size // sum(side.num_samples for side in sides)
     outers = [side for side in sides if isinstance(side, OuterFactor)]
-    if not outers or (weight := outers[0].weight) is None:
-        for pieces in matched([side.pieces(form, max_numbers) for side in sides]):
-            if turns.mine():
+    weight = outers[0].weight if outers else None
+    if form != "materialise":
+        yield from matched([side.pieces(form, numbers) for side in sides])
+    elif weight is None:  # a bias alone, or a table that is also a head
+        for place, pieces in enumerate(matched([side.pieces(form, numbers) for side in sides])):
+            if place % team.count == team.rank:
                 yield pieces
-        return
-    p = outers[0].dims[3]
-    own = share_of(p, turns.rank, turns.count)
-    if p < turns.count:  # no stretch for everybody
-        own = slice(0, p) if turns.mine() else slice(0, 0)
-    yield from matched([_weight_pieces(side, weight, own, max_numbers) for side in outers])
-    if (bias := outers[0].bias) is not None and turns.mine():
-        yield from matched([dense_pieces(bias, 0, side.bias_rows(slice(None))) for side in outers])
+    else:
+        own = share_of(outers[0].dims[3], team.rank, team.count)
+        yield from matched([_weight_pieces(side, weight, own, numbers) for side in outers])
+        if (bias := outers[0].bias) is not None and team.rank == 0:
+            yield from matched([dense_pieces(bias, 0, side.bias_rows(slice(None))) for side in outers])
 
 
 def _weight_pieces(factor: OuterFactor, name: str, outputs: slice, max_numbers: int) -> Iterator[Piece]:
-    """Rows of a stretch of a layer's outputs for all samples, a few outputs at a time."""
+    """Rows of a stretch of a layer's outputs for all samples, a few outputs at a time; numbers in the order (g, p, d).
+
+    A convolution's own pieces may be stretches of inputs, in another order: they cannot be asked for by output.
+    """
     _, g, d, p = factor.dims
     step = max(1, max_numbers // (g * d * factor.num_outputs))
     for start in range(outputs.start, outputs.stop, step):
@@ -287,18 +298,25 @@ def _weight_pieces(factor: OuterFactor, name: str, outputs: slice, max_numbers: 
             yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
 
 
+def _in_piece_order(factor: Factor, totals: Tensors) -> Tensors:
+    """Summed rows from the order of ``_weight_pieces`` to the factor's own."""
+    if not isinstance(factor, OuterFactor) or factor.weight is None:
+        return totals
+    _, g, d, p = factor.dims
+    weight = factor._as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]
+    return totals | {factor.weight: factor.piece_order(factor.weight, weight).reshape(-1)}
+
+
 def _zeros(factor: Factor) -> Tensors:
     return {name: factor.like.new_zeros(shape.numel()) for name, shape in factor.shapes.items()}
 
 
-def _own_sums(part: Part, outputs: Tensor) -> list[Tensors]:
-    """Summed rows of this rank's samples, flat, in the order of pieces."""
+def _own_sums(part: Part, form: Form, outputs: Tensor) -> list[Tensors]:
+    """Summed rows of this rank's samples, flat, in the order of pieces; none where there are no pieces."""
     sums = []
-    for side in (part.left, part.right):
-        if side is None:
-            continue
-        total = _zeros(side)
-        if side.num_samples:
+    for side in (side for side in (part.left, part.right) if side is not None):
+        total = {} if form == "unused" else _zeros(side)
+        if total and side.num_samples:
             found = side.total(outputs)
             total = {name: side.piece_order(name, value).reshape(-1).to(total[name]) for name, value in found.items()}
         sums.append(total)
@@ -306,19 +324,19 @@ def _own_sums(part: Part, outputs: Tensor) -> list[Tensors]:
 
 
 def _finished(jobs: dict[str, _Job], left: Captured, right: Captured | None, plan: KernelPlan, where: str) -> Blocks:
-    """Mirror and check the blocks that were added up, and add them up in turn."""
-    dtypes = [side.dtype for side in (left, right) if side is not None]
-    checks = SumChecks(where, loosest(dtypes))
+    """Mirror and check the blocks, and add up those of layers."""
+    checks = SumChecks(where, loosest([side.dtype for side in (left, right) if side is not None]))
+    layers: dict[str, Tensor] = {}
     total: Tensor | None = None
     for name, job in jobs.items():
         if right is None:
             mirror(job.block)
-        check_sums(checks, job.block, job.done, name, left, right, plan)
+        done = [(part, totals) for (part, _), totals in zip(job.pairs, job.totals, strict=True)]
+        check_sums(checks, job.block, done, name, left, right, plan)
         if plan.keep_layers:
+            layers[name] = job.block
             total = job.block.clone() if total is None else total.add_(job.block)
+        else:
+            total = job.block
     checks.evaluate()
-    return (
-        Blocks(total, {name: job.block for name, job in jobs.items()})
-        if plan.keep_layers
-        else Blocks(jobs["all layers"].block, {})
-    )
+    return Blocks(total, layers)

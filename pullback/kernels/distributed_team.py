@@ -99,6 +99,17 @@ class Team:
                     dist.broadcast(part, dist.get_global_rank(self._group, rank), group=self._group)
         return whole
 
+    def exchanged(self, own: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Vectors (n_r,) of all ranks r in one exchange, padded to the longest; for parts of about one size."""
+        longest = max(sizes)
+        if self.count == 1 or not longest:
+            return [own] * self.count
+        padded = own if len(own) == longest else torch.cat([own, own.new_zeros(longest - len(own))])
+        found = own.new_empty(self.count, longest)
+        with self._exchange():
+            dist.all_gather(list(found), padded, group=self._group)
+        return [part[:size] for part, size in zip(found, sizes, strict=True)]
+
     def added(self, own: Tensor) -> Tensor:
         """Sum over ranks of a vector (n,), the same to the bit everywhere: each stretch is added up by one rank.
 
