@@ -117,7 +117,8 @@ def child(method: str, rank: int, workers: int, count: int, folder: Path) -> Non
     report = {"seconds": seconds, "peak_bytes": peak, "others": others, "busy": busy, "rates": asdict(rates)}
     report["predicted"] = predicted(method, model, x, y, count, workers, rates)
     if method == "store" and rank == 0:
-        entries = [json.loads(line) for ledger in (folder / "store").glob("ledger-*") for line in ledger.open()]
+        lines = "".join(ledger.read_text() for ledger in (folder / "store").glob("ledger-*")).splitlines()
+        entries = [json.loads(line) for line in lines]
         report["disk_bytes"] = sum(f.stat().st_size for f in (folder / "store").rglob("*") if "c" in f.parts)
         report["disk_bytes"] += sum(entry["bytes"] for entry in entries if "block" in entry)
     (folder / f"report-{rank}.json").write_text(json.dumps(report))

@@ -142,9 +142,10 @@ def _shapes_alone(where: str) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         if "meta tensor" not in str(error):
             raise
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if "torch" not in Path(frame.filename).parts
-        ]
+        apart = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))  # code that is not the model's
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(apart)]
+        if not frames:
+            raise
         raise unsupported(
             where,
             "a model and a loss that read no numbers, on the meta device",

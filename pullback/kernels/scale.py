@@ -32,6 +32,8 @@ from pullback.kernels.store_tile import side_of_square
 
 SQUARE_PASSES = 20  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
 HASH_BYTES = 1.4e9  # bytes a second through SHA-256, which knows data and weights again
+PREFIXES = ("", *"kMGTPEZYR")
+DAY = 86400
 PLAIN = 3  # forward passes a forward and a backward pass of plain autograd cost
 MOST_TILES = 2**17  # shared out one by one; beyond, stretches are taken to be even
 
@@ -118,14 +120,14 @@ class ScalePlan:
         passes = self.forward_flops + self.backward_flops + self.check_flops
         rows = [
             ("", "operations", "to and from the disk, a worker", "time"),
-            ("captures", count(passes, "FLOP"), count(self.written_bytes, "B"), duration(self.capture_seconds)),
+            ("captures", count(passes, "FLOP"), count(self.written_bytes, "B"), span(self.capture_seconds)),
             (
                 "tiles",
                 count(self.tile_flops, "FLOP"),
                 count(self.read_bytes + self.tile_bytes, "B"),
-                duration(self.tile_seconds),
+                span(self.tile_seconds),
             ),
-            ("in all", count(self.flops, "FLOP"), count(self.wire_bytes, "B"), duration(self.seconds)),
+            ("in all", count(self.flops, "FLOP"), count(self.wire_bytes, "B"), span(self.seconds)),
         ]
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         lines = [
@@ -145,8 +147,15 @@ class ScalePlan:
 
 def count(number: float, unit: str) -> str:
     """A count with a prefix: ``count(2.5e12, "B")`` is "2.5 TB"."""
-    power = min(7, max(0, math.floor(math.log10(number) / 3))) if number >= 1 else 0
-    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}{unit}"
+    power = min(len(PREFIXES) - 1, math.floor(math.log10(number) / 3)) if number >= 1 else 0
+    return f"{number / 1000**power:.3g} {PREFIXES[power]}{unit}"
+
+
+def span(seconds: float) -> str:
+    """A time that may be long: ``duration``, then days and years."""
+    if seconds < 3 * DAY:
+        return duration(seconds)
+    return f"{seconds / DAY:.0f} days" if seconds < 1000 * DAY else f"{seconds / DAY / 365:.3g} years"
 
 
 @dataclass(frozen=True)

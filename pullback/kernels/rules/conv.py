@@ -7,6 +7,7 @@ weight gradient, batched by vmap, which is then faster than patches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -249,7 +250,7 @@ def _probe(space: int) -> Probe:
         seen = F.pad(seen, [n for each in reversed(zeros) for n in each])
         out = gradient.shape[-space:]
         shifted = 0
-        for tap, place in enumerate(torch.cartesian_prod(*[torch.arange(k) for k in kernel]).view(-1, space).tolist()):
+        for tap, place in enumerate(itertools.product(*map(range, kernel))):
             part = seen.select(-space - 1, tap)
             for axis, (at, s, e, o) in enumerate(zip(place, stride, dilation, out, strict=True)):
                 part = part.movedim(axis - space, -1)[..., at * e : at * e + (o - 1) * s + 1 : s].movedim(
