@@ -62,17 +62,19 @@ def assert_unchanged(before: list[Any], after: list[Any]) -> None:
     assert torch.equal(before[3], after[3])
 
 
+@pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("make", [conv, sequence])
-def test_outputs_are_those_of_train_mode(make: Any, dtype: torch.dtype) -> None:
+def test_outputs_are_those_of_train_mode(make: Any, dtype: torch.dtype, mode: bool) -> None:
+    """Whatever mode the layers are in before."""
     model, x, _ = made(make, dtype)
     with torch.no_grad():
         model.train()
         model(x)  # running statistics that are not the batch's
         expected = model(x + 0.0)
-        before = state(model)
         running = model.eval()(x) if make is conv else None
-        model.train()
+        model.train(mode)
+        before = state(model)
         with pb.functional.frozen_batch_norm(model, x):
             found = model(x)
             half = model(x[:3])

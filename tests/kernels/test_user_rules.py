@@ -109,24 +109,35 @@ def test_other_calls_see_it() -> None:
     assert "1.weight" not in rules(assert_exact(model, x, y))
 
 
-@pytest.mark.usefixtures("_sine")
+class Merged(nn.Module):
+    """Positions merged with samples on the way in, and still in the layer after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sine, self.last = Sine(4, 5), nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.sine(x.reshape(-1, 4)).tanh()).view(len(x), -1, 3).mean(1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
-def test_positions(shape: tuple[int, ...]) -> None:
+def test_positions(shape: tuple[int, ...], n: int) -> None:
     """The rule gets all axes; where positions are merged with samples it gets them split."""
+    seen: list[tuple[torch.Size, torch.Size]] = []
 
-    class Merged(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.sine = Sine(4, 3)
+    def watching(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        seen.append((x.shape, gradient.shape))
+        return sine_rule(module, x, gradient)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.sine(x.reshape(-1, 4)).view(len(x), -1, 3).tanh().mean(1)
-
-    for n in (1, 4):
-        x, y = data(n, *shape)
-        for model in (Merged(), nn.Sequential(Sine(4, 3), nn.Tanh(), nn.Flatten())):
-            kernel = assert_exact(model, x, y)
-            assert set(rules(kernel).values()) == {"registered Sine"}
+    x, y = data(n, *shape)
+    with pb.register_rule(Sine, watching):
+        merged = assert_exact(Merged(), x, y)
+        apart = assert_exact(nn.Sequential(Sine(4, 3), nn.Tanh(), nn.Flatten()), x, y)
+    assert rules(merged) == {"sine.weight": "registered Sine", "last.weight": "linear", "last.bias": "linear"}
+    assert rules(apart) == {"0.weight": "registered Sine"}
+    positions = x[0, ..., 0].numel()
+    assert seen == [((n, positions, 4), (n, 1, positions, 5)), ((n, *shape), (n, 1, *shape[:-1], 3))]
 
 
 @pytest.mark.usefixtures("_sine")
