@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -53,19 +54,23 @@ def assert_equal_bits(*tensors: Tensor) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), "ranks hold different kernels"
 
 
+@cache
+def looped(name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The kernel of a case by the loop, and its blocks."""
+    model, loss_fn, x, y = build(case_named(name), N)
+    return reference.total_kernel(model, loss_fn, x, y), reference.layer_kernels(model, loss_fn, x, y)
+
+
 def check_case(case: Case, dtype: torch.dtype, form: str) -> None:
     """Symmetric and between two sets, against the loop in float64."""
-    _, loss_fn, x, y = build(case, N)
-    model, _, x_, y_ = build(case, N, dtype)
-    expected = reference.total_kernel(build(case, N)[0], loss_fn, x, y)
+    model, loss_fn, x, y = build(case, N, dtype)
+    expected, layers = looped(case.name)
     size = float(expected.abs().max())
     with chosen(form):
-        kernel = pb.backward_kernel(model, loss_fn, x_, y_, group="world")
+        kernel = pb.backward_kernel(model, loss_fn, x, y, group="world")
         here, there = slice(0, CUT), slice(CUT, N)
-        rest = take(x_, there), take(y_, there)
-        cross = pb.backward_kernel(
-            model, loss_fn, take(x_, here), take(y_, here), x2=rest[0], y2=rest[1], group="world"
-        )
+        rest = take(x, there), take(y, there)
+        cross = pb.backward_kernel(model, loss_fn, take(x, here), take(y, here), x2=rest[0], y2=rest[1], group="world")
     assert kernel.total.dtype == dtype
     assert torch.equal(kernel.total, kernel.total.T)
     for block in kernel.layers.values():
@@ -74,7 +79,7 @@ def check_case(case: Case, dtype: torch.dtype, form: str) -> None:
     assert_same(cross.total, expected[:CUT, CUT:], scale=size)
     assert_equal_bits(kernel.total, cross.total, *kernel.layers.values())
     if dtype == torch.float64:
-        for layer, block in reference.layer_kernels(model, loss_fn, x, y).items():
+        for layer, block in layers.items():
             assert_same(kernel.layers[layer], block, scale=size)
         assert_same(torch.stack(list(kernel.parameters.values())).sum(0), expected, scale=size)
 
@@ -103,7 +108,7 @@ def float32(rank: int) -> None:
 
 def tangent(rank: int) -> None:
     """Contractions of outputs, and losses of single tokens."""
-    for name in ("mlp", "conv1d", "tied", "recurrent"):
+    for name in ("mlp", "conv1d", "tied"):
         model, _, x, _ = build(case_named(name), N)
         full = reference.tangent_kernel(model, x)
         expected = {
@@ -130,8 +135,8 @@ def tangent(rank: int) -> None:
 
 def few_samples(rank: int) -> None:
     """Fewer samples than ranks, or one for one of them: a rank without samples still makes tiles."""
-    for case in CASES:
-        for count in (1, 3):
+    for place, case in enumerate(CASES):
+        for count in (1, 3) if place % 3 == 0 else (1,):
             model, loss_fn, x, y = build(case, count)
             kernel = pb.backward_kernel(model, loss_fn, x, y, group="world")
             expected = reference.total_kernel(model, loss_fn, x, y)
