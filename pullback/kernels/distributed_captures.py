@@ -31,7 +31,7 @@ class Gathered:
 
     Args:
         whole: factors of all samples, the same on every rank; ``ordinary`` and ``probes`` are those of all samples.
-        own: factors of this rank's samples, in the same order. There may be none of them.
+        own: factors of this rank's samples, in the same order; plain rows, if it has no samples.
     """
 
     whole: Captured
@@ -75,7 +75,7 @@ def gather(team: Team, captured: Captured, share: slice) -> Gathered:
     probes = _summed(team, own, own.probes, [each["probes"] for each in told])
     dtype = loosest([getattr(torch, each["dtype"]) for each in told])
     whole = replace(own, factors=factors, values=values, outputs=outputs, ordinary=ordinary, probes=probes, dtype=dtype)
-    return Gathered(whole, own)
+    return Gathered(whole, own if own.num_samples else _without_rows(own))
 
 
 def _described(captured: Captured) -> dict[str, Any]:
@@ -143,6 +143,16 @@ def _emptied(captured: Captured) -> Captured:
         for f in captured.factors
     )
     return replace(captured, factors=factors, values=captured.values[:0], ordinary={}, probes={})
+
+
+def _without_rows(captured: Captured) -> Captured:
+    """No samples, in plain rows, of which nothing has to be formed."""
+    C = captured.num_outputs
+    none = (
+        DenseFactor({name: factor.like.new_zeros(0, C, *shape) for name, shape in factor.shapes.items()})
+        for factor in captured.factors
+    )
+    return replace(captured, factors=tuple(none))
 
 
 def _all_tensors(factors: Sequence[Factor]) -> list[Tensor]:

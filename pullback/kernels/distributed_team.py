@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -62,7 +63,12 @@ class Team:
             yield
         except BaseException as error:
             failed = error
-        said = self.texts("" if failed is None else f"{type(failed).__name__}: {failed}")
+        try:
+            said = self.texts("" if failed is None else f"{type(failed).__name__}: {failed}")
+        except WorkerError as lost:
+            if failed is not None:
+                raise failed from lost
+            raise
         if failed is not None:
             failed.add_note(f"{self.where}: this was rank {self.rank} of {self.count}.")
             raise failed
@@ -74,13 +80,13 @@ class Team:
 
     def texts(self, own: str) -> list[str]:
         """One text from every rank, in the order of ranks."""
-        data = torch.tensor(list(own.encode()), dtype=torch.uint8, device=self._words)
+        data = torch.from_numpy(np.frombuffer(own.encode(), dtype=np.uint8).copy()).to(self._words)
         sizes = [torch.zeros(1, dtype=torch.int64, device=self._words) for _ in range(self.count)]
         with self._exchange():
             dist.all_gather(sizes, torch.tensor([len(data)], device=self._words), group=self._group)
         lengths = [int(size) for size in sizes]
         whole = self.gathered(data, lengths)
-        return [bytes(part.tolist()).decode(errors="replace") for part in whole.split(lengths)]
+        return [bytes(part.cpu().numpy()).decode(errors="replace") for part in whole.split(lengths)]
 
     def gathered(self, own: Tensor, sizes: Sequence[int], out: Tensor | None = None) -> Tensor:
         """Tensors (n_r, ...) of all ranks r one after the other, (sum of n, ...), in ``out`` if it is given.

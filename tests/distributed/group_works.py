@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import pullback as pb
 from pullback import reference
 from pullback.functional import take
-from pullback.kernels import coverage, distributed
-from pullback.kernels.outer import GhostPiece
+from pullback.kernels import coverage
+from pullback.kernels.outer import GhostPiece, OuterFactor
 from pullback.kernels.workers import WorkerError
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
@@ -158,6 +159,16 @@ def same_results(rank: int) -> None:
         assert_same(shared @ v, alone @ v)
 
 
+def data_parallel(rank: int) -> None:
+    """The wrapper's own collectives are not called."""
+    model, loss_fn, x, y = build(case_named("mlp"), N)
+    expected = reference.total_kernel(model, loss_fn, x, y)
+    kernel = pb.backward_kernel(DistributedDataParallel(model), loss_fn, x, y, group="world")
+    assert_same(kernel.total, expected)
+    with no_collectives():  # blocks that were not exchanged are made by whoever asks
+        assert_same(torch.stack(list(kernel.parameters.values())).sum(0), expected)
+
+
 def work_is_shared(rank: int) -> None:
     """Every rank runs its own samples (and its first and last once more alone), and makes half of the tiles."""
     seen: list[int] = []
@@ -189,7 +200,7 @@ def linear_stretches(rank: int) -> None:
         for p in model.parameters():
             p.copy_(torch.linspace(-1, 1, p.numel(), dtype=torch.float64).view_as(p))
     made: list[tuple[int, int]] = []
-    outer = distributed.OuterFactor.outer
+    outer = OuterFactor.outer
 
     def forming(self: Any, index: slice, outputs: slice) -> Tensor:
         if len(range(self.num_samples)[index]) == len(x):
@@ -197,7 +208,7 @@ def linear_stretches(rank: int) -> None:
         return outer(self, index, outputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed.OuterFactor, "outer", forming)
+        patch.setattr(OuterFactor, "outer", forming)
         kernel = pb.backward_kernel(model, LOSS, x, y, forms={"weight": "materialise"}, group="world")
     assert made == [(3 * rank, 3 * rank + 3)]
     assert_same(kernel.total, reference.total_kernel(model, LOSS, x, y))
@@ -293,7 +304,7 @@ def one_rank_fails(rank: int) -> None:
 def a_wrong_tile_is_found(rank: int) -> None:
     """A tile one rank gets wrong, or rows it sums wrongly, fail the check of the sum on all ranks."""
     model, loss_fn, x, y = build(case_named("mlp"), 8)
-    tile, outer = GhostPiece.tile, distributed.OuterFactor.outer
+    tile, outer = GhostPiece.tile, OuterFactor.outer
 
     def wrong(self: GhostPiece, out: Tensor, *args: Any, **kwargs: Any) -> None:
         tile(self, out, *args, **kwargs)
@@ -306,7 +317,7 @@ def a_wrong_tile_is_found(rank: int) -> None:
 
     for form, changed, name, said in (
         ("ghost", GhostPiece, "tile", "the summed kernel of"),
-        ("materialise", distributed.OuterFactor, "outer", "the summed gradient of"),
+        ("materialise", OuterFactor, "outer", "the summed gradient of"),
     ):
         with pytest.MonkeyPatch.context() as patch, chosen(form):
             patch.setattr(changed, name, wrong if form == "ghost" else scaled)
@@ -363,3 +374,27 @@ def refused(rank: int) -> None:
             pb.backward_kernel(
                 nn.Linear(2, 2, device="meta"), LOSS, torch.ones(2, 2), torch.tensor([0, 1]), group="world"
             )
+
+
+class Grown(nn.Module):
+    """Another rule reads the weight of a batch of one: rows of the two sides are then written down differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return self.fc(x)
+        return (x.unsqueeze(1) * self.fc.weight).sum(2) + self.fc.bias
+
+
+def one_against_many(rank: int) -> None:
+    """A rank without samples on one side, and rows of another kind on the other."""
+    torch.manual_seed(4)
+    model = Grown().double()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 0, 1])
+    kernel = pb.backward_kernel(model, LOSS, x[:1], y[:1], x2=x[1:], y2=y[1:], group="world")
+    assert_same(kernel.total, reference.total_kernel(model, LOSS, x, y)[:1, 1:])
+    assert {layer.rule for layer in kernel.plan.layers} == {"rows"}
+    assert_equal_bits(kernel.total)
