@@ -143,7 +143,7 @@ def predicted(
     options: dict[str, Any] = {"num_samples": count, "workers": workers, "rates": rates}
     if method == "memory":
         options |= {"tile": count, "rates": replace(rates, wire=1e18)}
-    plan = plan_kernel(model, LOSS, x[:2], y[:2], **options)
+    plan = plan_kernel(model, LOSS, x[:2].clone(), y[:2], **options)
     assert plan.scale is not None
     numbers = asdict(plan.scale) | {"seconds": plan.scale.seconds, "flops": plan.scale.flops}
     return numbers | ({"peak_bytes": plan.peak_bytes} if method == "memory" else {})
