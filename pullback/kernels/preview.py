@@ -69,7 +69,7 @@ def plan_kernel(
         InputError, UnsupportedError: as ``backward_kernel`` would; workers asked for on the meta device without
             ``rates``, or for a kernel of two sets.
 
-    Cost: one forward and one backward pass over two samples; three of them with ``scale``.
+    Cost: a few forward and backward passes over two samples.
 
     Example:
         >>> import torch
@@ -129,7 +129,9 @@ def plan_kernel(
             return plan
         few = slice(0, captured.num_samples)
         pair = take(rows.x, few), take(rows.y, few)
-        scale = make_scale_plan(captured, request.readout, pair, rows.count, workers, tile, memory_limit, rates, where)
+        scale = make_scale_plan(
+            captured, request.readout, pair, graph_bytes, rows.count, workers, tile, memory_limit, rates, where
+        )
     return replace(plan, scale=scale)
 
 

@@ -9,10 +9,12 @@ else, so all that moves goes through the shared disk.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pullback.functional import undisturbed
@@ -26,11 +28,11 @@ from pullback.kernels.outer import OuterFactor
 from pullback.kernels.plan import KernelPlan, make_plan
 from pullback.kernels.rates import Rates
 from pullback.kernels.store_captures import named_tensors
-from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, duration, graph_bytes
+from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, duration
 from pullback.kernels.store_run import Grid
 from pullback.kernels.store_tile import side_of_square
 
-SQUARE_PASSES = 20  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
+SQUARE_PASSES = 24  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
 HASH_BYTES = 1.4e9  # bytes a second through SHA-256, which knows data and weights again
 PREFIXES = ("", *"kMGTPEZYR")
 DAY = 86400
@@ -206,6 +208,7 @@ def make_scale_plan(
     captured: Captured,
     readout: Readout,
     pair: tuple[Batch, Batch],
+    graph_bytes: int,
     num_samples: int,
     workers: int,
     tile: int | None,
@@ -219,6 +222,7 @@ def make_scale_plan(
         captured: factors of a few samples.
         readout: their losses.
         pair: their inputs and targets.
+        graph_bytes: what autograd saves for one.
         num_samples: N.
         workers: W.
         tile: samples along the side of a tile; None chooses as ``kernel_to_store`` does.
@@ -226,7 +230,7 @@ def make_scale_plan(
         rates: of one worker.
         where: the caller.
     """
-    footprint = _footprint(captured, readout, *pair, rates, where)
+    footprint = _footprint(captured, pair, graph_bytes, rates)
     if tile is None:
         limit = memory_limit
         if limit is None and captured.values.device.type == "meta":
@@ -313,21 +317,19 @@ def _areas(count: int, tile: int) -> tuple[float, float]:
     return ((count / tile) ** 2 - diagonal) / 2, diagonal
 
 
-def _footprint(captured: Captured, readout: Readout, x: Batch, y: Batch, rates: Rates, where: str) -> Footprint:
+def _footprint(captured: Captured, pair: tuple[Batch, Batch], graph_bytes: int, rates: Rates) -> Footprint:
     """Bytes by sample, as ``kernel_to_store`` counts them."""
     view = captured.view
     sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
     layers = forward_order(captured)
-    with undisturbed(view.model):
-        graph = graph_bytes(view, readout, x, y, where)
     return Footprint(
         captured=captured,
         layers=tuple(layers),
         layer_sizes=tuple(sizes[layer] for layer in layers),
         dtype=captured.factors[0].like.dtype,
-        data_bytes=data_bytes(x, y),
+        data_bytes=data_bytes(*pair),
         factor_bytes=sum(t.numel() * t.element_size() for _, t in named_tensors(captured.factors)),
-        graph_bytes=graph,
+        graph_bytes=graph_bytes * captured.num_samples,
         parameter_bytes=sum(p.numel() * p.element_size() for p in view.parameters.values()),
         rates=rates,
     )
@@ -343,15 +345,17 @@ _ATTENTION = {  # of CPUs, which torch's counter leaves out
 
 def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where: str) -> Passes:
     """Operations of one sample, counted while the samples of ``captured`` go through the model once more."""
-    view, n, fallback = captured.view, captured.num_samples, UNSEEN[0] in captured.rules
-    with undisturbed(view.model):
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward:
-            capture(view, readout, x, y, where, like=captured.first)
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as both:
-            capture(view, readout, x, y, where)
-    once, all_of_it = forward.get_total_flops() / n, both.get_total_flops() / n
-    backward = all_of_it - once + (PLAIN * once if fallback else 0)
-    return Passes(once, backward, sum(_check_flops(f) for f in captured.factors))
+    seen: list[int] = []
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, undisturbed(captured.view.model):
+
+        def values(outputs: Any, targets: Batch, caller: str) -> Tensor:
+            seen.append(counter.get_total_flops())  # the forward pass is over
+            return readout.values(outputs, targets, caller)
+
+        capture(captured.view, replace(readout, values=values), x, y, where)
+    forward, both = (flops / captured.num_samples for flops in (seen[0], counter.get_total_flops()))
+    fallback = PLAIN * forward if UNSEEN[0] in captured.rules else 0.0
+    return Passes(forward, both - forward + fallback, sum(_check_flops(f) for f in captured.factors))
 
 
 def _check_flops(factor: Factor) -> float:
