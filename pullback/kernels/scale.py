@@ -9,24 +9,16 @@ else, so all that moves goes through the shared disk.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-from pullback.functional import undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.kernels.assemble import forward_order
-from pullback.kernels.capture import capture
-from pullback.kernels.coverage import UNSEEN, Captured
-from pullback.kernels.factors import Factor
-from pullback.kernels.outer import OuterFactor
+from pullback.kernels.coverage import Captured
 from pullback.kernels.plan import KernelPlan, make_plan
 from pullback.kernels.rates import Rates
+from pullback.kernels.scale_passes import PLAIN, Passes, count_passes
+from pullback.kernels.scale_share import Share, areas
 from pullback.kernels.store_captures import named_tensors
 from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, duration
 from pullback.kernels.store_run import Grid
@@ -36,23 +28,6 @@ SQUARE_PASSES = 24  # what a number of a layer's square costs beside its product
 HASH_BYTES = 1.4e9  # bytes a second through SHA-256, which knows data and weights again
 PREFIXES = ("", *"kMGTPEZYR")
 DAY = 86400
-PLAIN = 3  # forward passes a forward and a backward pass of plain autograd cost
-MOST_TILES = 2**17  # shared out one by one; beyond, stretches are taken to be even
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Operations of a sample's way through the model, an add and a multiply counted as two.
-
-    Args:
-        forward: matrix products, convolutions and attention of the forward pass.
-        backward: those of the gradients that are recorded.
-        checks: of the sums and norms of its gradients.
-    """
-
-    forward: float
-    backward: float
-    checks: float
 
 
 @dataclass(frozen=True)
@@ -160,50 +135,6 @@ def span(seconds: float) -> str:
     return f"{seconds / DAY:.0f} days" if seconds < 1000 * DAY else f"{seconds / DAY / 365:.3g} years"
 
 
-@dataclass(frozen=True)
-class Share:
-    """What the worker with most to do does, in whole blocks and tiles.
-
-    Args:
-        blocks: blocks it captures.
-        off: tiles off the diagonal, by their area.
-        diagonal: tiles on it, by their area.
-        tiles: of both kinds.
-        reads: blocks it reads.
-    """
-
-    blocks: int
-    off: float
-    diagonal: float
-    tiles: int
-    reads: int
-
-    @classmethod
-    def of(cls, grid: Grid, workers: int) -> Share:
-        """The largest share, by the rule ``kernel_to_store`` shares out tiles."""
-        blocks, tiles = grid.blocks, grid.blocks * (grid.blocks + 1) // 2
-        captured = -(-blocks // workers)
-        if tiles > MOST_TILES:
-            each = -(-tiles // workers)
-            return cls(captured, (tiles - blocks) / workers, blocks / workers, each, each + 1)
-        order = grid.tiles()
-        costs = np.array([0.5 if i == j else 1.0 for i, j in order])
-        owner = ((np.cumsum(costs) - costs / 2) / costs.sum() * workers).astype(int)
-        found = [cls(captured, 0.0, 0.0, 0, 0)]
-        for worker in np.unique(owner):
-            mine = [order[k] for k in np.flatnonzero(owner == worker)]
-            held: set[int] = set()
-            off = diagonal = 0.0
-            reads = 0
-            for i, j in mine:
-                area = grid.size(i) * grid.size(j) / grid.tile**2
-                off, diagonal = (off, diagonal + area) if i == j else (off + area, diagonal)
-                reads += len({i, j} - held)
-                held = {i, j}
-            found.append(cls(captured, off, diagonal, len(mine), reads))
-        return max(found, key=lambda share: share.off + share.diagonal / 2)
-
-
 def make_scale_plan(
     captured: Captured,
     readout: Readout,
@@ -255,29 +186,24 @@ def _timed(
 ) -> ScalePlan:
     """Operations, bytes and seconds, from the counts of a sample, a tile and the largest share."""
     captured, N, tile = footprint.captured, store.num_samples, store.tile
-    n, element, blocks = captured.num_samples, footprint.dtype.itemsize, -(-store.num_samples // store.tile)
+    element, blocks = footprint.dtype.itemsize, -(-store.num_samples // store.tile)
     forms = {name: layer.form for layer in pair.layers for name in layer.parameters}
     alone = make_plan(captured, tile, None, None, where, forms=forms, keep_layers=False, rates=rates)
     side = side_of_square(pair, len(footprint.layers), element, captured.values.device)
     half = (1 + side / tile) / 2  # of a tile on the diagonal, the squares on and below it are made
-    areas = _areas(N, tile)
+    whole = areas(N, tile)
 
-    each = passes.forward + passes.backward + passes.checks
-    single = (1 + 2 * PLAIN) * passes.forward  # a block's first sample, and two samples by plain autograd
-    block = tile * each + single
-    streamed = tile * footprint.graph_bytes / n / element * 3
-    hashed = tile * footprint.data_bytes / n / HASH_BYTES
-    block_seconds = block / rates.gemm + streamed / rates.stream + hashed
     block_bytes = store.capture_bytes // blocks
     ragged = N / (blocks * tile)  # the last block is smaller
     capture_seconds = _overlapped(
-        ragged * share.blocks * block_seconds, share.blocks * block_bytes / rates.wire, share.blocks
+        ragged * share.blocks * _block_seconds(footprint, passes, tile, rates),
+        share.blocks * block_bytes / rates.wire,
+        share.blocks,
     )
 
-    L, pairs = len(footprint.layers), tile * tile
-    beside = pairs * (SQUARE_PASSES * (L + 1) / rates.stream + 2 * (L + 1) ** 2 / rates.gemm)
+    beside = _square_seconds(len(footprint.layers), tile, rates)
     off, diagonal = pair.seconds + beside, alone.seconds * 2 * half + beside * half
-    written = share.tiles * pairs * element
+    written = share.tiles * tile**2 * element
     read = share.reads * block_bytes
     tile_seconds = _overlapped(share.off * off + share.diagonal * diagonal, (read + written) / rates.wire, share.tiles)
     weights = [*captured.view.model.parameters(), *captured.view.model.buffers()]
@@ -290,9 +216,9 @@ def _timed(
         forward_flops=N * passes.forward + blocks * 3 * passes.forward,
         backward_flops=N * passes.backward + blocks * 2 * (PLAIN - 1) * passes.forward,
         check_flops=N * passes.checks,
-        tile_flops=areas[0] * pair.flops + areas[1] * alone.flops * 2 * half,
+        tile_flops=whole[0] * pair.flops + whole[1] * alone.flops * 2 * half,
         passes=1 + 3 * blocks / N,
-        capture_bytes=footprint.factor_bytes // n,
+        capture_bytes=footprint.factor_bytes // captured.num_samples,
         disk_bytes=store.disk_bytes + store.capture_bytes,
         model_bytes=model_bytes,
         peak_bytes=store.peak_bytes,
@@ -305,16 +231,25 @@ def _timed(
     )
 
 
+def _block_seconds(footprint: Footprint, passes: Passes, tile: int, rates: Rates) -> float:
+    """Time to capture a block: products, what autograd saves (written, read, its gradient), and the data's hash."""
+    n, element = footprint.captured.num_samples, footprint.dtype.itemsize
+    each = passes.forward + passes.backward + passes.checks
+    single = (1 + 2 * PLAIN) * passes.forward  # a block's first sample, and two samples by plain autograd
+    streamed = tile * footprint.graph_bytes / n / element * 3
+    hashed = tile * footprint.data_bytes / n / HASH_BYTES
+    return (tile * each + single) / rates.gemm + streamed / rates.stream + hashed
+
+
+def _square_seconds(num_layers: int, tile: int, rates: Rates) -> float:
+    """What the squares of a tile cost beside its products: one a layer and their sum."""
+    L = num_layers
+    return tile**2 * (SQUARE_PASSES * (L + 1) / rates.stream + 2 * (L + 1) ** 2 / rates.gemm)
+
+
 def _overlapped(computing: float, moving: float, steps: int) -> float:
     """Time of steps whose reading and writing go on beside the computing of others; the ends have no others."""
     return max(computing, moving) + min(computing, moving) / max(1, steps)
-
-
-def _areas(count: int, tile: int) -> tuple[float, float]:
-    """Tiles off and on the diagonal, in areas of a whole one."""
-    whole, rest = divmod(count, tile)
-    diagonal = whole + (rest / tile) ** 2
-    return ((count / tile) ** 2 - diagonal) / 2, diagonal
 
 
 def _footprint(captured: Captured, pair: tuple[Batch, Batch], graph_bytes: int, rates: Rates) -> Footprint:
@@ -333,36 +268,3 @@ def _footprint(captured: Captured, pair: tuple[Batch, Batch], graph_bytes: int, 
         parameter_bytes=sum(p.numel() * p.element_size() for p in view.parameters.values()),
         rates=rates,
     )
-
-
-_ATTENTION = {  # of CPUs, which torch's counter leaves out
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
-    ),
-}
-
-
-def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where: str) -> Passes:
-    """Operations of one sample, counted while the samples of ``captured`` go through the model once more."""
-    seen: list[int] = []
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, undisturbed(captured.view.model):
-
-        def values(outputs: Any, targets: Batch, caller: str) -> Tensor:
-            seen.append(counter.get_total_flops())  # the forward pass is over
-            return readout.values(outputs, targets, caller)
-
-        capture(captured.view, replace(readout, values=values), x, y, where)
-    forward, both = (flops / captured.num_samples for flops in (seen[0], counter.get_total_flops()))
-    fallback = PLAIN * forward if UNSEEN[0] in captured.rules else 0.0
-    return Passes(forward, both - forward + fallback, sum(_check_flops(f) for f in captured.factors))
-
-
-def _check_flops(factor: Factor) -> float:
-    """Operations of a sample's share in the summed rows, and of its norm, as ``check_block`` makes them."""
-    outer = getattr(factor, "head", factor)  # of a tied table
-    if not isinstance(outer, OuterFactor):
-        return 0.0
-    T, g, d, p = outer.dims
-    rows = 2.0 * T * g * d * p
-    return rows + (rows if T * (d + p) >= 2 * d * p else 2.0 * T * T * g * (d + p))
