@@ -53,11 +53,14 @@ def token_readout(loss_fn: LossFunction) -> Readout:
             each = F.cross_entropy(
                 logits_of(outputs),
                 targets,
-                weight=loss_fn.weight if loss_fn.reduction == "sum" else None,  # a mean over one position has no weight
+                weight=loss_fn.weight,
                 ignore_index=loss_fn.ignore_index,
                 reduction="none",
                 label_smoothing=loss_fn.label_smoothing,
             )
+            if loss_fn.reduction == "mean" and loss_fn.weight is not None and not targets.is_floating_point():
+                own = loss_fn.weight[targets.clamp(min=0)]  # a mean over one position divides by its label's weight
+                each = each / own.where(targets != loss_fn.ignore_index, 1.0).to(each.dtype)
         elif isinstance(loss_fn, nn.Module):
             raise unsupported(
                 where,

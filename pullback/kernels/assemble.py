@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
 from pullback.kernels.checks import SumChecks, corner_entries, quadratic
 from pullback.kernels.coverage import UNSEEN, Captured
@@ -49,6 +50,13 @@ def assemble(
     Returns:
         Blocks laid out as ``block_shape`` says, symmetric to the bit if ``right`` is None.
     """
+    if right is not None and right.num_outputs != left.num_outputs:
+        raise input_error(
+            where,
+            "as many outputs or positions of a sample in `x2` as in `x`",
+            f"{right.num_outputs} and {left.num_outputs}",
+            "Pad both to one length with ignored labels",
+        )
     dtypes = [side.dtype for side in (left, right) if side is not None]
     checks = SumChecks(where, max(dtypes, key=lambda d: torch.finfo(d).eps))
     blocks = blocks or Blocks(None, {})
@@ -69,7 +77,7 @@ def _layer_by_layer(
         totals = run_part(block, part, plan, left.combination, add=False)
         if right is None:
             mirror(block)
-        _check(checks, block, [(part, totals)], part.layer, left, right, plan)
+        check_sums(checks, block, [(part, totals)], part.layer, left, right, plan)
         known = blocks.layers.get(part.layer)
         blocks.layers[part.layer] = block if known is None else known.add_(block)
         blocks.total = block.clone() if blocks.total is None else blocks.total.add_(block)
@@ -83,7 +91,7 @@ def _all_at_once(blocks: Blocks, left: Captured, right: Captured | None, plan: K
         done.append((part, run_part(block, part, plan, left.combination, add=bool(done))))
     if right is None:
         mirror(block)
-    _check(checks, block, done, "all layers", left, right, plan)
+    check_sums(checks, block, done, "all layers", left, right, plan)
     blocks.total = block if blocks.total is None else blocks.total.add_(block)
 
 
@@ -126,7 +134,7 @@ def partial_block(left: Captured, right: Captured | None, plan: KernelPlan, name
     return block
 
 
-def _check(
+def check_sums(
     checks: SumChecks,
     block: Tensor,
     done: list[tuple[Part, list[dict[str, Tensor]]]],

@@ -153,7 +153,7 @@ def _in_piece_order(factor: Factor, totals: Tensors) -> Tensors:
     if not isinstance(factor, OuterFactor) or factor.weight is None:
         return totals
     _, g, d, p = factor.dims
-    weight = factor._as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]
+    weight = factor.as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]
     return totals | {factor.weight: factor.piece_order(factor.weight, weight).reshape(-1)}
 
 

@@ -67,10 +67,11 @@ class Factor(ABC):
     def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
         """Operations (an add and a multiply are two) for n1 x n1 (n2 None) or n1 x n2 samples."""
 
-    def held_bytes(self, n: int) -> int:
-        """Bytes this factor keeps for ``n`` samples."""
-        held = {id(t): t.untyped_storage().nbytes() for t in self.tensors().values()}
-        return sum(held.values()) * n // max(1, self.num_samples)
+    kept_by_autograd: tuple[str, ...] = ()  # names of tensors the backward pass needs as well
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        """Bytes beside a piece of ``piece_bytes`` of gradient rows of ``n`` samples while it is formed."""
+        return 0
 
     @abstractmethod
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
@@ -260,9 +261,6 @@ class UnusedFactor(Factor):
 
     def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
         return 0.0
-
-    def held_bytes(self, n: int) -> int:
-        return 0
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         return iter(())

@@ -42,6 +42,12 @@ class OuterFactor(Factor):
     transposed: bool = False
     unit: bool = False
 
+    kept_by_autograd = ("inputs",)
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        T, _, d, _ = self.dims
+        return piece_bytes * T // max(1, d)  # the output gradients of the piece, rearranged
+
     # A and D of some samples. Convolutions override `left`: they unfold only when asked.
     def left(self, index: slice) -> Tensor:
         """A for the samples in ``index``, (n, T, g, d)."""
@@ -120,18 +126,19 @@ class OuterFactor(Factor):
         start = range(self.num_samples)[index].start
         for part in self.blocks(n):
             a = self.left(slice(start + part.start, start + part.stop)).transpose(1, 2)  # (n', g, T, d)
-            torch.matmul(d[part].permute(0, 3, 1, 4, 2).reshape(len(a), g, C * p, -1), a, out=result[part])
+            right = d[part].permute(0, 3, 1, 4, 2).reshape(len(a) * g, C * p, -1)  # (n' g, C p', T)
+            torch.bmm(right, a.reshape(len(a) * g, *a.shape[2:]), out=result[part].flatten(0, 1))
         return result.view(n, g, C, p, -1).transpose(1, 2)
 
     def rows(self, index: slice) -> Tensors:
         rows = {}
         if self.weight is not None:
-            rows[self.weight] = self._as_weight(self.outer(index, slice(None)))
+            rows[self.weight] = self.as_weight(self.outer(index, slice(None)))
         if self.bias is not None:
             rows[self.bias] = self.bias_rows(index)
         return rows
 
-    def _as_weight(self, block: Tensor) -> Tensor:
+    def as_weight(self, block: Tensor) -> Tensor:
         """(n, C, g, p, d) -> (n, C, *weight_shape)."""
         if self.transposed:
             block = block.squeeze(2).transpose(2, 3)
@@ -180,7 +187,7 @@ class OuterFactor(Factor):
         if self.weight is not None:
             blocks = [self._sum(index, d[index]) for index in self.blocks(self.num_samples)]
             block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
-            result[self.weight] = self._as_weight(block[None, None])[0, 0]
+            result[self.weight] = self.as_weight(block[None, None])[0, 0]
         if self.bias is not None:
             result[self.bias] = d.sum((0, 1)).flatten()
         return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pullback._checks import input_error
 from pullback.kernels.coverage import Captured
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pullback.kernels.scale import ScalePlan
 
 SMALLEST_PIECE_BYTES = 2**20
+BASE_BYTES = 24 * 2**20  # what libraries and the allocator take beside the tensors
+PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them; measured, as the next two
+BATCH_SHARE = 1.35  # the same where batches make many small tensors
+HELD_SHARE = 1.2  # of tensors filled batch by batch
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class LayerPlan:
             matrices of pixels), "materialise" (gradient rows, then one product), "dense" (rows that are small
             anyway), "join" (embedding), "fallback" or "unused".
         flops: operations of the block, an add and a multiply counted as two.
-        held_bytes: captured tensors kept for it.
+        held_bytes: captured tensors kept for it, beyond the data.
+        kept_bytes: those among them that autograd keeps for its backward pass anyway.
+        data_bytes: captured tensors that are the data themselves; they are copied only if it comes in batches.
         seconds: estimated from the machine's rates.
     """
 
@@ -41,6 +48,8 @@ class LayerPlan:
     form: Form
     flops: float
     held_bytes: int
+    kept_bytes: int
+    data_bytes: int
     seconds: float
 
 
@@ -60,8 +69,10 @@ class KernelPlan:
         batch: samples in one forward pass.
         block_bytes: one block of the kernel.
         piece_bytes: bound on gradient rows formed at a time.
-        tile_bytes: temporaries of a tile.
-        graph_bytes: what autograd saves in a forward pass of ``batch`` samples, and gradients of the parameters.
+        tile_bytes: other temporaries of pieces and tiles.
+        graph_bytes: what autograd saves for one sample.
+        gradient_bytes: ordinary gradients formed beside.
+        cross: rows and columns are two sets.
         scale: the same kernel made tile by tile on disk, by one worker or many, if ``plan_kernel`` was asked for it.
     """
 
@@ -78,6 +89,8 @@ class KernelPlan:
     piece_bytes: int
     tile_bytes: int
     graph_bytes: int
+    gradient_bytes: int
+    cross: bool = False
     scale: ScalePlan | None = None
 
     @property
@@ -102,15 +115,35 @@ class KernelPlan:
     @property
     def held_bytes(self) -> int:
         """Captured tensors of the largest pass."""
-        held = [sum(a.held_bytes for a in self.layers if set(a.parameters) & set(names)) for names in self.passes]
-        return max(held, default=0)
+        return max((self._held(names) for names in self.passes), default=0)
+
+    def _in_pass(self, names: tuple[str, ...]) -> list[LayerPlan]:
+        return [layer for layer in self.layers if set(layer.parameters) & set(names)]
+
+    @property
+    def _in_batches(self) -> bool:
+        return self.batch < max(self.samples)
+
+    def _held(self, names: tuple[str, ...]) -> int:
+        return sum(a.held_bytes + (a.data_bytes if self._in_batches else 0) for a in self._in_pass(names))
 
     @property
     def peak_bytes(self) -> int:
-        """Estimated bytes held at once, above the model and the data."""
-        working = self.kernel_bytes + self.piece_bytes + self.tile_bytes
-        before = self.kernel_bytes if len(self.passes) > 1 else 0
-        return self.held_bytes + max(working, before + self.graph_bytes)
+        """Estimated bytes held at once, above the model and the data: of the dearest moment of the dearest pass."""
+        return max(self._peak(place, names) for place, names in enumerate(self.passes))
+
+    def _peak(self, place: int, names: tuple[str, ...]) -> int:
+        """While the last batch is captured, and while the kernel is made."""
+        held, layers = self._held(names), self._in_pass(names)
+        both = sum(self.samples) if self.cross else self.samples[0]
+        share = min(1.0, self.batch / both)
+        new = sum(a.held_bytes - a.kept_bytes for a in layers) * share
+        known = self.kernel_bytes if place else 0
+        passing = (self.batch * self.graph_bytes + new) * (BATCH_SHARE if self._in_batches else PASS_SHARE)
+        held = int(held * HELD_SHARE) if self._in_batches else held
+        capturing = known + held * (1 - share) + passing + self.gradient_bytes
+        making = held + self.kernel_bytes + self.piece_bytes + self.tile_bytes
+        return BASE_BYTES + int(max(capturing, making))
 
     def __str__(self) -> str:
         rows = [("parameters", "rule", "form", "GFLOP", "MB held", "s")]
@@ -154,6 +187,7 @@ def make_plan(
     forms: Mapping[str, Form] | None = None,
     keep_layers: bool = True,
     graph_bytes: int = 0,
+    data: frozenset[int] = frozenset(),
     rates: Rates | None = None,
 ) -> KernelPlan:
     """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
@@ -168,6 +202,7 @@ def make_plan(
         forms: layer or parameter name -> form, where the choice is not left to the cost.
         keep_layers: keep the blocks of all layers, if the limit allows.
         graph_bytes: what autograd saves for one sample.
+        data: storages of the data, by ``storage_key``.
         rates: of the machine; None takes this one's.
 
     Raises:
@@ -177,20 +212,22 @@ def make_plan(
     like = captured.factors[0].like
     speed = rates or machine_rates(like.device, like.dtype)
     layers = []
+    seen: set[int] = set()
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
         form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
         seconds = seconds_of(factor, form, n1, n2, contract, speed)
         flops = factor.flops(form, n1, n2, contract)
-        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, factor.held_bytes(both), seconds))
+        held = held_bytes(factor, both, seen, data)
+        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, *held, seconds))
     shape = block_shape(n1, n2 or n1, C, contract)
     element = like.element_size()
-    rows = [
-        min(f.num_params * both * C * element, f.piece_bytes)
-        for f, layer in zip(captured.factors, layers, strict=True)
-        if layer.form == "materialise"
+    pairs = list(zip(captured.factors, layers, strict=True))
+    rows = [min(f.num_params * both * C * element, f.piece_bytes) if a.form == "materialise" else 0 for f, a in pairs]
+    tiles = [
+        f.temporary_bytes(both, rows[k]) if rows[k] else _tile_bytes(f, a.form, n1, contract)
+        for k, (f, a) in enumerate(pairs)
     ]
-    tiles = [_tile_bytes(f, layer.form, n1, contract) for f, layer in zip(captured.factors, layers, strict=True)]
-    parameters = sum(p.numel() * p.element_size() for p in captured.view.parameters.values())
+    ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
     free = KernelPlan(
         shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),
         samples=(n1, n2 or n1),
@@ -204,11 +241,35 @@ def make_plan(
         block_bytes=torch.Size(shape).numel() * element,
         piece_bytes=max(rows, default=0),
         tile_bytes=max(tiles, default=0),
-        graph_bytes=graph_bytes * max(n1, n2 or 0) + parameters,
+        graph_bytes=graph_bytes,
+        gradient_bytes=ordinary,
+        cross=n2 is not None,
     )
     if memory_limit is None or free.peak_bytes <= memory_limit:
         return free
-    return _within(free, memory_limit, graph_bytes, parameters, where)
+    return _within(free, memory_limit, where)
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tensors that share memory have in common; also on the meta device, where all data is at address 0."""
+    return tensor.untyped_storage()._cdata
+
+
+def held_bytes(factor: Factor, n: int, seen: set[int], data: frozenset[int]) -> tuple[int, int, int]:
+    """Bytes a factor keeps for ``n`` samples, each storage once: beyond the data, kept by autograd too, of the data."""
+    held = kept = own = 0
+    for name, tensor in factor.tensors().items():
+        if (key := storage_key(tensor)) in seen:
+            continue
+        seen.add(key)
+        size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
+        size = size * n // max(1, factor.num_samples)
+        if key in data:
+            own += size
+            continue
+        held += size
+        kept += size if name in factor.kept_by_autograd else 0
+    return held, kept, own
 
 
 def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
@@ -221,15 +282,15 @@ def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
     return int(side * side * (1 + outputs**2) * factor.element_size)
 
 
-def _within(free: KernelPlan, limit: int, graph_bytes: int, parameters: int, where: str) -> KernelPlan:
+def _within(free: KernelPlan, limit: int, where: str) -> KernelPlan:
     """The plan made smaller, step by step: smaller batches and pieces, more passes, no blocks of single layers."""
     smallest = min(free.piece_bytes, SMALLEST_PIECE_BYTES)
     for keep in (True, False) if free.keep_layers else (False,):
-        least = replace(free, keep_layers=keep, piece_bytes=smallest, batch=1, graph_bytes=graph_bytes + parameters)
+        least = replace(free, keep_layers=keep, piece_bytes=smallest, batch=1)
         for passes in range(1, len(free.layers) + 1):
             plan = replace(least, passes=_groups(free.layers, passes))
             if plan.peak_bytes <= limit:
-                return _grown(plan, free, limit, graph_bytes, parameters)
+                return _grown(plan, free, limit)
     needed = replace(least, passes=_groups(free.layers, len(free.layers))).peak_bytes
     raise input_error(
         where,
@@ -239,14 +300,19 @@ def _within(free: KernelPlan, limit: int, graph_bytes: int, parameters: int, whe
     )
 
 
-def _grown(plan: KernelPlan, free: KernelPlan, limit: int, graph_bytes: int, parameters: int) -> KernelPlan:
+def _grown(plan: KernelPlan, free: KernelPlan, limit: int) -> KernelPlan:
     """Pieces and batches as large as the limit allows."""
-    piece = min(free.piece_bytes, plan.piece_bytes + limit - plan.peak_bytes)
-    if plan.held_bytes + plan.kernel_bytes + piece + plan.tile_bytes <= limit:
-        plan = replace(plan, piece_bytes=piece)
-    spare = limit - plan.held_bytes - (plan.kernel_bytes if len(plan.passes) > 1 else 0) - parameters
-    batch = max(1, min(free.batch, spare // max(1, graph_bytes)))
-    return replace(plan, batch=batch, graph_bytes=graph_bytes * batch + parameters)
+    for piece in (free.piece_bytes, free.piece_bytes // 4, free.piece_bytes // 16):
+        if piece > plan.piece_bytes and replace(plan, piece_bytes=piece).peak_bytes <= limit:
+            plan = replace(plan, piece_bytes=piece)
+            break
+    if replace(plan, batch=free.batch).peak_bytes <= limit:
+        return replace(plan, batch=free.batch)
+    low, high = plan.batch, free.batch - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if replace(plan, batch=middle).peak_bytes <= limit else (low, middle - 1)
+    return replace(plan, batch=low)
 
 
 def _groups(layers: tuple[LayerPlan, ...], count: int) -> tuple[tuple[str, ...], ...]:

@@ -111,7 +111,8 @@ def plan_kernel(
     request = loss_request(model, loss_fn, x, y, x2, y2, None, params, "sample", forms, limit, where)
     request = _of(request, num_samples, on_meta=on_meta)
     with _shapes_alone(where) if on_meta else nullcontext():
-        captured, graph_bytes = template(request)
+        few = template(request)
+        captured, graph_bytes = few.captured, few.graph_bytes
         like = captured.factors[0].like
         rates = rates or machine_rates(like.device, like.dtype)
         rows, columns = request.rows, request.columns
@@ -123,12 +124,13 @@ def plan_kernel(
             where,
             forms=forms,
             graph_bytes=graph_bytes,
+            data=few.data,
             rates=rates,
         )
         if not scaled:
             return plan
-        few = slice(0, captured.num_samples)
-        pair = take(rows.x, few), take(rows.y, few)
+        index = slice(0, captured.num_samples)
+        pair = take(rows.x, index), take(rows.y, index)
         scale = make_scale_plan(
             captured, request.readout, pair, graph_bytes, rows.count, workers, tile, memory_limit, rates, where
         )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from pullback.functional import ModelView, take, undisturbed
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, tensors
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks, aligned, assemble, forward_order, partial_block
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Contract, Form
+from pullback.kernels.filling import Filling, give_back
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.plan import KernelPlan, make_plan, storage_key
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.store_plan import graph_bytes
 
@@ -83,18 +83,35 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
     return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
 
 
-def template(request: Request) -> tuple[Captured, int]:
-    """Capture of the first two samples (one does not show the sample axis), and the bytes autograd saves for each."""
+@dataclass(frozen=True)
+class Template:
+    """Capture of the first two samples (one does not show the sample axis).
+
+    Args:
+        captured: the capture.
+        graph_bytes: what autograd saves for each sample.
+        data: storages of the samples.
+    """
+
+    captured: Captured
+    graph_bytes: int
+    data: frozenset[int]
+
+
+def template(request: Request) -> Template:
+    """What a plan is made from."""
     side = request.rows
     few = slice(0, min(2, side.count))
     x, y = take(side.x, few), take(side.y, few)
     with undisturbed(side.view.model):
         captured = capture_factors(side.view, request.readout, x, y, request.where)
         saved = graph_bytes(side.view, request.readout, x, y, request.where)
-    return captured, saved // captured.num_samples
+    return Template(captured, saved // captured.num_samples, frozenset(storage_key(t) for t in tensors(x)))
 
 
-def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> KernelPlan:
+def plan_of(
+    request: Request, captured: Captured, graph_bytes: int = 0, data: frozenset[int] = frozenset()
+) -> KernelPlan:
     """The plan for a request, from captured factors of any number of samples."""
     return make_plan(
         captured,
@@ -106,6 +123,7 @@ def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> Kerne
         forms=request.forms,
         keep_layers=request.keep_layers,
         graph_bytes=graph_bytes,
+        data=data,
     )
 
 
@@ -116,8 +134,9 @@ def _whole(request: Request, side: Side) -> Captured:
 
 def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
-    first, graph_bytes = template(request)
-    plan = plan_of(request, first, graph_bytes)
+    few = template(request)
+    first = few.captured
+    plan = plan_of(request, first, few.graph_bytes, few.data)
     print(plan, file=sys.stderr)
     blocks: Blocks | None = None
     last: Captured | None = None
@@ -127,6 +146,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
             blocks = assemble(left, right, plan, request.where, blocks)
         last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
         del left, right
+        give_back()
     assert blocks is not None
     assert last is not None
 
@@ -151,30 +171,19 @@ def _both_in_batches(request: Request, names: tuple[str, ...], batch: int) -> tu
 def _in_batches(request: Request, side: Side, names: tuple[str, ...], batch: int) -> Captured:
     """Factors of some parameters, captured ``batch`` samples at a time."""
     view = side.view.restricted(names)
-    found: list[Captured] = []
+    filling: Filling | None = None
     with undisturbed(side.view.model):
         for start in range(0, side.count, batch):
             index = slice(start, min(start + batch, side.count))
-            known = found[0].first if found else None
+            known = filling.first.first if filling else None
             x, y = take(side.x, index), take(side.y, index)
-            found.append(capture_factors(view, request.readout, x, y, request.where, known))
-    return joined(found)
-
-
-def joined(found: list[Captured]) -> Captured:
-    """Captures of consecutive batches as one."""
-    if len(found) == 1:
-        return found[0]
-    found = aligned(*found)
-    factors = tuple(each[0].joined(each[1:]) for each in zip(*(c.factors for c in found), strict=True))
-    ordinary, probes = (_added(each) for each in zip(*((c.ordinary, c.probes) for c in found), strict=True))
-    values = torch.cat([c.values for c in found])
-    outputs = torch.utils._pytree.tree_map(
-        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *(c.outputs for c in found)
-    )
-    return replace(found[0], factors=factors, ordinary=ordinary, probes=probes, values=values, outputs=outputs)
-
-
-def _added(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    names = dict.fromkeys(name for one in each for name in one)
-    return {name: torch.stack([one[name] for one in each if name in one]).sum(0) for name in names}
+            captured = capture_factors(view, request.readout, x, y, request.where, known)
+            if batch >= side.count:
+                return captured
+            filling = filling or Filling(captured, side.count)
+            give_back()
+            filling.add(captured)
+            del captured
+            give_back()
+    assert filling is not None
+    return filling.whole()

@@ -57,8 +57,10 @@ class TiedFactor(Factor):
             cost += 2 * self.table.flops("join", n1, n2, contract) * T * d / max(1, self.table.values.shape[2])
         return cost
 
-    def held_bytes(self, n: int) -> int:
-        return self.table.held_bytes(n) + self.head.held_bytes(n)
+    kept_by_autograd = ("head/inputs",)
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        return self.head.temporary_bytes(n, piece_bytes)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "ghost":

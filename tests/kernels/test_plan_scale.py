@@ -18,7 +18,9 @@ from pullback.functional.readout import loss_readout
 from pullback.kernels.coverage import capture_factors
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.rates import Rates
-from pullback.kernels.scale import ScalePlan, Share, count, count_passes, span
+from pullback.kernels.scale import ScalePlan, count, span
+from pullback.kernels.scale_passes import count_passes
+from pullback.kernels.scale_share import Share
 from pullback.kernels.store import kernel_to_store
 from pullback.kernels.store_run import Grid
 from pullback.kernels.workers import Workers
@@ -54,19 +56,20 @@ def test_meta_is_as_the_cpu(case: Case) -> None:
     for a, b in zip(real.layers, shapes.layers, strict=True):
         assert (a.parameters, a.rule, a.form) == (b.parameters, b.rule, b.form)
         assert a.flops == b.flops or (case.name in BY_TOKENS and a.flops < b.flops)
-        assert a.held_bytes == b.held_bytes or (case.name in BY_TOKENS and a.held_bytes < b.held_bytes)
+        if case.name not in BY_TOKENS:
+            assert a.held_bytes + a.data_bytes == b.held_bytes + b.data_bytes
     assert real.block_bytes == shapes.block_bytes == 1000**2 * 8
-    mine, theirs = scale_of(real), scale_of(shapes)
-    assert mine.forward_flops == theirs.forward_flops > 0
-    assert mine.check_flops == theirs.check_flops
-    assert mine.backward_flops == pytest.approx(theirs.backward_flops, rel=0.1 if case.name in FUSED else 1e-12)
+    cpu, meta = scale_of(real), scale_of(shapes)
+    assert cpu.forward_flops == meta.forward_flops > 0
+    assert cpu.check_flops == meta.check_flops
+    assert cpu.backward_flops == pytest.approx(meta.backward_flops, rel=0.1 if case.name in FUSED else 1e-12)
     if case.name in BY_TOKENS:
-        assert mine.capture_bytes <= theirs.capture_bytes
-        assert mine.tile_flops <= theirs.tile_flops
+        assert cpu.capture_bytes <= meta.capture_bytes
+        assert cpu.tile_flops <= meta.tile_flops
         return
     for name in ("tile_flops", "capture_bytes", "disk_bytes", "written_bytes", "read_bytes", "tile_bytes", "passes"):
-        assert getattr(mine, name) == getattr(theirs, name), name
-    assert mine.tile_seconds == pytest.approx(theirs.tile_seconds)
+        assert getattr(cpu, name) == getattr(meta, name), name
+    assert cpu.tile_seconds == pytest.approx(meta.tile_seconds)
     if case.name not in FUSED:
         assert shapes.graph_bytes == pytest.approx(real.graph_bytes, rel=0.02)
 
@@ -187,14 +190,14 @@ def test_what_is_printed() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_large_language_model_allocates_nothing() -> None:
-    """A Llama of 80 layers and 1.3 billion parameters, 2.7 GB: planned with a tenth of that."""
+    """A Llama of 32 layers and 2.2 billion parameters, 4.5 GB: planned with less than 300 MB."""
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
-        hidden_size=1024,
-        intermediate_size=3584,
-        num_hidden_layers=80,
-        num_attention_heads=8,
-        num_key_value_heads=1,
+        hidden_size=2048,
+        intermediate_size=7168,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        num_key_value_heads=2,
         vocab_size=128256,
         head_dim=128,
         use_cache=False,
@@ -209,11 +212,11 @@ def test_a_large_language_model_allocates_nothing() -> None:
     assert resident() - before < 300e6
     scale = scale_of(plan)
     weights = sum(p.numel() for p in model.parameters())
-    assert scale.model_bytes == 2 * weights + 256 > 2.6e9  # and the frequencies of its positions
-    matrices = weights - 128256 * 1024  # the embedding has no products
-    attention = 80 * 4 * 512 * 8 * 128  # scores and mixtures, a position
+    assert scale.model_bytes == 2 * weights + 256 >= 4e9  # and the frequencies of its positions
+    matrices = weights - 128256 * 2048  # the embedding has no products
+    attention = 32 * 4 * 512 * 16 * 128  # scores and mixtures, a position
     assert scale.forward_flops / (10**6 + 3 * 62500) / 512 == pytest.approx(2 * matrices + attention, rel=0.02)
-    assert len(plan.layers) == 80 * 9 + 3
+    assert len(plan.layers) == 32 * 9 + 3
     assert {layer.rule for layer in plan.layers} <= {"embedding", "linear", "elementwise", "rms_norm"}
 
 

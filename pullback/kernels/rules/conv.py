@@ -58,7 +58,14 @@ class ConvFactor(OuterFactor):
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> ConvFactor:
         changed = {"inputs": self.inputs, "maps": self.maps} | tensors
-        return replace(self, **changed, gradients=positions(changed["maps"], self.gradients.shape[3], self.space))
+        inputs, maps = changed["inputs"], changed["maps"]
+        return replace(self, inputs=inputs, maps=maps, gradients=positions(maps, self.gradients.shape[3], self.space))
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        if self.by_patches:
+            return 2 * _BLOCK_NUMBERS * self.element_size
+        maps = self.inputs[0].numel() + self.maps[0].numel()
+        return piece_bytes + n * maps * self.element_size  # the library's own copies
 
     def padded(self, image: Tensor) -> Tensor:
         """Images with the zeros around them."""
@@ -88,7 +95,7 @@ class ConvFactor(OuterFactor):
         stride, dilation, zeros = self.settings
         image = self.inputs[index][:, 0, channels]
         if self.space == 2 and all(before == after for before, after in zeros):
-            return F.unfold(image, self.weight_shape[2:], dilation, [before for before, _ in zeros], stride)
+            return F.unfold(image, self.weight_shape[2:], dilation, tuple(before for before, _ in zeros), stride)
         shape = torch.Size([len(self.weight_shape), image.shape[1], *self.weight_shape[2:]])
         part = replace(self, inputs=image.unsqueeze(1), weight_shape=shape)
         return part.left(slice(0, len(image)))[:, :, 0].transpose(1, 2)
@@ -101,15 +108,17 @@ class ConvFactor(OuterFactor):
         T, _, d, p = self.dims
         taps, C = self.weight_shape[2:].numel(), self.num_outputs
         step = max(1, max_numbers // (taps * p * C))
-        d_maps = self.maps[:, :, 0].flatten(3)  # (N, C, p, T)
+        maps = self.maps[:, :, 0].flatten(3).flatten(1, 2)  # (N, C p, T)
         for start in range(0, d // taps, step):
             channels = slice(start, min(start + step, d // taps))
             count = (channels.stop - channels.start) * taps
-            block = self.maps.new_empty(self.num_samples, C, count, p)
+            block = maps.new_empty(self.num_samples, count, C * p)
             for part in self.blocks_of(T * count):
-                a = self.patches(part, channels).unsqueeze(1)  # (n', 1, d', T)
-                torch.matmul(a, d_maps[part].mT, out=block[part])
-            yield from dense_pieces(name, start * taps * p, block.flatten(2))
+                torch.bmm(self.patches(part, channels), maps[part].mT, out=block[part])  # (n', d', C p)
+            rows = block.view(-1, count, C, p).transpose(1, 2).flatten(2)  # (N, C, d' p)
+            del block
+            yield from dense_pieces(name, start * taps * p, rows)
+            del rows
 
     def blocks_of(self, numbers: int) -> Iterator[slice]:
         """Stretches of samples with ``numbers`` unfolded numbers each."""
@@ -249,7 +258,7 @@ def _probe(space: int) -> Probe:
         seen = (filters @ pixels).unflatten(-1, image.shape[-space:])
         seen = F.pad(seen, [n for each in reversed(zeros) for n in each])
         out = gradient.shape[-space:]
-        shifted = 0
+        shifted: Any = 0
         for tap, place in enumerate(itertools.product(*map(range, kernel))):
             part = seen.select(-space - 1, tap)
             for axis, (at, s, e, o) in enumerate(zip(place, stride, dilation, out, strict=True)):
@@ -259,7 +268,7 @@ def _probe(space: int) -> Probe:
             shifted = shifted + part
         maps = full_precision(gradient).unflatten(-space - 1, (groups, -1)).flatten(-space)  # (..., g, p, T)
         weighted = (u.to(maps).view(groups, 1, -1) @ maps).squeeze(-2)
-        return (shifted.flatten(-space) * weighted).sum(dtype=torch.float64)  # type: ignore[attr-defined]
+        return (shifted.flatten(-space) * weighted).sum(dtype=torch.float64)
 
     return probe
 

@@ -23,7 +23,7 @@ from pullback.kernels.rules.registry import Call, Rule, add_rule, full_precision
 class TransposedConvFactor(OuterFactor):
     """Rows of a transposed convolution's weight, whose numbers are ordered (g, d, p); p runs over outputs and taps."""
 
-    def _as_weight(self, block: Tensor) -> Tensor:
+    def as_weight(self, block: Tensor) -> Tensor:
         return block.transpose(-1, -2).reshape(*block.shape[:2], *self.weight_shape)
 
     def _from_weight(self, weight: Tensor) -> Tensor:

@@ -57,10 +57,6 @@ class TokenFactor(Factor):
         entries = len(self.token) / max(1, self.num_samples)
         return gram_flops(n1, n2) * entries * self.values.shape[2] * output_pairs(self.num_outputs, contract)
 
-    def held_bytes(self, n: int) -> int:
-        entries = len(self.token) / max(1, self.num_samples)
-        return int(n * entries * (self.values[0].numel() * self.element_size + 16)) if len(self.token) else 0
-
     def tensors(self) -> Tensors:
         return super().tensors() | {"count": torch.tensor(self.num_samples)}
 
