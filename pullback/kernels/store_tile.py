@@ -26,7 +26,7 @@ from pullback.kernels.checks import SumChecks
 from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Piece
 from pullback.kernels.forms import TILE_ROWS, tile_rows
-from pullback.kernels.gram import mirror, tiles
+from pullback.kernels.gram import matched, mirror, tiles
 from pullback.kernels.plan import KernelPlan, form_of
 
 SMALLEST_SQUARE = 128  # below, products are no longer at their rate
@@ -196,9 +196,8 @@ def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: lis
             layer.block = _whole(layer.block, part, left, right, plan)
             continue
         tile = tile_rows(part.left, form, plan.contract)
-        mine = list(part.left.pieces(form, 0))
-        theirs = mine if part.right is None else list(part.right.pieces(form, 0))
-        layer.pieces += [(a, b, tile) for a, b in zip(mine, theirs, strict=True)]
+        sides = [side.pieces(form, 0) for side in (part.left, part.right) if side is not None]
+        layer.pieces += [(pieces[0], pieces[-1], tile) for pieces in matched(sides)]
     return list(made.values())
 
 
