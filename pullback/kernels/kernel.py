@@ -80,11 +80,6 @@ class Kernel(Operator):
         C = self.plan.num_outputs
         return block.unflatten(0, (-1, C)).unflatten(2, (-1, C)).transpose(1, 2)
 
-    @property
-    def noise_floor(self) -> float:
-        """Eigenvalues below this are rounding error: largest row sum times the rounding error of the dtype."""
-        return float(self._matrix.abs().sum(-1).max()) * torch.finfo(self.dtype).eps
-
     @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
         if self.plan.contract == "diagonal":
