@@ -16,15 +16,17 @@ from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.readout import Readout, loss_readout
 from pullback.kernels.assemble import forward_order
-from pullback.kernels.coverage import capture_factors
+from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.plan import KernelPlan
 from pullback.kernels.refused import refuse_recurrent_dropout
-from pullback.kernels.store_captures import named_tensors
+from pullback.kernels.sketch_project import Sketch
 from pullback.kernels.store_data import Blocks, fingerprint, first_difference
 from pullback.kernels.store_layout import FORMAT, Folder
 from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes
 from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_read import KernelStore, open_store
 from pullback.kernels.store_run import Filler, Grid
+from pullback.kernels.store_sketch import Sketching, check_sketch, factor_bytes, from_json, to_json
 from pullback.kernels.workers import Workers
 
 __all__ = ["KernelStore", "kernel_to_store", "open_store"]
@@ -41,8 +43,9 @@ def kernel_to_store(
     params: Iterable[str] | None = None,
     memory_limit: int | None = None,
     progress: bool = True,
+    sketch: Sketch | None = None,
 ) -> KernelStore:
-    """Backward kernel K_ij = <g_i, g_j> of a whole data set, exact, made tile by tile on disk.
+    """Backward kernel K_ij = <g_i, g_j> of a whole data set, made tile by tile on disk; exact unless ``sketch=``.
 
     One forward and one backward pass over the data; the captured gradient factors wait on disk, and tiles are made
     from two blocks of them at a time, so that memory does not grow with N. Every finished tile is in a ledger with
@@ -63,13 +66,16 @@ def kernel_to_store(
         memory_limit: bytes this call may hold in each worker, beyond what the model, the data set and the process
             held before; None sets no limit, and chooses tiles that keep within a quarter of the machine's memory.
         progress: print the plan and the progress on standard error.
+        sketch: estimate the layers this says instead, without bias, as ``sketch_kernel`` does: sketched rows wait on
+            disk and tiles are made of them. The store holds the estimates without standard errors; ``sketch_kernel``
+            with the same settings, ``exact="smaller"`` among them, gives both for any of the samples.
 
     Returns:
         KernelStore, finished.
 
     Raises:
         InputError: as ``backward_kernel``; a limit that cannot be kept; a path that holds something else; a store
-            begun with other weights, data, parameters or tiles.
+            begun with other weights, data, parameters, tiles or another sketch; a ``sketch`` that is none.
         UnsupportedError, SelfCheckError: as ``backward_kernel``.
         WorkerError: another worker failed.
 
@@ -96,14 +102,38 @@ def kernel_to_store(
                 refuse_recurrent_dropout(view.model, where)
                 readout = loss_readout(loss_fn)
                 data = Blocks(dataset, next(iter(view.parameters.values())).device, where)
-                about = _about(view, loss_fn, data)
-                footprint = _footprint(view, readout, data, tile, where)
+                check_sketch(sketch, where)
+                about = _about(view, loss_fn, data, sketch)
+                templates = _templates(view, readout, data, _known_tile(folder, tile, where), where)
+                plain = _footprint(view, readout, data, templates[0], where)
+                footprint, sketching = plain, None
+                if sketch is not None:
+                    sketching = Sketching.choose(sketch, templates, len(data))
+                    about["exact_parameters"] = list(sketching.exact)
+                    footprint = sketching.footprint(plain, where)
                 if workers.rank == 0:
                     _prepare(folder, about, footprint, tile, resume, memory_limit, where)
             with workers.phase():
                 about = _check(folder, about, tile, where)
+                if sketching is not None and list(sketching.exact) != about["exact_parameters"]:  # the store's count
+                    sketching = replace(sketching, exact=tuple(about["exact_parameters"]))
+                    footprint = sketching.footprint(plain, where)
                 footprint.check(len(data), about["tile"], memory_limit, where, about["piece_bytes"])
-                filler = _filler(folder, about, data, view, readout, footprint, workers, shown, where)
+                filler = Filler(
+                    folder=folder,
+                    grid=Grid(len(data), about["tile"]),
+                    data=data,
+                    view=view,
+                    readout=readout,
+                    templates=templates,
+                    pair=_pair(footprint, about, where),
+                    layers=about["layers"],
+                    dtype=footprint.dtype,
+                    workers=workers,
+                    progress=shown,
+                    where=where,
+                    sketching=sketching,
+                )
                 if progress and workers.rank == 0:
                     plan = StorePlan(**about["plan"])
                     shown.say(str(replace(plan, seconds=plan.seconds / workers.count)))
@@ -121,17 +151,35 @@ def kernel_to_store(
     return KernelStore(path)
 
 
-def _about(view: ModelView, loss_fn: LossFunction, data: Blocks) -> dict[str, Any]:
+def _about(view: ModelView, loss_fn: LossFunction, data: Blocks, sketch: Sketch | None) -> dict[str, Any]:
     """The part of a store's description that a resumed call must agree with."""
-    return {"format": FORMAT, "num_samples": len(data), **fingerprint(view, loss_fn)}
+    return {"format": FORMAT, "num_samples": len(data), **fingerprint(view, loss_fn), "sketch": to_json(sketch)}
 
 
-def _footprint(view: ModelView, readout: Readout, data: Blocks, tile: int | None, where: str) -> Footprint:
-    """Capture the first few samples: two, because blocks of one sample may take another path than larger ones."""
+def _known_tile(folder: Folder, tile: int | None, where: str) -> int | None:
+    """The side of a tile, if it is given or that of a store to go on with; tiles that are chosen leave no one over."""
+    if tile is not None:
+        check_positive(where, "tile", tile)
+        return tile
+    return folder.description(where)["tile"] if folder.is_store else None
+
+
+def _templates(view: ModelView, readout: Readout, data: Blocks, tile: int | None, where: str) -> list[Captured]:
+    """The first few samples: two, because blocks of one sample may take another path than larger ones.
+
+    And the last one, if it is a block of its own.
+    """
     count = 1 if tile == 1 else min(2, len(data))
-    x, y = data.take(0, count)
     with undisturbed(view.model):
-        captured = capture_factors(view, readout, x, y, where)
+        templates = [capture_factors(view, readout, *data.take(0, count), where)]
+        if tile is not None and len(data) % tile == 1 and count > 1:
+            templates.append(capture_factors(view, readout, *data.take(len(data) - 1, len(data)), where))
+    return templates
+
+
+def _footprint(view: ModelView, readout: Readout, data: Blocks, captured: Captured, where: str) -> Footprint:
+    x, y = data.take(0, captured.num_samples)
+    with undisturbed(view.model):
         graph = graph_bytes(view, readout, x, y, where)
     layers = forward_order(captured)
     sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
@@ -142,7 +190,7 @@ def _footprint(view: ModelView, readout: Readout, data: Blocks, tile: int | None
         layer_sizes=tuple(sizes[layer] for layer in layers),
         dtype=captured.factors[0].like.dtype,
         data_bytes=data_bytes(x, y),
-        factor_bytes=sum(t.numel() * t.element_size() for _, t in named_tensors(captured.factors)),
+        factor_bytes=factor_bytes(captured),
         graph_bytes=graph,
         parameter_bytes=parameters,
     )
@@ -177,7 +225,6 @@ def _prepare(
     count = about["num_samples"]
     if tile is None:
         tile = footprint.choose_tile(count, memory_limit, where)
-    check_positive(where, "tile", tile)
     tile = min(tile, count)
     footprint.check(count, tile, memory_limit, where)
     plan, pair = footprint.plan(count, tile, where, memory_limit=memory_limit)
@@ -211,10 +258,19 @@ def _prepare(
 def _check(folder: Folder, about: dict[str, Any], tile: int | None, where: str) -> dict[str, Any]:
     """The store's description, if it is of the matrix this call means."""
     stored = folder.description(where)
-    asked = about | {"tile": stored["tile"] if tile is None else min(tile, about["num_samples"])}
-    if found := first_difference({key: stored[key] for key in asked}, asked):
+    asked = {key: value for key, value in about.items() if key != "exact_parameters"}
+    asked |= {"tile": stored["tile"] if tile is None else min(tile, about["num_samples"])}
+    begun = {key: stored.get(key) for key in asked}
+    for each in (begun, asked):
+        each["sketch"] = str(from_json(each["sketch"]))
+    if found := first_difference(begun, asked):
         name, old, new = found
-        names = {"num_samples": "the number of samples", "tile": "`tile`", "params": "the parameters"}
+        names = {
+            "num_samples": "the number of samples",
+            "tile": "`tile`",
+            "sketch": "`sketch`",
+            "params": "the parameters",
+        }
         raise input_error(
             where,
             f"{names.get(name, f'the {name}')} the store at {folder.path} was begun with, {old}",
@@ -224,33 +280,7 @@ def _check(folder: Folder, about: dict[str, Any], tile: int | None, where: str) 
     return stored
 
 
-def _filler(
-    folder: Folder,
-    about: dict[str, Any],
-    data: Blocks,
-    view: ModelView,
-    readout: Readout,
-    footprint: Footprint,
-    workers: Workers,
-    shown: Progress,
-    where: str,
-) -> Filler:
-    count, tile = about["num_samples"], about["tile"]
-    templates = [footprint.captured]
-    if count % tile == 1 and footprint.captured.num_samples > 1:
-        with undisturbed(view.model):
-            templates.append(capture_factors(view, readout, *data.take(count - 1, count), where))
-    return Filler(
-        folder=folder,
-        grid=Grid(count, tile),
-        data=data,
-        view=view,
-        readout=readout,
-        templates=templates,
-        pair=footprint.plan(count, tile, where, forms=about["forms"], piece_bytes=about["piece_bytes"])[1],
-        layers=about["layers"],
-        dtype=footprint.dtype,
-        workers=workers,
-        progress=shown,
-        where=where,
-    )
+def _pair(footprint: Footprint, about: dict[str, Any], where: str) -> KernelPlan:
+    """How a tile is made, as it was decided when the store was begun."""
+    forms, piece_bytes = about["forms"], about["piece_bytes"]
+    return footprint.plan(about["num_samples"], about["tile"], where, forms=forms, piece_bytes=piece_bytes)[1]

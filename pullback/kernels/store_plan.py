@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Form
 from pullback.kernels.plan import SMALLEST_PIECE_BYTES, KernelPlan, make_plan
 from pullback.kernels.rates import Rates
+from pullback.kernels.sketch_project import BLOCK_NUMBERS
 from pullback.kernels.store_tile import workspace_bytes
 
 DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
@@ -40,6 +42,7 @@ class StorePlan:
         capture_bytes: gradient factors on disk while the work lasts.
         peak_bytes: the most one worker holds at a time beyond the model and the data set.
         seconds: expected time of the tiles with one worker, from the machine's rates.
+        sketched: how the kernel is estimated; None for an exact one. Making the sketches is not in ``flops``.
     """
 
     num_samples: int
@@ -50,6 +53,7 @@ class StorePlan:
     capture_bytes: int
     peak_bytes: int
     seconds: float
+    sketched: str | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -59,10 +63,11 @@ class StorePlan:
             "until it is finished",
             f"about {self.peak_bytes / 1e6:.0f} MB in memory at the peak, about {duration(self.seconds)} for the tiles",
         ]
+        lines += [] if self.sketched is None else [self.sketched]
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, float | int]:
-        """As plain numbers."""
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
         return asdict(self)
 
 
@@ -87,6 +92,8 @@ class Footprint:
         graph_bytes: what autograd keeps for their backward pass.
         parameter_bytes: of one gradient of all parameters.
         rates: of a machine other than this one.
+        captured_bytes: of the factors before they are sketched; None in an exact store.
+        sketched: how the kernel is estimated; None in an exact store.
     """
 
     captured: Captured
@@ -98,6 +105,8 @@ class Footprint:
     graph_bytes: int
     parameter_bytes: int
     rates: Rates | None = None
+    captured_bytes: int | None = None
+    sketched: str | None = None
 
     def plan(
         self,
@@ -124,8 +133,13 @@ class Footprint:
         tiles = blocks * (blocks + 1) // 2
         whole = count * (count + tile / 2) / 2 / tile**2  # in tiles off the diagonal: one on it costs half
         n, element, device = self.captured.num_samples, self.dtype.itemsize, self.captured.values.device
-        factors = self.factor_bytes * tile // n + self.parameter_bytes
+        sums = self.parameter_bytes
+        if self.captured_bytes is not None:  # sums of sketched rows may be longer than parameters
+            sums += self.factor_bytes // n
+        factors = self.factor_bytes * tile // n + sums
         capturing = 2 * factors + (self.data_bytes + self.graph_bytes) * tile // n + 4 * self.parameter_bytes
+        if self.captured_bytes is not None:  # repeats are made one by one and then joined
+            capturing += self.captured_bytes * tile // n + 2 * factors + BLOCK_NUMBERS * element
         formed = {layer_of(name) for a in pair.layers if a.form == "materialise" for name in a.parameters}
         # the total, one on its way to the disk, layers that are made whole
         squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), element, device)
@@ -141,9 +155,10 @@ class Footprint:
             num_tiles=tiles,
             flops=pair.flops * whole,
             disk_bytes=tiles * tile * tile * element + (len(self.layers) + 1) * count * element,
-            capture_bytes=blocks * self.parameter_bytes + self.factor_bytes * count // n,
+            capture_bytes=blocks * sums + self.factor_bytes * count // n,
             peak_bytes=BASE_BYTES + max(capturing, tiling),
             seconds=pair.seconds * whole,
+            sketched=self.sketched,
         ), pair
 
     def choose_tile(self, count: int, memory_limit: int | None, where: str) -> int:

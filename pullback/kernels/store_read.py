@@ -13,6 +13,7 @@ from pullback._checks import input_error
 from pullback.kernels.store_layout import Folder
 from pullback.kernels.store_plan import StorePlan
 from pullback.kernels.store_run import Finished, Grid, Tile, tile_is_whole
+from pullback.kernels.store_sketch import exact_layers, from_json
 from pullback.kernels.store_summary import LayerSummary, summed
 from pullback.operators.base import Operator
 
@@ -32,6 +33,8 @@ class KernelStore(Operator):
         num_params: P, the number of trainable numbers covered.
         plan: what it was expected to cost.
         tile_size: samples along the side of a tile.
+        sketch: settings of the sketch this is an estimate by; None for an exact kernel.
+        exact_layers: layers without sketched parts; all of them in an exact kernel.
     """
 
     symmetric = True
@@ -66,6 +69,12 @@ class KernelStore(Operator):
         self.frobenius_norm = float(self._inner.sum().clamp(min=0).sqrt())
         self.sum = float(sums.sum())
         self.losses = self._vector("losses", ())
+        self.sketch = from_json(about.get("sketch"))
+        self.exact_layers = exact_layers(about["layers"], about["params"], about)
+
+    def __repr__(self) -> str:
+        whole = super().__repr__()
+        return whole if self.sketch is None else f"{whole[:-1]}, an estimate by {self.sketch})"
 
     def tile(self, i: int, j: int) -> Tensor:
         """Tile of block i with block j; above the diagonal the transpose of its mirror image."""

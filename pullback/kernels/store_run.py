@@ -19,10 +19,11 @@ from pullback.functional import ModelView, undisturbed
 from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.plan import KernelPlan
-from pullback.kernels.store_captures import load, named_tensors, rebuilt, save, structure
+from pullback.kernels.store_captures import load, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest
 from pullback.kernels.store_layout import CAPTURES, Folder, checksum
 from pullback.kernels.store_progress import Progress
+from pullback.kernels.store_sketch import Sketching, factor_bytes
 from pullback.kernels.store_summary import triangle
 from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile
 from pullback.kernels.workers import Workers
@@ -120,6 +121,7 @@ class Filler:
         templates: captured factors of a few samples, to rebuild those of blocks from. One sample alone may be written
             down in another way than several (it does not show which axis the samples are in), so the last template
             is that of a single sample where the last block is one.
+        sketching: what is done to captured blocks before they are written; None in an exact store.
         pair: how a tile is made.
         layers: in the order of the summaries.
         dtype: of the kernel.
@@ -137,9 +139,13 @@ class Filler:
     workers: Workers
     progress: Progress
     where: str
+    sketching: Sketching | None = None
 
     def __post_init__(self) -> None:
         self.shape = (self.grid.tile, self.grid.tile)
+        self._paths = [structure(self._kept(template)) for template in self.templates]
+        if self.sketching is not None:
+            self.templates = [self.sketching(template, self.where) for template in self.templates]
         self._structures = [structure(self._kept(template)) for template in self.templates]
 
     # What was done before
@@ -182,8 +188,7 @@ class Filler:
     def capture(self) -> None:
         """Capture this worker's share of the blocks that unfinished tiles need."""
         mine = self._wanted[self.workers.rank :: self.workers.count]
-        held = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(self.templates[0].factors))
-        per_sample = held // self.templates[0].num_samples
+        per_sample = factor_bytes(self.templates[0]) // self.templates[0].num_samples
         self.progress.start("capturing", sum(self.grid.size(block) for block in mine) * per_sample)
         with Background() as background:
             for block in mine:
@@ -199,7 +204,7 @@ class Filler:
         self._check_data(block, found)
         with undisturbed(self.view.model):
             captured = capture_factors(self.view, self.readout, x, y, self.where)
-        if structure(self._kept(captured)) not in self._structures:
+        if structure(self._kept(captured)) not in self._paths:
             start, stop = self.grid.samples(block)
             raise input_error(
                 self.where,
@@ -207,7 +212,7 @@ class Filler:
                 f"another one for samples {start} to {stop - 1}",
                 "Pass inputs of one kind and shape",
             )
-        return captured, found
+        return captured if self.sketching is None else self.sketching(captured, self.where), found
 
     @staticmethod
     def _kept(captured: Captured) -> dict[str, Any]:
@@ -242,7 +247,8 @@ class Filler:
         entry = self.finished.blocks[block]
         template = self.templates[entry["template"]]
         kept = rebuilt(self._kept(template), tensors, self.grid.size(block))
-        sums = {name: tensors[f"/sums/{name}"] for name in self.view.parameters}
+        names = (name for factor in template.factors for name in factor.shapes)
+        sums = {name: tensors[f"/sums/{name}"] for name in names}
         norms = torch.tensor(entry["squared_norms"], dtype=torch.float64)
         return Block(replace(template, **kept), sums, norms, aligned=entry["template"] == 0)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Part, aligned, parts, run_part
 from pullback.kernels.checks import SumChecks
@@ -81,7 +82,7 @@ class Block:
 
     Args:
         captured: gradient factors and losses.
-        sums: summed gradients, parameter -> shape.
+        sums: summed gradients, parameter -> shape; of sketched layers those of the sketched rows.
         squared_norms: sum over the samples of the squared gradient norm of each layer, (L,) in float64.
         aligned: whether the factors are written down as those of the other blocks are.
     """
@@ -230,7 +231,7 @@ def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[st
     checks = SumChecks(where, max(left.captured.dtype, right.captured.dtype, key=lambda d: torch.finfo(d).eps))
     counts = left.captured.num_samples * right.captured.num_samples
     bounds = (counts * (left.squared_norms * right.squared_norms).clamp(min=0)).sqrt()
-    names = left.captured.view.layers
+    names = {layer: [name for name in left.sums if layer_of(name) == layer] for layer in layers}
     for place, layer in enumerate(layers):
         sums = [[block.sums[name].cpu() for name in names[layer]] for block in (left, right)]
         checks.add_kernel(layer, found[place], sums[0], sums[1], bounds[place])
