@@ -34,7 +34,7 @@ def wide(n: int, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Modu
     return model.to(dtype), nn.MSELoss(), (torch.randn(n, 30, 64, dtype=dtype), torch.randn(n, 30, 2, dtype=dtype))
 
 
-def make(path: Path, model: nn.Module, loss_fn: nn.Module, data: Any, **options: Any) -> Any:
+def make(path: Path, model: nn.Module, loss_fn: Any, data: Any, **options: Any) -> Any:
     defaults: dict[str, Any] = {"progress": False, "sketch": CHEAPER}
     return kernel_to_store(model, loss_fn, data, path, **defaults | options)
 
