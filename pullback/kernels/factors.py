@@ -23,6 +23,7 @@ Contract = Literal[
 Tensors = dict[str, Tensor]
 
 _CACHED_BYTES = 4 * 2**20
+_STRETCH, _FEW_ROWS = 4096, 128  # numbers of a short product; rows up to which one product uses one core (measured)
 
 
 class Piece(ABC):
@@ -153,6 +154,21 @@ def output_pairs(num_outputs: int, contract: Contract) -> int:
     return num_outputs**2 if contract == "full" else num_outputs
 
 
+def _add_product(out: Tensor, left: Tensor, right: Tensor, *, add: bool) -> None:
+    """``out (+)= left right^T``. Few rows of many numbers go as many short products: a processor shares those out."""
+    numbers = left.shape[1]
+    if left.device.type != "cpu" or max(left.shape[0], right.shape[0]) > _FEW_ROWS or numbers < _STRETCH:
+        out.addmm_(left, right.T, beta=int(add))
+        return
+    count = max(2, round(numbers / _STRETCH))
+    whole = numbers - numbers % count
+    a, b = (side[:, :whole].unflatten(1, (count, -1)).transpose(0, 1) for side in (left, right))
+    total = torch.bmm(a, b.mT).sum(0)
+    if whole < numbers:
+        total.addmm_(left[:, whole:], right[:, whole:].T)
+    torch.add(out, total, out=out) if add else out.copy_(total)
+
+
 @dataclass(frozen=True)
 class DensePiece(Piece):
     """Rows themselves, (n, C, m), a stretch of parameter ``name`` from ``offset`` on."""
@@ -167,9 +183,9 @@ class DensePiece(Piece):
         if contract == "diagonal":
             out.baddbmm_(left.transpose(0, 1), right.permute(1, 2, 0), beta=int(add))
         elif contract == "trace":
-            out.addmm_(left.flatten(1), right.flatten(1).T, beta=int(add))
+            _add_product(out, left.flatten(1), right.flatten(1), add=add)
         else:
-            out.addmm_(left.flatten(0, 1), right.flatten(0, 1).T, beta=int(add))
+            _add_product(out, left.flatten(0, 1), right.flatten(0, 1), add=add)
 
     def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
         n, C, m = self.matrix.shape

@@ -43,6 +43,7 @@ class OuterFactor(Factor):
     unit: bool = False
 
     kept_by_autograd = ("inputs",)
+    piece_bytes = 32 * 2**20
 
     def temporary_bytes(self, n: int, piece_bytes: int) -> int:
         T, _, d, _ = self.dims
@@ -144,13 +145,13 @@ class OuterFactor(Factor):
             block = block.squeeze(2).transpose(2, 3)
         return block.reshape(*block.shape[:2], *self.weight_shape)
 
-    def _from_weight(self, weight: Tensor) -> Tensor:
+    def from_weight(self, weight: Tensor) -> Tensor:
         """(*weight_shape) -> (g, p, d)."""
         _, g, d, p = self.dims
         return weight.T.reshape(g, p, d) if self.transposed else weight.reshape(g, p, d)
 
     def piece_order(self, name: str, value: Tensor) -> Tensor:
-        return (self._from_weight(value) if name == self.weight else value).reshape(-1)
+        return (self.from_weight(value) if name == self.weight else value).reshape(-1)
 
     def only(self, name: str) -> Factor:
         if name == self.bias:
@@ -164,7 +165,7 @@ class OuterFactor(Factor):
     def matvec(self, vectors: Tensors) -> Tensor:
         result = self.gradients.new_zeros(self.num_samples, self.num_outputs)
         if self.weight is not None:
-            v = self._from_weight(vectors[self.weight])
+            v = self.from_weight(vectors[self.weight])
             for index in self.blocks(self.num_samples):
                 image = torch.einsum("ntgd,gpd->ntgp", self.left(index), v)
                 result[index] += (image.unsqueeze(1) * self.right(index)).sum((2, 3, 4))

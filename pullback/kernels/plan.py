@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from pullback.kernels.scale import ScalePlan
 
 SMALLEST_PIECE_BYTES = 2**20
-BASE_BYTES = 24 * 2**20  # what libraries and the allocator take beside the tensors
-PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them; measured, as the next two
-BATCH_SHARE = 1.35  # the same where batches make many small tensors
+BASE_BYTES = 48 * 2**20  # what libraries and the allocator take beside the tensors
+PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them; measured, as the next three
+BATCH_SHARE = 1.35  # the same where batches or passes follow each other and leave holes
+PARTS_SHARE = 1.15  # of the whole peak, then
 HELD_SHARE = 1.2  # of tensors filled batch by batch
 
 
@@ -139,11 +140,12 @@ class KernelPlan:
         share = min(1.0, self.batch / both)
         new = sum(a.held_bytes - a.kept_bytes for a in layers) * share
         known = self.kernel_bytes if place else 0
-        passing = (self.batch * self.graph_bytes + new) * (BATCH_SHARE if self._in_batches else PASS_SHARE)
+        in_parts = self._in_batches or len(self.passes) > 1
+        passing = (self.batch * self.graph_bytes + new) * (BATCH_SHARE if in_parts else PASS_SHARE)
         held = int(held * HELD_SHARE) if self._in_batches else held
         capturing = known + held * (1 - share) + passing + self.gradient_bytes
         making = held + self.kernel_bytes + self.piece_bytes + self.tile_bytes
-        return BASE_BYTES + int(max(capturing, making))
+        return BASE_BYTES + int(max(capturing, making) * (PARTS_SHARE if in_parts else 1))
 
     def __str__(self) -> str:
         rows = [("parameters", "rule", "form", "GFLOP", "MB held", "s")]

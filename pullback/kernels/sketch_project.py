@@ -97,7 +97,7 @@ def as_matrix(factor: Factor, values: Tensors) -> Tensor:
     """Tensors shaped like the factor's parameters -> (g, p, d), as ``matrix_shape``."""
     g, p, d = matrix_shape(factor)
     if isinstance(factor, OuterFactor) and factor.weight is not None:
-        weight = factor.piece_order(factor.weight, values[factor.weight]).view(g, p, -1)
+        weight = factor.from_weight(values[factor.weight])
         return weight if factor.bias is None else torch.cat([weight, values[factor.bias].view(g, p, 1)], 2)
     return values[key_of(factor)].reshape(g, p, d)
 

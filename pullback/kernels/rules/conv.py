@@ -90,15 +90,18 @@ class ConvFactor(OuterFactor):
         order = (0, 1, *range(4, 4 + self.space), 2, 3, *range(4 + self.space, 4 + 2 * self.space))
         return patches.permute(order).reshape(n, b * out.numel(), self.gradients.shape[3], -1)
 
-    def patches(self, index: slice, channels: slice) -> Tensor:
-        """A of some channels, transposed: (n, d', T); one image a sample, one group."""
+    def patches(self, index: slice, channels: slice, out: Tensor) -> Tensor:
+        """A of some channels, transposed: (n, d', T), at the start of ``out``; one image a sample, one group."""
         stride, dilation, zeros = self.settings
+        kernel = self.weight_shape[2:]
         image = self.inputs[index][:, 0, channels]
+        out = out[: len(image)]
         if self.space == 2 and all(before == after for before, after in zeros):
-            return F.unfold(image, self.weight_shape[2:], dilation, tuple(before for before, _ in zeros), stride)
-        shape = torch.Size([len(self.weight_shape), image.shape[1], *self.weight_shape[2:]])
+            around = [before for before, _ in zeros]
+            return torch.ops.aten.im2col.out(image, kernel, dilation, around, stride, out=out)
+        shape = torch.Size([len(self.weight_shape), image.shape[1], *kernel])
         part = replace(self, inputs=image.unsqueeze(1), weight_shape=shape)
-        return part.left(slice(0, len(image)))[:, :, 0].transpose(1, 2)
+        return out.copy_(part.left(slice(0, len(image)))[:, :, 0].transpose(1, 2))
 
     def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
         """From patches: some input channels at a time, so that each patch is formed once."""
@@ -113,8 +116,11 @@ class ConvFactor(OuterFactor):
             channels = slice(start, min(start + step, d // taps))
             count = (channels.stop - channels.start) * taps
             block = maps.new_empty(self.num_samples, count, C * p)
-            for part in self.blocks_of(T * count):
-                torch.bmm(self.patches(part, channels), maps[part].mT, out=block[part])  # (n', d', C p)
+            parts = list(self.blocks_of(T * count))
+            work = maps.new_empty(parts[0].stop, count, T)  # one for all parts: fresh memory is dear
+            for part in parts:
+                torch.bmm(self.patches(part, channels, work), maps[part].mT, out=block[part])  # (n', d', C p)
+            del work
             rows = block.view(-1, count, C, p).transpose(1, 2).flatten(2)  # (N, C, d' p)
             del block
             yield from dense_pieces(name, start * taps * p, rows)

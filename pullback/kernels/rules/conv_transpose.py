@@ -26,7 +26,7 @@ class TransposedConvFactor(OuterFactor):
     def as_weight(self, block: Tensor) -> Tensor:
         return block.transpose(-1, -2).reshape(*block.shape[:2], *self.weight_shape)
 
-    def _from_weight(self, weight: Tensor) -> Tensor:
+    def from_weight(self, weight: Tensor) -> Tensor:
         _, g, d, p = self.dims
         return weight.reshape(g, d, p).transpose(1, 2)
 

@@ -1,0 +1,52 @@
+"""Runs one kernel under a memory limit in a process of its own; prints the plan's peak and the measured one."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import pullback as pb
+
+
+def status(field: str) -> int:
+    """Bytes of ``VmRSS`` or ``VmHWM``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+
+
+def problem(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    if name == "mlp":
+        layers = [layer for _ in range(5) for layer in (nn.Linear(256, 256), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(3000, 256), torch.arange(3000) % 10
+    layers = [layer for c in (3, 32) for layer in (nn.Conv2d(c, 32, 3), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(28 * 28 * 32, 10))
+    return net, torch.randn(256, 3, 32, 32), torch.arange(256) % 10
+
+
+def main() -> None:
+    name, share = sys.argv[1], float(sys.argv[2])
+    torch.set_num_threads(1)
+    model, x, y = problem(name)
+    loss_fn = nn.CrossEntropyLoss()
+    limit = int(pb.plan_kernel(model, loss_fn, x, y).peak_bytes * share)
+    with contextlib.redirect_stderr(io.StringIO()):
+        pb.backward_kernel(model, loss_fn, x[:8], y[:8], memory_limit=10**10)  # libraries loaded, caches filled
+        gc.collect()
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        kernel = pb.backward_kernel(model, loss_fn, x, y, memory_limit=limit)
+        peak = status("VmHWM") - before
+    passes = len(kernel.plan.passes)
+    print(json.dumps({"limit": limit, "planned": kernel.plan.peak_bytes, "measured": peak, "passes": passes}))
+
+
+if __name__ == "__main__":
+    main()
