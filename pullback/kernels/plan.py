@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pullback.kernels.scale import ScalePlan
 
 SMALLEST_PIECE_BYTES = 2**20
-BASE_BYTES = 48 * 2**20  # what libraries and the allocator take beside the tensors
+BASE_BYTES = 48 * 2**20  # what libraries and the allocator take beside the tensors, but no more than those
 PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them; measured, as the next three
 BATCH_SHARE = 1.35  # the same where batches or passes follow each other and leave holes
 PARTS_SHARE = 1.15  # of the whole peak, then
@@ -145,7 +145,8 @@ class KernelPlan:
         held = int(held * HELD_SHARE) if self._in_batches else held
         capturing = known + held * (1 - share) + passing + self.gradient_bytes
         making = held + self.kernel_bytes + self.piece_bytes + self.tile_bytes
-        return BASE_BYTES + int(max(capturing, making) * (PARTS_SHARE if in_parts else 1))
+        tensors = int(max(capturing, making) * (PARTS_SHARE if in_parts else 1))
+        return tensors + min(tensors, BASE_BYTES)
 
     def __str__(self) -> str:
         rows = [("parameters", "rule", "form", "GFLOP", "MB held", "s")]

@@ -183,13 +183,13 @@ def test_memory_limit() -> None:
         pb.backward_kernel(model, CE, x, y, memory_limit=1000)
     kept = pb.backward_kernel(model, CE, x, y, memory_limit=plan.peak_bytes)
     assert kept.plan.peak_bytes <= plan.peak_bytes
-    conv = nn.Sequential(nn.Conv2d(8, 128, 3), nn.Flatten(), nn.Linear(128 * 36, 3)).double()
-    images = torch.randn(256, 8, 8, 8, dtype=torch.float64), torch.arange(256) % 3
-    free = pb.plan_kernel(conv, CE, *images)
-    loose = pb.backward_kernel(conv, CE, *images)
-    for share in (0.95, 0.85):
+    layers = [layer for _ in range(4) for layer in (nn.Linear(48, 48), nn.Tanh())]
+    deep, x = nn.Sequential(*layers).double(), torch.randn(96, 20, 48, dtype=torch.float64)
+    free = pb.plan_kernel(deep, nn.MSELoss(), x, x)
+    loose = pb.backward_kernel(deep, nn.MSELoss(), x, x)
+    for share in (0.8, 0.6):
         limit = int(free.peak_bytes * share)
-        tight = pb.backward_kernel(conv, CE, *images, memory_limit=limit)
+        tight = pb.backward_kernel(deep, nn.MSELoss(), x, x, memory_limit=limit)
         assert tight.plan.peak_bytes <= limit < free.peak_bytes
         assert_same(tight.total, loose.total)
         assert_same(tight.layers["0"], loose.layers["0"])

@@ -14,7 +14,7 @@ LINUX = Path("/proc/self/clear_refs").exists()
 
 
 @pytest.mark.skipif(not LINUX, reason="needs /proc to read a process's peak")
-@pytest.mark.parametrize(("name", "share"), [("mlp", 1.0), ("mlp", 0.7), ("conv", 1.0), ("conv", 0.8)])
+@pytest.mark.parametrize(("name", "share"), [("mlp", 1.0), ("mlp", 0.7), ("conv", 1.0), ("conv", 0.95)])
 def test_measured_peak_is_within_ten_percent_of_the_plan(name: str, share: float) -> None:
     child = [sys.executable, str(Path(__file__).with_name("memory_child.py")), name, str(share)]
     root = Path(__file__).parents[2]
