@@ -9,7 +9,6 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,19 +119,35 @@ def _differentiate(
     C = values.shape[1]
     edges: Any = [use.edge for use in recorder.uses]
     aliases, own = [alias for _, alias in recorder.aliases], list(view.parameters.values())
-    each: list[Sequence[Tensor | None]] = []  # per output, the gradients of all edges
-    if C > 1 and edges:
-        each = [torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True) for c in range(C)]
-    combined = (values * combination(C, values)).sum()
-    last = edges if C == 1 else []
-    found: Any = torch.autograd.grad(combined, [*last, *aliases, *own], allow_unused=True)
-    if last:
-        each = [found[: len(last)]]
-    gradients = [list(of_use) for of_use in zip(*each, strict=True)]
-    of_aliases, of_own = found[len(last) : len(last) + len(aliases)], found[len(last) + len(aliases) :]
+    if C == 1:
+        found: Any = torch.autograd.grad(values.sum(), [*edges, *aliases, *own], allow_unused=True)
+        gradients = [[gradient] for gradient in found[: len(edges)]]
+    else:
+        gradients = _by_output(values, edges)
+        combined = (values * combination(C, values)).sum()
+        found = [*edges, *torch.autograd.grad(combined, [*aliases, *own], allow_unused=True)]
+    of_aliases, of_own = found[len(edges) : len(edges) + len(aliases)], found[len(edges) + len(aliases) :]
     ordinary = _ordinary(view, recorder, of_aliases, of_own)
     escaped = {name for name, gradient in zip(view.parameters, of_own, strict=True) if gradient is not None}
     return gradients, ordinary, escaped
+
+
+def _by_output(values: Tensor, edges: list[Any]) -> list[list[Tensor | None]]:
+    """Gradients of every output in ``edges``.
+
+    Those of one edge are views ``[:, c]`` of one tensor, (axis of the samples, C, ...), as factors want them.
+    """
+    C = values.shape[1]
+    places: list[Tensor | None] = [None] * len(edges)
+    for c in range(C) if edges else ():
+        found = torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True)
+        for k, gradient in enumerate(found):
+            if gradient is not None:
+                place = places[k]
+                if place is None:
+                    place = places[k] = gradient.new_zeros(len(gradient), C, *gradient.shape[1:])
+                place[:, c] = gradient
+    return [[None] * C if p is None else list(p.unbind(1)) for p in places]
 
 
 def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +158,7 @@ def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
     make = torch.Generator().manual_seed(shape.numel())
     sizes = shape[0], shape[1:].numel()
     u, v = ((torch.randint(2, (size,), generator=make, device="cpu") * 2 - 1).to(like) for size in sizes)
-    return u, v
+    return u, v if len(shape) > 1 else v.abs()
 
 
 def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tensor) -> dict[str, Tensor]:
@@ -157,8 +172,7 @@ def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tenso
             u, v = direction(source.shape, use.arguments[argument])
             assert use.rule.probe is not None
             value = use.rule.probe(argument, source, use.arguments, sum(combined[1:], start=combined[0]), u, v)
-            if value is not None:
-                probes[source.name] = probes[source.name] + value if source.name in probes else value
+            probes[source.name] = probes[source.name] + value if source.name in probes else value
     return probes
 
 

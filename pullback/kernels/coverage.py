@@ -206,6 +206,16 @@ def _sample_view(one: torch.Size, count: int) -> Callable[[Tensor], Tensor]:
     return view
 
 
+def _by_sample(gradients: list[Tensor | None], one: torch.Size, count: int) -> Tensor:
+    """Gradients of every output as (N, C, *output shape for a batch of one), without a copy where they lie so."""
+    known = next(g for g in gradients if g is not None)
+    axis, base = sample_axis(known.shape, one, count), known._base
+    if len(gradients) > 1 and axis == 0 and base is not None and base.shape[1] == len(gradients):
+        return base.unflatten(0, (count, one[0])).movedim(2, 1)
+    each = [_sample_view(one, count)(torch.zeros_like(known) if g is None else g) for g in gradients]
+    return each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, 1)
+
+
 def _factors_of(
     view: ModelView, run: Capture, first: Capture, place: int, use: Use, one: Use, ruled: set[str]
 ) -> Built:
@@ -214,11 +224,8 @@ def _factors_of(
     wanted = {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)} & ruled
     if not wanted or all(g is None for g in gradients):
         return []
-    samples = _sample_view(one.output_shape, run.num_samples)
-    known = next(g for g in gradients if g is not None)
-    each = [samples(torch.zeros_like(known) if g is None else g) for g in gradients]
-    gradient = each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, 1)  # (N, C, *one)
-    run.gradients[place] = []  # stacked above: the parts can go
+    gradient = _by_sample(gradients, one.output_shape, run.num_samples)
+    run.gradients[place] = []  # together in `gradient`: the parts can go
     data = None if use.data is None else one.arguments[use.data].shape
     views = (lambda t: t) if data is None else _sample_view(data, run.num_samples)
     sources = one.sources if use.data is None else use.sources

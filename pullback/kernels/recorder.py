@@ -182,7 +182,7 @@ class Recorder(Reissuing):
         for argument in sorted(trained):
             source = self._source(arguments[argument], rule.views)
             sources[argument] = source
-            direct = source.name in self.view.parameters and arguments[argument].dim() > 1
+            direct = source.name in self.view.parameters
             if rule.probe is not None and direct and _saved_by() == self._saved_by:
                 probed.append(argument)
                 swapped[argument] = arguments[argument].detach()

@@ -248,12 +248,11 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
 
 
 def _probe(space: int) -> Probe:
-    def probe(
-        argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor
-    ) -> Tensor | None:
+    def probe(argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """``<dL/dW, u v^T>``: the output gradients summed with u over channels, times the image of the one filter v."""
-        if argument != "weight":
-            return None
+        if argument == "bias":
+            sums = full_precision(gradient).flatten(-space).sum(-1)  # (..., g p)
+            return (sums @ u.to(sums)).sum(dtype=torch.float64)
         groups, image, kernel = arguments.get("groups", 1), full_precision(arguments["input"]), source.shape[2:]
         stride = per_axis(arguments.get("stride", 1), space)
         dilation = per_axis(arguments.get("dilation", 1), space)

@@ -78,17 +78,15 @@ def _rows_of(source: Source, rows: Tensor) -> Tensor:
     return rows if source.rows is None else F.pad(rows, (source.rows[0], source.shape[0] - source.rows[1]))
 
 
-def _probe(
-    argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor
-) -> Tensor | None:
-    """``<dL/dW, u v^T> = sum (x v) (D u)``; None for arguments that are no matrix weight."""
-    if argument not in ("weight", "mat2", "other") and not (argument == "input" and "other" in arguments):
-        return None
+def _probe(argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """``<dL/dW, u v^T> = sum (x v) (D u)``, and ``sum D u`` for a bias."""
+    if source.rows is not None:
+        u = u[slice(*source.rows)]
+    if argument == "bias" or (argument == "input" and "mat1" in arguments):
+        return (full_precision(gradient).flatten(0, -2) @ u.to(full_precision(gradient))).sum(dtype=torch.float64)
     data = next(arguments[k] for k in ("mat1", "other", "input") if k in arguments and k != argument)
     if argument == "input":  # W @ x
         data, gradient = data.mT, gradient.mT
-    if source.rows is not None:
-        u = u[slice(*source.rows)]
     into, out = (v, u) if (argument in ("weight", "input")) != source.transposed else (u, v)
     x, d = full_precision(data), full_precision(gradient)
     return ((x.flatten(0, -2) @ into.to(x)) * (d.flatten(0, -2) @ out.to(d))).sum(dtype=torch.float64)

@@ -56,7 +56,7 @@ class Call:
         return {argument: source.name for argument, source in self.sources.items()}
 
 
-Probe = Callable[[str, Source, Arguments, Tensor, Tensor, Tensor], Tensor | None]
+Probe = Callable[[str, Source, Arguments, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rule:
         views: it can read transposes and stretches of rows of a parameter.
         positional: how many arguments the function takes by position only.
         matrices: trained tensors must have two axes.
-        probe: for functions linear in a weight, whatever the data: (weight's argument, its source, arguments, output
+        probe: for functions linear in their parameters, whatever the data: (argument, its source, arguments, output
             gradient, u, v) to ``<dL/dW, u v^T>``. The ordinary gradient of that weight, a third of a training step,
             is then not formed: one number of it is enough to check the rows.
     """
