@@ -23,14 +23,17 @@ def per_sample_gradients(model: nn.Module, loss_fn: LossFunction, x: Batch, y: B
 
 def gradient_matrix(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
     """G, (N, P): row i is g_i, all parameters in the model's order."""
-    return torch.cat([g.flatten(1) for g in per_sample_gradients(model, loss_fn, x, y).values()], dim=1)
+    return torch.cat([g.reshape(len(g), -1) for g in per_sample_gradients(model, loss_fn, x, y).values()], dim=1)
 
 
 def layer_gradient_matrices(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
     """G^(l), layer name -> (N, P_l)."""
     gradients = per_sample_gradients(model, loss_fn, x, y)
     layers = ModelView.of(model).layers
-    return {layer: torch.cat([gradients[n].flatten(1) for n in names], 1) for layer, names in layers.items()}
+    return {
+        layer: torch.cat([gradients[n].reshape(len(gradients[n]), -1) for n in names], 1)
+        for layer, names in layers.items()
+    }
 
 
 def total_kernel(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
