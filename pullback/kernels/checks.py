@@ -171,5 +171,9 @@ def corner_entries(left: Factor, right: Factor, contract: Contract) -> Tensor:
     a = [left.rows(slice(i, i + 1)) for i in (0, left.num_samples - 1)]
     b = [right.rows(slice(j, j + 1)) for j in (0, right.num_samples - 1)]
     pattern = "cm,cm->c" if contract == "diagonal" else "cm,cm->"
-    each = [sum(torch.einsum(pattern, r[n][0].flatten(1), s[n][0].flatten(1)) for n in r) for r in a for s in b]
+    each = [
+        sum(torch.einsum(pattern, r[n][0].reshape(len(r[n][0]), -1), s[n][0].reshape(len(s[n][0]), -1)) for n in r)
+        for r in a
+        for s in b
+    ]
     return torch.stack(each)  # type: ignore[arg-type]

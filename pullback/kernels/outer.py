@@ -227,9 +227,8 @@ class GhostPiece(Piece):
         d1, d2 = self.factor.right(rows), other.factor.right(columns)
         for k in range(a1.shape[2]):
             inner = self.inner(a1[:, :, k], a2[:, :, k])  # (n1, T, n2, S)
-            if self.factor.bias is not None:
-                inner += 1
-            combine(out, inner, d1[:, :, :, k], d2[:, :, :, k], contract, unit=self.factor.unit, add=add or k > 0)
+            plus = self.factor.bias is not None
+            combine(out, inner, d1[:, :, :, k], d2[:, :, :, k], contract, plus, unit=self.factor.unit, add=add or k > 0)
 
     def inner(self, a1: Tensor, a2: Tensor) -> Tensor:
         """A A^T of one group, (n1, T, d) and (n2, S, d) to (n1, T, n2, S)."""
@@ -239,19 +238,28 @@ class GhostPiece(Piece):
         return [(name, 0, self.factor.piece_order(name, value)) for name, value in self.factor.total(outputs).items()]
 
 
-def combine(out: Tensor, inner: Tensor, d1: Tensor, d2: Tensor, contract: Contract, *, unit: bool, add: bool) -> None:
+def combine(
+    out: Tensor, inner: Tensor, d1: Tensor, d2: Tensor, contract: Contract, plus: bool, *, unit: bool, add: bool
+) -> None:
     """Write or add ``sum_ts inner_ts (D D^T)_ts`` to a tile.
 
     Args:
         out: the tile, laid out as ``Piece`` says.
-        inner: A A^T (+ 1), (n1, T, n2, S); may be overwritten.
+        inner: A A^T, (n1, T, n2, S); may be overwritten.
         d1: output gradients of the rows, (n1, C, T, p).
         d2: those of the columns, (n2, C, S, p).
         contract: of the output axes.
+        plus: one is to be added to ``inner``: the layer has a bias.
         unit: D is the identity (T = S = 1).
         add: add to what is there.
     """
     (n1, T, n2, S), C = inner.shape, d1.shape[1]
+    if plus and T == S == C == 1 and contract != "diagonal" and not (unit or add):  # outer + inner outer: one pass
+        outer = d1.flatten(1) @ d2.flatten(1).T
+        torch.addcmul(outer, inner[:, 0, :, 0], outer, out=out)
+        return
+    if plus:
+        inner += 1
     if unit:
         _combine_unit(out, inner[:, 0, :, 0], C, contract, add=add)
     elif C == 1 or contract == "trace":
