@@ -108,7 +108,7 @@ class Factor(ABC):
         blocks = []
         for start in range(0, self.num_samples, step):
             rows = self.rows(slice(start, min(start + step, self.num_samples)))
-            blocks.append(sum(g.flatten(2).square().sum(2) for g in rows.values()))
+            blocks.append(sum(g.reshape(*g.shape[:2], -1).square().sum(2) for g in rows.values()))
         return torch.cat(blocks)  # type: ignore[arg-type]
 
     def tensors(self) -> Tensors:
