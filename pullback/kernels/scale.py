@@ -25,6 +25,7 @@ from pullback.kernels.store_run import Grid
 from pullback.kernels.store_tile import side_of_square
 
 SQUARE_PASSES = 24  # what a number of a layer's square costs beside its products, in numbers streamed; fitted once
+START_SECONDS = 0.15  # a sample's capture, the plan, the store's files, meetings of workers; measured on small runs
 HASH_BYTES = 1.4e9  # bytes a second through SHA-256, which knows data and weights again
 PREFIXES = ("", *"kMGTPEZYR")
 DAY = 86400
@@ -53,7 +54,7 @@ class ScalePlan:
         written_bytes: captures a worker writes.
         read_bytes: captures a worker reads.
         tile_bytes: tiles a worker writes.
-        start_seconds: weights hashed.
+        start_seconds: a sample captured, the plan, the files, weights hashed.
         capture_seconds: blocks run through the model, checked and written.
         tile_seconds: blocks read, tiles made and written.
     """
@@ -225,7 +226,7 @@ def _timed(
         written_bytes=share.blocks * block_bytes,
         read_bytes=read,
         tile_bytes=written,
-        start_seconds=model_bytes / HASH_BYTES,
+        start_seconds=START_SECONDS + model_bytes / HASH_BYTES,
         capture_seconds=capture_seconds,
         tile_seconds=tile_seconds,
     )

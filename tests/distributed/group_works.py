@@ -85,26 +85,24 @@ def check_case(case: Case, dtype: torch.dtype, form: str) -> None:
         assert_same(torch.stack(list(kernel.parameters.values())).sum(0), expected, scale=size)
 
 
-def float64_ghost(rank: int) -> None:
-    for case in CASES:
-        check_case(case, torch.float64, "ghost")
+def ghost(rank: int) -> None:
+    every_case("ghost")
 
 
-def float64_materialise(rank: int) -> None:
-    for case in CASES:
-        check_case(case, torch.float64, "materialise")
+def materialise(rank: int) -> None:
+    every_case("materialise")
 
 
-def float64_fallback(rank: int) -> None:
+def fallback(rank: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pullback.kernels.coverage.ruled_names", lambda *_: set())
-        for case in CASES:
-            check_case(case, torch.float64, "fallback")
+        every_case("fallback")
 
 
-def float32(rank: int) -> None:
+def every_case(form: str) -> None:
     for case in CASES:
-        check_case(case, torch.float32, "materialise" if CASES.index(case) % 2 else "ghost")
+        for dtype in (torch.float64, torch.float32):
+            check_case(case, dtype, form)
 
 
 def tangent(rank: int) -> None:

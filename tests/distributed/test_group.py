@@ -29,7 +29,7 @@ two_processes = pytest.mark.skipif(
 @two_processes
 def test_kernels_of_two_processes(tmp_path: Path) -> None:
     """Every case in every form, symmetric and between two sets; 2 and 3 samples a rank, tiles of 2 samples."""
-    every = (works.float64_ghost, works.float64_materialise, works.float64_fallback, works.float32)
+    every = (works.ghost, works.materialise, works.fallback)
     in_two_processes((*every, works.tangent, works.few_samples), tmp_path)
 
 
