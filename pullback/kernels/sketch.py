@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
@@ -71,6 +70,8 @@ class SketchedKernel:
             check_names("SketchedKernel.interval", "layers", [layer], self.layers)
         middle = self.total if layer is None else self.layers[layer]
         error = self.stderr if layer is None else self.layer_stderr[layer]
+        from scipy.special import stdtrit  # here: loading SciPy takes longer than the rest of the package
+
         reach = error * float(stdtrit(self.repeats - 1, 0.5 + 0.5 * self.confidence))
         return middle - reach, middle + reach
 
