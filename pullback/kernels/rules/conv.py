@@ -63,7 +63,8 @@ class ConvFactor(OuterFactor):
 
     def temporary_bytes(self, n: int, piece_bytes: int) -> int:
         if self.by_patches:
-            return 2 * _BLOCK_NUMBERS * self.element_size
+            T, _, d, _ = self.dims
+            return 2 * min(_BLOCK_NUMBERS, n * T * d) * self.element_size
         maps = self.inputs[0].numel() + self.maps[0].numel()
         return piece_bytes + n * maps * self.element_size  # the library's own copies
 
