@@ -66,14 +66,15 @@ def _making(factor: Factor, n1: int, n2: int | None) -> float:
     return 2.0 * (n1 + (n2 or 0)) * factor.num_outputs * T * g * d * p
 
 
-def tile_rows(factor: Factor, form: Form, contract: Contract) -> int:
+def tile_rows(factor: Factor, form: Form, contract: Contract, *, triangle: bool = True) -> int:
     """Samples along the side of a tile: fewer where every sample brings many positions or outputs.
 
-    At least eight tiles a side, where they stay large enough: the triangle then costs little more than half.
+    At least eight tiles a side for a triangle, where they stay large enough: it then costs little more than half.
     """
     outputs = factor.num_outputs if contract == "full" else 1
     positions = factor.dims[0] if form in ("ghost", "shift") else 1  # type: ignore[attr-defined]
     if positions > 1:
         return max(1, TILE_POSITIONS // positions)
     most = (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs
-    return max(1, min(most, max(SMALLEST_TILE_ROWS, factor.num_samples // 8)))
+    least = max(SMALLEST_TILE_ROWS, factor.num_samples // 8) if triangle else most
+    return max(1, min(most, least))

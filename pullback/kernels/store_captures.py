@@ -98,17 +98,47 @@ def save(folder: Folder, target: Path, value: Any) -> dict[str, int]:
     return {"bytes": len(head) + offset, "crc": crc}
 
 
-def load(source: Path, entry: dict[str, Any], device: torch.device) -> dict[str, Tensor] | None:
-    """The tensors ``save`` wrote, or None if the file is not the one the entry describes."""
+class Buffers:
+    """Memory that is used again and again: fresh pages cost the system more time than what is read into them."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    def take(self, size: int) -> Tensor:
+        """At least ``size`` bytes of any content."""
+        for place, buffer in enumerate(self._free):
+            if len(buffer) >= size:
+                return self._free.pop(place)
+        if self._free:
+            self._free.pop()  # too small for what is asked for now
+        return torch.empty(size, dtype=torch.uint8)
+
+    def give(self, buffer: Tensor) -> None:
+        """Give back what ``take`` returned, when nothing refers to it any more."""
+        self._free.append(buffer)
+
+
+def load(
+    source: Path, entry: dict[str, Any], device: torch.device, memory: Tensor | None = None, *, checked: bool = False
+) -> dict[str, Tensor] | None:
+    """The tensors ``save`` wrote, or None if the file is not the one the entry describes.
+
+    Args:
+        source: the file.
+        entry: what ``save`` returned.
+        device: where the tensors are to be.
+        memory: bytes to read into; the tensors are views of them where ``device`` is the CPU.
+        checked: whether this process has read the file before and found its checksum right.
+    """
     if not source.is_file() or source.stat().st_size != entry["bytes"]:
         return None
-    data = torch.empty(entry["bytes"], dtype=torch.uint8)
+    data = torch.empty(entry["bytes"], dtype=torch.uint8) if memory is None else memory[: entry["bytes"]]
     array = data.numpy()
     with source.open("rb", buffering=0) as file:
         view, done = memoryview(array.data), 0
         while done < len(array) and (count := file.readinto(view[done:])):
             done += count
-    if done < len(array) or checksum(array) != entry["crc"]:
+    if done < len(array) or not (checked or checksum(array) == entry["crc"]):
         return None
     length = int(bytes(array[:_HEAD]))
     places = json.loads(bytes(array[_HEAD : _HEAD + length]))

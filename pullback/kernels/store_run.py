@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pullback._checks import input_error, self_check_error
 from pullback.functional import ModelView, undisturbed
 from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.plan import KernelPlan
-from pullback.kernels.store_captures import load, rebuilt, save, structure
+from pullback.kernels.store_captures import Buffers, load, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest
 from pullback.kernels.store_layout import CAPTURES, Folder, checksum
 from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_sketch import Sketching, factor_bytes
 from pullback.kernels.store_summary import triangle
-from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile
+from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile, side_of_square
 from pullback.kernels.workers import Workers
 
 Tile = tuple[int, int]
@@ -147,6 +148,7 @@ class Filler:
         if self.sketching is not None:
             self.templates = [self.sketching(template, self.where) for template in self.templates]
         self._structures = [structure(self._kept(template)) for template in self.templates]
+        self._memory, self._read = Buffers(), set[int]()
 
     # What was done before
 
@@ -231,12 +233,15 @@ class Filler:
         self.finished.blocks[block] = entry
 
     def _load(self, block: int) -> Block:
-        """A block's factors from the disk; captured again if the file was damaged."""
-        device = self.templates[0].values.device
-        tensors = load(self._file(block), self.finished.blocks[block], device)
+        """A block's factors from the disk; captured again if the file was damaged.
+
+        The checksum is compared when this process reads a file first. What happens to it later is left to the sums
+        of every tile, which are compared with those of its blocks.
+        """
+        tensors, memory = self._read_block(block)
         if tensors is None:
             self._save(block, *self._capture(block))
-            tensors = load(self._file(block), self.finished.blocks[block], device)
+            tensors, memory = self._read_block(block)
         if tensors is None:
             raise self_check_error(
                 self.where,
@@ -250,16 +255,28 @@ class Filler:
         names = (name for factor in template.factors for name in factor.shapes)
         sums = {name: tensors[f"/sums/{name}"] for name in names}
         norms = torch.tensor(entry["squared_norms"], dtype=torch.float64)
-        return Block(replace(template, **kept), sums, norms, aligned=entry["template"] == 0)
+        return Block(replace(template, **kept), sums, norms, aligned=entry["template"] == 0, memory=memory)
+
+    def _read_block(self, block: int) -> tuple[dict[str, Tensor] | None, Tensor]:
+        entry, checked = self.finished.blocks[block], block in self._read
+        memory = self._memory.take(entry["bytes"])
+        tensors = load(self._file(block), entry, self.templates[0].values.device, memory, checked=checked)
+        if tensors is not None:
+            self._read.add(block)
+        return tensors, memory
 
     # Tiles
 
     def fill(self) -> None:
         """Make this worker's share of the unfinished tiles."""
-        mine = self.workers.share(self._missing, [0.5 if i == j else 1.0 for i, j in self._missing])
+        element, device = self.dtype.itemsize, self.data.device
+        squares_a_side = -(-self.grid.tile // side_of_square(self.pair, len(self.layers), element, device))
+        diagonal = (1 + 1 / squares_a_side) / 2  # squares on the diagonal are made whole
+        mine = self.workers.share(self._missing, [diagonal if i == j else 1.0 for i, j in self._missing])
         size = self.grid.tile**2 * self.dtype.itemsize
         self.progress.start("tiles", len(mine) * size)
         held: dict[int, Future[Block]] = {}
+        totals = Buffers()
         with Background() as background, Squares(self.data.device) as squares:
             for place, (i, j) in enumerate(mine):
                 following = mine[place + 1] if place + 1 < len(mine) else ()
@@ -267,14 +284,18 @@ class Filler:
                     if block not in held:
                         held[block] = background.read(self._load, block)
                 left, right = held[i].result(), None if i == j else held[j].result()
-                background.write(self._write, (i, j), self._tile(left, right, squares))
+                memory = totals.take(size)
+                made = self._tile(left, right, squares, memory)
+                background.write(self._write, (i, j), made, totals, memory)
                 self.progress.advance(size)
-                held = {block: held[block] for block in following}
+                for block in (i, j):
+                    if block in held and block not in following:
+                        self._memory.give(held.pop(block).result().memory)
 
-    def _tile(self, left: Block, right: Block | None, squares: Squares) -> TileResult:
-        return make_tile(left, right, self.pair, self.layers, self.where, squares)
+    def _tile(self, left: Block, right: Block | None, squares: Squares, memory: Tensor) -> TileResult:
+        return make_tile(left, right, self.pair, self.layers, self.where, squares, memory)
 
-    def _write(self, tile: Tile, made: TileResult) -> None:
+    def _write(self, tile: Tile, made: TileResult, totals: Buffers, memory: Tensor) -> None:
         entry: dict[str, Any] = {"tile": tile, "attempt": self.finished.next_attempt(tile)}
         entry["crc"] = self.folder.write_chunk("total", tile, made.total.cpu(), self.shape)
         if made.diagonals is not None:
@@ -283,6 +304,7 @@ class Filler:
             entry["diagonal"] = self.folder.write_chunk("diagonal", (0, tile[0]), diagonals, shape)
             entry["trace"] = diagonals.sum(1, dtype=torch.float64).tolist()
         self.folder.record(entry | {"inner": triangle(made.inner), "sums": made.sums.tolist()})
+        totals.give(memory)
 
     def finish(self) -> None:
         """See that all tiles are there, and remove the captured factors."""

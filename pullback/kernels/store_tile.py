@@ -84,12 +84,14 @@ class Block:
         captured: gradient factors and losses.
         sums: summed gradients, parameter -> shape; of sketched layers those of the sketched rows.
         squared_norms: sum over the samples of the squared gradient norm of each layer, (L,) in float64.
+        memory: the bytes the tensors were read into.
         aligned: whether the factors are written down as those of the other blocks are.
     """
 
     captured: Captured
     sums: dict[str, Tensor]
     squared_norms: Tensor
+    memory: Tensor
     aligned: bool = True
 
 
@@ -151,16 +153,27 @@ def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict
 
 @without_autocast()
 def make_tile(
-    left: Block, right: Block | None, plan: KernelPlan, layers: list[str], where: str, squares: Squares
+    left: Block,
+    right: Block | None,
+    plan: KernelPlan,
+    layers: list[str],
+    where: str,
+    squares: Squares,
+    memory: Tensor,
 ) -> TileResult:
-    """The tile of two blocks, or of one with itself (``right`` None), its sums checked layer by layer."""
+    """The tile of two blocks, or of one with itself (``right`` None), its sums checked layer by layer.
+
+    It is written to ``memory``, bytes on the CPU, if the factors are there too.
+    """
     rows, columns = left.captured, None if right is None else right.captured
     if columns is not None and right is not None and left.aligned != right.aligned:
         rows, columns = aligned(rows, columns)
     made = _layers(rows, columns, plan, layers)
     like = rows.factors[0].like
     n1, n2, count = rows.num_samples, (columns or rows).num_samples, len(layers)
-    total = like.new_empty(n1, n2)
+    size = n1 * n2 * like.element_size()
+    on_cpu = like.device.type == "cpu"
+    total = memory[:size].view(like.dtype).view(n1, n2) if on_cpu else like.new_empty(n1, n2)
     diagonals = like.new_empty(count, n1) if columns is None else None
 
     def square(place: tuple[slice, slice]) -> Tensor:
@@ -196,7 +209,7 @@ def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: lis
         if form == "materialise":
             layer.block = _whole(layer.block, part, left, right, plan)
             continue
-        tile = tile_rows(part.left, form, plan.contract)
+        tile = tile_rows(part.left, form, plan.contract, triangle=False)
         sides = [side.pieces(form, 0) for side in (part.left, part.right) if side is not None]
         layer.pieces += [(pieces[0], pieces[-1], tile) for pieces in matched(sides)]
     return list(made.values())

@@ -16,6 +16,7 @@ from torch import nn
 import pullback as pb
 from pullback import reference
 from pullback.kernels.store import KernelStore, kernel_to_store, open_store
+from pullback.kernels.store_captures import load
 from pullback.kernels.store_layout import Folder
 from pullback.kernels.store_run import Filler
 from tests.compare import assert_same
@@ -161,8 +162,23 @@ def test_damaged_captures_are_made_again(
 
 
 def test_what_was_written_must_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pullback.kernels.store_run.load", lambda *args: None)
+    monkeypatch.setattr("pullback.kernels.store_run.load", lambda *args, **options: None)
     with pytest.raises(pb.SelfCheckError, match="to read back what was just written to .*, got other bytes"):
+        fill(tmp_path / "store", tile=TILE)
+
+
+def test_a_block_that_changes_after_its_first_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksum is compared once; later the sums of the tiles tell."""
+
+    def spoilt(*args, checked: bool, **options):
+        tensors = load(*args, checked=checked, **options)
+        for name in tensors if checked else ():
+            if name.endswith("/gradients"):
+                tensors[name] *= 1.5
+        return tensors
+
+    monkeypatch.setattr("pullback.kernels.store_run.load", spoilt)
+    with pytest.raises(pb.SelfCheckError, match="sum"):
         fill(tmp_path / "store", tile=TILE)
 
 
