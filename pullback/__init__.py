@@ -13,6 +13,7 @@ from pullback._version import __version__
 if TYPE_CHECKING:
     from pullback import functional, modules, monitor, reference
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
+    from pullback._results import Estimate, Solution
     from pullback.advisor import Finding, diagnose
     from pullback.diagnostics import (
         alignment,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
+    "pullback._results": ("Estimate", "Solution"),
     "pullback.advisor": ("Finding", "diagnose"),
     "pullback.diagnostics": (
         "alignment",
@@ -92,6 +94,7 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Eigenpairs",
+    "Estimate",
     "Finding",
     "GaussNewton",
     "GradientCheck",
@@ -109,6 +112,7 @@ __all__ = [
     "SelfCheckError",
     "Sketch",
     "SketchedKernel",
+    "Solution",
     "UnsupportedError",
     "__version__",
     "alignment",
