@@ -17,7 +17,9 @@ from typing import Any
 import measuring
 import torch
 from checks import checksum
-from methods import Blocks, Elsewhere, Problem, Skip, gemm_flops
+from methods import Blocks, Columns, Elsewhere, Problem, Skip, Spectrum, gemm_flops
+
+COMPARED = (Blocks, Columns, Spectrum)
 
 
 def measure(case: Any, method: str, scale: float, seconds: float, *, once: bool) -> dict[str, Any]:
@@ -32,12 +34,14 @@ def measure(case: Any, method: str, scale: float, seconds: float, *, once: bool)
         result = call()
         if isinstance(result, Elsewhere):
             return {"others": measuring.share_of_others(before)} | result.report
-        checks = checksum(result) if isinstance(result, Blocks) else None
+        checks = checksum(result) if isinstance(result, COMPARED) else None
         del result
     report, result = measuring.repeat(call, level, seconds, most=1 if once else measuring.MOST_CALLS)
-    if once and isinstance(result, Blocks):
+    if once and isinstance(result, COMPARED):
         checks = checksum(result)
-    report["checks"] = checks
+    if isinstance(result, Spectrum) and result.vectors is not None:
+        report |= case.verify(problem, result)
+    report["checks"] = checks if report.get("reached", True) else None
     if isinstance(problem, Problem):
         report["flops"] = gemm_flops(problem)
     else:

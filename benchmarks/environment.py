@@ -6,15 +6,16 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 BUSY = 0.05  # of the machine, used by others during the timed calls: worth a warning
-PACKAGES = ("pullback", "torch", "numpy", "backpack-for-pytorch", "opacus", "nngeometry")
+PACKAGES = ("pullback", "torch", "numpy", "backpack-for-pytorch", "opacus", "nngeometry")  # and the case's own
 
 
-def describe(threads: int) -> dict[str, object]:
-    """Machine, software and commit."""
+def describe(threads: int, packages: Iterable[str] = ()) -> dict[str, object]:
+    """Machine, software and commit; ``packages`` besides those every case names."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -23,7 +24,7 @@ def describe(threads: int) -> dict[str, object]:
         "load_before": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
-        "packages": {name: installed(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in (*PACKAGES, *packages)},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": commit(),
     }

@@ -6,7 +6,7 @@ users write; each parameter's gradients are let go as soon as its product is don
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +51,34 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Products with fixed vectors: (P,) or (P, K) each, or split by parameter. Side by side all must agree."""
+
+    parts: list[Tensor | Sequence[Tensor]]
+
+    def matrix(self) -> Tensor:
+        """All columns, (P, K)."""
+        flat = [p if isinstance(p, Tensor) else torch.cat([q.reshape(-1) for q in p]) for p in self.parts]
+        return torch.cat([part.reshape(len(part), -1) for part in flat], 1)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues (k,), descending; their vectors (P, k) and the products they took, where a method has those."""
+
+    values: Tensor
+    vectors: Tensor | None = None
+    num_products: int | None = None
+
+
+@dataclass(frozen=True)
 class Elsewhere:
     """What a call reports whose work was done and timed in other processes: the fields ``child.measure`` returns."""
 
     report: dict[str, Any]
 
 
-Call = Callable[[], Blocks | Elsewhere | None]
+Call = Callable[[], Blocks | Columns | Spectrum | Elsewhere | None]
 
 
 def blocks_from_rows(rows: Iterable[tuple[str, Tensor]]) -> Blocks:

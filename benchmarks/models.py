@@ -14,11 +14,11 @@ MLP_WIDTHS = (3072, 128, 128, 128, 128, 128, 10)
 CONV_CHANNELS = (3, 32, 32, 32)
 
 
-def mlp() -> tuple[nn.Sequential, Products]:
-    """Fully connected, ReLU, with biases, on flat images of 32x32x3."""
+def mlp(activation: type[nn.Module] = nn.ReLU) -> tuple[nn.Sequential, Products]:
+    """Fully connected, with biases, on flat images of 32x32x3."""
     layers: list[nn.Module] = []
     for d, p in itertools.pairwise(MLP_WIDTHS):
-        layers += [nn.Linear(d, p), nn.ReLU()]
+        layers += [nn.Linear(d, p), activation()]
     return nn.Sequential(*layers[:-1]), tuple((1, d, p) for d, p in itertools.pairwise(MLP_WIDTHS))
 
 
@@ -86,6 +86,17 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+
+class ClassesSecond(nn.Module):
+    """A language model whose outputs are (N, classes, positions), as ``nn.CrossEntropyLoss`` takes them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids).transpose(1, 2)
 
 
 class Residual(nn.Module):

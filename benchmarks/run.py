@@ -71,13 +71,17 @@ def run_rounds(name: str, case: ModuleType, options: argparse.Namespace) -> Repo
 
 
 def fastest_variants(reports: Reports) -> list[str]:
-    """One method per family, by the first round; skipped methods are left out."""
-    best: dict[str, tuple[float, str]] = {}
+    """One method per family, by the first round; skipped methods are left out.
+
+    Variants that missed the residual asked of them come after all that reached it, the closest of them first.
+    """
+    best: dict[str, tuple[float, float, str]] = {}
     for method, (first, *_) in reports.items():
         if "seconds" in first:
-            entry = (min(first["seconds"]), method)
+            missed = 0.0 if first.get("reached", True) else first["residual"]
+            entry = (missed, min(first["seconds"]), method)
             best[family(method)] = min(entry, best.get(family(method), entry))
-    return [method for _, method in best.values()]
+    return [method for _, _, method in best.values()]
 
 
 def check_agreement(name: str, reports: Reports) -> None:
@@ -112,6 +116,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     for peak in ("peak_bytes", "process_peak_bytes"):
         if peak in rounds[0]:
             row[peak] = max(report[peak] for report in rounds)
+    row |= {name: rounds[0][name] for name in ("residual", "reached", "num_products") if name in rounds[0]}
     if rounds[0]["checks"]:
         row["checks"] = rounds[0]["checks"]
     return row
@@ -120,7 +125,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def run_case(name: str, options: argparse.Namespace) -> None:
     """Measure a case and write its JSON."""
     case = importlib.import_module(f"cases.{name}")
-    described: dict[str, Any] = environment.describe(options.threads)
+    described: dict[str, Any] = environment.describe(options.threads, getattr(case, "PACKAGES", ()))
     reports = run_rounds(name, case, options)
     rows = {method: summarise(rounds) for method, rounds in reports.items()}
     for report in itertools.chain(*reports.values()):

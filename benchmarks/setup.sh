@@ -13,20 +13,27 @@ pip=(.bench/bin/python -m pip install --quiet --constraint constraints.txt)
 "${pip[@]}" --no-deps --editable .
 
 # The peers without what they declare, then the packages they do import. BackPACK declares torchvision, but uses
-# it only in a helper that loads MNIST; NNGeometry declares it and does not use it.
+# it only in a helper that loads MNIST; NNGeometry declares it and does not use it; curvlinops imports einconv,
+# linear_operator and tqdm, besides what is there already.
 "${pip[@]}" --no-deps backpack-for-pytorch==1.7.1 opacus==1.6.0 nngeometry==0.4
-"${pip[@]}" --no-deps unfoldNd==0.2.3 einops==0.8.2 opt_einsum==3.4.0
+"${pip[@]}" --no-deps curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 pyhessian==0.1
+"${pip[@]}" --no-deps unfoldNd==0.2.3 einops==0.8.2 opt_einsum==3.4.0 \
+  einconv==0.1.0 linear_operator==0.6.1 tqdm==4.70.1
 
 .bench/bin/python -W ignore - <<'PY'
 from importlib.metadata import version
 
+import hessian_eigenthings
+import pyhessian
 from backpack.extensions import BatchGrad
+from curvlinops import GGNLinearOperator, HessianLinearOperator
 from nngeometry import GramMatrix
 from opacus.grad_sample import GradSampleModule
 
 import pullback
 
 names = ("torch", "backpack-for-pytorch", "opacus", "nngeometry")
+names += ("curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian")
 print("ready:", ", ".join(f"{name} {version(name)}" for name in names))
 PY
 

@@ -64,6 +64,24 @@ def within(rows: Rows, ours: str, floor: str, factor: float) -> Verdict:
     return verdict(text, f"{ratio:.3g}x", ratio <= factor)
 
 
+def within_sum(rows: Rows, ours: str, floors: dict[str, float]) -> Verdict:
+    """At most the time of several other rows, each times its factor, together."""
+    text = "within the time of " + " and ".join(f"{factor:g} of `{name}`" for name, factor in floors.items())
+    if any(name not in rows for name in (ours, *floors)):
+        return verdict(text, "not measured", None)
+    allowed = sum(factor * rows[name]["median_seconds"] for name, factor in floors.items())
+    seconds = rows[ours]["median_seconds"]
+    return verdict(text, f"{seconds:.3g} s of {allowed:.3g} s", seconds <= allowed)
+
+
+def accurate(rows: Rows, name: str, limit: float) -> Verdict:
+    """The largest residual of a row is at most ``limit``."""
+    text = f"residual of `{name}` at most {limit:g}"
+    if name not in rows:
+        return verdict(text, "not measured", None)
+    return verdict(text, f"{rows[name]['residual']:.1e}", rows[name]["residual"] <= limit)
+
+
 def adds(rows: Rows, longer: str, shorter: str, seconds: float) -> Verdict:
     """One row takes at most ``seconds`` more than another."""
     text = f"`{longer}` takes at most {seconds:g} s more than `{shorter}`"
