@@ -206,14 +206,18 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Te
         return torch.diag_embed(p * (1 - p)) * scale
     if family == "squared":
         return (2 * scale * torch.eye(num_outputs, dtype=flat.dtype, device=flat.device)).repeat(count, 1, 1)
-    shape = outputs.shape[1:]
-
-    def one(output: Tensor, target: Batch) -> Tensor:
-        return unchecked_loss(loss_fn, output.view(1, *shape), take(target, None), "output_hessian")[0]
-
-    second = torch.func.jacrev(torch.func.jacrev(one))
-    hessians = [second(flat[i], take(targets, i)) for i in range(count)]
-    return torch.stack(hessians)
+    where = "output_hessian"
+    with torch.enable_grad():  # samples do not mix: one derivative of all slopes in an output is that of each sample
+        leaf = flat.detach().requires_grad_()
+        losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
+        (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
+        if not slope.requires_grad:  # a loss linear in the outputs
+            return flat.new_zeros(count, num_outputs, num_outputs)
+        columns = [
+            torch.autograd.grad(slope[:, c].sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+            for c in range(num_outputs)
+        ]
+    return torch.stack(columns, dim=1)
 
 
 def sample_targets(loss_fn: LossFunction, outputs: Tensor, targets: Batch, generator: torch.Generator) -> Tensor:
