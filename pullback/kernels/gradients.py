@@ -1,8 +1,9 @@
-"""``GradientMatrix``: G, (N, P), known by its products and never formed unless asked."""
+"""``GradientMatrix``: G, (N, P), known by its products and never formed unless asked; and rows of several values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,139 @@ from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.checks import SumChecks
 from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.factors import Factor
 from pullback.kernels.refused import refuse_recurrent_dropout
+from pullback.kernels.row_products import COLUMNS, gram_product, times, transposed_times
 from pullback.operators.base import Operator
 
 
-class GradientMatrix(Operator):
+class GradientRows(Operator):
+    """Rows g_ic, (N C, P): gradients of the C values a readout takes from every sample, sample by sample.
+
+    Rows are held as layer inputs and output gradients. Columns follow the model's parameter order.
+
+    Attributes:
+        num_samples: N.
+        num_outputs: C.
+        layers: module name -> its columns, as an operator (N C, P_l).
+        gram: G G^T, (N C, N C), as an operator that never forms it.
+    """
+
+    num_samples: int
+    num_outputs: int
+
+    @classmethod
+    def of(cls, captured: Captured, where: str) -> GradientRows:
+        """The rows of captured factors, after the check that they sum to the ordinary gradient."""
+        made = cls.__new__(cls)
+        made._fill(captured, tuple(captured.view.parameters))
+        made._check_sums(where)
+        return made
+
+    def _check_sums(self, where: str) -> None:
+        captured = self._captured
+        checks = SumChecks(where, captured.dtype)
+        with without_autocast():
+            count = captured.num_samples * captured.num_outputs
+            bound = (count * self.squared_norms().sum()).sqrt()
+            for factor in captured.factors:
+                totals = factor.total(captured.combination)
+                sums = {name: factor.piece_order(name, value) for name, value in totals.items()}
+                checks.add_totals(factor, captured, sums, bound)
+        checks.evaluate()
+
+    def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:
+        parameters = captured.view.parameters
+        self._captured = captured
+        self._names = names
+        self._shapes = {name: parameters[name].shape for name in names}
+        self._factors = [
+            factor if set(factor.shapes) <= set(names) else factor.only(name)
+            for factor in captured.factors
+            for name in (factor.shapes if not set(factor.shapes) <= set(names) else [next(iter(factor.shapes))])
+            if name in names
+        ]
+        self.num_samples, self.num_outputs = captured.num_samples, captured.num_outputs
+        columns = sum(shape.numel() for shape in self._shapes.values())
+        like = self._factors[0].like
+        Operator.__init__(self, (self.num_samples * self.num_outputs, columns), like.dtype, like.device)
+
+    @property
+    def layers(self) -> Mapping[str, Self]:
+        """Module name -> that module's columns."""
+        return {layer: self._restricted(names) for layer, names in self._captured.view.layers.items()}
+
+    def _restricted(self, names: tuple[str, ...]) -> Self:
+        part = type(self).__new__(type(self))
+        part._fill(self._captured, names)
+        return part
+
+    @property
+    def gram(self) -> RowGram:
+        """G G^T by its products."""
+        return RowGram(self._factors)
+
+    def _split(self, matrix: Tensor) -> dict[str, Tensor]:
+        """(P, K) -> parameter -> (K, *shape)."""
+        pieces = matrix.T.split([shape.numel() for shape in self._shapes.values()], dim=1)
+        return {n: piece.reshape(-1, *shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+
+    @without_autocast()
+    def _matmat(self, matrix: Tensor) -> Tensor:
+        parts = []
+        for block in matrix.split(COLUMNS, dim=1):
+            vectors = self._split(block)
+            parts.append(sum(times(factor, vectors) for factor in self._factors).flatten(0, 1))  # type: ignore[union-attr]
+        return torch.cat(parts, dim=1)
+
+    @without_autocast()
+    def _rmatmat(self, matrix: Tensor) -> Tensor:
+        result = matrix.new_empty(self.shape[1], matrix.shape[1])
+        for start in range(0, matrix.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            weights = matrix[:, columns].unflatten(0, (self.num_samples, self.num_outputs))
+            found = {n: v for factor in self._factors for n, v in transposed_times(factor, weights).items()}
+            count = weights.shape[2]
+            result[:, columns] = torch.cat([found[name].reshape(count, -1) for name in self._names], dim=1).T
+        return result
+
+    @without_autocast()
+    def squared_norms(self) -> Tensor:
+        """|g_ic|^2, (N C,), without forming G."""
+        return torch.stack([factor.squared_norms() for factor in self._factors]).sum(0).flatten()
+
+    def norms(self) -> Tensor:
+        """|g_ic|, (N C,), without forming G."""
+        return self.squared_norms().clamp(min=0).sqrt()
+
+    @without_autocast()
+    def to_dense(self) -> Tensor:
+        """G itself, (N C, P)."""
+        rows = {n: r for factor in self._factors for n, r in factor.rows(slice(0, self.num_samples)).items()}
+        count = self.shape[0]
+        return torch.cat([rows[name].reshape(count, -1) for name in self._names], dim=1)
+
+
+class RowGram(Operator):
+    """G G^T of gradient rows, (N C, N C), by products; what layers with few samples share is formed once."""
+
+    symmetric = True
+
+    def __init__(self, factors: Sequence[Factor]) -> None:
+        first = factors[0]
+        self._samples = first.num_samples, first.num_outputs
+        with without_autocast():
+            self._products = [gram_product(factor) for factor in factors]
+        count = first.num_samples * first.num_outputs
+        super().__init__((count, count), first.like.dtype, first.like.device)
+
+    @without_autocast()
+    def _matmat(self, matrix: Tensor) -> Tensor:
+        weights = matrix.unflatten(0, self._samples)
+        return sum(product(weights) for product in self._products).flatten(0, 1)  # type: ignore[union-attr]
+
+
+class GradientMatrix(GradientRows):
     """Matrix G, (N, P), whose row i is the gradient g_i of sample i's own loss (no 1/N).
 
     Columns follow the model's parameter order. Rows are held as layer inputs and output gradients; products cost
@@ -63,69 +192,9 @@ class GradientMatrix(Operator):
         with undisturbed(view.model):
             captured = capture_factors(view, loss_readout(loss_fn), x, y, where)
         self._fill(captured, tuple(view.parameters))
-        checks = SumChecks(where, captured.dtype)
-        with without_autocast():
-            bound = (captured.num_samples * self.squared_norms().sum()).sqrt()
-            for factor in captured.factors:
-                totals = factor.total(captured.combination)
-                sums = {name: factor.piece_order(name, value) for name, value in totals.items()}
-                checks.add_totals(factor, captured, sums, bound)
-        checks.evaluate()
-
-    def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:
-        parameters = captured.view.parameters
-        self._captured = captured
-        self._names = names
-        self._shapes = {name: parameters[name].shape for name in names}
-        self._factors = [
-            factor if set(factor.shapes) <= set(names) else factor.only(name)
-            for factor in captured.factors
-            for name in (factor.shapes if not set(factor.shapes) <= set(names) else [next(iter(factor.shapes))])
-            if name in names
-        ]
-        self.losses = captured.values.squeeze(1)
-        columns = sum(shape.numel() for shape in self._shapes.values())
-        like = self._factors[0].like
-        super().__init__((captured.num_samples, columns), like.dtype, like.device)
+        self._check_sums(where)
 
     @property
-    def layers(self) -> Mapping[str, GradientMatrix]:
-        """Module name -> that module's columns."""
-        return {layer: self._restricted(names) for layer, names in self._captured.view.layers.items()}
-
-    def _restricted(self, names: tuple[str, ...]) -> GradientMatrix:
-        part = GradientMatrix.__new__(GradientMatrix)
-        part._fill(self._captured, names)
-        return part
-
-    def _split(self, vector: Tensor) -> dict[str, Tensor]:
-        pieces = vector.split([shape.numel() for shape in self._shapes.values()])
-        return {name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
-
-    @without_autocast()
-    def _matmat(self, matrix: Tensor) -> Tensor:
-        columns = [self._split(column) for column in matrix.T]
-        return torch.cat([sum(f.matvec(v) for f in self._factors) for v in columns], dim=1)  # type: ignore[misc]
-
-    @without_autocast()
-    def _rmatmat(self, matrix: Tensor) -> Tensor:
-        columns = []
-        for weights in matrix.T:
-            found = {name: value for f in self._factors for name, value in f.rmatvec(weights.unsqueeze(1)).items()}
-            columns.append(torch.cat([found[name].reshape(-1) for name in self._names]))
-        return torch.stack(columns, dim=1)
-
-    @without_autocast()
-    def squared_norms(self) -> Tensor:
-        """|g_i|^2, (N,), without forming G."""
-        return torch.stack([factor.squared_norms() for factor in self._factors]).sum(0).squeeze(1)
-
-    def norms(self) -> Tensor:
-        """|g_i|, (N,), without forming G."""
-        return self.squared_norms().clamp(min=0).sqrt()
-
-    @without_autocast()
-    def to_dense(self) -> Tensor:
-        """G itself, (N, P)."""
-        rows = {n: r for factor in self._factors for n, r in factor.rows(slice(0, self.shape[0])).items()}
-        return torch.cat([rows[name].flatten(1) for name in self._names], dim=1)
+    def losses(self) -> Tensor:
+        """Each sample's loss, (N,)."""
+        return self._captured.values.squeeze(1)

@@ -1,0 +1,64 @@
+"""Gradient rows of several values a sample: their products in blocks, and those of their Gram matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pullback import reference
+from pullback.functional import ModelView, num_samples
+from pullback.functional.readout import output_readout
+from pullback.kernels.coverage import capture_factors
+from pullback.kernels.gradients import GradientRows
+from pullback.kernels.row_products import COLUMNS, gram_product, product_flops
+from tests.cases import CASES, Case, build
+from tests.compare import assert_same
+
+
+def _rows(case: Case, n: int) -> tuple[GradientRows, torch.Tensor]:
+    model, _, x, _ = build(case, n)
+    captured = capture_factors(ModelView.of(model), output_readout(), x, None, "test")
+    rows = GradientRows.of(captured, "test")
+    assert num_samples(x) == rows.num_samples == n
+    return rows, reference.output_gradients(model, x).flatten(0, 1)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_products_equal_those_of_the_rows(case: Case, n: int) -> None:
+    rows, dense = _rows(case, n)
+    assert_same(rows.to_dense(), dense, 1e-12)
+    v, u = torch.randn(dense.shape[1], 3).double(), torch.randn(len(dense), 3).double()
+    size = float(dense.norm())
+    assert_same(rows @ v, dense @ v, 1e-12, scale=size * float(v.norm()))
+    assert_same(rows.T @ u, dense.T @ u, 1e-12, scale=size * float(u.norm()))
+    assert_same(rows @ v[:, 0], dense @ v[:, 0], 1e-12, scale=size * float(v.norm()))
+    assert_same(rows.gram @ u, dense @ (dense.T @ u), 1e-12, scale=size**2 * float(u.norm()))
+    assert_same(rows.norms(), dense.norm(dim=1), 1e-10)
+
+
+def test_many_columns_go_in_blocks() -> None:
+    rows, dense = _rows(CASES[0], 3)
+    v, u = torch.randn(dense.shape[1], 2 * COLUMNS + 1).double(), torch.randn(len(dense), COLUMNS + 1).double()
+    assert_same(rows @ v, dense @ v, 1e-12)
+    assert_same(rows.T @ u, dense.T @ u, 1e-12)
+
+
+@pytest.mark.parametrize(("n", "by_inputs"), [(3, True), (30, False)])
+def test_gram_products_go_the_cheaper_way(n: int, by_inputs: bool) -> None:
+    """Few samples: one Gram matrix of the inputs. Many: through the parameters. Both are the same product."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(n, 12).double()
+    (factor, *_) = capture_factors(ModelView.of(model), output_readout(), x, None, "test").factors
+    both, gram = product_flops(factor, n)
+    assert (gram < both) is by_inputs
+    u = torch.randn(n, 3, 2).double()
+    g = reference.output_gradients(model, x)[..., : 12 * 4 + 4].flatten(0, 1)
+    assert_same(gram_product(factor)(u).flatten(0, 1), g @ (g.T @ u.flatten(0, 1)), 1e-12)
+
+
+def test_rows_of_some_layers() -> None:
+    rows, dense = _rows(CASES[0], 4)
+    parts = {name: part.to_dense() for name, part in rows.layers.items()}
+    assert_same(torch.cat(list(parts.values()), 1), dense, 1e-12)
