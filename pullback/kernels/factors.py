@@ -138,6 +138,10 @@ class Factor(ABC):
                 changed[field.name] = value | inside
         return replace(self, **changed)  # type: ignore[type-var]
 
+    def condensed(self) -> Factor:
+        """The rows themselves in place of what they are made of."""
+        return DenseFactor(self.rows(slice(0, self.num_samples)))
+
     def joined(self, others: Sequence[Self]) -> Self:
         """Rows of this factor's samples, then of the others': further batches of the same capture."""
         every = [self.tensors(), *(other.tensors() for other in others)]

@@ -89,9 +89,12 @@ def _one(factor: Factor) -> Factor:
     return factor.with_tensors({name: t[:1].clone() for name, t in tensors.items()})
 
 
-def give_back() -> None:
-    """Return freed memory to the system: the C library keeps what a forward pass used, a limit counts it."""
-    if (trim := _trim()) is not None:
+def give_back(limit: int | None) -> None:
+    """Return freed memory to the system: the C library keeps what a forward pass used, and a limit counts it.
+
+    Without a limit it stays: fresh pages are dear.
+    """
+    if limit is not None and (trim := _trim()) is not None:
         trim(0)
 
 

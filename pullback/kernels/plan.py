@@ -25,6 +25,7 @@ PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them
 BATCH_SHARE = 1.35  # the same where batches or passes follow each other and leave holes
 PARTS_SHARE = 1.15  # of the whole peak, then
 HELD_SHARE = 1.2  # of tensors filled batch by batch
+CAPTURE_BYTES = 96 * 2**20  # captured at a time where gradient rows take their place: near the caches, and reused
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class LayerPlan:
         held_bytes: captured tensors kept for it, beyond the data.
         kept_bytes: those among them that autograd keeps for its backward pass anyway.
         data_bytes: captured tensors that are the data themselves; they are copied only if it comes in batches.
+        rows_bytes: gradient rows, which take the place of captured tensors batch by batch if they are smaller; 0 if the
+            form does not use them.
         seconds: estimated from the machine's rates.
     """
 
@@ -51,7 +54,13 @@ class LayerPlan:
     held_bytes: int
     kept_bytes: int
     data_bytes: int
+    rows_bytes: int
     seconds: float
+
+    @property
+    def condensed(self) -> bool:
+        """Whether gradient rows are held in place of captured tensors, where the data comes in batches."""
+        return 0 < self.rows_bytes < self.held_bytes + self.data_bytes
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,24 @@ class KernelPlan:
         return self.batch < max(self.samples)
 
     def _held(self, names: tuple[str, ...]) -> int:
-        return sum(a.held_bytes + (a.data_bytes if self._in_batches else 0) for a in self._in_pass(names))
+        layers = self._in_pass(names)
+        if not self._in_batches:
+            return sum(a.held_bytes for a in layers)
+        return sum(a.rows_bytes if a.condensed else a.held_bytes + a.data_bytes for a in layers)
+
+    @property
+    def condensed(self) -> frozenset[str]:
+        """Parameters whose gradient rows are held in place of captured tensors."""
+        layers = [a for a in self.layers if a.condensed and self._in_batches]
+        return frozenset(name for a in layers for name in a.parameters)
+
+    def condensing(self) -> KernelPlan:
+        """The plan in batches, if that saves at least half of what would be captured at once."""
+        captured = sum(a.held_bytes for a in self.layers)
+        saved = sum(a.held_bytes - a.rows_bytes for a in self.layers if a.condensed)
+        if captured <= CAPTURE_BYTES or saved < captured / 2:
+            return self
+        return replace(self, batch=max(1, self.batch * CAPTURE_BYTES // captured))
 
     @property
     def peak_bytes(self) -> int:
@@ -221,11 +247,12 @@ def make_plan(
         seconds = seconds_of(factor, form, n1, n2, contract, speed)
         flops = factor.flops(form, n1, n2, contract)
         held = held_bytes(factor, both, seen, data)
-        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, *held, seconds))
+        numbers = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
+        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, *held, numbers, seconds))
     shape = block_shape(n1, n2 or n1, C, contract)
     element = like.element_size()
     pairs = list(zip(captured.factors, layers, strict=True))
-    rows = [min(f.num_params * both * C * element, f.piece_bytes) if a.form == "materialise" else 0 for f, a in pairs]
+    rows = [min(a.rows_bytes, f.piece_bytes) for f, a in pairs]
     tiles = [
         f.temporary_bytes(both, rows[k]) if rows[k] else _tile_bytes(f, a.form, n1, contract)
         for k, (f, a) in enumerate(pairs)

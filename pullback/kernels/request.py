@@ -45,6 +45,7 @@ class Request:
         forms: layer or parameter -> form, where it is not left to the cost.
         memory_limit: bytes, or None.
         where: the caller.
+        several_outputs: the readout may have more than one value a sample.
     """
 
     readout: Readout
@@ -55,6 +56,7 @@ class Request:
     forms: Mapping[str, Form] | None
     memory_limit: int | None
     where: str
+    several_outputs: bool = False
 
 
 def side_of(model: nn.Module, params: Iterable[str] | None, x: Batch, y: Batch, count: int, where: str) -> Side:
@@ -68,10 +70,17 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
     """Compute the kernel asked for."""
     if request.memory_limit is not None:
         return _run_within(request, by_output=by_output)
-    left, right = _whole(request, request.rows), None
-    if request.columns is not None:
-        left, right = aligned(left, _whole(request, request.columns))
-    plan = plan_of(request, left)
+    plan = None
+    if request.several_outputs:  # their gradients may be far larger than rows made of them
+        few = template(request)
+        plan = plan_of(request, few.captured, few.graph_bytes, few.data).condensing()
+    if plan is not None and plan.batch < max(plan.samples):
+        left, right = _both_in_batches(request, plan, plan.passes[0])
+    else:
+        left, right = _whole(request, request.rows), None
+        if request.columns is not None:
+            left, right = aligned(left, _whole(request, request.columns))
+        plan = plan_of(request, left)
     with without_autocast():
         blocks = assemble(left, right, plan, request.where)
 
@@ -141,17 +150,17 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     blocks: Blocks | None = None
     last: Captured | None = None
     for names in plan.passes:
-        left, right = _both_in_batches(request, names, plan.batch)
+        left, right = _both_in_batches(request, plan, names)
         with without_autocast():
             blocks = assemble(left, right, plan, request.where, blocks)
         last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
         del left, right
-        give_back()
+        give_back(request.memory_limit)
     assert blocks is not None
     assert last is not None
 
     def block_of(names: tuple[str, ...]) -> Tensor:
-        left, right = _both_in_batches(request, names, plan.batch)
+        left, right = _both_in_batches(request, plan, names)
         with without_autocast():
             return partial_block(left, right, plan, names)
 
@@ -159,18 +168,18 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
 
 
-def _both_in_batches(request: Request, names: tuple[str, ...], batch: int) -> tuple[Captured, Captured | None]:
+def _both_in_batches(request: Request, plan: KernelPlan, names: tuple[str, ...]) -> tuple[Captured, Captured | None]:
     """Rows and columns of some parameters."""
-    left = _in_batches(request, request.rows, names, batch)
+    left = _in_batches(request, request.rows, plan, names)
     if request.columns is None:
         return left, None
-    left, right = aligned(left, _in_batches(request, request.columns, names, batch))
+    left, right = aligned(left, _in_batches(request, request.columns, plan, names))
     return left, right
 
 
-def _in_batches(request: Request, side: Side, names: tuple[str, ...], batch: int) -> Captured:
-    """Factors of some parameters, captured ``batch`` samples at a time."""
-    view = side.view.restricted(names)
+def _in_batches(request: Request, side: Side, plan: KernelPlan, names: tuple[str, ...]) -> Captured:
+    """Factors of some parameters, captured a batch at a time; gradient rows where those are smaller."""
+    view, batch = side.view.restricted(names), plan.batch
     filling: Filling | None = None
     with undisturbed(side.view.model):
         for start in range(0, side.count, batch):
@@ -178,12 +187,19 @@ def _in_batches(request: Request, side: Side, names: tuple[str, ...], batch: int
             known = filling.first.first if filling else None
             x, y = take(side.x, index), take(side.y, index)
             captured = capture_factors(view, request.readout, x, y, request.where, known)
-            if batch >= side.count:
+            if batch >= side.count and not plan.condensed:
                 return captured
+            captured = _condensed(captured, plan)
             filling = filling or Filling(captured, side.count)
-            give_back()
+            give_back(request.memory_limit)
             filling.add(captured)
             del captured
-            give_back()
+            give_back(request.memory_limit)
     assert filling is not None
     return filling.whole()
+
+
+@without_autocast()
+def _condensed(captured: Captured, plan: KernelPlan) -> Captured:
+    factors = [f.condensed() if plan.condensed & set(f.shapes) else f for f in captured.factors]
+    return replace(captured, factors=tuple(factors))

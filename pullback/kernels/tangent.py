@@ -105,4 +105,5 @@ def _request(
         columns = side_of(model2 or model, params, other, None, check_batch(where, other, None, ("x2", "y2")), where)
     kept: Contract = "full" if contract == "sum" else contract
     readout = output_readout(summed=contract == "sum")
-    return Request(readout, rows, columns, kept, False, forms, memory_limit, where)
+    several = contract != "sum"
+    return Request(readout, rows, columns, kept, False, forms, memory_limit, where, several_outputs=several)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from pullback.kernels.factors import Contract, Form, Piece, dense_pieces, gram_flops, output_pairs
+from pullback.kernels.factors import Contract, DenseFactor, Factor, Form, Piece, dense_pieces, gram_flops, output_pairs
 from pullback.kernels.outer import GhostPiece, OuterFactor, combine
 from pullback.kernels.rules.registry import Arguments, Call, Probe, Rule, Source, add_rule, full_precision
 
@@ -137,6 +137,20 @@ class ConvFactor(OuterFactor):
         if name == self.weight and self.by_patches:
             return value.reshape(len(value), -1).T.reshape(-1)
         return super().piece_order(name, value)
+
+    def condensed(self) -> Factor:
+        """Formed from patches without unfolding them a second time in another order."""
+        if not self.by_patches or self.weight is None:
+            return super().condensed()
+        T, _, d, p = self.dims
+        maps = self.maps[:, :, 0].flatten(3).flatten(1, 2)  # (N, C p, T)
+        rows = maps.new_empty(self.num_samples, self.num_outputs * p, d)
+        parts = list(self.blocks_of(T * d))
+        work = maps.new_empty(parts[0].stop, d, T)
+        for part in parts:
+            torch.bmm(maps[part], self.patches(part, slice(None), work).mT, out=rows[part])
+        made = {self.weight: rows.view(self.num_samples, self.num_outputs, *self.weight_shape)}
+        return DenseFactor(made | ({} if self.bias is None else {self.bias: self.bias_rows(slice(None))}))
 
     def outer(self, index: slice, outputs: slice) -> Tensor:
         if self.num_outputs > 1 or self.by_patches:
