@@ -212,13 +212,17 @@ def eigsh(k: int, tol: float) -> Callable[[Problem], Call]:
 
 
 def eigenthings_lanczos(k: int, steps: int) -> Callable[[Problem], Call]:
-    """Its Lanczos with full reorthogonalisation, which makes as many steps as it is told."""
+    """Its Lanczos with full reorthogonalisation, which makes as many steps as it is told.
+
+    The products are detached: with those of its operator as they come, the graph of every step is kept, in 8 GB.
+    """
 
     def prepare(problem: Problem) -> Call:
-        from hessian_eigenthings import lanczos
+        from hessian_eigenthings import LambdaOperator, lanczos
 
         def call() -> Spectrum:
-            operator = _eigenthings_operator(problem, "Gauss-Newton")
+            inner = _eigenthings_operator(problem, "Gauss-Newton")
+            operator = LambdaOperator(lambda v: inner.matvec(v).detach(), inner.size, inner.device, inner.dtype)
             most = min(steps, operator.size)
             found = lanczos(operator, k=k, max_iter=most, reorthogonalize=True, which="LA", seed=0)
             return Spectrum(found.eigenvalues, found.eigenvectors.T, found.iterations)

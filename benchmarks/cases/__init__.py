@@ -8,9 +8,12 @@ A case module has
   be measured. ``family[variant]`` names variants of one method, of which the fastest is reported.
 - ``targets(rows)``: verdicts, from the measured row of every family.
 - ``REPEATS`` (optional): the least number of rounds, for quick and noisy calls; ``ROUNDS`` (optional): their number.
+- ``PACKAGES`` (optional): those besides the usual ones whose releases are named under the table.
+- ``verify(problem, spectrum)`` (where eigenvectors are returned): ``residual``, ``reached`` and ``num_products``.
 - ``ONCE`` (optional): methods so slow that their first call is timed, in the first round, and no other.
 
-A call returns ``methods.Blocks``, which all methods must agree on (or on the total alone), ``methods.Elsewhere``
-where other processes did and timed the work, or None where there is nothing to compare.
+A call returns ``methods.Blocks``, which all methods must agree on (or on the total alone), ``methods.Columns`` or
+``methods.Spectrum``, to be agreed on likewise, ``methods.Elsewhere`` where other processes did and timed the work,
+or None where there is nothing to compare.
 A method that cannot run here raises ``methods.Skip``.
 """
