@@ -14,6 +14,8 @@ from pullback.functional.batch import Batch, num_samples, quiet_vmap, take
 
 LossFunction = nn.Module | Callable[..., Tensor]
 
+_SAME_SHAPE = (nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)  # others would broadcast
+
 
 def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str = "per_sample_loss") -> Tensor:
     """Loss of every sample, (N,), each as if its sample were the whole batch.
@@ -61,15 +63,39 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
 
 def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> None:
     """Refuse labels out of range and targets of another shape, where the loss is one whose targets are known."""
+    if type(loss_fn).__module__ != nn.CrossEntropyLoss.__module__:
+        return
     outputs = logits_of(outputs)
-    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets):
+    if not isinstance(outputs, Tensor):
+        raise input_error(
+            where,
+            f"outputs that are one tensor, or have `logits`, for {type(loss_fn).__name__}",
+            type(outputs).__name__,
+            "Pass a callable as `loss_fn` that picks the tensor and returns one loss per sample",
+        )
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and _are_indices(targets):
         _check_labels(loss_fn, outputs, targets, where)
-    elif type(loss_fn) in (nn.BCEWithLogitsLoss, nn.MSELoss) and outputs.shape != targets.shape:
+    elif isinstance(loss_fn, nn.BCELoss | nn.BCEWithLogitsLoss):
+        _check_weight(loss_fn, outputs, where)
+    if isinstance(loss_fn, _SAME_SHAPE) and outputs.shape != targets.shape:
         raise input_error(
             where,
             f"targets of the outputs' shape {tuple(outputs.shape)}",
             f"{tuple(targets.shape)}",
             "Reshape the targets; broadcasting would mix samples",
+        )
+
+
+def _check_weight(loss_fn: nn.BCELoss | nn.BCEWithLogitsLoss, outputs: Tensor, where: str) -> None:
+    """Refuse a weight for each sample of a batch: a loss of one sample does not know which of them is its own."""
+    one = (1, *outputs.shape[1:])
+    own = () if loss_fn.weight is None else tuple(loss_fn.weight.shape)
+    if len(own) > len(one) or any(a not in (1, b) for a, b in zip(own[::-1], one[::-1], strict=False)):
+        raise input_error(
+            where,
+            f"a `weight` of {type(loss_fn).__name__} that broadcasts to one sample's outputs {one}",
+            f"{own}",
+            "Pass weights of samples with the targets, and a callable as `loss_fn` that multiplies by them",
         )
 
 
@@ -82,15 +108,15 @@ def logits_of(outputs: Any) -> Any:
     return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
 
 
-def check_finite(losses: Tensor, where: str) -> None:
-    """Refuse losses that are NaN or infinite, naming the first such sample."""
-    finite = torch.isfinite(losses.detach())
+def check_finite(values: Tensor, where: str, what: str = "loss") -> None:
+    """Refuse losses (N,) or readouts (N, C) that are NaN or infinite, naming the first such sample."""
+    finite = torch.isfinite(values.detach())
     if not finite.all():
-        bad = int((~finite).nonzero()[0])
+        bad = (~finite).nonzero()[0]
         raise input_error(
             where,
-            "a finite loss for every sample",
-            f"{losses[bad].item()} for sample {bad}",
+            f"a finite {what} for every sample",
+            f"{values[tuple(bad)].item()} for sample {int(bad[0])}",
             "Check that sample, its label, and whether the weights have diverged",
         )
 
@@ -143,8 +169,14 @@ def _cross_entropy(loss_fn: nn.CrossEntropyLoss, outputs: Tensor, targets: Tenso
         return total
     counted = (targets != loss_fn.ignore_index).to(each.dtype)
     if loss_fn.weight is not None:  # torch divides by the summed class weights of the counted positions
-        counted = counted * loss_fn.weight[targets.clamp(min=0)].to(each.dtype)
+        counted = label_weights(loss_fn.weight, targets, loss_fn.ignore_index).to(each.dtype)
     return total / (counted.flatten(1).sum(1) if counted.dim() > 1 else counted)
+
+
+def label_weights(weight: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    """The class weight of every label, 0 where it is ignored, whatever number stands for that."""
+    kept = targets != ignored
+    return weight[targets.where(kept, 0).long()] * kept
 
 
 def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str) -> Tensor:
@@ -166,7 +198,7 @@ def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str
     return losses
 
 
-def _check_labels(loss_fn: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, where: str) -> None:
+def _check_labels(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, outputs: Tensor, targets: Tensor, where: str) -> None:
     classes = outputs.shape[1] if outputs.dim() > 1 else 0
     expected = (outputs.shape[0], *outputs.shape[2:])
     if tuple(targets.shape) != expected:

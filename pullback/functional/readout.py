@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error, unsupported
 from pullback.functional.batch import Batch, num_samples
-from pullback.functional.losses import LossFunction, check_finite, check_targets, logits_of, unchecked_loss
+from pullback.functional.losses import (
+    LossFunction,
+    check_finite,
+    check_targets,
+    label_weights,
+    logits_of,
+    unchecked_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -22,17 +29,19 @@ class Readout:
     Args:
         values: (outputs, targets, caller) to (N, C), differentiable, reading no data (so that vmap can pass).
         check: refuses outputs and targets that do not fit; called on whole batches only.
+        what: a value, for error messages.
     """
 
     values: Callable[[Any, Batch, str], Tensor]
     check: Callable[[Any, Batch, str], None]
+    what: str = "loss"
 
     def __call__(self, outputs: Any, targets: Batch, where: str) -> Tensor:
         """Values of a batch, (N, C), after the checks; finite or refused."""
         self.check(outputs, targets, where)
         values = self.values(outputs, targets, where)
         if values.device.type != "meta":
-            check_finite(values.sum(1), where)
+            check_finite(values, where, self.what)
         return values
 
 
@@ -59,7 +68,8 @@ def token_readout(loss_fn: LossFunction) -> Readout:
                 label_smoothing=loss_fn.label_smoothing,
             )
             if loss_fn.reduction == "mean" and loss_fn.weight is not None and not targets.is_floating_point():
-                own = loss_fn.weight[targets.clamp(min=0)]  # a mean over one position divides by its label's weight
+                own = label_weights(loss_fn.weight, targets, loss_fn.ignore_index)
+                # a mean over one position divides by its label's weight
                 each = each / own.where(targets != loss_fn.ignore_index, 1.0).to(each.dtype)
         elif isinstance(loss_fn, nn.Module):
             raise unsupported(
@@ -92,7 +102,7 @@ def output_readout(*, summed: bool = False) -> Readout:
             got = f"shape {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
             raise input_error(where, "a model that returns real outputs (N, ...)", got, "Wrap it to return one tensor")
 
-    return Readout(values, check)
+    return Readout(values, check, "output")
 
 
 def combination(num_outputs: int, like: Tensor) -> Tensor:
