@@ -1,0 +1,167 @@
+"""The figures pages draw: curves, points, and a map; plain Plotly dicts in the looks of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pullback.report.chart import (
+    PALETTE,
+    REFERENCE_COLOUR,
+    SEQUENTIAL,
+    Cell,
+    Chart,
+    Figure,
+    Table,
+    axis,
+    base_layout,
+    below_colour_bar,
+    colour_bar,
+    log_axis,
+)
+from pullback.report.text import number
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line or cloud of points.
+
+    Attributes:
+        name: in the legend and the table.
+        x: positions.
+        y: heights, as many.
+        style: "line", "points", "dash" (a reference line) or "bars".
+        colour: a CSS colour; None takes the next one of the palette.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "line"
+    colour: str | None = None
+
+
+def curves(
+    key: str,
+    title: str,
+    reading: str,
+    drawn: Sequence[Curve],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    summary: Sequence[str] = (),
+    height: int = 340,
+    x_range: Sequence[float] | None = None,
+    y_range: Sequence[float] | None = None,
+) -> Chart:
+    """A chart of curves over one axis, with a table that has a row for every point of every curve.
+
+    Args:
+        key: identifies the chart on its page, letters and hyphens.
+        title: what it shows.
+        reading: one sentence on how to read it.
+        drawn: the curves.
+        x: title of the horizontal axis.
+        y: title of the vertical axis.
+        log_x: logarithmic horizontal axis.
+        log_y: logarithmic vertical axis.
+        summary: the numbers in words; made from the curves' ends if empty.
+        height: in pixels.
+        x_range: ends of a linear horizontal axis.
+        y_range: ends of a linear vertical axis.
+    """
+    layout = base_layout(height) | {"showlegend": len(drawn) > 1, "hovermode": "closest"}
+    layout["height"] += 6 * max(0, len(drawn) - 3)
+    for name, text, is_log, values, reach in (
+        ("xaxis", x, log_x, [v for c in drawn for v in c.x], x_range),
+        ("yaxis", y, log_y, [v for c in drawn for v in c.y], y_range),
+    ):
+        layout[name] = log_axis(text, values) if is_log else axis(text, **({"range": list(reach)} if reach else {}))
+    rows: list[list[Cell]] = [[c.name, _short(a), _short(b)] for c in drawn for a, b in zip(c.x, c.y, strict=True)]
+    table = Table(title, ("Curve", x, y), rows)
+    sentences = tuple(summary) or tuple(_ends(curve, x) for curve in drawn)
+    figure = {"data": [_trace(c, place) for place, c in enumerate(drawn)], "layout": layout}
+    return Chart(key, title, reading, sentences, figure, (table,))
+
+
+def _ends(curve: Curve, x: str) -> str:
+    """A curve in a sentence: where it begins and where it ends."""
+    first, last = (f"{number(float(curve.y[at]), 4)} at {x} {number(float(curve.x[at]), 4)}" for at in (0, -1))
+    return f"{curve.name}: {first}, {last}."
+
+
+def _short(value: float) -> float:
+    """Seven digits: more than a drawing shows, and half the size on the page."""
+    return float(f"{value:.7g}")
+
+
+def _trace(curve: Curve, place: int) -> dict[str, Any]:
+    """One curve for Plotly."""
+    dashed = curve.style == "dash"
+    colour = curve.colour or (REFERENCE_COLOUR if dashed else PALETTE[place % len(PALETTE)])
+    x, y = [_short(v) for v in curve.x], [_short(v) if v == v else None for v in curve.y]
+    shared = {"name": curve.name, "x": x, "y": y}
+    if curve.style == "bars":
+        return shared | {"type": "bar", "marker": {"color": colour}}
+    return shared | {
+        "type": "scatter",
+        "mode": "markers" if curve.style == "points" else "lines",
+        "line": {"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
+        "marker": {"size": 7, "color": colour},
+    }
+
+
+def contours(
+    key: str,
+    title: str,
+    reading: str,
+    x: tuple[str, Sequence[float]],
+    y: tuple[str, Sequence[float]],
+    z: tuple[str, Sequence[Sequence[float]]],
+    *,
+    points: Sequence[Curve] = (),
+    summary: Sequence[str] = (),
+    height: int = 420,
+) -> Chart:
+    """A map of heights over two axes of one scale, with curves or points on it.
+
+    Args:
+        key: identifies the chart on its page, letters and hyphens.
+        title: what it shows.
+        reading: one sentence on how to read it.
+        x: title and positions of the horizontal axis.
+        y: title and positions of the vertical axis.
+        z: title and heights, one row for each position of ``y``.
+        points: what is drawn on the map.
+        summary: the numbers in words.
+        height: in pixels.
+    """
+    flat = [value for row in z[1] for value in row]
+    low, high = min(flat), max(flat)
+    ticks = [low + (high - low) * part / 4 for part in range(5)]
+    trace = {
+        "type": "contour",
+        "x": [_short(v) for v in x[1]],
+        "y": [_short(v) for v in y[1]],
+        "z": [[_short(v) for v in row] for row in z[1]],
+        "ncontours": 24,
+        "colorscale": SEQUENTIAL,
+        "contours": {"showlines": True},
+        "line": {"width": 0.4, "color": "rgba(255,255,255,0.5)"},
+        "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
+        "hovertemplate": f"{z[0]} %{{z:.5g}}<extra></extra>",
+    }
+    layout: Figure = below_colour_bar(base_layout(height))
+    layout["xaxis"] = axis(x[0], constrain="domain", showgrid=False)
+    layout["yaxis"] = axis(y[0], scaleanchor="x", constrain="domain", showgrid=False)
+    rows: list[list[Cell]] = [
+        [_short(a), _short(b), _short(value)]
+        for b, row in zip(y[1], z[1], strict=True)
+        for a, value in zip(x[1], row, strict=True)
+    ]
+    table = Table(title, (x[0], y[0], z[0]), rows)
+    marks = [_trace(each, place) for place, each in enumerate(points)]
+    return Chart(key, title, reading, tuple(summary), {"data": [trace, *marks], "layout": layout}, (table,))

@@ -1,0 +1,155 @@
+"""How a page of the gallery is shown and kept: plain text, one HTML file, and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pullback.report.chart import Chart, Table
+from pullback.report.document import document_html, write_whole
+from pullback.report.markup import chart_html
+from pullback.report.text import duration, escape
+
+if TYPE_CHECKING:
+    from page import Page
+
+HEADER = ("quantity", "paper", "here", "tolerance", "")
+
+
+def digits(value: float) -> str:
+    """A number as a paper would print it: up to twelve significant digits, none of them made up."""
+    return f"{value:.12g}"
+
+
+def as_record(page: Page, machine: dict[str, str]) -> dict[str, Any]:
+    """All that is kept of a page, as JSON."""
+    return {
+        "page": page.name,
+        "title": page.title,
+        "preset": page.preset,
+        "settings": page.settings,
+        "seconds": round(page.seconds, 2),
+        "machine": machine,
+        "rows": [asdict(row) | {"verdict": row.verdict} for row in page.rows],
+        "charts": [asdict(chart) for chart in page.charts],
+    }
+
+
+def write_json(record: dict[str, Any], path: Path) -> None:
+    """Write a record; numbers keep all their digits, and what is not finite becomes a text."""
+    write_whole(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A stored record, or None if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+def cells(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """A row of the table as texts; ``here`` shows as many digits as the comparison is about."""
+    here = row["here"]
+    shown = here if isinstance(here, str) else f"{here:.10g}"
+    return row["quantity"], row["paper"], shown, row["tolerance"], row["verdict"]
+
+
+def table_text(record: dict[str, Any]) -> str:
+    """The page for a terminal or a pipe."""
+    lines = [HEADER, *map(cells, record["rows"])]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADER))]
+    body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    notes = [f"not reproduced: {row['quantity']}: {row['not_reproduced']}" for row in _failures(record)]
+    about = f"{record['preset']} size, {duration(record['seconds'])}, {record['machine']['threads']} threads"
+    return "\n".join([f"{record['title']} ({record['page']}, {about})", *body, *notes])
+
+
+def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in record["rows"] if row["not_reproduced"]]
+
+
+def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None, script: Path, path: Path) -> None:
+    """Write the page; the stored run of the full size, if there is one, stands below the run it is made from."""
+    parts = [_head_html(page, record), '<main id="content" tabindex="-1">']
+    parts += [_section("numbers", "The numbers", _rows_html(record)), _charts_section("figures", page.charts)]
+    charts = list(page.charts)
+    if stored and page.preset != "full":
+        kept = [_chart_of(each) for each in stored["charts"]]
+        parts.append(_section("stored", "The full size, from a stored run", _about_html(stored) + _rows_html(stored)))
+        parts.append(_charts_section("stored-figures", kept))
+        charts += kept
+    code = f'<div class="scroll"><pre>{escape(script.read_text(encoding="utf-8"))}</pre></div>'
+    source = f"<details><summary>The script</summary>{code}</details>"
+    parts += [_section("code", "How it was computed", source), "</main>"]
+    write_whole(
+        document_html(f"{page.title} – pullback gallery", "\n".join(parts), charts, "Skip to the numbers"), path
+    )
+
+
+def _head_html(page: Page, record: dict[str, Any]) -> str:
+    """Title, claim and definitions, then what the page was made from."""
+    paragraphs = "".join(f'<p class="prose">{escape(each)}</p>' for each in page.text.split("\n\n"))
+    kicker = '<p class="kicker">pullback · gallery</p>'
+    return f"<header>{kicker}<h1>{escape(page.title)}</h1>{_about_html(record)}{paragraphs}</header>"
+
+
+def _about_html(record: dict[str, Any]) -> str:
+    """Size, cost, settings and machine of a run, as one line of facts."""
+    machine = record["machine"]
+    packages = (f"{name} {machine[name]}" for name in ("pullback", "torch", "numpy", "scipy", "python"))
+    facts = [
+        f"{record['preset']} size",
+        f"took {duration(float(record['seconds']))}",
+        f"{machine['processor']}, {machine['threads']} of {machine['cores']} threads",
+        *(f"{name.replace('_', ' ')} {value}" for name, value in record["settings"].items()),
+        *packages,
+        machine["date"],
+    ]
+    return f'<ul class="facts">{"".join(f"<li>{escape(fact)}</li>" for fact in facts)}</ul>'
+
+
+def _rows_html(record: dict[str, Any]) -> str:
+    """The table "paper, here, tolerance"."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in HEADER)
+    rows = []
+    for row in record["rows"]:
+        quantity, *rest, verdict = map(escape, cells(row))
+        note = row["not_reproduced"] or row["source"]
+        name = f'<th scope="row">{quantity}<span class="note">{escape(note)}</span></th>'
+        tone = "open" if row["not_reproduced"] else ("holds" if row["holds"] else "fails")
+        rows.append(f'<tr>{name}{"".join(f"<td>{text}</td>" for text in rest)}<td class="{tone}">{verdict}</td></tr>')
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="scroll rows" tabindex="0" role="region" aria-label="Paper, here, tolerance">{table}</div>'
+
+
+def _section(key: str, title: str, body: str) -> str:
+    return (
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{body}</section>'
+    )
+
+
+def _charts_section(key: str, charts: list[Chart]) -> str:
+    if not charts:
+        return ""
+    noscript = (
+        "<noscript><p>The charts need JavaScript; their numbers stand in the table below each one.</p></noscript>"
+    )
+    body = f'{noscript}<div class="charts">{"".join(map(chart_html, charts))}</div>'
+    return _section(key, "Figures" if key == "figures" else "Figures of the full size", body)
+
+
+def _chart_of(stored: dict[str, Any]) -> Chart:
+    """A chart read back, under a key of its own beside the one just drawn."""
+    known = {each.name for each in fields(Chart)}
+    tables = tuple(Table(t["caption"], tuple(t["header"]), t["rows"]) for t in stored["tables"])
+    kept = {key: value for key, value in stored.items() if key in known}
+    return Chart(**kept | {"key": "full-" + stored["key"], "tables": tables, "frames": (), "data": None})

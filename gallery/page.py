@@ -1,0 +1,206 @@
+"""What a page of the gallery is: a script that recomputes a published figure and holds its numbers to the paper's.
+
+A page fills a ``Page`` through ``build(page)`` and ends in ``run(build)``. Its numbers go into one table, "paper, here,
+tolerance"; the run fails if one does not hold. A page is run at one of two sizes, "small" or "full".
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import output
+import torch
+
+import pullback as pb
+from pullback.report.chart import Chart
+
+PRESETS = ("small", "full")
+SEED = 0
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a page beside the paper's.
+
+    Attributes:
+        quantity: what the number is.
+        paper: the paper's number, or the bound that follows from its words, as shown.
+        here: the number found.
+        tolerance: what was allowed, as shown.
+        holds: whether ``here`` is within it.
+        source: where the paper's number comes from: a figure, a printed line, a closed form.
+        not_reproduced: the reason, for a row that is known not to hold; empty for all others.
+    """
+
+    quantity: str
+    paper: str
+    here: float
+    tolerance: str
+    holds: bool
+    source: str
+    not_reproduced: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """A word for the last column."""
+        if self.not_reproduced:
+            return "holds after all" if self.holds else "not reproduced"
+        return "holds" if self.holds else "FAILS"
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the page must fail: a number is off, or one said to be off is not."""
+        return self.holds == bool(self.not_reproduced)
+
+
+class Page:
+    """What a page says, draws and checks while its script runs.
+
+    Args:
+        name: of the script, without its ending.
+        text: its docstring: the title in the first line, then claim and figure number, then definitions.
+        preset: "small" (a processor, under a minute, run by CI) or "full".
+    """
+
+    def __init__(self, name: str, text: str, preset: str = "small") -> None:
+        self.name, self.preset = name, preset
+        title, _, self.text = inspect.cleandoc(text).partition("\n\n")
+        self.title = title.rstrip(".")
+        self.rows: list[Row] = []
+        self.charts: list[Chart] = []
+        self.settings: dict[str, Any] = {}
+        self.seconds = math.nan
+
+    def pick(self, *, small: Choice, full: Choice) -> Choice:
+        """The value that belongs to the preset."""
+        return full if self.preset == "full" else small
+
+    def set(self, **settings: Any) -> None:
+        """Note settings (seeds, sizes, rates), which are shown and stored with the numbers."""
+        self.settings |= settings
+
+    def row(
+        self,
+        quantity: str,
+        paper: float,
+        here: float,
+        within: float,
+        *,
+        relative: bool = False,
+        source: str = "",
+        not_reproduced: str = "",
+    ) -> None:
+        """Compare a number with the paper's: ``|here - paper| <= within``, times ``|paper|`` if ``relative``."""
+        allowed = within * abs(paper) if relative else within
+        holds = abs(float(here) - paper) <= allowed  # false for NaN
+        shown = f"±{100 * within:.3g} %" if relative else (f"±{within:.2g}" if within else "exact")
+        row = Row(quantity, output.digits(paper), float(here), shown, holds, source, not_reproduced)
+        self.rows.append(row)
+
+    def at_most(self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "") -> None:
+        """Hold a number to an upper bound."""
+        holds = float(here) <= limit
+        self.rows.append(Row(quantity, f"≤ {limit:g}", float(here), "bound", holds, source, not_reproduced))
+
+    def at_least(self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "") -> None:
+        """Hold a number to a lower bound."""
+        holds = float(here) >= limit
+        self.rows.append(Row(quantity, f"≥ {limit:g}", float(here), "bound", holds, source, not_reproduced))
+
+    def draw(self, chart: Chart) -> None:
+        """Add a figure; ``charts.py`` makes the usual ones."""
+        self.charts.append(chart)
+
+    def check(self) -> None:
+        """Assert every row.
+
+        Raises:
+            SelfCheckError: a row does not hold, or one said not to be reproduced holds; or there are no rows.
+        """
+        if not self.rows:
+            message = f"{self.name}: expected at least one number to check, got none. Add a row."
+            raise pb.SelfCheckError(message)
+        for row in self.rows:
+            if row.wrong:
+                expected = "no agreement" if row.not_reproduced else f"{row.paper} ({row.tolerance})"
+                message = (
+                    f"{self.name}: expected {expected} for {row.quantity!r}, got {row.here:.10g}. "
+                    "Compare the page's other rows to find what is off."
+                )
+                raise pb.SelfCheckError(message)
+
+
+def fill(build: Callable[[Page], None], page: Page) -> Page:
+    """Let a script's ``build`` fill a page, with the seed set and the time taken."""
+    torch.manual_seed(SEED)
+    began = time.perf_counter()
+    build(page)
+    page.seconds = time.perf_counter() - began
+    return page
+
+
+def machine() -> dict[str, str]:
+    """What the numbers were computed on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy", "scipy")},
+        "pullback": pb.__version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -> None:
+    """What a page does as a script: compute, write ``<name>.html`` and ``<name>.json``, print the table, check it.
+
+    The files are written before the check, so that a page that fails can be looked at. Exit code 1 if it fails, 2 on
+    a usage error.
+    """
+    script = Path(inspect.getfile(build))
+    name = script.stem
+    parser = argparse.ArgumentParser(prog=name, description=(inspect.getmodule(build).__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="size of the computation [small]")
+    parser.add_argument("--out", type=Path, help="folder for the page; without one only the table is printed")
+    parser.add_argument("--force", action="store_true", help="replace a page that is already there")
+    parser.add_argument("--store", action="store_true", help="also keep the numbers in the gallery's own results")
+    asked = parser.parse_args(arguments)
+    files = [asked.out / f"{name}{ending}" for ending in (".html", ".json")] if asked.out else []
+    taken = [str(file) for file in files if file.exists()]
+    if taken and not asked.force:
+        sys.stderr.write(
+            f"{name}: expected a folder without this page, got {taken[0]}. Pass --force, or another --out.\n"
+        )
+        sys.exit(2)
+    page = fill(build, Page(name, inspect.getmodule(build).__doc__ or name, asked.preset))
+    record = output.as_record(page, machine())
+    stored = script.parent / "results" / f"{name}.json"
+    if asked.store:
+        output.write_json(record, stored)
+    if files:
+        output.write_page(page, record, output.read_json(stored), script, files[0])
+        output.write_json(record, files[1])
+    print(output.table_text(record))
+    if files:
+        print(f"Page: {files[0]}")
+    try:
+        page.check()
+    except pb.SelfCheckError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
