@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         tangent_kernel,
     )
     from pullback.monitor import Monitor
-    from pullback.operators import GaussNewton, Hessian, layer_jacobians
+    from pullback.operators import Fisher, GaussNewton, Hessian, layer_jacobians
     from pullback.report import write_figures, write_report
     from pullback.runs import Run, load_run
     from pullback.spectral import Eigenpairs, eigenvalues
@@ -84,7 +84,7 @@ _HOME = {
         "tangent_kernel",
     ),
     "pullback.monitor": ("Monitor",),
-    "pullback.operators": ("GaussNewton", "Hessian", "layer_jacobians"),
+    "pullback.operators": ("Fisher", "GaussNewton", "Hessian", "layer_jacobians"),
     "pullback.report": ("write_figures", "write_report"),
     "pullback.runs": ("Run", "load_run"),
     "pullback.spectral": ("Eigenpairs", "eigenvalues"),
@@ -96,6 +96,7 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Finding",
+    "Fisher",
     "GaussNewton",
     "GradientCheck",
     "GradientMatrix",

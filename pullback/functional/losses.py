@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pullback._checks import input_error, unsupported
+from pullback._checks import input_error
 from pullback.functional.batch import Batch, num_samples, quiet_vmap, take
 
 LossFunction = nn.Module | Callable[..., Tensor]
@@ -250,32 +250,6 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Te
             for c in range(num_outputs)
         ]
     return torch.stack(columns, dim=1)
-
-
-def sample_targets(loss_fn: LossFunction, outputs: Tensor, targets: Batch, generator: torch.Generator) -> Tensor:
-    """Targets drawn from the model's own prediction, so that the Fisher matrix they give has mean Gauss-Newton.
-
-    Cross-entropy draws classes from the softmax, binary cross-entropy draws bits, squared error draws from a
-    normal distribution around the outputs whose variance makes the loss its negative log-likelihood.
-
-    Raises:
-        UnsupportedError: the loss is not the negative log-likelihood of a known distribution.
-    """
-    num_outputs = outputs[0].numel()
-    family, scale = _family(loss_fn, outputs, targets, num_outputs)
-    if family == "cross-entropy":
-        return torch.multinomial(outputs.softmax(1), 1, generator=generator).squeeze(1)
-    if family == "binary":
-        return torch.bernoulli(outputs.sigmoid(), generator=generator)
-    if family == "squared":
-        noise = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device)
-        return outputs + noise * (0.5 / scale) ** 0.5
-    raise unsupported(
-        "sample_targets",
-        "cross-entropy on (N, C), binary cross-entropy with logits or squared error",
-        getattr(loss_fn, "__name__", type(loss_fn).__name__),
-        "Use one of those losses, or the empirical Fisher with the true targets",
-    )
 
 
 def _family(loss_fn: LossFunction, outputs: Tensor, targets: Batch, num_outputs: int) -> tuple[str | None, float]:

@@ -1,8 +1,10 @@
-"""Matrices known by their products: curvature of the mean loss, and Jacobians between layers."""
+"""Matrices known by their products: curvature of the mean loss, Jacobians, and the algebra of operators."""
 
+from pullback.operators.adapt import as_operator
+from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
 from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian
 from pullback.operators.layer_jacobians import layer_jacobians
 
-__all__ = ["GaussNewton", "Hessian", "Operator", "layer_jacobians"]
+__all__ = ["GaussNewton", "Hessian", "Operator", "as_operator", "damp", "layer_jacobians"]

@@ -1,31 +1,50 @@
-"""What the curvature operators share: batches weighted by their true counts, and products in flat coordinates."""
+"""What the curvature operators share: the walk over the data, graphs, products in blocks of columns, sub-blocks."""
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback._checks import check_names, input_error
+from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
+from pullback.operators.blocks import Block
+from pullback.operators.data import Batches, Data
+from pullback.operators.repeatable import (
+    Watch,
+    agree,
+    changed_answer,
+    first_sample,
+    mixed_samples,
+    refuse_random_and_coupled,
+)
+from pullback.operators.twice import no_second_derivative, twice_differentiable
 
-Data = tuple[Batch, Batch] | Iterable[tuple[Batch, Batch]]
+__all__ = ["CurvatureOperator", "Data", "derivative"]
+
+BLOCK_BYTES = 2**28  # of activations that the columns of one block may hold at a time
+GRAPH_TO_FORWARD = 2  # a product holds about twice what the forward pass holds, for every column
+
+Directions = Mapping[str, Tensor]  # parameter name -> (*shape), or (K, *shape) in a block
 
 
 class CurvatureOperator(Operator):
     """A symmetric (P, P) matrix of the mean per-sample loss over data; columns in the model's parameter order.
 
-    Args:
-        model: any module; it is evaluated as it stands, so call ``model.eval()`` first.
-        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        data: one pair ``(x, y)``, or an iterable of such pairs that can be walked through again for each product.
-        params: names of parameters or modules; None for all trainable ones.
+    Attributes:
+        view: the parameters covered, by name.
+        num_samples: N, what the mean is over (counted positions with ``per="token"``).
+        batched: whether several columns are carried through one pass; False once an operation of the model has
+            turned out to have no batching rule, and columns are then taken one by one.
     """
 
     symmetric = True
@@ -33,48 +52,209 @@ class CurvatureOperator(Operator):
     def __init__(
         self, model: nn.Module, loss_fn: LossFunction, data: Data, *, params: Iterable[str] | None = None
     ) -> None:
-        where = type(self).__name__
+        self._where = where = type(self).__name__
         self.view = ModelView.of(model, params, where)
         self.loss_fn = loss_fn
-        self._kept: tuple[list[int], Any] | None = None
-        self._batches = [data] if isinstance(data, tuple) else list(data)
-        self._counts = [check_batch(where, x, y) for x, y in self._batches]
-        with undisturbed(model), torch.no_grad():
-            for x, y in self._batches:
-                outputs = self.view(x)
-                check_targets(loss_fn, outputs, y, where)
-                check_finite(unchecked_loss(loss_fn, outputs, y, where), where)
+        self.batched = True
+        self._kept: tuple[Any, Any] | None = None
         first = next(iter(self.view.parameters.values()))
+        for name, p in self.view.parameters.items():
+            if (p.dtype, p.device) != (first.dtype, first.device):
+                expected, got = f"parameters all {first.dtype} on {first.device}", f"`{name}` {p.dtype} on {p.device}"
+                raise input_error(where, expected, got, "Convert the model, or name the layers of one kind in `params`")
+        self._batches = Batches(data, where)
+        with undisturbed(model):
+            losses = self._watched_losses()
+            with self._evaluation():
+                self._first_look(losses)
         super().__init__((self.view.num_params, self.view.num_params), first.dtype, first.device)
 
+    def block(self, rows: str | Iterable[str], columns: str | Iterable[str] | None = None) -> Operator:
+        """The sub-block between two groups of parameters or modules; the diagonal block where ``columns`` is None.
+
+        Args:
+            rows: names of parameters or modules, or one such name.
+            columns: as ``rows``; both are taken in the model's parameter order.
+
+        Cost: products run through the named layers' parts of the graph only.
+        """
+        of_rows = self._names(rows)
+        return Block(self, of_rows, of_rows if columns is None else self._names(columns))
+
+    @property
+    def layers(self) -> dict[str, Operator]:
+        """Module name -> its diagonal block."""
+        return {layer: Block(self, names, names) for layer, names in self.view.layers.items()}
+
+    def _names(self, asked: str | Iterable[str]) -> tuple[str, ...]:
+        """Names of covered parameters, from those of parameters or modules."""
+        wanted = [asked] if isinstance(asked, str) else list(asked)
+        named = ModelView.of(self.view.model, wanted, f"{self._where}.block").parameters
+        check_names(f"{self._where}.block", "covered parameters", named, self.view.parameters)
+        return tuple(named)
+
     def _matmat(self, matrix: Tensor) -> Tensor:
-        result = torch.zeros_like(matrix)
-        with (
-            undisturbed(self.view.model),
-            sdpa_kernel(SDPBackend.MATH),
-        ):  # fused attention has no second derivative
-            for (x, y), count in zip(self._batches, self._counts, strict=True):
-                graph = self._graph(x, y)
-                columns = [self._graph_product(graph, vector) for vector in matrix.T]
-                result += torch.stack(columns, dim=1) * (count / sum(self._counts))
-        return result
+        every = tuple(self.view.parameters)
+        return self.product(matrix, every, every)
 
-    def _graph(self, x: Batch, y: Batch) -> Any:
-        """The batch's graph; that of a lone batch is kept for as long as the weights stay as they are."""
-        if len(self._batches) > 1:
-            return self._make_graph(x, y)
-        versions = [p._version for p in self.view.parameters.values()]
-        if self._kept is None or self._kept[0] != versions:
-            self._kept = versions, self._make_graph(x, y)
-        return self._kept[1]
+    def product(self, matrix: Tensor, rows: tuple[str, ...], columns: tuple[str, ...]) -> Tensor:
+        """Product of the block (rows, columns) of parameter names with a matrix, one column after another in memory."""
+        into, out_of = self.view.restricted(columns), self.view.restricted(rows)
+        vectors = matrix.T.contiguous()  # (K, columns); free where the matrix lies column by column
+        result = vectors.new_zeros(len(vectors), out_of.num_params)
+        at_once = max(1, int(BLOCK_BYTES / (1 + GRAPH_TO_FORWARD * self._forward_bytes)))
+        with self._evaluation():
+            for graph in self._graphs():
+                for some, total in zip(vectors.split(at_once), result.split(at_once), strict=True):
+                    self._add_product(graph, some, total, into, out_of)
+        return result.T
 
-    @abstractmethod
-    def _make_graph(self, x: Batch, y: Batch) -> Any:
-        """What all products on one batch share."""
+    def _add_product(self, graph: Any, vectors: Tensor, total: Tensor, into: ModelView, out_of: ModelView) -> None:
+        """Add a graph's products with ``vectors`` (K, columns) to ``total`` (K, rows)."""
+        found: Sequence[Tensor | None]
+        if len(vectors) > 1 and self.batched:
+            try:
+                found = self._graph_product(graph, unflatten(into, vectors), tuple(out_of.parameters), True)
+            except RuntimeError:  # no batching rule; a fault of another kind is raised again by the loop
+                self.batched = False
+            else:
+                add_flat(found, total, out_of)
+                return
+        for vector, row in zip(vectors, total, strict=True):
+            try:
+                found = self._graph_product(graph, into.unflatten(vector), tuple(out_of.parameters), False)
+            except NotImplementedError as error:
+                raise no_second_derivative(self._where, error) from None
+            add_flat(found, row, out_of)
 
-    @abstractmethod
-    def _graph_product(self, graph: Any, vector: Tensor) -> Tensor:
-        """Product (P,) of the matrix of one batch's mean loss with a vector (P,)."""
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Nothing of the model is left changed, and no operation is used that has no second derivative."""
+        with undisturbed(self.view.model), twice_differentiable(self.view.model):
+            yield
+
+    def _watched_losses(self) -> Tensor:
+        """Losses of the first batch, evaluated as the model runs by itself; counts bytes, notices fused attention."""
+        refuse_random_and_coupled(self.view.model, self._where)
+        x, y = next(iter(self._batches))
+        with torch.enable_grad(), Watch() as watch:
+            outputs = self.view(x)
+        self._forward_bytes = watch.num_bytes
+        if watch.fused_attention:
+            say_plain_attention(self._where)
+        with torch.no_grad():
+            check_targets(self.loss_fn, outputs, y, self._where)
+            losses = self._losses(outputs, y)
+            check_finite(losses, self._where)
+            return losses
+
+    def _first_look(self, watched: Tensor) -> None:
+        """Check model, loss and data in one walk, and remember sizes and losses."""
+        where, sizes = self._where, []
+        self._losses_seen: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for index, (x, y) in enumerate(self._batches):
+                outputs = self.view(x)
+                check_targets(self.loss_fn, outputs, y, where)
+                losses = self._losses(outputs, y)
+                check_finite(losses, where)
+                sizes.append(self._size(losses, y))
+                self._losses_seen[index] = losses.sum()
+                if index == 0:
+                    if not agree(losses, watched):
+                        raise changed_answer(where, 0)
+                    one_x, one_y = first_sample(x, y)
+                    if not agree(losses[:1], self._losses(self.view(one_x), one_y)[:1]):
+                        raise mixed_samples(where)
+        self._seen_at = state_of(self.view.model)
+        self.num_samples = sum(sizes)
+
+    def _graphs(self) -> Iterator[Any]:
+        """The graph of every batch; that of a lone batch is kept while weights, buffers, modes and data stay."""
+        state = state_of(self.view.model)
+        if self._batches.alone:
+            stamp = state, self._batches.stamp()
+            if self._kept is not None and self._kept[0] == stamp:
+                yield self._kept[1]
+                return
+            self._kept = None  # frees the old graph before the new one is made
+        refuse_random_and_coupled(self.view.model, self._where)
+        if state != self._seen_at:
+            self._seen_at, self._losses_seen = state, {}
+        for index, (x, y) in enumerate(self._batches):
+            with torch.enable_grad():
+                outputs = self.view(x)
+                losses = self._losses(outputs, y)
+                value = losses.detach().sum()
+                if not agree(self._losses_seen.setdefault(index, value), value):
+                    raise changed_answer(self._where, index)
+                graph = self._make_graph(outputs, losses, y, index)
+            del outputs, losses
+            if self._batches.alone:
+                self._kept = stamp, graph
+            yield graph
+            del graph
 
     def _losses(self, outputs: Any, y: Batch) -> Tensor:
-        return unchecked_loss(self.loss_fn, outputs, y, type(self).__name__)
+        """Losses of a batch's samples, (N,)."""
+        return unchecked_loss(self.loss_fn, outputs, y, self._where)
+
+    def _size(self, losses: Tensor, y: Batch) -> int:
+        """What a batch counts for."""
+        return len(losses)
+
+    @abstractmethod
+    def _make_graph(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> Any:
+        """What all products on one batch share, scaled by 1 / N."""
+
+    @abstractmethod
+    def _graph_product(
+        self, graph: Any, directions: Directions, rows: tuple[str, ...], batched: bool
+    ) -> Sequence[Tensor | None]:
+        """A batch's part of the product, one tensor for each parameter of ``rows``; None stands for zeros."""
+
+
+def derivative(
+    values: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor | None], batched: bool
+) -> list[Tensor | None]:
+    """Transposed derivative of ``values`` in ``inputs`` times ``vectors``; None where nothing arrives."""
+    moving = [(v, u) for v, u in zip(values, vectors, strict=True) if v.requires_grad and u is not None]
+    if not moving or not inputs:
+        return [None] * len(inputs)
+    ends, starts = zip(*moving, strict=True)
+    found = torch.autograd.grad(ends, inputs, starts, retain_graph=True, allow_unused=True, is_grads_batched=batched)
+    return list(found)
+
+
+def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
+    """Vectors (K, P) -> name -> (K, *shape)."""
+    pieces = vectors.split([p.numel() for p in view.parameters.values()], dim=1)
+    named = zip(view.parameters.items(), pieces, strict=True)
+    return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
+
+
+def add_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView) -> None:
+    """Add one tensor a parameter to the rows (P,) or (K, P) they belong to."""
+    pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
+    for piece, part in zip(pieces, found, strict=True):
+        if part is not None:
+            piece.add_(part.reshape(piece.shape))
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """What the outputs depend on besides the input; sums notice writes through ``.data``, which no version counts."""
+    tensors = [*model.parameters(), *model.buffers()]
+    with torch.no_grad():
+        sums = [t.sum().item() for t in tensors]
+    modes = tuple(m.training for m in model.modules())
+    return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(sums), modes
+
+
+@cache
+def say_plain_attention(where: str) -> None:
+    """Once a process and kind of operator."""
+    logging.getLogger("pullback").warning(
+        "%s: fused attention has no second derivative; products use torch's plain attention (SDPBackend.MATH), "
+        "and the backend is restored after each of them.",
+        where,
+    )

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pullback._checks import check_positive, unsupported
+from pullback._rng import make_generator
+from pullback.functional import LossFunction, output_hessian
 from pullback.functional.batch import Batch
-from pullback.operators.curvature import CurvatureOperator
+from pullback.functional.likelihood import likelihood_of
+from pullback.functional.losses import logits_of
+from pullback.operators.curvature import add_flat, derivative
+from pullback.operators.data import Data
+from pullback.operators.linearised import LinearisedOperator, Middle, Readout, scaled
 
 
-class GaussNewton(CurvatureOperator):
-    """Generalised Gauss-Newton matrix (P, P) of the mean per-sample loss over the data (Schraudolph 2002).
+class GaussNewton(LinearisedOperator):
+    """Generalised Gauss-Newton matrix (P, P) of the mean per-sample loss: (1/N) sum over i of J_i^T H_i J_i.
 
-    J is the derivative of the outputs in the parameters and H_z that of the mean loss in the outputs, twice.
-    Positive semi-definite for losses convex in the outputs; equal to the Hessian where the residuals vanish.
+    J_i is the derivative of sample i's outputs in the parameters and H_i that of its loss in the outputs, twice.
+    Positive semi-definite for losses convex in the outputs. It is the Hessian of the loss of the linearised model,
+    and the Hessian itself where the model is linear in its parameters or every sample's loss is stationary in its
+    outputs. The classical matrix of least squares, with H_i left out, is (1/N) sum of J_i^T J_i: half of this one
+    for ``MSELoss(reduction="sum")``, C / 2 times it for the mean over C outputs.
 
-    Cost: per batch a forward and two backward passes, then for every column a pass through the graph of the
-        first backward pass (J v, by differentiating J^T u in u), one through the loss and one backward pass.
+    Args:
+        model: as for ``Hessian``. Networks with kinks (ReLU) are no exception here: no second derivative is taken.
+        loss_fn: as for ``Hessian``; any loss that can be differentiated twice in the outputs.
+        data: as for ``Hessian``.
+        params: as for ``Hessian``.
+        classical: leave the output Hessian out: (1/N) J^T J over all outputs of a sample.
+
+    Raises:
+        InputError: as ``Hessian``.
+        UnsupportedError: as ``Hessian``.
+
+    Cost: per batch a forward and a backward pass, then per column J v and J^T u, each about the cost of a backward
+        pass without or with the parameters' part. The graph of a lone batch is kept between products.
+
+    References: Schraudolph (2002); Martens (2020), arXiv:1412.1193.
 
     Example:
         >>> from pullback import reference
@@ -33,53 +56,85 @@ class GaussNewton(CurvatureOperator):
         True
     """
 
-    def _make_graph(self, x: Batch, y: Batch) -> _Graph:
-        parameters = list(self.view.parameters.values())
-        with torch.enable_grad():
-            leaves, structure = tree_flatten(self.view(x))
-            outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-            # J^T u as a function of a dummy u, whose own derivative along v is J v
-            dummies = [torch.zeros_like(leaf, requires_grad=True) for leaf in outputs]
-            pulled = torch.autograd.grad(
-                outputs, parameters, dummies, create_graph=True, allow_unused=True, materialize_grads=True
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Data,
+        *,
+        params: Iterable[str] | None = None,
+        classical: bool = False,
+    ) -> None:
+        self.classical = classical
+        super().__init__(model, loss_fn, data, params=params)
+
+    def _read(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> tuple[list[Tensor], Middle]:
+        if isinstance(self.loss_fn, nn.Module) or self.classical:
+            outputs = logits_of(outputs)
+        leaves, structure = tree_flatten(outputs)
+        values = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if self.classical:
+            return values, scaled(1 / self.num_samples)
+        cut = [leaf.detach().requires_grad_() for leaf in values]
+        stand_ins = iter(cut)
+        whole = [next(stand_ins) if any(leaf is v for v in values) else leaf for leaf in leaves]
+        loss = self._losses(tree_unflatten(whole, structure), y).sum() / self.num_samples
+        slope = torch.autograd.grad(loss, cut, create_graph=True, materialize_grads=True) if cut else ()
+        return values, lambda change, batched: derivative(slope, cut, change, batched)
+
+    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
+        """Random vectors z (P, num_samples) with mean zero and E[z z^T] equal to this matrix.
+
+        z = N^(-1/2) sum over i of J_i^T H_i^(1/2) xi_i with xi standard normal (the pullback sampling trick): the
+        mean of z (z^T v) estimates the product with v, and that of |z|^2 the trace.
+
+        Args:
+            num_samples: number of vectors.
+            seed: of the generator xi is drawn from.
+
+        Raises:
+            UnsupportedError: a loss that is not convex in the outputs, or a model with several outputs.
+
+        Cost: one forward pass, and one backward pass a vector.
+
+        References: Grosse (2021), Neural net training dynamics, chapters 2 and 3.
+        """
+        check_positive(f"{self._where}.sample", "num_samples", num_samples)
+        generator = make_generator(seed, self.device)
+        rows = torch.zeros(num_samples, self.shape[0], dtype=self.dtype, device=self.device)
+        names = list(self.view.parameters)
+        with self._evaluation():
+            for graph, (_, y) in zip(self._graphs(), self._batches, strict=True):
+                for row in rows:
+                    bent = self._bent_noise(graph, y, generator)
+                    inputs = [self.view.parameters[name] for name in names]
+                    add_flat(derivative(graph.values, inputs, bent, False), row, self.view)
+        return rows.T
+
+    def _bent_noise(self, graph: Readout, y: Batch, generator: torch.Generator) -> list[Tensor]:
+        """(1/N)^(1/2) H_z^(1/2) xi."""
+        where = f"{self._where}.sample"
+        if len(graph.values) != 1:
+            got = f"{len(graph.values)} outputs that depend on the parameters"
+            raise unsupported(where, "a model with one output tensor", got, "Return one tensor")
+        z = graph.values[0].detach()
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        if not self.classical:
+            noise = self._root(z, y, noise, where)
+        return [noise / self.num_samples**0.5]
+
+    def _root(self, z: Tensor, y: Batch, noise: Tensor, where: str) -> Tensor:
+        """H_z^(1/2) xi, in closed form for natural losses, else from the eigenvectors of each sample's H_z."""
+        family = likelihood_of(self.loss_fn)
+        if family is not None and family.natural:
+            return family.second_root(z, family.factors(self.loss_fn, z, y), noise)
+        values, vectors = torch.linalg.eigh(output_hessian(self.loss_fn, z, y))
+        if float(values.min()) < -1e-6 * float(values.abs().max()):
+            raise unsupported(
+                where,
+                "a loss convex in the outputs",
+                f"an output Hessian with eigenvalue {float(values.min()):.3g}",
+                "Use the products, which need no square root",
             )
-            cut = [leaf.detach().requires_grad_() for leaf in outputs]
-            stand_ins = iter(cut)
-            whole = [next(stand_ins) if any(leaf is o for o in outputs) else leaf for leaf in leaves]
-            loss = self._losses(tree_unflatten(whole, structure), y).mean()
-            slope = torch.autograd.grad(loss, cut, create_graph=True, allow_unused=True, materialize_grads=True)
-        return _Graph(outputs, dummies, list(pulled), cut, list(slope))
-
-    def _graph_product(self, graph: _Graph, vector: Tensor) -> Tensor:
-        parameters = list(self.view.parameters.values())
-        direction = list(self.view.unflatten(vector).values())
-        change = _derivative(graph.pulled, graph.dummies, direction)  # J v
-        bent = _derivative(graph.slope, graph.cut, change)  # H_z J v
-        return torch.cat([g.reshape(-1) for g in _derivative(graph.outputs, parameters, bent)])  # J^T H_z J v
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """Outputs z(w); J^T u as a function of u; the loss's slope as a function of z cut off from w."""
-
-    outputs: list[Tensor]
-    dummies: list[Tensor]
-    pulled: list[Tensor]
-    cut: list[Tensor]
-    slope: list[Tensor]
-
-
-def _derivative(values: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
-    """Transposed derivative of ``values`` in ``inputs`` times ``vectors``; constants contribute nothing."""
-    moving = [(value, vector) for value, vector in zip(values, vectors, strict=True) if value.requires_grad]
-    if not moving:
-        return [torch.zeros_like(i) for i in inputs]
-    found = torch.autograd.grad(
-        [value for value, _ in moving],
-        inputs,
-        [vector for _, vector in moving],
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return list(found)
+        weighted = values.clamp(min=0).sqrt() * (vectors.mT @ noise.reshape(len(z), -1, 1)).squeeze(2)
+        return (vectors @ weighted.unsqueeze(2)).view(z.shape)

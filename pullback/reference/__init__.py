@@ -3,7 +3,7 @@
 Nothing here imports the fast code, so an error there cannot hide here.
 """
 
-from pullback.reference.curvature import dense_empirical_fisher, dense_gauss_newton, dense_hessian
+from pullback.reference.curvature import dense_empirical_fisher, dense_fisher, dense_gauss_newton, dense_hessian
 from pullback.reference.gradients import (
     gradient_matrix,
     layer_gradient_matrices,
@@ -13,16 +13,22 @@ from pullback.reference.gradients import (
     tangent_kernel,
     total_kernel,
 )
+from pullback.reference.influence import dense_mixed_derivative, dense_response, minimise, ridge
 
 __all__ = [
     "dense_empirical_fisher",
+    "dense_fisher",
     "dense_gauss_newton",
     "dense_hessian",
+    "dense_mixed_derivative",
+    "dense_response",
     "gradient_matrix",
     "layer_gradient_matrices",
     "layer_kernels",
+    "minimise",
     "output_gradients",
     "per_sample_gradients",
+    "ridge",
     "tangent_kernel",
     "total_kernel",
 ]
