@@ -3,8 +3,9 @@
 from pullback.operators.adapt import as_operator
 from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
+from pullback.operators.fisher import Fisher
 from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian
 from pullback.operators.layer_jacobians import layer_jacobians
 
-__all__ = ["GaussNewton", "Hessian", "Operator", "as_operator", "damp", "layer_jacobians"]
+__all__ = ["Fisher", "GaussNewton", "Hessian", "Operator", "as_operator", "damp", "layer_jacobians"]
