@@ -161,7 +161,7 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def pullback_spectrum(**options: Any) -> Callable[[Problem], Call]:
-    """``pb.curvature_spectrum``; what lies below the noise of the number type and is left out there counts as zero."""
+    """``pb.curvature_spectrum``; of a whole spectrum, what lies below its noise floor and is left out counts as zero."""
 
     def prepare(problem: Problem) -> Call:
         import pullback as pb
@@ -170,7 +170,8 @@ def pullback_spectrum(**options: Any) -> Callable[[Problem], Call]:
 
         def call() -> Spectrum:
             found = pb.curvature_spectrum(model, problem.loss_fn, data, **options)
-            return Spectrum(found.values, found.vectors, found.num_matvecs)
+            left_out = len(problem.x) - len(found.values) if options.get("k") is None else 0
+            return Spectrum(torch.nn.functional.pad(found.values, (0, left_out)), found.vectors, found.num_matvecs)
 
         return call
 
