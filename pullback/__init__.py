@@ -48,7 +48,17 @@ if TYPE_CHECKING:
     from pullback.operators import Fisher, GaussNewton, Hessian, layer_jacobians
     from pullback.report import write_figures, write_report
     from pullback.runs import Run, load_run
-    from pullback.spectral import Eigenpairs, eigenvalues
+    from pullback.spectral import (
+        Density,
+        Eigenpairs,
+        diagonal,
+        eigenvalues,
+        frobenius_norm,
+        solve,
+        spectral_density,
+        spectral_norm,
+        trace,
+    )
 
 _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
@@ -87,12 +97,23 @@ _HOME = {
     "pullback.operators": ("Fisher", "GaussNewton", "Hessian", "layer_jacobians"),
     "pullback.report": ("write_figures", "write_report"),
     "pullback.runs": ("Run", "load_run"),
-    "pullback.spectral": ("Eigenpairs", "eigenvalues"),
+    "pullback.spectral": (
+        "Density",
+        "Eigenpairs",
+        "diagonal",
+        "eigenvalues",
+        "frobenius_norm",
+        "solve",
+        "spectral_density",
+        "spectral_norm",
+        "trace",
+    ),
 }
 _PACKAGES = ("functional", "modules", "monitor", "reference")
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Density",
     "Eigenpairs",
     "Estimate",
     "Finding",
@@ -121,7 +142,9 @@ __all__ = [
     "check_gradients",
     "compare_curvatures",
     "diagnose",
+    "diagonal",
     "eigenvalues",
+    "frobenius_norm",
     "frozen_batch_norm",
     "functional",
     "kernel_to_store",
@@ -138,8 +161,12 @@ __all__ = [
     "register_rule",
     "sharpness",
     "sketch_kernel",
+    "solve",
+    "spectral_density",
+    "spectral_norm",
     "spectrum",
     "tangent_kernel",
+    "trace",
     "trade_off",
     "write_figures",
     "write_report",

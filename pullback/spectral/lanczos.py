@@ -1,15 +1,19 @@
-"""Lanczos with full reorthogonalisation: outer eigenpairs of a symmetric operator, each with its residual."""
+"""Outer eigenpairs of a symmetric operator, each with its residual."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import check_option, check_positive
 from pullback._rng import make_generator
 from pullback.operators.base import Operator
+from pullback.spectral.basis import Basis
+from pullback.spectral.inputs import check_count, check_symmetric, dense, product, square_operator
+from pullback.spectral.repeats import Search
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Eigenpairs:
     """Eigenvalues with their errors.
 
     Attributes:
-        values: (k,), descending.
+        values: (k,), descending; for "both" those of the two ends, without repetition.
         vectors: (n, k), orthonormal.
-        residuals: |A v - value v| for each pair, (k,): an eigenvalue lies within its residual.
+        residuals: |A v - value v| for each pair, (k,), from products taken with the vectors returned: an eigenvalue of
+            A lies within its residual.
         num_matvecs: products used.
-        converged: whether every residual is below ``tol`` times the largest absolute value.
+        converged: whether every residual is below ``tol`` times the largest absolute eigenvalue seen, and the search
+            for repeated eigenvalues has ended.
     """
 
     values: Tensor
@@ -30,9 +36,14 @@ class Eigenpairs:
     num_matvecs: int
     converged: bool
 
+    def __str__(self) -> str:
+        shown = ", ".join(f"{v:.6g}" for v in self.values[:5].tolist()) + (", …" if len(self.values) > 5 else "")
+        how = "converged" if self.converged else "not converged"
+        return f"{shown} (residuals up to {float(self.residuals.max()):.2g}, {self.num_matvecs} products, {how})"
+
 
 def eigenvalues(
-    op: Operator | Tensor,
+    op: Any,
     k: int = 1,
     which: str = "largest",
     *,
@@ -40,27 +51,37 @@ def eigenvalues(
     max_matvecs: int | None = None,
     seed: int = 0,
     start: Tensor | None = None,
+    block_size: int = 1,
+    max_basis: int | None = None,
+    repeated: bool = True,
 ) -> Eigenpairs:
-    """Outer eigenpairs of a symmetric operator, by Lanczos with full reorthogonalisation.
+    """Outer eigenpairs of a symmetric operator, by Lanczos with full reorthogonalisation and thick restarts.
 
     Args:
-        op: a symmetric operator or matrix (n, n).
+        op: a symmetric operator, matrix, or any object with ``shape`` and ``@``, (n, n).
         k: how many pairs (for "both": from each end).
         which: "largest" or "smallest" (by value, not by size), or "both".
-        tol: residual to reach, relative to the largest absolute eigenvalue found.
-        max_matvecs: products allowed; None means min(n, 20 k + 80).
+        tol: residual to reach, relative to the largest absolute eigenvalue seen.
+        max_matvecs: products allowed to the iteration; None means 200 + 50 for each pair. The residuals take one more
+            for each pair.
         seed: of the start vector, drawn from a generator of its own.
-        start: a start vector (n,), for example from an earlier call.
+        start: a start vector (n,), or (n, block_size), for example from an earlier call.
+        block_size: columns of each product. More than one pays where products come cheaper in blocks: the number of
+            products grows, that of calls falls.
+        max_basis: vectors held; None means 40 + 3 for each pair.
+        repeated: search for eigenvalues met more than once. A Krylov space holds one vector for each distinct
+            eigenvalue, so others are looked for from a new random vector, orthogonal to what was found, until none
+            appears: a third or so more products. For k = 1 there is nothing to search.
 
     Returns:
         Eigenpairs; not converged is data, not an exception.
 
     Raises:
-        InputError: the operator is not square, or ``k`` is not between 1 and n.
+        InputError: the operator is not square, products show that it is not symmetric, or a count is out of range.
 
-    Cost: one product an iteration; memory n times the iterations for the basis.
+    Cost: one product an iteration and column; memory n times ``max_basis``.
 
-    References: Parlett (1998), The Symmetric Eigenvalue Problem, ch. 13.
+    References: Parlett (1998), The Symmetric Eigenvalue Problem, ch. 13; Wu and Simon (2000), thick restarts.
 
     Example:
         >>> pairs = eigenvalues(torch.diag(torch.tensor([3.0, 1.0, -2.0])), k=1, which="both")
@@ -70,91 +91,98 @@ def eigenvalues(
     where = "eigenvalues"
     check_option(where, "which", which, ("largest", "smallest", "both"))
     check_positive(where, "tol", tol)
-    n = op.shape[0]
-    if op.shape[0] != op.shape[1]:
-        raise input_error(where, "a square operator", f"shape {tuple(op.shape)}", "Pass a symmetric operator")
-    if not 1 <= k <= n:
-        raise input_error(where, f"`k` from 1 to {n}", repr(k), "Ask for fewer eigenvalues")
-    limit = min(n, max_matvecs or 20 * k + 80)
-    generator = make_generator(seed)
-    vector = start if start is not None else _random(n, generator)
-    vector = vector.to(op.device, op.dtype)
-    basis, diagonal, off = [vector / vector.norm()], [], []
+    operator = square_operator(op, where)
+    n = operator.shape[0]
+    check_count(where, "k", k, 1, n)
+    check_count(where, "block_size", block_size, 1)
     wanted = min(n, 2 * k if which == "both" else k)
-    for step in range(1, limit + 1):
-        product = op @ basis[-1]
-        diagonal.append(basis[-1] @ product)
-        product = _orthogonalised(product, basis)
-        off.append(product.norm())
-        if off[-1] <= _floor(diagonal, off):  # an invariant space: go on outside it, for eigenvalues met twice
-            off[-1] = torch.zeros_like(off[-1])
-            product = _orthogonalised(_random(n, generator).to(product), basis) if step < n else product
-        if step == limit or step % 2 == 0 or step >= n or not off[-1]:
-            values, small, residuals = _ritz(diagonal, off, k, which)
-            done = step >= wanted and bool((residuals <= tol * values.abs().max()).all())
-            if done:
-                break
-        basis.append(product / product.norm())
-    vectors = torch.stack(basis[: len(diagonal)]).T @ small.to(op.dtype)
-    return Eigenpairs(values, vectors, residuals, step, done)
+    if max_basis is not None:
+        check_count(where, "max_basis", max_basis, min(n, wanted + 2 * block_size))
+    if max_matvecs is not None:
+        check_count(where, "max_matvecs", max_matvecs, wanted)
+    limit = max_matvecs or 200 + 50 * wanted
+    if 3 * wanted >= n and limit >= n:
+        return _from_dense(operator, k, which, tol, where)
+    basis = Basis(operator, max_basis or 40 + 3 * wanted + block_size, block_size, make_generator(seed), start, where)
+    hidden = Search(n, which) if repeated and k > 1 else None
+    checks = 0
+    for share in (0.7, 0.2):  # of the tolerance: rounding adds to the residuals of the recurrence
+        coordinates, scale, ended = _iterate(basis, k, which, share * tol, limit, hidden)
+        values, vectors, residuals = _recomputed(operator, basis.vectors(coordinates))
+        checks += vectors.shape[1]
+        converged = ended and bool((residuals <= tol * scale).all())
+        if converged or not ended or basis.whole:
+            break
+    return Eigenpairs(values, vectors, residuals, basis.num_matvecs + checks, converged)
 
 
-def _random(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, generator=generator, dtype=torch.float64)
+def _iterate(
+    basis: Basis, k: int, which: str, tol: float, limit: int, hidden: Search | None
+) -> tuple[Tensor, float, bool]:
+    """Coordinates (size, k) of the chosen Ritz vectors, the largest absolute value seen, and whether all is settled."""
+    n = basis.op.shape[0]
+    wanted = min(n, 2 * k if which == "both" else k)
+    scale, checked = 0.0, 0
+    while True:
+        basis.extend()
+        if hidden:
+            hidden.steps += 1
+        full = basis.size + basis.pending > basis.capacity
+        last = basis.whole or basis.num_matvecs + basis.pending > limit
+        if not (full or last) and (basis.size < wanted or basis.size < checked + basis.size // 10):
+            continue  # small eigenproblems cost little, but not nothing
+        checked = basis.size
+        values, coordinates, errors = basis.ritz()
+        scale = max(scale, float(values.abs().max()))
+        chosen, others = _choose(values, k, which)
+        done = basis.size >= wanted and bool((errors[chosen] <= tol * scale).all())
+        if done and (basis.whole or not hidden or hidden.nothing(values, errors, chosen, others, tol * scale)):
+            return coordinates[:, chosen], scale, True
+        if last:
+            return coordinates[:, chosen], scale, False
+        fresh = done and hidden is not None and hidden.changed(values[chosen], tol * scale)
+        if fresh and hidden:
+            hidden.begin(values, chosen, others)
+        elif not full:
+            continue
+        # what comes next takes a third of the room, unless the space is left for a random vector
+        room = 0 if fresh else (basis.capacity - basis.block - len(chosen)) // 3
+        kept = sorted(chosen + others[: max(room, 0)])
+        basis.restart(values[kept], coordinates[:, kept], fresh=fresh)
+        checked = 0
 
 
-def _orthogonalised(vector: Tensor, basis: list[Tensor]) -> Tensor:
-    known = torch.stack(basis)
-    for _ in range(2):  # twice is enough (Parlett)
-        vector = vector - known.T @ (known @ vector)
-    return vector
-
-
-def _floor(diagonal: list[Tensor], off: list[Tensor]) -> float:
-    """Size below which a new basis vector is rounding error: the space is invariant."""
-    scale = max([abs(float(d)) for d in diagonal] + [float(b) for b in off[:-1]])
-    return 10 * torch.finfo(off[-1].dtype).eps * scale
-
-
-def _ritz(diagonal: list[Tensor], off: list[Tensor], k: int, which: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Chosen eigenpairs of the tridiagonal matrix, descending, and their residuals."""
-    d, b = torch.stack(diagonal).double(), torch.stack(off).double()
-    matrix = torch.diag(d) + torch.diag(b[:-1], 1) + torch.diag(b[:-1], -1)
-    values, vectors = torch.linalg.eigh(matrix)
-    m = len(d)
+def _choose(values: Tensor, k: int, which: str) -> tuple[list[int], list[int]]:
+    """Indices of the chosen of ascending values, largest first, and of the others, those next to the chosen first."""
+    m = len(values)
     top, bottom = list(range(m - 1, max(m - 1 - k, -1), -1)), list(range(min(k, m) - 1, -1, -1))
     chosen = {"largest": top, "smallest": bottom, "both": top + [i for i in bottom if i not in top]}[which]
-    residuals = (b[-1] * vectors[-1, chosen]).abs()
-    dtype = diagonal[0].dtype
-    return values[chosen].to(dtype), vectors[:, chosen], residuals.to(dtype)
+    rest = sorted(set(range(m)) - set(chosen))
+    if which == "largest":
+        rest.reverse()
+    elif which == "both":  # from the two ends inwards
+        rest = [i for pair in zip(reversed(rest), rest, strict=True) for i in pair][: len(rest)]
+    return chosen, rest
 
 
-def largest_eigenvalues(matrices: Tensor, *, num_matvecs: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalue of every matrix of a stack (L, n, n) at once, and its residual, (L,) each.
+def _recomputed(op: Operator, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenpairs of the operator on the span of the columns, descending, with residuals from one block of products."""
+    vectors, _ = torch.linalg.qr(vectors)
+    products = product(op, vectors)
+    inner = (vectors.T @ products).double()
+    values, turn = torch.linalg.eigh((inner + inner.T) / 2)
+    values, turn = values.flip(0).to(vectors), turn.flip(1).to(vectors)
+    vectors, products = vectors @ turn, products @ turn
+    return values, vectors, (products - vectors * values).norm(dim=0)
 
-    For symmetric positive semi-definite matrices; one batched Lanczos run, so that a profile over layers costs
-    little more than one layer.
-    """
-    batch, n, _ = matrices.shape
-    steps = min(n, num_matvecs)
-    start = torch.randn(n, 1, generator=make_generator(seed), dtype=torch.float64).to(matrices)
-    vector = (start / start.norm()).expand(batch, n, 1)
-    basis = matrices.new_zeros(batch, n, steps)
-    diagonal, off = [], []
-    trace = matrices.diagonal(dim1=1, dim2=2).sum(1)  # no eigenvalue is larger
-    floor = (10 * torch.finfo(matrices.dtype).eps * trace).view(-1, 1, 1)
-    for j in range(steps):
-        basis[:, :, j : j + 1] = vector
-        # one matrix-vector product a matrix: batched products of a single column are several times slower
-        product = torch.stack([m.mv(v) for m, v in zip(matrices, vector.squeeze(2), strict=True)]).unsqueeze(2)
-        diagonal.append(vector.mT @ product)
-        for _ in range(2):
-            product = product - basis[:, :, : j + 1] @ (basis[:, :, : j + 1].mT @ product)
-        size = torch.linalg.vector_norm(product, dim=1, keepdim=True)
-        size = size * (size > floor)  # zero once the space is invariant; the rest of the matrix stays zero then
-        off.append(size)
-        vector = torch.where(size > 0, product / size, 0)
-    d, b = torch.cat(diagonal, 1).squeeze(2), torch.cat(off, 1).squeeze(2)
-    tridiagonal = torch.diag_embed(d) + torch.diag_embed(b[:, :-1], 1) + torch.diag_embed(b[:, :-1], -1)
-    values, vectors = torch.linalg.eigh(tridiagonal.double())
-    return values[:, -1].to(matrices), (b[:, -1] * vectors[:, -1, -1].to(matrices)).abs()
+
+def _from_dense(op: Operator, k: int, which: str, tol: float, where: str) -> Eigenpairs:
+    """The same from the whole matrix, where k is not much smaller than n."""
+    matrix = dense(op)
+    check_symmetric(matrix, op, where)
+    values, vectors = torch.linalg.eigh((matrix + matrix.T).double() / 2)
+    chosen, _ = _choose(values, k, which)
+    picked, found = vectors[:, chosen].to(matrix), values[chosen].to(matrix)
+    residuals = (matrix @ picked - picked * found).norm(dim=0)
+    converged = bool((residuals <= tol * float(values.abs().max())).all())
+    return Eigenpairs(found, picked, residuals, op.shape[0], converged)

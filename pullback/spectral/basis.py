@@ -1,0 +1,145 @@
+"""A growing orthonormal basis and the matrix of the operator in it: block Lanczos with thick restarts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pullback.operators.base import Operator
+from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, work_dtype
+
+
+class Basis:
+    """Rows V with A V^T = V^T T + (pending block)^T K, and T = V A V^T formed from all inner products.
+
+    Args:
+        op: a symmetric operator (n, n).
+        capacity: rows held before ``restart`` must be called.
+        block: columns of one product.
+        generator: of all random vectors.
+        start: first columns (n, any number up to ``block``); the others are random.
+        where: the caller, for errors.
+    """
+
+    def __init__(
+        self,
+        op: Operator,
+        capacity: int,
+        block: int,
+        generator: torch.Generator,
+        start: Tensor | None,
+        where: str,
+    ) -> None:
+        self.op, self.block, self.generator, self.where = op, block, generator, where
+        n = op.shape[0]
+        self.rows = torch.zeros(min(n, capacity + block), n, dtype=work_dtype(op), device=op.device)
+        self.capacity = min(n, capacity)
+        self.matrix = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)  # T
+        self.size = 0  # rows of V
+        self.pending = 0  # rows after V, whose products are not taken yet
+        self.coupling = torch.zeros(0, 0, dtype=torch.float64)  # K, (pending, size)
+        self.dropped = 0.0  # size of what a fresh restart left out of K
+        self.scale = 0.0  # largest entry of T so far
+        self.num_matvecs = 0
+        first = gaussian(n, min(block, n), generator, op)
+        if start is not None:
+            given = start.reshape(n, -1).to(first)[:, : first.shape[1]]
+            first[:, : given.shape[1]] = given
+        self._append(first)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the basis spans the whole space."""
+        return self.size == self.op.shape[0]
+
+    def extend(self) -> None:
+        """Take the products of the pending block into T, and find the next block."""
+        old, new = self.size, self.size + self.pending
+        known = self.rows[:new]
+        block = product(self.op, self.rows[old:new].T)
+        check_finite(block, self.where)
+        self.num_matvecs += self.pending
+        inner = torch.zeros(new, new - old, dtype=torch.float64)
+        for _ in range(2):  # twice is enough (Parlett)
+            coefficients = known @ block
+            block = block - known.T @ coefficients
+            inner += coefficients.double().cpu()
+        self._check_symmetry(inner, old)
+        self.matrix[:new, old:new] = inner
+        self.matrix[old:new, :new] = inner.T
+        self.matrix[old:new, old:new] = (inner[old:] + inner[old:].T) / 2
+        self.size, self.pending = new, 0
+        self.coupling = torch.zeros(0, new, dtype=torch.float64)
+        if self.size < self.op.shape[0]:
+            last = self._append(block)
+            self.coupling = torch.zeros(self.pending, new, dtype=torch.float64)
+            self.coupling[:, old:] = last
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values ascending (size,), coordinates (size, size), and residuals, up to rounding."""
+        values, vectors = torch.linalg.eigh(self.matrix[: self.size, : self.size])
+        return values, vectors, (self.coupling @ vectors).norm(dim=0)
+
+    def restart(self, values: Tensor, kept: Tensor, *, fresh: bool = False) -> None:
+        """Keep the Ritz pairs of coordinates ``kept`` (size, count); ``fresh``: go on from a random block."""
+        count = kept.shape[1]
+        block = self.rows[self.size : self.size + self.pending].clone()
+        self.rows[:count] = kept.T.to(self.rows) @ self.rows[: self.size]
+        self.matrix.zero_()
+        self.matrix[:count, :count] = torch.diag(values)
+        self.coupling = self.coupling @ kept
+        self.size, self.pending = count, 0
+        if fresh:
+            self.dropped += float(self.coupling.norm())
+            self._append(
+                torch.zeros_like(self.rows[: min(self.block, self.op.shape[0] - count)]).T
+            )  # made random there
+            self.coupling = torch.full((self.pending, count), torch.nan, dtype=torch.float64)  # not known
+            return
+        self.rows[count : count + len(block)] = block
+        self.pending = len(block)
+
+    def vectors(self, coordinates: Tensor) -> Tensor:
+        """The vectors (n, count) of coordinates (size, count)."""
+        return self.rows[: self.size].T @ coordinates.to(self.rows)
+
+    def _append(self, block: Tensor) -> Tensor:
+        """Orthonormalise columns after V as the pending block; their triangular factor (pending, columns)."""
+        n, columns = block.shape
+        room = min(columns, n - self.size)
+        factor = torch.zeros(room, columns, dtype=torch.float64)
+        scale = max(float(self.matrix.abs().max()), float(block.norm(dim=0).max()) if not self.size else 0.0)
+        floor = 10 * torch.finfo(block.dtype).eps * scale
+        for column in range(columns):
+            vector = block[:, column]
+            added = self.rows[self.size : self.size + self.pending]
+            for _ in range(2):
+                inner = added @ vector
+                vector = vector - added.T @ inner
+                factor[: self.pending, column] += inner.double().cpu()
+            size = float(vector.norm())
+            if self.pending == room:
+                continue
+            if size <= floor:  # an invariant space: go on outside it, for eigenvalues met twice
+                vector, size = self._random(), 0.0
+            factor[self.pending, column] = size
+            self.rows[self.size + self.pending] = vector / vector.norm()
+            self.pending += 1
+        return factor
+
+    def _random(self) -> Tensor:
+        """A random vector orthogonal to all rows so far."""
+        known = self.rows[: self.size + self.pending]
+        vector = gaussian(self.op.shape[0], 1, self.generator, self.op).squeeze(1)
+        for _ in range(3):
+            vector = vector / vector.norm()
+            vector = vector - known.T @ (known @ vector)
+        return vector
+
+    def _check_symmetry(self, inner: Tensor, old: int) -> None:
+        """<v, A w> of old v and new w is known from A v already, unless it was dropped."""
+        square = inner[old:] - inner[old:].T
+        across = torch.nan_to_num(inner[:old].T - self.coupling) if old else square
+        error = max(float(square.abs().max()), float(across.abs().max()) - self.dropped)
+        self.scale = max(self.scale, float(inner.abs().max()))
+        check_asymmetry(error, self.scale, self.op, self.where)
