@@ -161,7 +161,7 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def pullback_spectrum(**options: Any) -> Callable[[Problem], Call]:
-    """``pb.curvature_spectrum``; of a whole spectrum, what lies below its noise floor and is left out counts as zero."""
+    """``pb.curvature_spectrum``; of a whole spectrum, what it leaves out as noise counts as zero."""
 
     def prepare(problem: Problem) -> Call:
         import pullback as pb
