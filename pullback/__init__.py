@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         tangent_kernel,
     )
     from pullback.monitor import Monitor
-    from pullback.operators import Fisher, GaussNewton, Hessian, layer_jacobians
+    from pullback.operators import Fisher, GaussNewton, Hessian, damp, layer_jacobians
     from pullback.report import write_figures, write_report
     from pullback.runs import Run, load_run
     from pullback.spectral import (
@@ -94,7 +94,7 @@ _HOME = {
         "tangent_kernel",
     ),
     "pullback.monitor": ("Monitor",),
-    "pullback.operators": ("Fisher", "GaussNewton", "Hessian", "layer_jacobians"),
+    "pullback.operators": ("Fisher", "GaussNewton", "Hessian", "damp", "layer_jacobians"),
     "pullback.report": ("write_figures", "write_report"),
     "pullback.runs": ("Run", "load_run"),
     "pullback.spectral": (
@@ -141,6 +141,7 @@ __all__ = [
     "backward_kernel",
     "check_gradients",
     "compare_curvatures",
+    "damp",
     "diagnose",
     "diagonal",
     "eigenvalues",
