@@ -122,6 +122,7 @@ def contours(
     y: tuple[str, Sequence[float]],
     z: tuple[str, Sequence[Sequence[float]]],
     *,
+    top: float | None = None,
     points: Sequence[Curve] = (),
     summary: Sequence[str] = (),
     height: int = 420,
@@ -135,21 +136,23 @@ def contours(
         x: title and positions of the horizontal axis.
         y: title and positions of the vertical axis.
         z: title and heights, one row for each position of ``y``.
+        top: heights above this one share a colour.
         points: what is drawn on the map.
         summary: the numbers in words.
         height: in pixels.
     """
     flat = [value for row in z[1] for value in row]
-    low, high = min(flat), max(flat)
+    low, high = min(flat), max(flat) if top is None else top
     ticks = [low + (high - low) * part / 4 for part in range(5)]
     trace = {
         "type": "contour",
         "x": [_short(v) for v in x[1]],
         "y": [_short(v) for v in y[1]],
         "z": [[_short(v) for v in row] for row in z[1]],
-        "ncontours": 24,
+        "zmin": low,
+        "zmax": high,
         "colorscale": SEQUENTIAL,
-        "contours": {"showlines": True},
+        "contours": {"start": low, "end": high, "size": (high - low) / 24},
         "line": {"width": 0.4, "color": "rgba(255,255,255,0.5)"},
         "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
         "hovertemplate": f"{z[0]} %{{z:.5g}}<extra></extra>",

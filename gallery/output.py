@@ -19,7 +19,7 @@ HEADER = ("quantity", "paper", "here", "tolerance", "")
 
 
 def digits(value: float) -> str:
-    """A number as a paper would print it: up to twelve significant digits, none of them made up."""
+    """A number as a paper would print it: up to twelve significant digits."""
     return f"{value:.12g}"
 
 
@@ -59,7 +59,7 @@ def _finite(value: Any) -> Any:
 def cells(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
     """A row of the table as texts; ``here`` shows as many digits as the comparison is about."""
     here = row["here"]
-    shown = here if isinstance(here, str) else f"{here:.10g}"
+    shown = here if isinstance(here, str) else (f"{here:.4g}" if row["tolerance"] == "bound" else digits(here))
     return row["quantity"], row["paper"], shown, row["tolerance"], row["verdict"]
 
 
@@ -97,9 +97,15 @@ def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None
 
 def _head_html(page: Page, record: dict[str, Any]) -> str:
     """Title, claim and definitions, then what the page was made from."""
-    paragraphs = "".join(f'<p class="prose">{escape(each)}</p>' for each in page.text.split("\n\n"))
+    paragraphs = "".join(map(_paragraph, page.text.split("\n\n")))
     kicker = '<p class="kicker">pullback · gallery</p>'
     return f"<header>{kicker}<h1>{escape(page.title)}</h1>{_about_html(record)}{paragraphs}</header>"
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph, or a formula if it is indented."""
+    kind = "formula" if text.startswith("    ") else "prose"
+    return f'<p class="{kind}">{escape(text.strip())}</p>'
 
 
 def _about_html(record: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ class Page:
         """Compare a number with the paper's: ``|here - paper| <= within``, times ``|paper|`` if ``relative``."""
         allowed = within * abs(paper) if relative else within
         holds = abs(float(here) - paper) <= allowed  # false for NaN
-        shown = f"±{100 * within:.3g} %" if relative else (f"±{within:.2g}" if within else "exact")
+        shown = f"±{within:.2g} relative" if relative else (f"±{within:.2g}" if within else "exact")
         row = Row(quantity, output.digits(paper), float(here), shown, holds, source, not_reproduced)
         self.rows.append(row)
 

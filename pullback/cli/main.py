@@ -9,7 +9,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import demo, diagnose, report
+from pullback.cli import demo, diagnose, gallery, report
 
 app = typer.Typer(
     name="pullback",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("report")(report.command)
 app.command("diagnose")(diagnose.command)
+app.command("gallery")(gallery.command)
 
 
 def _show_version(asked: bool) -> None:
