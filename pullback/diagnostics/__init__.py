@@ -2,6 +2,7 @@
 
 from pullback.diagnostics.alignment import Alignment, alignment
 from pullback.diagnostics.curvature import Sharpness, compare_curvatures, sharpness
+from pullback.diagnostics.curvature_spectrum import CurvatureSpectrum, curvature_spectrum
 from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
@@ -9,6 +10,7 @@ from pullback.diagnostics.trade_off import TradeOff, trade_off
 
 __all__ = [
     "Alignment",
+    "CurvatureSpectrum",
     "LayerFlow",
     "Moments",
     "Sharpness",
@@ -16,6 +18,7 @@ __all__ = [
     "TradeOff",
     "alignment",
     "compare_curvatures",
+    "curvature_spectrum",
     "layer_flow",
     "layer_spectra",
     "moments",

@@ -36,11 +36,12 @@ class GradientRows(Operator):
     num_outputs: int
 
     @classmethod
-    def of(cls, captured: Captured, where: str) -> GradientRows:
-        """The rows of captured factors, after the check that they sum to the ordinary gradient."""
+    def of(cls, captured: Captured, where: str | None) -> GradientRows:
+        """The rows of captured factors, after the check of their sums; None where the caller has made it."""
         made = cls.__new__(cls)
         made._fill(captured, tuple(captured.view.parameters))
-        made._check_sums(where)
+        if where is not None:
+            made._check_sums(where)
         return made
 
     def _check_sums(self, where: str) -> None:
@@ -68,8 +69,8 @@ class GradientRows(Operator):
         ]
         self.num_samples, self.num_outputs = captured.num_samples, captured.num_outputs
         columns = sum(shape.numel() for shape in self._shapes.values())
-        like = self._factors[0].like
-        Operator.__init__(self, (self.num_samples * self.num_outputs, columns), like.dtype, like.device)
+        shape = self.num_samples * self.num_outputs, columns
+        Operator.__init__(self, shape, self.like.dtype, self.like.device)
 
     @property
     def layers(self) -> Mapping[str, Self]:
@@ -80,6 +81,11 @@ class GradientRows(Operator):
         part = type(self).__new__(type(self))
         part._fill(self._captured, names)
         return part
+
+    @property
+    def like(self) -> Tensor:
+        """Any tensor of the rows' dtype and device."""
+        return self._factors[0].like
 
     @property
     def gram(self) -> RowGram:

@@ -52,12 +52,11 @@ def gram_product(factor: Factor) -> GramProduct:
     Where a layer has fewer samples (times positions) than twice its inputs, the Gram matrix of its inputs is formed
     once: a product then costs N^2 p operations, not 2 N d p.
     """
-    if not isinstance(factor, OuterFactor) or factor.dims[1] > 1:
+    n = factor.num_samples
+    if not (isinstance(factor, OuterFactor) and by_inputs(factor, n)):
         return lambda weights: times(factor, transposed_times(factor, weights))
     T, _, d, p = factor.dims
-    n, right = factor.num_samples, factor.right(slice(None)).flatten(2)  # (N, C, T p)
-    if factor.weight is None or n * T > 2 * d:
-        return lambda weights: times(factor, transposed_times(factor, weights))
+    right = factor.right(slice(None)).flatten(2)  # (N, C, T p)
     inner = torch.cat([factor.left(index) for index in factor.blocks(n)]).view(n * T, d)
     inner = inner @ inner.T
     if factor.bias is not None:
@@ -72,16 +71,12 @@ def gram_product(factor: Factor) -> GramProduct:
     return product
 
 
-def product_flops(factor: Factor, n: int) -> tuple[float, float]:
-    """Operations a column of ``times`` and ``transposed_times`` together, and of ``gram_product``, for n samples."""
-    if not isinstance(factor, OuterFactor):
-        both = 4.0 * n * factor.num_outputs * factor.num_params
-        return both, both
-    T, g, d, p = factor.dims
-    combining = 4.0 * n * factor.num_outputs * T * g * p
-    both = 4.0 * n * T * g * d * p + combining
-    by_inputs = g == 1 and factor.weight is not None and n * T <= 2 * d
-    return both, 2.0 * (n * T) ** 2 * p + combining if by_inputs else both
+def by_inputs(factor: Factor, n: int) -> bool:
+    """Whether ``gram_product`` for n samples goes through the Gram matrix of the inputs."""
+    if not isinstance(factor, OuterFactor) or factor.weight is None:
+        return False
+    T, g, d, _ = factor.dims
+    return g == 1 and n * T <= 2 * d
 
 
 def _samples(factor: OuterFactor, numbers: int) -> Iterator[slice]:

@@ -1,0 +1,192 @@
+"""Eigenpairs of a curvature matrix A = B^T B / N from its rows B or from the operator, measured on what is returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pullback._checks import self_check_error
+from pullback.diagnostics.spectrum_routes import Route, Sizes
+from pullback.functional.unwrap import without_autocast
+from pullback.kernels.assemble import assemble
+from pullback.kernels.curvature_rows import RowSource
+from pullback.kernels.gradients import GradientRows
+from pullback.kernels.plan import make_plan
+from pullback.operators.base import Operator
+from pullback.spectral import eigenvalues
+
+REFINEMENTS = 2  # power steps on eigenvectors whose residuals rounding has left above the tolerance
+
+
+@dataclass(frozen=True)
+class Found:
+    """See ``CurvatureSpectrum``; ``count`` is how many eigenvalues were looked at."""
+
+    values: Tensor
+    vectors: Tensor | None
+    residuals: Tensor
+    noise_floor: float
+    num_matvecs: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the eigensolvers are told.
+
+    Args:
+        sizes: N, r, P, k.
+        tol: relative residual.
+        seed: of start vectors.
+        where: the caller.
+    """
+
+    sizes: Sizes
+    tol: float
+    seed: int
+    where: str
+
+
+def nothing(like: Tensor, wanted: Wanted) -> Found:
+    """Of a matrix that is zero."""
+    vectors = like.new_empty(wanted.sizes.num_params, 0) if wanted.sizes.vectors else None
+    return Found(like.new_empty(0), vectors, like.new_empty(0), 0.0, 0, True)
+
+
+def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
+    """Through the rows: their Gram matrix, formed or by products, or the matrix itself where it is the smaller."""
+    sizes, where = wanted.sizes, wanted.where
+    captured = source.capture(where)
+    like = captured.values
+    N = captured.num_samples
+    with without_autocast():
+        if route.form == "dense":
+            plan = make_plan(captured, N, None, None, where, contract="full", keep_layers=False)
+            gram = assemble(captured, None, plan, where).total
+            assert gram is not None
+            gram /= N
+            rows = GradientRows.of(captured, None)
+            return _from_matrix(gram, rows, wanted)
+        rows = GradientRows.of(captured, where)
+        if route.form == "parameters":
+            dense = rows.to_dense()
+            return _from_matrix(dense.T @ dense / N, rows, wanted, of_parameters=True)
+        trace = float(rows.squared_norms().sum(dtype=torch.float64)) / N
+        if trace == 0:
+            return nothing(like, wanted)
+        pairs = eigenvalues((1 / N) * rows.gram, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
+        found = Found(pairs.values, pairs.vectors, pairs.residuals, _floor(like, trace), pairs.num_matvecs, True)
+        return _finished(found, rows, wanted, ended=pairs.converged)
+
+
+def from_operator(operator: Operator, wanted: Wanted) -> Found:
+    """By Lanczos on the operator."""
+    sizes = wanted.sizes
+    k = min(sizes.num_rows, sizes.num_params) if sizes.whole else sizes.num_pairs
+    pairs = eigenvalues(operator, k, tol=wanted.tol, seed=wanted.seed)
+    floor = 10 * torch.finfo(operator.dtype).eps * float(pairs.values.abs().max())
+    kept = _kept(pairs.values, floor, sizes)
+    vectors = pairs.vectors[:, kept] if sizes.vectors else None
+    return Found(pairs.values[kept], vectors, pairs.residuals[kept], floor, pairs.num_matvecs, pairs.converged)
+
+
+def _floor(like: Tensor, trace: float) -> float:
+    """Rounding of a Gram matrix: of an entry a few eps |b_i| |b_j|, so of the whole at most that of all |b_i|^2."""
+    return 4 * torch.finfo(like.dtype).eps * trace
+
+
+def _kept(values: Tensor, floor: float, sizes: Sizes) -> Tensor:
+    """Places of the values asked for, of descending ones: those above the floor, the first or the last k of them."""
+    above = (values > floor).nonzero().squeeze(1)
+    if sizes.k is None:
+        return above
+    return above[-sizes.k :] if sizes.smallest else above[: sizes.k]
+
+
+def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_parameters: bool = False) -> Found:
+    """From a matrix that is formed: the Gram matrix of the samples, or A itself."""
+    sizes = wanted.sizes
+    trace = float(matrix.diagonal().sum(dtype=torch.float64))
+    floor = _floor(matrix, trace)
+    if trace == 0:
+        return nothing(matrix, wanted)
+    if not (sizes.whole or of_parameters):
+        pairs = eigenvalues(matrix, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
+        found = Found(pairs.values, pairs.vectors, pairs.residuals, floor, pairs.num_matvecs, True)
+        return _finished(found, rows, wanted, ended=pairs.converged)
+    if not sizes.vectors:
+        values = torch.linalg.eigvalsh(matrix).flip(0)
+        _check_moments(values, matrix, trace, wanted)
+        values = values[_kept(values, floor, sizes)]
+        return Found(values, None, torch.full_like(values, floor), floor, 0, True)
+    values, columns = torch.linalg.eigh(matrix)
+    values, columns = values.flip(0), columns.flip(1)
+    kept = _kept(values, floor, sizes)
+    found = Found(values[kept], columns[:, kept], values[kept], floor, 0, True)
+    return _finished(found, rows, wanted, ended=True, of_parameters=of_parameters)
+
+
+def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted) -> None:
+    """Eigenvalues that come without eigenvectors to measure them by: their sum and that of their squares."""
+    pairs = [
+        ("sum", float(values.sum(dtype=torch.float64)), trace),
+        ("sum of squares", float(values.double().square().sum()), float(torch.linalg.vector_norm(matrix)) ** 2),
+    ]
+    for name, found, expected in pairs:
+        if not abs(found - expected) <= torch.finfo(values.dtype).eps ** 0.5 * abs(expected):
+            raise self_check_error(
+                wanted.where,
+                f"the {name} of the eigenvalues to be {expected:.6g}, that of the matrix",
+                f"{found:.6g}",
+                "Pass vectors=True, whose residuals are measured, and please report this model",
+            )
+
+
+def _finished(found: Found, rows: GradientRows, wanted: Wanted, *, ended: bool, of_parameters: bool = False) -> Found:
+    """Eigenvectors in parameter space, and residuals measured with them: A V - V values."""
+    sizes = wanted.sizes
+    kept = _kept(found.values, found.noise_floor, sizes)
+    values, columns, residuals = found.values[kept], found.vectors, found.residuals[kept]
+    assert columns is not None
+    columns, products = columns[:, kept], found.num_matvecs
+    limit = wanted.tol * float(found.values[0]) if len(found.values) else 0.0
+    if sizes.whole:
+        limit = max(limit, found.noise_floor)
+    if not sizes.vectors or not len(values):
+        vectors = rows.like.new_empty(sizes.num_params, 0) if sizes.vectors else None
+        return Found(values, vectors, residuals, found.noise_floor, products, ended)
+    vectors = orthonormal(columns if of_parameters else rows.T @ columns)
+    for attempt in range(1 + REFINEMENTS):
+        values, vectors, moved, residuals = _ritz(rows, vectors)
+        products += len(values)
+        if attempt == REFINEMENTS or bool((residuals <= limit).all()):
+            break
+        vectors = orthonormal(moved)
+    converged = ended and bool((residuals <= limit).all())
+    return Found(values, vectors, residuals, found.noise_floor, products, converged)
+
+
+def _ritz(rows: GradientRows, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eigenpairs of A on the span of orthonormal columns, descending, their images under A, and residuals."""
+    N = rows.num_samples
+    image = rows @ vectors  # B V, (n, k)
+    inner = (image.T @ image).double() / N
+    values, turn = torch.linalg.eigh((inner + inner.T) / 2)
+    values, turn = values.flip(0).to(vectors), turn.flip(1).to(vectors)
+    vectors, moved = vectors @ turn, rows.T @ (image @ turn) / N
+    return values, vectors, moved, torch.linalg.vector_norm(moved - vectors * values, dim=0)
+
+
+def orthonormal(vectors: Tensor) -> Tensor:
+    """Columns made orthonormal in their order, the first kept as it is: by Cholesky, twice."""
+    for _ in range(2):
+        vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
+        inner = (vectors.T @ vectors).double()
+        factor, failed = torch.linalg.cholesky_ex(inner)
+        if failed:
+            return torch.linalg.qr(vectors)[0]
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(inner)).to(inner), upper=False)
+        vectors = vectors @ inverse.T.to(vectors)
+    return vectors
