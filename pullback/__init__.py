@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pullback._version import __version__
 
 if TYPE_CHECKING:
-    from pullback import functional, modules, monitor, reference
+    from pullback import functional, modules, monitor, reference, theory
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Finding, diagnose
@@ -155,7 +155,7 @@ _HOME = {
         "trace",
     ),
 }
-_PACKAGES = ("functional", "modules", "monitor", "reference")
+_PACKAGES = ("functional", "modules", "monitor", "reference", "theory")
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
