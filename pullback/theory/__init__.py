@@ -1,0 +1,11 @@
+"""What wide random networks do to signals, predicted: numbers in, numbers out, no modules.
+
+``measure`` finds the same quantities in real networks.
+"""
+
+from pullback.theory.curves import CurveMetrics
+from pullback.theory.jacobians import JacobianMoments
+from pullback.theory.mean_field import MeanField
+from pullback.theory.phase import PhaseDiagram, critical_sigma_w, phase_diagram
+
+__all__ = ["CurveMetrics", "JacobianMoments", "MeanField", "PhaseDiagram", "critical_sigma_w", "phase_diagram"]

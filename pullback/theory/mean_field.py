@@ -1,0 +1,283 @@
+"""Signals in wide random networks: lengths q, correlations c, their fixed points, depth scales and phases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import brentq
+
+from pullback._checks import check_positive, input_error
+from pullback.theory.activations import Activation, activation_of
+from pullback.theory.gaussian import Integral, Series, mean, pair_mean
+
+if TYPE_CHECKING:
+    from pullback.theory.curves import CurveMetrics
+    from pullback.theory.jacobians import JacobianMoments
+
+_LONGEST, _SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
+CRITICAL = 1e-8  # |chi - 1| below which a network counts as critical: what the fixed point is known to
+_SERIES_ERROR = 1e-13  # relative, above which a correlation goes through the nested rule
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Infinitely wide random network: W ~ N(0, sigma_w^2 / fan_in), b ~ N(0, sigma_b^2), phi between the layers.
+
+    For inputs h of a layer, over its units: q = E h^2, c the correlation of two inputs' h. ``q`` and ``c`` follow
+
+        V(q) = (sigma_w^2 / rho) E phi(sqrt(q) z)^2 + sigma_b^2
+        C(c) = (sigma_w^2 E phi(u1) phi(u2) + sigma_b^2) / q*,  u1, u2 of variance q* and correlation c
+
+    with rho the probability that dropout keeps a unit, its masks independent for the two inputs.
+
+    Args:
+        activation: "tanh", "erf", "relu", "leaky_relu", "hard_tanh", "gelu", "silu", "sin", "linear", or an elementwise
+            torch function.
+        sigma_w: standard deviation of the weights times sqrt(fan_in).
+        sigma_b: of the biases.
+        keep_prob: rho; 1 is no dropout.
+
+    Raises:
+        InputError: a sigma that is negative or not finite; ``keep_prob`` outside (0, 1]; a bad activation.
+
+    References: Poole et al. (2016), arXiv:1606.05340; Schoenholz et al. (2017), arXiv:1611.01232.
+
+    Example:
+        >>> net = MeanField("tanh", 1.3, 0.3)
+        >>> round(net.q_star, 6), net.phase, round(net.xi_c, 3)
+        (0.607047, 'ordered', 16.108)
+    """
+
+    activation: str | Callable[..., object] | Activation
+    sigma_w: float
+    sigma_b: float = 0.0
+    keep_prob: float = 1.0
+
+    def __post_init__(self) -> None:
+        where = "MeanField"
+        check_positive(where, "sigma_w", self.sigma_w)
+        if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
+            raise input_error(where, "`sigma_b` of at least 0", repr(self.sigma_b), "Pass a standard deviation")
+        if not 0 < self.keep_prob <= 1:
+            raise input_error(where, "`keep_prob` in (0, 1]", repr(self.keep_prob), "Pass the share of units kept")
+        object.__setattr__(self, "activation", activation_of(self.activation, where))
+
+    @property
+    def phi(self) -> Activation:
+        """The activation."""
+        assert isinstance(self.activation, Activation)
+        return self.activation
+
+    # Lengths
+
+    def q_map(self, q: float) -> float:
+        """Length of the next layer's inputs, V(q)."""
+        return self.sigma_w**2 / self.keep_prob * self.second_moment(q).value + self.sigma_b**2
+
+    def second_moment(self, q: float) -> Integral:
+        """E phi(sqrt(q) z)^2."""
+        if self.phi.homogeneous:
+            one = mean(lambda u: self.phi.value(u) ** 2, 1.0, self.phi.kinks)
+            return Integral(q * one.value, q * one.error)
+        return mean(lambda u: self.phi.value(u) ** 2, q, self.phi.kinks)
+
+    def q_slope(self, q: float) -> float:
+        """V'(q), from first derivatives alone: E phi(u) phi'(u) z / sqrt(q)."""
+        gain = self.sigma_w**2 / self.keep_prob
+        if q == 0 or self.phi.homogeneous:
+            return gain * (self.phi_slope_square(0.0) if q == 0 else self.second_moment(1.0).value)
+        root = math.sqrt(q)
+        value = mean(lambda u: self.phi.value(u) * self.phi.slope(u) * u, q, self.phi.kinks).value
+        return gain * value / (root * root)
+
+    @cached_property
+    def q_star(self) -> float:
+        """The length that layers settle at when they start from 1; inf where lengths grow without bound.
+
+        For a homogeneous activation that neither shrinks nor stretches (ReLU at sigma_w = sqrt(2), sigma_b = 0) every
+        length stays as it is: 1 is returned.
+        """
+        if self.phi.homogeneous:
+            gain = self.q_slope(1.0)
+            if abs(gain - 1) < 1e-12:
+                return 1.0 if self.sigma_b == 0 else math.inf
+            return math.inf if gain > 1 else self.sigma_b**2 / (1 - gain)
+        return self._settled()
+
+    def _settled(self) -> float:
+        """Fixed point of V next to 1, in the direction V moves it; V does not decrease."""
+
+        def growth(log_q: float) -> float:
+            q = math.exp(log_q)
+            return self.q_map(q) / q - 1
+
+        start = growth(0.0)
+        if start == 0:
+            return 1.0
+        step = math.copysign(1.0, start)
+        low = high = 0.0
+        while growth(high) * start > 0:
+            low, high = high, high + step
+            if high > math.log(_LONGEST):
+                return math.inf
+            if high < math.log(_SHORTEST):
+                return 0.0 if self.sigma_b == 0 else self.sigma_b**2
+        return math.exp(brentq(growth, min(low, high), max(low, high), xtol=1e-15, rtol=1e-15))
+
+    # Gradients
+
+    def phi_slope_square(self, q: float) -> float:
+        """E phi'(sqrt(q) z)^2."""
+        if self.phi.homogeneous or (q == 0 and self.phi.kinks and 0.0 in self.phi.kinks):
+            q = 1.0  # of a kink at the origin: both sides count half
+        if q == 0:
+            return float(self.phi.slope(np.zeros(1))[0]) ** 2
+        return mean(lambda u: self.phi.slope(u) ** 2, q, self.phi.kinks).value
+
+    @cached_property
+    def chi(self) -> float:
+        """chi_1 = sigma_w^2 E phi'(sqrt(q*) z)^2: a layer's factor of mean squared gradients, without dropout."""
+        if math.isinf(self.q_star) and not self.phi.homogeneous:
+            return self.sigma_w**2 * self.phi_slope_square(_LONGEST)
+        return self.sigma_w**2 * self.phi_slope_square(1.0 if math.isinf(self.q_star) else self.q_star)
+
+    @property
+    def phase(self) -> str:
+        """Whether chi_1 / rho says "ordered" (gradients vanish), "critical", or "chaotic" (they explode)."""
+        gain = self.chi / self.keep_prob
+        return "critical" if abs(gain - 1) < CRITICAL else "ordered" if gain < 1 else "chaotic"
+
+    # Correlations
+
+    @cached_property
+    def _series(self) -> tuple[Series, Series]:
+        q = self._length
+        return Series.of(self.phi.value, q, self.phi.kinks), Series.of(self.phi.slope, q, self.phi.kinks)
+
+    @property
+    def _length(self) -> float:
+        """q*, or any length where correlations do not depend on it."""
+        if math.isinf(self.q_star):
+            if not self.phi.homogeneous:
+                raise input_error(
+                    "MeanField",
+                    "a finite fixed point of the length for correlations",
+                    f"one beyond {_LONGEST:g}",
+                    "Lower sigma_w",
+                )
+            return 1.0
+        if self.q_star == 0:
+            return _SHORTEST
+        return self.q_star
+
+    def pair(self, c: float) -> Integral:
+        """E phi(u1) phi(u2) at length q* and correlation c."""
+        value = self._series[0].at(c)
+        if value.error <= _SERIES_ERROR * self._series[0].whole.value:
+            return value
+        return pair_mean(self.phi.value, self._length, self._length, c, self.phi.kinks)
+
+    def c_map(self, c: float) -> float:
+        """Correlation of the next layer's inputs, C(c), for two inputs of length q*.
+
+        With dropout C(1) < 1: the masks of the two inputs differ. Where lengths grow without bound (ReLU with
+        sigma_w > sqrt(2)) the bias no longer counts.
+        """
+        if not -1 <= c <= 1:
+            raise input_error("MeanField.c_map", "a correlation from -1 to 1", repr(c), "Pass a correlation")
+        if math.isinf(self.q_star):
+            return self.keep_prob * self.pair(c).value / self.second_moment(1.0).value
+        if self.q_star == 0:
+            return self.keep_prob * self.pair(c).value / self.second_moment(self._length).value
+        return (self.sigma_w**2 * self.pair(c).value + self.sigma_b**2) / self.q_star
+
+    def c_slope(self, c: float) -> float:
+        """C'(c) = sigma_w^2 E phi'(u1) phi'(u2)."""
+        value = self._series[1].at(c)
+        if value.error > _SERIES_ERROR * self._series[1].whole.value:
+            value = pair_mean(self.phi.slope, self._length, self._length, c, self.phi.kinks)
+        if math.isinf(self.q_star) or self.q_star == 0:  # lengths still change: correlations are of directions
+            return self.keep_prob * value.value * self._length / self.second_moment(self._length).value
+        return self.sigma_w**2 * value.value
+
+    @cached_property
+    def c_star(self) -> float:
+        """Correlation that every pair of inputs settles at: 1 in the ordered phase, below in the chaotic one."""
+        if self.keep_prob == 1 and self.c_slope(1.0) <= 1 + CRITICAL:
+            return 1.0
+        if self.c_map(0.0) <= 1e-15:
+            return 0.0
+        series = self._series[0]
+        whole = self.second_moment(self._length).value
+        bias = 0.0 if self.q_star == 0 or math.isinf(self.q_star) else self.sigma_b**2 / self.q_star
+        gain = (1 - bias) * self.keep_prob / whole if self.keep_prob == 1 else (self.sigma_w**2 / self._length)
+
+        def excess(c: float) -> float:  # by the series alone: next to 1 it is only nearly right
+            return gain * series.at(c).value + bias - c
+
+        low, high = 0.0, 1.0
+        if self.keep_prob == 1:
+            high = 1 - 1e-3
+            while excess(high) > 0:  # the root comes close to 1 next to the critical line
+                low, high = high, 1 - (1 - high) / 4
+                if 1 - high < 1e-14:
+                    return 1.0
+        found = brentq(excess, low, high, xtol=1e-15, rtol=1e-15)
+        for _ in range(3):
+            step = (self.c_map(found) - found) / (1 - self.c_slope(found))
+            found = min(1.0, max(0.0, found + step))
+            if abs(step) < 1e-13:
+                break
+        return found
+
+    # Depth scales
+
+    @property
+    def xi_q(self) -> float:
+        """Layers over which |q - q*| falls by e: -1 / log |V'(q*)|; inf where it does not fall exponentially.
+
+        Where lengths grow without bound, the layers over which they grow by e, as a negative number.
+        """
+        if math.isinf(self.q_star):
+            gain = self.q_slope(1.0 if self.phi.homogeneous else _LONGEST)
+            return -1 / math.log(gain) if gain > 1 + CRITICAL else math.inf
+        return _scale(abs(self.q_slope(self.q_star)))
+
+    @property
+    def xi_c(self) -> float:
+        """Layers over which |c - c*| falls by e: -1 / log C'(c*); inf on the critical line."""
+        return _scale(self.c_slope(self.c_star))
+
+    @property
+    def xi_grad(self) -> float:
+        """Layers over which mean squared gradients change by e: -1 / log(chi_1 / rho); negative where they explode."""
+        gain = self.chi / self.keep_prob
+        if abs(gain - 1) < CRITICAL:
+            return math.inf
+        return -1 / math.log(gain) if gain > 0 else 0.0
+
+    # What follows from these; see the modules named
+
+    def curve_metrics(self, depth: int) -> CurveMetrics:
+        """Metrics and curvature of a curve's image, layer by layer; see ``theory.curves``."""
+        from pullback.theory.curves import curve_metrics
+
+        return curve_metrics(self, depth)
+
+    def jacobian_moments(self, depth: int, init: str = "gaussian") -> JacobianMoments:
+        """Mean and variance of the squared singular values of ``depth`` layers; see ``theory.jacobians``."""
+        from pullback.theory.jacobians import jacobian_moments
+
+        return jacobian_moments(self, depth, init)
+
+
+def _scale(rate: float) -> float:
+    """-1 / log(rate) of a rate of approach; inf at 1, where the approach is algebraic."""
+    if rate <= 0:
+        return 0.0
+    return math.inf if rate >= 1 - CRITICAL else -1 / math.log(rate)
