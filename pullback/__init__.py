@@ -229,6 +229,7 @@ __all__ = [
     "spectrum",
     "tangent_kernel",
     "taylor",
+    "theory",
     "trace",
     "trade_off",
     "vjp",
