@@ -41,7 +41,7 @@ def self_check_error(where: str, expected: str, got: str, remedy: str) -> SelfCh
     return SelfCheckError(sentence(where, expected, got, remedy))
 
 
-def check_option(where: str, name: str, value: object, options: Collection[str]) -> None:
+def check_option(where: str, name: str, value: object, options: Collection[object]) -> None:
     """Refuse a value that is not one of a closed list, and print the list."""
     if value not in options:
         listed = ", ".join(repr(option) for option in options)

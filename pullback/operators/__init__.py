@@ -7,5 +7,20 @@ from pullback.operators.fisher import Fisher
 from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian
 from pullback.operators.layer_jacobians import layer_jacobians
+from pullback.operators.products import gauss_newton_vp, hvp, jvp, vjp
+from pullback.operators.taylor import taylor
 
-__all__ = ["Fisher", "GaussNewton", "Hessian", "Operator", "as_operator", "damp", "layer_jacobians"]
+__all__ = [
+    "Fisher",
+    "GaussNewton",
+    "Hessian",
+    "Operator",
+    "as_operator",
+    "damp",
+    "gauss_newton_vp",
+    "hvp",
+    "jvp",
+    "layer_jacobians",
+    "taylor",
+    "vjp",
+]
