@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         spectrum,
         trade_off,
     )
-    from pullback.functional import ModelView, frozen_batch_norm
+    from pullback.functional import ModelView, frozen_batch_norm, linearize
     from pullback.kernels import (
         GradientCheck,
         GradientMatrix,
@@ -99,7 +99,7 @@ _HOME = {
         "spectrum",
         "trade_off",
     ),
-    "pullback.functional": ("ModelView", "frozen_batch_norm"),
+    "pullback.functional": ("ModelView", "frozen_batch_norm", "linearize"),
     "pullback.kernels": (
         "GradientCheck",
         "GradientMatrix",
@@ -209,6 +209,7 @@ __all__ = [
     "layer_flow",
     "layer_jacobians",
     "layer_spectra",
+    "linearize",
     "load_run",
     "loewner_order",
     "modules",
