@@ -6,14 +6,17 @@ from pullback.operators.base import Operator
 from pullback.operators.fisher import Fisher
 from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian
+from pullback.operators.jacobian import Jacobian
 from pullback.operators.layer_jacobians import layer_jacobians
 from pullback.operators.products import gauss_newton_vp, hvp, jvp, vjp
+from pullback.operators.pullback_metric import pullback_metric
 from pullback.operators.taylor import taylor
 
 __all__ = [
     "Fisher",
     "GaussNewton",
     "Hessian",
+    "Jacobian",
     "Operator",
     "as_operator",
     "damp",
@@ -21,6 +24,7 @@ __all__ = [
     "hvp",
     "jvp",
     "layer_jacobians",
+    "pullback_metric",
     "taylor",
     "vjp",
 ]

@@ -33,22 +33,22 @@ def _in_train_mode(where: str, what: str, name: str, remedy: str) -> Exception:
     return unsupported(where, "a model that gives every sample an answer of its own, the same each time", kind, remedy)
 
 
-def changed_answer(where: str, batch: int) -> Exception:
-    """The error for losses that differ between two evaluations of one batch with the same weights."""
+def changed_answer(where: str, batch: int, what: str = "losses") -> Exception:
+    """The error for losses (or outputs) that differ between two evaluations of one batch with the same weights."""
     return unsupported(
         where,
         "a model that answers the same each time it is evaluated",
-        f"other losses on batch {batch} the second time",
+        f"other {what} on batch {batch} the second time",
         "Call model.eval(), and remove what is random in its forward pass (functional dropout, sampled noise)",
     )
 
 
-def mixed_samples(where: str) -> Exception:
-    """The error for a sample whose loss depends on which others are in the batch."""
+def mixed_samples(where: str, what: str = "loss") -> Exception:
+    """The error for a sample whose loss (or output) depends on which others are in the batch."""
     return unsupported(
         where,
         "a model and loss that treat every sample on its own",
-        "another loss for sample 0 alone than for sample 0 in its batch",
+        f"another {what} for sample 0 alone than for sample 0 in its batch",
         "Call model.eval(), or rewrite what mixes samples (statistics over the batch)",
     )
 

@@ -14,15 +14,19 @@ from pullback.reference.gradients import (
     total_kernel,
 )
 from pullback.reference.influence import dense_mixed_derivative, dense_response, minimise, ridge
+from pullback.reference.jacobian import dense_jacobian, dense_second_derivative, input_gradients, taylor_polynomial
 
 __all__ = [
     "dense_empirical_fisher",
     "dense_fisher",
     "dense_gauss_newton",
     "dense_hessian",
+    "dense_jacobian",
     "dense_mixed_derivative",
     "dense_response",
+    "dense_second_derivative",
     "gradient_matrix",
+    "input_gradients",
     "layer_gradient_matrices",
     "layer_kernels",
     "minimise",
@@ -30,5 +34,6 @@ __all__ = [
     "per_sample_gradients",
     "ridge",
     "tangent_kernel",
+    "taylor_polynomial",
     "total_kernel",
 ]
