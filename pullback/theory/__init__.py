@@ -3,9 +3,20 @@
 ``measure`` finds the same quantities in real networks.
 """
 
+from pullback.theory.batch_norm import batch_norm_gradient_factor
 from pullback.theory.curves import CurveMetrics
+from pullback.theory.infinite_width import infinite_width_kernels
 from pullback.theory.jacobians import JacobianMoments
 from pullback.theory.mean_field import MeanField
 from pullback.theory.phase import PhaseDiagram, critical_sigma_w, phase_diagram
 
-__all__ = ["CurveMetrics", "JacobianMoments", "MeanField", "PhaseDiagram", "critical_sigma_w", "phase_diagram"]
+__all__ = [
+    "CurveMetrics",
+    "JacobianMoments",
+    "MeanField",
+    "PhaseDiagram",
+    "batch_norm_gradient_factor",
+    "critical_sigma_w",
+    "infinite_width_kernels",
+    "phase_diagram",
+]

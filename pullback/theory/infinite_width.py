@@ -1,0 +1,104 @@
+"""Kernels of infinitely wide networks: of the outputs at initialisation (NNGP) and of training (NTK)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pullback._checks import check_option, check_positive, input_error
+from pullback.theory.activations import Activation, Array, activation_of
+from pullback.theory.curves import check_depth
+from pullback.theory.gaussian import mean
+from pullback.theory.pairs import pair_means
+
+
+def infinite_width_kernels(
+    activation: str | Callable[..., object] | Activation,
+    depth: int,
+    sigma_w: float,
+    sigma_b: float,
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
+    parametrisation: str = "ntk",
+    *,
+    width: int | None = None,
+) -> tuple[Array, Array]:
+    """NNGP and NTK kernels of a fully connected network with one output, between two sets of inputs.
+
+    With S_0 = x x'^T / d and, for l = 1 .. depth + 1, S_l = sigma_w^2 E phi(u) phi(v) + sigma_b^2 (phi left out for
+    l = 1), the NNGP kernel is S_{depth + 1}. The NTK, all weights and biases trained, is
+
+        "ntk":      T_1 = S_1,  T_l = S_l + sigma_w^2 E phi'(u) phi'(v) T_{l-1};
+                    W, b ~ N(0, 1), scaled in the forward pass
+        "standard": sum over layers of (fan_in E phi phi + 1) times the product of later sigma_w^2 E phi' phi';
+                    W ~ N(0, sigma_w^2 / fan_in), b ~ N(0, sigma_b^2), so that it grows with the width
+
+    Args:
+        activation: as of ``MeanField``.
+        depth: hidden layers.
+        sigma_w: of the weights.
+        sigma_b: of the biases; with "standard" biases are trained also where it is 0.
+        x1: inputs, (N1, d).
+        x2: other inputs, (N2, d); None for those of ``x1``.
+        parametrisation: "ntk" or "standard".
+        width: of the hidden layers, needed by "standard" alone.
+
+    Returns:
+        (nngp, ntk), each (N1, N2) in float64.
+
+    Raises:
+        InputError: inputs that are no finite matrices of one width; depth < 1; a missing or needless ``width``.
+
+    Cost: depth times N1 N2 expectations: closed forms for ReLU-like activations and erf, series for others.
+
+    References: Lee et al. (2018), arXiv:1711.00165; Jacot et al. (2018), arXiv:1806.07572.
+
+    Example:
+        >>> nngp, ntk = infinite_width_kernels("relu", 1, 2**0.5, 0.0, [[1.0, 0.0, 0.0]])
+        >>> round(float(nngp[0, 0]), 6), round(float(ntk[0, 0]), 6)
+        (0.666667, 1.333333)
+    """
+    where = "infinite_width_kernels"
+    phi = activation_of(activation, where)
+    check_depth(where, depth)
+    check_positive(where, "sigma_w", sigma_w)
+    check_option(where, "parametrisation", parametrisation, ("ntk", "standard"))
+    if not (math.isfinite(sigma_b) and sigma_b >= 0):
+        raise input_error(where, "`sigma_b` of at least 0", repr(sigma_b), "Pass a standard deviation")
+    if (width is None) == (parametrisation == "standard"):
+        given, remedy = ("None", "Pass width=") if width is None else (repr(width), "Leave it out")
+        raise input_error(
+            where, f"`width` for the standard parametrisation alone ({parametrisation} here)", given, remedy
+        )
+    a = _inputs(x1, "x1", where)
+    b = a if x2 is None else _inputs(x2, "x2", where)
+    if a.shape[1] != b.shape[1]:
+        raise input_error(where, f"`x2` (N2, {a.shape[1]})", f"{b.shape}", "Pass inputs of one width")
+    d = a.shape[1]
+    second = a @ b.T / d  # E phi(u) phi(v) of the layer before, S_0
+    lengths = [(x * x).sum(1) / d for x in (a, b)]
+    standard = parametrisation == "standard"
+    tangent = np.zeros_like(second)
+    for layer in range(depth + 1):
+        fan_in = d if layer == 0 else width
+        own = fan_in * second + 1 if standard and fan_in is not None else sigma_w**2 * second + sigma_b**2
+        tangent = own + tangent
+        kernel = sigma_w**2 * second + sigma_b**2
+        sizes = [sigma_w**2 * q + sigma_b**2 for q in lengths]
+        if layer == depth:
+            break
+        second, slopes = pair_means(phi, kernel, sizes[0], sizes[1])
+        lengths = [np.array([mean(lambda u: phi.value(u) ** 2, float(q), phi.kinks).value for q in qs]) for qs in sizes]
+        tangent = sigma_w**2 * slopes * tangent
+    return kernel, tangent
+
+
+def _inputs(x: ArrayLike, name: str, where: str) -> Array:
+    found = np.asarray(x, dtype=np.float64)
+    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
+        got = f"shape {found.shape}" if found.ndim != 2 or not found.size else "NaN or infinity"
+        raise input_error(where, f"finite `{name}` (N, d)", got, "Pass a matrix of inputs")
+    return found

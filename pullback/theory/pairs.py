@@ -1,0 +1,73 @@
+"""E phi(u) phi(v) and E phi'(u) phi'(v) for whole matrices of covariances."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pullback.theory.activations import Activation, Array, Function
+from pullback.theory.gaussian import Nodes, mean, pair_mean
+
+_TERMS = 160
+_SERIES_ERROR = 1e-11  # of E phi^2; entries whose series is less exact are integrated one by one
+
+
+def pair_means(phi: Activation, covariance: Array, left: Array, right: Array) -> tuple[Array, Array]:
+    """Expectations over pairs of Gaussians, (N1, N2) each.
+
+    Args:
+        phi: the activation.
+        covariance: of the pairs, (N1, N2).
+        left: variances of the rows, (N1,).
+        right: variances of the columns, (N2,).
+    """
+    norms = np.sqrt(np.outer(left, right))
+    correlation = np.clip(np.divide(covariance, norms, out=np.zeros_like(norms), where=norms > 0), -1, 1)
+    correlation[correlation > 1 - 8 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
+    if phi.homogeneous and phi.kinks:
+        return _arc_cosine(phi, norms, correlation)
+    return tuple(_expectation(phi, f, left, right, correlation) for f in (phi.value, phi.slope))  # type: ignore[return-value]
+
+
+def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
+    """phi(u) = a u + b |u| (ReLU: a = b = 1/2): closed forms (Cho and Saul 2009)."""
+    positive, negative = (float(phi.value(np.array([u]))[0]) for u in (1.0, -1.0))
+    a, b = (positive - negative) / 2, (positive + negative) / 2
+    angle = np.arccos(c)
+    folded = 2 / math.pi * (np.sqrt(1 - c * c) + c * (math.pi / 2 - angle))  # E |u| |v| of unit variances
+    signs = 1 - 2 * angle / math.pi  # E sign(u) sign(v)
+    return norms * (a * a * c + b * b * folded), a * a + b * b * signs
+
+
+def _expectation(phi: Activation, f: Function, left: Array, right: Array, c: Array) -> Array:
+    rows, tails = zip(*(_coefficients(phi, f, float(q)) for q in left), strict=True)
+    columns, other = zip(*(_coefficients(phi, f, float(q)) for q in right), strict=True)
+    result = np.zeros_like(c)
+    power = np.ones_like(c)
+    for k in range(_TERMS):
+        result += np.outer([r[k] for r in rows], [r[k] for r in columns]) * power
+        power = power * c
+    loose = np.abs(power) * np.sqrt(np.outer(tails, other)) > _SERIES_ERROR * np.maximum(np.abs(result), 1e-30)
+    for i, j in zip(*np.nonzero(loose), strict=True):
+        result[i, j] = _one(phi, f, float(left[i]), float(right[j]), float(c[i, j]))
+    return result
+
+
+def _one(phi: Activation, f: Function, q1: float, q2: float, c: float) -> float:
+    if q1 == q2 and c == 1:
+        return mean(lambda u: f(u) ** 2, q1, phi.kinks).value
+    return pair_mean(f, q1, q2, c, phi.kinks).value
+
+
+def _coefficients(phi: Activation, f: Function, q: float) -> tuple[Array, float]:
+    """Hermite coefficients of f(sqrt(q) z), and the sum of the squares left out."""
+    nodes = Nodes.of(q, phi.kinks)
+    values = nodes.weights * f(nodes.u)
+    previous, current = np.zeros_like(nodes.z), np.ones_like(nodes.z)
+    found = np.empty(_TERMS)
+    for k in range(_TERMS):
+        found[k] = values @ current
+        previous, current = current, (nodes.z * current - math.sqrt(k) * previous) / math.sqrt(k + 1)
+    whole = nodes.mean(lambda u, _: f(u) ** 2).value
+    return found, max(0.0, whole - float(found @ found))
