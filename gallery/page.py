@@ -104,10 +104,10 @@ class Page:
         not_reproduced: str = "",
     ) -> None:
         """Compare a number with the paper's: ``|here - paper| <= within``, times ``|paper|`` if ``relative``."""
-        allowed = within * abs(paper) if relative else within
-        holds = abs(float(here) - paper) <= allowed  # false for NaN
+        paper, here = float(paper), float(here)
+        holds = abs(here - paper) <= (within * abs(paper) if relative else within)  # false for NaN
         shown = f"±{within:.2g} relative" if relative else (f"±{within:.2g}" if within else "exact")
-        row = Row(quantity, output.digits(paper), float(here), shown, holds, source, not_reproduced)
+        row = Row(quantity, output.digits(paper), here, shown, holds, source, not_reproduced)
         self.rows.append(row)
 
     def at_most(self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "") -> None:
