@@ -90,20 +90,20 @@ class _Sphere:
     def pair(self, f: Function) -> float:
         """E f(y_1) f(y_2): y_2 given y_1 is an entry of a sphere of one dimension less."""
         rho, rest = self.correlation, math.sqrt(1 - self.correlation**2)
-        total = 0.0
-        for angle, weight in zip(self.angles, self.weights, strict=True):
-            centre = self.radius * rho * math.sin(angle)
-            spread = self.radius * rest * math.cos(angle)
-            cuts = [math.asin((k - centre) / spread) for k in {0.0, *self.kinks} if abs(k - centre) < spread]
-            inner, w = _panels(np.array(sorted({*self._grid(self.dimension - 1), *cuts})))
-            w = w * np.cos(inner) ** (self.dimension - 3)
-            value = w @ f(centre + spread * np.sin(inner)) / w.sum()
-            total += weight * float(f(np.array([self.radius * math.sin(angle)]))[0]) * float(value)
-        return total
+        first = self.radius * np.sin(self.angles)
+        centre, spread = (rho * first)[:, None], (self.radius * rest * np.cos(self.angles))[:, None]
+        cuts = np.arcsin(np.clip((np.array(sorted({0.0, *self.kinks})) - centre) / spread, -1, 1))
+        grid = self._grid(self.dimension - 1)
+        ends = np.concatenate([np.broadcast_to(grid, (len(first), len(grid))), np.clip(cuts, grid[0], grid[-1])], 1)
+        angles, weights = _panels(np.sort(ends, 1))  # a cut at an end makes a panel of no width
+        weights = weights * np.cos(angles) ** (self.dimension - 3)
+        second = (weights * f(centre + spread * np.sin(angles))).sum(1) / weights.sum(1)
+        return float(self.weights @ (f(first) * second))
 
 
 def _panels(ends: Array) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes and weights of the panels between ``ends``."""
+    """Gauss-Legendre nodes and weights of the panels between ``ends``, along the last axis."""
     x, w = np.polynomial.legendre.leggauss(_NODES)
-    half, middle = np.diff(ends)[:, None] / 2, ((ends[1:] + ends[:-1]) / 2)[:, None]
-    return (middle + half * x).ravel(), (half * w).ravel()
+    half, middle = np.diff(ends)[..., None] / 2, ((ends[..., 1:] + ends[..., :-1]) / 2)[..., None]
+    nodes, weights = middle + half * x, half * w
+    return nodes.reshape(*ends.shape[:-1], -1), weights.reshape(*ends.shape[:-1], -1)
