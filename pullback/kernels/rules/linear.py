@@ -52,30 +52,21 @@ def _factors(
     d = gradient.reshape(*gradient.shape[:2], -1, 1, gradient.shape[-1])  # (N, C, T, 1, p)
     if weight is None:
         assert bias is not None
-        return [DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]
-    alone = bias is not None and bias.rows != weight.rows
-    spread = _spread(weight.rows, len_of(weight, transposed), d)
+        return [DenseFactor({bias.name: _spread(bias, d.sum(2).flatten(2))})]
     shape, flipped = weight.shape, transposed != weight.transposed
-    both = OuterFactor(a, spread, weight.name, None if alone or bias is None else bias.name, shape, flipped)
+    alone = bias is not None and (bias.rows != weight.rows or (flipped and bias.rows is not None))
+    # rows of the parameter are inputs of the layer if it is flipped, else outputs
+    left, right = (_spread(weight, a), d) if flipped else (a, _spread(weight, d))
+    both = OuterFactor(left, right, weight.name, None if alone or bias is None else bias.name, shape, flipped)
     both = replace(both, unit=_is_unit(both.gradients))
     if bias is None or not alone:
         return [both]
-    return [both, DenseFactor({bias.name: _rows_of(bias, d.sum(2).flatten(2))})]
+    return [both, DenseFactor({bias.name: _spread(bias, d.sum(2).flatten(2))})]
 
 
-def len_of(weight: Source, transposed: bool) -> int:
-    """Outputs of the whole parameter."""
-    return weight.shape[0] if transposed == weight.transposed else weight.shape[1]
-
-
-def _spread(rows: tuple[int, int] | None, outputs: int, d: Tensor) -> Tensor:
-    """Gradients of all outputs of a parameter of which only some rows were used: the others are zero."""
-    return d if rows is None else F.pad(d, (rows[0], outputs - rows[1]))
-
-
-def _rows_of(source: Source, rows: Tensor) -> Tensor:
-    """Rows (N, C, p) of a parameter of which a stretch was used."""
-    return rows if source.rows is None else F.pad(rows, (source.rows[0], source.shape[0] - source.rows[1]))
+def _spread(source: Source, values: Tensor) -> Tensor:
+    """Values (..., used rows) of a parameter of which only a stretch of rows was used, with zeros for the others."""
+    return values if source.rows is None else F.pad(values, (source.rows[0], source.shape[0] - source.rows[1]))
 
 
 def _probe(argument: str, source: Source, arguments: Arguments, gradient: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -100,6 +91,11 @@ def _is_unit(d: Tensor) -> bool:
     return torch.equal(d[:, :, 0, 0], torch.eye(C, dtype=d.dtype, device=d.device).expand(len(d), C, C))
 
 
+def _batched_linear(arguments: Arguments) -> bool:
+    """A matrix as the weight, and an axis for the samples beside the features."""
+    return arguments["input"].dim() >= 2 and arguments["weight"].dim() == 2
+
+
 def _plain_addmm(arguments: Arguments) -> bool:
     """``bias + x @ W`` with the bias one row and no scalings."""
     return arguments["input"].dim() == 1 and arguments.get("beta", 1) == 1 and arguments.get("alpha", 1) == 1
@@ -117,7 +113,16 @@ def _one_matrix(arguments: Arguments) -> bool:
 
 add_rule(
     F.linear,
-    Rule("linear", ("input", "weight", "bias"), ("weight", "bias"), "input", _linear, views=True, probe=_probe),
+    Rule(
+        "linear",
+        ("input", "weight", "bias"),
+        ("weight", "bias"),
+        "input",
+        _linear,
+        _batched_linear,
+        views=True,
+        probe=_probe,
+    ),
 )
 for _function in (torch.addmm, torch.Tensor.addmm):
     add_rule(
