@@ -21,7 +21,7 @@ from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.recorder import Derived, Recorder, Use
+from pullback.kernels.recorder import Derived, Recorder, SelfDifferentiating, Use
 from pullback.kernels.rules import Source
 from pullback.kernels.user_layers import user_layers
 
@@ -71,10 +71,8 @@ def capture(
         like: an earlier capture of more samples, whose structure this one is to show; no gradients are then taken.
     """
     count = num_samples(x)
-    recorder = Recorder(view, x, count, where, like.constants if like else None)
     with torch.enable_grad():
-        with recorder, user_layers(recorder, view.model):
-            outputs = view(x)
+        recorder, outputs = _recorded(view, x, count, where, like)
         values = readout(outputs, y, where)
         if like is None and not values.requires_grad:
             raise unsupported(
@@ -110,6 +108,17 @@ def capture(
         detached,
         frozenset(recorder.dtypes),
     )
+
+
+def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture | None) -> tuple[Recorder, Any]:
+    """The forward pass; of a model that differentiates itself nothing is recorded, and all goes to the fallback."""
+    recorder = Recorder(view, x, count, where, like.constants if like else None)
+    try:
+        with recorder, user_layers(recorder, view.model):
+            return recorder, view(x)
+    except SelfDifferentiating:
+        with (blind := Recorder(view, x, count, where, blind=True)):
+            return blind, view(x)
 
 
 def _differentiate(
@@ -184,6 +193,7 @@ def _ordinary(
 
     def add(name: str, gradient: Tensor | None) -> None:
         if gradient is not None:
+            gradient = dense(gradient)
             ordinary[name] = ordinary[name] + gradient if name in ordinary else gradient
 
     behind: dict[int, Tensor] = {}
@@ -224,4 +234,9 @@ def plain_gradient(view: ModelView, readout: Readout, x: Batch, y: Batch, where:
         combined = (values * combination(values.shape[1], values)).sum()
         found = torch.autograd.grad(combined, list(view.parameters.values()), allow_unused=True)
     pairs = zip(view.parameters.items(), found, strict=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
+    return {name: torch.zeros_like(p) if g is None else dense(g) for (name, p), g in pairs}
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Gradients of tables may be sparse."""
+    return gradient.to_dense() if gradient.is_sparse else gradient

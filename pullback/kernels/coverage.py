@@ -14,11 +14,11 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import Capture, capture, plain_gradient
-from pullback.kernels.checks import check_sample, loosest
+from pullback.kernels.checks import check_sample, loosest, tolerance
 from pullback.kernels.factors import DenseFactor, Factor, UnusedFactor
 from pullback.kernels.fallback import fallback_rows
 from pullback.kernels.outer import OuterFactor
-from pullback.kernels.recorder import Use
+from pullback.kernels.recorder import Derived, Use
 from pullback.kernels.rules.embedding import TokenFactor, merged
 from pullback.kernels.rules.registry import Call
 from pullback.kernels.shared import pulled_back
@@ -140,7 +140,7 @@ def _captured(
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
     escaped = run.escaped | _used(run) - ruled
     if rest := tuple(name for name in missing if name in escaped):
-        factors.append(fallback_rows(view, readout, rest, x, y, where, run.values))
+        factors.append(fallback_rows(view, readout, rest, x, y, where, run.values, run.ordinary, dtype))
         rules.append(UNSEEN[0])
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))
@@ -169,7 +169,29 @@ def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
             shapes.append((use.arguments[use.data].shape, one.arguments[use.data].shape))
         if any(sample_axis(many, single, run.num_samples) is None for many, single in shapes):
             bad |= {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)}
+    for derived, single in zip(run.derived, first.derived, strict=True):
+        if not _shared_by_all(derived, single, run.num_samples):
+            bad |= set(derived.leaves)
     return set(view.parameters) - bad
+
+
+def _shared_by_all(many: Derived, one: Derived, count: int) -> bool:
+    """Whether a tensor taken to be computed from parameters alone is the same for all samples.
+
+    Code that shows in no call (compiled by TorchScript) may have computed it from samples as well.
+    """
+    found, expected = (d.value.detach() if d.table is None else d.table[1] for d in (many, one))
+    if found is expected or found.device.type == "meta":
+        return True
+    if found.shape != expected.shape:
+        if sample_axis(found.shape, expected.shape, count) is None:
+            return False
+        found = _sample_view(expected.shape, count)(found)
+        found = found[:1] if found.stride(0) == 0 else found
+    if not found.is_floating_point():
+        return bool((found == expected).all())
+    close = tolerance(found.dtype)
+    return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=close, equal_nan=True)
 
 
 def _alike(run: Capture, first: Capture) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,15 +11,40 @@ from torch.utils._pytree import tree_map
 
 from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import Batch, plain, quiet_vmap
-from pullback.functional.readout import Readout
-from pullback.kernels.factors import DenseFactor
+from pullback.functional.readout import Readout, combination
+from pullback.kernels.capture import dense
+from pullback.kernels.checks import tolerance
+from pullback.kernels.factors import DenseFactor, Tensors
 from pullback.kernels.rules.registry import full_precision
 
 
 def fallback_rows(
-    view: ModelView, readout: Readout, names: tuple[str, ...], x: Batch, y: Batch, where: str, values: Tensor
+    view: ModelView,
+    readout: Readout,
+    names: tuple[str, ...],
+    x: Batch,
+    y: Batch,
+    where: str,
+    values: Tensor,
+    ordinary: Tensors,
+    dtype: torch.dtype,
 ) -> DenseFactor:
-    """Rows of the parameters in ``names``, (N, C, *shape) each, from batches of one; ``values`` is the readout."""
+    """Rows of the parameters in ``names``, (N, C, *shape) each, from batches of one.
+
+    A loss that holds parameters itself, or a model that is called in it, is not seen by vmap: its rows do not add up
+    to the ordinary gradient then, and the loop is taken.
+
+    Args:
+        view: of the model.
+        readout: the values whose gradients are asked for.
+        names: the parameters.
+        x: inputs, (N, ...).
+        y: targets, (N, ...).
+        where: the caller.
+        values: the readout, (N, C).
+        ordinary: gradient of the combination of all values, parameter -> shape, where it is not zero.
+        dtype: what the forward pass computed in, at its loosest.
+    """
     if values.device.type == "meta":
         shapes = {name: view.parameters[name].shape for name in names}
         return DenseFactor(
@@ -28,8 +54,17 @@ def fallback_rows(
         with quiet_vmap():
             rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1]).to(values))
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
+        rows = None
+    if rows is None or not all(_adds_up(row, ordinary.get(name), dtype) for name, row in rows.items()):
         rows = _by_loop(view, readout, names, x, y, where)
     return DenseFactor({name: full_precision(row) for name, row in rows.items()}, "fallback")
+
+
+def _adds_up(rows: Tensor, ordinary: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether the combination of all rows (N, C, *shape) is the ordinary gradient."""
+    summed = torch.einsum("nc...,c->...", rows, combination(rows.shape[1], rows))
+    error = torch.linalg.vector_norm(summed if ordinary is None else summed - ordinary)
+    return bool(error <= tolerance(dtype) * torch.linalg.vector_norm(rows) * math.sqrt(rows.shape[0] * rows.shape[1]))
 
 
 def _by_vmap(
@@ -64,7 +99,7 @@ def _by_loop(
             values = readout.values(view(take(x, [i])), take(y, [i]), where)[0]
             each = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in values]
             for name, p, found in zip(names, parameters, zip(*each, strict=True), strict=True):
-                rows[name].append(torch.stack([torch.zeros_like(p) if g is None else g for g in found]))
+                rows[name].append(torch.stack([torch.zeros_like(p) if g is None else dense(g) for g in found]))
     return {name: torch.stack(parts) for name, parts in rows.items()}
 
 

@@ -74,6 +74,10 @@ class Reissuing(TorchFunctionMode):
             return REISSUED[func](*args, **kwargs)
 
 
+class SelfDifferentiating(Exception):
+    """The model takes derivatives or batches functions itself: nothing in its forward pass may be replaced."""
+
+
 class Recorder(Reissuing):
     """Active during one forward pass.
 
@@ -83,6 +87,7 @@ class Recorder(Reissuing):
         where: the caller, for error messages.
         constants: decisions of an earlier pass over more samples, in order: does a constant or shared input of a
             layer hold one row a sample? A batch of one cannot tell.
+        blind: replace and record nothing, only refuse.
 
     Attributes:
         uses: in the order of the forward pass.
@@ -90,8 +95,18 @@ class Recorder(Reissuing):
         aliases: what each stands for, and it; sources named ``~k`` stand for ``derived[k]``.
     """
 
-    def __init__(self, view: ModelView, x: Batch, count: int, where: str, constants: list[bool] | None = None) -> None:
+    def __init__(
+        self,
+        view: ModelView,
+        x: Batch,
+        count: int,
+        where: str,
+        constants: list[bool] | None = None,
+        *,
+        blind: bool = False,
+    ) -> None:
         super().__init__()
+        self._blind = blind
         self.names = {id(p): name for name, p in view.parameters.items()}
         self.view, self.count, self.where = view, count, where
         self.layers = {id(b): layer_of(name) for name, b in view.model.named_buffers()}
@@ -113,6 +128,10 @@ class Recorder(Reissuing):
     ) -> Any:
         kwargs = kwargs or {}
         refuse(func, args, kwargs, self.layers, self.where)
+        if self._blind:
+            return func(*args, **kwargs)
+        if func is torch.autograd.grad or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise SelfDifferentiating
         if _saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
             return output
         found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
@@ -163,6 +182,8 @@ class Recorder(Reissuing):
             return False
         if data in self.samples:
             return True
+        if id(data) in self.layers:  # a mask, a frozen weight: the model's own, whatever its sizes
+            return False
         place = len(self.constants)
         if self._earlier is not None and place < len(self._earlier):
             known = self._earlier[place]

@@ -1,4 +1,4 @@
-"""Calls in which a sample has no gradient of its own: batch statistics couple the samples, dropout is random."""
+"""Calls in which a sample has no gradient of its own: samples are coupled by the batch, or dropout is random."""
 
 from __future__ import annotations
 
@@ -13,21 +13,46 @@ from pullback._checks import unsupported
 
 Arguments = dict[str, Any]
 
-_DROPOUT = (("input", "p", "training"), lambda a: a.get("training", True) and a.get("p", 0.5) > 0, "dropout")
+_EVAL = "Call model.eval() first"
+_DROPOUT = (
+    ("input", "p", "training"),
+    lambda a: a.get("training", True) and a.get("p", 0.5) > 0,
+    "dropout in train mode",
+    _EVAL,
+)
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p")
 _PACKED_ATTENTION = (
     *("query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v"),
     *("add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", "training"),
 )
-_REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], bool], str]] = {
-    F.batch_norm: (_BATCH_NORM, lambda a: bool(a.get("training", False)), "batch norm"),
-    F.scaled_dot_product_attention: (_ATTENTION, lambda a: a.get("dropout_p", 0.0) > 0, "attention dropout"),
+_BY_FREQUENCY = (  # the third argument, which embeddings and bags call differently, is not read
+    ("input", "weight", "", "max_norm", "norm_type", "scale_grad_by_freq"),
+    lambda a: bool(a.get("scale_grad_by_freq", False)) and a["weight"].requires_grad,
+    "gradients divided by the counts of tokens in the batch (`scale_grad_by_freq`)",
+    "Set scale_grad_by_freq=False on that layer",
+)
+_REFUSED: dict[Callable[..., Any], tuple[tuple[str, ...], Callable[[Arguments], bool], str, str]] = {
+    F.batch_norm: (
+        _BATCH_NORM,
+        lambda a: bool(a.get("training", False)),
+        "batch norm in train mode",
+        f"{_EVAL}, or pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed",
+    ),
+    F.scaled_dot_product_attention: (
+        _ATTENTION,
+        lambda a: a.get("dropout_p", 0.0) > 0,
+        "attention dropout in train mode",
+        _EVAL,
+    ),
     F.multi_head_attention_forward: (
         _PACKED_ATTENTION,
         lambda a: bool(a.get("training", True)) and a.get("dropout_p", 0.0) > 0,
-        "attention dropout",
+        "attention dropout in train mode",
+        _EVAL,
     ),
+    F.embedding: _BY_FREQUENCY,
+    F.embedding_bag: _BY_FREQUENCY,
 }
 _REFUSED |= dict.fromkeys(
     (
@@ -41,21 +66,18 @@ _REFUSED |= dict.fromkeys(
 def refuse(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], layers: dict[int, str], where: str
 ) -> None:
-    """Raise for a call in train mode that couples samples or draws random numbers; ``layers``: tensor id -> layer."""
+    """Raise for a call that couples samples or draws random numbers; ``layers``: tensor id -> layer."""
     if func not in _REFUSED:
         return
-    signature, is_active, what = _REFUSED[func]
+    signature, is_active, what, remedy = _REFUSED[func]
     arguments = dict(zip(signature, args, strict=False)) | kwargs
     if is_active(arguments):
         layer = next((layers[id(a)] for a in arguments.values() if id(a) in layers), None)
-        frozen = (
-            ", or pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed" if what == "batch norm" else ""
-        )
         raise unsupported(
             where,
             "a model in which each sample's gradient is its own",
-            f"{what} in train mode" + (f" in layer `{layer}`" if layer else ""),
-            f"Call model.eval() first{frozen}",
+            what + (f" in layer `{layer}`" if layer else ""),
+            remedy,
         )
 
 

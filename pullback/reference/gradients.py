@@ -17,7 +17,7 @@ def per_sample_gradients(model: nn.Module, loss_fn: LossFunction, x: Batch, y: B
         loss = per_sample_loss(loss_fn, view(take(x, [i])), take(y, [i]))[0]
         gradients = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
         for (name, p), g in zip(view.parameters.items(), gradients, strict=True):
-            rows[name].append(torch.zeros_like(p) if g is None else g)
+            rows[name].append(torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g)
     return {name: torch.stack(gradients) for name, gradients in rows.items()}
 
 
@@ -68,4 +68,5 @@ def output_gradients(model: nn.Module, x: Batch) -> Tensor:
 
 def _flat(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> Tensor:
     pairs = zip(parameters, gradients, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
+    dense = [torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g for p, g in pairs]
+    return torch.cat([g.reshape(-1) for g in dense])

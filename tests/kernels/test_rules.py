@@ -175,12 +175,8 @@ def test_frames_of_a_video_share_a_convolution() -> None:
     compare(Video(), torch.randn(3, 4, 2, 4, 4), expect="conv2d")
 
 
-@pytest.mark.parametrize("options", [{"scale_grad_by_freq": True}, {"max_norm": 1.0}])
-def test_rescaled_embeddings_are_not_ruled(options: dict[str, Any]) -> None:
-    model = nn.Sequential(nn.Embedding(6, 3, **options), nn.Flatten(), nn.Linear(6, 2)).eval()
+def test_rescaled_embeddings_are_not_ruled() -> None:
+    model = nn.Sequential(nn.Embedding(6, 3, max_norm=1.0), nn.Flatten(), nn.Linear(6, 2)).eval()
     x, y = torch.tensor([[0, 1], [0, 0], [2, 3]]), torch.tensor([0, 1, 0])
-    if "max_norm" in options:  # the forward pass writes to the table: no gradient is well defined
-        with torch.no_grad():
-            model[0].weight.mul_(0.1)
     plan_ = pb.plan_kernel(model, nn.CrossEntropyLoss(), x, y)
     assert next(layer.rule for layer in plan_.layers if "0.weight" in layer.parameters) == "vmap fallback"

@@ -1,0 +1,228 @@
+"""Models that crashed, or were refused for a wrong reason: now exact, and a fallback the plan names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pullback as pb
+from tests.compare import assert_same
+
+
+class WithWeight(nn.Module):
+    """A linear layer and one more parameter, used as a function says."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.use = nn.Linear(4, 3), use
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(torch.tanh(self.first(x)), self.weight, self.bias)
+
+
+USES = {
+    "x @ rows": lambda x, w, b: x @ w[1:],
+    "x @ rows and x @ w.T": lambda x, w, b: x @ w[1:] + x @ w.T[:, :3] + F.linear(x, w)[:, 1:],
+    "first rows": lambda x, w, b: x[:, :2] @ w[:2],
+    "rows @ x": lambda x, w, b: (w[1:3] @ x.unsqueeze(2)).squeeze(2),
+    "linear with rows": lambda x, w, b: F.linear(x, w[1:], b[1:]),
+    "linear with other rows": lambda x, w, b: F.linear(x, w[1:], b[:3]),
+    "addmm with rows": lambda x, w, b: torch.addmm(b[1:], x, w[1:]),
+    "addmm with other rows": lambda x, w, b: torch.addmm(b[:3], x, w[1:]),
+    "a vector as the weight": lambda x, w, b: F.linear(x, w[0]).unsqueeze(1) * x,
+    "the vector itself": lambda x, w, b: F.linear(F.pad(x, (0, 1)), b).unsqueeze(1) * x,
+    "sample by sample": lambda x, w, b: torch.stack([F.linear(row, w, b) for row in x]),
+}
+
+
+@pytest.mark.parametrize("use", USES, ids=str)
+@pytest.mark.parametrize("form", [None, "ghost", "materialise"])
+def test_parts_of_a_weight(use: str, form: str | None) -> None:
+    """Rows of a parameter were taken for outputs where they are inputs; vectors and lone samples failed in a check."""
+    model = WithWeight(USES[use]).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    y, loss = torch.randn_like(model(x)).detach(), nn.MSELoss()
+    forms = {}
+    if form is not None:
+        plan = pb.plan_kernel(model, loss, x, y)
+        forms = {n: form for a in plan.layers if a.form in ("ghost", "materialise") for n in a.parameters}
+    kernel = pb.backward_kernel(model, loss, x, y, forms=forms)
+    assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+    assert_same(pb.tangent_kernel(model, x, contract="full").total, pb.reference.tangent_kernel(model, x))
+    assert pb.check_gradients(model, loss, x, y).ok
+
+
+class Physics(nn.Module):
+    """A network with its own derivative among its outputs."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.body, self.how = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "vmap":
+            return torch.func.vmap(self.body)(x)
+        if self.how == "func.grad":
+            slope = torch.func.vmap(torch.func.grad(lambda z: self.body(z).sum()))(x)
+            return self.body(x) + slope
+        x = x.detach().requires_grad_()
+        values = self.body(x)
+        (slope,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+        return values + slope
+
+
+@pytest.mark.parametrize("how", ["vmap", "func.grad", "autograd.grad"])
+def test_models_that_differentiate_themselves(how: str) -> None:
+    """Second derivatives went past the recorded calls: the model was said to mix samples."""
+    model, x = Physics(how).double(), torch.randn(5, 2, dtype=torch.float64)
+    y, loss = torch.randn_like(model(x)).detach(), nn.MSELoss()
+    kernel = pb.backward_kernel(model, loss, x, y)
+    assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+    assert "fallback" in {layer.form for layer in kernel.plan.layers}
+    assert_same(pb.tangent_kernel(model, x, contract="full").total, pb.reference.tangent_kernel(model, x))
+    limited = pb.backward_kernel(model, loss, x, y, memory_limit=2 * kernel.plan.peak_bytes + 2**16)
+    assert_same(limited.total, kernel.total)
+
+
+def test_train_mode_is_refused_in_models_that_differentiate_themselves() -> None:
+    model = nn.Sequential(Physics("autograd.grad"), nn.Dropout(0.5)).double().train()
+    with pytest.raises(pb.UnsupportedError, match="got dropout in train mode. Call model.eval"):
+        pb.backward_kernel(model, nn.MSELoss(), torch.randn(3, 2).double(), torch.randn(3, 2).double())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_part_compiled_by_torchscript() -> None:
+    """Its outputs were taken for tensors computed from parameters alone."""
+    part = torch.jit.script(nn.Sequential(nn.Linear(4, 5), nn.Tanh()))
+    model = nn.Sequential(part, nn.Linear(5, 3)).double()
+    x, y, loss = torch.randn(4, 4).double(), torch.arange(4) % 3, nn.CrossEntropyLoss()
+    kernel = pb.backward_kernel(model, loss, x, y)
+    assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+    forms = {name: layer.form for layer in kernel.plan.layers for name in layer.parameters}
+    assert forms["0.0.weight"] == forms["0.0.bias"] == "fallback"
+    assert forms["1.weight"] != "fallback"
+
+
+@pytest.mark.parametrize("kind", ["decay", "second pass"])
+def test_a_loss_that_holds_parameters(kind: str) -> None:
+    """vmap saw only the model's own use of them."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        each = F.cross_entropy(outputs, y, reduction="none")
+        if kind == "decay":
+            return each + model[0].weight.square().sum()
+        return each + (model(outputs[:, [0, 0, 1, 2]]) - outputs).square().sum(1)
+
+    x, y = torch.randn(5, 4).double(), torch.arange(5) % 3
+    kernel = pb.backward_kernel(model, loss, x, y)
+    assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+    assert "fallback" in {layer.form for layer in kernel.plan.layers}
+
+
+def test_tables_with_sparse_gradients() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3)).double()
+    x, y, loss = torch.randint(7, (4, 3)), torch.arange(4) % 3, nn.CrossEntropyLoss()
+    assert_same(pb.backward_kernel(model, loss, x, y).total, pb.reference.total_kernel(model, loss, x, y))
+    assert_same(pb.tangent_kernel(model, x, contract="full").total, pb.reference.tangent_kernel(model, x))
+    assert pb.check_gradients(model, loss, x, y).ok
+
+
+@pytest.mark.parametrize("kind", ["pruned", "adapter"])
+def test_as_many_samples_as_features(kind: str) -> None:
+    """A mask or a frozen weight with N rows was taken for data of the samples, its parameters left to the fallback."""
+
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = nn.Parameter(torch.randn(5, 4), requires_grad=kind == "pruned")
+            self.register_buffer("mask", (torch.rand(5, 4) > 0.4).double())
+            self.left, self.right = nn.Parameter(torch.randn(5, 2)), nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.frozen * self.mask if kind == "pruned" else self.frozen + self.left @ self.right
+            return F.linear(x, weight)
+
+    model, loss = Merged().double(), nn.CrossEntropyLoss()
+    for n in (4, 5, 6):
+        x, y = torch.randn(n, 4).double(), torch.arange(n) % 5
+        kernel = pb.backward_kernel(model, loss, x, y)
+        assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+        assert "fallback" not in {layer.form for layer in kernel.plan.layers}
+
+
+@pytest.mark.parametrize("bag", [False, True])
+def test_gradients_divided_by_counts_are_refused(bag: bool) -> None:
+    """They were asked to be reported as an error of a rule."""
+    table = (nn.EmbeddingBag if bag else nn.Embedding)(7, 4, scale_grad_by_freq=True)
+    model = nn.Sequential(table, nn.Flatten(), nn.LazyLinear(3)).double()
+    x, y = torch.randint(7, (4, 3)), torch.arange(4) % 3
+    model(x)
+    text = "counts of tokens in the batch .* in layer `0`. Set scale_grad_by_freq=False on that layer"
+    with pytest.raises(pb.UnsupportedError, match=text):
+        pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y)
+    table.weight.requires_grad_(False)
+    assert pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y).shape == (4, 4)
+
+
+class Remembers(nn.Module):
+    """Sets a buffer that was empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+        self.register_buffer("seen", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x.mean()
+        return self.body(x)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_state_that_a_forward_pass_writes(fails: bool) -> None:
+    """Rows of a table with `max_norm` stayed rescaled, an empty buffer stayed filled."""
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        if fails:
+            raise ZeroDivisionError
+        return F.cross_entropy(z, y, reduction="none")
+
+    table = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten(), nn.Linear(12, 3)).double()
+    before, y = table[0].weight.detach().clone(), torch.arange(4) % 3
+    for model, x in (
+        (table, torch.randint(7, (4, 3))),
+        (remembers := Remembers().double(), torch.randn(4, 4).double()),
+    ):
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                pb.backward_kernel(model, loss, x, y)
+        else:
+            found = pb.backward_kernel(model, loss, x, y).total
+            assert torch.equal(table[0].weight, before)
+            assert_same(found, pb.reference.total_kernel(model, loss, x, y))
+            remembers.seen = None
+            with torch.no_grad():
+                table[0].weight.copy_(before)
+    assert remembers.seen is None
+    assert torch.equal(table[0].weight, before)
+
+
+def test_deberta_to_a_store(tmp_path: object) -> None:
+    """Blocks of one sample are written down in another way than the plan, made from two, expects."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 17, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    config = transformers.DebertaV2Config(
+        **sizes, num_attention_heads=2, max_position_embeddings=16, relative_attention=True, pos_att_type=["p2c", "c2p"]
+    )
+    model = transformers.DebertaV2ForSequenceClassification(config).double().eval()
+    ids = torch.randint(1, 17, (3, 5))
+    mask = torch.ones_like(ids)
+    mask[1, 3:] = 0
+    x, y, loss = {"input_ids": ids, "attention_mask": mask}, torch.arange(3) % 2, nn.CrossEntropyLoss()
+    store = pb.kernel_to_store(model, loss, (x, y), f"{tmp_path}/store", tile=2, progress=False)
+    assert_same(store.to_dense(), pb.reference.total_kernel(model, loss, x, y))
