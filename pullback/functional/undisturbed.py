@@ -16,8 +16,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
     """Restore train/eval modes, buffers and the global random state when the block ends.
 
     Args:
-        model: the model whose state is kept. Weights and ``.grad`` are not saved: nothing in this package
-            writes to them.
+        model: the model whose state is kept. Weights and ``.grad`` are not saved, as nothing in this package writes
+            to them, but for tables with a ``max_norm``, whose rows every look-up rescales.
         training: the mode every submodule is put in for the block; None leaves the modes alone.
 
     Cost: one copy of the buffers (running statistics, masks).
@@ -29,6 +29,12 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    empty = [(module, name) for module in modes for name, buffer in module._buffers.items() if buffer is None]
+    tables = [
+        (module.weight, module.weight._version, module.weight.detach().clone())
+        for module in modes
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
+    ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), eager(), without_parameter_hooks(model):
         try:
@@ -38,6 +44,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         finally:
             for module, mode in modes.items():
                 module.training = mode
+            for module, name in empty:
+                module._buffers[name] = None
             for module, name, buffer, version, copy in homes:
                 module._buffers[name] = buffer
                 if buffer.device.type == "meta":  # nothing to put back
@@ -46,3 +54,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
                 if buffer._version != version or not torch.equal(buffer, copy):
                     with torch.no_grad():
                         buffer.copy_(copy)
+            for weight, version, copy in tables:
+                if weight._version != version:
+                    with torch.no_grad():
+                        weight.copy_(copy)
