@@ -19,14 +19,14 @@ Batch = Any  # a Tensor (N, ...), or a tuple, list or dict of them; leaves that 
 def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> int:
     """Number of samples N: the first axis that all tensors of the batch share."""
     sizes = {len(leaf) if leaf.dim() else 0 for leaf in tensors(batch)}
-    if not sizes:
+    if not sizes and tree_flatten(plain(batch))[0]:
         raise input_error(
             where,
             f"`{name}` as a tensor (N, ...), or a tuple, list or dict of them",
             type(batch).__name__,
             "Convert arrays and numbers with torch.as_tensor",
         )
-    if sizes == {0}:
+    if not sizes or sizes == {0}:
         raise input_error(where, f"`{name}` with at least one sample", "no data", f"Pass a non-empty `{name}`")
     if len(sizes) > 1:
         raise input_error(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_names, input_error
+from pullback._checks import check_names, input_error, unsupported
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded, unwrap
 
@@ -53,9 +53,17 @@ class ModelView:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         tied = {name: first_name[id(p)] for name, p in every_name.items() if first_name[id(p)] != name}
         if params is not None:
-            trainable = _select(trainable, every_name, tied, list(params), where)
+            trainable = _select(trainable, every_name, tied, names_in(params, where), where)
         if not trainable:
             raise input_error(where, "a model with trainable parameters", "none", "Set requires_grad on some")
+        if (one := next((name for name, p in trainable.items() if p.is_complex()), None)) is not None:
+            raise unsupported(
+                where,
+                "real parameters",
+                f"{trainable[one].dtype} in `{one}`",
+                "Keep its real and imaginary parts as a parameter and use torch.view_as_complex, or leave it out with "
+                "`params=`",
+            )
         frozen = tuple(name for name, p in model.named_parameters() if not p.requires_grad)
         return cls(model, trainable, frozen, tied)
 
@@ -106,6 +114,15 @@ def layer_of(parameter: str) -> str:
     return parameter.rpartition(".")[0] or ROOT_LAYER
 
 
+def names_in(params: Iterable[str], where: str) -> list[str]:
+    """The names in ``params``; a lone text would be read letter by letter."""
+    names = [] if isinstance(params, str) else list(params)
+    if not names:
+        got = repr(params) if isinstance(params, str) else "none"
+        raise input_error(where, "`params` to be a list of names", got, "Pass a list with at least one name, or None")
+    return names
+
+
 def _select(
     trainable: dict[str, nn.Parameter],
     every: dict[str, nn.Parameter],
@@ -114,9 +131,9 @@ def _select(
     where: str,
 ) -> dict[str, nn.Parameter]:
     """Keep the asked parameters; a module's name stands for all parameters below it."""
-    known = dict.fromkeys([*every, *(layer_of(n) for n in every)])
-    modules = {n.rsplit(".", depth)[0] for n in every for depth in range(1, n.count(".") + 1)}
-    check_names(where, "parameters or modules", asked, [*known, *modules])
+    modules = (n.rsplit(".", depth)[0] for n in every for depth in range(1, n.count(".") + 1))
+    known = dict.fromkeys([*every, *(layer_of(n) for n in every), *modules])
+    check_names(where, "parameters or modules", asked, known)
     names = {name for name in every for a in asked if name == a or name.startswith(a + ".") or layer_of(name) == a}
     kept = {tied.get(name, name) for name in names}
     if still := sorted(kept - set(trainable)):

@@ -10,6 +10,7 @@ from torch import nn
 from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import names_in
 from pullback.functional.readout import loss_readout, token_readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import assemble, forward_order, partial_block
@@ -114,7 +115,7 @@ def loss_request(
 ) -> Request:
     """The request behind ``backward_kernel`` and ``plan_kernel``."""
     check_option(where, "per", per, ("sample", "token"))
-    params = None if params is None else list(params)
+    params = None if params is None else names_in(params, where)
     count = check_batch(where, x, y)
     rows = side_of(model, params, x, y, count, where)
     if (x2 is None) != (y2 is None):
@@ -122,9 +123,9 @@ def loss_request(
         raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
     columns = None
     if x2 is not None:
-        columns = side_of(model2 or model, params, x2, y2, check_batch(where, x2, y2, ("x2", "y2")), where)
+        columns = side_of(model2 or model, params, x2, y2, check_batch(where, x2, y2, ("x2", "y2")), where, rows)
     elif model2 is not None:
-        columns = side_of(model2, params, x, y, count, where)
+        columns = side_of(model2, params, x, y, count, where, rows)
     readout = token_readout(loss_fn) if per == "token" else loss_readout(loss_fn)
     return Request(readout, rows, columns, "full", per == "sample", forms, memory_limit, where)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
+from pullback._checks import check_names, input_error
+from pullback.functional.model_view import layer_of
 from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Contract, Factor, Form
 from pullback.kernels.forms import choose_form, seconds_of, tile_rows
@@ -239,6 +240,8 @@ def make_plan(
     """
     both, C = n1 + (n2 or 0), captured.num_outputs
     like = captured.factors[0].like
+    known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
+    check_names(where, "layers and parameters in `forms`", forms or {}, known)
     speed = rates or machine_rates(like.device, like.dtype)
     layers = []
     seen: set[int] = set()
@@ -361,5 +364,5 @@ def _groups(layers: tuple[LayerPlan, ...], count: int) -> tuple[tuple[str, ...],
 def form_of(plan: KernelPlan, factor: Factor) -> Form:
     """The planned form of a factor, or of the part of one."""
     names = set(factor.shapes)
-    planned = next(layer.form for layer in plan.layers if names <= set(layer.parameters))
+    planned = next(layer.form for layer in plan.layers if names & set(layer.parameters))
     return planned if planned in factor.forms() else factor.forms()[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from pullback._checks import input_error
 from pullback.functional import ModelView, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.readout import Readout
@@ -59,10 +60,28 @@ class Request:
     several_outputs: bool = False
 
 
-def side_of(model: nn.Module, params: Iterable[str] | None, x: Batch, y: Batch, count: int, where: str) -> Side:
-    """A side of a kernel, after the checks of the model."""
+def side_of(
+    model: nn.Module,
+    params: Iterable[str] | None,
+    x: Batch,
+    y: Batch,
+    count: int,
+    where: str,
+    rows: Side | None = None,
+) -> Side:
+    """A side of a kernel, after the checks of the model; columns must have the parameters of the rows."""
     view = ModelView.of(model, params, where)
     refuse_recurrent_dropout(view.model, where)
+    if rows is not None:
+        own, other = ({name: tuple(p.shape) for name, p in v.parameters.items()} for v in (rows.view, view))
+        if own != other:
+            name = next(n for n in [*own, *other] if own.get(n) != other.get(n))
+            raise input_error(
+                where,
+                f"`model2` with the trainable parameters of `model`, `{name}` of shape {own.get(name, 'none')}",
+                f"{other.get(name, 'none')}",
+                "Pass a copy of the model with other weights",
+            )
     return Side(view, x, y, count)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from pullback._checks import check_option
 from pullback.functional import check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import names_in
 from pullback.functional.readout import output_readout
 from pullback.kernels.distributed import run_in_group
 from pullback.kernels.factors import Contract, Form
@@ -96,13 +97,14 @@ def _request(
     where: str,
 ) -> Request:
     check_option(where, "contract", contract, ("trace", "diagonal", "full", "sum"))
-    params = None if params is None else list(params)
+    params = None if params is None else names_in(params, where)
     count = check_batch(where, x)
     rows = side_of(model, params, x, None, count, where)
     columns = None
     if x2 is not None or model2 is not None:
         other = x if x2 is None else x2
-        columns = side_of(model2 or model, params, other, None, check_batch(where, other, None, ("x2", "y2")), where)
+        size = check_batch(where, other, None, ("x2", "y2"))
+        columns = side_of(model2 or model, params, other, None, size, where, rows)
     kept: Contract = "full" if contract == "sum" else contract
     readout = output_readout(summed=contract == "sum")
     several = contract != "sum"
