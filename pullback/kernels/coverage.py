@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -145,7 +146,20 @@ def _captured(
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))
         rules.append(UNSEEN[1])
+    factors = _of_one_dtype(factors)
     return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.probes, run.values, run.outputs, first, dtype)
+
+
+def _of_one_dtype(factors: list[Factor]) -> list[Factor]:
+    """Factors in the widest of their dtypes: a model may be float64 in one layer and float32 in another."""
+    dtypes = {t.dtype for factor in factors for t in factor.tensors().values() if t.is_floating_point()}
+    if len(dtypes) <= 1:
+        return factors
+    widest = reduce(torch.promote_types, dtypes)
+    return [
+        factor.with_tensors({k: t.to(widest) if t.is_floating_point() else t for k, t in factor.tensors().items()})
+        for factor in factors
+    ]
 
 
 def _leaves(run: Capture, name: str) -> tuple[str, ...]:

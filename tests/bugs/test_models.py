@@ -170,6 +170,26 @@ def test_gradients_divided_by_counts_are_refused(bag: bool) -> None:
     assert pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y).shape == (4, 4)
 
 
+def test_layers_of_different_dtypes() -> None:
+    """Products of float32 and float64 rows failed inside torch."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(4, 5), nn.LayerNorm(5).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.norm(self.first(x.float()).double()))
+
+    model, x, y, loss = Mixed(), torch.randn(6, 4), torch.arange(6) % 3, nn.CrossEntropyLoss()
+    expected = pb.reference.total_kernel(model, loss, x, y)
+    assert_same(pb.backward_kernel(model, loss, x, y).total, expected, 1e-6)
+    assert_same(pb.tangent_kernel(model, x, contract="full").total, pb.reference.tangent_kernel(model, x), 1e-6)
+    G = pb.GradientMatrix(model, loss, x, y)
+    assert_same(G.to_dense(), pb.reference.gradient_matrix(model, loss, x, y), 1e-6)
+    assert_same(G @ (G.T @ torch.ones(6).double()), expected @ torch.ones(6).double(), 1e-6)
+
+
 class Remembers(nn.Module):
     """Sets a buffer that was empty."""
 
