@@ -1,0 +1,28 @@
+"""How trained weights, predictions and losses answer to changes of the training data."""
+
+from pullback.influence.checkpoints import gradient_influence
+from pullback.influence.cost import CostResponse, cost_response, mixed_second_vp
+from pullback.influence.dual import DampedInverse
+from pullback.influence.leave_one_out import LeaveOneOut, leave_one_out, self_influence
+from pullback.influence.mixed import MixedDerivative
+from pullback.influence.plan import InfluencePlan, plan_influence
+from pullback.influence.query import Influence, query_influence
+from pullback.influence.response import Response, response
+
+__all__ = [
+    "CostResponse",
+    "DampedInverse",
+    "Influence",
+    "InfluencePlan",
+    "LeaveOneOut",
+    "MixedDerivative",
+    "Response",
+    "cost_response",
+    "gradient_influence",
+    "leave_one_out",
+    "mixed_second_vp",
+    "plan_influence",
+    "query_influence",
+    "response",
+    "self_influence",
+]

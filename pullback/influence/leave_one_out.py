@@ -1,0 +1,279 @@
+"""Leave-one-out estimates and self-influence: what a training sample does to the model's own view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import check_option, check_positive, input_error
+from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, per_sample_loss, take, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.losses import logits_of
+from pullback.influence.query import Influence, summary, transposed_blocks
+from pullback.influence.system import Matrix, Method, System, joined, make_system, settings_of
+from pullback.kernels import GradientMatrix
+from pullback.operators import Jacobian
+from pullback.operators.data import Data
+
+Estimate = Literal["leverage", "first_order"]
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """What training without one sample would have given, for each of n samples in turn.
+
+    Attributes:
+        estimate: "leverage" or "first_order".
+        changes: w_{-i} - w, (P, n), in the model's parameter order; None where not asked for.
+        outputs: what the model without sample i says of sample i, (n, C), in the linearised model.
+        losses: the loss of sample i under those outputs, (n,); their mean is the leave-one-out estimate of the
+            expected loss.
+        leverage: tr(H_i J_i (A + damping I)^{-1} J_i^T) / N, (n,), between 0 and C for convex losses; over all samples
+            it sums to the effective number of parameters.
+        residual: the largest relative residual of all solves.
+        iterations: the most that a solve took; 0 where the system was factored.
+        converged: whether every solve did.
+    """
+
+    estimate: Estimate
+    changes: Tensor | None
+    outputs: Tensor
+    losses: Tensor
+    leverage: Tensor
+    residual: float
+    iterations: int
+    converged: bool
+
+
+def leave_one_out(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Data,
+    *,
+    damping: float,
+    points: Data | None = None,
+    estimate: Estimate = "leverage",
+    changes: bool = True,
+    matrix: Matrix = "gauss_newton",
+    method: Method = "cg",
+    tol: float = 1e-6,
+    max_iters: int | None = None,
+    params: Iterable[str] | None = None,
+    block: int = 16,
+) -> LeaveOneOut:
+    """Estimates of the model trained without sample i, of its outputs there, and of the leave-one-out loss.
+
+    With g_i = J_i^T r_i the sample's gradient, H_i the second derivative of its loss in its outputs, A the Gauss-Newton
+    matrix plus damping, and S_i = J_i A^{-1} J_i^T (C, C):
+
+        first order   w_{-i} - w = 1/N A^{-1} J_i^T r_i
+        leverage      w_{-i} - w = 1/N A^{-1} J_i^T (I - H_i S_i / N)^{-1} r_i
+
+    The first is the influence function, the derivative at full weight. The second takes the sample's curvature out of
+    A as well: one Gauss-Newton step without the sample. It is exact for squared error and models linear in their
+    parameters (ridge regression: e_i / (1 - h_i)). N and the damping stay as they were when a sample is left out.
+
+    Args:
+        model: any module in eval mode, at the minimum of mean loss + damping/2 |w|^2.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
+        data: the training data, as for ``response``.
+        damping: lam of the averaged cost (N lam for a sum).
+        points: the training samples to leave out, in turn; None for all of them.
+        estimate: which of the two.
+        changes: whether to return the changes of the weights, (P, n) numbers.
+        matrix: "gauss_newton"; for "first_order" also "hessian".
+        method: "cg", or "dual": exact; with ``points=None`` all samples from one factorisation.
+        tol: as for ``response``.
+        max_iters: as for ``response``.
+        params: as for ``response``.
+        block: samples solved for at the same time.
+
+    Returns:
+        LeaveOneOut.
+
+    Raises:
+        InputError: as ``response``; "leverage" with a matrix other than Gauss-Newton; a leverage of 1, where a sample
+            alone determines a direction of the weights.
+
+    Cost: C solves a sample. Memory: about 6 P C ``block`` numbers, and P n for the changes. "dual" with all samples:
+        that of ``DampedInverse`` and one more solve with its factors.
+
+    References: Cook (1977); approximate leave-one-out, Rad and Maleki (2020), arXiv:1801.10243.
+
+    Example:
+        >>> x, y = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
+        >>> from pullback import reference
+        >>> model, half = nn.Linear(2, 1, bias=False).double(), lambda z, t: (z - t).square().sum(1) / 2
+        >>> model.weight.data = reference.ridge(x, y, 0.6).T
+        >>> found = leave_one_out(model, half, (x, y), damping=0.1, tol=1e-12)  # 0.1 = 0.6 / N
+        >>> bool(torch.allclose(model.weight[0] + found.changes[:, 4], reference.ridge(x, y, 0.6, without=4)[:, 0]))
+        True
+    """
+    where = "leave_one_out"
+    check_option(where, "estimate", estimate, ("leverage", "first_order"))
+    settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
+    if matrix != "gauss_newton" and (estimate == "leverage" or matrix != "hessian"):
+        remedy = "Use matrix='gauss_newton'" + (", or estimate='first_order'" if matrix == "hessian" else "")
+        raise input_error(where, f"a matrix that fits estimate={estimate!r}", repr(matrix), remedy)
+    check_positive(where, "block", block)
+    system = make_system(model, loss_fn, data, settings, where)
+    view = ModelView.of(model, settings.params, where)
+    if points is None and system.inverse is not None:
+        return _all_at_once(view, loss_fn, joined(data), system, estimate, changes)
+    parts, solutions = [], []
+    for x, y in _blocks(data if points is None else points, block, where):
+        J = Jacobian(model, x, params=settings.params)
+        solutions.append(system.solve(J.T @ torch.eye(J.shape[0], dtype=J.dtype, device=J.device)))
+        n, X = num_samples(y), solutions[-1].x  # A^{-1} J^T
+        part = _part(view, loss_fn, x, y, _own_blocks(J @ X, n), system, estimate)
+        kept = torch.einsum("pnc,nc->pn", X.unflatten(1, (n, -1)), part.coefficients) if changes else None
+        parts.append((part, kept))
+    whole = summary(torch.empty(0), solutions)
+    return LeaveOneOut(
+        estimate,
+        torch.cat([kept for _, kept in parts if kept is not None], 1) if changes else None,
+        torch.cat([part.outputs for part, _ in parts]),
+        torch.cat([part.losses for part, _ in parts]),
+        torch.cat([part.leverage for part, _ in parts]),
+        whole.residual,
+        whole.iterations,
+        whole.converged,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The estimates of some samples; their changes of the weights are A^{-1} J_i^T ``coefficients``, (n, C)."""
+
+    coefficients: Tensor
+    outputs: Tensor
+    losses: Tensor
+    leverage: Tensor
+
+
+def _part(
+    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, S: Tensor, system: System, estimate: str
+) -> _Part:
+    """From S_i (n, C, C) to the estimates. r: slopes of the losses in the outputs, H: their second derivatives."""
+    where, N = "leave_one_out", system.num_samples
+    with undisturbed(view.model):
+        with torch.no_grad():
+            outputs = logits_of(view(x)).detach()
+        with torch.enable_grad():
+            leaf = outputs.clone().requires_grad_()
+            r = torch.autograd.grad(per_sample_loss(loss_fn, leaf, y, where).sum(), leaf)[0].reshape(len(S), -1)
+        H = output_hessian(loss_fn, outputs, y)
+        u = r / N
+        if estimate == "leverage":
+            left = torch.eye(H.shape[1], dtype=H.dtype, device=H.device) - H @ S / N
+            _check_leverage(left, where)
+            u = torch.linalg.solve(left, u.unsqueeze(2)).squeeze(2)
+        change = (S @ u.unsqueeze(2)).squeeze(2)
+        after = outputs + change.view(outputs.shape)
+        losses = per_sample_loss(loss_fn, after, y, where).detach()
+    return _Part(u, after.reshape(len(S), -1), losses, torch.einsum("nab,nba->n", H, S) / N)
+
+
+def _check_leverage(left: Tensor, where: str) -> None:
+    """Refuse samples without which a direction of the weights is free: I - H S / N is singular there."""
+    smallest = torch.linalg.svdvals(left)[:, -1]
+    bad = smallest <= 100 * left.shape[1] * torch.finfo(left.dtype).eps
+    if bad.any():
+        got = f"a leverage of 1 for sample {int(bad.nonzero()[0])}"
+        raise input_error(where, "samples the others can do without", got, "Pass a larger `damping`")
+
+
+def _all_at_once(
+    view: ModelView, loss_fn: LossFunction, data: tuple[Batch, Batch], system: System, estimate: Estimate, changes: bool
+) -> LeaveOneOut:
+    """All samples from the factors of the Gram matrix."""
+    assert system.inverse is not None
+    x, y = data
+    between = system.inverse.between_rows
+    N = system.num_samples
+    part = _part(view, loss_fn, x, y, _own_blocks(between, N), system, estimate)
+    kept, residual = None, system.inverse.residual(between)
+    if changes:
+        rows = torch.diag_embed(part.coefficients.T).permute(1, 0, 2).reshape(-1, N)  # (N C, N), own entries only
+        kept = system.inverse.of_rows(rows)
+    outputs, losses, leverage = part.outputs, part.losses, part.leverage
+    return LeaveOneOut(estimate, kept, outputs, losses, leverage, residual, 0, residual <= system.settings.tol)
+
+
+def _own_blocks(matrix: Tensor, n: int) -> Tensor:
+    """Diagonal blocks (n, C, C) of a matrix between (sample, output) pairs."""
+    C = matrix.shape[0] // n
+    return matrix.view(n, C, n, C).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def _blocks(data: Data, block: int, where: str) -> Iterator[tuple[Batch, Batch]]:
+    """Pairs of at most ``block`` samples."""
+    for x, y in [data] if isinstance(data, tuple) else data:
+        for start in range(0, num_samples(y, where, "y"), block):
+            part = slice(start, start + block)
+            yield take(x, part), take(y, part)
+
+
+def self_influence(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Data,
+    *,
+    damping: float,
+    points: Data | None = None,
+    matrix: Matrix = "gauss_newton",
+    method: Method = "cg",
+    tol: float = 1e-6,
+    max_iters: int | None = None,
+    params: Iterable[str] | None = None,
+    block: int = 16,
+) -> Influence:
+    """Rise of a sample's own loss when it is left out, to first order: 1/N g_i^T (A + damping I)^{-1} g_i.
+
+    Samples with large values are those the rest of the data does not explain: outliers and wrong labels.
+
+    Args:
+        model: as for ``response``.
+        loss_fn: as for ``response``.
+        data: the training data, as for ``response``.
+        damping: lam of the averaged cost (N lam for a sum).
+        points: the samples asked about, where they are only some of the training samples.
+        matrix: as for ``response``.
+        method: as for ``response``.
+        tol: as for ``response``.
+        max_iters: as for ``response``.
+        params: as for ``response``.
+        block: samples solved for at the same time.
+
+    Returns:
+        Influence with values (n,), not negative where A + damping I is positive definite.
+
+    Raises:
+        InputError: as ``response``.
+
+    Cost: one solve a sample; memory about 6 P ``block`` numbers.
+
+    References: Koh and Liang (2017), arXiv:1703.04730, section 5.4.
+
+    Example:
+        >>> x, y = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
+        >>> model, half = nn.Linear(2, 1, bias=False).double(), lambda z, t: (z - t).square().sum(1) / 2
+        >>> found = self_influence(model, half, (x, y), damping=0.1, tol=1e-12).values
+        >>> A, e = x.T @ x / 6 + 0.1 * torch.eye(2), model(x) - y
+        >>> bool(torch.allclose(found, (e[:, 0] ** 2 * (x * torch.linalg.solve(A, x.T).T).sum(1) / 6).detach()))
+        True
+    """
+    where = "self_influence"
+    settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
+    system = make_system(model, loss_fn, data, settings, where)
+    values, solutions = [], []
+    for x, y in _blocks(data if points is None else points, max(block, 256), where):
+        G = GradientMatrix(model, loss_fn, x, y, params=settings.params)
+        for columns in transposed_blocks(G, block, where):
+            solutions.append(system.solve(columns))
+            values.append((columns * solutions[-1].x).sum(0) / system.num_samples)
+    return summary(torch.cat(values), solutions)

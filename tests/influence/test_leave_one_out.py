@@ -1,0 +1,133 @@
+"""Leave-one-out estimates of networks against dense steps without the sample, and against training again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback import reference
+from pullback.functional import per_sample_loss
+from tests.compare import assert_same
+from tests.influence.test_response import LOSSES, network, retrain, tanh_fit
+
+
+def step_without(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor, i: int, damping: float) -> Tensor:
+    """One damped Gauss-Newton step on the cost without sample i, from a minimum with it; N as it was."""
+    n = len(x)
+    rest = [j for j in range(n) if j != i]
+    matrix = reference.dense_gauss_newton(model, loss_fn, x[rest], y[rest]) * (n - 1) / n
+    gradient = reference.gradient_matrix(model, loss_fn, x[i : i + 1], y[i : i + 1])[0]
+    return torch.linalg.solve(matrix + damping * torch.eye(len(matrix), dtype=torch.float64), gradient / n)
+
+
+@given(
+    n=st.integers(2, 6),
+    width=st.integers(1, 4),
+    outputs=st.integers(2, 3),
+    loss=st.sampled_from(sorted(LOSSES)),
+    damping=st.floats(1e-2, 3.0),
+)
+def test_both_estimates_against_dense_steps(n: int, width: int, outputs: int, loss: str, damping: float) -> None:
+    """S2-44: first order keeps the sample's curvature, leverage takes it out; by both methods, in blocks, in part."""
+    model, loss_fn, x, y = network(n, 2, width, outputs, loss, seed=7 * n + width)
+    J = reference.output_gradients(model, x)
+    A = reference.dense_gauss_newton(model, loss_fn, x, y)
+    A = A + damping * torch.eye(len(A), dtype=torch.float64)
+    first = torch.linalg.solve(A, reference.gradient_matrix(model, loss_fn, x, y).T) / n
+    leverage = torch.stack([step_without(model, loss_fn, x, y, i, damping) for i in range(n)], 1)
+    for estimate, expected in (("first_order", first), ("leverage", leverage)):
+        for method in ("cg", "dual"):
+            settings: dict[str, Any] = {"damping": damping, "method": method, "tol": 1e-13, "max_iters": 500}
+            found = pb.leave_one_out(model, loss_fn, (x, y), estimate=estimate, block=2, **settings)  # type: ignore[arg-type]
+            assert found.changes is not None
+            assert_same(found.changes, expected, 1e-8)
+            after = model(x).detach() + torch.einsum("ncp,pn->nc", J, expected)
+            assert_same(found.outputs, after, 1e-9)
+            assert_same(found.losses, per_sample_loss(loss_fn, after, y), 1e-9)
+            part = pb.leave_one_out(model, loss_fn, (x, y), points=(x[1:2], y[1:2]), estimate=estimate, **settings)  # type: ignore[arg-type]
+            assert part.changes is not None
+            assert_same(part.changes[:, 0], expected[:, 1], 1e-8, scale=float(expected.abs().max()))
+            without = pb.leave_one_out(model, loss_fn, (x, y), estimate=estimate, changes=False, **settings)  # type: ignore[arg-type]
+            assert without.changes is None
+            assert_same(without.losses, found.losses, 1e-10)
+
+
+def test_leverage_sums_to_the_effective_number_of_parameters() -> None:
+    model, loss_fn, x, y = network(6, 2, 3, 3, "classes", seed=1)
+    G = reference.dense_gauss_newton(model, loss_fn, x, y)
+    expected = torch.trace(torch.linalg.solve(G + 0.1 * torch.eye(len(G), dtype=torch.float64), G))
+    for method in ("cg", "dual"):
+        found = pb.leave_one_out(model, loss_fn, (x, y), damping=0.1, method=method, tol=1e-13, changes=False)  # type: ignore[arg-type]
+        assert_same(found.leverage.sum(), expected, 1e-10)
+        assert bool((found.leverage > 0).all())
+
+
+def test_estimates_against_training_again() -> None:
+    """S2-44: a tanh net, where both are estimates: taking the curvature out as well is the better one on the whole."""
+    model, loss_fn, x, y, decay = tanh_fit("squares")
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    exact = []
+    for i in range(len(x)):
+        model.load_state_dict(state)
+        keep = torch.ones(len(x), dtype=torch.float64)
+        keep[i] = 0
+        retrain(model, loss_fn, x, y, decay, keep)
+        exact.append(model(x[i : i + 1]).detach()[0])
+    model.load_state_dict(state)
+    true = torch.stack(exact) - model(x).detach()
+    errors = {}
+    for estimate in ("first_order", "leverage"):
+        found = pb.leave_one_out(model, loss_fn, (x, y), damping=decay, estimate=estimate, tol=1e-10)  # type: ignore[arg-type]
+        errors[estimate] = float((found.outputs - model(x).detach() - true).norm() / true.norm())
+    assert errors["leverage"] < errors["first_order"] < 1
+
+
+def test_first_order_with_the_hessian() -> None:
+    model, loss_fn, x, y, decay = tanh_fit("squares")
+    dense = reference.dense_hessian(model, loss_fn, x, y) + decay * torch.eye(17, dtype=torch.float64)
+    expected = torch.linalg.solve(dense, reference.gradient_matrix(model, loss_fn, x, y).T) / len(x)
+    settings: dict[str, Any] = {"damping": decay, "estimate": "first_order", "tol": 1e-12}
+    found = pb.leave_one_out(model, loss_fn, (x, y), matrix="hessian", **settings)
+    assert found.changes is not None
+    assert_same(found.changes, expected, 1e-9)
+
+
+def test_self_influence() -> None:
+    """The rise of the own loss, for every matrix; the first-order change of the outputs gives it too."""
+    model, loss_fn, x, y = network(5, 2, 3, 2, "classes", seed=2)
+    G = reference.gradient_matrix(model, loss_fn, x, y)
+    dense = {
+        "gauss_newton": reference.dense_gauss_newton(model, loss_fn, x, y),
+        "hessian": reference.dense_hessian(model, loss_fn, x, y),
+        "empirical_fisher": G.T @ G / 5,
+    }
+    for matrix, A in dense.items():
+        inverse = torch.linalg.inv(A + torch.eye(len(A), dtype=torch.float64))
+        for method in ("cg", "dual")[: 1 if matrix == "hessian" else 2]:
+            found = pb.self_influence(model, loss_fn, (x, y), damping=1.0, matrix=matrix, method=method, tol=1e-12)  # type: ignore[arg-type]
+            assert_same(found.values, (G @ inverse * G).sum(1) / 5, 1e-9)
+    some = pb.self_influence(model, loss_fn, (x, y), damping=1.0, points=(x[2:4], y[2:4]), tol=1e-12)
+    whole = pb.self_influence(model, loss_fn, (x, y), damping=1.0, tol=1e-12)
+    assert_same(some.values, whole.values[2:4], 1e-10)
+
+
+def test_errors() -> None:
+    model, loss_fn, x, y = network(4, 2, 3, 2, "classes", seed=0)
+    with pytest.raises(pb.InputError, match="a matrix that fits estimate='leverage', got 'hessian'. .*='first_order'"):
+        pb.leave_one_out(model, loss_fn, (x, y), damping=1, matrix="hessian")
+    with pytest.raises(
+        pb.InputError, match="fits estimate='first_order', got 'empirical_fisher'. Use matrix='gauss_ne"
+    ):
+        pb.leave_one_out(model, loss_fn, (x, y), damping=1, matrix="empirical_fisher", estimate="first_order")
+    with pytest.raises(
+        pb.InputError, match="leave_one_out: expected `estimate` to be one of 'leverage', 'first_order'"
+    ):
+        pb.leave_one_out(model, loss_fn, (x, y), damping=1, estimate="exact")  # type: ignore[arg-type]
+    with pytest.raises(pb.InputError, match="leave_one_out: expected `block` above 0, got 0"):
+        pb.leave_one_out(model, loss_fn, (x, y), damping=1, block=0)
