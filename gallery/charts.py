@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pullback.report.chart import (
+    DIVERGING,
     PALETTE,
     REFERENCE_COLOUR,
     SEQUENTIAL,
@@ -168,3 +169,34 @@ def contours(
     table = Table(title, (x[0], y[0], z[0]), rows)
     marks = [_trace(each, place) for place, each in enumerate(points)]
     return Chart(key, title, reading, tuple(summary), {"data": [trace, *marks], "layout": layout}, (table,))
+
+
+def matrix(key: str, title: str, reading: str, entries: Sequence[Sequence[float]], *, height: int = 380) -> Chart:
+    """A matrix as an image: blue above zero, orange below, on a scale of its own.
+
+    Args:
+        key: identifies the chart on its page, letters and hyphens.
+        title: what it shows.
+        reading: one sentence on how to read it.
+        entries: rows.
+        height: in pixels.
+    """
+    z = [[_short(v) for v in row] for row in entries]
+    reach = max(abs(v) for row in z for v in row) or 1.0
+    bar = colour_bar((-reach, 0, reach), (f"{-reach:.3g}", "0", f"{reach:.3g}"))
+    trace = {
+        "type": "heatmap",
+        "z": z,
+        "zmin": -reach,
+        "zmax": reach,
+        "colorscale": DIVERGING,
+        "colorbar": bar,
+        "hovertemplate": "row %{y}, column %{x}: %{z:.4g}<extra></extra>",
+    }
+    layout = below_colour_bar(base_layout(height))
+    layout["xaxis"] = axis("column", constrain="domain", showgrid=False)
+    layout["yaxis"] = axis("row", scaleanchor="x", constrain="domain", showgrid=False, autorange="reversed")
+    summary = f"{len(z)} x {len(z[0])}, entries from {min(map(min, z)):.3g} to {max(map(max, z)):.3g}."
+    rows: list[list[Cell]] = [[place, *row] for place, row in enumerate(z)]
+    table = Table(title, ("row", *map(str, range(len(z[0])))), rows)
+    return Chart(key, title, reading, (summary,), {"data": [trace], "layout": layout}, (table,))

@@ -66,19 +66,19 @@ def both_matrices(page: Page) -> None:
     data = column(X), column(0.3)
     model = Unit()
     hessian, gauss_newton = (make(model, squared, data).to_dense() for make in (pb.Hessian, pb.GaussNewton))
-    page.row("output f", 1.2702979047745746, model(data[0]).item(), 1e-15, source=HAND)
+    page.row("output f", 1.2702979047745746, model(data[0]).item(), 1e-12, source=HAND)
     for name, matrix, entries in (
         ("G", gauss_newton, (3.2032316397842067, 1.1367625534170323, 0.40341419171866855)),
         ("H", hessian, (-0.10576333163601781, 2.005061493107465, 0.40341419171866855)),
     ):
         for place, value in zip(((0, 0), (0, 1), (1, 1)), entries, strict=True):
-            page.row(f"{name}, entry {place[0] + 1}{place[1] + 1}", value, matrix[place], 1e-14, source=HAND)
-    page.at_least("smallest eigenvalue of G", -1e-15, torch.linalg.eigvalsh(gauss_newton)[0], source="L is convex")
+            page.row(f"{name}, entry {place[0] + 1}{place[1] + 1}", value, matrix[place], 1e-12, source=HAND)
+    page.at_least("smallest eigenvalue of G", -1e-12, torch.linalg.eigvalsh(gauss_newton)[0], source="L is convex")
     page.at_most("smallest eigenvalue of H", -1, torch.linalg.eigvalsh(hessian)[0], source="H is indefinite here")
     bent = Unit(activation=torch.relu)
     hessian, gauss_newton = (make(bent, squared, data).to_dense() for make in (pb.Hessian, pb.GaussNewton))
     missing = hessian[0, 1] - gauss_newton[0, 1]
-    page.row("H - G of a ReLU unit, entry 12", 1.8, missing, 1e-14, source="(f - t) x: not zero between layers")
+    page.row("H - G of a ReLU unit, entry 12", 1.8, missing, 1e-12, source="(f - t) x: not zero between layers")
 
 
 class Slice:
@@ -122,12 +122,12 @@ def slice_of_one_weight(page: Page) -> None:
     for name, each in (("squared", Slice(squared, 0.3)), ("logistic", Slice(logistic, 0.0))):
         operator = pb.GaussNewton(Unit(), each.loss_fn, (column(X), each.target)).to_dense()[0, 0]
         found = each.bend_of_linearised
-        page.row(f"second derivative of the linearised curve, {name}", operator, found, 1e-13, source="entry 11 of G")
+        page.row(f"second derivative of the linearised curve, {name}", operator, found, 1e-12, source="entry 11 of G")
         apart = (values(each.linearised, points) - values(each.gauss_newton, points)).abs().max()
         label = f"linearised curve apart from its quadratic, {name}"
         if name == "squared":
             draw_network(page, each, points)
-            page.at_most(label, 1e-13, apart, source="none: L is quadratic")
+            page.at_most(label, 1e-12, apart, source="none: L is quadratic")
         else:
             page.at_least(label, 0.05, apart, source="L is not quadratic")
         draw_costs(page, name, each, points)
@@ -183,12 +183,12 @@ def where_exact(page: Page) -> None:
     """Equal at a perfect fit and for networks linear in their weights; not at the optimum of one that cannot fit."""
     model, x = Unit(), column(X)
     page.at_most(
-        "|H - G| where every residual is 0", 1e-15, apart(model, squared, (x, model(x).detach())), source="eq. 13"
+        "|H - G| where every residual is 0", 1e-12, apart(model, squared, (x, model(x).detach())), source="eq. 13"
     )
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(8, 3, dtype=torch.float64, generator=generator), torch.arange(8) % 4
     linear = nn.Linear(3, 4).double()
-    page.at_most("|H - G| of a linear network, cross-entropy", 1e-15, apart(linear, nn.CrossEntropyLoss(), (x, labels)),
+    page.at_most("|H - G| of a linear network, cross-entropy", 1e-12, apart(linear, nn.CrossEntropyLoss(), (x, labels)),
                  source="eq. 13")  # fmt: skip
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     data = x, x + torch.sin(3 * x) / 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pullback.report.chart import Chart, Table
 from pullback.report.document import document_html, write_whole
-from pullback.report.markup import chart_html
+from pullback.report.markup import chart_html, table_html
 from pullback.report.text import duration, escape
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def as_record(page: Page, machine: dict[str, str]) -> dict[str, Any]:
         "seconds": round(page.seconds, 2),
         "machine": machine,
         "rows": [asdict(row) | {"verdict": row.verdict} for row in page.rows],
+        "tables": [asdict(table) for table in page.tables],
         "charts": [asdict(chart) for chart in page.charts],
     }
 
@@ -80,7 +81,8 @@ def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
 def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None, script: Path, path: Path) -> None:
     """Write the page; the stored run of the full size, if there is one, stands below the run it is made from."""
     parts = [_head_html(page, record), '<main id="content" tabindex="-1">']
-    parts += [_section("numbers", "The numbers", _rows_html(record)), _charts_section("figures", page.charts)]
+    facts = "".join(map(table_html, page.tables))
+    parts += [_section("numbers", "The numbers", _rows_html(record) + facts), _charts_section("figures", page.charts)]
     charts = list(page.charts)
     if stored and page.preset != "full":
         kept = [_chart_of(each) for each in stored["charts"]]

@@ -24,7 +24,7 @@ import output
 import torch
 
 import pullback as pb
-from pullback.report.chart import Chart
+from pullback.report.chart import Chart, Table
 
 PRESETS = ("small", "full")
 SEED = 0
@@ -81,6 +81,7 @@ class Page:
         self.title = title.rstrip(".")
         self.rows: list[Row] = []
         self.charts: list[Chart] = []
+        self.tables: list[Table] = []
         self.settings: dict[str, Any] = {}
         self.seconds = math.nan
 
@@ -123,6 +124,10 @@ class Page:
     def draw(self, chart: Chart) -> None:
         """Add a figure; ``charts.py`` makes the usual ones."""
         self.charts.append(chart)
+
+    def facts(self, caption: str, header: Sequence[str], rows: Sequence[Sequence[str | int | float | None]]) -> None:
+        """Add a table of facts, which are shown and not checked."""
+        self.tables.append(Table(caption, tuple(header), [list(row) for row in rows]))
 
     def check(self) -> None:
         """Assert every row.
