@@ -76,6 +76,11 @@ def gaussian(n: int, columns: int, generator: torch.Generator, op: Operator) -> 
     return torch.randn(n, columns, generator=generator, dtype=torch.float64).to(op.device, work_dtype(op))
 
 
+def floor(dtype: torch.dtype) -> float:
+    """Relative residual that is nothing but rounding; iterating on it would solve for noise."""
+    return 10 * torch.finfo(dtype).eps
+
+
 def indefinite(where: str, curvature: float, iteration: int) -> InputError:
     """The error of a search direction along which an operator is not positive."""
     return input_error(

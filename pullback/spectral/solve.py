@@ -13,7 +13,7 @@ from pullback._checks import input_error
 from pullback._results import Solution
 from pullback.operators.adapt import as_operator
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import indefinite, product, square_operator, work_dtype
+from pullback.spectral.inputs import floor, indefinite, product, square_operator, work_dtype
 from pullback.spectral.solve_numpy import solve_numpy
 
 Preconditioner = Operator | Tensor | Callable[[Tensor], Tensor]
@@ -36,7 +36,8 @@ def solve(
         b: right-hand side (n,), or several (n, K), which share blocks of products. A tensor is solved for on its
             device; a NumPy array by SciPy's ``cg``.
         damping: added to the diagonal; in the units of A, so that of a mean loss is 1/N of that of a sum.
-        tol: |b - A x| / |b| to reach. With 0 exactly ``max_iters`` iterations are made.
+        tol: |b - A x| / |b| to reach. With 0 exactly ``max_iters`` iterations are made; x stays as it is once what is
+            left of the residual is rounding.
         max_iters: iterations allowed; None means 10 n, at most 1000.
         preconditioner: an approximate inverse of A, symmetric positive definite: an operator, a matrix or a function.
         start: x to start from, of the shape of ``b``; None means zero.
@@ -120,13 +121,14 @@ def _round(
     z = r if inverse is None else inverse(r)
     p, rho = z.clone(), (r * z).sum(0)
     x, r = x.clone(), r.clone()
-    active = torch.arange(r.shape[1], device=r.device)[r.norm(dim=0) > tol * size]
+    best = r.norm(dim=0) / size
+    active = torch.arange(r.shape[1], device=r.device)[best > max(tol, floor(r.dtype))]
     while len(history) <= limit and (tol == 0 or len(active)):
         relative = history[-1].clone()
         q = system(p[:, active]) if len(active) else r[:, active]
         curvature = (p[:, active] * q).sum(0)
         good = curvature > eps * p[:, active].norm(dim=0) * q.norm(dim=0)
-        spent = relative[active] <= 1e3 * eps  # what is left is rounding, whose curvature says nothing
+        spent = best[active] <= 100 * floor(r.dtype)  # the curvature of rounding says nothing
         if not bool((good | spent).all()):
             worst = int((curvature + good * curvature.abs().max()).argmin())
             raise indefinite(where, float(curvature[worst] / p[:, active[worst]].square().sum()), len(history))
@@ -140,7 +142,8 @@ def _round(
         fresh = (r[:, active] * z).sum(0)
         p[:, active] = z + fresh / rho[active] * p[:, active]
         rho[active] = fresh
-        active = active[relative[active] > max(tol, eps**2)]
+        best = torch.minimum(best, relative)
+        active = active[relative[active] > max(tol, floor(r.dtype))]
     return x
 
 

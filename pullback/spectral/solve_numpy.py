@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pullback._results import Solution
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import indefinite, product, work_dtype
+from pullback.spectral.inputs import floor, indefinite, product, work_dtype
 
 Array = NDArray[Any]
 
@@ -42,15 +42,33 @@ def solve_numpy(
     def precondition(v: Array) -> Array:
         return v if inverse is None else inverse(torch.as_tensor(v, device=op.device).unsqueeze(1)).cpu().numpy()[:, 0]
 
-    runs = [_column(system, precondition, v, x, tol, limit) for v, x in zip(columns.T, starts.T, strict=True)]
-    x = np.stack([x for x, _ in runs], axis=1)
-    size = np.linalg.norm(columns, axis=0)
-    residuals = np.linalg.norm(columns - system(x), axis=0) / np.where(size > 0, size, 1)
-    length = max(len(history) for _, history in runs) if tol else limit + 1
-    history = np.stack([np.pad(h, (0, length - len(h)), mode="edge") for _, h in runs], axis=1)
+    runs = [_refined(system, precondition, v, x, tol, limit) for v, x in zip(columns.T, starts.T, strict=True)]
+    x, residuals = np.stack([x for x, _, _ in runs], axis=1), np.array([last for _, _, last in runs])
+    length = max(len(history) for _, history, _ in runs) if tol else limit + 1
+    history = np.stack([np.pad(h, (0, length - len(h)), mode="edge") for _, h, _ in runs], axis=1)
     residual = float(residuals.max())
     kept = history if b.ndim > 1 else history[:, 0]
     return Solution(x.reshape(b.shape), residual, length - 1, residual <= tol, kept)
+
+
+def _refined(
+    system: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    b: Array,
+    x: Array,
+    tol: float,
+    limit: int,
+) -> tuple[Array, list[float], float]:
+    """Solution, history and recomputed residual; begun again where rounding has parted the two, while that helps."""
+    history: list[float] = []
+    size, last = float(np.linalg.norm(b)) or 1.0, float("inf")
+    while True:
+        x, found = _column(system, precondition, b, x, tol, limit - max(len(history) - 1, 0))
+        history = [*history, *found[1:]] if history else found
+        fresh = float(np.linalg.norm(b - system(x))) / size
+        if not tol or fresh <= tol or fresh > last / 2 or len(history) > limit:
+            return x, history, fresh
+        last = fresh
 
 
 def _column(
@@ -66,6 +84,7 @@ def _column(
 
     n, eps, size = len(b), float(np.finfo(b.dtype).eps), float(np.linalg.norm(b)) or 1.0
     x, r = start.copy(), b - (system(start) if start.any() else 0)
+    rest = floor(torch.as_tensor(b).dtype)
     history = [float(np.linalg.norm(r)) / size]
     seen: list[tuple[Array, Array]] = []
 
@@ -76,7 +95,7 @@ def _column(
             return q
         curvature = float(p @ q)
         if curvature <= eps * float(np.linalg.norm(p) * np.linalg.norm(q)):
-            if history[-1] <= 1e3 * eps:
+            if min(history) <= 100 * rest:
                 raise _Spent
             raise indefinite("solve", curvature / float(p @ p), len(history))
         seen[:] = [(p, q)]
@@ -87,11 +106,11 @@ def _column(
         r[:] -= float(p @ (new - x)) / float(p @ p) * q
         x[:] = new
         history.append(float(np.linalg.norm(r)) / size)
-        if history[-1] <= eps**2:
+        if history[-1] <= rest:
             raise _Spent
 
     operators = [LinearOperator((n, n), matvec=f, dtype=b.dtype) for f in (watched, precondition)]
-    if limit and history[0] > max(tol, eps**2):
+    if limit and history[0] > max(tol, rest):
         with suppress(_Spent):
             cg(operators[0], b, x0=start, rtol=tol, atol=0.0, maxiter=limit, M=operators[1], callback=step)
     return x, history
