@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error
+from pullback._rng import make_generator
 from pullback.diagnostics.spectrum_routes import Route, Sizes
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import assemble
@@ -17,6 +18,7 @@ from pullback.kernels.plan import make_plan
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues
 
+NEARLY = 1e-3  # off-diagonal inner products from which one orthogonalisation loses no more than rounding
 REFINEMENTS = 2  # power steps on eigenvectors whose residuals rounding has left above the tolerance
 
 
@@ -57,7 +59,7 @@ def nothing(like: Tensor, wanted: Wanted) -> Found:
 
 def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
     """Through the rows: their Gram matrix, formed or by products, or the matrix itself where it is the smaller."""
-    sizes, where = wanted.sizes, wanted.where
+    where = wanted.where
     captured = source.capture(where)
     like = captured.values
     N = captured.num_samples
@@ -76,9 +78,7 @@ def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
         trace = float(rows.squared_norms().sum(dtype=torch.float64)) / N
         if trace == 0:
             return nothing(like, wanted)
-        pairs = eigenvalues((1 / N) * rows.gram, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
-        found = Found(pairs.values, pairs.vectors, pairs.residuals, _floor(like, trace), pairs.num_matvecs, True)
-        return _finished(found, rows, wanted, ended=pairs.converged)
+        return _by_lanczos((1 / N) * rows.gram, _floor(like, trace), rows, wanted)
 
 
 def from_operator(operator: Operator, wanted: Wanted) -> Found:
@@ -113,19 +113,39 @@ def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_param
     if trace == 0:
         return nothing(matrix, wanted)
     if not (sizes.whole or of_parameters):
-        pairs = eigenvalues(matrix, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
-        found = Found(pairs.values, pairs.vectors, pairs.residuals, floor, pairs.num_matvecs, True)
-        return _finished(found, rows, wanted, ended=pairs.converged)
+        return _by_lanczos(matrix, floor, rows, wanted)
     if not sizes.vectors:
         values = torch.linalg.eigvalsh(matrix).flip(0)
         _check_moments(values, matrix, trace, wanted)
         values = values[_kept(values, floor, sizes)]
         return Found(values, None, torch.full_like(values, floor), floor, 0, True)
-    values, columns = torch.linalg.eigh(matrix)
-    values, columns = values.flip(0), columns.flip(1)
-    kept = _kept(values, floor, sizes)
-    found = Found(values[kept], columns[:, kept], values[kept], floor, 0, True)
-    return _finished(found, rows, wanted, ended=True, of_parameters=of_parameters)
+    every, columns = torch.linalg.eigh(matrix)
+    every, columns = every.flip(0), columns.flip(1)
+    kept = _kept(every, floor, sizes)
+    values, columns = every[kept], columns[:, kept]
+    errors = matrix @ columns - columns * values
+    if of_parameters:
+        residuals = torch.linalg.vector_norm(errors, dim=0)
+    else:  # in parameter space B^T e / sqrt(N value)
+        residuals = ((errors * (matrix @ errors)).sum(0).clamp(min=0) / values).sqrt()
+    found = Found(values, columns, residuals, floor, 0, True)
+    vectors = columns if of_parameters else orthonormal(rows.T @ columns)
+    return _measured(found, vectors, max(floor, wanted.tol * float(every[0])), rows)
+
+
+def _by_lanczos(gram: Operator | Tensor, floor: float, rows: GradientRows, wanted: Wanted) -> Found:
+    """The largest pairs of the Gram matrix of the samples, and of A."""
+    sizes = wanted.sizes
+    pairs = eigenvalues(gram, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
+    kept = _kept(pairs.values, floor, sizes)
+    values, columns, residuals = pairs.values[kept], pairs.vectors[:, kept], pairs.residuals[kept]
+    found = Found(values, None, residuals, floor, pairs.num_matvecs, pairs.converged)
+    if not sizes.vectors:
+        return found
+    # |B^T e| / sqrt(N value) for a residual e of the Gram matrix, whose norm is the largest eigenvalue
+    bounds = residuals * (pairs.values[:1] / values).sqrt()
+    found = replace(found, residuals=bounds)
+    return _measured(found, orthonormal(rows.T @ columns), wanted.tol * float(pairs.values[0]), rows)
 
 
 def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted) -> None:
@@ -144,28 +164,29 @@ def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted)
             )
 
 
-def _finished(found: Found, rows: GradientRows, wanted: Wanted, *, ended: bool, of_parameters: bool = False) -> Found:
-    """Eigenvectors in parameter space, and residuals measured with them: A V - V values."""
-    sizes = wanted.sizes
-    kept = _kept(found.values, found.noise_floor, sizes)
-    values, columns, residuals = found.values[kept], found.vectors, found.residuals[kept]
-    assert columns is not None
-    columns, products = columns[:, kept], found.num_matvecs
-    limit = wanted.tol * float(found.values[0]) if len(found.values) else 0.0
-    if sizes.whole:
-        limit = max(limit, found.noise_floor)
-    if not sizes.vectors or not len(values):
-        vectors = rows.like.new_empty(sizes.num_params, 0) if sizes.vectors else None
-        return Found(values, vectors, residuals, found.noise_floor, products, ended)
-    vectors = orthonormal(columns if of_parameters else rows.T @ columns)
-    for attempt in range(1 + REFINEMENTS):
-        values, vectors, moved, residuals = _ritz(rows, vectors)
-        products += len(values)
-        if attempt == REFINEMENTS or bool((residuals <= limit).all()):
-            break
-        vectors = orthonormal(moved)
-    converged = ended and bool((residuals <= limit).all())
-    return Found(values, vectors, residuals, found.noise_floor, products, converged)
+def _measured(found: Found, vectors: Tensor, limit: float, rows: GradientRows) -> Found:
+    """With eigenvectors in parameter space, whose residuals A V - V values are within ``limit``, if rounding allows.
+
+    Those known from the Gram matrix are exact but for the rounding of ``vectors``. One product with a combination of
+    the vectors with random signs shows that: its squared residual is on average the sum of all squared ones. Only if
+    either is above the limit is every vector measured, and improved by a step of the power method.
+    """
+    k = vectors.shape[1]
+    if k == 0:
+        return replace(found, vectors=vectors, residuals=found.values)
+    signs = torch.randint(2, (k,), generator=make_generator(0)).to(vectors) * 2 - 1
+    moved = rows.T @ (rows @ (vectors @ signs)) / rows.num_samples
+    seen = torch.linalg.vector_norm(moved - vectors @ (signs * found.values)) / k**0.5
+    found = replace(
+        found, vectors=vectors, residuals=found.residuals.clamp(min=float(seen)), num_matvecs=found.num_matvecs + 1
+    )
+    for _ in range(1 + REFINEMENTS):
+        if bool((found.residuals <= limit).all()):
+            return found
+        values, vectors, image, residuals = _ritz(rows, vectors)
+        found = replace(found, values=values, vectors=vectors, residuals=residuals, num_matvecs=found.num_matvecs + k)
+        vectors = orthonormal(image)
+    return replace(found, converged=found.converged and bool((found.residuals <= limit).all()))
 
 
 def _ritz(rows: GradientRows, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -180,13 +201,16 @@ def _ritz(rows: GradientRows, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """Columns made orthonormal in their order, the first kept as it is: by Cholesky, twice."""
+    """Columns made orthonormal in their order, the first kept as it is, by Cholesky; twice if they are far from it."""
     for _ in range(2):
-        vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
         inner = (vectors.T @ vectors).double()
+        sizes = inner.diagonal().sqrt()
+        inner = inner / sizes / sizes.unsqueeze(1)
         factor, failed = torch.linalg.cholesky_ex(inner)
         if failed:
             return torch.linalg.qr(vectors)[0]
-        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(inner)).to(inner), upper=False)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(inner)).to(inner), upper=False) / sizes
         vectors = vectors @ inverse.T.to(vectors)
+        if float((inner - torch.eye(len(inner)).to(inner)).abs().max()) < NEARLY:
+            break
     return vectors

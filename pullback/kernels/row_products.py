@@ -49,22 +49,27 @@ def transposed_times(factor: Factor, weights: Tensor) -> Tensors:
 def gram_product(factor: Factor) -> GramProduct:
     """``G G^T`` as a product, (N, C, K) to (N, C, K).
 
-    Where a layer has fewer samples (times positions) than twice its inputs, the Gram matrix of its inputs is formed
-    once: a product then costs N^2 p operations, not 2 N d p.
+    A linear layer's is D (A A^T + 1) D^T. Where it has fewer samples (times positions) than twice its inputs, A A^T is
+    formed once: a product then costs N^2 p operations, not 2 N d p.
     """
     n = factor.num_samples
-    if not (isinstance(factor, OuterFactor) and by_inputs(factor, n)):
+    whole = isinstance(factor, OuterFactor) and len(list(factor.blocks(n))) == 1  # nothing is unfolded but in parts
+    if not isinstance(factor, OuterFactor) or factor.dims[1] > 1 or not (whole or by_inputs(factor, n)):
         return lambda weights: times(factor, transposed_times(factor, weights))
     T, _, d, p = factor.dims
-    right = factor.right(slice(None)).flatten(2)  # (N, C, T p)
-    inner = torch.cat([factor.left(index) for index in factor.blocks(n)]).view(n * T, d)
-    inner = inner @ inner.T
-    if factor.bias is not None:
-        inner += 1
+    right = factor.right(slice(None)).flatten(2).contiguous()  # (N, C, T p)
+    a = torch.cat([factor.left(index) for index in factor.blocks(n)]).reshape(n * T, d)
+    inner = a @ a.T + int(factor.bias is not None) if by_inputs(factor, n) else None
 
     def product(weights: Tensor) -> Tensor:
         combined = torch.bmm(weights.mT, right).view(n, -1, T, p)  # (N, K, T, p)
-        image = inner @ combined.transpose(1, 2).reshape(n * T, -1)  # (N T, K p)
+        combined = combined.transpose(1, 2).reshape(n * T, -1)  # (N T, K p)
+        if inner is not None:
+            image = inner @ combined
+        elif factor.bias is not None:
+            image = torch.addmm(combined.sum(0), a, a.T @ combined)
+        else:
+            image = a @ (a.T @ combined)
         image = image.view(n, T, -1, p).transpose(1, 2).reshape(n, -1, T * p)
         return torch.bmm(right, image.mT)
 
@@ -89,27 +94,25 @@ def _samples(factor: OuterFactor, numbers: int) -> Iterator[slice]:
 
 def _outer_times(factor: OuterFactor, vectors: Tensors) -> Tensor:
     T, g, d, p = factor.dims
-    known = factor.weight or factor.bias
-    assert known is not None
-    count = len(vectors[known])
+    assert factor.weight is not None
+    weight = torch.stack([factor.from_weight(v) for v in vectors[factor.weight]])  # (K, g, p, d)
+    count = len(weight)
+    shift = weight.new_zeros(()) if factor.bias is None else vectors[factor.bias].view(count, 1, g, p)
     result = factor.like.new_zeros(factor.num_samples, factor.num_outputs, count)
-    if factor.weight is not None:
-        weight = torch.stack([factor.from_weight(v) for v in vectors[factor.weight]])  # (K, g, p, d)
-        for index in _samples(factor, T * g * count * p):
-            a = factor.left(index)  # (n, T, g, d)
-            if g == 1:
-                image = a.reshape(-1, d) @ weight.view(-1, d).T  # (n T, K p)
-                image = image.view(len(a), T, count, p).transpose(1, 2).reshape(len(a), count, -1)
-            else:
-                image = torch.einsum("ntgd,kgpd->nktgp", a, weight).flatten(2)
-            result[index] = torch.bmm(factor.right(index).flatten(2), image.mT)
-    if factor.bias is not None:
-        result += factor.bias_rows(slice(None)) @ vectors[factor.bias].flatten(1).T
+    for index in _samples(factor, T * g * count * p):
+        a = factor.left(index)  # (n, T, g, d)
+        if g == 1:
+            image = (a.reshape(-1, d) @ weight.view(-1, d).T).view(len(a), T, count, 1, p).transpose(1, 2)
+        else:
+            image = torch.einsum("ntgd,kgpd->nktgp", a, weight)
+        image = (image + shift).flatten(2)  # (n, K, T g p)
+        result[index] = torch.bmm(factor.right(index).flatten(2), image.mT)
     return result
 
 
 def _outer_transposed(factor: OuterFactor, weights: Tensor) -> Tensors:
     T, g, d, p = factor.dims
+    assert factor.weight is not None
     count = weights.shape[2]
     weight = factor.like.new_zeros(count, g, p, d)
     bias = factor.like.new_zeros(count, g * p)
@@ -117,17 +120,13 @@ def _outer_transposed(factor: OuterFactor, weights: Tensor) -> Tensors:
         right = factor.right(index).flatten(2)  # (n, C, T g p)
         combined = torch.bmm(weights[index].mT, right).view(-1, count, T, g, p)
         bias += combined.sum((0, 2)).flatten(1)
-        if factor.weight is None:
-            continue
         a = factor.left(index)
         if g == 1:
             both = combined.transpose(1, 2).reshape(-1, count * p)  # (n T, K p)
             weight.view(-1, d).addmm_(both.T, a.reshape(-1, d))
         else:
             weight += torch.einsum("nktgp,ntgd->kgpd", combined, a)
-    found = {}
-    if factor.weight is not None:
-        found[factor.weight] = factor.as_weight(weight.unsqueeze(1)).squeeze(1)
+    found = {factor.weight: factor.as_weight(weight.unsqueeze(1)).squeeze(1)}
     if factor.bias is not None:
         found[factor.bias] = bias
     return found
