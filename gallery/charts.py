@@ -34,6 +34,7 @@ class Curve:
         y: heights, as many.
         style: "line", "points", "dash" (a reference line) or "bars".
         colour: a CSS colour; None takes the next one of the palette.
+        stderr: standard errors of ``y``, drawn as bars.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Curve:
     y: Sequence[float]
     style: str = "line"
     colour: str | None = None
+    stderr: Sequence[float] | None = None
 
 
 def curves(
@@ -90,7 +92,7 @@ def curves(
 
 def _ends(curve: Curve, x: str) -> str:
     """A curve in a sentence: where it begins and where it ends."""
-    first, last = (f"{number(float(curve.y[at]), 4)} at {x} {number(float(curve.x[at]), 4)}" for at in (0, -1))
+    first, last = (f"{number(float(curve.y[at]), 4)} at {x} = {number(float(curve.x[at]), 4)}" for at in (0, -1))
     return f"{curve.name}: {first}, {last}."
 
 
@@ -107,9 +109,11 @@ def _trace(curve: Curve, place: int) -> dict[str, Any]:
     shared = {"name": curve.name, "x": x, "y": y}
     if curve.style == "bars":
         return shared | {"type": "bar", "marker": {"color": colour}}
+    if curve.stderr is not None:
+        shared["error_y"] = {"array": [_short(v) for v in curve.stderr], "thickness": 1, "width": 3}
     return shared | {
         "type": "scatter",
-        "mode": "markers" if curve.style == "points" else "lines",
+        "mode": "markers" if curve.style == "points" else ("lines+markers" if len(x) <= 24 else "lines"),
         "line": {"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
         "marker": {"size": 7, "color": colour},
     }

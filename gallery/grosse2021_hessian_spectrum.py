@@ -63,7 +63,7 @@ class State:
 def build(page: Page) -> None:
     """Fill the page."""
     sizes, rate = page.pick(small=([64, 16, 16, 10], 0.01), full=([64, 128, 128, 128, 128, 128, 10], 0.001))
-    count, probes, products = page.pick(small=(256, 6, 40), full=(1437, 8, 80))
+    count, probes, products = page.pick(small=(256, 6, 80), full=(1437, 8, 80))
     marks = page.pick(small=(0, 10, 30, 100, 300), full=(0, 10, 30, 100, 300, 1000))
     page.set(seed=0, layers=str(sizes), samples=count, learning_rate=rate, probes=probes, products_a_probe=products)
     digits = pb.functional.load_digits(0)
@@ -179,8 +179,10 @@ def draw(page: Page, states: list[State]) -> None:
     reading = "The most negative eigenvalue starts out as large as the outliers and falls far below them."
     axes = {"x": "step + 1", "y": "eigenvalue", "log_x": True, "log_y": True}
     page.draw(curves("outer", "Outer eigenvalues while training", reading, lines, **axes))
-    shares = [Curve("bulk", steps, [s.bulk.value for s in states])]
-    reading = "Share of eigenvalues of at most a thousandth of the largest: the zeros of the lecture."
+    shares = [Curve("bulk", steps, [s.bulk.value for s in states], stderr=[s.bulk.stderr for s in states])]
+    reading = (
+        "Share of eigenvalues of at most a thousandth of the largest, the lecture's zeros; bars are standard errors."
+    )
     page.draw(curves("bulk", "Share in the bulk", reading, shares, x="step + 1", y="share", log_x=True, y_range=(0, 1)))
 
 

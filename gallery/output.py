@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pullback.report.chart import Chart, Table
+from pullback.report.chart import Chart, Frame, Table
 from pullback.report.document import document_html, write_whole
 from pullback.report.markup import chart_html, table_html
 from pullback.report.text import duration, escape
@@ -81,12 +81,14 @@ def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
 def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None, script: Path, path: Path) -> None:
     """Write the page; the stored run of the full size, if there is one, stands below the run it is made from."""
     parts = [_head_html(page, record), '<main id="content" tabindex="-1">']
-    facts = "".join(map(table_html, page.tables))
-    parts += [_section("numbers", "The numbers", _rows_html(record) + facts), _charts_section("figures", page.charts)]
+    numbers = _rows_html(record) + "".join(map(table_html, page.tables))
+    parts += [_section("numbers", "The numbers", numbers), _charts_section("figures", page.charts)]
     charts = list(page.charts)
     if stored and page.preset != "full":
         kept = [_chart_of(each) for each in stored["charts"]]
-        parts.append(_section("stored", "The full size, from a stored run", _about_html(stored) + _rows_html(stored)))
+        facts = "".join(table_html(_table_of(each)) for each in stored["tables"])
+        numbers = _about_html(stored) + _rows_html(stored) + facts
+        parts.append(_section("stored", "The full size, from a stored run", numbers))
         parts.append(_charts_section("stored-figures", kept))
         charts += kept
     code = f'<div class="scroll"><pre>{escape(script.read_text(encoding="utf-8"))}</pre></div>'
@@ -155,9 +157,15 @@ def _charts_section(key: str, charts: list[Chart]) -> str:
     return _section(key, "Figures" if key == "figures" else "Figures of the full size", body)
 
 
+def _table_of(stored: dict[str, Any]) -> Table:
+    """A table read back."""
+    return Table(stored["caption"], tuple(stored["header"]), stored["rows"])
+
+
 def _chart_of(stored: dict[str, Any]) -> Chart:
     """A chart read back, under a key of its own beside the one just drawn."""
     known = {each.name for each in fields(Chart)}
-    tables = tuple(Table(t["caption"], tuple(t["header"]), t["rows"]) for t in stored["tables"])
+    tables = tuple(map(_table_of, stored["tables"]))
     kept = {key: value for key, value in stored.items() if key in known}
-    return Chart(**kept | {"key": "full-" + stored["key"], "tables": tables, "frames": (), "data": None})
+    frames = tuple(Frame(**frame) for frame in stored["frames"])
+    return Chart(**kept | {"key": "full-" + stored["key"], "tables": tables, "frames": frames, "data": None})

@@ -1,0 +1,165 @@
+"""What a page is: rows that hold or not, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+import pullback as pb
+from pullback.report.chart import Table
+
+
+@pytest.fixture
+def page(load):
+    return load("page").Page("smith1999_topic", "A title.\n\nA claim, figure 1.\n\n    x = <y>\n\nAnd more.")
+
+
+def build(page):
+    """One row, one bound, one figure, one table."""
+    from charts import Curve, curves
+
+    page.set(seed=0)
+    page.row("number", 1.5, 1.5 + 1e-7, 1e-6, source="figure <1>")
+    page.at_most("bound", 2, 1)
+    page.facts("Facts", ("name", "value"), [["<b>", 1.0]])
+    page.draw(curves("line", "Line", "Read it.", [Curve("a", [1, 2], [3, 4])], x="x", y="y"))
+
+
+@pytest.mark.parametrize(
+    ("here", "holds"), [(1.0, True), (1.01, True), (0.99, True), (1.011, False), (math.nan, False), (math.inf, False)]
+)
+def test_a_row_holds_within_its_tolerance(page, here, holds):
+    page.row("absolute", 1.0, here, 0.01 + 1e-12)
+    page.row("relative", 100.0, 100 * here, 0.01 + 1e-12, relative=True)
+    assert [row.holds for row in page.rows] == [holds, holds]
+    assert [row.verdict for row in page.rows] == ["holds" if holds else "FAILS"] * 2
+    assert [row.tolerance for row in page.rows] == ["±0.01", "±0.01 relative"]
+
+
+def test_bounds_and_exact_numbers(page):
+    page.at_most("below", 1.0, 1.0)
+    page.at_least("above", 1.0, 1.0)
+    page.row("exact", 3, 3, 0)
+    assert [row.holds for row in page.rows] == [True] * 3
+    page.at_most("below", 1.0, math.nan)
+    page.at_least("above", 1.0, math.nan)
+    page.row("exact", 3, 3 + 1e-12, 0)
+    assert [row.holds for row in page.rows[3:]] == [False] * 3
+    assert page.rows[-1].tolerance == "exact"
+
+
+def test_a_wrong_number_fails_its_page(page):
+    page.row("first", 1.0, 1.0, 0)
+    page.check()
+    page.row("Rayleigh quotient", 1.3586808, 1.4, 5e-6)
+    expected = "smith1999_topic: expected 1.3586808 (±5e-06) for 'Rayleigh quotient', got 1.4. Compare"
+    with pytest.raises(pb.SelfCheckError, match=re.escape(expected)):
+        page.check()
+
+
+def test_what_is_not_reproduced_must_stay_so(page):
+    page.row("orders of magnitude", 4, 3.5, 0.1, not_reproduced="they are 3.5")
+    assert page.rows[0].verdict == "not reproduced"
+    page.check()
+    page.row("fine after all", 4, 4, 0.1, not_reproduced="of no reason")
+    with pytest.raises(pb.SelfCheckError, match="expected no agreement for 'fine after all', got 4"):
+        page.check()
+
+
+def test_a_page_without_numbers_is_an_error(page):
+    with pytest.raises(pb.SelfCheckError, match="expected at least one number to check, got none"):
+        page.check()
+
+
+def test_sizes(load):
+    assert load("page").Page("a", "t").pick(small=1, full=2) == 1
+    assert load("page").Page("a", "t", "full").pick(small=1, full=2) == 2
+
+
+@pytest.fixture
+def script(tmp_path, load, monkeypatch):
+    """``run`` on the page above, as if it were a script of its own folder."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    path = folder / "smith1999_topic.py"
+    path.write_text("# <script>\n")
+    page = load("page")
+    monkeypatch.setattr(page.inspect, "getfile", lambda _: str(path))
+    return lambda *arguments, made=build: page.run(made, list(arguments))
+
+
+def test_writes_the_page_and_its_numbers(script, tmp_path, capsys):
+    out = tmp_path / "out"
+    script("--out", str(out))
+    text = capsys.readouterr().out
+    assert re.search(r"^number +1\.5 +1\.5000001 +±1e-06 +holds$", text, re.M)
+    record = json.loads((out / "smith1999_topic.json").read_text())
+    assert record["preset"] == "small"
+    assert record["settings"] == {"seed": 0}
+    assert {"torch", "numpy", "scipy", "pullback", "processor", "threads", "date"} <= set(record["machine"])
+    assert [(row["quantity"], row["holds"]) for row in record["rows"]] == [("number", True), ("bound", True)]
+    html = (out / "smith1999_topic.html").read_text()
+    for shown in ("figure &lt;1&gt;", "&lt;b&gt;", "# &lt;script&gt;", "1.5000001", "small size", 'id="line"'):
+        assert shown in html
+    assert "<b>" not in html.split("<script")[0]
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", html)
+    assert "stored run" not in html
+
+
+def test_shows_the_stored_run_of_the_full_size(script, tmp_path):
+    script("--preset", "full", "--store")
+    assert json.loads((tmp_path / "pages/results/smith1999_topic.json").read_text())["preset"] == "full"
+    script("--out", str(tmp_path / "out"))
+    html = (tmp_path / "out/smith1999_topic.html").read_text()
+    assert "The full size, from a stored run" in html
+    assert 'id="full-line"' in html
+    assert html.count("1.5000001") == 2
+
+
+def test_does_not_overwrite(script, tmp_path, capsys):
+    script("--out", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        script("--out", str(tmp_path))
+    assert stopped.value.code == 2
+    assert "expected a folder without this page, got" in capsys.readouterr().err
+    script("--out", str(tmp_path), "--force")
+
+
+def test_a_failing_page_is_written_and_fails(script, tmp_path, capsys):
+    def wrong(page):
+        page.row("number", 1.5, math.nan, 1e-6)
+
+    with pytest.raises(SystemExit) as stopped:
+        script("--out", str(tmp_path), made=wrong)
+    assert stopped.value.code == 1
+    assert "expected 1.5 (±1e-06) for 'number', got nan" in capsys.readouterr().err
+    assert "FAILS" in (tmp_path / "smith1999_topic.html").read_text()
+    assert json.loads((tmp_path / "smith1999_topic.json").read_text())["rows"][0]["here"] == "nan"
+
+
+def test_figures(load):
+    charts = load("charts")
+    curve = charts.Curve
+    drawn = charts.curves(
+        "a",
+        "A",
+        "Read.",
+        [curve("a", [1, 2], [1, math.nan]), curve("b", [1], [2], "points", stderr=[0.1]), curve("c", [1], [2], "dash")],
+        x="x",
+        y="y",
+        log_x=True,
+    )
+    assert [trace["mode"] for trace in drawn.figure["data"]] == ["lines+markers", "markers", "lines+markers"]
+    assert drawn.figure["data"][0]["y"] == [1, None]
+    assert drawn.figure["data"][1]["error_y"]["array"] == [0.1]
+    assert drawn.figure["layout"]["xaxis"]["type"] == "log"
+    assert len(drawn.tables[0].rows) == 4
+    hill = charts.contours("b", "B", "Read.", ("x", [0, 1]), ("y", [0, 1]), ("z", [[0, 1], [2, 9]]), top=3)
+    assert hill.figure["data"][0]["zmax"] == 3
+    assert hill.tables[0].rows[-1] == [1, 1, 9]
+    image = charts.matrix("c", "C", "Read.", [[1, -2], [0, 1]])
+    assert (image.figure["data"][0]["zmin"], image.figure["data"][0]["zmax"]) == (-2, 2)
+    assert isinstance(image.tables[0], Table)
