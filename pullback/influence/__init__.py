@@ -3,11 +3,12 @@
 from pullback.influence.checkpoints import gradient_influence
 from pullback.influence.cost import CostResponse, cost_response, mixed_second_vp
 from pullback.influence.dual import DampedInverse
-from pullback.influence.leave_one_out import LeaveOneOut, leave_one_out, self_influence
+from pullback.influence.leave_one_out import LeaveOneOut, leave_one_out
 from pullback.influence.mixed import MixedDerivative
 from pullback.influence.plan import InfluencePlan, plan_influence
 from pullback.influence.query import Influence, query_influence
 from pullback.influence.response import Response, response
+from pullback.influence.self_influence import self_influence
 
 __all__ = [
     "CostResponse",

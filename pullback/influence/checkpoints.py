@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import names_in
 from pullback.kernels import GradientMatrix, backward_kernel
 from pullback.operators.data import Data
 
@@ -67,7 +68,7 @@ def gradient_influence(
     where = "gradient_influence"
     check_option(where, "normalise", normalise, ("dot", "cosine"))
     check_batch(where, x_query, y_query, ("x_query", "y_query"))
-    names = None if params is None else list(params)
+    names = None if params is None else names_in(params, where)
     moved = model if checkpoints is None else copy.deepcopy(model)
     total, weight, count = None, 0.0, 0
     for k, state in enumerate([None] if checkpoints is None else checkpoints):

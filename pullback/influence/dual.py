@@ -11,6 +11,7 @@ from pullback._checks import check_option, check_positive
 from pullback.functional import LossFunction, check_batch, output_hessian
 from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
+from pullback.functional.model_view import names_in
 from pullback.kernels import GradientMatrix, backward_kernel, tangent_kernel
 from pullback.operators import Jacobian
 from pullback.operators.base import Operator
@@ -75,7 +76,7 @@ class DampedInverse(Operator):
         where = "DampedInverse"
         check_option(where, "matrix", matrix, ("gauss_newton", "empirical_fisher"))
         check_positive(where, "damping", damping)
-        params = None if params is None else list(params)
+        params = None if params is None else names_in(params, where)
         self.damping, self.num_samples = damping, check_batch(where, x, y)
         if matrix == "gauss_newton":
             kernel = tangent_kernel(model, x, contract="full", params=params)

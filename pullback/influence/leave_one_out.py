@@ -1,8 +1,8 @@
-"""Leave-one-out estimates and self-influence: what a training sample does to the model's own view of it."""
+"""Leave-one-out estimates: what training without a sample would have given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive, input_error
-from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, per_sample_loss, take, undisturbed
+from pullback.functional import LossFunction, num_samples, output_hessian, per_sample_loss, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
-from pullback.influence.query import Influence, summary, transposed_blocks
+from pullback.influence.query import sample_blocks, summary
 from pullback.influence.system import Matrix, Method, System, joined, make_system, settings_of
-from pullback.kernels import GradientMatrix
 from pullback.operators import Jacobian
 from pullback.operators.data import Data
 
@@ -121,15 +120,14 @@ def leave_one_out(
         raise input_error(where, f"a matrix that fits estimate={estimate!r}", repr(matrix), remedy)
     check_positive(where, "block", block)
     system = make_system(model, loss_fn, data, settings, where)
-    view = ModelView.of(model, settings.params, where)
     if points is None and system.inverse is not None:
-        return _all_at_once(view, loss_fn, joined(data), system, estimate, changes)
+        return _all_at_once(loss_fn, joined(data), system, estimate, changes)
     parts, solutions = [], []
-    for x, y in _blocks(data if points is None else points, block, where):
+    for x, y in sample_blocks(data if points is None else points, block, where):
         J = Jacobian(model, x, params=settings.params)
         solutions.append(system.solve(J.T @ torch.eye(J.shape[0], dtype=J.dtype, device=J.device)))
         n, X = num_samples(y), solutions[-1].x  # A^{-1} J^T
-        part = _part(view, loss_fn, x, y, _own_blocks(J @ X, n), system, estimate)
+        part = _part(loss_fn, x, y, _own_blocks(J @ X, n), system, estimate)
         kept = torch.einsum("pnc,nc->pn", X.unflatten(1, (n, -1)), part.coefficients) if changes else None
         parts.append((part, kept))
     whole = summary(torch.empty(0), solutions)
@@ -155,11 +153,9 @@ class _Part:
     leverage: Tensor
 
 
-def _part(
-    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, S: Tensor, system: System, estimate: str
-) -> _Part:
+def _part(loss_fn: LossFunction, x: Batch, y: Batch, S: Tensor, system: System, estimate: str) -> _Part:
     """From S_i (n, C, C) to the estimates. r: slopes of the losses in the outputs, H: their second derivatives."""
-    where, N = "leave_one_out", system.num_samples
+    where, N, view = "leave_one_out", system.num_samples, system.view
     with undisturbed(view.model):
         with torch.no_grad():
             outputs = logits_of(view(x)).detach()
@@ -188,14 +184,14 @@ def _check_leverage(left: Tensor, where: str) -> None:
 
 
 def _all_at_once(
-    view: ModelView, loss_fn: LossFunction, data: tuple[Batch, Batch], system: System, estimate: Estimate, changes: bool
+    loss_fn: LossFunction, data: tuple[Batch, Batch], system: System, estimate: Estimate, changes: bool
 ) -> LeaveOneOut:
     """All samples from the factors of the Gram matrix."""
     assert system.inverse is not None
     x, y = data
     between = system.inverse.between_rows
     N = system.num_samples
-    part = _part(view, loss_fn, x, y, _own_blocks(between, N), system, estimate)
+    part = _part(loss_fn, x, y, _own_blocks(between, N), system, estimate)
     kept, residual = None, system.inverse.residual(between)
     if changes:
         rows = torch.diag_embed(part.coefficients.T).permute(1, 0, 2).reshape(-1, N)  # (N C, N), own entries only
@@ -208,72 +204,3 @@ def _own_blocks(matrix: Tensor, n: int) -> Tensor:
     """Diagonal blocks (n, C, C) of a matrix between (sample, output) pairs."""
     C = matrix.shape[0] // n
     return matrix.view(n, C, n, C).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-
-
-def _blocks(data: Data, block: int, where: str) -> Iterator[tuple[Batch, Batch]]:
-    """Pairs of at most ``block`` samples."""
-    for x, y in [data] if isinstance(data, tuple) else data:
-        for start in range(0, num_samples(y, where, "y"), block):
-            part = slice(start, start + block)
-            yield take(x, part), take(y, part)
-
-
-def self_influence(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    data: Data,
-    *,
-    damping: float,
-    points: Data | None = None,
-    matrix: Matrix = "gauss_newton",
-    method: Method = "cg",
-    tol: float = 1e-6,
-    max_iters: int | None = None,
-    params: Iterable[str] | None = None,
-    block: int = 16,
-) -> Influence:
-    """Rise of a sample's own loss when it is left out, to first order: 1/N g_i^T (A + damping I)^{-1} g_i.
-
-    Samples with large values are those the rest of the data does not explain: outliers and wrong labels.
-
-    Args:
-        model: as for ``response``.
-        loss_fn: as for ``response``.
-        data: the training data, as for ``response``.
-        damping: lam of the averaged cost (N lam for a sum).
-        points: the samples asked about, where they are only some of the training samples.
-        matrix: as for ``response``.
-        method: as for ``response``.
-        tol: as for ``response``.
-        max_iters: as for ``response``.
-        params: as for ``response``.
-        block: samples solved for at the same time.
-
-    Returns:
-        Influence with values (n,), not negative where A + damping I is positive definite.
-
-    Raises:
-        InputError: as ``response``.
-
-    Cost: one solve a sample; memory about 6 P ``block`` numbers.
-
-    References: Koh and Liang (2017), arXiv:1703.04730, section 5.4.
-
-    Example:
-        >>> x, y = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
-        >>> model, half = nn.Linear(2, 1, bias=False).double(), lambda z, t: (z - t).square().sum(1) / 2
-        >>> found = self_influence(model, half, (x, y), damping=0.1, tol=1e-12).values
-        >>> A, e = x.T @ x / 6 + 0.1 * torch.eye(2), model(x) - y
-        >>> bool(torch.allclose(found, (e[:, 0] ** 2 * (x * torch.linalg.solve(A, x.T).T).sum(1) / 6).detach()))
-        True
-    """
-    where = "self_influence"
-    settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
-    system = make_system(model, loss_fn, data, settings, where)
-    values, solutions = [], []
-    for x, y in _blocks(data if points is None else points, max(block, 256), where):
-        G = GradientMatrix(model, loss_fn, x, y, params=settings.params)
-        for columns in transposed_blocks(G, block, where):
-            solutions.append(system.solve(columns))
-            values.append((columns * solutions[-1].x).sum(0) / system.num_samples)
-    return summary(torch.cat(values), solutions)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_positive
+from pullback._checks import check_option, check_positive
 from pullback._results import Solution
-from pullback.functional import LossFunction, ModelView, check_batch
+from pullback.functional import LossFunction, check_batch, num_samples, take
 from pullback.functional.batch import Batch
-from pullback.influence.response import Wrt, perturbation
+from pullback.influence.response import WRT, Wrt, perturbation
 from pullback.influence.system import Matrix, Method, make_system, settings_of
 from pullback.kernels import GradientMatrix
 from pullback.operators import Jacobian
@@ -106,23 +106,30 @@ def query_influence(
     where = "query_influence"
     check_batch(where, x_query, y_query, ("x_query", "y_query"))
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
+    check_option(where, "wrt", wrt, WRT)
     system = make_system(model, loss_fn, data, settings, where)
-    view = ModelView.of(model, settings.params, where)
-    mixed, shape = perturbation(
-        model, loss_fn, data if points is None else points, wrt, labels, view, system.num_samples
-    )
-    queries: Operator
+    mixed, shape = perturbation(model, loss_fn, data if points is None else points, wrt, labels, system)
+    queries: Jacobian | GradientMatrix
+    lead: tuple[int, ...]
     if y_query is None:
         queries = Jacobian(model, x_query, params=settings.params)
-        lead = (check_batch(where, x_query), -1)
+        lead = (queries.num_samples, queries.num_outputs)
     else:
         queries = GradientMatrix(model, loss_fn, x_query, y_query, params=settings.params)
-        lead = (queries.shape[0],)  # type: ignore[assignment]
+        lead = (queries.shape[0],)
     parts, solutions = [], []
     for columns in transposed_blocks(queries, block, where):
         solutions.append(system.solve(-columns))
         parts.append((mixed.T @ solutions[-1].x).T)
     return summary(torch.cat(parts).reshape(*lead, *shape), solutions)
+
+
+def sample_blocks(data: Data, block: int, where: str) -> Iterator[tuple[Batch, Batch]]:
+    """Pairs of at most ``block`` samples."""
+    for x, y in [data] if isinstance(data, tuple) else data:
+        for start in range(0, num_samples(y, where, "y"), block):
+            part = slice(start, start + block)
+            yield take(x, part), take(y, part)
 
 
 def transposed_blocks(rows: Operator, block: int, where: str) -> Iterator[Tensor]:

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
 from pullback._results import Solution
-from pullback.functional import LossFunction, ModelView, check_batch
+from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.unwrap import unwrap
 from pullback.influence.mixed import MixedDerivative
-from pullback.influence.system import Matrix, Method, make_system, settings_of
+from pullback.influence.system import Matrix, Method, System, make_system, settings_of
 from pullback.kernels import GradientMatrix
-from pullback.operators import Jacobian
+from pullback.operators import Jacobian, as_operator
 from pullback.operators.base import Operator
+from pullback.operators.curvature import state_of
 from pullback.operators.data import Data
 
 Wrt = Literal["targets", "inputs", "weights", "labels", "decay"]
@@ -39,17 +41,25 @@ class Response:
     solution: Solution
     _model: nn.Module = field(repr=False)
     _loss_fn: LossFunction = field(repr=False)
+    _state: Any = field(repr=False)
 
     def outputs(self, x: Batch) -> Tensor:
         """Change of the outputs at query inputs (Q, ...), (Q, C): a Jacobian-vector product."""
-        check_batch("Response.outputs", x, None, ("x_query", "y_query"))
-        product = Jacobian(self._model, x, params=list(self.parameters)) @ self.change
-        return product.unflatten(0, (_length(x), -1))
+        self._check("Response.outputs", x, None)
+        J = Jacobian(self._model, x, params=list(self.parameters))
+        return (J @ self.change).unflatten(0, (J.num_samples, J.num_outputs))
 
     def losses(self, x: Batch, y: Batch) -> Tensor:
         """Change of every query sample's own loss, (Q,)."""
-        check_batch("Response.losses", x, y, ("x_query", "y_query"))
+        self._check("Response.losses", x, y)
         return GradientMatrix(self._model, self._loss_fn, x, y, params=list(self.parameters)) @ self.change
+
+    def _check(self, where: str, x: Batch, y: Batch | None) -> None:
+        """Queries that fit, and the weights the response belongs to."""
+        check_batch(where, x, y, ("x_query", "y_query"))
+        if state_of(unwrap(self._model)) != self._state:
+            remedy = "Ask before training on, or call response again"
+            raise input_error(where, "the weights the response was computed at", "others", remedy)
 
 
 def response(
@@ -115,46 +125,25 @@ def response(
     """
     where = "response"
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
+    check_option(where, "wrt", wrt, WRT)
     system = make_system(model, loss_fn, data, settings, where)
-    view = ModelView.of(model, settings.params, where)
-    mixed, shape = perturbation(
-        model, loss_fn, data if points is None else points, wrt, labels, view, system.num_samples
-    )
+    mixed, shape = perturbation(model, loss_fn, data if points is None else points, wrt, labels, system)
     b = mixed @ _flat(direction, shape, wrt, mixed, where)
     solution = system.solve(-b)
-    return Response(solution.x, view.unflatten(solution.x), solution, model, loss_fn)
+    named = system.view.unflatten(solution.x)
+    return Response(solution.x, named, solution, model, loss_fn, state_of(system.view.model))
 
 
 def perturbation(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    data: Data,
-    wrt: str,
-    labels: Any,
-    view: ModelView,
-    count: int,
+    model: nn.Module, loss_fn: LossFunction, data: Data, wrt: str, labels: Any, system: System
 ) -> tuple[Operator, tuple[int, ...]]:
     """d^2 J / dw dtheta (P, M) and the shape of theta."""
-    check_option("response", "wrt", wrt, WRT)
+    view = system.view
     if wrt == "decay":
-        return _Column(view.flatten(view.parameters).detach()), ()
-    names = list(view.parameters)
+        return as_operator(view.flatten(view.parameters).detach().unsqueeze(1)), ()
+    names, count = list(view.parameters), system.num_samples
     mixed = MixedDerivative(model, loss_fn, data, wrt, labels=labels, count=count, params=names)  # type: ignore[arg-type]
     return mixed, mixed.theta_shape
-
-
-class _Column(Operator):
-    """One vector as a matrix (P, 1)."""
-
-    def __init__(self, vector: Tensor) -> None:
-        super().__init__((len(vector), 1), vector.dtype, vector.device)
-        self.vector = vector.unsqueeze(1)
-
-    def _matmat(self, matrix: Tensor) -> Tensor:
-        return self.vector @ matrix
-
-    def _rmatmat(self, matrix: Tensor) -> Tensor:
-        return self.vector.T @ matrix
 
 
 def _flat(direction: Any, shape: tuple[int, ...], wrt: str, mixed: Operator, where: str) -> Tensor:
@@ -168,7 +157,3 @@ def _flat(direction: Any, shape: tuple[int, ...], wrt: str, mixed: Operator, whe
         got = f"{tuple(given.shape)}"
         raise input_error(where, f"a `direction` of shape {tuple(shape)} for wrt={wrt!r}", got, "Reshape it")
     return given.reshape(-1).to(mixed.device, mixed.dtype)
-
-
-def _length(x: Batch) -> int:
-    return check_batch("Response.outputs", x, None, ("x_query", "y_query"))

@@ -14,6 +14,7 @@ from pullback._checks import check_option, check_positive, input_error
 from pullback._results import Solution
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.losses import logits_of
+from pullback.functional.model_view import names_in
 from pullback.influence.dual import DampedInverse
 from pullback.operators import Fisher, GaussNewton, Hessian
 from pullback.operators.base import Operator
@@ -40,6 +41,7 @@ class Settings:
 class System:
     """(A + damping I) x = b, A the curvature of the mean loss over the training data; N its samples."""
 
+    view: ModelView
     operator: Operator
     inverse: DampedInverse | None
     settings: Settings
@@ -76,7 +78,7 @@ def settings_of(
         if matrix == "hessian":
             remedy = "Use matrix='gauss_newton', or method='cg'"
             raise input_error(where, "a matrix made of samples' rows for method='dual'", "'hessian'", remedy)
-    names = None if params is None else list(params)
+    names = None if params is None else names_in(params, where)
     return Settings(matrix, method, damping, tol, max_iters, names)  # type: ignore[arg-type]
 
 
@@ -95,7 +97,7 @@ def make_system(model: nn.Module, loss_fn: LossFunction, data: Data, settings: S
         )
     if settings.damping == 0:
         _check_definite(operator, settings, count * _rows_a_sample(model, data, settings), where)
-    return System(operator, inverse, settings, count)
+    return System(operator.view, operator, inverse, settings, count)
 
 
 def joined(data: Data) -> tuple[Any, Any]:

@@ -92,6 +92,7 @@ def test_plan() -> None:
     """Solves and bytes follow from the shapes; the dual wins for few samples, iterations for many."""
     model = nn.Sequential(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 3))
     few = pb.plan_influence(model, (torch.randn(10, 30), torch.zeros(10)), 4, iterations=50)
+    assert isinstance(few, pb.InfluencePlan)
     assert (few.num_samples, few.num_params, few.num_outputs, few.num_queries) == (10, 683, 3, 4)
     assert [r.solves for r in few.routes] == [4, 10, 4]
     assert [r.products for r in few.routes] == [4 * 51, 10 * 51, 8]

@@ -94,7 +94,9 @@ def test_a_matrix_of_the_users_own_and_damping() -> None:
     w, theta = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     cost = lambda w, theta: (w * theta).sum()  # noqa: E731 - no curvature of its own
     A = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-    found = pb.cost_response(cost, w, theta, torch.ones(3), matrix=A, damping=1.0, tol=1e-12).change
+    response = pb.cost_response(cost, w, theta, torch.ones(3), matrix=A, damping=1.0, tol=1e-12)
+    assert isinstance(response, pb.CostResponse)
+    found = response.change
     assert_same(found, -1 / torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64), 1e-12)
 
 

@@ -197,8 +197,10 @@ def test_the_error_falls_with_every_iteration() -> None:
         left = found.change - exact
         errors.append(float(left @ A @ left) ** 0.5)
     assert errors[0] == pytest.approx(float(exact @ A @ exact) ** 0.5)
-    assert all(after < before for before, after in pairwise(errors))
-    assert errors[-1] < 0.1 * errors[0]
+    above_rounding = [e for e in errors if e > 1e-12 * errors[0]]
+    assert len(above_rounding) >= 6
+    assert errors[: len(above_rounding)] == above_rounding  # it does not come back
+    assert all(after < before for before, after in pairwise(above_rounding))
 
 
 def test_batches_and_a_part_of_the_parameters() -> None:
@@ -226,13 +228,109 @@ def test_batches_and_a_part_of_the_parameters() -> None:
     )
 
 
-def test_kernel_states_memory_of_solutions() -> None:
-    """What an Influence says about its solves."""
+def test_what_an_influence_says_about_its_solves() -> None:
     model, loss_fn, x, y = network(6, 2, 3, 2, "classes", seed=0)
     found = pb.query_influence(model, loss_fn, (x, y), x[:3], y[:3], damping=0.1, tol=0, max_iters=4, block=2)
+    assert isinstance(found, pb.Influence)
     assert (found.iterations, found.num_matvecs) == (4, 15)
     assert not found.converged
     assert 0 < found.residual < 1
+
+
+def test_a_response_belongs_to_its_weights() -> None:
+    """Queries after further training would be answered with another Jacobian."""
+    model, loss_fn, x, y = network(4, 2, 3, 2, "classes", seed=0)
+    found = pb.response(model, loss_fn, (x, y), torch.ones(4), wrt="weights", damping=1.0)
+    assert isinstance(found, pb.Response)
+    assert found.outputs(x).shape == (4, 2)
+    with torch.no_grad():
+        model[0].weight += 1e-3
+    with pytest.raises(pb.InputError, match="Response.outputs: expected the weights the response was computed at, got"):
+        found.outputs(x)
+    with pytest.raises(pb.InputError, match="Response.losses: .* Ask before training on, or call response again"):
+        found.losses(x, y)
+
+
+def test_float32_and_where_things_are() -> None:
+    model, loss_fn, x, y = network(6, 2, 3, 2, "classes", seed=0)
+    double = pb.query_influence(model, loss_fn, (x, y), x, y, damping=0.5, tol=1e-12).values
+    model, x = model.float(), x.float()
+    for method in ("cg", "dual"):
+        found = pb.query_influence(model, loss_fn, (x, y), x, y, damping=0.5, tol=1e-5, method=method)  # type: ignore[arg-type]
+        assert found.values.dtype == torch.float32
+        assert found.converged
+        assert_same(found.values, double, 1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu() -> None:
+    model, loss_fn, x, y = network(6, 2, 3, 2, "classes", seed=0)
+    expected = pb.query_influence(model, loss_fn, (x, y), x, y, damping=0.5, tol=1e-12).values
+    model, x, y = model.cuda(), x.cuda(), y.cuda()
+    found = pb.query_influence(model, loss_fn, (x, y), x, y, damping=0.5, tol=1e-12).values
+    assert found.is_cuda
+    assert_same(found.cpu(), expected, 1e-9)
+
+
+def test_a_loader_is_walked_through_again_and_a_shuffling_one_is_named() -> None:
+    model, loss_fn, x, y = network(7, 2, 3, 2, "classes", seed=0)
+    pairs = torch.utils.data.TensorDataset(x, y)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=3)
+    settings: dict[str, Any] = {"damping": 0.5, "tol": 1e-12}
+    whole = pb.query_influence(model, loss_fn, (x, y), x, y, **settings).values
+    assert_same(pb.query_influence(model, loss_fn, loader, x, y, **settings).values, whole, 1e-9)
+    shuffling = torch.utils.data.DataLoader(pairs, batch_size=3, shuffle=True)
+    with pytest.raises(pb.InputError, match="data that gives the same batches every time"):
+        pb.query_influence(model, loss_fn, shuffling, x, y, **settings)
+
+
+def test_a_language_model() -> None:
+    """Dictionaries of tokens in, an object with logits out, attention: influence on a sequence's loss."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=6, n_embd=8, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    model = Scores(transformers.GPT2LMHeadModel(config)).double().eval()
+    x = {"input_ids": torch.randint(11, (3, 5)), "attention_mask": torch.ones(3, 5, dtype=torch.long)}
+    y = torch.randint(11, (3, 5))
+    G = reference.gradient_matrix(model, nn.CrossEntropyLoss(), x, y)
+    A = reference.dense_empirical_fisher(model, nn.CrossEntropyLoss(), x, y)
+    expected = -G @ torch.linalg.solve(A + torch.eye(len(A), dtype=torch.float64), G.T) / 3
+    settings: dict[str, Any] = {"damping": 1.0, "matrix": "empirical_fisher", "tol": 1e-12}
+    for method in ("cg", "dual"):
+        found = pb.query_influence(model, nn.CrossEntropyLoss(), (x, y), x, y, method=method, **settings)  # type: ignore[arg-type]
+        assert_same(found.values, expected, 1e-9)
+
+
+class Scores(nn.Module):
+    """Logits with the classes second, as cross-entropy wants them."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.body(**batch).logits.transpose(1, 2)
+
+
+def test_nothing_is_left_changed() -> None:
+    """Weights, gradients, modes and the random state, also after an error."""
+    model, loss_fn, x, y = network(5, 2, 3, 2, "classes", seed=0)
+    model.train()
+    before, state = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    settings: dict[str, Any] = {"damping": 0.5}
+    pb.response(model, loss_fn, (x, y), torch.ones(5), wrt="weights", **settings).losses(x, y)
+    pb.query_influence(model, loss_fn, (x, y), x, wrt="inputs", method="dual", **settings)
+    pb.leave_one_out(model, loss_fn, (x, y), **settings)
+    pb.self_influence(model, loss_fn, (x, y), method="dual", **settings)
+    pb.gradient_influence(model, loss_fn, (x, y), x, y, checkpoints=[model.state_dict()])
+    with pytest.raises(pb.InputError):
+        pb.response(model, loss_fn, (x, y), torch.ones(5), wrt="weights", matrix="hessian", damping=1e-9, tol=1e-12)
+    assert all(torch.equal(p, b) and p.grad is None for p, b in zip(model.parameters(), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not x.requires_grad
 
 
 def test_errors() -> None:
@@ -288,6 +386,8 @@ def test_errors() -> None:
         found.outputs(x[:0])
     with pytest.raises(pb.InputError, match="Response.losses: expected `x_query` and `y_query` of the same length"):
         found.losses(x, y[:1])
+    with pytest.raises(pb.InputError, match="response: expected `params` to be a list of names, got '0'"):
+        pb.response(model, loss_fn, data, ones, wrt="weights", damping=1, params="0")
     random = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), nn.Linear(3, 2)).double()
     with pytest.raises(pb.UnsupportedError, match="dropout in train mode in layer `1`. Call model.eval"):
         pb.response(random, loss_fn, data, ones, wrt="weights", damping=1)
