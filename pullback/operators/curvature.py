@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
 from pullback.functional import LossFunction, ModelView, undisturbed
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
 from pullback.operators.blocks import Block
@@ -93,6 +93,11 @@ class CurvatureOperator(Operator):
         check_names(f"{self._where}.block", "covered parameters", named, self.view.parameters)
         return tuple(named)
 
+    @property
+    def columns_at_once(self) -> int:
+        """Columns carried through one pass, so that their activations stay within ``BLOCK_BYTES``."""
+        return max(1, int(BLOCK_BYTES / (1 + GRAPH_TO_FORWARD * self._forward_bytes)))
+
     def _matmat(self, matrix: Tensor) -> Tensor:
         every = tuple(self.view.parameters)
         return self.product(matrix, every, every)
@@ -101,31 +106,35 @@ class CurvatureOperator(Operator):
         """Product of the block (rows, columns) of parameter names with a matrix, one column after another in memory."""
         into, out_of = self.view.restricted(columns), self.view.restricted(rows)
         vectors = matrix.T.contiguous()  # (K, columns); free where the matrix lies column by column
-        result = vectors.new_zeros(len(vectors), out_of.num_params)
-        at_once = max(1, int(BLOCK_BYTES / (1 + GRAPH_TO_FORWARD * self._forward_bytes)))
+        result = vectors.new_empty(len(vectors), out_of.num_params)
+        at_once = self.columns_at_once
         with self._evaluation():
-            for graph in self._graphs():
+            for index, graph in enumerate(self._graphs()):
                 for some, total in zip(vectors.split(at_once), result.split(at_once), strict=True):
-                    self._add_product(graph, some, total, into, out_of)
+                    self._put_product(graph, some, total, into, out_of, index > 0)
         return result.T
 
-    def _add_product(self, graph: Any, vectors: Tensor, total: Tensor, into: ModelView, out_of: ModelView) -> None:
-        """Add a graph's products with ``vectors`` (K, columns) to ``total`` (K, rows)."""
+    def _put_product(
+        self, graph: Any, vectors: Tensor, total: Tensor, into: ModelView, out_of: ModelView, adding: bool
+    ) -> None:
+        """Put a graph's products with ``vectors`` (K, columns) into ``total`` (K, rows), or add them to it."""
+        names = tuple(out_of.parameters)
         found: Sequence[Tensor | None]
         if len(vectors) > 1 and self.batched:
             try:
-                found = self._graph_product(graph, unflatten(into, vectors), tuple(out_of.parameters), True)
+                with quiet_vmap():
+                    found = self._graph_product(graph, unflatten(into, vectors), names, True)
             except RuntimeError:  # no batching rule; a fault of another kind is raised again by the loop
                 self.batched = False
             else:
-                add_flat(found, total, out_of)
+                put_flat(found, total, out_of, adding)
                 return
         for vector, row in zip(vectors, total, strict=True):
             try:
-                found = self._graph_product(graph, into.unflatten(vector), tuple(out_of.parameters), False)
+                found = self._graph_product(graph, into.unflatten(vector), names, False)
             except NotImplementedError as error:
                 raise no_second_derivative(self._where, error) from None
-            add_flat(found, row, out_of)
+            put_flat(found, row, out_of, adding)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -222,8 +231,16 @@ def derivative(
     if not moving or not inputs:
         return [None] * len(inputs)
     ends, starts = zip(*moving, strict=True)
-    found = torch.autograd.grad(ends, inputs, starts, retain_graph=True, allow_unused=True, is_grads_batched=batched)
-    return list(found)
+    reached: list[bool] = []
+
+    def pull(*along: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(ends, inputs, along, retain_graph=True, allow_unused=True)
+        reached[:] = [f is not None for f in found]
+        return tuple(f for f in found if f is not None)
+
+    # not is_grads_batched, whose batching rules are fewer and loop over tanh, for example
+    arrived = iter(torch.func.vmap(pull)(*starts) if batched else pull(*starts))
+    return [next(arrived) if r else None for r in reached]
 
 
 def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
@@ -233,11 +250,13 @@ def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
     return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
 
 
-def add_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView) -> None:
-    """Add one tensor a parameter to the rows (P,) or (K, P) they belong to."""
+def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
+    """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
     pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
     for piece, part in zip(pieces, found, strict=True):
-        if part is not None:
+        if not adding:
+            piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
+        elif part is not None:
             piece.add_(part.reshape(piece.shape))
 
 

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pullback._checks import check_positive, unsupported
 from pullback._rng import make_generator
 from pullback.functional import LossFunction, output_hessian
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.likelihood import likelihood_of
 from pullback.functional.losses import logits_of
-from pullback.operators.curvature import add_flat, derivative
+from pullback.operators.curvature import derivative, put_flat
 from pullback.operators.data import Data
 from pullback.operators.linearised import LinearisedOperator, Middle, Readout, scaled
 
@@ -102,23 +102,22 @@ class GaussNewton(LinearisedOperator):
         check_positive(f"{self._where}.sample", "num_samples", num_samples)
         generator = make_generator(seed, self.device)
         rows = torch.zeros(num_samples, self.shape[0], dtype=self.dtype, device=self.device)
-        names = list(self.view.parameters)
-        with self._evaluation():
+        inputs = list(self.view.parameters.values())
+        with self._evaluation(), quiet_vmap():
             for graph, (_, y) in zip(self._graphs(), self._batches, strict=True):
-                for row in rows:
-                    bent = self._bent_noise(graph, y, generator)
-                    inputs = [self.view.parameters[name] for name in names]
-                    add_flat(derivative(graph.values, inputs, bent, False), row, self.view)
+                for some in rows.split(self.columns_at_once):
+                    bent = self._bent_noise(graph, y, len(some), generator)
+                    put_flat(derivative(graph.values, inputs, bent, True), some, self.view, True)
         return rows.T
 
-    def _bent_noise(self, graph: Readout, y: Batch, generator: torch.Generator) -> list[Tensor]:
-        """(1/N)^(1/2) H_z^(1/2) xi."""
+    def _bent_noise(self, graph: Readout, y: Batch, count: int, generator: torch.Generator) -> list[Tensor]:
+        """(1/N)^(1/2) H_z^(1/2) xi, (count, *shape of the outputs)."""
         where = f"{self._where}.sample"
         if len(graph.values) != 1:
             got = f"{len(graph.values)} outputs that depend on the parameters"
             raise unsupported(where, "a model with one output tensor", got, "Return one tensor")
         z = graph.values[0].detach()
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        noise = torch.randn((count, *z.shape), generator=generator, dtype=z.dtype, device=z.device)
         if not self.classical:
             noise = self._root(z, y, noise, where)
         return [noise / self.num_samples**0.5]
@@ -136,5 +135,5 @@ class GaussNewton(LinearisedOperator):
                 f"an output Hessian with eigenvalue {float(values.min()):.3g}",
                 "Use the products, which need no square root",
             )
-        weighted = values.clamp(min=0).sqrt() * (vectors.mT @ noise.reshape(len(z), -1, 1)).squeeze(2)
-        return (vectors @ weighted.unsqueeze(2)).view(z.shape)
+        weighted = values.clamp(min=0).sqrt() * (vectors.mT @ noise.flatten(2).unsqueeze(3)).squeeze(3)
+        return (vectors @ weighted.unsqueeze(3)).view(noise.shape)
