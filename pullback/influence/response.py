@@ -110,8 +110,8 @@ def response(
             curvature (damp it, or use Gauss-Newton), unfit data.
 
     Cost: one mixed derivative (a gradient and a backward pass through it), then a product with A for every iteration;
-        memory of A's graph and a handful of vectors (P,). Without damping also about a hundred products, which test
-        that A is positive definite. "dual": see ``DampedInverse``.
+        memory of A's graph and a handful of vectors (P,). Without damping also at most 100 products and 50 vectors,
+        which test that A is positive definite. "dual": see ``DampedInverse``.
 
     References: Grosse (2021), Taylor approximations, eq. 18; Koh and Liang (2017), arXiv:1703.04730.
 

@@ -24,6 +24,8 @@ from pullback.spectral import eigenvalues, solve
 Matrix = Literal["gauss_newton", "hessian", "empirical_fisher"]
 Method = Literal["cg", "dual"]
 
+TEST_PRODUCTS = 100  # spent on the smallest eigenvalue where nothing is added to the diagonal
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -124,7 +126,7 @@ def _check_definite(operator: Operator, settings: Settings, rank: int, where: st
     if settings.matrix != "hessian" and rank < P:
         remedy = "Pass a `damping` above 0, for example the weight decay of the training"
         raise input_error(where, expected, f"a rank of at most {rank} for {P} parameters", remedy)
-    found = eigenvalues(operator, 1, which="both", tol=1e-3).values
+    found = eigenvalues(operator, 1, which="both", tol=1e-3, max_matvecs=TEST_PRODUCTS).values
     largest, smallest = float(found.max()), float(found.min())
     if smallest <= P * torch.finfo(operator.dtype).eps * max(abs(largest), abs(smallest)):
         also = ", or use matrix='gauss_newton'" if settings.matrix == "hessian" else ""
