@@ -41,7 +41,7 @@ def taylor(f: Callable[[Tree], Tree], w0: Tree, order: int) -> Callable[[Tree], 
         InputError: another order; on use, a ``w`` unlike ``w0``.
         UnsupportedError: on use, a part of ``f`` has no forward derivative.
 
-    Cost: per evaluation 0, about 2 or about 4 forward passes.
+    Cost: per evaluation 0, 3 or at most 9 forward passes.
 
     References: Grosse (2021), chapter 2, eq. 1 and 10.
 
