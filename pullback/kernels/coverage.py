@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -15,13 +14,14 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import Capture, capture, plain_gradient
-from pullback.kernels.checks import check_sample, loosest, tolerance
+from pullback.kernels.checks import check_sample, loosest
 from pullback.kernels.factors import DenseFactor, Factor, UnusedFactor
 from pullback.kernels.fallback import fallback_rows
 from pullback.kernels.outer import OuterFactor
-from pullback.kernels.recorder import Derived, Use
+from pullback.kernels.recorder import Use
 from pullback.kernels.rules.embedding import TokenFactor, merged
 from pullback.kernels.rules.registry import Call
+from pullback.kernels.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
 from pullback.kernels.shared import pulled_back
 from pullback.kernels.tied import TiedFactor
 
@@ -184,28 +184,9 @@ def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
         if any(sample_axis(many, single, run.num_samples) is None for many, single in shapes):
             bad |= {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)}
     for derived, single in zip(run.derived, first.derived, strict=True):
-        if not _shared_by_all(derived, single, run.num_samples):
+        if not shared_by_all(derived, single, run.num_samples):
             bad |= set(derived.leaves)
     return set(view.parameters) - bad
-
-
-def _shared_by_all(many: Derived, one: Derived, count: int) -> bool:
-    """Whether a tensor taken to be computed from parameters alone is the same for all samples.
-
-    Code that shows in no call (compiled by TorchScript) may have computed it from samples as well.
-    """
-    found, expected = (d.value.detach() if d.table is None else d.table[1] for d in (many, one))
-    if found is expected or found.device.type == "meta":
-        return True
-    if found.shape != expected.shape:
-        if sample_axis(found.shape, expected.shape, count) is None:
-            return False
-        found = _sample_view(expected.shape, count)(found)
-        found = found[:1] if found.stride(0) == 0 else found
-    if not found.is_floating_point():
-        return bool((found == expected).all())
-    close = tolerance(found.dtype)
-    return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=close, equal_nan=True)
 
 
 def _alike(run: Capture, first: Capture) -> bool:
@@ -220,38 +201,6 @@ def _alike(run: Capture, first: Capture) -> bool:
     return names(run) == names(first) and [d.leaves for d in run.derived] == [d.leaves for d in first.derived]
 
 
-def sample_axis(many: torch.Size, one: torch.Size, count: int) -> int | None:
-    """The axis that is ``count`` times as long for ``count`` samples as for one; None if it is not that simple."""
-    if len(many) != len(one):
-        return None
-    grown = [axis for axis, (a, b) in enumerate(zip(many, one, strict=True)) if a != b]
-    if count == 1:
-        return 0 if not grown else None
-    return grown[0] if len(grown) == 1 and many[grown[0]] == count * one[grown[0]] else None
-
-
-def _sample_view(one: torch.Size, count: int) -> Callable[[Tensor], Tensor]:
-    """Takes a tensor with ``count`` samples in some axis to (count, *one)."""
-
-    def view(tensor: Tensor) -> Tensor:
-        axis = sample_axis(tensor.shape, one, count)
-        if axis is None:
-            return tensor
-        return tensor.unflatten(axis, (count, one[axis])).movedim(axis, 0)
-
-    return view
-
-
-def _by_sample(gradients: list[Tensor | None], one: torch.Size, count: int) -> Tensor:
-    """Gradients of every output as (N, C, *output shape for a batch of one), without a copy where they lie so."""
-    known = next(g for g in gradients if g is not None)
-    axis, base = sample_axis(known.shape, one, count), known._base
-    if len(gradients) > 1 and axis == 0 and base is not None and base.shape[1] == len(gradients):
-        return base.unflatten(0, (count, one[0])).movedim(2, 1)
-    each = [_sample_view(one, count)(torch.zeros_like(known) if g is None else g) for g in gradients]
-    return each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, 1)
-
-
 def _factors_of(
     view: ModelView, run: Capture, first: Capture, place: int, use: Use, one: Use, ruled: set[str]
 ) -> Built:
@@ -260,10 +209,10 @@ def _factors_of(
     wanted = {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)} & ruled
     if not wanted or all(g is None for g in gradients):
         return []
-    gradient = _by_sample(gradients, one.output_shape, run.num_samples)
+    gradient = by_sample(gradients, one.output_shape, run.num_samples)
     run.gradients[place] = []  # together in `gradient`: the parts can go
     data = None if use.data is None else one.arguments[use.data].shape
-    views = (lambda t: t) if data is None else _sample_view(data, run.num_samples)
+    views = (lambda t: t) if data is None else sample_view(data, run.num_samples)
     sources = one.sources if use.data is None else use.sources
     made = use.rule.build(Call(use.arguments, sources, views, gradient, use.function))
     shapes = {name: p.shape for name, p in view.parameters.items()}
