@@ -57,18 +57,21 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if whole:
         shown = ", ".join(f"`{method}` {peak / 1e6:.0f} MB" for method, peak in whole.items())
         notes.append(f"Highest resident memory of the whole process, imports and data included: {shown}.")
-    residuals = {m: row for m, row in result["methods"].items() if "residual" in row}
-    for method, row in residuals.items():
-        missed = "" if row["reached"] else ", **missed**"
-        products = "" if row.get("num_products") is None else f", {row['num_products']} products"
-        notes.append(f"`{method}`: residual {row['residual']:.1e}{missed}{products}.")
     for method, row in result["methods"].items():
         if "skipped" in row:
             notes.append(f"`{method}` was skipped: {row['skipped']}.")
+        elif "residual" in row:
+            notes.append(_accuracy(method, row, reported=method in result["reported"]))
         elif method not in result["reported"]:
-            kind = "Slower variant" if row.get("reached", True) else "Variant that missed the residual"
-            notes.append(f"{kind}: {method}, {row['median_seconds']:.3g} s.")
+            notes.append(f"Slower variant: {method}, {row['median_seconds']:.3g} s.")
     return ["- " + note for note in notes]
+
+
+def _accuracy(method: str, row: dict[str, Any], *, reported: bool) -> str:
+    missed = "" if row["reached"] else ", **missed**"
+    products = "" if row["num_products"] is None else f", {row['num_products']} products"
+    seconds = "" if reported else f", {row['median_seconds']:.3g} s"
+    return f"{method}: residual {row['residual']:.1e}{missed}{products}{seconds}."
 
 
 def _environment(facts: dict[str, Any]) -> str:
