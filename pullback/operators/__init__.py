@@ -8,9 +8,9 @@ from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian
 from pullback.operators.jacobian import Jacobian
 from pullback.operators.layer_jacobians import layer_jacobians
+from pullback.operators.metric import pullback_metric
 from pullback.operators.products import gauss_newton_vp, hvp, jvp, vjp
-from pullback.operators.pullback_metric import pullback_metric
-from pullback.operators.taylor import taylor
+from pullback.operators.taylor_polynomial import taylor
 
 __all__ = [
     "Fisher",
