@@ -13,11 +13,12 @@ import pullback as pb
 ROOT = Path(__file__).parents[1]
 
 # Checklist, items this version closes, by note. S0, training: definitions, propositions, practical steps, the script.
-# S1, lecture notes on dynamics; S2, Taylor approximations.
+# S1, lecture notes on dynamics; S2, Taylor approximations; S3, Hessian notes.
 CLOSED = {
     "S0": [*range(1, 32), *range(43, 50)],
-    "S1": [44, 46, 48, 49, 79, 84, 85, 86, 88],
-    "S2": [1, 5, 11, 19, 29, 30, 31, 33, 34, 38, 39, 40, 42, 43, 44, 45, 47],
+    "S1": [44, 45, 46, 48, 49, 79, 84, 85, 86, 88],
+    "S2": [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 19, 29, 30, 31, 33, 34, 38, 39, 40, 41, 42, 43, 44, 45, 47],
+    "S3": [1, 4],
 }
 
 
