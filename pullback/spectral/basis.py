@@ -43,7 +43,7 @@ class Basis:
         self.num_matvecs = 0
         first = gaussian(n, min(block, n), generator, op)
         if start is not None:
-            given = start.reshape(n, -1).to(first)[:, : first.shape[1]]
+            given = start.detach().reshape(n, -1).to(first)[:, : first.shape[1]]
             first[:, : given.shape[1]] = given
         self._append(first)
 

@@ -14,7 +14,7 @@ from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback.operators.base import Operator
 from pullback.spectral.inputs import check_asymmetry, check_count, check_finite, gaussian, product, square_operator
-from pullback.spectral.statistics import mean_and_stderr
+from pullback.spectral.statistics import student
 from pullback.spectral.tridiagonal import quadrature, tridiagonalise
 
 
@@ -25,7 +25,7 @@ class Density:
     Attributes:
         grid: points (G,), ascending.
         density: share of eigenvalues per unit at each point, (G,).
-        stderr: standard error of ``density`` across the probes, (G,).
+        stderr: standard error of ``density`` over the draw of the probes, (G,).
         width: standard deviation of the Gaussian that the spectrum is smoothed with.
         nodes: Ritz values of every probe, (num_probes, num_matvecs).
         weights: their shares, (num_probes, num_matvecs); each row sums to 1.
@@ -46,10 +46,10 @@ class Density:
         """Share of eigenvalues from ``low`` to ``high``, not smoothed.
 
         Where an end falls between two nodes, their weights bound what quadrature can miss (Chebyshev, Markov and
-        Stieltjes); the standard error has a third of that beside the spread across probes.
+        Stieltjes); the standard error has a third of that beside the spread over probes.
         """
         inside = (self.nodes >= low) & (self.nodes <= high)
-        value, stderr = mean_and_stderr((self.weights * inside).sum(1))
+        value, stderr = _mean(self.weights, inside.to(self.weights), self.num_eigenvalues)
         missed = sum(self._weight_beside(end) for end in (low, high))
         return Estimate(float(value), float(stderr) + missed / 3, self.num_matvecs)
 
@@ -62,8 +62,8 @@ class Density:
         return float(torch.maximum(self.weights.gather(1, below), self.weights.gather(1, above)).mean())
 
     def moment(self, power: int) -> Estimate:
-        """Mean of ``eigenvalue ** power``, which is tr(A^power) / n, with its standard error across probes."""
-        value, stderr = mean_and_stderr((self.weights * self.nodes**power).sum(1))
+        """Mean of ``eigenvalue ** power``, which is tr(A^power) / n, exact in each probe below 2 num_matvecs."""
+        value, stderr = _mean(self.weights, self.nodes**power, self.num_eigenvalues)
         return Estimate(float(value), float(stderr), self.num_matvecs)
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ def spectral_density(
     Args:
         op: a symmetric operator, matrix, or any object with ``shape`` and ``@``, (n, n).
         num_matvecs: products of each probe, at most n.
-        num_probes: random vectors, at least 2; the standard error comes from their spread and falls as its root.
+        num_probes: random vectors, at least 2; the standard error falls as the root of their number.
         seed: of the probes, drawn from a generator of its own.
         width: standard deviation of the smoothing Gaussian; None means (largest - smallest Ritz value) / num_matvecs,
             the narrowest that so many products resolve: a Gaussian narrower than half of it shows Ritz values, not
@@ -129,9 +129,21 @@ def spectral_density(
         width = (high - low) / steps or max(abs(high), 1.0) * 1e-3  # a single eigenvalue has no extent of its own
     points = _grid(grid, low - 4 * width, high + 4 * width, where)
     scaled = (points.view(-1, 1, 1) - nodes) / width  # (G, probes, steps)
-    curves = (weights * torch.exp(-0.5 * scaled.square())).sum(2) / (width * (2 * torch.pi) ** 0.5)
-    density, stderr = mean_and_stderr(curves.T)
+    kernel = torch.exp(-0.5 * scaled.square()) / (width * (2 * torch.pi) ** 0.5)
+    density, stderr = _mean(weights, kernel, n)
     return Density(points, density, stderr, width, nodes, weights, steps * num_probes, n)
+
+
+def _mean(weights: Tensor, values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Mean of f over the spectrum, values f (..., probes, steps) at the nodes, and its standard error.
+
+    For v uniform on the sphere var(v^T f(A) v) = 2 / (n + 2) (mean f^2 - (mean f)^2), which all probes tell together;
+    their own spread would miss eigenvalues of which few probes hold much.
+    """
+    mean = (weights * values).sum(-1).mean(-1)
+    square = (weights * values.square()).sum(-1).mean(-1)
+    variance = 2 / (n + 2) * (square - mean.square()).clamp(min=0) / len(weights)
+    return mean, student(len(weights)) * variance.sqrt()
 
 
 def _run(op: Operator, steps: int, probes: int, seed: int, memory_limit: int, where: str) -> tuple[Tensor, Tensor]:

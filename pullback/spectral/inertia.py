@@ -97,24 +97,29 @@ def dense_spectrum(op: Operator, where: str) -> tuple[torch.Tensor, float]:
 def _by_lanczos(op: Operator, tol: float | None, seed: int) -> MorseIndex:
     """Counts from the lower end, as far as they can be known."""
     n, precision = op.shape[0], LANCZOS_TOL[work_dtype(op)]
-    accuracy = precision if tol is None else min(precision, tol)
     top = eigenvalues(op, tol=1e-3, seed=seed)
-    used, k = top.num_matvecs, 4
-    while True:
-        k = min(2 * k, MOST, n)
-        low = eigenvalues(op, k, "smallest", tol=accuracy, seed=seed)
-        used += low.num_matvecs
-        scale = max(float(low.values.abs().max()), float(top.values[0].abs()))
-        tolerance = (2 * precision if tol is None else tol) * scale
-        if not low.converged or float(low.values[0]) >= -tolerance or k == min(MOST, n):
-            return _counts(low, n, tolerance, used)
+    used = top.num_matvecs
+    for accuracy in (1e-3, precision if tol is None else min(precision, tol)):  # most signs need little
+        k = 4
+        while True:
+            k = min(2 * k, MOST, n)
+            low = eigenvalues(op, k, "smallest", tol=accuracy, seed=seed)
+            used += low.num_matvecs
+            scale = max(float(low.values.abs().max()), float(top.values[0].abs()))
+            tolerance = (2 * precision if tol is None else tol) * scale
+            if float(low.values[0]) >= -tolerance or k == min(MOST, n):
+                break
+        counts = _counts(low, n, tolerance, used)
+        if counts.decided or float(low.values[0]) < -tolerance:  # or there are more than will be looked for
+            break
+    return counts
 
 
 def _counts(low: Eigenpairs, n: int, tolerance: float, used: int) -> MorseIndex:
     values, errors = low.values.double(), low.residuals.double()
     negative = int((values < -tolerance).sum())
-    certain = low.converged and not bool(((values.abs() - tolerance).abs() < errors).any())
-    if float(values[0]) > tolerance:  # everything else is above this one
+    certain = low.converged and not bool(((values.abs() - tolerance).abs() < 10 * errors).any())
+    if float(values[0]) > tolerance or len(values) == n:  # everything else is above this one
         zero = len(values) - negative - int((values > tolerance).sum())
         return MorseIndex(negative, zero, n - negative - zero, tolerance, certain, used)
     return MorseIndex(negative, None, None, tolerance, False, used)
@@ -153,20 +158,29 @@ def is_positive_definite(
         check_positive(where, "tol", tol)
     if operator.shape[0] <= dense_limit:
         values, error = dense_spectrum(operator, where)
-        smallest, spread = float(values[0]), 0.0
         tolerance = error if tol is None else tol * float(values.abs().max())
+        sign: int | None = int(values[0] > tolerance) - int(values[0] < -tolerance)
     else:
         precision = LANCZOS_TOL[work_dtype(operator)]
         ends = eigenvalues(operator, 1, "both", tol=precision if tol is None else min(precision, tol), seed=seed)
         smallest, spread = float(ends.values[-1]), float(ends.residuals[-1])
         tolerance = (2 * precision if tol is None else tol) * float(ends.values.abs().max())
-        bound = -tolerance if semi else tolerance
-        if smallest >= bound and (smallest - spread < bound or not ends.converged):  # below it, it certainly is
+        sign = smallest_sign(smallest, spread, tolerance)
+        if sign is None:
             got = (
                 f"a smallest eigenvalue of {smallest:.3g} with residual {spread:.2g} and a tolerance of {tolerance:.2g}"
             )
             raise input_error(where, "a smallest eigenvalue that can be told from zero", got, "Pass another `tol`")
-    return smallest >= -tolerance if semi else smallest > tolerance
+    return sign is not None and sign >= (0 if semi else 1)
+
+
+def smallest_sign(value: float, residual: float, tolerance: float) -> int | None:
+    """Sign of the smallest eigenvalue from a Ritz value, which is never below it; None where it is not clear."""
+    if value < -tolerance:
+        return -1
+    if value - 10 * residual > tolerance:  # it has settled, far above zero
+        return 1
+    return 0 if value <= tolerance and residual <= tolerance else None
 
 
 def loewner_order(first: Any, second: Any, *, tol: float | None = None) -> str:

@@ -73,7 +73,7 @@ def neumann_solve(
         top = eigenvalues(operator, tol=1e-2, seed=seed)
         step = 1.0 / max(float(top.values[0] + top.residuals[0]) + damping, torch.finfo(torch.float32).tiny)
     check_positive(where, "step", step)
-    columns = b.reshape(n, -1).to(operator.device, work_dtype(operator))
+    columns = b.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
     size = columns.norm(dim=0)
     size = torch.where(size > 0, size, 1)
     x, residual = torch.zeros_like(columns), columns

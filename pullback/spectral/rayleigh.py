@@ -40,7 +40,7 @@ def rayleigh_quotient(op: Any, v: Tensor) -> Any:
     if not isinstance(v, Tensor) or v.dim() not in (1, 2) or v.shape[0] != n:
         got = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
         raise input_error(where, f"`v` ({n},) or ({n}, K)", got, "Pass a tensor of that shape")
-    columns = v.reshape(n, -1).to(operator.device, work_dtype(operator))
+    columns = v.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
     if not bool((columns != 0).any(0).all()):
         raise input_error(where, "directions that are not zero", "a zero vector", "Leave it out")
     products = product(operator, columns)

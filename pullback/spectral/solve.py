@@ -69,8 +69,8 @@ def solve(
     inverse = None if preconditioner is None else _preconditioner(preconditioner, n, where)
     if isinstance(b, np.ndarray):
         return solve_numpy(operator, b, damping, tol, limit, inverse, start)
-    columns = b.reshape(n, -1).to(operator.device, work_dtype(operator))
-    x = torch.zeros_like(columns) if start is None else start.reshape(n, -1).to(columns)
+    columns = b.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
+    x = torch.zeros_like(columns) if start is None else start.detach().reshape(n, -1).to(columns)
     system = lambda v: product(operator, v) + damping * v  # noqa: E731
     x, residuals, history = _iterate(system, columns, x, inverse, tol, limit, where)
     residual = float(residuals.max())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pullback._checks import check_positive, input_error
 from pullback.operators.base import Operator
-from pullback.spectral.inertia import LANCZOS_TOL, morse_index
+from pullback.spectral.inertia import LANCZOS_TOL, morse_index, smallest_sign
 from pullback.spectral.inputs import DENSE_LIMIT, square_operator, work_dtype
 from pullback.spectral.lanczos import eigenvalues
 
@@ -120,12 +120,12 @@ def _by_ends(op: Operator, tol: float | None, size: float, seed: int, where: str
     ends = eigenvalues(op, 1, "both", tol=precision if tol is None else min(precision, tol), seed=seed)
     high, low = float(ends.values[0]), float(ends.values[-1])
     tolerance = (2 * precision if tol is None else tol) * max(abs(high), abs(low))
-    if low < -tolerance and high > tolerance:  # values found lie within the spectrum, converged or not
-        return StationaryPoint("saddle", None, None, None, tolerance, size, ends.num_matvecs)
-    if not ends.converged:
+    least = smallest_sign(low, float(ends.residuals[-1]), tolerance)
+    most = smallest_sign(-high, float(ends.residuals[0]), tolerance)  # of -A
+    if least is None or most is None:
         got = f"{low:.3g} to {high:.3g} with residuals up to {float(ends.residuals.max()):.2g}"
         raise input_error(where, "converged ends of the spectrum", got, "Pass a larger `tol`")
-    kind = _kind(low < -tolerance, low <= tolerance and high >= -tolerance, high > tolerance)
+    kind = _kind(least < 0, least <= 0 <= -most, most < 0)
     known = {"minimum": (0, 0, n), "maximum": (n, 0, 0)}
     negative, zero, positive = known.get(kind, (None, None, None))
     return StationaryPoint(kind, negative, zero, positive, tolerance, size, ends.num_matvecs)
