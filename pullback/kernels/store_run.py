@@ -212,7 +212,7 @@ class Filler:
                 self.where,
                 "all blocks of samples to take the same path through the model",
                 f"another one for samples {start} to {stop - 1}",
-                "Pass inputs of one kind and shape",
+                "Pass inputs of one kind and shape, or leave out by `params=` the layers that only some samples reach",
             )
         return captured if self.sketching is None else self.sketching(captured, self.where), found
 

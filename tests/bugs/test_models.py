@@ -246,3 +246,32 @@ def test_deberta_to_a_store(tmp_path: object) -> None:
     x, y, loss = {"input_ids": ids, "attention_mask": mask}, torch.arange(3) % 2, nn.CrossEntropyLoss()
     store = pb.kernel_to_store(model, loss, (x, y), f"{tmp_path}/store", tile=2, progress=False)
     assert_same(store.to_dense(), pb.reference.total_kernel(model, loss, x, y))
+
+
+class Routed(nn.Module):
+    """Samples take one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x.sum(1) > 0
+        h = torch.zeros_like(x)
+        if chosen.any():
+            h[chosen] = self.left(x[chosen]).tanh()
+        if not chosen.all():
+            h[~chosen] = self.right(x[~chosen]).sin()
+        return self.head(h)
+
+
+def test_routed_samples(tmp_path: object) -> None:
+    """In memory by the fallback; a store says what to leave out, and does without it."""
+    model, loss, y = Routed().double(), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 0])
+    x = torch.randn(4, 4).double().abs() * torch.tensor([[1.0], [-1.0], [1.0], [1.0]])
+    kernel = pb.backward_kernel(model, loss, x, y)
+    assert_same(kernel.total, pb.reference.total_kernel(model, loss, x, y))
+    with pytest.raises(pb.InputError, match="leave out by `params=` the layers that only some samples reach"):
+        pb.kernel_to_store(model, loss, (x, y), f"{tmp_path}/all", tile=2, progress=False)
+    store = pb.kernel_to_store(model, loss, (x, y), f"{tmp_path}/head", tile=2, params=["head"], progress=False)
+    assert_same(store.to_dense(), kernel.layers["head"])
