@@ -11,7 +11,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.kernels import GradientMatrix
 from pullback.operators import GaussNewton, Hessian
-from pullback.operators.curvature import Data
+from pullback.operators.data import Data
 from pullback.spectral import Eigenpairs, eigenvalues
 
 
@@ -21,8 +21,10 @@ class Sharpness:
 
     Attributes:
         hessian: largest eigenvalue of the Hessian, with its ``Eigenpairs``.
-        gauss_newton: largest eigenvalue of the Gauss-Newton matrix; use this one for networks with kinks (ReLU),
-            whose Hessian leaves out what the kinks contribute.
+        gauss_newton: the same of the Gauss-Newton matrix; go by this one for networks with kinks (ReLU): autograd
+            takes a kink's own curvature, all of it at one point, for zero, so that their Hessian is only that between
+            kinks and may change from one step to the next. The Gauss-Newton matrix needs first derivatives of the
+            model alone.
         learning_rate: the one compared with, or None.
         limit: 2 / learning_rate: gradient descent on a quadratic diverges along any eigenvector above it.
         stable: whether both lie below the limit; None without a learning rate.
@@ -44,6 +46,21 @@ class Sharpness:
             return None
         return max(float(self.hessian.values[0]), float(self.gauss_newton.values[0])) < self.limit
 
+    def __str__(self) -> str:
+        pairs = {"Hessian": self.hessian, "Gauss-Newton": self.gauss_newton}
+        lines = [
+            f"largest eigenvalue of the {name}: {float(each.values[0]):.6g} (residual {float(each.residuals[0]):.2g}, "
+            f"{'converged' if each.converged else 'not converged'})"
+            for name, each in pairs.items()
+        ]
+        if self.limit is not None:
+            verdict = "both below" if self.stable else "not both below"
+            lines.append(f"{verdict} 2 / learning rate = {self.limit:.6g}")
+        lines.append(
+            "With kinks (ReLU) go by Gauss-Newton: the Hessian counts a kink's own curvature as zero, as autograd does"
+        )
+        return "\n".join(lines)
+
 
 def sharpness(
     model: nn.Module,
@@ -59,6 +76,8 @@ def sharpness(
 
     The limit 2 / lr is that of plain gradient descent. Momentum raises it to 2 (1 + momentum) / lr, and Adam's
     applies to the Hessian preconditioned by its second moments (Cohen et al. 2022, arXiv:2207.14484).
+    For networks with kinks (ReLU) the Gauss-Newton value is the one to go by, see ``Sharpness``; more of its spectrum
+    comes from ``curvature_spectrum``.
 
     Args:
         model: in eval mode.

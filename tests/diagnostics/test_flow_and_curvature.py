@@ -116,6 +116,31 @@ def test_curvatures_side_by_side() -> None:
     assert_same(tops["empirical_fisher"].values, tops["backward_kernel"].values, 1e-6)
 
 
+def test_sharpness_of_a_network_with_kinks() -> None:
+    """S1-46: f = relu(w2 relu(w1)) has J = (w2, w1): Gauss-Newton leaves out the cross-term (f - y) that H has."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w1, self.w2 = (nn.Parameter(torch.tensor(v).double()) for v in (2.0, 0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.w2 * (self.w1 * x).relu()).relu()
+
+    def half_squares(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return (z - t).square().sum(1) / 2
+
+    one = torch.ones(1, 1).double()
+    found = pb.sharpness(Product(), half_squares, (one, -one), lr=0.1)
+    residual, j = 2.0, torch.tensor([0.5, 2.0]).double()
+    hessian = torch.outer(j, j) + residual * torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
+    assert float(found.gauss_newton.values[0]) == pytest.approx(float(j @ j))
+    assert float(found.hessian.values[0]) == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]))
+    assert "both below 2 / learning rate = 20" in str(found)
+    assert "With kinks (ReLU) go by Gauss-Newton" in str(found)
+    assert pb.curvature_spectrum(Product(), half_squares, (one, -one)).values.tolist() == pytest.approx([4.25])
+
+
 def test_sharpness() -> None:
     model, loss_fn, x, y = build(CASES[0], 8)
     exact = float(torch.linalg.eigvalsh(reference.dense_hessian(model, loss_fn, x, y))[-1])
