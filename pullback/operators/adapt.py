@@ -45,7 +45,7 @@ def as_operator(op: Any, where: str = "as_operator", *, symmetric: bool = False)
         expected = "an operator, or an object with a `shape` (rows, columns) and `@`"
         raise input_error(where, expected, got, "Pass a matrix, or define both")
     if isinstance(op, np.ndarray):
-        op = torch.from_numpy(np.ascontiguousarray(op if op.dtype.kind == "f" else _real(op, where)))
+        op = _tensor(_real(op, where))
     if isinstance(op, Tensor):
         matrix = op.detach()
         if matrix.is_complex():
@@ -114,12 +114,12 @@ class Foreign(Operator):
         """Product in the object's own kind of array, converted and checked."""
         given = matrix.detach().cpu().numpy() if self._numpy else matrix
         found = wrapped @ given
-        result = torch.as_tensor(np.asarray(found)) if self._numpy else found
+        result = _tensor(np.asarray(found)) if self._numpy else found
         if not isinstance(result, Tensor) or tuple(result.shape) != (rows, matrix.shape[1]):
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
             expected = f"{type(self.wrapped).__name__} @ ({len(matrix)}, K) to be a tensor ({rows}, K)"
             raise input_error(self._where, expected, got, "Let `@` take matrices")
-        return result.to(self.device, self.dtype)
+        return result.detach().to(self.device, self.dtype)
 
 
 def to_scipy(op: Operator) -> Any:
@@ -132,8 +132,7 @@ def to_scipy(op: Operator) -> Any:
 
     def product(operator: Operator) -> Any:
         def of_array(array: Any) -> Any:
-            vectors = torch.as_tensor(np.ascontiguousarray(array), dtype=op.dtype, device=op.device)
-            return (operator @ vectors).cpu().numpy()
+            return (operator @ _tensor(np.asarray(array)).to(op.device, op.dtype)).cpu().numpy()
 
         return of_array
 
@@ -143,7 +142,12 @@ def to_scipy(op: Operator) -> Any:
 
 
 def _real(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
-    """Integers and booleans as float64."""
-    if array.dtype.kind not in "iub":
+    """Refuse what is not real; kinds of numbers that torch has no products for (integers, long doubles) as float64."""
+    if array.dtype.kind not in "fiub":
         raise input_error(where, "real entries", str(array.dtype), "Convert the array to float64")
-    return array.astype(np.float64)
+    return array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """The array as a tensor, on its memory unless torch cannot have it so (not writeable, reversed)."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

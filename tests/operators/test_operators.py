@@ -199,6 +199,14 @@ def test_objects_of_other_packages() -> None:
     op = as_operator(a)
     assert as_operator(op) is op
     assert not (as_operator(nn.Parameter(a)) @ torch.ones(4, dtype=torch.float64)).requires_grad
+    reversed_rows, locked = a.numpy()[::-1], a.numpy().copy()
+    locked.flags.writeable = False
+    assert_same(as_operator(reversed_rows).to_dense(), a.flip(0), 0)
+    assert_same(as_operator(locked).to_dense(), a, 0)
+    assert_same(as_operator(a.numpy().astype(np.longdouble)).to_dense(), a, 0)
+    assert (as_operator(a).to_scipy() @ np.broadcast_to(np.ones(1), 4)).shape == (3,)
+    tracked = Bare(a.clone().requires_grad_())
+    assert not (as_operator(tracked) @ torch.ones(4, dtype=torch.float64)).requires_grad
     symmetric = as_operator(Bare(torch.eye(2, dtype=torch.float64)), symmetric=True)
     assert symmetric.T is symmetric
     assert_different(as_operator(2 * a).to_dense(), a, 0.5)
