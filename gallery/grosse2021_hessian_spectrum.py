@@ -63,7 +63,7 @@ class State:
 def build(page: Page) -> None:
     """Fill the page."""
     sizes, rate = page.pick(small=([64, 16, 16, 10], 0.01), full=([64, 128, 128, 128, 128, 128, 10], 0.001))
-    count, probes, products = page.pick(small=(256, 6, 80), full=(1437, 8, 80))
+    count, probes, products = page.pick(small=(256, 6, 80), full=(512, 6, 80))
     marks = page.pick(small=(0, 10, 30, 100, 300), full=(0, 10, 30, 100, 300, 1000))
     page.set(seed=0, layers=str(sizes), samples=count, learning_rate=rate, probes=probes, products_a_probe=products)
     digits = pb.functional.load_digits(0)
