@@ -9,6 +9,7 @@ from pullback.theory.infinite_width import infinite_width_kernels
 from pullback.theory.jacobians import JacobianMoments
 from pullback.theory.mean_field import MeanField
 from pullback.theory.phase import PhaseDiagram, critical_sigma_w, phase_diagram
+from pullback.theory.residual import ResidualProfile, residual_profile
 from pullback.theory.spectra import JacobianDensity, jacobian_density
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "JacobianMoments",
     "MeanField",
     "PhaseDiagram",
+    "ResidualProfile",
     "batch_norm_gradient_factor",
     "critical_sigma_w",
     "infinite_width_kernels",
     "jacobian_density",
     "phase_diagram",
+    "residual_profile",
 ]

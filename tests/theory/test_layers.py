@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.theory import MeanField, batch_norm_gradient_factor, infinite_width_kernels
+from pullback.theory import MeanField, batch_norm_gradient_factor, infinite_width_kernels, residual_profile
 
 KNOWN = json.loads((Path(__file__).parents[1] / "data" / "theory.json").read_text())
 
@@ -146,5 +146,50 @@ def test_matrices_are_symmetric_and_positive(name: str) -> None:
     ],
 )
 def test_bad_input(call: Any, message: str) -> None:
+    with pytest.raises(pb.InputError, match=message):
+        call()
+
+
+def test_residual_networks() -> None:
+    """S1-05: Gaussian branches multiply lengths and gradients by 1 + eps^2 a block, 2.7048 for eps = 0.1 and 100."""
+    profile = residual_profile("linear", 1.0, 0.0, 100, scale=0.1)
+    assert profile.length[-1] == pytest.approx(1.01**100)
+    assert profile.gradient[0] == pytest.approx(2.7048, abs=1e-4)
+    assert profile.correlation == pytest.approx(np.full(101, 0.5))
+    tanh, relu = (residual_profile(name, 1.5, 0.0, 64) for name in ("tanh", "relu"))
+    steps = np.diff(tanh.length)
+    assert steps[-1] == pytest.approx(steps[32], rel=0.05)  # lengths grow linearly
+    assert relu.length[-1] / relu.length[32] == pytest.approx((1 + 1.5**2 / 2) ** 32)
+    logs = np.log(tanh.gradient)
+    assert (logs[0] - logs[32]) > 1.5 * (logs[32] - logs[64])  # most of the growth comes early: not exponential
+    scaled = residual_profile("relu", 1.5, 0.0, 400, scale=400**-0.5)
+    assert scaled.gradient[0] == pytest.approx(math.exp(1.5**2 / 2), rel=0.01)
+
+
+def test_a_real_residual_network() -> None:
+    torch.manual_seed(0)
+    width, depth = 1000, 20
+    x = torch.randn(2, width, dtype=torch.float64)
+    x[1] = 0.5 * x[0] + math.sqrt(0.75) * x[1]
+    for _ in range(depth):
+        x = x + torch.tanh(x) @ torch.randn(width, width, dtype=torch.float64) * (1.5 / math.sqrt(width))
+    profile = residual_profile("tanh", 1.5, 0.0, depth)
+    assert float(x.square().mean()) == pytest.approx(profile.length[-1], rel=0.08)
+    assert float(torch.corrcoef(x)[0, 1]) == pytest.approx(profile.correlation[-1], abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: residual_profile("tanh", 1.0, 0.0, 0), r"residual_profile: expected a `depth` of at least 1, got 0"),
+        (lambda: residual_profile("tanh", 1.0, 0.0, 3, scale=0), r"residual_profile: expected .*`scale`"),
+        (lambda: residual_profile("tanh", 1.0, 0.0, 3, correlation=2), r"a `correlation` from -1 to 1, got 2"),
+        (
+            lambda: residual_profile("relu", 9.0, 0.0, 900),
+            r"expected lengths that stay finite, got more than 1e.100 after",
+        ),
+    ],
+)
+def test_bad_residual_input(call: Any, message: str) -> None:
     with pytest.raises(pb.InputError, match=message):
         call()
