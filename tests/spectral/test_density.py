@@ -37,6 +37,7 @@ def test_semicircle(dtype: torch.dtype) -> None:
     matrix = (g + g.T) / math.sqrt(2 * n)
     values = torch.linalg.eigvalsh(matrix)
     found = pb.spectral_density(matrix.to(dtype), 40, 10, seed=1)
+    assert isinstance(found, pb.Density)
     assert found.num_matvecs == 400
     assert found.num_eigenvalues == n
     assert_same(found.weights.sum(1), torch.ones(10, dtype=torch.float64), 1e-5)

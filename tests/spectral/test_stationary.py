@@ -34,6 +34,7 @@ def test_counts_of_planted_spectra(negative: int, zero: int, positive: int, seed
     matrix = planted(values, seed)
     counts = pb.morse_index(matrix)
     assert (counts.index, counts.nullity, counts.positive) == (negative, zero, positive)
+    assert isinstance(counts, pb.MorseIndex)
     assert counts.decided
     assert 0 < counts.tolerance < 1e-10
     large = pb.morse_index(matrix, dense_limit=0)
@@ -127,6 +128,7 @@ def test_kinds_of_stationary_point() -> None:
             point = pb.classify_stationary_point(
                 matrix, torch.zeros(len(eigenvalues)), dense_limit=limit, tol=None if limit else 1e-10
             )
+            assert isinstance(point, pb.StationaryPoint)
             assert point.kind == kind
             assert point.decided == (kind != "degenerate")
             if limit or kind in ("minimum", "maximum"):
@@ -208,6 +210,7 @@ def test_convexity() -> None:
     assert pb.is_convex_between(lambda w: (w**2).sum(), a, b)
     assert pb.is_convex_between(lambda w: (w**4).sum(), a, b)
     found = pb.is_convex_between(lambda w: -(w**4).sum(), a, b)
+    assert isinstance(found, pb.ConvexityCheck)
     assert not found
     assert found.violation > 1
     assert found.num_evaluations == 19
