@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ def _head_html(page: Page, record: dict[str, Any]) -> str:
 def _paragraph(text: str) -> str:
     """A paragraph, or a formula if it is indented."""
     kind = "formula" if text.startswith("    ") else "prose"
-    return f'<p class="{kind}">{escape(text.strip())}</p>'
+    words = re.sub("``(.+?)``", r"<code>\1</code>", escape(text.strip()))
+    return f'<p class="{kind}">{words}</p>'
 
 
 def _about_html(record: dict[str, Any]) -> str:
