@@ -11,10 +11,10 @@ from pullback._checks import self_check_error
 from pullback._rng import make_generator
 from pullback.diagnostics.spectrum_routes import Route, Sizes
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.assemble import assemble
 from pullback.kernels.curvature_rows import RowSource
 from pullback.kernels.gradients import GradientRows
 from pullback.kernels.plan import make_plan
+from pullback.kernels.total import total_gram
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues
 
@@ -66,11 +66,8 @@ def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
     with without_autocast():
         if route.form == "dense":
             plan = make_plan(captured, N, None, None, where, contract="full", keep_layers=False)
-            gram = assemble(captured, None, plan, where).total
-            assert gram is not None
-            gram /= N
-            rows = GradientRows.of(captured, None)
-            return _from_matrix(gram, rows, wanted)
+            gram = total_gram(captured, plan, where).div_(N)
+            return _from_matrix(gram, GradientRows.of(captured, None), wanted)
         rows = GradientRows.of(captured, where)
         if route.form == "parameters":
             dense = rows.to_dense()
