@@ -295,3 +295,17 @@ def test_what_is_no_metric_is_refused() -> None:
         pb.pullback_metric(model, x, torch.eye(2) * float("nan"))
     with pytest.raises(pb.InputError, match="positive semi-definite `metric`, got an eigenvalue -1. Use J.T @ M @ J"):
         pb.pullback_metric(model, x, torch.diag(torch.tensor([1.0, -1.0])))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_device_follows_the_model(case: Case) -> None:
+    model, _, x, _ = build(case, 3)
+    expected = reference.output_gradients(model, x).flatten(0, 1)
+    moved = {k: v.cuda() for k, v in x.items()} if isinstance(x, dict) else x.cuda()
+    J = pb.Jacobian(model.cuda(), moved)
+    v = torch.randn(J.shape[1], dtype=torch.float64)
+    assert J.device.type == "cuda"
+    assert_same((J @ v.cuda()).cpu(), expected @ v, 1e-9)
+    assert_same(J.to_dense().cpu(), expected, 1e-9)

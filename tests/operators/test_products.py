@@ -19,6 +19,7 @@ import pullback as pb
 from pullback import reference
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
+from tests.stacks.models import stack
 
 VALUES = json.loads((Path(__file__).parents[1] / "data" / "taylor_curvature.json").read_text())
 MODES = ("forward", "reverse")
@@ -275,6 +276,29 @@ def test_fused_attention_inside(mode: str) -> None:
     assert_same(pb.hvp(attend, q, d, mode=mode), dense @ d, 1e-9)
     assert_same(pb.taylor(attend, q, 2)(q + d), attend(q) + pb.jvp(attend, q, d) + d @ dense @ d / 2, 1e-9)
     assert torch.backends.cuda.flash_sdp_enabled() == flash
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hugging_face_gpt2(mode: str) -> None:
+    """A parameter dict of a third party's model, with tied embeddings and fused attention."""
+    model, loss_fn, x, y = stack("gpt2-sdpa").build(2)
+    view = pb.ModelView.of(model)
+    w = {name: p.detach() for name, p in view.parameters.items()}
+    (flat,) = vectors(view.num_params)
+    flat /= flat.norm()
+
+    def cost(w: dict[str, Tensor]) -> Tensor:
+        return loss_fn(view(x, w), y).mean()
+
+    found = view.flatten(pb.hvp(cost, w, view.unflatten(flat), mode=mode))
+    assert_same(found, pb.Hessian(model, loss_fn, (x, y)) @ flat, 1e-10)
+    h = 1e-4  # and by gradients alone
+    ones = torch.ones((), dtype=torch.float64)
+    sides = [
+        view.flatten(pb.vjp(cost, {n: p + s * h * view.unflatten(flat)[n] for n, p in w.items()}, ones))
+        for s in (1, -1)
+    ]
+    assert_same(found, (sides[0] - sides[1]) / (2 * h), 1e-5)
 
 
 def test_scalars_keep_their_dtype() -> None:
