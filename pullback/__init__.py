@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         sketch_kernel,
         tangent_kernel,
     )
+    from pullback.modules import initialise
     from pullback.monitor import Monitor
     from pullback.operators import (
         Fisher,
@@ -154,6 +155,7 @@ _HOME = {
         "sketch_kernel",
         "tangent_kernel",
     ),
+    "pullback.modules": ("initialise",),
     "pullback.monitor": ("Monitor",),
     "pullback.operators": (
         "Fisher",
@@ -250,6 +252,7 @@ __all__ = [
     "gauss_newton_vp",
     "gradient_influence",
     "hvp",
+    "initialise",
     "is_convex_between",
     "is_positive_definite",
     "jvp",

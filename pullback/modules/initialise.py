@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback._checks import check_option
 from pullback._rng import make_generator
@@ -44,26 +44,28 @@ def initialise_weights(
     for module in model.modules():
         if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             continue
-        weight = module.weight
-        fan_out, fan_in = weight.shape[0], weight[0].numel()
-        deviation = {
-            "he": math.sqrt(2 / fan_in),
-            "xavier": math.sqrt(2 / (fan_in + fan_out)),
-            "gaussian": sigma_w / math.sqrt(fan_in),
-            "orthogonal": 1.0,
-        }[scheme]
-        with torch.no_grad():
-            drawn = torch.randn(fan_out, fan_in, generator=generator, dtype=weight.dtype) * deviation
-            if scheme == "orthogonal":
-                drawn = sigma_w * _orthonormal(drawn)
-            weight.copy_(drawn.view_as(weight))
-            if module.bias is not None:
-                noise = torch.randn(module.bias.shape, generator=generator, dtype=weight.dtype)
-                module.bias.copy_(sigma_b * noise)
+        fan_out, fan_in = module.weight.shape[0], module.weight[0].numel()
+        scale = {"he": math.sqrt(2), "xavier": math.sqrt(2 * fan_in / (fan_in + fan_out))}.get(scheme, sigma_w)
+        draw_weights(module, scale, sigma_b, generator, orthogonal=scheme == "orthogonal")
     return model
 
 
-def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def draw_weights(
+    layer: nn.Module, sigma_w: float, sigma_b: float, generator: torch.Generator, *, orthogonal: bool
+) -> None:
+    """Draw a layer's weights with variance sigma_w^2 / fan_in, or sigma_w times orthonormal ones, and its biases."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    fan_out, fan_in = weight.shape[0], weight[0].numel()
+    drawn = torch.randn(fan_out, fan_in, generator=generator, dtype=weight.dtype)
+    drawn = sigma_w * (_orthonormal(drawn) if orthogonal else drawn / math.sqrt(fan_in))
+    weight.copy_(drawn.view_as(weight))
+    if isinstance(bias, Tensor):
+        bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=weight.dtype))
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
     """Orthonormal rows or columns, whichever are fewer, uniformly distributed (signs of R fixed)."""
     tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
     q, r = torch.linalg.qr(tall)
