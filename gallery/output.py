@@ -134,11 +134,13 @@ def _rows_html(record: dict[str, Any]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in HEADER)
     rows = []
     for row in record["rows"]:
-        quantity, *rest, verdict = map(escape, cells(row))
+        quantity, paper, here, tolerance, verdict = map(escape, cells(row))
+        rest = zip(HEADER[1:4], (paper, here, tolerance), strict=True)
         note = row["not_reproduced"] or row["source"]
         name = f'<th scope="row">{quantity}<span class="note">{escape(note)}</span></th>'
         tone = "open" if row["not_reproduced"] else ("holds" if row["holds"] else "fails")
-        rows.append(f'<tr>{name}{"".join(f"<td>{text}</td>" for text in rest)}<td class="{tone}">{verdict}</td></tr>')
+        found = "".join(f'<td data-label="{label}">{text}</td>' for label, text in rest)  # the label is for phones
+        rows.append(f'<tr>{name}{found}<td class="{tone}">{verdict}</td></tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll rows" tabindex="0" role="region" aria-label="Paper, here, tolerance">{table}</div>'
 

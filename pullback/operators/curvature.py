@@ -106,7 +106,10 @@ class CurvatureOperator(Operator):
         """Product of the block (rows, columns) of parameter names with a matrix, one column after another in memory."""
         into, out_of = self.view.restricted(columns), self.view.restricted(rows)
         vectors = matrix.T.contiguous()  # (K, columns); free where the matrix lies column by column
-        result = vectors.new_empty(len(vectors), out_of.num_params)
+        copied = vectors.data_ptr() != matrix.data_ptr()
+        # fresh pages for another K x P numbers cost a tenth of a block's time: results take the copy's place
+        in_place = copied and self._batches.alone and rows == columns
+        result = vectors if in_place else vectors.new_empty(len(vectors), out_of.num_params)
         at_once = self.columns_at_once
         with self._evaluation():
             for index, graph in enumerate(self._graphs()):
@@ -253,11 +256,17 @@ def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
 def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
     """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
     pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
+    if any(part is not None and _shares_memory(part, total) for part in found):  # the directions themselves come back
+        found = [None if part is None else part.clone() for part in found]
     for piece, part in zip(pieces, found, strict=True):
         if not adding:
             piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
         elif part is not None:
             piece.add_(part.reshape(piece.shape))
+
+
+def _shares_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:

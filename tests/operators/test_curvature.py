@@ -253,6 +253,26 @@ def test_a_loss_linear_in_the_parameters() -> None:
         assert (op @ torch.ones(3, 2)).abs().max() == 0
 
 
+def test_products_that_are_the_directions_themselves() -> None:
+    """The Hessian of a b swaps the directions: they must not be overwritten before they are read."""
+
+    class Swap(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.a * self.b).expand(len(x), 3)
+
+    op = pb.Hessian(Swap(), lambda z, y: z.sum(1), (torch.zeros(1, 3), torch.zeros(1)))
+    v = torch.arange(12.0).view(6, 2)
+    given = v.clone()
+    for matrix in (v, v[:, :1], v.T.contiguous().T):
+        assert torch.equal(op @ matrix, torch.cat([matrix[3:], matrix[:3]]))
+    assert torch.equal(op @ v[:, 0], torch.cat([v[3:, 0], v[:3, 0]]))
+    assert torch.equal(v, given)
+
+
 def test_a_model_that_returns_several_tensors() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
