@@ -266,7 +266,7 @@ def landscape(page: Page, problem: Problem) -> None:
         (1.5, 0.3, "0.3", 5.347763086615332),
     ):
         page.row(f"height at γ = {gamma}, θ = {name}", value, height(gamma, theta), 1e-12, source=f"{RERUN}, K = 2")
-    size = page.pick(small=41, full=81)
+    size = page.pick(small=41, full=61)
     places = [3 * k / (size - 1) - 1.5 for k in range(size)]
     heights = [[height(math.hypot(u, v), math.atan2(v, u)) for u in places] for v in places]
     metric = float(2 * problem.shrinkage.sum())
