@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
 from pullback.diagnostics.spectrum_routes import Route, Sizes, routes
 from pullback.diagnostics.spectrum_solve import Found, Wanted, from_gram, from_operator, nothing
-from pullback.functional import LossFunction, ModelView, num_samples, output_readout, take, undisturbed
+from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
 from pullback.functional.batch import Batch, plain
 from pullback.functional.likelihood import known_likelihood, likelihood_of
 from pullback.functional.readout import loss_readout
@@ -37,9 +37,10 @@ class CurvatureSpectrum:
     Attributes:
         values: above ``noise_floor``, descending; (m,), m <= k.
         vectors: eigenvectors in parameter space, (P, m), orthonormal; None if they were not asked for.
-        residuals: (m,): |A v - value v| from products taken with the vectors returned. Without vectors the same of
-            the Gram matrix, or ``noise_floor`` where a whole spectrum came without eigenvectors: each is a bound on
-            the eigenvalue's error.
+        residuals: (m,): bounds on |A v - value v|, so on the error of each value. They follow from the residuals of
+            the Gram matrix, and one product with the returned vectors, combined with random signs, confirms them;
+            where either is above ``tol`` every vector is measured. "lanczos": measured on every vector. Without
+            vectors those of the Gram matrix, and ``noise_floor`` for a whole spectrum.
         noise_floor: what lies at or below it is rounding error of the dtype, and not returned: 4 eps tr(A), or 10 eps
             times the largest eigenvalue where only products were taken.
         num_below: how many of the eigenvalues asked for were at or below the floor, or exactly zero because A has
@@ -153,7 +154,11 @@ def curvature_spectrum(
         raise input_error(where, f"`k` from 1 to {P}", repr(k), "Ask for fewer eigenvalues, or pass None for all")
     if matrix == "true_fisher":
         known_likelihood(loss_fn, where)
-    batches = list(Batches(data, where))
+    if isinstance(data, tuple) and len(data) == 2:
+        check_batch(where, *data)
+        batches = [data]
+    else:
+        batches = list(Batches(data, where))  # walked through twice: refused if they differ
     x, y, obstacle = _joined(batches)
     first = next(iter(view.parameters.values()))
     factors, num_values, unreadable = _layers(view, loss_fn, batches[0], matrix, where)
