@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
     **{f"{PEERS[0]}[chunks of {c}]": methods.vmap_grad(c) for c in (32, 128, 512)},
     PEERS[1]: methods.backpack,
     PEERS[2]: methods.opacus,
+    "NNGeometry GramMatrix": methods.nngeometry,  # the total alone, from factored layers where it has them
 }
 
 
