@@ -55,17 +55,19 @@ class Basis:
     def extend(self) -> None:
         """Take the products of the pending block into T, and find the next block."""
         old, new = self.size, self.size + self.pending
-        known = self.rows[:new]
         block = product(self.op, self.rows[old:new].T)
         check_finite(block, self.where)
         self.num_matvecs += self.pending
         inner = torch.zeros(new, new - old, dtype=torch.float64)
-        for _ in range(2):  # twice is enough (Parlett), and once where little cancels
-            before = block.norm(dim=0)
-            coefficients = known @ block
-            block = block - known.T @ coefficients
-            inner += coefficients.double().cpu()
-            if bool((block.norm(dim=0) > 0.7 * before).all()):
+        # twice is enough (Parlett): first against the rows A couples to, where all that is large cancels, then against
+        # all; where that takes out more than a tenth, rounding in V would grow, and it is done again
+        coupled = torch.nan_to_num(self.coupling).any(0).nonzero()
+        for first in (int(coupled[0]) if len(coupled) else old, 0, 0):
+            part, before = self.rows[first:new], block.norm(dim=0)
+            coefficients = part @ block
+            block = block - part.T @ coefficients
+            inner[first:] += coefficients.double().cpu()
+            if first == 0 and bool((block.norm(dim=0) >= 0.995 * before).all()):
                 break
         self._check_symmetry(inner, old)
         self.matrix[:new, old:new] = inner

@@ -24,11 +24,10 @@ def tridiagonalise(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int)
         product = apply(vector)
         diagonal.append((vector * product).sum(1, keepdim=True))
         scale = torch.maximum(scale, product.norm(dim=1, keepdim=True))
-        for _ in range(2):  # twice is enough (Parlett), and once where little cancels
-            before = product.norm(dim=1)
-            inner = basis[:, : j + 1] @ product.unsqueeze(2)
-            product = product - (basis[:, : j + 1].mT @ inner).squeeze(2)
-            if bool((product.norm(dim=1) > 0.7 * before).all()):
+        for first in (max(j - 1, 0), 0, 0):  # twice is enough (Parlett), as in basis.py
+            part, before = basis[:, first : j + 1], product.norm(dim=1)
+            product = product - (part.mT @ (part @ product.unsqueeze(2))).squeeze(2)
+            if first == 0 and bool((product.norm(dim=1) >= 0.995 * before).all()):
                 break
         size = product.norm(dim=1, keepdim=True)
         size = size * (size > eps * scale)  # zero once the space is invariant; the rest of the matrix stays zero then

@@ -12,6 +12,7 @@ from torch import nn
 
 import pullback as pb
 from pullback.spectral import largest_eigenvalues
+from pullback.spectral.basis import Basis
 from tests.compare import assert_same
 from tests.spectral.matrices import Counted, Noisy, planted
 
@@ -53,6 +54,25 @@ def test_twenty_pairs_through_restarts(which: str, dtype: torch.dtype, block: in
     assert counted.calls <= counted.columns / block + 10
     assert_same(pairs.values.double(), expected, tol)
     assert (pairs.residuals <= tol * exact.abs().max()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("block", [1, 4])
+def test_the_basis_stays_orthonormal(dtype: torch.dtype, block: int) -> None:
+    """After 200 steps, to the last digits, whatever has converged meanwhile; and T is the operator in it."""
+    for values in (
+        torch.linspace(0, 1, 300),
+        torch.cat([torch.linspace(5, 90, 30), torch.rand(270)]),
+        0.7 ** torch.arange(300),
+    ):
+        matrix = planted(values).to(dtype)
+        basis = Basis(Counted(matrix), 200, block, torch.Generator().manual_seed(0), None, "test")
+        while basis.size < 200:
+            basis.extend()
+        rows, eps = basis.rows[: basis.size].double(), torch.finfo(dtype).eps
+        assert_same(rows @ rows.T, torch.eye(basis.size, dtype=torch.float64), 20 * eps)
+        inside = rows @ matrix.double() @ rows.T
+        assert_same(basis.matrix[: basis.size, : basis.size], inside, 20 * eps, scale=float(values.max()))
 
 
 def test_eigenvalues_met_more_than_once() -> None:
