@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from pullback.functional.losses import check_finite, check_targets, unchecked_lo
 from pullback.operators.base import Operator
 from pullback.operators.blocks import Block
 from pullback.operators.data import Batches, Data
+from pullback.operators.passes import put_flat, unflatten
 from pullback.operators.repeatable import (
     Watch,
     agree,
@@ -26,10 +25,11 @@ from pullback.operators.repeatable import (
     first_sample,
     mixed_samples,
     refuse_random_and_coupled,
+    state_of,
 )
-from pullback.operators.twice import no_second_derivative, twice_differentiable
+from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
-__all__ = ["CurvatureOperator", "Data", "derivative"]
+__all__ = ["CurvatureOperator", "Data"]
 
 BLOCK_BYTES = 2**28  # of activations that the columns of one block may hold at a time
 GRAPH_TO_FORWARD = 2  # a product holds about twice what the forward pass holds, for every column
@@ -224,65 +224,3 @@ class CurvatureOperator(Operator):
         self, graph: Any, directions: Directions, rows: tuple[str, ...], batched: bool
     ) -> Sequence[Tensor | None]:
         """A batch's part of the product, one tensor for each parameter of ``rows``; None stands for zeros."""
-
-
-def derivative(
-    values: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor | None], batched: bool
-) -> list[Tensor | None]:
-    """Transposed derivative of ``values`` in ``inputs`` times ``vectors``; None where nothing arrives."""
-    moving = [(v, u) for v, u in zip(values, vectors, strict=True) if v.requires_grad and u is not None]
-    if not moving or not inputs:
-        return [None] * len(inputs)
-    ends, starts = zip(*moving, strict=True)
-    reached: list[bool] = []
-
-    def pull(*along: Tensor) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(ends, inputs, along, retain_graph=True, allow_unused=True)
-        reached[:] = [f is not None for f in found]
-        return tuple(f for f in found if f is not None)
-
-    # not is_grads_batched, whose batching rules are fewer and loop over tanh, for example
-    arrived = iter(torch.func.vmap(pull)(*starts) if batched else pull(*starts))
-    return [next(arrived) if r else None for r in reached]
-
-
-def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
-    """Vectors (K, P) -> name -> (K, *shape)."""
-    pieces = vectors.split([p.numel() for p in view.parameters.values()], dim=1)
-    named = zip(view.parameters.items(), pieces, strict=True)
-    return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
-
-
-def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
-    """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
-    pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
-    if any(part is not None and _shares_memory(part, total) for part in found):  # the directions themselves come back
-        found = [None if part is None else part.clone() for part in found]
-    for piece, part in zip(pieces, found, strict=True):
-        if not adding:
-            piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
-        elif part is not None:
-            piece.add_(part.reshape(piece.shape))
-
-
-def _shares_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def state_of(model: nn.Module) -> tuple[Any, ...]:
-    """What the outputs depend on besides the input; sums notice writes through ``.data``, which no version counts."""
-    tensors = [*model.parameters(), *model.buffers()]
-    with torch.no_grad():
-        sums = [t.sum().item() for t in tensors]
-    modes = tuple(m.training for m in model.modules())
-    return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(sums), modes
-
-
-@cache
-def say_plain_attention(where: str) -> None:
-    """Once a process and kind of operator."""
-    logging.getLogger("pullback").warning(
-        "%s: fused attention has no second derivative; products use torch's plain attention (SDPBackend.MATH), "
-        "and the backend is restored after each of them.",
-        where,
-    )

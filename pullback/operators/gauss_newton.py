@@ -15,9 +15,9 @@ from pullback.functional import LossFunction, output_hessian
 from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.likelihood import likelihood_of
 from pullback.functional.losses import logits_of
-from pullback.operators.curvature import derivative, put_flat
 from pullback.operators.data import Data
 from pullback.operators.linearised import LinearisedOperator, Middle, Readout, scaled
+from pullback.operators.passes import derivative, put_flat
 
 
 class GaussNewton(LinearisedOperator):

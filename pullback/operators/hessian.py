@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pullback.functional.batch import Batch
-from pullback.operators.curvature import CurvatureOperator, Directions, derivative
+from pullback.operators.curvature import CurvatureOperator, Directions
+from pullback.operators.passes import derivative
 
 
 class Hessian(CurvatureOperator):

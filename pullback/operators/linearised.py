@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pullback.functional.batch import Batch
-from pullback.operators.curvature import CurvatureOperator, Directions, derivative
+from pullback.operators.curvature import CurvatureOperator, Directions
+from pullback.operators.passes import derivative
 
 Middle = Callable[[Sequence[Tensor | None], bool], Sequence[Tensor | None]]
 

@@ -64,6 +64,15 @@ def first_sample(x: Batch, y: Batch) -> tuple[Batch, Batch]:
     return take(x, [0]), take(y, [0])
 
 
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """What the outputs depend on besides the input; sums notice writes through ``.data``, which no version counts."""
+    tensors = [*model.parameters(), *model.buffers()]
+    with torch.no_grad():
+        sums = [t.sum().item() for t in tensors]
+    modes = tuple(m.training for m in model.modules())
+    return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(sums), modes
+
+
 class Watch(TorchDispatchMode):
     """Counts the bytes a forward pass makes, and notices attention that torch runs fused."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +38,16 @@ def no_second_derivative(where: str, error: RuntimeError) -> Exception:
         "operations that torch can differentiate twice",
         str(error).splitlines()[0].rstrip("."),
         "Write that operation with elementary ones, or leave its layer out with `params`",
+    )
+
+
+@cache
+def say_plain_attention(where: str) -> None:
+    """Once a process and kind of operator."""
+    logging.getLogger("pullback").warning(
+        "%s: fused attention has no second derivative; products use torch's plain attention (SDPBackend.MATH), "
+        "and the backend is restored after each of them.",
+        where,
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 from torch.utils.data import DataLoader, TensorDataset
 
 import pullback as pb
-from pullback.operators import curvature
+from pullback.operators.twice import say_plain_attention
 from tests.cases import CASES, build
 from tests.compare import assert_same
 
@@ -233,7 +233,7 @@ def test_nothing_is_left_changed(name: str, make: Callable[..., Any]) -> None:
 
 def test_attention_s_backend_is_said_once_and_restored(caplog: pytest.LogCaptureFixture) -> None:
     model, loss_fn, x, y = build(next(c for c in CASES if c.name == "sequence_first"), 2)
-    curvature.say_plain_attention.cache_clear()
+    say_plain_attention.cache_clear()
     with caplog.at_level(logging.WARNING, logger="pullback"):
         for _ in range(2):
             op = pb.Hessian(model, loss_fn, (x, y))

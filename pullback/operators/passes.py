@@ -1,0 +1,53 @@
+"""Backward passes with one vector or a block of them, in flat coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pullback.functional import ModelView
+
+
+def derivative(
+    values: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor | None], batched: bool
+) -> list[Tensor | None]:
+    """Transposed derivative of ``values`` in ``inputs`` times ``vectors``; None where nothing arrives."""
+    moving = [(v, u) for v, u in zip(values, vectors, strict=True) if v.requires_grad and u is not None]
+    if not moving or not inputs:
+        return [None] * len(inputs)
+    ends, starts = zip(*moving, strict=True)
+    reached: list[bool] = []
+
+    def pull(*along: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(ends, inputs, along, retain_graph=True, allow_unused=True)
+        reached[:] = [f is not None for f in found]
+        return tuple(f for f in found if f is not None)
+
+    # not is_grads_batched, whose batching rules are fewer and loop over tanh, for example
+    arrived = iter(torch.func.vmap(pull)(*starts) if batched else pull(*starts))
+    return [next(arrived) if r else None for r in reached]
+
+
+def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
+    """Vectors (K, P) -> name -> (K, *shape)."""
+    pieces = vectors.split([p.numel() for p in view.parameters.values()], dim=1)
+    named = zip(view.parameters.items(), pieces, strict=True)
+    return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
+
+
+def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
+    """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
+    pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
+    if any(part is not None and _shares_memory(part, total) for part in found):  # the directions themselves come back
+        found = [None if part is None else part.clone() for part in found]
+    for piece, part in zip(pieces, found, strict=True):
+        if not adding:
+            piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
+        elif part is not None:
+            piece.add_(part.reshape(piece.shape))
+
+
+def _shares_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
