@@ -19,8 +19,8 @@ from pullback.influence.system import Matrix, Method, System, make_system, setti
 from pullback.kernels import GradientMatrix
 from pullback.operators import Jacobian, as_operator
 from pullback.operators.base import Operator
-from pullback.operators.curvature import state_of
 from pullback.operators.data import Data
+from pullback.operators.repeatable import state_of
 
 Wrt = Literal["targets", "inputs", "weights", "labels", "decay"]
 WRT = ("targets", "inputs", "weights", "labels", "decay")
