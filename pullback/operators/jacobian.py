@@ -17,9 +17,17 @@ from pullback.functional.losses import check_finite, logits_of
 from pullback.functional.model_view import call_arguments
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.operators.base import Operator
-from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD, derivative, say_plain_attention, state_of
-from pullback.operators.repeatable import Watch, agree, changed_answer, mixed_samples, refuse_random_and_coupled
-from pullback.operators.twice import no_second_derivative, twice_differentiable
+from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD
+from pullback.operators.passes import derivative
+from pullback.operators.repeatable import (
+    Watch,
+    agree,
+    changed_answer,
+    mixed_samples,
+    refuse_random_and_coupled,
+    state_of,
+)
+from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
 
 class Graph(NamedTuple):
