@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.functional import output_hessian
-from pullback.operators import curvature, jacobian
+from pullback.operators import curvature, jacobian, twice
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
 from tests.stacks.models import stack
@@ -153,7 +153,7 @@ def test_an_operation_without_batching_rule_is_looped_over() -> None:
 
 def test_hugging_face_gpt2(caplog: pytest.LogCaptureFixture) -> None:
     """Dict inputs, an output object, tied embeddings, fused attention: said once, backend restored."""
-    curvature.say_plain_attention.cache_clear()
+    twice.say_plain_attention.cache_clear()
     model, _, x, _ = stack("gpt2-sdpa").build(2)
     flash = torch.backends.cuda.flash_sdp_enabled()
     with caplog.at_level(logging.WARNING, "pullback"):
