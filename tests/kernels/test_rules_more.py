@@ -146,9 +146,8 @@ class LearnedWeights(nn.Module):
     [
         (Offsets(), "bag.weight"),
         (LearnedWeights(), "table"),
-        (nn.EmbeddingBag(6, 3, scale_grad_by_freq=True), "weight"),
     ],
-    ids=["offsets", "learned weights", "scaled by frequency"],
+    ids=["offsets", "learned weights"],
 )
 def test_other_bags_are_not_ruled(model: nn.Module, table: str) -> None:
     x = torch.randint(6, (3, 4))
