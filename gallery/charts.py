@@ -185,7 +185,7 @@ def matrix(key: str, title: str, reading: str, entries: Sequence[Sequence[float]
         entries: rows.
         height: in pixels.
     """
-    z = [[_short(v) for v in row] for row in entries]
+    z = [[float(f"{v:.3g}") for v in row] for row in entries]  # as many digits as colours can tell
     reach = max(abs(v) for row in z for v in row) or 1.0
     bar = colour_bar((-reach, 0, reach), (f"{-reach:.3g}", "0", f"{reach:.3g}"))
     trace = {

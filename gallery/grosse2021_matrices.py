@@ -34,7 +34,7 @@ EXACT = 1e-12  # relative, for matrices made in two ways in float64
 
 def build(page: Page) -> None:
     """Fill the page."""
-    num_samples, sizes = page.pick(small=(12, [4, 5, 3]), full=(40, [8, 12, 12, 3]))
+    num_samples, sizes = page.pick(small=(12, [4, 5, 3]), full=(40, [8, 8, 3]))
     page.set(seed=0, samples=num_samples, layers=str(sizes), loss="softmax cross-entropy")
     model = pb.modules.MLP(sizes, "tanh", init="gaussian", sigma_w=1.5, seed=0).double()
     generator = torch.Generator().manual_seed(0)
