@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_wrong_answer_fails_its_page(load, monkeypatch, name, broken, how, lef
     script, page = load(name), load("page")
     for part in left_out:
         monkeypatch.setattr(script, part, lambda *args: None)
-    monkeypatch.setattr(pb, broken, how(getattr(pb, broken)))
+    monkeypatch.setattr(f"pullback.{broken}", how(attrgetter(broken)(pb)))
     wrong = page.fill(script.build, page.Page(name, script.__doc__))
     with pytest.raises(pb.SelfCheckError, match=f"^{name}: expected"):
         wrong.check()
