@@ -160,6 +160,23 @@ def test_figures(load):
     hill = charts.contours("b", "B", "Read.", ("x", [0, 1]), ("y", [0, 1]), ("z", [[0, 1], [2, 9]]), top=3)
     assert hill.figure["data"][0]["zmax"] == 3
     assert hill.tables[0].rows[-1] == [1, 1, 9]
+    cells = charts.heat_map(
+        "d",
+        "D",
+        "Read.",
+        ("x", [1, 2, 4]),
+        ("y", [1, 100]),
+        ("z", [[0, 1, 2], [3, 4, 5]]),
+        bounds=(0, 4),
+        drawn=[curve("line", [1, 4], [2, 3])],
+        log_y=True,
+    )
+    trace = cells.figure["data"][0]
+    assert trace["x"] == [0.5, 1.5, 3, 5]
+    assert trace["y"] == pytest.approx([0.1, 10, 1000])
+    assert (trace["zmin"], trace["zmax"], cells.figure["data"][1]["name"]) == (0, 4, "line")
+    assert cells.figure["layout"]["yaxis"]["range"] == pytest.approx([-1, 3])
+    assert cells.tables[0].rows[-1] == [4, 100, 5]
     image = charts.matrix("c", "C", "Read.", [[1, -2], [0, 1]])
     assert (image.figure["data"][0]["zmin"], image.figure["data"][0]["zmax"]) == (-2, 2)
     assert isinstance(image.tables[0], Table)
