@@ -3,6 +3,7 @@
 ``measure`` finds the same quantities in real networks.
 """
 
+from pullback.theory.backward import backward_profile
 from pullback.theory.batch_norm import batch_norm_gradient_factor
 from pullback.theory.curves import CurveMetrics
 from pullback.theory.infinite_width import infinite_width_kernels
@@ -10,6 +11,7 @@ from pullback.theory.jacobians import JacobianMoments
 from pullback.theory.mean_field import MeanField
 from pullback.theory.phase import PhaseDiagram, critical_sigma_w, phase_diagram
 from pullback.theory.residual import ResidualProfile, residual_profile
+from pullback.theory.signals import SignalProfile, signal_profile
 from pullback.theory.spectra import JacobianDensity, jacobian_density
 
 __all__ = [
@@ -19,10 +21,13 @@ __all__ = [
     "MeanField",
     "PhaseDiagram",
     "ResidualProfile",
+    "SignalProfile",
+    "backward_profile",
     "batch_norm_gradient_factor",
     "critical_sigma_w",
     "infinite_width_kernels",
     "jacobian_density",
     "phase_diagram",
     "residual_profile",
+    "signal_profile",
 ]

@@ -1,0 +1,97 @@
+"""The outputs of a model's layers with weights, caught by hooks that are gone afterwards, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import input_error, unsupported
+
+TABLES_AND_NORMS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)  # their weights are no matrices that act on units
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """What a layer returned in one call.
+
+    Attributes:
+        name: of the module; from the second call in a pass on with its number, "encoder.query#2".
+        output: as the layer returned it, before any in-place change.
+        unit_axis: of ``output``: the channels of a convolution, else the last.
+    """
+
+    name: str
+    output: Tensor
+    unit_axis: int
+
+    def by_unit(self, tensor: Tensor) -> Tensor:
+        """``output``, or anything of its shape, as (N, units, positions)."""
+        moved = tensor.movedim(self.unit_axis, 1)
+        return moved.reshape(moved.shape[0], moved.shape[1], -1)
+
+
+def has_matrix(module: nn.Module) -> bool:
+    """Whether a module's ``weight`` is a matrix or a stack of filters: linear, convolutional, and user's layers."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, TABLES_AND_NORMS)
+
+
+@contextmanager
+def caught(model: nn.Module, count: int, where: str) -> Iterator[list[LayerOutput]]:
+    """Outputs of the layers of ``model`` that have a matrix, in the order of their calls in the block.
+
+    What a layer hands on is a copy, so that an in-place activation does not change what was caught, and every output
+    takes part in a graph, so that gradients reach it also where all parameters are frozen.
+
+    Args:
+        model: any module.
+        count: N, the number of samples in the batch.
+        where: the caller, for errors.
+    """
+    found: list[LayerOutput] = []
+    calls: dict[str, int] = {}
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if has_matrix(module):
+                handles.append(module.register_forward_hook(_catch(name or "(model)", found, calls, count, where)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: int, where: str) -> Any:
+    def hook(module: nn.Module, _: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != count:
+            got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise unsupported(
+                where, f"layer outputs ({count}, …) with the samples first", f"{got} of `{name}`", "Pass a model whose "
+                "layers keep the samples apart"
+            )  # fmt: skip
+        calls[name] = calls.get(name, 0) + 1
+        label = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        if torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_()
+        found.append(LayerOutput(label, output, 1 if isinstance(module, nn.modules.conv._ConvNd) else output.dim() - 1))
+        return output.clone()
+
+    return hook
+
+
+def check_layers(found: list[LayerOutput], where: str) -> None:
+    """Refuse a model in which no layer was found, and outputs that are not finite."""
+    if not found:
+        raise input_error(
+            where, "a model with linear or convolutional layers", "none that was called", "Pass another model"
+        )
+    for layer in found:
+        if not torch.isfinite(layer.output.detach().sum()) and not torch.isfinite(layer.output.detach()).all():
+            raise input_error(
+                where, "finite signals", f"NaN or infinity in `{layer.name}`", "Lower sigma_w or check the activation"
+            )

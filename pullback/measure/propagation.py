@@ -1,0 +1,226 @@
+"""``signal_propagation``: lengths, correlations and gradients by layer, of real networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import check_positive, input_error
+from pullback._rng import make_generator
+from pullback.functional.batch import Batch, check_batch, tensors
+from pullback.functional.model_view import call_arguments
+from pullback.functional.undisturbed import undisturbed
+from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.measure.layers import LayerOutput, caught, check_layers
+from pullback.measure.profile import Profile, over_units
+from pullback.measure.specs import NetworkSpec
+
+DATA = 2**40  # added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights
+Redraw = Callable[[nn.Module, int], object]
+
+
+@dataclass(frozen=True)
+class SignalPropagation:
+    """Signals of L layers, input first. A layer is a call of a module with a matrix; its outputs are pre-activations h.
+
+    Attributes:
+        q: mean square of h over units, positions and inputs, (L,).
+        c: correlation of two inputs, sum h h' / (|h| |h'|) over units and positions, mean over all pairs, (L,); nan
+            where some h is zero.
+        gradients: mean square of dE/dh^l divided by that of dE/dh^L, for E = u . h^L with Gaussian u, (L,).
+        layers: names.
+        num_seeds: networks measured.
+        over: what the standard errors are taken over: "seeds", or, for one network, "units": they then hold for a
+            random layer behind the layers that came before, whose own deviations they do not contain.
+    """
+
+    q: Profile
+    c: Profile
+    gradients: Profile
+    layers: tuple[str, ...]
+    num_seeds: int
+    over: str
+
+
+def signal_propagation(
+    model_or_spec: nn.Module | NetworkSpec,
+    x: Batch | None = None,
+    *,
+    q0: float = 1.0,
+    c0: float = 0.5,
+    seeds: int | None = None,
+    seed: int = 0,
+    redraw: Redraw | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> SignalPropagation:
+    """Lengths, correlations and gradients in every layer of a random network, or of a model as it is.
+
+    The predicted counterpart is ``theory.signal_profile``. A model stays in the mode it is in; a specification with
+    dropout or batch norm is measured in train mode. Nothing of the model or the global random state changes.
+
+    Args:
+        model_or_spec: a specification, of which ``seeds`` networks are drawn; or a module, measured once as it is.
+        x: inputs (N, ...), N >= 2. None (specifications alone): two inputs of mean square ``q0`` and
+            correlation ``c0``, exactly, in directions drawn anew for every network.
+        q0: mean square of the inputs.
+        c0: their correlation.
+        seeds: networks to draw; None for 20 of a specification or with ``redraw``.
+        seed: the networks are those of seeds ``seed``, ``seed + 1``, ...
+        redraw: called with a copy of the model and a seed, to draw its weights anew in place.
+        dtype: of networks made of a specification.
+
+    Raises:
+        InputError: fewer than two inputs; ``x`` missing where it is needed; ``seeds`` for a module without ``redraw``;
+            signals that overflow; a model without layers; c0 outside [-1, 1].
+        UnsupportedError: a layer whose outputs do not have the samples first.
+
+    Cost: a forward and a backward pass per network, and N^2 products per layer.
+
+    References: Poole et al. (2016), arXiv:1606.05340; Schoenholz et al. (2017), arXiv:1611.01232.
+
+    Example:
+        >>> from pullback.theory import signal_profile
+        >>> spec = NetworkSpec("tanh", 1.3, 0.3, depth=3, width=300)
+        >>> found, known = signal_propagation(spec), signal_profile(spec.theory(), 3)
+        >>> bool(((found.q.value - torch.from_numpy(known.q)).abs() < 3 * found.q.stderr).all())
+        True
+    """
+    where = "signal_propagation"
+    count = num_networks(model_or_spec, seeds, redraw, where)
+    if x is None:
+        _check_pair(model_or_spec, q0, c0, where)
+    elif check_batch(where, x) < 2:
+        raise input_error(where, "two or more inputs in `x`", "1", "Pass inputs whose correlation can be measured")
+    results, layers, errors = [], (), None
+    for number, model in networks(model_or_spec, count, seed, redraw, dtype, where):
+        generator = make_generator(number + DATA)
+        inputs = x
+        if isinstance(model_or_spec, NetworkSpec):
+            inputs = _pair(model_or_spec, q0, c0, generator) if x is None else x
+            inputs = inputs.to(dtype)
+            model.to(inputs.device)
+        names, values, errors = _one_network(model, inputs, generator, where)
+        if layers and names != layers:
+            raise input_error(where, "the same layers in every network", f"{names} and {layers}", "Check `redraw`")
+        layers = names
+        results.append(values)
+    stacked = torch.stack(results)  # (S, 3, L)
+    if count == 1:
+        assert errors is not None
+        profiles = [Profile(v, e) for v, e in zip(stacked[0], errors, strict=True)]
+    else:
+        profiles = [Profile.over_seeds(samples) for samples in stacked.unbind(1)]
+    return SignalPropagation(*profiles, layers, count, "units" if count == 1 else "seeds")
+
+
+def num_networks(model_or_spec: nn.Module | NetworkSpec, seeds: int | None, redraw: Redraw | None, where: str) -> int:
+    """How many networks are measured: one of a module as it is, 20 of what can be drawn, or as many as asked for."""
+    fixed = not isinstance(model_or_spec, NetworkSpec) and redraw is None
+    count = (1 if fixed else 20) if seeds is None else seeds
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise input_error(where, "`seeds` of at least 1", repr(seeds), "Pass a number of networks")
+    if fixed and count > 1:
+        raise input_error(
+            where, "`redraw` for more than one seed of a module", "None", "Pass redraw=callable(model, seed)"
+        )
+    return count
+
+
+def networks(
+    model_or_spec: nn.Module | NetworkSpec,
+    count: int,
+    seed: int,
+    redraw: Redraw | None,
+    dtype: torch.dtype,
+    where: str,
+) -> Iterator[tuple[int, nn.Module]]:
+    """The networks one after the other, each with its seed. A module that is drawn anew is copied first."""
+    for number in range(seed, seed + count):
+        if isinstance(model_or_spec, NetworkSpec):
+            yield number, model_or_spec.build(number, dtype).train(model_or_spec.needs_training_mode)
+            continue
+        if not isinstance(model_or_spec, nn.Module):
+            got = type(model_or_spec).__name__
+            raise input_error(where, "an nn.Module or a NetworkSpec", got, "Pass the model itself")
+        model = unwrap(model_or_spec)
+        refuse_sharded(model, where)
+        if redraw is not None:
+            model = copy.deepcopy(model)
+            with undisturbed(model):
+                redraw(model, number)
+        yield number, model
+
+
+def _check_pair(model_or_spec: nn.Module | NetworkSpec, q0: float, c0: float, where: str) -> None:
+    if not isinstance(model_or_spec, NetworkSpec):
+        raise input_error(where, "`x` for a module", "None", "Pass inputs (N, …)")
+    if model_or_spec.batch_norm:
+        raise input_error(where, "`x`, the batch to normalise over", "None", "Pass inputs (N, width)")
+    check_positive(where, "q0", q0)
+    if not -1 <= c0 <= 1:
+        raise input_error(where, "a correlation `c0` from -1 to 1", repr(c0), "Pass a correlation")
+    if model_or_spec.input_width < 2:
+        raise input_error(where, "two or more input units for a pair", "1", "Pass `x`")
+
+
+def _pair(spec: NetworkSpec, q0: float, c0: float, generator: torch.Generator) -> Tensor:
+    """Two inputs of mean square q0 and correlation c0 in random directions, (2, inputs)."""
+    n = spec.input_width
+    drawn = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    first, second = torch.linalg.qr(drawn).Q.T  # orthonormal
+    other = c0 * first + (1 - c0 * c0) ** 0.5 * second
+    return (n * q0) ** 0.5 * torch.stack([first, other])
+
+
+def _one_network(
+    model: nn.Module, x: Batch, generator: torch.Generator, where: str
+) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Names of the layers; q, c and gradients (3, L) in float64; their standard errors over units."""
+    count = len(tensors(x)[0])
+    args, kwargs = call_arguments(x)
+    with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
+        model(*args, **kwargs)
+        check_layers(found, where)
+        last = found[-1].output
+        u = torch.randn(last.shape, generator=generator, dtype=torch.float64).to(last)
+        outputs = [layer.output for layer in found]
+        gradients = torch.autograd.grad(last, outputs, u, allow_unused=True, materialize_grads=True)
+    scale = u.double().square().mean()
+    pairs = [_signals(layer) for layer in found]
+    slopes = [_mean_square(layer, g) for layer, g in zip(found, gradients, strict=True)]
+    values, errors = (
+        torch.stack(
+            [torch.stack([p[k][0] for p in pairs]), torch.stack([p[k][1] for p in pairs]),
+             torch.stack([s[k] for s in slopes]) / scale]
+        )
+        for k in (0, 1)
+    )  # fmt: skip
+    return tuple(layer.name for layer in found), values.cpu(), errors.cpu()
+
+
+def _signals(layer: LayerOutput) -> tuple[Tensor, Tensor]:
+    """(q, c) of a layer, and their standard errors."""
+    h = layer.by_unit(layer.output.detach()).double().movedim(1, 0)  # (units, N, positions)
+    n = h.shape[1]
+    apart = ~torch.eye(n, dtype=torch.bool, device=h.device)
+
+    def total(units: Tensor) -> Tensor:  # (N, N), sum over units of h h', mean over positions
+        return torch.einsum("unp,ump->nm", units, units) / h.shape[2]
+
+    def statistic(gram: Tensor) -> Tensor:
+        lengths = gram.diagonal()
+        correlations = (gram / lengths.outer(lengths).sqrt())[apart].clamp(-1, 1)  # rounding leaves 1 + 1e-16
+        return torch.stack([lengths.mean(), correlations.mean()])
+
+    return over_units(statistic, total, h)
+
+
+def _mean_square(layer: LayerOutput, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square of a gradient and its standard error over units."""
+    g = layer.by_unit(gradient.detach()).double()
+    return over_units(lambda mean: mean, lambda units: units.sum(0), g.square().mean((0, 2)))
