@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +12,10 @@ from pullback._rng import make_generator
 from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import call_arguments
 from pullback.functional.undisturbed import undisturbed
-from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.layers import LayerOutput, caught, check_layers
-from pullback.measure.profile import Profile, over_units
+from pullback.measure.networks import DATA, Redraw, networks, num_networks
+from pullback.measure.profile import Profile, over_units, profiles
 from pullback.measure.specs import NetworkSpec
-
-DATA = 2**40  # added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights
-Redraw = Callable[[nn.Module, int], object]
 
 
 @dataclass(frozen=True)
@@ -95,64 +90,21 @@ def signal_propagation(
         _check_pair(model_or_spec, q0, c0, where)
     elif check_batch(where, x) < 2:
         raise input_error(where, "two or more inputs in `x`", "1", "Pass inputs whose correlation can be measured")
-    results, layers, errors = [], (), None
+    values, layers, errors = [], [], []
     for number, model in networks(model_or_spec, count, seed, redraw, dtype, where):
         generator = make_generator(number + DATA)
         inputs = x
         if isinstance(model_or_spec, NetworkSpec):
-            inputs = _pair(model_or_spec, q0, c0, generator) if x is None else x
-            inputs = inputs.to(dtype)
+            inputs = (_pair(model_or_spec, q0, c0, generator) if x is None else x).to(dtype)
             model.to(inputs.device)
-        names, values, errors = _one_network(model, inputs, generator, where)
-        if layers and names != layers:
-            raise input_error(where, "the same layers in every network", f"{names} and {layers}", "Check `redraw`")
-        layers = names
-        results.append(values)
-    stacked = torch.stack(results)  # (S, 3, L)
-    if count == 1:
-        assert errors is not None
-        profiles = [Profile(v, e) for v, e in zip(stacked[0], errors, strict=True)]
-    else:
-        profiles = [Profile.over_seeds(samples) for samples in stacked.unbind(1)]
-    return SignalPropagation(*profiles, layers, count, "units" if count == 1 else "seeds")
-
-
-def num_networks(model_or_spec: nn.Module | NetworkSpec, seeds: int | None, redraw: Redraw | None, where: str) -> int:
-    """How many networks are measured: one of a module as it is, 20 of what can be drawn, or as many as asked for."""
-    fixed = not isinstance(model_or_spec, NetworkSpec) and redraw is None
-    count = (1 if fixed else 20) if seeds is None else seeds
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise input_error(where, "`seeds` of at least 1", repr(seeds), "Pass a number of networks")
-    if fixed and count > 1:
-        raise input_error(
-            where, "`redraw` for more than one seed of a module", "None", "Pass redraw=callable(model, seed)"
-        )
-    return count
-
-
-def networks(
-    model_or_spec: nn.Module | NetworkSpec,
-    count: int,
-    seed: int,
-    redraw: Redraw | None,
-    dtype: torch.dtype,
-    where: str,
-) -> Iterator[tuple[int, nn.Module]]:
-    """The networks one after the other, each with its seed. A module that is drawn anew is copied first."""
-    for number in range(seed, seed + count):
-        if isinstance(model_or_spec, NetworkSpec):
-            yield number, model_or_spec.build(number, dtype).train(model_or_spec.needs_training_mode)
-            continue
-        if not isinstance(model_or_spec, nn.Module):
-            got = type(model_or_spec).__name__
-            raise input_error(where, "an nn.Module or a NetworkSpec", got, "Pass the model itself")
-        model = unwrap(model_or_spec)
-        refuse_sharded(model, where)
-        if redraw is not None:
-            model = copy.deepcopy(model)
-            with undisturbed(model):
-                redraw(model, number)
-        yield number, model
+        names, value, error = _one_network(model, inputs, generator, where)
+        layers.append(names)
+        values.append(value)
+        errors.append(error)
+    if len(set(layers)) > 1:
+        raise input_error(where, "the same layers in every network", "others for another seed", "Check `redraw`")
+    q, c, gradients = profiles(torch.stack(values, 1), torch.stack(errors, 1))
+    return SignalPropagation(q, c, gradients, layers[0], count, "units" if count == 1 else "seeds")
 
 
 def _check_pair(model_or_spec: nn.Module | NetworkSpec, q0: float, c0: float, where: str) -> None:
@@ -187,27 +139,20 @@ def _one_network(
         model(*args, **kwargs)
         check_layers(found, where)
         last = found[-1].output
-        u = torch.randn(last.shape, generator=generator, dtype=torch.float64).to(last)
+        u = torch.randn(last.shape, generator=generator, dtype=torch.float64)
+        u = (u / u.square().mean().sqrt()).to(last)
         outputs = [layer.output for layer in found]
         gradients = torch.autograd.grad(last, outputs, u, allow_unused=True, materialize_grads=True)
-    scale = u.double().square().mean()
-    pairs = [_signals(layer) for layer in found]
-    slopes = [_mean_square(layer, g) for layer, g in zip(found, gradients, strict=True)]
-    values, errors = (
-        torch.stack(
-            [torch.stack([p[k][0] for p in pairs]), torch.stack([p[k][1] for p in pairs]),
-             torch.stack([s[k] for s in slopes]) / scale]
-        )
-        for k in (0, 1)
-    )  # fmt: skip
-    return tuple(layer.name for layer in found), values.cpu(), errors.cpu()
+    measured = [_one_layer(layer, gradient) for layer, gradient in zip(found, gradients, strict=True)]
+    values, errors = (torch.stack([layer[k] for layer in measured], 1).cpu() for k in (0, 1))
+    return tuple(layer.name for layer in found), values, errors
 
 
-def _signals(layer: LayerOutput) -> tuple[Tensor, Tensor]:
-    """(q, c) of a layer, and their standard errors."""
+def _one_layer(layer: LayerOutput, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """(q, c, mean square gradient) of a layer, (3,), and their standard errors."""
     h = layer.by_unit(layer.output.detach()).double().movedim(1, 0)  # (units, N, positions)
-    n = h.shape[1]
-    apart = ~torch.eye(n, dtype=torch.bool, device=h.device)
+    squares = layer.by_unit(gradient).double().square().mean((0, 2))  # (units,)
+    apart = ~torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
 
     def total(units: Tensor) -> Tensor:  # (N, N), sum over units of h h', mean over positions
         return torch.einsum("unp,ump->nm", units, units) / h.shape[2]
@@ -217,10 +162,6 @@ def _signals(layer: LayerOutput) -> tuple[Tensor, Tensor]:
         correlations = (gram / lengths.outer(lengths).sqrt())[apart].clamp(-1, 1)  # rounding leaves 1 + 1e-16
         return torch.stack([lengths.mean(), correlations.mean()])
 
-    return over_units(statistic, total, h)
-
-
-def _mean_square(layer: LayerOutput, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean square of a gradient and its standard error over units."""
-    g = layer.by_unit(gradient.detach()).double()
-    return over_units(lambda mean: mean, lambda units: units.sum(0), g.square().mean((0, 2)))
+    signals, errors = over_units(statistic, total, h)
+    slope, error = over_units(lambda mean: mean, lambda units: units.sum(0), squares)
+    return torch.cat([signals, slope[None]]), torch.cat([errors, error[None]])
