@@ -37,6 +37,7 @@ class Curve:
         style: "line", "points", "dash" (a reference line) or "bars".
         colour: a CSS colour; None takes the next one of the palette.
         stderr: standard errors of ``y``, drawn as bars.
+        legend: whether the legend names it; points beside a line of their colour need not be named twice.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Curve:
     style: str = "line"
     colour: str | None = None
     stderr: Sequence[float] | None = None
+    legend: bool = True
 
 
 def curves(
@@ -79,7 +81,7 @@ def curves(
         y_range: ends of a linear vertical axis.
     """
     layout = base_layout(height) | {"showlegend": len(drawn) > 1, "hovermode": "closest"}
-    layout["height"] += 6 * max(0, len(drawn) - 3)
+    layout["height"] += 6 * max(0, sum(curve.legend for curve in drawn) - 3)
     for name, text, is_log, values, reach in (
         ("xaxis", x, log_x, [v for c in drawn for v in c.x], x_range),
         ("yaxis", y, log_y, [v for c in drawn for v in c.y], y_range),
@@ -108,7 +110,7 @@ def _trace(curve: Curve, place: int) -> dict[str, Any]:
     dashed = curve.style == "dash"
     colour = curve.colour or (REFERENCE_COLOUR if dashed else PALETTE[place % len(PALETTE)])
     x, y = [_short(v) for v in curve.x], [_short(v) if v == v else None for v in curve.y]
-    shared = {"name": curve.name, "x": x, "y": y}
+    shared = {"name": curve.name, "x": x, "y": y} | ({} if curve.legend else {"showlegend": False})
     if curve.style == "bars":
         return shared | {"type": "bar", "marker": {"color": colour}}
     if curve.stderr is not None:
@@ -216,7 +218,7 @@ def heat_map(
         "hovertemplate": f"{z[0]} %{{z:.4g}}<extra></extra>",
     }
     layout: Figure = below_colour_bar(base_layout(height))
-    layout["showlegend"] = any(curve.name for curve in drawn)
+    layout["showlegend"] = any(curve.legend for curve in drawn)
     layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}
     layout["xaxis"] = axis(x[0], range=[across[0], across[-1]], showgrid=False)
     reach = [math.log10(v) for v in (up[0], up[-1])] if log_y else [up[0], up[-1]]

@@ -168,13 +168,14 @@ def test_figures(load):
         ("y", [1, 100]),
         ("z", [[0, 1, 2], [3, 4, 5]]),
         bounds=(0, 4),
-        drawn=[curve("line", [1, 4], [2, 3])],
+        drawn=[curve("line", [1, 4], [2, 3]), curve("points", [1], [2], "points", legend=False)],
         log_y=True,
     )
     trace = cells.figure["data"][0]
     assert trace["x"] == [0.5, 1.5, 3, 5]
     assert trace["y"] == pytest.approx([0.1, 10, 1000])
     assert (trace["zmin"], trace["zmax"], cells.figure["data"][1]["name"]) == (0, 4, "line")
+    assert [trace.get("showlegend", True) for trace in cells.figure["data"][1:]] == [True, False]
     assert cells.figure["layout"]["yaxis"]["range"] == pytest.approx([-1, 3])
     assert cells.tables[0].rows[-1] == [4, 100, 5]
     image = charts.matrix("c", "C", "Read.", [[1, -2], [0, 1]])
