@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from pullback.report.chart import (
     Cell,
     Chart,
     Figure,
+    Frame,
     Table,
     axis,
     base_layout,
@@ -34,7 +35,7 @@ class Curve:
         name: in the legend and the table.
         x: positions.
         y: heights, as many.
-        style: "line", "points", "dash" (a reference line) or "bars".
+        style: "line" (few points are marked), "plain" (never marked), "points", "dash" (a reference line) or "bars".
         colour: a CSS colour; None takes the next one of the palette.
         stderr: standard errors of ``y``, drawn as bars.
         legend: whether the legend names it; points beside a line of their colour need not be named twice.
@@ -115,12 +116,36 @@ def _trace(curve: Curve, place: int) -> dict[str, Any]:
         return shared | {"type": "bar", "marker": {"color": colour}}
     if curve.stderr is not None:
         shared["error_y"] = {"array": [_short(v) for v in curve.stderr], "thickness": 1, "width": 3}
+    joined = "lines" if curve.style == "plain" or len(x) > 24 else "lines+markers"
     return shared | {
         "type": "scatter",
-        "mode": "markers" if curve.style == "points" else ("lines+markers" if len(x) <= 24 else "lines"),
+        "mode": "markers" if curve.style == "points" else joined,
         "line": {"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
         "marker": {"size": 7, "color": colour},
     }
+
+
+def slides(charts: Sequence[Chart], labels: Sequence[str]) -> Chart:
+    """Charts of one key as one, behind a slider; the last is shown first, and gives the title and how to read it."""
+    traces = [(place, trace) for place, chart in enumerate(charts) for trace in chart.figure["data"]]
+    last = len(charts) - 1
+    frames = tuple(
+        Frame(label, [owner == place for owner, _ in traces], _axes(charts[place]))
+        for place, label in enumerate(labels)
+    )
+    data = [trace | {"visible": owner == last} for owner, trace in traces]
+    return replace(
+        charts[-1],
+        summary=tuple(sentence for chart in charts for sentence in chart.summary),
+        figure=charts[-1].figure | {"data": data},
+        tables=tuple(table for chart in charts for table in chart.tables),
+        frames=frames,
+    )
+
+
+def _axes(chart: Chart) -> Figure:
+    """Axes that fit one chart."""
+    return {name: chart.figure["layout"][name] for name in ("xaxis", "yaxis")}
 
 
 def contours(

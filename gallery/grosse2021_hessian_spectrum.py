@@ -19,15 +19,15 @@ the lecture.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from charts import Curve, curves
+from charts import Curve, curves, slides
 from page import Page, run
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.report.chart import Chart, Frame
+from pullback.report.chart import Chart
 
 BULK = 1e-3  # of the largest eigenvalue
 LOSS = nn.CrossEntropyLoss()
@@ -202,23 +202,7 @@ def densities(states: list[State]) -> Chart:
                 summary=[f"Step {state.step}: {d}."],
             )
         )
-    frames = tuple(
-        Frame(f"step {state.step}", [place == k for k in range(len(states))], _axes(charts[place]))
-        for place, state in enumerate(states)
-    )
-    last = charts[-1]
-    data = [chart.figure["data"][0] | {"visible": chart is last} for chart in charts]
-    tables = tuple(table for chart in charts for table in chart.tables)
-    summary = tuple(sentence for chart in charts for sentence in chart.summary)
-    return Chart(
-        **asdict(last)
-        | {"figure": last.figure | {"data": data}, "frames": frames, "tables": tables, "summary": summary}
-    )
-
-
-def _axes(chart: Chart) -> dict[str, object]:
-    """Axes that fit one step."""
-    return {name: chart.figure["layout"][name] for name in ("xaxis", "yaxis")}
+    return slides(charts, [f"step {state.step}" for state in states])
 
 
 if __name__ == "__main__":

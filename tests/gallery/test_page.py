@@ -157,6 +157,14 @@ def test_figures(load):
     assert drawn.figure["data"][1]["error_y"]["array"] == [0.1]
     assert drawn.figure["layout"]["xaxis"]["type"] == "log"
     assert len(drawn.tables[0].rows) == 4
+    plain = charts.curves("a", "A", "Read.", [curve("a", [1, 2], [1, 2], "plain")], x="x", y="y")
+    assert plain.figure["data"][0]["mode"] == "lines"
+    slid = charts.slides([drawn, plain], ["first", "second"])
+    assert [frame.visible for frame in slid.frames] == [[True] * 3 + [False], [False] * 3 + [True]]
+    assert [trace["visible"] for trace in slid.figure["data"]] == slid.frames[-1].visible
+    assert slid.frames[0].layout["xaxis"]["type"] == "log"
+    assert "type" not in slid.frames[1].layout["xaxis"]
+    assert len(slid.tables) == 2
     hill = charts.contours("b", "B", "Read.", ("x", [0, 1]), ("y", [0, 1]), ("z", [[0, 1], [2, 9]]), top=3)
     assert hill.figure["data"][0]["zmax"] == 3
     assert hill.tables[0].rows[-1] == [1, 1, 9]
