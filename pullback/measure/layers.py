@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error, unsupported
+from pullback.functional.model_view import ROOT_LAYER
 
 TABLES_AND_NORMS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)  # their weights are no matrices that act on units
 
@@ -42,16 +43,16 @@ def has_matrix(module: nn.Module) -> bool:
 
 
 @contextmanager
-def caught(model: nn.Module, count: int, where: str) -> Iterator[list[LayerOutput]]:
+def caught(model: nn.Module, count: int, where: str, *, in_graph: bool = True) -> Iterator[list[LayerOutput]]:
     """Outputs of the layers of ``model`` that have a matrix, in the order of their calls in the block.
 
-    What a layer hands on is a copy, so that an in-place activation does not change what was caught, and every output
-    takes part in a graph, so that gradients reach it also where all parameters are frozen.
+    What a layer hands on is a copy, so that an in-place activation does not change what was caught.
 
     Args:
         model: any module.
         count: N, the number of samples in the batch.
         where: the caller, for errors.
+        in_graph: let every output take part in a graph, so that gradients reach it also where parameters are frozen.
     """
     found: list[LayerOutput] = []
     calls: dict[str, int] = {}
@@ -59,14 +60,16 @@ def caught(model: nn.Module, count: int, where: str) -> Iterator[list[LayerOutpu
     try:
         for name, module in model.named_modules():
             if has_matrix(module):
-                handles.append(module.register_forward_hook(_catch(name or "(model)", found, calls, count, where)))
+                handles.append(
+                    module.register_forward_hook(_catch(name or ROOT_LAYER, found, calls, count, where, in_graph))
+                )
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: int, where: str) -> Any:
+def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: int, where: str, in_graph: bool) -> Any:
     def hook(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != count:
             got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
@@ -76,7 +79,7 @@ def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: in
             )  # fmt: skip
         calls[name] = calls.get(name, 0) + 1
         label = name if calls[name] == 1 else f"{name}#{calls[name]}"
-        if torch.is_grad_enabled() and not output.requires_grad:
+        if in_graph and not output.requires_grad:
             output.requires_grad_()
         found.append(LayerOutput(label, output, 1 if isinstance(module, nn.modules.conv._ConvNd) else output.dim() - 1))
         return output.clone()
@@ -84,14 +87,12 @@ def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: in
     return hook
 
 
-def check_layers(found: list[LayerOutput], where: str) -> None:
-    """Refuse a model in which no layer was found, and outputs that are not finite."""
-    if not found:
-        raise input_error(
-            where, "a model with linear or convolutional layers", "none that was called", "Pass another model"
-        )
-    for layer in found:
-        if not torch.isfinite(layer.output.detach().sum()) and not torch.isfinite(layer.output.detach()).all():
-            raise input_error(
-                where, "finite signals", f"NaN or infinity in `{layer.name}`", "Lower sigma_w or check the activation"
-            )
+def check_outputs(names: Sequence[str], outputs: Sequence[Tensor], where: str) -> None:
+    """Refuse a model in which no layer was found, and outputs (or what was made of them) that are not finite."""
+    if not names:
+        expected = "a model with linear or convolutional layers"
+        raise input_error(where, expected, "none that was called", "Pass another model")
+    for name, output in zip(names, outputs, strict=True):
+        if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
+            got = f"NaN or infinity in `{name}`"
+            raise input_error(where, "finite signals", got, "Lower sigma_w or check the activation")

@@ -1,4 +1,4 @@
-"""The networks a measurement runs through: one as it is, or several that are drawn."""
+"""The networks a measurement runs through: one as it is, or several that are drawn, and the profiles they give."""
 
 from __future__ import annotations
 
@@ -6,27 +6,49 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.measure.profile import Profile
 from pullback.measure.specs import NetworkSpec
+from pullback.spectral.inputs import check_count
 
 DATA = 2**40  # added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights
+DRAWN = 20  # networks, unless the caller says how many
 Redraw = Callable[[nn.Module, int], object]
+# of a network and its seed: names of the layers, values of K quantities (K, L), their standard errors over units
+MeasureOne = Callable[[nn.Module, int], tuple[tuple[str, ...], Tensor, Tensor]]
 
 
-def num_networks(model_or_spec: nn.Module | NetworkSpec, seeds: int | None, redraw: Redraw | None, where: str) -> int:
-    """How many networks are measured: one of a module as it is, 20 of what can be drawn, or as many as asked for."""
+def over_networks(
+    measure_one: MeasureOne,
+    model_or_spec: nn.Module | NetworkSpec,
+    seeds: int | None,
+    seed: int,
+    redraw: Redraw | None,
+    dtype: torch.dtype,
+    where: str,
+) -> tuple[list[Profile], tuple[str, ...], int]:
+    """Profiles of the quantities, names of the layers, and how many networks there were.
+
+    Standard errors are over the networks, or over the units of the only one.
+    """
     fixed = not isinstance(model_or_spec, NetworkSpec) and redraw is None
-    count = (1 if fixed else 20) if seeds is None else seeds
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise input_error(where, "`seeds` of at least 1", repr(seeds), "Pass a number of networks")
+    count = (1 if fixed else DRAWN) if seeds is None else seeds
+    check_count(where, "seeds", count, 1)
     if fixed and count > 1:
-        raise input_error(
-            where, "`redraw` for more than one seed of a module", "None", "Pass redraw=callable(model, seed)"
-        )
-    return count
+        expected = "`redraw` for more than one seed of a module"
+        raise input_error(where, expected, "None", "Pass redraw=callable(model, seed)")
+    drawn = networks(model_or_spec, count, seed, redraw, dtype, where)
+    layers, values, errors = zip(*(measure_one(model, number) for number, model in drawn), strict=True)
+    if len(set(layers)) > 1:
+        raise input_error(where, "the same layers in every network", "others for another seed", "Check `redraw`")
+    if count == 1:
+        profiles = [Profile(value, error) for value, error in zip(values[0], errors[0], strict=True)]
+    else:
+        profiles = [Profile.over_seeds(samples) for samples in torch.stack(values, 1)]
+    return profiles, layers[0], count
 
 
 def networks(

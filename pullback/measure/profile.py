@@ -42,13 +42,6 @@ class Profile:
         return len(self.value)
 
 
-def profiles(values: Tensor, errors: Tensor) -> list[Profile]:
-    """Profiles of K quantities, measured in S networks with these standard errors over units, (K, S, L) both."""
-    if values.shape[1] == 1:
-        return [Profile(value[0], error[0]) for value, error in zip(values, errors, strict=True)]
-    return [Profile.over_seeds(samples) for samples in values]
-
-
 def over_units(statistic: Statistic, total: Statistic, units: Tensor) -> tuple[Tensor, Tensor]:
     """A statistic of means over units, and its standard error by the jackknife over groups of units.
 

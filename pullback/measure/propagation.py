@@ -12,9 +12,9 @@ from pullback._rng import make_generator
 from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import call_arguments
 from pullback.functional.undisturbed import undisturbed
-from pullback.measure.layers import LayerOutput, caught, check_layers
-from pullback.measure.networks import DATA, Redraw, networks, num_networks
-from pullback.measure.profile import Profile, over_units, profiles
+from pullback.measure.layers import LayerOutput, caught, check_outputs
+from pullback.measure.networks import DATA, Redraw, over_networks
+from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
 
 
@@ -28,9 +28,8 @@ class SignalPropagation:
             where some h is zero.
         gradients: mean square of dE/dh^l divided by that of dE/dh^L, for E = u . h^L with Gaussian u, (L,).
         layers: names.
-        num_seeds: networks measured.
-        over: what the standard errors are taken over: "seeds", or, for one network, "units": they then hold for a
-            random layer behind the layers that came before, whose own deviations they do not contain.
+        num_seeds: networks measured. With one, standard errors are over units: they hold for a random layer behind the
+            layers that came before, whose own deviations they do not contain.
     """
 
     q: Profile
@@ -38,7 +37,6 @@ class SignalPropagation:
     gradients: Profile
     layers: tuple[str, ...]
     num_seeds: int
-    over: str
 
 
 def signal_propagation(
@@ -85,26 +83,21 @@ def signal_propagation(
         True
     """
     where = "signal_propagation"
-    count = num_networks(model_or_spec, seeds, redraw, where)
     if x is None:
         _check_pair(model_or_spec, q0, c0, where)
     elif check_batch(where, x) < 2:
         raise input_error(where, "two or more inputs in `x`", "1", "Pass inputs whose correlation can be measured")
-    values, layers, errors = [], [], []
-    for number, model in networks(model_or_spec, count, seed, redraw, dtype, where):
+
+    def one(model: nn.Module, number: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
         generator = make_generator(number + DATA)
-        inputs = x
-        if isinstance(model_or_spec, NetworkSpec):
-            inputs = (_pair(model_or_spec, q0, c0, generator) if x is None else x).to(dtype)
-            model.to(inputs.device)
-        names, value, error = _one_network(model, inputs, generator, where)
-        layers.append(names)
-        values.append(value)
-        errors.append(error)
-    if len(set(layers)) > 1:
-        raise input_error(where, "the same layers in every network", "others for another seed", "Check `redraw`")
-    q, c, gradients = profiles(torch.stack(values, 1), torch.stack(errors, 1))
-    return SignalPropagation(q, c, gradients, layers[0], count, "units" if count == 1 else "seeds")
+        if not isinstance(model_or_spec, NetworkSpec):
+            return _one_network(model, x, generator, where)
+        inputs = (_pair(model_or_spec, q0, c0, generator) if x is None else x).to(dtype)
+        return _one_network(model.to(inputs.device), inputs, generator, where)
+
+    found, layers, count = over_networks(one, model_or_spec, seeds, seed, redraw, dtype, where)
+    q, c, gradients = found
+    return SignalPropagation(q, c, gradients, layers, count)
 
 
 def _check_pair(model_or_spec: nn.Module | NetworkSpec, q0: float, c0: float, where: str) -> None:
@@ -137,15 +130,15 @@ def _one_network(
     with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
         model(*args, **kwargs)
-        check_layers(found, where)
-        last = found[-1].output
+        names, outputs = tuple(layer.name for layer in found), [layer.output for layer in found]
+        check_outputs(names, outputs, where)
+        last = outputs[-1]
         u = torch.randn(last.shape, generator=generator, dtype=torch.float64)
         u = (u / u.square().mean().sqrt()).to(last)
-        outputs = [layer.output for layer in found]
         gradients = torch.autograd.grad(last, outputs, u, allow_unused=True, materialize_grads=True)
     measured = [_one_layer(layer, gradient) for layer, gradient in zip(found, gradients, strict=True)]
     values, errors = (torch.stack([layer[k] for layer in measured], 1).cpu() for k in (0, 1))
-    return tuple(layer.name for layer in found), values, errors
+    return names, values, errors
 
 
 def _one_layer(layer: LayerOutput, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
 from pullback.modules import activation_module, initialise_weights
+from pullback.spectral.inputs import check_count
 from pullback.theory import MeanField
 from pullback.theory.curves import check_depth
 
@@ -63,9 +64,8 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         where = "NetworkSpec"
         check_depth(where, self.depth)
-        for name, value in (("width", self.width), ("inputs", self.input_width)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise input_error(where, f"`{name}` of at least 1", repr(value), "Pass a number of units")
+        check_count(where, "width", self.width, 1)
+        check_count(where, "inputs", self.input_width, 1)
         check_option(where, "weights", self.weights, WEIGHTS)
         if self.residual is not None and self.input_width != self.width:
             got = f"{self.input_width} inputs and width {self.width}"
