@@ -68,7 +68,7 @@ def initialise(
     check_option(where, "weights", weights, ("gaussian", "orthogonal"))
     known: dict[str, float] = {}
     scales = []
-    for layer, follows in _followed_by(model, activation, where):  # all found before anything is drawn
+    for layer, follows in followed_by(model, activation, where):  # all found before anything is drawn
         if follows is not None and repr(follows) not in known:
             known[repr(follows)] = _sigma_w(follows, sigma_b, CHI[phase])
         scales.append((layer, 1.0 if follows is None else known[repr(follows)]))
@@ -87,7 +87,7 @@ def _sigma_w(activation: str | Callable[[Tensor], Tensor], sigma_b: float, chi: 
     return float(brentq(lambda w: MeanField(phi, w, sigma_b).chi - chi, critical / 3, critical * 3, xtol=1e-10))
 
 
-def _followed_by(
+def followed_by(
     model: nn.Module, activation: str | Callable[[Tensor], Tensor] | None, where: str
 ) -> list[tuple[nn.Module, str | Callable[[Tensor], Tensor] | None]]:
     """Layers with weights, each with what follows it; None for the last ones."""
