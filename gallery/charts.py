@@ -50,6 +50,21 @@ class Curve:
     legend: bool = True
 
 
+def beside(
+    name: str,
+    x: Sequence[float],
+    theory: Sequence[float],
+    found: Sequence[float],
+    stderr: Sequence[float] | None = None,
+    colour: str | None = None,
+    *,
+    legend: bool = True,
+) -> list[Curve]:
+    """Theory as a line, and what was found at the same places as points of its colour."""
+    line = Curve(name, x, theory, "plain", colour, legend=legend)
+    return [line, Curve(f"{name}, networks", x, found, "points", colour, stderr, legend=False)]
+
+
 def curves(
     key: str,
     title: str,

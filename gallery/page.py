@@ -24,6 +24,7 @@ import output
 import torch
 
 import pullback as pb
+from pullback import measure
 from pullback.report.chart import Chart, Table
 
 PRESETS = ("small", "full")
@@ -120,6 +121,19 @@ class Page:
         """Hold a number to a lower bound."""
         holds = float(here) >= limit
         self.rows.append(Row(quantity, f"≥ {limit:g}", float(here), "bound", holds, source, not_reproduced))
+
+    def mostly(self, what: str, pairs: Sequence[tuple[measure.Profile, Sequence[float]]], *, source: str = "") -> None:
+        """Hold the share of measured numbers within three standard errors of theory to 95 percent.
+
+        Args:
+            what: the numbers, a plural.
+            pairs: measurements, and theory of the same shape.
+            source: as of ``row``.
+        """
+        off = [((found.value - torch.as_tensor(known)) / found.stderr).abs().flatten() for found, known in pairs]
+        within = torch.cat(off) <= 3
+        quantity = f"share of {len(within)} {what} within 3 standard errors"
+        self.at_least(quantity, 0.95, float(within.double().mean()), source=source)
 
     def draw(self, chart: Chart) -> None:
         """Add a figure; ``charts.py`` makes the usual ones."""

@@ -7,8 +7,10 @@ import math
 import re
 
 import pytest
+import torch
 
 import pullback as pb
+from pullback import measure
 from pullback.report.chart import Table
 
 
@@ -49,6 +51,16 @@ def test_bounds_and_exact_numbers(page):
     page.row("exact", 3, 3 + 1e-12, 0)
     assert [row.holds for row in page.rows[3:]] == [False] * 3
     assert page.rows[-1].tolerance == "exact"
+
+
+def test_most_numbers_within_three_standard_errors(page):
+    near = measure.Profile(torch.zeros(19), torch.ones(19))
+    for far in (2.9, 3.1):
+        page.mostly("numbers", [(near, [-2.9] * 19), (measure.Profile(torch.zeros(1), torch.ones(1)), [far])])
+    page.mostly("numbers", [(near, [3.1, 3.1, *[0.0] * 17])])
+    page.mostly("numbers", [(measure.Profile(torch.zeros(1), torch.full((1,), math.nan)), [0.0])])
+    assert [row.here for row in page.rows] == pytest.approx([1, 0.95, 17 / 19, 0])
+    assert [row.holds for row in page.rows] == [True, True, False, False]
 
 
 def test_a_wrong_number_fails_its_page(page):
@@ -159,6 +171,11 @@ def test_figures(load):
     assert len(drawn.tables[0].rows) == 4
     plain = charts.curves("a", "A", "Read.", [curve("a", [1, 2], [1, 2], "plain")], x="x", y="y")
     assert plain.figure["data"][0]["mode"] == "lines"
+    pair = charts.beside("theory", [1], [2], [3], [0.1], "#000000")
+    assert [(c.name, c.style, c.legend) for c in pair] == [
+        ("theory", "plain", True),
+        ("theory, networks", "points", False),
+    ]
     slid = charts.slides([drawn, plain], ["first", "second"])
     assert [frame.visible for frame in slid.frames] == [[True] * 3 + [False], [False] * 3 + [True]]
     assert [trace["visible"] for trace in slid.figure["data"]] == slid.frames[-1].visible
