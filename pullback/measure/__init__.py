@@ -1,18 +1,42 @@
 """What ``theory`` predicts, measured on real networks: of any architecture, with standard errors."""
 
+from pullback.measure.boundary import BoundaryCurvature, BoundaryPoints, boundary_curvature, boundary_points
+from pullback.measure.chains import Lyapunov, MatrixPowers, lyapunov_exponents, matrix_powers, recurrent_jacobians
 from pullback.measure.curves import CurveProfiles, curve_metrics
 from pullback.measure.effective import EffectiveVariances, effective_variances
+from pullback.measure.factors import GradientFactors, gradient_factors
+from pullback.measure.jacobians import JacobianSpectrum, jacobian_extremes, jacobian_spectrum
 from pullback.measure.profile import Profile
 from pullback.measure.propagation import SignalPropagation, signal_propagation
+from pullback.measure.shift import CovariateShift, internal_covariate_shift
+from pullback.measure.smoothness import Smoothness, smoothness
 from pullback.measure.specs import NetworkSpec
 
 __all__ = [
+    "BoundaryCurvature",
+    "BoundaryPoints",
+    "CovariateShift",
     "CurveProfiles",
     "EffectiveVariances",
+    "GradientFactors",
+    "JacobianSpectrum",
+    "Lyapunov",
+    "MatrixPowers",
     "NetworkSpec",
     "Profile",
     "SignalPropagation",
+    "Smoothness",
+    "boundary_curvature",
+    "boundary_points",
     "curve_metrics",
     "effective_variances",
+    "gradient_factors",
+    "internal_covariate_shift",
+    "jacobian_extremes",
+    "jacobian_spectrum",
+    "lyapunov_exponents",
+    "matrix_powers",
+    "recurrent_jacobians",
     "signal_propagation",
+    "smoothness",
 ]

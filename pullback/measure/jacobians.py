@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback._results import Estimate
-from pullback._rng import make_generator
 from pullback.functional import check_batch
+from pullback.measure.settled import settled_inputs
 from pullback.measure.specs import NetworkSpec
 from pullback.operators import Jacobian, layer_jacobians
 from pullback.spectral import Eigenpairs, eigenvalues
@@ -19,7 +19,6 @@ from pullback.spectral.inputs import check_count
 from pullback.spectral.statistics import mean_and_stderr
 
 LARGEST_BYTES = 2**31  # of the Jacobians of all samples; above that only products are affordable
-INPUT_STREAM = 2**40  # added to a seed, so that inputs are drawn from another stream than any network's weights
 
 
 @dataclass(frozen=True)
@@ -158,31 +157,15 @@ def jacobian_extremes(
 
 def _inputs(spec: NetworkSpec, x: Tensor | None, seeds: int, seed: int, dtype: torch.dtype, where: str) -> list[Tensor]:
     """One input (1, D) for each network."""
-    if spec.batch_norm or spec.keep_prob < 1:
+    if spec.needs_training_mode:
         got = "batch norm" if spec.batch_norm else f"keep_prob {spec.keep_prob}"
         raise input_error(where, "a spec without batch norm and dropout", got, "Build a module and call eval() on it")
-    width = spec.width if spec.inputs is None else spec.inputs
-    if x is not None:
-        if x.shape != (1, width):
-            raise input_error(
-                where, f"one input (1, {width}) for a spec", f"{tuple(x.shape)}", "Pass a module for more"
-            )
-        return [x.to(dtype)] * seeds
-    generator = make_generator(INPUT_STREAM + seed)
-    drawn = torch.randn(seeds, 1, width, generator=generator, dtype=torch.float64)
-    scaled = drawn * (math.sqrt(width * _mean_square(spec, where)) / drawn.norm(dim=2, keepdim=True))
-    return list(scaled.to(dtype))
-
-
-def _mean_square(spec: NetworkSpec, where: str) -> float:
-    """Mean square of an input's entries that gives the first layer the length q*."""
-    net = spec.theory()
-    unsettled = net.phi.homogeneous and (net.q_star == 0 or math.isinf(net.q_star))  # slopes do not depend on lengths
-    if spec.residual is not None or unsettled:
-        return 1.0
-    if math.isinf(net.q_star):
-        raise input_error(where, "lengths that settle", "q_star inf", "Pass `x`, or another sigma_w or sigma_b")
-    return max(0.0, net.q_star - net.sigma_b**2) / net.sigma_w**2
+    if x is None:
+        return [settled_inputs(spec, 1, seed + i, where).to(dtype) for i in range(seeds)]
+    if x.shape != (1, spec.input_width):
+        expected = f"one input (1, {spec.input_width}) for a spec"
+        raise input_error(where, expected, f"shape {tuple(x.shape)}", "Pass a module for more")
+    return [x.to(dtype)] * seeds
 
 
 def _of_module(model: nn.Module, x: Tensor, layers: bool, where: str) -> list[Tensor]:

@@ -1,0 +1,47 @@
+"""The mean loss of a batch and its gradient at given parameters, the model in the modes it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from pullback.functional import LossFunction, ModelView, per_sample_loss
+from pullback.functional.batch import Batch
+from pullback.functional.losses import check_finite
+from pullback.operators.repeatable import agree, changed_answer
+
+
+def loss_and_gradient(
+    view: ModelView,
+    loss_fn: LossFunction,
+    x: Batch,
+    y: Batch,
+    at: Mapping[str, Tensor],
+    names: Iterable[str],
+    where: str,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean per-sample loss at the parameters ``at``, and its gradient in those of ``names``; within ``undisturbed``.
+
+    Samples may depend on each other (batch norm in train mode): the gradient is that of the whole batch.
+    """
+    wanted = list(names)
+    leaves = {name: value.detach() for name, value in at.items()}
+    for name in wanted:
+        leaves[name].requires_grad_()
+    with torch.enable_grad():
+        losses = per_sample_loss(loss_fn, view(x, leaves), y, where)
+        check_finite(losses, where)
+        found = torch.autograd.grad(losses.mean(), [leaves[n] for n in wanted], materialize_grads=True)
+    return losses.detach().mean(), dict(zip(wanted, found, strict=True))
+
+
+def check_repeats(
+    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, loss: Tensor, at: Mapping[str, Tensor], where: str
+) -> None:
+    """Refuse a model whose loss on the same batch is another one the second time."""
+    with torch.no_grad():
+        again = per_sample_loss(loss_fn, view(x, dict(at)), y, where).mean()
+    if not agree(loss, again):
+        raise changed_answer(where, 0)
