@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback._rng import make_generator
 from pullback.functional.undisturbed import undisturbed
-from pullback.measure.layers import caught, check_outputs
+from pullback.measure.layers import caught, check_finite, check_found
 from pullback.measure.networks import DATA, Redraw, over_networks
 from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
@@ -148,15 +148,16 @@ def _one_network(model: nn.Module, curve: Curve, theta: Tensor, where: str) -> t
             raise input_error(where, f"a curve from theta (M,) to inputs (M, …), M = {len(at)}", got, "Stack on axis 1")
         with caught(model, len(at), where, in_graph=False) as found:
             model(x)
-        names = tuple(layer.name for layer in found)
+        names = check_found(found, where)
         return tuple(layer.by_unit(layer.output) for layer in found)
 
     def velocity(at: Tensor) -> tuple[Tensor, ...]:
         return func.jvp(outputs, (at,), (torch.ones_like(at),))[1]
 
-    with undisturbed(model, training=False), torch.no_grad(), plain_attention(), forward_derivatives(where):
+    remedy = "Replace that operation by plain ones"
+    with undisturbed(model, training=False), torch.no_grad(), plain_attention(), forward_derivatives(where, remedy):
         slopes, bends = func.jvp(velocity, (theta,), (torch.ones_like(theta),))
-    check_outputs(names, bends, where)
+    check_finite(names, bends, where)
     measured = [_one_layer(v, a) for v, a in zip(slopes, bends, strict=True)]
     value, error = (torch.stack([layer[k] for layer in measured], 1).cpu() for k in (0, 1))
     return names, value, error

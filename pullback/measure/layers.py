@@ -87,11 +87,16 @@ def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: in
     return hook
 
 
-def check_outputs(names: Sequence[str], outputs: Sequence[Tensor], where: str) -> None:
-    """Refuse a model in which no layer was found, and outputs (or what was made of them) that are not finite."""
-    if not names:
+def check_found(found: list[LayerOutput], where: str) -> tuple[str, ...]:
+    """Names of the layers; refuse a model in which there are none."""
+    if not found:
         expected = "a model with linear or convolutional layers"
         raise input_error(where, expected, "none that was called", "Pass another model")
+    return tuple(layer.name for layer in found)
+
+
+def check_finite(names: Sequence[str], outputs: Sequence[Tensor], where: str) -> None:
+    """Refuse outputs, or what was made of them, that are not finite."""
     for name, output in zip(names, outputs, strict=True):
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
             got = f"NaN or infinity in `{name}`"

@@ -12,7 +12,7 @@ from pullback._rng import make_generator
 from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import call_arguments
 from pullback.functional.undisturbed import undisturbed
-from pullback.measure.layers import LayerOutput, caught, check_outputs
+from pullback.measure.layers import LayerOutput, caught, check_finite, check_found
 from pullback.measure.networks import DATA, Redraw, over_networks
 from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
@@ -130,8 +130,8 @@ def _one_network(
     with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
         model(*args, **kwargs)
-        names, outputs = tuple(layer.name for layer in found), [layer.output for layer in found]
-        check_outputs(names, outputs, where)
+        names, outputs = check_found(found, where), [layer.output for layer in found]
+        check_finite(names, outputs, where)
         last = outputs[-1]
         u = torch.randn(last.shape, generator=generator, dtype=torch.float64)
         u = (u / u.square().mean().sqrt()).to(last)

@@ -195,7 +195,7 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextmanager
-def forward_derivatives(where: str) -> Iterator[None]:
+def forward_derivatives(where: str, remedy: str = "Pass mode='reverse'") -> Iterator[None]:
     """Say in this package's words that some operation has no forward derivative."""
     try:
         with warnings.catch_warnings():  # torch's own tables for forward derivatives, on first use
@@ -206,7 +206,7 @@ def forward_derivatives(where: str) -> Iterator[None]:
         if "forward AD" not in text and "forward mode" not in text and "jvp" not in text:
             raise
         got = text.partition("\n")[0].rstrip(".")
-        raise unsupported(where, "operations with a forward derivative", got, "Pass mode='reverse'") from error
+        raise unsupported(where, "operations with a forward derivative", got, remedy) from error
 
 
 def _checked(f: Callable[[Tree], Tree], where: str) -> Callable[[Tree], Tree]:
