@@ -5,16 +5,18 @@
 
 from pullback.theory.backward import backward_profile
 from pullback.theory.batch_norm import batch_norm_gradient_factor
+from pullback.theory.critical import CriticalPoint, critical_points, critical_sigma_w, starting_point
 from pullback.theory.curves import CurveMetrics
 from pullback.theory.infinite_width import infinite_width_kernels
 from pullback.theory.jacobians import JacobianMoments
 from pullback.theory.mean_field import MeanField
-from pullback.theory.phase import PhaseDiagram, critical_sigma_w, phase_diagram
+from pullback.theory.phase import PhaseDiagram, phase_diagram
 from pullback.theory.residual import ResidualProfile, residual_profile
 from pullback.theory.signals import SignalProfile, signal_profile
 from pullback.theory.spectra import JacobianDensity, jacobian_density
 
 __all__ = [
+    "CriticalPoint",
     "CurveMetrics",
     "JacobianDensity",
     "JacobianMoments",
@@ -24,10 +26,12 @@ __all__ = [
     "SignalProfile",
     "backward_profile",
     "batch_norm_gradient_factor",
+    "critical_points",
     "critical_sigma_w",
     "infinite_width_kernels",
     "jacobian_density",
     "phase_diagram",
     "residual_profile",
     "signal_profile",
+    "starting_point",
 ]

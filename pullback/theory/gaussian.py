@@ -44,7 +44,7 @@ def _breaks(centres: tuple[float, ...], scale: float) -> Array:
     return joined[np.abs(joined) <= REACH]
 
 
-def _rule(breaks: Array, count: int) -> tuple[Array, Array]:
+def gauss_panels(breaks: Array, count: int = _NODES) -> tuple[Array, Array]:
     """Nodes z and weights that hold the density."""
     x, w = _legendre(count)
     half, middle = np.diff(breaks)[:, None] / 2, ((breaks[1:] + breaks[:-1]) / 2)[:, None]
@@ -62,11 +62,13 @@ class Nodes:
     coarse: tuple[Array, Array, Array]
 
     @classmethod
-    def of(cls, q: float, kinks: tuple[float, ...] = ()) -> Nodes:
-        """For inputs of variance ``q``, and functions with these kinks."""
+    def of(cls, q: float, kinks: tuple[float, ...] = (), more: Array | None = None) -> Nodes:
+        """For inputs of variance ``q``, and functions with these kinks; ``more`` are further ends of panels in z."""
         scale = math.sqrt(q)
         breaks = _breaks(kinks, max(scale, 1e-150))
-        (z, w), (zc, wc) = _rule(breaks, _NODES), _rule(breaks, _NODES // 2)
+        if more is not None:
+            breaks = np.unique(np.concatenate([breaks, more[np.abs(more) <= REACH]]))
+        (z, w), (zc, wc) = gauss_panels(breaks), gauss_panels(breaks, _NODES // 2)
         return cls(scale * z, z, w, (scale * zc, zc, wc))
 
     def mean(self, function: Callable[[Array, Array], Array]) -> Integral:
@@ -128,16 +130,24 @@ def pair_mean(f: Function, q1: float, q2: float, c: float, kinks: tuple[float, .
 
     Slower than a series, and exact up to c = 1, where a kinked function's series converges slowly.
     """
-    s = math.sqrt(max(0.0, 1 - c * c))
+    s = math.sqrt(max(0.0, (1 - c) * (1 + c)))
     if s < 1e-12:
         sign = 1.0 if c > 0 else -1.0
         ratio = sign * math.sqrt(q2 / q1) if q1 > 0 else 0.0
         return mean(lambda u: f(u) * f(ratio * u), q1, tuple(sorted({*kinks, *(k / ratio for k in kinks if ratio)})))
-    outer = Nodes.of(q1, kinks)
+    outer = Nodes.of(q1, kinks, _turns(q2, c, s, kinks))
     fine = _nested(f, outer.u, outer.z, outer.weights, q2, c, s, kinks, _NODES)
     u, z, w = outer.coarse
     coarse = _nested(f, u, z, w, q2, c, s, kinks, _NODES // 2)
     return Integral(fine, abs(fine - coarse) + 1e-15 * abs(fine))
+
+
+def _turns(q: float, c: float, s: float, kinks: tuple[float, ...]) -> Array:
+    """Ends of panels where E f(sqrt(q) (c z + s t)) over t turns: within s of every kink, however small s is."""
+    if c == 0 or q == 0 or not kinks:
+        return np.empty(0)
+    steps = s * 2.0 ** np.arange(-2, 1 - math.log2(s))
+    return np.add.outer(np.array(kinks) / (c * math.sqrt(q)), np.concatenate([-steps, [0.0], steps])).ravel()
 
 
 def _nested(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import check_option, input_error
 from pullback.theory.activations import Activation, Array, activation_of
 from pullback.theory.curves import check_depth
 from pullback.theory.gaussian import mean
+from pullback.theory.mean_field import check_sigmas
 from pullback.theory.pairs import pair_means
 
 
@@ -64,10 +64,8 @@ def infinite_width_kernels(
     where = "infinite_width_kernels"
     phi = activation_of(activation, where)
     check_depth(where, depth)
-    check_positive(where, "sigma_w", sigma_w)
+    check_sigmas(where, sigma_w, sigma_b)
     check_option(where, "parametrisation", parametrisation, ("ntk", "standard"))
-    if not (math.isfinite(sigma_b) and sigma_b >= 0):
-        raise input_error(where, "`sigma_b` of at least 0", repr(sigma_b), "Pass a standard deviation")
     if (width is None) == (parametrisation == "standard"):
         given, remedy = ("None", "Pass width=") if width is None else (repr(width), "Leave it out")
         raise input_error(

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import brentq
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_positive, input_error, self_check_error
 from pullback.theory.activations import Activation, activation_of
 from pullback.theory.gaussian import Integral, Series, mean, pair_mean
+from pullback.theory.piecewise import pair_moments, pieces_of
 
 if TYPE_CHECKING:
     from pullback.theory.curves import CurveMetrics
     from pullback.theory.jacobians import JacobianMoments
 
-_LONGEST, _SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
+LONGEST, SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
 CRITICAL = 1e-8  # |chi - 1| below which a network counts as critical: what the fixed point is known to
-_SERIES_ERROR = 1e-13  # relative, above which a correlation goes through the nested rule
+SERIES_ERROR = 1e-13  # relative, above which a correlation goes through closed forms or the nested rule
+_STEPS = 100  # of Newton's iteration for c*
+_ROUNDING = 1e-15  # of C(c) - c
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class MeanField:
         V(q) = (sigma_w^2 / rho) E phi(sqrt(q) z)^2 + sigma_b^2
         C(c) = (sigma_w^2 E phi(u1) phi(u2) + sigma_b^2) / q*,  u1, u2 of variance q* and correlation c
 
-    with rho the probability that dropout keeps a unit, its masks independent for the two inputs.
+    with rho the probability that dropout keeps a unit, its masks independent for the two inputs. Where both inputs see
+    the same mask, sigma_w^2 / rho stands in C too, and c = 1 is a fixed point again.
 
     Args:
         activation: "tanh", "erf", "relu", "leaky_relu", "hard_tanh", "gelu", "silu", "sin", "linear", or an elementwise
@@ -41,6 +45,7 @@ class MeanField:
         sigma_w: standard deviation of the weights times sqrt(fan_in).
         sigma_b: of the biases.
         keep_prob: rho; 1 is no dropout.
+        shared_mask: whether dropout draws one mask for both inputs.
 
     Raises:
         InputError: a sigma that is negative or not finite; ``keep_prob`` outside (0, 1]; a bad activation.
@@ -57,12 +62,11 @@ class MeanField:
     sigma_w: float
     sigma_b: float = 0.0
     keep_prob: float = 1.0
+    shared_mask: bool = False
 
     def __post_init__(self) -> None:
         where = "MeanField"
-        check_positive(where, "sigma_w", self.sigma_w)
-        if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
-            raise input_error(where, "`sigma_b` of at least 0", repr(self.sigma_b), "Pass a standard deviation")
+        check_sigmas(where, self.sigma_w, self.sigma_b)
         if not 0 < self.keep_prob <= 1:
             raise input_error(where, "`keep_prob` in (0, 1]", repr(self.keep_prob), "Pass the share of units kept")
         object.__setattr__(self, "activation", activation_of(self.activation, where))
@@ -72,6 +76,15 @@ class MeanField:
         """The activation."""
         assert isinstance(self.activation, Activation)
         return self.activation
+
+    @property
+    def pair_gain(self) -> float:
+        """Factor of E phi(u1) phi(u2) in the next layer: sigma_w^2, or sigma_w^2 / rho where the mask is shared."""
+        return self.sigma_w**2 / (self.keep_prob if self.shared_mask else 1.0)
+
+    @property
+    def _masks_agree(self) -> bool:
+        return self.shared_mask or self.keep_prob == 1
 
     # Lengths
 
@@ -123,9 +136,9 @@ class MeanField:
         low = high = 0.0
         while growth(high) * start > 0:
             low, high = high, high + step
-            if high > math.log(_LONGEST):
+            if high > math.log(LONGEST):
                 return math.inf
-            if high < math.log(_SHORTEST):
+            if high < math.log(SHORTEST):
                 return 0.0 if self.sigma_b == 0 else self.sigma_b**2
         return math.exp(brentq(growth, min(low, high), max(low, high), xtol=1e-15, rtol=1e-15))
 
@@ -133,8 +146,10 @@ class MeanField:
 
     def phi_slope_square(self, q: float) -> float:
         """E phi'(sqrt(q) z)^2."""
-        if self.phi.homogeneous or (q == 0 and self.phi.kinks and 0.0 in self.phi.kinks):
-            q = 1.0  # of a kink at the origin: both sides count half
+        if self.phi.homogeneous:
+            q = 1.0
+        if q == 0 and 0.0 in self.phi.kinks:
+            q = SHORTEST  # both sides of a kink at the origin count half
         if q == 0:
             return float(self.phi.slope(np.zeros(1))[0]) ** 2
         return mean(lambda u: self.phi.slope(u) ** 2, q, self.phi.kinks).value
@@ -143,7 +158,7 @@ class MeanField:
     def chi(self) -> float:
         """chi_1 = sigma_w^2 E phi'(sqrt(q*) z)^2: a layer's factor of mean squared gradients, without dropout."""
         if math.isinf(self.q_star) and not self.phi.homogeneous:
-            return self.sigma_w**2 * self.phi_slope_square(_LONGEST)
+            return self.sigma_w**2 * self.phi_slope_square(LONGEST)
         return self.sigma_w**2 * self.phi_slope_square(1.0 if math.isinf(self.q_star) else self.q_star)
 
     @property
@@ -167,73 +182,87 @@ class MeanField:
                 raise input_error(
                     "MeanField",
                     "a finite fixed point of the length for correlations",
-                    f"one beyond {_LONGEST:g}",
+                    f"one beyond {LONGEST:g}",
                     "Lower sigma_w",
                 )
             return 1.0
         if self.q_star == 0:
-            return _SHORTEST
+            return SHORTEST
         return self.q_star
 
     def pair(self, c: float) -> Integral:
         """E phi(u1) phi(u2) at length q* and correlation c."""
-        value = self._series[0].at(c)
-        if value.error <= _SERIES_ERROR * self._series[0].whole.value:
-            return value
-        return pair_mean(self.phi.value, self._length, self._length, c, self.phi.kinks)
+        return self._pairs(c)[0]
+
+    def _pairs(self, c: float) -> tuple[Integral, Integral]:
+        """E phi(u1) phi(u2) and E phi'(u1) phi'(u2), each by its series where that is exact."""
+        found = [series.at(c) for series in self._series]
+        if all(value.error <= SERIES_ERROR * each.whole.value for value, each in zip(found, self._series, strict=True)):
+            return found[0], found[1]
+        pieces, q = pieces_of(self.phi), self._length
+        if pieces is not None:
+            moments = pair_moments(pieces, np.array(q), np.array(q), np.array(c))
+            return tuple(Integral(float(value), SERIES_ERROR * max(1.0, q)) for value in moments)  # type: ignore[return-value]
+        return pair_mean(self.phi.value, q, q, c, self.phi.kinks), pair_mean(self.phi.slope, q, q, c, self.phi.kinks)
 
     def c_map(self, c: float) -> float:
         """Correlation of the next layer's inputs, C(c), for two inputs of length q*.
 
-        With dropout C(1) < 1: the masks of the two inputs differ. Where lengths grow without bound (ReLU with
-        sigma_w > sqrt(2)) the bias no longer counts.
+        With dropout C(1) < 1, as the masks of the two inputs differ, unless they share one. Where lengths grow without
+        bound (ReLU with sigma_w > sqrt(2)) the bias no longer counts.
         """
         if not -1 <= c <= 1:
             raise input_error("MeanField.c_map", "a correlation from -1 to 1", repr(c), "Pass a correlation")
-        if math.isinf(self.q_star):
-            return self.keep_prob * self.pair(c).value / self.second_moment(1.0).value
-        if self.q_star == 0:
-            return self.keep_prob * self.pair(c).value / self.second_moment(self._length).value
-        return (self.sigma_w**2 * self.pair(c).value + self.sigma_b**2) / self.q_star
+        if self.q_star == 0 or math.isinf(self.q_star):  # lengths still change: correlations are of directions
+            return self._share * self.pair(c).value / self.second_moment(self._length).value
+        return (self.pair_gain * self.pair(c).value + self.sigma_b**2) / self.q_star
 
     def c_slope(self, c: float) -> float:
-        """C'(c) = sigma_w^2 E phi'(u1) phi'(u2)."""
-        value = self._series[1].at(c)
-        if value.error > _SERIES_ERROR * self._series[1].whole.value:
-            value = pair_mean(self.phi.slope, self._length, self._length, c, self.phi.kinks)
-        if math.isinf(self.q_star) or self.q_star == 0:  # lengths still change: correlations are of directions
-            return self.keep_prob * value.value * self._length / self.second_moment(self._length).value
-        return self.sigma_w**2 * value.value
+        """C'(c) = sigma_w^2 E phi'(u1) phi'(u2), divided by rho where the mask is shared."""
+        value = self._pairs(c)[1]
+        if self.q_star == 0 or math.isinf(self.q_star):
+            return self._share * value.value * self._length / self.second_moment(self._length).value
+        return self.pair_gain * value.value
+
+    @property
+    def _share(self) -> float:
+        """Of the second moment that two inputs have in common at c = 1: rho where their masks differ."""
+        return 1.0 if self._masks_agree else self.keep_prob
 
     @cached_property
     def c_star(self) -> float:
         """Correlation that every pair of inputs settles at: 1 in the ordered phase, below in the chaotic one."""
-        if self.keep_prob == 1 and self.c_slope(1.0) <= 1 + CRITICAL:
+        if self._masks_agree and self.c_slope(1.0) <= 1 + CRITICAL:
             return 1.0
         if self.c_map(0.0) <= 1e-15:
             return 0.0
         series = self._series[0]
         whole = self.second_moment(self._length).value
-        bias = 0.0 if self.q_star == 0 or math.isinf(self.q_star) else self.sigma_b**2 / self.q_star
-        gain = (1 - bias) * self.keep_prob / whole if self.keep_prob == 1 else (self.sigma_w**2 / self._length)
+        settled = 0 < self.q_star < math.inf
+        bias = self.sigma_b**2 / self.q_star if settled else 0.0
+        gain = (1 - bias) / whole * self._share  # at c = 1 exactly 1 where masks agree
+        if settled and not self._masks_agree:
+            gain = self.pair_gain / self.q_star
 
         def excess(c: float) -> float:  # by the series alone: next to 1 it is only nearly right
             return gain * series.at(c).value + bias - c
 
         low, high = 0.0, 1.0
-        if self.keep_prob == 1:
+        if self._masks_agree:
             high = 1 - 1e-3
             while excess(high) > 0:  # the root comes close to 1 next to the critical line
                 low, high = high, 1 - (1 - high) / 4
                 if 1 - high < 1e-14:
                     return 1.0
         found = brentq(excess, low, high, xtol=1e-15, rtol=1e-15)
-        for _ in range(3):
-            step = (self.c_map(found) - found) / (1 - self.c_slope(found))
-            found = min(1.0, max(0.0, found + step))
-            if abs(step) < 1e-13:
-                break
-        return found
+        for _ in range(_STEPS):  # of Newton; from the series' root, which is below, C being convex
+            rise, slope = self.c_map(found) - found, self.c_slope(found)
+            if abs(rise) <= _ROUNDING or slope >= 1:
+                return found
+            found = min(1.0, max(0.0, found + rise / (1 - slope)))
+        raise self_check_error(
+            "MeanField.c_star", "a correlation that settles", f"C(c) - c = {rise:.2g}", "Report this"
+        )
 
     # Depth scales
 
@@ -244,7 +273,7 @@ class MeanField:
         Where lengths grow without bound, the layers over which they grow by e, as a negative number.
         """
         if math.isinf(self.q_star):
-            gain = self.q_slope(1.0 if self.phi.homogeneous else _LONGEST)
+            gain = self.q_slope(1.0 if self.phi.homogeneous else LONGEST)
             return -1 / math.log(gain) if gain > 1 + CRITICAL else math.inf
         return _scale(abs(self.q_slope(self.q_star)))
 
@@ -274,6 +303,13 @@ class MeanField:
         from pullback.theory.jacobians import jacobian_moments
 
         return jacobian_moments(self, depth, init)
+
+
+def check_sigmas(where: str, sigma_w: float, sigma_b: float) -> None:
+    """Refuse standard deviations of weights and biases that are none."""
+    check_positive(where, "sigma_w", sigma_w)
+    if not (isinstance(sigma_b, int | float) and math.isfinite(sigma_b) and sigma_b >= 0):
+        raise input_error(where, "`sigma_b` of at least 0", repr(sigma_b), "Pass a standard deviation")
 
 
 def _scale(rate: float) -> float:

@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from pullback.theory.activations import Activation, Array, Function
-from pullback.theory.gaussian import Nodes, mean, pair_mean
+from pullback.theory.gaussian import mean, pair_mean
+from pullback.theory.hermite import coefficients
+from pullback.theory.piecewise import pair_moments, pieces_of
 
 _TERMS = 160
 _SERIES_ERROR = 1e-11  # of E phi^2; entries whose series is less exact are integrated one by one
@@ -27,7 +29,12 @@ def pair_means(phi: Activation, covariance: Array, left: Array, right: Array) ->
     correlation[correlation > 1 - 8 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
     if phi.homogeneous and phi.kinks:
         return _arc_cosine(phi, norms, correlation)
-    return tuple(_expectation(phi, f, left, right, correlation) for f in (phi.value, phi.slope))  # type: ignore[return-value]
+    pieces = pieces_of(phi)
+    if pieces is not None:
+        return pair_moments(pieces, left[:, None], right, correlation)
+    return _expectation(phi, phi.value, left, right, correlation), _expectation(
+        phi, phi.slope, left, right, correlation
+    )
 
 
 def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
@@ -41,14 +48,15 @@ def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
 
 
 def _expectation(phi: Activation, f: Function, left: Array, right: Array, c: Array) -> Array:
-    rows, tails = zip(*(_coefficients(phi, f, float(q)) for q in left), strict=True)
-    columns, other = zip(*(_coefficients(phi, f, float(q)) for q in right), strict=True)
+    rows, row_whole = coefficients(f, left, phi.kinks, _TERMS)
+    columns, column_whole = coefficients(f, right, phi.kinks, _TERMS)
     result = np.zeros_like(c)
     power = np.ones_like(c)
     for k in range(_TERMS):
-        result += np.outer([r[k] for r in rows], [r[k] for r in columns]) * power
+        result += np.multiply.outer(rows[:, k], columns[:, k]) * power
         power = power * c
-    loose = np.abs(power) * np.sqrt(np.outer(tails, other)) > _SERIES_ERROR * np.maximum(np.abs(result), 1e-30)
+    tails = [np.maximum(0, w - (a * a).sum(1)) for a, w in ((rows, row_whole), (columns, column_whole))]
+    loose = np.abs(power) * np.sqrt(np.outer(*tails)) > _SERIES_ERROR * np.maximum(np.abs(result), 1e-30)
     for i, j in zip(*np.nonzero(loose), strict=True):
         result[i, j] = _one(phi, f, float(left[i]), float(right[j]), float(c[i, j]))
     return result
@@ -58,16 +66,3 @@ def _one(phi: Activation, f: Function, q1: float, q2: float, c: float) -> float:
     if q1 == q2 and c == 1:
         return mean(lambda u: f(u) ** 2, q1, phi.kinks).value
     return pair_mean(f, q1, q2, c, phi.kinks).value
-
-
-def _coefficients(phi: Activation, f: Function, q: float) -> tuple[Array, float]:
-    """Hermite coefficients of f(sqrt(q) z), and the sum of the squares left out."""
-    nodes = Nodes.of(q, phi.kinks)
-    values = nodes.weights * f(nodes.u)
-    previous, current = np.zeros_like(nodes.z), np.ones_like(nodes.z)
-    found = np.empty(_TERMS)
-    for k in range(_TERMS):
-        found[k] = values @ current
-        previous, current = current, (nodes.z * current - math.sqrt(k) * previous) / math.sqrt(k + 1)
-    whole = nodes.mean(lambda u, _: f(u) ** 2).value
-    return found, max(0.0, whole - float(found @ found))

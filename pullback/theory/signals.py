@@ -40,7 +40,7 @@ def signal_profile(net: MeanField, depth: int, *, q0: float = 1.0, c0: float = 0
         q_l c_l = sigma_w^2 E phi(u) phi(u') + sigma_b^2,   u, u' of length q_{l-1} and correlation c_{l-1}
 
     and gradients by ``backward_profile``. rho is the probability that dropout keeps a unit; its masks are independent
-    for the two inputs.
+    for the two inputs, or one with ``net.shared_mask`` (then sigma_w^2 / rho stands there too).
 
     Args:
         net: the infinitely wide network.
@@ -68,11 +68,11 @@ def signal_profile(net: MeanField, depth: int, *, q0: float = 1.0, c0: float = 0
         raise input_error(where, "a correlation `c0` from -1 to 1", repr(c0), "Pass a correlation")
     weight, bias = net.sigma_w**2, net.sigma_b**2
     q, covariance = np.empty(depth), np.empty(depth)
-    q[0], covariance[0] = weight / net.keep_prob * q0 + bias, weight * c0 * q0 + bias
+    q[0], covariance[0] = weight / net.keep_prob * q0 + bias, net.pair_gain * c0 * q0 + bias
     for k in range(1, depth):
         q[k] = net.q_map(float(q[k - 1]))
         both, _ = pair_means(net.phi, covariance[k - 1 : k, None], q[k - 1 : k], q[k - 1 : k])
-        covariance[k] = weight * both[0, 0] + bias
+        covariance[k] = net.pair_gain * both[0, 0] + bias
         if not q[k] <= LONGEST:
             got = f"more than {LONGEST:g} after {k + 1} layers"
             raise input_error(where, "lengths that stay finite", got, "Lower `sigma_w` or `depth`")

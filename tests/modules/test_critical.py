@@ -97,6 +97,74 @@ def test_a_hundred_layers() -> None:
     assert 0.05 < _signal(lambda model: pb.initialise(model, weights="orthogonal")) < 20
 
 
+def _gradients(activation: str, init: Any) -> list[float]:
+    """Mean squared gradients in the outputs of the first and the last of fifty layers of width 256."""
+    torch.manual_seed(0)
+    model = modules.MLP([64, *[256] * 50, 10], activation).double()
+    init(model)
+    signals = []
+
+    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+        output.retain_grad()
+        signals.append(output)
+
+    for layer in model.layers[:-1]:
+        layer.linear.register_forward_hook(keep)
+    x, y = torch.randn(32, 64, dtype=torch.float64), torch.randint(10, (32,))
+    nn.functional.cross_entropy(model(x), y).backward()
+    return [float(h.grad.square().mean()) for h in (signals[0], signals[-1])]
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+def test_fifty_layers_keep_their_gradients(activation: str) -> None:
+    """GELU and SiLU need biases for that; torch's own start and He's lose everything, or eleven decades and more."""
+    first, last = _gradients(activation, pb.initialise)
+    assert 0.4 < first / last < 2
+    first, last = _gradients(activation, lambda model: None)
+    assert first / last < 1e-30
+    if activation != "relu":
+        first, last = _gradients(activation, lambda model: modules.initialise_weights(model, "he"))
+        assert first / last < 1e-10
+
+
+def test_biases_where_the_activation_needs_them() -> None:
+    """Each layer gets the point of its own activation; the approximate GELU counts as another function."""
+    model = nn.Sequential(
+        nn.Linear(600, 600), nn.GELU(), nn.Linear(600, 600), nn.ReLU(), nn.Linear(600, 600), nn.GELU("tanh"),
+        nn.Linear(600, 600),
+    )  # fmt: skip
+    pb.initialise(model)
+    for place, sigma_w, sigma_b in ((0, 1.3985, 0.572), (2, math.sqrt(2), 0), (4, 1.3985, 0.572), (6, 1.0, 0)):
+        assert scale(model[place]) == pytest.approx(sigma_w, rel=0.01), place
+        assert float(model[place].bias.detach().std()) == pytest.approx(sigma_b, rel=0.15), place
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
+def test_phases_with_biases(activation: type[nn.Module]) -> None:
+    for phase, chi in (("ordered", 0.8), ("chaotic", 1.25)):
+        model = nn.Sequential(nn.Linear(2000, 2000), activation(), nn.Linear(2000, 2))
+        pb.initialise(model, phase=phase)
+        name, bias = activation.__name__.lower(), {nn.GELU: 0.5722, nn.SiLU: 1.0199}[activation]
+        assert MeanField(name, scale(model[0]), bias).chi == pytest.approx(chi, rel=0.02)
+
+
+def test_a_phase_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that ends where chi_1 jumps has not found its phase."""
+    monkeypatch.setattr("pullback.modules.critical.brentq", lambda *_, **__: 1.5)
+    with pytest.raises(pb.InputError, match=r"initialise: expected a phase with chi_1 = 0.8, got 1.12 for relu with"):
+        pb.initialise(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), phase="ordered")
+
+
+def test_a_sigma_b_without_a_critical_point() -> None:
+    model = nn.Sequential(nn.Linear(9, 9), nn.GELU(), nn.Linear(9, 2))
+    with pytest.raises(
+        pb.InputError, match=r"gelu has a critical sigma_w that layers settle at, got 0.1. Use sigma_b=0.5"
+    ):
+        pb.initialise(model, sigma_b=0.1)
+    pb.initialise(model, sigma_b=0.5)
+    assert model[0].bias.std() > 0.1
+
+
 @pytest.mark.slow
 def test_a_hundred_layer_network_learns_the_digits() -> None:
     """To 95 percent with critical orthogonal weights; at chance with torch's own after the same steps."""
