@@ -73,12 +73,29 @@ def scaled_result(field):
     return wrong
 
 
+def scaled_weights(make):
+    """A mean field of weights 1.001 times as large."""
+    return lambda activation, sigma_w, *others: make(activation, 1.001 * sigma_w, *others)
+
+
 BROKEN = [
     ("bao2020_autoencoder", "Hessian", scaled_operator, ["training"]),
     ("grosse2021_gauss_newton", "Hessian", scaled_operator, []),
     ("grosse2021_influence", "cost_response", scaled_result("change"), ["figure_5"]),
     ("grosse2021_matrices", "GaussNewton", scaled_operator, []),
     ("grosse2021_hessian_spectrum", "eigenvalues", scaled_result("values"), ["train", "claims", "draw"]),
+    (
+        "poole2016_transient_chaos",
+        "theory.critical_sigma_w",
+        scaled_operator,
+        ["lengths", "correlations", "cut", "maps"],
+    ),
+    (
+        "poole2016_exponential_expressivity",
+        "theory.MeanField",
+        scaled_weights,
+        ["circles", "metrics", "boundaries"],
+    ),
 ]
 
 

@@ -1,0 +1,254 @@
+"""Circles and decision boundaries in deep random networks (Poole et al. 2016, figures 3 and 4).
+
+Claims of "Exponential expressivity in deep neural networks through transient chaos" (arXiv:1606.05340), for tanh
+networks of 1,000 units a layer. A circle that goes through the network tangles in the chaotic phase, χ₁ > 1 (figure 3):
+it is stretched exponentially and yet keeps its curvature, so that the path of its tangents grows too (figure 4, C to
+E); in the ordered phase it shrinks. The decision boundary of a linear read-out bends exponentially on its way back to
+the inputs (figure 4, G).
+
+    h^l = W^l x^{l-1} + b^l,  x^l = tanh(h^l),  W ~ N(0, σ_w² / N),  b ~ N(0, σ_b²),  h⁰(θ) a circle of length q*
+
+    χ₁ = σ_w² E tanh'²(√q* z),  χ₂ = σ_w² E tanh''²(√q* z)
+
+    g^E = |dh/dθ|² grows by χ₁ a layer;  N κ² = 3 χ₂ / χ₁² + (N κ² of the layer before) / χ₁;  g^G = κ² g^E
+
+    sum of κ_i² = σ_w² (g^G - 1) / (3 q*) for the principal curvatures κ_i of a boundary, g^G behind as many layers
+
+The last line is not in the paper, which measures boundaries alone. The second derivative of a read-out is a sum over
+layers of J' D J, with D a diagonal of random signs and J the Jacobian from the inputs. Along one direction its mean
+square holds E z⁴ = 3 where the sum of its squared eigenvalues holds (E z²)² = 1, and along one direction it is what
+bends the image of a curve. So the boundary's bending is a third of the Gauss metric's growth.
+
+Lines are theory, points are means over networks with bars of one standard error; in figure 3, C, bars are the standard
+deviation along the circle, as in the paper. The read-out's threshold is set so that its boundary passes through a point
+drawn beforehand, of length q*; the paper keeps the threshold and searches for points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from charts import Curve, beside, curves, slides
+from page import Page, run
+from torch import Tensor, nn
+
+from pullback import measure, theory
+from pullback.report.chart import PALETTE, Chart
+
+BIAS, DEPTH = 0.3, 10
+COLOURS = dict(zip((1.3, 2.5, 4.0), PALETTE, strict=False))  # by σ_w of the paper's three networks
+LAYERS = list(range(1, DEPTH + 1))
+KNOWN = {  # q*, χ₁, χ₂ at (σ_w, 0.3)
+    1.3: (0.607046791909, 0.939807428682, 0.543472018641),
+    2.5: (4.079123875282, 1.585224765006, 1.196041291424),
+    4.0: (12.604149497844, 2.367261035546, 1.857176041411),
+}
+POINTS, SHOWN = 480, (1, 3, 5, 10)  # on the circle; layers in figure 3, C
+LAGS = range(12, POINTS // 2 + 1, 12)  # between the points that are compared
+ANGLES = [360 * lag / POINTS for lag in LAGS]
+QUADRATURE = "adaptive quadrature of χ₁ and χ₂"
+Nets = Mapping[float, theory.MeanField]
+
+
+def build(page: Page) -> None:
+    """Fill the page."""
+    width, networks = page.pick(small=(300, 10), full=(1000, 20))
+    page.set(seed=0, activation="tanh", sigma_b=BIAS, width=width, depth=DEPTH, networks=networks)
+    nets = {w: theory.MeanField("tanh", w, BIAS) for w in COLOURS}
+    formulas(page, nets)
+    circles(page, nets, width, networks)
+    metrics(page, nets, width, networks)
+    boundaries(page, nets)
+
+
+def formulas(page: Page, nets: Nets) -> None:
+    """The recursions against their sums, from integrals found elsewhere."""
+    for w, (q, chi, bend) in KNOWN.items():
+        known = nets[w].curve_metrics(3)
+        bent = 3 * bend / chi**2 * (1 + 1 / chi + 1 / chi**2) + 1 / (q * chi**3)
+        page.row(f"g^E / N after 3 layers, σ_w = {w}", q * chi**3, known.euclidean[3], 1e-9, source=QUADRATURE)
+        page.row(f"N κ² after 3 layers, σ_w = {w}", bent, known.curvature[3], 1e-9, source=QUADRATURE)
+        if chi > 1:
+            fixed = 3 * bend / (chi * (chi - 1))
+            page.row(f"fixed point of N κ², σ_w = {w}", fixed, known.fixed_point, 1e-9, source=QUADRATURE)
+
+
+def spec_of(w: float, width: int) -> measure.NetworkSpec:
+    """A network of the page."""
+    return measure.NetworkSpec("tanh", w, BIAS, depth=DEPTH, width=width)
+
+
+def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
+    """Figure 3: the circle's image in its first principal components, and the correlation of its points."""
+    tangles, correlations, pairs, five = [], [], [], {}
+    for w, net in nets.items():
+        samples, shares = [], []
+        for seed in reversed(range(networks)):
+            h = images(spec_of(w, width).build(seed), circle(net.q_star, width, seed))
+            along = torch.stack([torch.stack([apart(h[layer - 1], lag) for lag in LAGS]) for layer in SHOWN])
+            samples.append(along.mean(2))  # (layers, lags), of (layers, lags, points)
+            shares.append(components(h[-1])[1][:5].sum())
+        found = measure.Profile.over_seeds(torch.stack(samples))
+        known = torch.tensor([expected(net, layer) for layer in SHOWN])
+        pairs.append((found, known))
+        five[w] = measure.Profile.over_seeds(torch.stack(shares))
+        tangles += [tangle(w, layer, h[layer - 1]) for layer in (5, 10)]
+        correlations.append(autocorrelation(known, along))
+    page.draw(slides(tangles, [f"σ_w = {w}, layer {layer}" for w in COLOURS for layer in (5, 10)]))
+    page.draw(slides(correlations, [f"σ_w = {w}" for w in COLOURS]))
+    page.mostly("correlations along the circle", pairs, source="figure 3, C: points on the lines")
+    for low, high in pairwise(COLOURS):
+        gap = five[low].value - five[high].value - 3 * (five[low].stderr + five[high].stderr)
+        name = f"variance in 5 components: σ_w = {low} less {high}, less 3 standard errors"
+        page.at_least(name, 0, gap, source="figure 3, A: flatter for larger weights, layer 10")
+
+
+def circle(q: float, width: int, seed: int) -> Tensor:
+    """Inputs tanh(h⁰) for points of a circle of squared radius N q in a random plane, (points, N)."""
+    make = torch.Generator().manual_seed(2**40 + seed)  # apart from the network's own draws
+    plane = torch.linalg.qr(torch.randn(width, 2, generator=make, dtype=torch.float64)).Q * math.sqrt(width * q)
+    theta = torch.arange(POINTS, dtype=torch.float64) * (2 * math.pi / POINTS)
+    return (torch.stack([theta.cos(), theta.sin()], 1) @ plane.T).tanh()
+
+
+@torch.no_grad()
+def images(model: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """The pre-activations h of every layer, (points, N) each."""
+    found = []
+    for layer in model:
+        found.append(layer.linear(x))
+        x = layer.activation(found[-1])
+    return found
+
+
+def apart(h: Tensor, lag: int) -> Tensor:
+    """Correlation of every point with the one ``lag`` steps further, (points,)."""
+    return nn.functional.cosine_similarity(h, h.roll(-lag, 0))
+
+
+def components(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Points in the first two principal components (points, 2), and the shares of variance of all of them."""
+    u, s, _ = torch.linalg.svd(h - h.mean(0), full_matrices=False)
+    return u[:, :2] * s[:2], s**2 / (s**2).sum()
+
+
+def expected(net: theory.MeanField, layer: int) -> list[float]:
+    """Correlations along the circle by theory, from the cosines of the circle itself."""
+    found = [math.cos(math.radians(angle)) for angle in ANGLES]
+    for _ in range(layer):
+        found = [net.c_map(c) for c in found]
+    return found
+
+
+def tangle(w: float, layer: int, h: Tensor) -> Chart:
+    """The circle's image in the plane where most of it is."""
+    plane, shares = components(h)
+    x, y = (torch.cat([plane, plane[:1]]) / math.sqrt(h.shape[1])).T.tolist()
+    return curves(
+        "tangle",
+        "A circle's image (figure 3, A)",
+        "One network's image in its first two principal components, per root of the number of units: a loop for "
+        "σ_w = 1.3, a tangle for larger weights, which fills many more components than two.",
+        [Curve(f"σ_w = {w}, layer {layer}", x, y, colour=COLOURS[w])],
+        x="first component",
+        y="second component",
+        summary=[
+            f"σ_w = {w}, layer {layer}: the first five components hold {float(shares[:5].sum()):.3f} of the variance."
+        ],
+        height=400,
+    )
+
+
+def autocorrelation(known: Tensor, along: Tensor) -> Chart:
+    """Correlation by angle, of theory and along the circle in one network (layers, lags, points)."""
+    drawn = []
+    for layer, line, found, colour in zip(SHOWN, known, along, PALETTE, strict=False):
+        drawn += beside(f"layer {layer}", ANGLES, line, found.mean(1), found.std(1), colour)
+    return curves(
+        "autocorrelation",
+        "Correlation along the circle (figure 3, C)",
+        "Correlation of two points of the image by the angle between them on the circle; bars are standard deviations "
+        "along the circle of one network. In chaos neighbours part within a few layers, and all are equally far apart.",
+        drawn,
+        x="angle (degrees)",
+        y="c",
+        y_range=(-1.1, 1.1),
+    )
+
+
+def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
+    """Figure 4, C to E: how the image is stretched and bent."""
+    points = page.pick(small=32, full=64)
+    names = {"euclidean": "g^E / N", "curvature": "N κ²", "gauss": "g^G"}
+    drawn: dict[str, list[Curve]] = {name: [] for name in names}
+    pairs = []
+    for w, net in nets.items():
+        found, known = measure.curve_metrics(spec_of(w, width), points=points, seeds=networks), net.curve_metrics(DEPTH)
+        for name, label in names.items():
+            profile, line = getattr(found, name), getattr(known, name)[1:]
+            pairs.append((profile, line))
+            drawn[name] += beside(f"σ_w = {w}", LAYERS, line, profile.value, profile.stderr, COLOURS[w])
+            tolerance = 3 * float(profile.stderr[2])
+            source = "theory of figure 4, C to E; 3 standard errors"
+            page.row(f"{label} in layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
+    page.mostly("metrics and curvatures", pairs, source="figure 4, C to E: points on the lines")
+    for name, title, reading in (
+        ("euclidean", "Stretching", "Squared speed along the image: in chaos it grows by χ₁ a layer."),
+        ("curvature", "Bending", "Squared curvature: it grows where the image shrinks, and settles in chaos."),
+        ("gauss", "Turning", "Squared speed of the tangent's direction: in chaos it grows as fast as the image."),
+    ):
+        axes = {"x": "layer", "y": names[name], "log_y": True}
+        page.draw(curves(name, f"{title} (figure 4, C to E)", reading, drawn[name], **axes))
+
+
+def boundaries(page: Page, nets: Nets) -> None:
+    """Figure 4, G: principal curvatures of a read-out's boundary, behind one to ten layers."""
+    width, networks, points = page.pick(small=(100, 4, 2), full=(200, 10, 4))
+    behind = page.pick(small=(1, 2, 4, 6, 8, 10), full=tuple(LAYERS))
+    page.set(boundary_width=width, boundary_networks=networks, boundary_points=points)
+    sums, outer, pairs = [], {}, []
+    for w, net in nets.items():
+        draws = [principal_curvatures(w, net.q_star, width, seed, points, behind) for seed in range(networks)]
+        values = torch.stack(draws)  # (networks, layers, points, N - 1), descending
+        found = measure.Profile.over_seeds(values.square().sum(3).mean(2))
+        gauss = net.curve_metrics(DEPTH).gauss
+        pairs.append((found, [w**2 * (gauss[layers] - 1) / (3 * net.q_star) for layers in behind]))
+        sums += beside(f"σ_w = {w}", behind, pairs[-1][1], found.value, found.stderr, COLOURS[w])
+        outer[w] = values.mean(2)
+    page.mostly("sums of squared curvatures", pairs, source="this page's formula")
+    reading = "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles."
+    axes = {"x": "layers between boundary and read-out", "log_y": True}
+    page.draw(curves("sums", "Bending of the boundary (figure 4, G)", reading, sums, **axes, y="sum of κ_i²"))
+    page.draw(curves("outer", "Outer curvatures", "", extremes(outer[4.0], behind), **axes, y="|κ_i|"))
+
+
+def extremes(values: Tensor, behind: Sequence[int]) -> list[Curve]:
+    """The four largest and the four smallest curvatures, of (networks, layers, N - 1)."""
+    drawn = []
+    for side, sign, colour in (("largest", 1, PALETTE[0]), ("smallest, times -1", -1, PALETTE[1])):
+        for k in range(4):
+            found = measure.Profile.over_seeds(sign * values[..., k if sign == 1 else -1 - k])
+            drawn.append(Curve(side, behind, found.value, "line", colour, found.stderr, legend=k == 0))
+    return drawn
+
+
+def principal_curvatures(w: float, q: float, width: int, seed: int, points: int, behind: Sequence[int]) -> Tensor:
+    """Curvatures at points of the boundary in the space of the last layers' inputs, (layers, points, N - 1)."""
+    net, make = spec_of(w, width).build(seed), torch.Generator().manual_seed(2**41 + seed)
+    readout = nn.Linear(width, 1, dtype=torch.float64)
+    found = []
+    with torch.no_grad():
+        readout.weight.normal_(generator=make)
+        for _ in range(points):
+            x = (math.sqrt(q) * torch.randn(1, width, generator=make, dtype=torch.float64)).tanh()
+            readout.bias.copy_(-(net(x) @ readout.weight[0]))
+            parts = [(net[: DEPTH - layers](x), nn.Sequential(net[DEPTH - layers :], readout)) for layers in behind]
+            found.append(torch.stack([measure.boundary_curvature(part, at).values[0] for at, part in parts]))
+    return torch.stack(found, 1)
+
+
+if __name__ == "__main__":
+    run(build)
