@@ -194,6 +194,8 @@ def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
             tolerance = 3 * float(profile.stderr[2])
             source = "theory of figure 4, C to E; 3 standard errors"
             page.row(f"{label} in layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
+        if net.chi > 1:
+            grown(page, w, found.gauss_length, known.gauss_length)
     page.mostly("metrics and curvatures", pairs, source="figure 4, C to E: points on the lines")
     for name, title, reading in (
         ("euclidean", "Stretching", "Squared speed along the image: in chaos it grows by χ₁ a layer."),
@@ -202,6 +204,14 @@ def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
     ):
         axes = {"x": "layer", "y": names[name], "log_y": True}
         page.draw(curves(name, f"{title} (figure 4, C to E)", reading, drawn[name], **axes))
+
+
+def grown(page: Page, w: float, found: measure.Profile, known: Sequence[float]) -> None:
+    """The Gauss length's factor a layer, from the fifth to the tenth."""
+    here = float(found.value[9] / found.value[4]) ** 0.2
+    tolerance = 3 * here / 5 * float((found.stderr / found.value)[[4, 9]].sum())
+    name = f"growth of the tangent's path a layer, layers 5 to 10, σ_w = {w}"
+    page.row(name, (known[10] / known[5]) ** 0.2, here, tolerance, source="theory; errors of both ends added, times 3")
 
 
 def boundaries(page: Page, nets: Nets) -> None:
@@ -222,7 +232,12 @@ def boundaries(page: Page, nets: Nets) -> None:
     reading = "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles."
     axes = {"x": "layers between boundary and read-out", "log_y": True}
     page.draw(curves("sums", "Bending of the boundary (figure 4, G)", reading, sums, **axes, y="sum of κ_i²"))
-    page.draw(curves("outer", "Outer curvatures", "", extremes(outer[4.0], behind), **axes, y="|κ_i|"))
+    reading = (
+        "The four largest and the four smallest principal curvatures for σ_w = 4, by rank: straight lines are "
+        "exponential growth on the boundary's way back to the inputs."
+    )
+    title = "Outermost curvatures of the boundary (figure 4, G)"
+    page.draw(curves("outer", title, reading, extremes(outer[4.0], behind), **axes, y="|κ_i|"))
 
 
 def extremes(values: Tensor, behind: Sequence[int]) -> list[Curve]:
