@@ -169,9 +169,9 @@ def _one_layer(v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     products = torch.stack([v * v, a * a, v * a]).mean(3).permute(2, 0, 1)  # (units, 3, M)
 
     def statistic(means: Tensor) -> Tensor:
-        vv, aa, va = means
+        vv, aa, va = means.unbind(1)  # (G, M) each
         gauss = (vv * aa - va * va) / vv**2
-        each = torch.stack([vv, gauss / vv, gauss, 2 * math.pi * vv.sqrt(), 2 * math.pi * gauss.clamp(min=0).sqrt()])
-        return each.mean(1)
+        each = torch.stack([vv, gauss / vv, gauss, 2 * math.pi * vv.sqrt(), 2 * math.pi * gauss.clamp(min=0).sqrt()], 1)
+        return each.mean(2)
 
-    return over_units(statistic, lambda units: units.sum(0), products)
+    return over_units(statistic, lambda units: units.sum(1), products)

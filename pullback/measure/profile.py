@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback.spectral.statistics import mean_and_stderr, student
 
-Statistic = Callable[[Tensor], Tensor]
+Batched = Callable[[Tensor], Tensor]
 
 GROUPS = 32  # of units; the jackknife leaves out one at a time
 
@@ -42,25 +42,29 @@ class Profile:
         return len(self.value)
 
 
-def over_units(statistic: Statistic, total: Statistic, units: Tensor) -> tuple[Tensor, Tensor]:
+def over_units(statistic: Batched, total: Batched, units: Tensor) -> tuple[Tensor, Tensor]:
     """A statistic of means over units, and its standard error by the jackknife over groups of units.
 
     Args:
-        statistic: of the mean over units, numbers (...,).
-        total: of some units (n, ...): the sum of what they add to the mean.
+        statistic: of G means over units, (G, ...) to (G, K).
+        total: from G groups of units, (G, size, ...), to the sum of what they add to the means. Zeros add nothing.
         units: all units, (units, ...).
 
     Returns:
-        The statistic of the mean over all units, and its standard error: nan for a single unit.
+        The statistic of the mean over all units, (K,), and its standard error: nan for a single unit.
     """
     count = len(units)
-    groups = torch.tensor_split(units, min(GROUPS, count))
-    parts = torch.stack([total(group) for group in groups])
-    whole = parts.sum(0)
-    value = statistic(whole / count)
-    if count == 1:
+    size = -(-count // GROUPS)
+    groups = -(-count // size)
+    missing = groups * size - count
+    padded = torch.cat([units, units.new_zeros(missing, *units.shape[1:])]).unflatten(0, (groups, size))
+    parts = total(padded)  # (G, ...)
+    whole = parts.sum(0, keepdim=True)
+    value = statistic(whole / count)[0]
+    if groups == 1:
         return value, torch.full_like(value, torch.nan)
-    left = zip(parts, groups, strict=True)
-    without = torch.stack([statistic((whole - part) / (count - len(group))) for part, group in left])
-    freedom = len(groups) - 1
+    left = torch.full((groups, *[1] * (parts.dim() - 1)), count - size, dtype=units.dtype, device=units.device)
+    left[-1] += missing
+    without = statistic((whole - parts) / left)
+    freedom = groups - 1
     return value, without.std(0, correction=0) * freedom**0.5 * student(freedom)

@@ -145,16 +145,18 @@ def _one_layer(layer: LayerOutput, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """(q, c, mean square gradient) of a layer, (3,), and their standard errors."""
     h = layer.by_unit(layer.output.detach()).double().movedim(1, 0)  # (units, N, positions)
     squares = layer.by_unit(gradient).double().square().mean((0, 2))  # (units,)
-    apart = ~torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
+    n, positions = h.shape[1:]
 
-    def total(units: Tensor) -> Tensor:  # (N, N), sum over units of h h', mean over positions
-        return torch.einsum("unp,ump->nm", units, units) / h.shape[2]
+    def total(units: Tensor) -> Tensor:  # (G, N, N), sums over units of h h', mean over positions
+        return torch.einsum("gunp,gump->gnm", units, units) / positions
 
     def statistic(gram: Tensor) -> Tensor:
-        lengths = gram.diagonal()
-        correlations = (gram / lengths.outer(lengths).sqrt())[apart].clamp(-1, 1)  # rounding leaves 1 + 1e-16
-        return torch.stack([lengths.mean(), correlations.mean()])
+        lengths = gram.diagonal(dim1=1, dim2=2)
+        sizes = lengths.sqrt()
+        cosines = (gram / (sizes[:, :, None] * sizes[:, None])).clamp(-1, 1)  # rounding leaves 1 + 1e-16
+        apart = cosines.tril(-1).sum((1, 2)) / (n * (n - 1) / 2)
+        return torch.stack([lengths.mean(1), apart], 1)
 
     signals, errors = over_units(statistic, total, h)
-    slope, error = over_units(lambda mean: mean, lambda units: units.sum(0), squares)
-    return torch.cat([signals, slope[None]]), torch.cat([errors, error[None]])
+    slope, error = over_units(lambda means: means, lambda units: units.sum(1), squares[:, None])
+    return torch.cat([signals, slope]), torch.cat([errors, error])

@@ -59,7 +59,7 @@ def draw_weights(
     assert isinstance(weight, Tensor)
     fan_out, fan_in = weight.shape[0], weight[0].numel()
     drawn = torch.randn(fan_out, fan_in, generator=generator, dtype=weight.dtype)
-    drawn = sigma_w * (_orthonormal(drawn) if orthogonal else drawn / math.sqrt(fan_in))
+    drawn = sigma_w * _orthonormal(drawn) if orthogonal else drawn.mul_(sigma_w / math.sqrt(fan_in))
     weight.copy_(drawn.view_as(weight))
     if isinstance(bias, Tensor):
         bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=weight.dtype))
