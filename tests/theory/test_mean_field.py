@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 import pullback as pb
+from pullback import theory
 from pullback.theory import MeanField, critical_sigma_w, phase_diagram
 from pullback.theory.activations import BUILT_IN, activation_of
 from pullback.theory.gaussian import Series, mean, pair_mean
@@ -214,3 +215,51 @@ def test_bad_correlations_and_lengths() -> None:
         MeanField("tanh", 1.0, 0.1).c_map(1.5)
     with pytest.raises(pb.InputError, match=r"critical_sigma_w: expected `sigma_b` of at least 0, got nan"):
         critical_sigma_w("tanh", math.nan)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_in_a_real_network(shared: bool) -> None:
+    """S1-33: lengths and correlations of a network of width 2000, its masks drawn anew in every layer."""
+    net, width, depth = MeanField("tanh", 1.3, 0.3, 0.9, shared_mask=shared), 2000, 16
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.linalg.qr(torch.randn(width, 2, generator=generator)).Q.T * math.sqrt(width)
+    x, lengths, correlations = torch.stack([first, 0.9 * first + math.sqrt(1 - 0.81) * second]), [], []
+    for _ in range(depth):
+        masks = (torch.rand(2, width, generator=generator) < 0.9) / 0.9
+        w = torch.randn(width, width, generator=generator) * (1.3 / math.sqrt(width))
+        h = (x * (masks[:1] if shared else masks)) @ w + 0.3 * torch.randn(width, generator=generator)
+        lengths.append(float(h.square().mean()))
+        correlations.append(float((h[0] @ h[1]) / (h[0].norm() * h[1].norm())))
+        x = torch.tanh(h)
+    profile = theory.signal_profile(net, depth, q0=1.0, c0=0.9)
+    assert lengths == pytest.approx(profile.q, abs=0.08)
+    assert correlations == pytest.approx(profile.c, abs=0.08)
+    assert np.mean(lengths[8:]) == pytest.approx(net.q_star, abs=0.03)
+    if not shared:
+        assert net.c_star == pytest.approx(0.512223, abs=1e-6)
+        assert np.mean(correlations[8:]) == pytest.approx(np.mean(profile.c[8:]), abs=0.04)
+        assert correlations[-1] == pytest.approx(net.c_star, abs=0.08)
+    else:
+        assert net.c_star == 1
+        assert correlations[-1] > 0.75
+
+
+def test_a_shared_mask_only_rescales_the_weights() -> None:
+    """S1-33: c = 1 is a fixed point again; q, C and chi_1 / rho are those of sigma_w / sqrt(rho) without dropout."""
+    for sigma_w in (1.2, 2.0):
+        shared, plain = (
+            MeanField("tanh", sigma_w, 0.3, 0.8, shared_mask=True),
+            MeanField("tanh", sigma_w / 0.8**0.5, 0.3),
+        )
+        assert shared.c_map(1.0) == pytest.approx(1, abs=1e-12)
+        assert shared.phase == plain.phase
+        for name in ("q_star", "c_star", "xi_q", "xi_c", "xi_grad"):
+            assert getattr(shared, name) == pytest.approx(getattr(plain, name), rel=1e-9), name
+        assert shared.c_map(0.3) == pytest.approx(plain.c_map(0.3), rel=1e-12)
+        assert shared.chi / 0.8 == pytest.approx(plain.chi, rel=1e-12)
+        assert MeanField("tanh", sigma_w, 0.3, 0.8).c_map(1.0) < 1
+    assert MeanField("relu", 1.0, 0.0, 0.5, shared_mask=True).c_star == 1  # lengths that vanish, and lengths that grow
+    assert MeanField("relu", 2.0, 0.1, 0.5, shared_mask=True).c_star == 1
+    assert MeanField("relu", 2.0, 0.1, 0.5).c_star < 0.9
+    same = theory.signal_profile(MeanField("tanh", 1.3, 0.3, 0.9, shared_mask=True), 5, c0=1.0)
+    assert same.c == pytest.approx(np.ones(5), abs=1e-11)
