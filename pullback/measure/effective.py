@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.profile import Profile
 from pullback.modules.critical import followed_by
@@ -71,12 +72,14 @@ def effective_variances(
     names = {id(module): name for name, module in model.named_modules()}
     known: dict[str, Activation] = {}
     layers, activations, rows, phases = [], [], [], []
-    for layer, follows in followed_by(model, activation, where):
+    pairs = followed_by(model, activation, where)
+    with undisturbed(model, training=False):  # a spectral norm moves its buffers when the weight is read
+        sigmas = [_sigmas(layer) for layer, _ in pairs]
+    for (layer, follows), (sigma_w, sigma_b) in zip(pairs, sigmas, strict=True):
         follows = "linear" if follows is None else follows
         if repr(follows) not in known:
             known[repr(follows)] = activation_of(follows, where)
         phi = known[repr(follows)]
-        sigma_w, sigma_b = _sigmas(layer)
         chi = _chi(phi, sigma_w, sigma_b)
         layers.append(names[id(layer)])
         activations.append(phi.name)

@@ -71,7 +71,7 @@ def signal_propagation(
             signals that overflow; a model without layers; c0 outside [-1, 1].
         UnsupportedError: a layer whose outputs do not have the samples first.
 
-    Cost: a forward and a backward pass per network, and N^2 products per layer.
+    Cost: a forward and a backward pass per network, and N^2 products per layer, with memory for 32 N^2 of them.
 
     References: Poole et al. (2016), arXiv:1606.05340; Schoenholz et al. (2017), arXiv:1611.01232.
 
@@ -83,10 +83,7 @@ def signal_propagation(
         True
     """
     where = "signal_propagation"
-    if x is None:
-        _check_pair(model_or_spec, q0, c0, where)
-    elif check_batch(where, x) < 2:
-        raise input_error(where, "two or more inputs in `x`", "1", "Pass inputs whose correlation can be measured")
+    _check_inputs(model_or_spec, x, q0, c0, where)
 
     def one(model: nn.Module, number: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
         generator = make_generator(number + DATA)
@@ -100,16 +97,25 @@ def signal_propagation(
     return SignalPropagation(q, c, gradients, layers, count)
 
 
-def _check_pair(model_or_spec: nn.Module | NetworkSpec, q0: float, c0: float, where: str) -> None:
-    if not isinstance(model_or_spec, NetworkSpec):
+def _check_inputs(model_or_spec: nn.Module | NetworkSpec, x: Batch | None, q0: float, c0: float, where: str) -> None:
+    """Refuse inputs that do not fit, and pairs that cannot be made."""
+    spec = model_or_spec if isinstance(model_or_spec, NetworkSpec) else None
+    if x is not None:
+        if check_batch(where, x) < 2:
+            raise input_error(where, "two or more inputs in `x`", "1", "Pass inputs whose correlation can be measured")
+        if spec and not (isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == spec.input_width):
+            got = f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise input_error(where, f"`x` (N, {spec.input_width})", got, "Pass inputs as wide as the specification's")
+        return
+    if spec is None:
         raise input_error(where, "`x` for a module", "None", "Pass inputs (N, …)")
-    if model_or_spec.batch_norm:
+    if spec.batch_norm:
         raise input_error(where, "`x`, the batch to normalise over", "None", "Pass inputs (N, width)")
+    if spec.input_width < 2:
+        raise input_error(where, "two or more input units for a pair", "1", "Pass `x`")
     check_positive(where, "q0", q0)
     if not -1 <= c0 <= 1:
         raise input_error(where, "a correlation `c0` from -1 to 1", repr(c0), "Pass a correlation")
-    if model_or_spec.input_width < 2:
-        raise input_error(where, "two or more input units for a pair", "1", "Pass `x`")
 
 
 def _pair(spec: NetworkSpec, q0: float, c0: float, generator: torch.Generator) -> Tensor:

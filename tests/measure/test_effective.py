@@ -82,3 +82,15 @@ def test_activations_that_are_no_modules() -> None:
     assert effective_variances(Functional(), activation="sin").activations == ("sin", "linear")
     with pytest.raises(pb.InputError, match=r"effective_variances: expected a model with linear or convolutional"):
         effective_variances(nn.Tanh())
+
+
+def test_parametrised_layers_are_left_as_they_are() -> None:
+    """Reading a weight under a spectral norm moves its vectors in train mode; one under autograd has no graph here."""
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(30, 30)), nn.Tanh())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = effective_variances(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()[0].weight.square().mean().sqrt() * 30**0.5
+    assert float(found.sigma_w.value) == pytest.approx(float(expected), rel=1e-6)

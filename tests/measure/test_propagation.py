@@ -319,6 +319,8 @@ SPEC = NetworkSpec("tanh", 1.0, depth=2, width=4)
         (lambda: signal_propagation(SPEC, c0=1.2), r"a correlation `c0` from -1 to 1, got 1.2"),
         (lambda: signal_propagation(SPEC, torch.zeros(1, 4)), r"two or more inputs in `x`, got 1"),
         (lambda: signal_propagation(SPEC, torch.full((2, 4), math.nan)), r"finite numbers in `x`"),
+        (lambda: signal_propagation(SPEC, torch.zeros(3, 5)), r"`x` \(N, 4\), got \(3, 5\)"),
+        (lambda: signal_propagation(SPEC, [torch.zeros(3, 4)]), r"`x` \(N, 4\), got list"),
         (lambda: signal_propagation(nn.Linear(2, 2)), r"`x` for a module, got None"),
         (lambda: signal_propagation(nn.Tanh(), torch.zeros(2, 2)), r"a model with linear or convolutional layers"),
         (lambda: signal_propagation("mlp", torch.zeros(2, 2)), r"an nn.Module or a NetworkSpec, got str"),
