@@ -143,7 +143,7 @@ def _from_torch(function: Callable[..., object], where: str) -> Activation:
     def derivative(u: Array, order: int) -> Array:
         x = torch.from_numpy(np.atleast_1d(np.asarray(u, dtype=np.float64)).copy()).requires_grad_()
         with torch.enable_grad():
-            y = function(x)
+            y = function(x.clone())  # a copy, as some activations work in place
             if not isinstance(y, Tensor) or y.shape != x.shape:
                 got = f"shape {tuple(y.shape)} for {tuple(x.shape)}" if isinstance(y, Tensor) else type(y).__name__
                 raise input_error(where, "an elementwise activation", got, "Pass a function of one tensor")

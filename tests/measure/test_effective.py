@@ -94,3 +94,13 @@ def test_parametrised_layers_are_left_as_they_are() -> None:
     with torch.no_grad():
         expected = model.eval()[0].weight.square().mean().sqrt() * 30**0.5
     assert float(found.sigma_w.value) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_activations_that_work_in_place() -> None:
+    model = nn.Sequential(nn.Linear(30, 30), nn.Hardtanh(inplace=True), nn.Linear(30, 30), nn.ReLU(inplace=True))
+    found, apart = (
+        effective_variances(nn.Sequential(model[0], one, model[2], two))
+        for one, two in ((model[1], model[3]), (nn.Hardtanh(), nn.ReLU()))
+    )
+    assert torch.equal(found.chi.value, apart.chi.value)
+    assert found.activations == ("Hardtanh", "relu")
