@@ -26,9 +26,9 @@ def test_networks_agree_with_theory() -> None:
     point are not independent: a network that is off in one layer is off in those behind.
     """
     share, total = {}, 0
-    for name, sigma_w, sigma_b in GRID:
+    for point, (name, sigma_w, sigma_b) in enumerate(GRID):
         spec = NetworkSpec(name, sigma_w, sigma_b, depth=DEPTH, width=WIDTH)
-        found = signal_propagation(spec, seeds=SEEDS, dtype=torch.float32)
+        found = signal_propagation(spec, seeds=SEEDS, seed=100 * point, dtype=torch.float32)
         known = signal_profile(spec.theory(), DEPTH)
         for quantity in ("q", "c", "gradients"):
             profile, expected = getattr(found, quantity), getattr(known, quantity)

@@ -254,19 +254,31 @@ def test_frozen_models_and_gradients_through_maps() -> None:
     assert abs(float(found[:, 0].mean()) - expected) < 4 * float(found[:, 0].std()) / 300**0.5
 
 
-def test_transformers() -> None:
-    """Layers of a language model, (N, T, units), tokens as inputs; every module that has a matrix, also GPT-2's own."""
-    from tests.stacks.models import bert_sequences, gpt2
+@pytest.mark.parametrize(
+    ("name", "first", "count"),
+    [
+        ("gpt2", "transformer.h.0.attn.c_attn", 9),
+        ("llama", "model.layers.0.self_attn.q_proj", 15),
+        ("bert_sequences", "bert.encoder.layer.0.attention.self.query", 14),
+        ("albert", "albert.encoder.embedding_hidden_mapping_in", 15),
+        ("t5", "encoder.block.0.layer.0.SelfAttention.q", 33),
+        ("vit", "vit.embeddings.patch_embeddings.projection", 14),
+        ("resnet", "resnet.embedder.embedder.convolution", 9),
+    ],
+)
+def test_models_of_the_transformers_package(name: str, first: str, count: int) -> None:
+    """Every module that has a matrix, GPT-2's own kind too, in the order of the calls; ALBERT's one layer twice."""
+    from tests.stacks import models
 
-    for make, first in ((gpt2, "transformer.h.0.attn.c_attn"), (bert_sequences, "bert.encoder.layer.0.attention.self")):
-        model, _, x, _ = make(3, "eager")
-        model = model.double().eval()
-        found = signal_propagation(model, x)
-        assert found.layers[0].startswith(first)
-        assert len(found.layers) == len(found.q) >= 9
-        for profile in (found.q, found.c, found.gradients):
-            assert torch.isfinite(profile.value).all()
-        assert float(found.gradients.value[-1]) == pytest.approx(1, rel=1e-12)
+    model, _, x, _ = getattr(models, name)(3, "eager")
+    model = model.double().eval()
+    found = signal_propagation(model, x)
+    assert (found.layers[0], len(found.layers)) == (first, count)
+    assert len(set(found.layers)) == count
+    for profile in (found.q, found.c, found.gradients):
+        assert torch.isfinite(profile.value).all()
+    assert float(found.gradients.value[-1]) == pytest.approx(1, rel=1e-12)
+    assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_a_layer_that_is_called_twice_is_two() -> None:
