@@ -13,7 +13,7 @@ from pullback._checks import input_error
 from pullback._rng import make_generator
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.layers import caught, check_finite, check_found
-from pullback.measure.networks import DATA, Redraw, over_networks
+from pullback.measure.networks import DATA, Redraw, check_network, over_networks
 from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
 from pullback.modules import activation_module
@@ -31,7 +31,7 @@ class CurveProfiles:
 
     Attributes:
         euclidean: g^E / n = |v|^2 / n, squared speed per unit, n units and positions in the layer.
-        curvature: n kappa^2, with kappa^2 = (|v|^2 |a|^2 - (v . a)^2) / |v|^6.
+        curvature: n kappa^2, with kappa^2 = (|v|^2 |a|^2 - (v . a)^2) / |v|^6; nan where the image stands still.
         gauss: g^G = kappa^2 g^E, squared speed of the unit tangent v / |v|.
         euclidean_length: of the image, per sqrt(n).
         gauss_length: of the unit tangent's path.
@@ -93,6 +93,7 @@ def curve_metrics(
     """
     where = "curve_metrics"
     check_count(where, "points", points, 3)
+    check_network(model_or_spec, where)
     _check_smooth(model_or_spec, where)
     if curve is None and not isinstance(model_or_spec, NetworkSpec):
         raise input_error(where, "a `curve` for a module", "None", "Pass a function from theta (M,) to inputs (M, …)")

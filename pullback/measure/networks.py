@@ -64,10 +64,7 @@ def networks(
         if isinstance(model_or_spec, NetworkSpec):
             yield number, model_or_spec.build(number, dtype).train(model_or_spec.needs_training_mode)
             continue
-        if not isinstance(model_or_spec, nn.Module):
-            raise input_error(
-                where, "an nn.Module or a NetworkSpec", type(model_or_spec).__name__, "Pass the model itself"
-            )
+        check_network(model_or_spec, where)
         model = unwrap(model_or_spec)
         refuse_sharded(model, where)
         if redraw is not None:
@@ -76,3 +73,10 @@ def networks(
                 torch.manual_seed(number)  # for a `redraw` that leaves the draw to torch
                 redraw(model, number)
         yield number, model
+
+
+def check_network(model_or_spec: object, where: str) -> None:
+    """Refuse what is neither a module nor a specification."""
+    if not isinstance(model_or_spec, nn.Module | NetworkSpec):
+        got = type(model_or_spec).__name__
+        raise input_error(where, "an nn.Module or a NetworkSpec", got, "Pass the model itself")

@@ -175,6 +175,7 @@ SPEC = NetworkSpec("tanh", 1.5, 0.2, depth=2, width=6)
     ("call", "message"),
     [
         (lambda: curve_metrics(SPEC, points=2), r"curve_metrics: expected `points` at least 3, got 2"),
+        (lambda: curve_metrics("mlp", polynomial), r"curve_metrics: expected an nn.Module or a NetworkSpec, got str"),
         (lambda: curve_metrics(nn.Linear(2, 2)), r"curve_metrics: expected a `curve` for a module, got None"),
         (lambda: curve_metrics(NetworkSpec("relu", 1.5, depth=2, width=6)), r"a smooth activation, got relu"),
         (
