@@ -1,0 +1,207 @@
+"""Curves, points with error bars, and maps: the figures of pages that show no run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pullback.report.chart import (
+    PALETTE,
+    REFERENCE_COLOUR,
+    SEQUENTIAL,
+    Cell,
+    Chart,
+    Figure,
+    Table,
+    axis,
+    base_layout,
+    below_colour_bar,
+    colour_bar,
+    log_axis,
+)
+from pullback.report.text import number
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line or cloud of points.
+
+    Attributes:
+        name: in the legend and the table.
+        x: positions.
+        y: heights, as many.
+        style: "line" (few points are marked), "plain" (never marked), "points", "dash" (a reference line) or "bars".
+        colour: a CSS colour; None takes the next one of the palette.
+        stderr: standard errors of ``y``, drawn as bars.
+        legend: whether the legend names it; points beside a line of their colour need not be named twice.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "line"
+    colour: str | None = None
+    stderr: Sequence[float] | None = None
+    legend: bool = True
+
+
+def beside(
+    name: str,
+    x: Sequence[float],
+    theory: Sequence[float],
+    found: Sequence[float],
+    stderr: Sequence[float] | None = None,
+    colour: str | None = None,
+    *,
+    legend: bool = True,
+) -> list[Curve]:
+    """Theory as a line, and what was found at the same places as points of its colour."""
+    line = Curve(name, x, theory, "plain", colour, legend=legend)
+    return [line, Curve(f"{name}, networks", x, found, "points", colour, stderr, legend=False)]
+
+
+def curves(
+    key: str,
+    title: str,
+    reading: str,
+    drawn: Sequence[Curve],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    summary: Sequence[str] = (),
+    height: int = 340,
+    x_range: Sequence[float] | None = None,
+    y_range: Sequence[float] | None = None,
+) -> Chart:
+    """A chart of curves over one axis, with a table that has a row for every point of every curve.
+
+    Args:
+        key: identifies the chart on its page, letters and hyphens.
+        title: what it shows.
+        reading: one sentence on how to read it.
+        drawn: the curves.
+        x: title of the horizontal axis.
+        y: title of the vertical axis.
+        log_x: logarithmic horizontal axis.
+        log_y: logarithmic vertical axis.
+        summary: the numbers in words; made from the curves' ends if empty.
+        height: in pixels.
+        x_range: ends of a linear horizontal axis.
+        y_range: ends of a linear vertical axis.
+    """
+    layout = base_layout(height) | {"showlegend": len(drawn) > 1, "hovermode": "closest"}
+    layout["height"] += 6 * max(0, sum(curve.legend for curve in drawn) - 3)
+    for name, text, is_log, values, reach in (
+        ("xaxis", x, log_x, [v for c in drawn for v in c.x], x_range),
+        ("yaxis", y, log_y, [v for c in drawn for v in c.y], y_range),
+    ):
+        layout[name] = log_axis(text, values) if is_log else axis(text, **({"range": list(reach)} if reach else {}))
+    rows: list[list[Cell]] = [[c.name, short(a), short(b)] for c in drawn for a, b in zip(c.x, c.y, strict=True)]
+    table = Table(title, ("Curve", x, y), rows)
+    sentences = tuple(summary) or tuple(_ends(curve, x) for curve in drawn)
+    figure = {"data": [trace_of(c, place) for place, c in enumerate(drawn)], "layout": layout}
+    return Chart(key, title, reading, sentences, figure, (table,))
+
+
+def _ends(curve: Curve, x: str) -> str:
+    """A curve in a sentence: where it begins and where it ends."""
+    first, last = (f"{number(float(curve.y[at]), 4)} at {x} = {number(float(curve.x[at]), 4)}" for at in (0, -1))
+    return f"{curve.name}: {first}, {last}."
+
+
+def short(value: float) -> float:
+    """Seven digits: more than a drawing shows, and half the size on the page."""
+    return float(f"{value:.7g}")
+
+
+def trace_of(curve: Curve, place: int) -> dict[str, Any]:
+    """One curve for Plotly."""
+    dashed = curve.style == "dash"
+    colour = curve.colour or (REFERENCE_COLOUR if dashed else PALETTE[place % len(PALETTE)])
+    x, y = [short(v) for v in curve.x], [short(v) if v == v else None for v in curve.y]
+    shared: dict[str, Any] = {"name": curve.name, "x": x, "y": y} | ({} if curve.legend else {"showlegend": False})
+    if curve.style == "bars":
+        return shared | {"type": "bar", "marker": {"color": colour}}
+    if curve.stderr is not None:
+        shared["error_y"] = {"array": [short(v) for v in curve.stderr], "thickness": 1, "width": 3}
+    joined = "lines" if curve.style == "plain" or len(x) > 24 else "lines+markers"
+    return shared | {
+        "type": "scatter",
+        "mode": "markers" if curve.style == "points" else joined,
+        "line": {"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
+        "marker": {"size": 7, "color": colour},
+    }
+
+
+def heat_map(
+    key: str,
+    title: str,
+    reading: str,
+    x: tuple[str, Sequence[float]],
+    y: tuple[str, Sequence[float]],
+    z: tuple[str, Sequence[Sequence[float]]],
+    *,
+    bounds: tuple[float, float],
+    drawn: Sequence[Curve] = (),
+    log_y: bool = False,
+    summary: Sequence[str] = (),
+    height: int = 420,
+) -> Chart:
+    """A map of cells over two axes, each with its own scale, with curves or points on it.
+
+    Args:
+        key: identifies the chart on its page, letters and hyphens.
+        title: what it shows.
+        reading: one sentence on how to read it.
+        x: title and centres of the cells, two or more; they reach halfway to their neighbours.
+        y: the same, upwards.
+        z: title and heights, one row for each position of ``y``.
+        bounds: heights at the two ends of the colours.
+        drawn: what is drawn on the map, cut off where the cells end.
+        log_y: logarithmic vertical axis.
+        summary: the numbers in words.
+        height: in pixels.
+    """
+    low, high = bounds
+    across, up = _edges(x[1]), _edges(y[1], log=log_y)
+    ticks = [low + (high - low) * part / 4 for part in range(5)]
+    trace = {
+        "type": "heatmap",
+        "x": across,
+        "y": up,
+        "z": [[short(v) for v in row] for row in z[1]],
+        "zmin": low,
+        "zmax": high,
+        "colorscale": SEQUENTIAL,
+        "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
+        "hovertemplate": f"{z[0]} %{{z:.4g}}<extra></extra>",
+    }
+    layout: Figure = below_colour_bar(base_layout(height))
+    layout["showlegend"] = any(curve.legend for curve in drawn)
+    layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}
+    layout["xaxis"] = axis(x[0], range=[across[0], across[-1]], showgrid=False)
+    reach = [math.log10(v) for v in (up[0], up[-1])] if log_y else [up[0], up[-1]]
+    layout["yaxis"] = (log_axis(y[0], up) if log_y else axis(y[0])) | {"range": reach, "showgrid": False}
+    table = Table(title, (x[0], y[0], z[0]), grid_rows(x[1], y[1], z[1]))
+    marks = [trace_of(each, place) for place, each in enumerate(drawn)]
+    return Chart(key, title, reading, tuple(summary), {"data": [trace, *marks], "layout": layout}, (table,))
+
+
+def grid_rows(x: Sequence[float], y: Sequence[float], z: Sequence[Sequence[float]]) -> list[list[Cell]]:
+    """A row of the table for each place of a map."""
+    return [
+        [short(a), short(b), short(value)] for b, row in zip(y, z, strict=True) for a, value in zip(x, row, strict=True)
+    ]
+
+
+def _edges(centres: Sequence[float], *, log: bool = False) -> list[float]:
+    """Borders of cells, one more than centres: halfway between neighbours, on a logarithmic axis by ratio."""
+    at = [math.log(v) if log else float(v) for v in centres]
+    inner = [(a + b) / 2 for a, b in pairwise(at)]
+    ends = [at[0] - (inner[0] - at[0]), *inner, at[-1] + (at[-1] - inner[-1])]
+    return [short(math.exp(v) if log else v) for v in ends]
