@@ -13,7 +13,7 @@ from pullback.diagnostics.spectrum_routes import Route, Sizes
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.curvature_rows import RowSource
 from pullback.kernels.gradients import GradientRows
-from pullback.kernels.plan import make_plan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.total import total_gram
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues

@@ -19,7 +19,7 @@ from pullback.kernels.coverage import capture_factors
 from pullback.kernels.distributed import run_in_group
 from pullback.kernels.factors import Form
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan import make_plan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.request import Request, run, side_of
 

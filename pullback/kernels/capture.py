@@ -9,6 +9,7 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
+from pullback.kernels.factors import Tensors
 from pullback.kernels.recorder import Derived, Recorder, SelfDifferentiating, Use
 from pullback.kernels.rules import Source
 from pullback.kernels.user_layers import user_layers
@@ -227,13 +229,19 @@ def _whole(source: Source, gradient: Tensor) -> Tensor:
     return whole
 
 
-def plain_gradient(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> dict[str, Tensor]:
-    """Gradient of ``sum_ic u_c f_ic`` by autograd alone, parameter -> shape: nothing is recorded or replaced."""
+def plain_gradient(
+    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, parameters: Tensors | None = None
+) -> Tensors:
+    """Gradient of ``sum_ic u_c f_ic`` by autograd alone, parameter -> shape: nothing is recorded or replaced.
+
+    ``parameters`` stand in for the model's own, by name.
+    """
+    point: Mapping[str, Tensor] = parameters or view.parameters
     with torch.enable_grad():
-        values = readout(view(x), y, where)
+        values = readout(view(x, parameters), y, where)
         combined = (values * combination(values.shape[1], values)).sum()
-        found = torch.autograd.grad(combined, list(view.parameters.values()), allow_unused=True)
-    pairs = zip(view.parameters.items(), found, strict=True)
+        found = torch.autograd.grad(combined, list(point.values()), allow_unused=True)
+    pairs = zip(point.items(), found, strict=True)
     return {name: torch.zeros_like(p) if g is None else dense(g) for (name, p), g in pairs}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,10 @@ from pullback.functional import LossFunction, ModelView, check_batch, loss_reado
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import plain_gradient
-from pullback.kernels.checks import tolerance
+from pullback.kernels.checks import rounding, tolerance
 from pullback.kernels.coverage import Captured, capture_factors
-from pullback.kernels.factors import Form
-from pullback.kernels.plan import make_plan
+from pullback.kernels.factors import Form, Tensors
+from pullback.kernels.planning import make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout
 
 
@@ -30,7 +31,8 @@ class ParameterCheck:
         form: how its block of a kernel of all the samples would be computed.
         error: the largest |row - gradient| / (|gradient| + |whole gradient| / 10) of a sample; the second term is
             for parameters whose gradient is zero up to rounding. NaN if a number is not finite.
-        tolerance: for the dtype of the forward pass, the root of its rounding error.
+        tolerance: for the dtype of the forward pass, the root of its rounding error; more where rounding the
+            parameters moves the gradient of a compared sample further (a unit at its kink).
     """
 
     parameter: str
@@ -135,24 +137,32 @@ def check_gradients(
     readout = loss_readout(loss_fn)
     with undisturbed(view.model):
         captured = capture_factors(view, readout, x, y, where, check=False)
-        alone = [plain_gradient(view, readout, take(x, [i]), take(y, [i]), where) for i in chosen]
-    with without_autocast():
-        errors = torch.stack([_errors(captured, i, own) for i, own in zip(chosen, alone, strict=True)]).amax(0)
+        found = [
+            _compared(captured, i, partial(plain_gradient, view, readout, take(x, [i]), take(y, [i]), where))
+            for i in chosen
+        ]
+    errors, limits = (torch.stack(each).amax(0).tolist() for each in zip(*found, strict=True))
     plan = make_plan(captured, N, None, None, where)
     planned = {name: layer for layer in plan.layers for name in layer.parameters}
-    limit = tolerance(captured.dtype)
     rows = [
         ParameterCheck(name, planned[name].rule, planned[name].form, error, limit)
-        for name, error in zip(view.parameters, errors.tolist(), strict=True)
+        for name, error, limit in zip(view.parameters, errors, limits, strict=True)
     ]
     return GradientCheck(tuple(rows), chosen, N)
 
 
-def _errors(captured: Captured, index: int, own: dict[str, Tensor]) -> Tensor:
-    """Relative error of every parameter's row of one sample, in the order of the parameters; NaN stays NaN."""
-    rows = {n: row[0, 0] for factor in captured.factors for n, row in factor.rows(slice(index, index + 1)).items()}
-    norm = torch.linalg.vector_norm
-    errors = torch.stack([norm((rows[name] - g.to(rows[name])).double()) for name, g in own.items()])
-    sizes = torch.stack([norm(g.double()) for g in own.values()])
-    scale = sizes + 0.1 * norm(sizes)
-    return torch.where(errors == 0, errors, errors / scale)
+def _compared(captured: Captured, index: int, alone: Callable[..., Tensors]) -> tuple[Tensor, Tensor]:
+    """Relative error of every parameter's row of one sample, in the order of the parameters, and its tolerance."""
+    own = alone()
+    with without_autocast():
+        rows = {n: row[0, 0] for factor in captured.factors for n, row in factor.rows(slice(index, index + 1)).items()}
+        norm = torch.linalg.vector_norm
+        errors = torch.stack([norm((rows[name] - g.to(rows[name])).double()) for name, g in own.items()])
+        sizes = torch.stack([norm(g.double()) for g in own.values()])
+        scale = sizes + 0.1 * norm(sizes)
+        errors = torch.where(errors == 0, errors, errors / scale)  # NaN stays NaN
+        limits = torch.full_like(errors, tolerance(captured.dtype))
+    if (errors > limits).any():
+        moved = rounding(own, alone, captured.view, captured.dtype, list(own))
+        limits = limits + torch.where(moved == 0, moved, 2 * moved / scale)
+    return errors, limits

@@ -3,7 +3,7 @@
 1. No parameter has a gradient outside its recorded uses (``Capture.escaped``); those that do go to the fallback.
 2. For the first and the last sample, every parameter's rows equal the gradient of that sample alone in a batch of
    one, taken by plain autograd, which is the definition. It fails if samples are coupled, if the model is random,
-   or if a rule is wrong.
+   or if a rule is wrong, by more than the gradient moves when the parameters are rounded.
 3. Per parameter, the rows sum to the ordinary gradient (of a fixed combination of the outputs, if there are several).
    For weights a layer is linear in, one number of that gradient, along a direction of signs, is taken from the
    recorded tensors instead: it finds the same errors and saves the third of a training step the gradient costs.
@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,17 @@ import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
+from pullback._rng import make_generator
+from pullback.functional import ModelView
+from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import direction
-from pullback.kernels.factors import Contract, Factor
+from pullback.kernels.factors import Contract, Factor, Tensors
 
 if TYPE_CHECKING:
     from pullback.kernels.coverage import Captured
+
+
+ROUNDINGS = 8  # draws that show how well a gradient is known; each flips a unit at its kink with even chances
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -40,33 +46,78 @@ def loosest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def check_sample(
-    factors: Iterable[Factor], own: dict[str, Tensor], outputs: Tensor, index: int, dtype: torch.dtype, where: str
+    factors: Iterable[Factor],
+    alone: Callable[..., Tensors],
+    view: ModelView,
+    outputs: Tensor,
+    index: int,
+    dtype: torch.dtype,
+    where: str,
 ) -> None:
     """Rows of one sample against its gradient in a batch of one, parameter by parameter.
 
     Args:
         factors: rows of all parameters.
-        own: gradient of ``sum_c outputs_c f_c`` of the sample alone, parameter -> shape.
+        alone: the gradient of ``sum_c outputs_c f_c`` of the sample alone, parameter -> shape; of the model, or at the
+            parameters given.
+        view: the parameters.
         outputs: the combination, (C,).
         index: the sample.
         dtype: what the rows were captured in.
         where: the caller.
     """
-    rows = {n: row[0] for factor in factors for n, row in factor.rows(slice(index, index + 1)).items()}
-    combined = {n: torch.einsum("c...,c->...", row, outputs.to(row)) for n, row in rows.items()}
-    expected = [own[name].to(row.dtype) for name, row in combined.items()]
-    errors = _norms([row - g for row, g in zip(combined.values(), expected, strict=True)])
-    sizes = _norms(expected)
+    own = alone()
+    with without_autocast():
+        compared = {n: each for factor in factors for n, each in _compared(factor, own, outputs, index).items()}
+    errors, sizes = torch.stack(list(compared.values())).unbind(1)
     bounds = tolerance(dtype) * (sizes + 0.1 * sizes.norm())
+    if _first_above(errors, bounds) is None:
+        return
+    bounds = bounds + 2 * rounding(own, alone, view, dtype, list(compared))
     if (place := _first_above(errors, bounds)) is not None:
         raise unsupported(
             where,
             "samples whose gradients do not depend on the rest of the batch",
-            f"for sample {index} and parameter `{list(rows)[place]}` a difference of {float(errors[place]):.2e} from "
-            f"that sample alone (its norm: {float(sizes[place]):.2e})",
+            f"for sample {index} and parameter `{list(compared)[place]}` a difference of {float(errors[place]):.2e} "
+            f"from that sample alone (its norm: {float(sizes[place]):.2e})",
             "Call model.eval(), remove operations that mix or shuffle samples or draw random numbers, "
             "and see that the loss treats samples one by one",
         )
+
+
+def _compared(factor: Factor, own: Tensors, outputs: Tensor, index: int) -> Tensors:
+    """Per parameter the norms of the difference and of the gradient, (2,)."""
+    found = {}
+    for name, row in factor.rows(slice(index, index + 1)).items():
+        combined = torch.einsum("c...,c->...", row[0], outputs.to(row))
+        expected = own[name].to(row.dtype)
+        found[name] = _norms([combined - expected, expected])
+    return found
+
+
+def rounding(
+    own: Tensors, alone: Callable[..., Tensors], view: ModelView, dtype: torch.dtype, names: list[str]
+) -> Tensor:
+    """How far rounding all parameters moves a sample's gradient, by name: the most of ``ROUNDINGS`` draws.
+
+    A unit of a ReLU network may lie so close to its kink that a batch of one, summed in another order, falls on the
+    other side. With millions of units one does, and the gradient jumps by more than any rounding of its own. Zero if
+    the gradient moves with no cause at all: then the model is random.
+    """
+    draw = make_generator(0)
+    sizes = _norms([own[name] for name in names])
+    moved = torch.zeros_like(sizes)
+    for _ in range(ROUNDINGS):
+        here, near = {}, {}
+        for name, p in view.parameters.items():
+            signs = torch.randint(2, p.shape, generator=draw, device="cpu").to(p) * 2 - 1
+            here[name] = p.detach().clone().requires_grad_()
+            near[name] = (p.detach() * (1 + 4 * torch.finfo(dtype).eps * signs)).requires_grad_()
+        again, there = alone(here), alone(near)
+        if (_norms([again[name] - own[name] for name in names]) > tolerance(dtype) * sizes).any():
+            return torch.zeros_like(sizes)
+        moved = torch.maximum(moved, _norms([there[name] - own[name] for name in names]))
+    return moved
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:
@@ -114,7 +165,7 @@ class SumChecks:
     def add_kernel(self, layer: str, found: Tensor, left: list[Tensor], right: list[Tensor], bound: Tensor) -> None:
         """Per layer: ``u^T K u`` against the inner product of the two summed gradients (one, if K is symmetric)."""
         inner = sum(
-            ((a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)), start=found.new_zeros(())
+            ((a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)), start=found.new_zeros(())
         )
         self._add(f"summed kernel of `{layer}`", (found - inner).abs(), bound)
 

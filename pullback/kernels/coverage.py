@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -96,9 +96,8 @@ def capture_factors(
     captured = _captured(view, readout, x, y, where, run, first)
     if check and known is None and captured.values.device.type != "meta":
         for index in {0, run.num_samples - 1}:
-            alone = plain_gradient(view, readout, take(x, [index]), take(y, [index]), where)
-            with without_autocast():
-                check_sample(captured.factors, alone, captured.combination, index, captured.dtype, where)
+            alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
+            check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)
     return captured
 
 

@@ -30,7 +30,8 @@ from pullback.kernels.distributed_captures import gather, share_of
 from pullback.kernels.distributed_team import Team
 from pullback.kernels.gram import mirror
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates, machine_rates
 from pullback.kernels.request import Request, Side
 

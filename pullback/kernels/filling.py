@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pullback.kernels.assemble import aligned
 from pullback.kernels.coverage import Captured
@@ -17,10 +14,10 @@ from pullback.kernels.factors import Factor, Tensors
 
 
 class Filling:
-    """Factors of all samples, filled batch by batch.
+    """Factors and outputs of all samples, filled batch by batch.
 
-    Tensors with a row a sample are written to memory set aside at the start: kept in pieces and joined at the end
-    they would be there twice, and leave holes. Others (token entries) are joined at the end.
+    Tensors with a row or some for each sample are written to memory set aside at the start: kept in pieces and joined
+    at the end they would be there twice, and leave holes. Others (token entries) are joined at the end.
 
     Args:
         first: capture of the first batch; not added yet.
@@ -39,7 +36,7 @@ class Filling:
                 {k: t.new_empty(count, *t.shape[1:]) for k, t in tensors.items()} if by_sample else None
             )
         self.values: list[Tensor] = []
-        self.outputs: list[object] = []
+        self.outputs = tree_map(lambda leaf: _room(leaf, first.num_samples, count), first.outputs)
         self.ordinary: Tensors = {}
         self.probes: Tensors = {}
         self.first = replace(first, factors=tuple(_one(f) for f in first.factors), ordinary={}, probes={})
@@ -55,9 +52,13 @@ class Filling:
                 continue
             for name, tensor in factor.tensors().items():
                 buffers[name][self.done : stop] = tensor
+        leaves = zip(tree_leaves(batch.outputs), tree_leaves(self.outputs), strict=True)
+        for leaf, whole in leaves:
+            if isinstance(leaf, Tensor) and leaf.dim() and not len(leaf) % batch.num_samples:
+                each = len(leaf) // batch.num_samples
+                whole[self.done * each : stop * each] = leaf
         self.done = stop
         self.values.append(batch.values)
-        self.outputs.append(batch.outputs)
         for sums, new in ((self.ordinary, batch.ordinary), (self.probes, batch.probes)):
             for name, value in new.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -68,17 +69,21 @@ class Filling:
             parts[0].joined(parts[1:]) if buffers is None else head.with_tensors(buffers)
             for head, parts, buffers in zip(self.first.factors, self.parts, self.buffers, strict=True)
         ]
-        outputs = tree_map(
-            lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *self.outputs
-        )
         return replace(
             self.first,
             factors=tuple(factors),
             ordinary=self.ordinary,
             probes=self.probes,
             values=torch.cat(self.values),
-            outputs=outputs,
+            outputs=self.outputs,
         )
+
+
+def _room(leaf: object, num_samples: int, count: int) -> object:
+    """An output of all samples, not filled yet; outputs that have no rows are the first batch's."""
+    if not isinstance(leaf, Tensor) or not leaf.dim() or len(leaf) % num_samples:
+        return leaf
+    return leaf.new_empty(count * (len(leaf) // num_samples), *leaf.shape[1:])
 
 
 def _one(factor: Factor) -> Factor:
@@ -87,20 +92,3 @@ def _one(factor: Factor) -> Factor:
     if not all(t.dim() and len(t) == factor.num_samples for t in tensors.values()):
         return factor
     return factor.with_tensors({name: t[:1].clone() for name, t in tensors.items()})
-
-
-def give_back(limit: int | None) -> None:
-    """Return freed memory to the system: the C library keeps what a forward pass used, and a limit counts it.
-
-    Without a limit it stays: fresh pages are dear.
-    """
-    if limit is not None and (trim := _trim()) is not None:
-        trim(0)
-
-
-@cache
-def _trim() -> Any:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError, TypeError):  # another C library
-        return None

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from pullback._checks import check_names, input_error
-from pullback.functional.model_view import layer_of
-from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Contract, Factor, Form
-from pullback.kernels.forms import choose_form, seconds_of, tile_rows
-from pullback.kernels.gram import block_shape
-from pullback.kernels.rates import Rates, machine_rates
 
 if TYPE_CHECKING:
     from pullback.kernels.scale import ScalePlan
 
-SMALLEST_PIECE_BYTES = 2**20
-BASE_BYTES = 48 * 2**20  # what libraries and the allocator take beside the tensors, but no more than those
-PASS_SHARE = 1.12  # of the tensors of a pass, what the allocator takes for them; measured, as the next three
-BATCH_SHARE = 1.35  # the same where batches or passes follow each other and leave holes
-PARTS_SHARE = 1.15  # of the whole peak, then
-HELD_SHARE = 1.2  # of tensors filled batch by batch
+BASE_BYTES = 12 * 2**20  # what libraries and the allocator take beside the tensors, but no more than those
+ALLOCATED = 1.03  # bytes the allocator takes for a byte of tensors
+CHECKED = 4  # gradients of a layer's size at once where its rows are compared with the ordinary gradient
 CAPTURE_BYTES = 96 * 2**20  # captured at a time where gradient rows take their place: near the caches, and reused
 
 
@@ -45,6 +32,8 @@ class LayerPlan:
         data_bytes: captured tensors that are the data themselves; they are copied only if it comes in batches.
         rows_bytes: gradient rows, which take the place of captured tensors batch by batch if they are smaller; 0 if the
             form does not use them.
+        gradient_bytes: one gradient of its parameters.
+        tile_bytes: temporaries beside its gradient rows, or of a tile made without them.
         seconds: estimated from the machine's rates.
     """
 
@@ -56,6 +45,8 @@ class LayerPlan:
     kept_bytes: int
     data_bytes: int
     rows_bytes: int
+    gradient_bytes: int
+    tile_bytes: int
     seconds: float
 
     @property
@@ -80,9 +71,9 @@ class KernelPlan:
         batch: samples in one forward pass.
         block_bytes: one block of the kernel.
         piece_bytes: bound on gradient rows formed at a time.
-        tile_bytes: other temporaries of pieces and tiles.
-        graph_bytes: what autograd saves for one sample.
+        graph_bytes: what autograd saves for one sample, and the largest gradient on its way through.
         gradient_bytes: ordinary gradients formed beside.
+        output_bytes: of all samples; they stay.
         cross: rows and columns are two sets.
         scale: the same kernel made tile by tile on disk, by one worker or many, if ``plan_kernel`` was asked for it.
     """
@@ -98,9 +89,9 @@ class KernelPlan:
     batch: int
     block_bytes: int
     piece_bytes: int
-    tile_bytes: int
     graph_bytes: int
     gradient_bytes: int
+    output_bytes: int
     cross: bool = False
     scale: ScalePlan | None = None
 
@@ -156,24 +147,46 @@ class KernelPlan:
         return replace(self, batch=max(1, self.batch * CAPTURE_BYTES // captured))
 
     @property
+    def tile_bytes(self) -> int:
+        """Temporaries beside gradient rows and tiles; rows that are held need none."""
+        return max((a.tile_bytes for a in self.layers if not (a.condensed and self._in_batches)), default=0)
+
+    @property
     def peak_bytes(self) -> int:
         """Estimated bytes held at once, above the model and the data: of the dearest moment of the dearest pass."""
-        return max(self._peak(place, names) for place, names in enumerate(self.passes))
+        tensors = max(max(self._moments(place, names)) for place, names in enumerate(self.passes))
+        return int(ALLOCATED * tensors) + min(int(tensors), BASE_BYTES)
 
-    def _peak(self, place: int, names: tuple[str, ...]) -> int:
-        """While the last batch is captured, and while the kernel is made."""
-        held, layers = self._held(names), self._in_pass(names)
+    def _moments(self, place: int, names: tuple[str, ...]) -> tuple[float, ...]:
+        """Bytes of tensors while the last batch runs, while samples are compared, while rows are formed, at the end."""
+        layers = self._in_pass(names)
         both = sum(self.samples) if self.cross else self.samples[0]
         share = min(1.0, self.batch / both)
-        new = sum(a.held_bytes - a.kept_bytes for a in layers) * share
-        known = self.kernel_bytes if place else 0
-        in_parts = self._in_batches or len(self.passes) > 1
-        passing = (self.batch * self.graph_bytes + new) * (BATCH_SHARE if in_parts else PASS_SHARE)
-        held = int(held * HELD_SHARE) if self._in_batches else held
-        capturing = known + held * (1 - share) + passing + self.gradient_bytes
-        making = held + self.kernel_bytes + self.piece_bytes + self.tile_bytes
-        tensors = int(max(capturing, making) * (PARTS_SHARE if in_parts else 1))
-        return tensors + min(tensors, BASE_BYTES)
+        copied = self._in_batches
+        captured = sum(a.held_bytes + (a.data_bytes if copied else 0) for a in layers) * share
+        beyond_graph = sum(a.held_bytes - a.kept_bytes for a in layers) * share
+        held = self._held(names)
+        earlier = (self.kernel_bytes if place else 0) + (held * (1 - share) if copied else 0)
+        gradients = [a.gradient_bytes for a in layers]
+        running = self.output_bytes + earlier + self.batch * self.graph_bytes + beyond_graph + self.gradient_bytes
+        comparing = (
+            self.output_bytes * share
+            + (self.kernel_bytes if place else 0)
+            + captured
+            + sum(gradients)
+            + (CHECKED - 1) * max(gradients, default=0)
+        )
+        formed = [a.tile_bytes for a in layers if a.condensed and copied]  # half of it, where rows stay: measured
+        forming = self.output_bytes + earlier + captured + (held + max(formed) / 2) * share if formed else 0.0
+        making = (
+            self.output_bytes
+            + held
+            + self.kernel_bytes
+            + self.piece_bytes
+            + self.tile_bytes
+            + CHECKED * max(gradients, default=0)
+        )
+        return running, comparing, forming, making
 
     def __str__(self) -> str:
         rows = [("parameters", "rule", "form", "GFLOP", "MB held", "s")]
@@ -204,161 +217,6 @@ class KernelPlan:
         if self.scale is not None:
             lines += ["", str(self.scale)]
         return "\n".join(lines)
-
-
-def make_plan(
-    captured: Captured,
-    n1: int,
-    n2: int | None,
-    memory_limit: int | None,
-    where: str,
-    *,
-    contract: Contract = "full",
-    forms: Mapping[str, Form] | None = None,
-    keep_layers: bool = True,
-    graph_bytes: int = 0,
-    data: frozenset[int] = frozenset(),
-    rates: Rates | None = None,
-) -> KernelPlan:
-    """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
-
-    Args:
-        captured: of any number of samples.
-        n1: samples of the rows.
-        n2: samples of the columns; None for the symmetric kernel.
-        memory_limit: bytes to stay below; None plans without a limit.
-        where: the caller.
-        contract: of the output axes.
-        forms: layer or parameter name -> form, where the choice is not left to the cost.
-        keep_layers: keep the blocks of all layers, if the limit allows.
-        graph_bytes: what autograd saves for one sample.
-        data: storages of the data, by ``storage_key``.
-        rates: of the machine; None takes this one's.
-
-    Raises:
-        InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
-    """
-    both, C = n1 + (n2 or 0), captured.num_outputs
-    like = captured.factors[0].like
-    known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
-    check_names(where, "layers and parameters in `forms`", forms or {}, known)
-    speed = rates or machine_rates(like.device, like.dtype)
-    layers = []
-    seen: set[int] = set()
-    for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
-        seconds = seconds_of(factor, form, n1, n2, contract, speed)
-        flops = factor.flops(form, n1, n2, contract)
-        held = held_bytes(factor, both, seen, data)
-        numbers = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
-        layers.append(LayerPlan(tuple(factor.shapes), rule, form, flops, *held, numbers, seconds))
-    shape = block_shape(n1, n2 or n1, C, contract)
-    element = like.element_size()
-    pairs = list(zip(captured.factors, layers, strict=True))
-    rows = [min(a.rows_bytes, f.piece_bytes) for f, a in pairs]
-    tiles = [
-        f.temporary_bytes(both, rows[k]) if rows[k] else _tile_bytes(f, a.form, n1, contract)
-        for k, (f, a) in enumerate(pairs)
-    ]
-    ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
-    free = KernelPlan(
-        shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),
-        samples=(n1, n2 or n1),
-        num_outputs=C,
-        contract=contract,
-        layers=tuple(layers),
-        frozen=captured.view.frozen,
-        keep_layers=keep_layers,
-        passes=(tuple(name for layer in layers for name in layer.parameters),),
-        batch=max(n1, n2 or 0),
-        block_bytes=torch.Size(shape).numel() * element,
-        piece_bytes=max(rows, default=0),
-        tile_bytes=max(tiles, default=0),
-        graph_bytes=graph_bytes,
-        gradient_bytes=ordinary,
-        cross=n2 is not None,
-    )
-    if memory_limit is None or free.peak_bytes <= memory_limit:
-        return free
-    return _within(free, memory_limit, where)
-
-
-def storage_key(tensor: Tensor) -> int:
-    """What tensors that share memory have in common; also on the meta device, where all data is at address 0."""
-    return tensor.untyped_storage()._cdata
-
-
-def held_bytes(factor: Factor, n: int, seen: set[int], data: frozenset[int]) -> tuple[int, int, int]:
-    """Bytes a factor keeps for ``n`` samples, each storage once: beyond the data, kept by autograd too, of the data."""
-    held = kept = own = 0
-    for name, tensor in factor.tensors().items():
-        if (key := storage_key(tensor)) in seen:
-            continue
-        seen.add(key)
-        size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
-        size = size * n // max(1, factor.num_samples)
-        if key in data:
-            own += size
-            continue
-        held += size
-        kept += size if name in factor.kept_by_autograd else 0
-    return held, kept, own
-
-
-def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
-    """Temporaries of a tile: two matrices of its positions."""
-    if form not in ("ghost", "shift"):
-        return 0
-    positions = factor.dims[0]  # type: ignore[attr-defined]
-    side = min(n1, tile_rows(factor, form, contract)) * positions
-    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
-    return int(side * side * (1 + outputs**2) * factor.element_size)
-
-
-def _within(free: KernelPlan, limit: int, where: str) -> KernelPlan:
-    """The plan made smaller, step by step: smaller batches and pieces, more passes, no blocks of single layers."""
-    smallest = min(free.piece_bytes, SMALLEST_PIECE_BYTES)
-    for keep in (True, False) if free.keep_layers else (False,):
-        least = replace(free, keep_layers=keep, piece_bytes=smallest, batch=1)
-        for passes in range(1, len(free.layers) + 1):
-            plan = replace(least, passes=_groups(free.layers, passes))
-            if plan.peak_bytes <= limit:
-                return _grown(plan, free, limit)
-    needed = replace(least, passes=_groups(free.layers, len(free.layers))).peak_bytes
-    raise input_error(
-        where,
-        f"a `memory_limit` of at least {needed} bytes for {free.samples[0]} x {free.samples[1]} samples",
-        f"{limit}",
-        "Raise the limit, pass fewer samples, or use kernel_to_store",
-    )
-
-
-def _grown(plan: KernelPlan, free: KernelPlan, limit: int) -> KernelPlan:
-    """Pieces and batches as large as the limit allows."""
-    for piece in (free.piece_bytes, free.piece_bytes // 4, free.piece_bytes // 16):
-        if piece > plan.piece_bytes and replace(plan, piece_bytes=piece).peak_bytes <= limit:
-            plan = replace(plan, piece_bytes=piece)
-            break
-    if replace(plan, batch=free.batch).peak_bytes <= limit:
-        return replace(plan, batch=free.batch)
-    low, high = plan.batch, free.batch - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if replace(plan, batch=middle).peak_bytes <= limit else (low, middle - 1)
-    return replace(plan, batch=low)
-
-
-def _groups(layers: tuple[LayerPlan, ...], count: int) -> tuple[tuple[str, ...], ...]:
-    """Layers in ``count`` stretches of about equal captured bytes; the parameters of each."""
-    share = sum(layer.held_bytes for layer in layers) / count
-    groups: list[list[str]] = [[]]
-    filled = 0.0
-    for layer in layers:
-        if groups[-1] and filled + layer.held_bytes / 2 > share * len(groups) and len(groups) < count:
-            groups.append([])
-        groups[-1] += layer.parameters
-        filled += layer.held_bytes
-    return tuple(tuple(group) for group in groups)
 
 
 def form_of(plan: KernelPlan, factor: Factor) -> Form:

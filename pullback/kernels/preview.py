@@ -18,7 +18,8 @@ from pullback.functional import LossFunction, take
 from pullback.functional.batch import Batch, plain, tensors
 from pullback.kernels.backward import loss_request
 from pullback.kernels.factors import Form
-from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates, machine_rates
 from pullback.kernels.request import Request, template
 from pullback.kernels.scale import make_scale_plan

@@ -13,12 +13,14 @@ from pullback.functional import ModelView, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
+from pullback.kernels.allocator import freed_at_once, give_back
 from pullback.kernels.assemble import Blocks, aligned, assemble, forward_order, partial_block
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Contract, Form
-from pullback.kernels.filling import Filling, give_back
+from pullback.kernels.filling import Filling
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan import KernelPlan, make_plan, storage_key
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.planning import make_plan, storage_key
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.store_plan import graph_bytes
 
@@ -91,7 +93,7 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
         return _run_within(request, by_output=by_output)
     plan = None
     if request.several_outputs:  # their gradients may be far larger than rows made of them
-        few = template(request)
+        few = template(request, check=False)
         plan = plan_of(request, few.captured, few.graph_bytes, few.data).condensing()
     if plan is not None and plan.batch < max(plan.samples):
         left, right = _both_in_batches(request, plan, plan.passes[0])
@@ -126,13 +128,13 @@ class Template:
     data: frozenset[int]
 
 
-def template(request: Request) -> Template:
-    """What a plan is made from."""
+def template(request: Request, *, check: bool = True) -> Template:
+    """What a plan is made from; one that is carried out at once compares samples then, and not here."""
     side = request.rows
     few = slice(0, min(2, side.count))
     x, y = take(side.x, few), take(side.y, few)
     with undisturbed(side.view.model):
-        captured = capture_factors(side.view, request.readout, x, y, request.where)
+        captured = capture_factors(side.view, request.readout, x, y, request.where, check=check)
         saved = graph_bytes(side.view, request.readout, x, y, request.where)
     return Template(captured, saved // captured.num_samples, frozenset(storage_key(t) for t in tensors(x)))
 
@@ -162,19 +164,21 @@ def _whole(request: Request, side: Side) -> Captured:
 
 def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
-    few = template(request)
+    few = template(request, check=False)
     first = few.captured
     plan = plan_of(request, first, few.graph_bytes, few.data)
     print(plan, file=sys.stderr)
     blocks: Blocks | None = None
     last: Captured | None = None
-    for names in plan.passes:
-        left, right = _both_in_batches(request, plan, names)
-        with without_autocast():
-            blocks = assemble(left, right, plan, request.where, blocks)
-        last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
-        del left, right
-        give_back(request.memory_limit)
+    with freed_at_once(request.memory_limit):
+        for names in plan.passes:
+            last = None  # its outputs are made again
+            left, right = _both_in_batches(request, plan, names)
+            with without_autocast():
+                blocks = assemble(left, right, plan, request.where, blocks)
+            last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
+            del left, right
+            give_back(request.memory_limit)
     assert blocks is not None
     assert last is not None
 

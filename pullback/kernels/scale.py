@@ -15,7 +15,8 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.kernels.assemble import forward_order
 from pullback.kernels.coverage import Captured
-from pullback.kernels.plan import KernelPlan, make_plan
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates
 from pullback.kernels.scale_passes import PLAIN, Passes, count_passes
 from pullback.kernels.scale_share import Share, areas

@@ -21,7 +21,7 @@ from pullback.kernels.assemble import aligned, assemble, forward_order
 from pullback.kernels.backward import loss_request
 from pullback.kernels.checks import summed
 from pullback.kernels.coverage import Captured, capture_factors
-from pullback.kernels.plan import make_plan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.request import Request, Side
 from pullback.kernels.sketch_plan import SketchPlan, make_sketch_plan
 from pullback.kernels.sketch_project import Exact, Sketch, split

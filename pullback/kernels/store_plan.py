@@ -20,7 +20,8 @@ from pullback.functional.model_view import layer_of
 from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Form
-from pullback.kernels.plan import SMALLEST_PIECE_BYTES, KernelPlan, make_plan
+from pullback.kernels.plan import KernelPlan
+from pullback.kernels.planning import SMALLEST_PIECE_BYTES, make_plan
 from pullback.kernels.rates import Rates
 from pullback.kernels.sketch_project import BLOCK_NUMBERS
 from pullback.kernels.store_tile import workspace_bytes
@@ -207,9 +208,10 @@ def _sides() -> Iterator[int]:
 
 
 def graph_bytes(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str) -> int:
-    """Bytes autograd keeps between a forward and a backward pass, parameters left out.
+    """Bytes autograd keeps between a forward and a backward pass, and again the largest: its gradient on the way.
 
-    Of a model that uses torch.func, which bears no hooks on what is saved: all that is made on the way.
+    Parameters are left out. Of a model that uses torch.func, which bears no hooks on what is saved, all that is made
+    counts.
     """
     own = {p.untyped_storage()._cdata for p in view.model.parameters()}  # on the meta device all data is at 0
     held: dict[int, int] = {}
@@ -230,7 +232,7 @@ def graph_bytes(view: ModelView, readout: Readout, x: Batch, y: Batch, where: st
             values = readout(view(x), y, where)
         return made.bytes
     del values
-    return sum(held.values())
+    return sum(held.values()) + max(held.values(), default=0)
 
 
 class _Made(TorchDispatchMode):

@@ -21,8 +21,26 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
+class Language(nn.Module):
+    """Token by token, with outputs that weigh more than what is captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = lambda: nn.TransformerEncoderLayer(128, 4, 512, 0.0, batch_first=True, norm_first=True)  # noqa: E731
+        self.embedding, self.head = nn.Embedding(500, 128), nn.Linear(128, 500)
+        self.blocks = nn.Sequential(layer(), layer())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embedding(x))).transpose(1, 2)
+
+
 def problem(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
+    if name == "language":
+        return Language(), torch.randint(500, (128, 64)), torch.randint(500, (128, 64))
+    if name == "wide":  # one gradient is as large as what is captured
+        layers = [layer for _ in range(3) for layer in (nn.Linear(2048, 2048), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(2048, 10)), torch.randn(2000, 2048), torch.arange(2000) % 10
     if name == "mlp":
         layers = [layer for _ in range(5) for layer in (nn.Linear(256, 256), nn.ReLU())]
         return nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(3000, 256), torch.arange(3000) % 10

@@ -259,7 +259,7 @@ def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(GhostPiece, "tile", broken)
     with pytest.raises(pb.SelfCheckError, match="summed kernel of"):
-        pb.backward_kernel(small_mlp(), CE, *data())
+        pb.backward_kernel(small_mlp(), CE, *data(), forms={"0": "ghost"})
 
 
 def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

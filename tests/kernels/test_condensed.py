@@ -8,7 +8,7 @@ from torch import nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import plan as planning
+from pullback.kernels import plan
 from pullback.kernels.factors import DenseFactor
 from tests.compare import assert_same
 
@@ -37,7 +37,7 @@ def positions() -> nn.Module:
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything counts as much memory."""
-    monkeypatch.setattr(planning, "CAPTURE_BYTES", 20_000)
+    monkeypatch.setattr(plan, "CAPTURE_BYTES", 20_000)
 
 
 @pytest.mark.usefixtures("little")

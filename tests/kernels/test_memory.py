@@ -1,4 +1,4 @@
-"""The memory limit is kept: peaks of whole processes against the plan."""
+"""The memory limit is kept: peaks of processes against the plan, in one pass, in batches, in several passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ LINUX = Path("/proc/self/clear_refs").exists()
 
 
 @pytest.mark.skipif(not LINUX, reason="needs /proc to read a process's peak")
-@pytest.mark.parametrize(("name", "share"), [("mlp", 1.0), ("mlp", 0.7), ("conv", 1.0), ("conv", 0.95)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        *(("mlp", share) for share in (1.0, 0.4)),
+        *(("wide", share) for share in (1.0, 0.65)),
+        *(("conv", share) for share in (1.0, 0.8, 0.5)),
+        *(("language", share) for share in (1.0, 0.5, 0.35)),
+    ],
+)
 def test_measured_peak_is_within_ten_percent_of_the_plan(name: str, share: float) -> None:
     child = [sys.executable, str(Path(__file__).with_name("memory_child.py")), name, str(share)]
     root = Path(__file__).parents[2]
@@ -23,4 +31,4 @@ def test_measured_peak_is_within_ten_percent_of_the_plan(name: str, share: float
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["planned"] <= found["limit"]
-    assert found["measured"] <= 1.1 * found["planned"], found
+    assert 0.7 * found["planned"] <= found["measured"] <= 1.1 * found["planned"], found

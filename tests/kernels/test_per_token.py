@@ -196,7 +196,7 @@ def test_sums_over_tokens_are_samples() -> None:
 
 
 def test_within_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for share in ("PARTS_SHARE", "HELD_SHARE", "BATCH_SHARE"):  # on so small a model they outweigh what passes save
+    for share in ("ALLOCATED", "CHECKED"):  # on so small a model they outweigh what passes save
         monkeypatch.setattr(f"pullback.kernels.plan.{share}", 1.0)
     model, x, y = language(24)
     free = pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y, per="token")

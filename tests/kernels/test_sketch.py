@@ -17,7 +17,7 @@ from pullback.kernels.assemble import assemble
 from pullback.kernels.checks import summed
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import DenseFactor
-from pullback.kernels.plan import make_plan
+from pullback.kernels.planning import make_plan
 from pullback.kernels.sketch import SketchedKernel, estimate, sketch_kernel
 from pullback.kernels.sketch_plan import exact_flops, exact_parameters, sketch_flops
 from pullback.kernels.sketch_project import Sketch, as_matrix, project, projections, split

@@ -11,7 +11,7 @@ from pullback import reference
 from pullback.functional import ModelView, loss_readout, output_readout
 from pullback.kernels import total
 from pullback.kernels.coverage import Captured, capture_factors
-from pullback.kernels.plan import make_plan
+from pullback.kernels.planning import make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 
