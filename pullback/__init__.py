@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pullback._version import __version__
 
 if TYPE_CHECKING:
-    from pullback import functional, modules, monitor, reference, theory
+    from pullback import functional, measure, modules, monitor, reference, theory
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Finding, diagnose
@@ -195,7 +195,7 @@ _HOME = {
         "trace",
     ),
 }
-_PACKAGES = ("functional", "modules", "monitor", "reference", "theory")
+_PACKAGES = ("functional", "measure", "modules", "monitor", "reference", "theory")
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -264,6 +264,7 @@ __all__ = [
     "linearize",
     "load_run",
     "loewner_order",
+    "measure",
     "mixed_second_vp",
     "modules",
     "moments",
