@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pullback._checks import check_positive, input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import check_finite, logits_of
+from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
 from pullback.operators.products import func, hvp
 from pullback.operators.repeatable import refuse_random_and_coupled
@@ -171,9 +172,11 @@ def boundary_curvature(
             norm = gradient.norm()
             _check_point(point, float(value), float(norm), tol, i, where)
             form = SecondForm(G, point, gradient)
-            found = eigenvalues(form, *((size - 1, "largest") if k is None else (k, "both")), seed=seed)
+            # where G bends along its normal alone, what is left on the tangents is rounding, and not even symmetric
+            floor = math.sqrt(torch.finfo(point.dtype).eps) * form.along_normal()
+            found = eigenvalues(damp(form, floor), *((size - 1, "largest") if k is None else (k, "both")), seed=seed)
             converged = torch.tensor(found.converged)
-            rows.append((found.values, found.residuals, converged, gradient / norm, norm, (value / norm).abs()))
+            rows.append((found.values - floor, found.residuals, converged, gradient / norm, norm, (value / norm).abs()))
     return BoundaryCurvature(*(torch.stack(column) for column in zip(*rows, strict=True)), pairs)
 
 
@@ -190,9 +193,14 @@ class SecondForm(Operator):
         size = len(point) - 1
         super().__init__((size, size), point.dtype, point.device)
         self.G, self.point, self.norm = G, point, gradient.norm()
-        mirror = gradient / self.norm
+        self.normal = gradient / self.norm
+        mirror = self.normal.clone()
         mirror[0] += mirror[0].sign() if float(mirror[0]) != 0 else 1.0  # away from cancellation
         self.mirror = mirror / mirror.norm()
+
+    def along_normal(self) -> float:
+        """|(d2 G) n| / |grad G|."""
+        return float(hvp(self.G, self.point, self.normal, mode="reverse").norm() / self.norm)
 
     def _reflected(self, rows: Tensor) -> Tensor:
         return rows - 2 * (rows @ self.mirror).unsqueeze(1) * self.mirror

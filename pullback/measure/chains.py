@@ -159,7 +159,7 @@ def recurrent_jacobians(cell: nn.Module, x: Tensor, state: Tensor) -> Tensor:
         state: h^0, (B, n).
 
     Raises:
-        InputError: ``x`` without three axes or steps; see ``Jacobian``.
+        InputError: ``x`` without three axes or steps; an ``nn.LSTMCell``; see ``Jacobian``.
 
     Cost: n + 2 passes back through the cell for each step.
 
@@ -172,6 +172,9 @@ def recurrent_jacobians(cell: nn.Module, x: Tensor, state: Tensor) -> Tensor:
     if x.dim() != 3 or not len(x):
         got = f"shape {tuple(x.shape)}"
         raise input_error(where, "inputs `x` (T, B, D)", got, "Put the steps along the first axis")
+    if isinstance(cell, nn.LSTMCell):
+        remedy = "Wrap it: hand on state.chunk(2, 1), return torch.cat of both"
+        raise input_error(where, "a cell whose state is one tensor", "an LSTMCell, with two", remedy)
     found = []
     for step in x:
         J = Jacobian(cell, (step, state), wrt="input")

@@ -69,8 +69,9 @@ def gradient_factors(
         raise input_error(where, "at least two layers", "one", "Pass a deeper spec")
     rows = []
     for number, model in networks(spec, seeds, seed, None, dtype, where):
-        x = settled_inputs(spec, batch_size, number, where).to(dtype)
-        rows.append(_factors(model, x, make_generator(number + 2 * DATA)))
+        generator = make_generator(number + DATA)
+        x = settled_inputs(spec, batch_size, generator, where).to(dtype)
+        rows.append(_factors(model, x, generator))
     factors = torch.stack(rows)  # (seeds, L)
     value, stderr = mean_and_stderr(factors[:, 1:].mean(1))
     return GradientFactors(Profile.over_seeds(factors), Estimate(float(value), float(stderr), seeds))

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback._results import Estimate
+from pullback._rng import make_generator
 from pullback.functional import check_batch
+from pullback.measure.networks import DATA
 from pullback.measure.settled import settled_inputs
 from pullback.measure.specs import NetworkSpec
 from pullback.operators import Jacobian, layer_jacobians
@@ -161,7 +163,7 @@ def _inputs(spec: NetworkSpec, x: Tensor | None, seeds: int, seed: int, dtype: t
         got = "batch norm" if spec.batch_norm else f"keep_prob {spec.keep_prob}"
         raise input_error(where, "a spec without batch norm and dropout", got, "Build a module and call eval() on it")
     if x is None:
-        return [settled_inputs(spec, 1, seed + i, where).to(dtype) for i in range(seeds)]
+        return [settled_inputs(spec, 1, make_generator(seed + i + DATA), where).to(dtype) for i in range(seeds)]
     if x.shape != (1, spec.input_width):
         expected = f"one input (1, {spec.input_width}) for a spec"
         raise input_error(where, expected, f"shape {tuple(x.shape)}", "Pass a module for more")

@@ -14,7 +14,9 @@ from pullback.measure.profile import Profile
 from pullback.measure.specs import NetworkSpec
 from pullback.spectral.inputs import check_count
 
-DATA = 2**40  # added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights
+# added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights; CPU generators
+# keep 32 bits of a seed, so that anything from 2**32 on would
+DATA = 2**31
 DRAWN = 20  # networks, unless the caller says how many
 Redraw = Callable[[nn.Module, int], object]
 # of a network and its seed: names of the layers, values of K quantities (K, L), their standard errors over units

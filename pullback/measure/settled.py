@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback._rng import make_generator
-from pullback.measure.networks import DATA
 from pullback.measure.specs import NetworkSpec
 
 
-def settled_inputs(spec: NetworkSpec, count: int, seed: int, where: str) -> Tensor:
+def settled_inputs(spec: NetworkSpec, count: int, generator: torch.Generator, where: str) -> Tensor:
     """Inputs (count, D) in random directions, of mean square ``settled_mean_square``, float64."""
     n = spec.input_width
-    drawn = torch.randn(count, n, generator=make_generator(seed + DATA), dtype=torch.float64)
+    drawn = torch.randn(count, n, generator=generator, dtype=torch.float64)
     return drawn * (math.sqrt(n * settled_mean_square(spec, where)) / drawn.norm(dim=1, keepdim=True))
 
 

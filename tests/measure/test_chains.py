@@ -160,7 +160,18 @@ def test_linear_recurrence() -> None:
         assert_same(chain_product(list(steps[:, sample])), expected, 1e-12)
 
 
-@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell])
+class Lstm(nn.Module):
+    """Both states of an LSTM as one."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(inputs, width // 2)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.cat(self.cell(x, state.chunk(2, -1)), -1)
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, Lstm])
 def test_real_cells(kind: Any) -> None:
     """S1-04: the product of the steps is the derivative of the last state in the first, by autograd through all."""
     cell = kind(3, 4).double()
@@ -231,7 +242,7 @@ def test_skips_with_weights() -> None:
         ),
         (
             lambda: recurrent_jacobians(nn.LSTMCell(2, 3), torch.ones(4, 1, 2), torch.ones(1, 3)),
-            r"Jacobian: expected a model that returns one floating tensor",
+            r"expected a cell whose state is one tensor, got an LSTMCell, with two. Wrap it",
         ),
     ],
 )
