@@ -55,7 +55,7 @@ Nets = Mapping[float, theory.MeanField]
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, networks = page.pick(small=(300, 10), full=(1000, 20))
+    width, networks = page.pick(small=(200, 10), full=(1000, 20))
     page.set(seed=0, activation="tanh", sigma_b=BIAS, width=width, depth=DEPTH, networks=networks)
     nets = {w: theory.MeanField("tanh", w, BIAS) for w in COLOURS}
     formulas(page, nets)
@@ -108,7 +108,7 @@ def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
 
 def circle(q: float, width: int, seed: int) -> Tensor:
     """Inputs tanh(h⁰) for points of a circle of squared radius N q in a random plane, (points, N)."""
-    make = torch.Generator().manual_seed(2**40 + seed)  # apart from the network's own draws
+    make = torch.Generator().manual_seed(1_000_000 + seed)  # not the network's own numbers
     plane = torch.linalg.qr(torch.randn(width, 2, generator=make, dtype=torch.float64)).Q * math.sqrt(width * q)
     theta = torch.arange(POINTS, dtype=torch.float64) * (2 * math.pi / POINTS)
     return (torch.stack([theta.cos(), theta.sin()], 1) @ plane.T).tanh()
@@ -252,7 +252,7 @@ def extremes(values: Tensor, behind: Sequence[int]) -> list[Curve]:
 
 def principal_curvatures(w: float, q: float, width: int, seed: int, points: int, behind: Sequence[int]) -> Tensor:
     """Curvatures at points of the boundary in the space of the last layers' inputs, (layers, points, N - 1)."""
-    net, make = spec_of(w, width).build(seed), torch.Generator().manual_seed(2**41 + seed)
+    net, make = spec_of(w, width).build(seed), torch.Generator().manual_seed(2_000_000 + seed)
     readout = nn.Linear(width, 1, dtype=torch.float64)
     found = []
     with torch.no_grad():

@@ -37,11 +37,12 @@ KNOWN = {  # q*, χ₁, c* at (σ_w, 0.3)
 QUADRATURE = "adaptive quadrature of the same integrals"
 UNCHANGED = {"style": "dash", "legend": False}
 Nets = Mapping[float, theory.MeanField]
+Pairs = list[tuple[measure.Profile, Sequence[float]]]
 
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, networks = page.pick(small=(300, 10), full=(1000, 20))
+    width, networks = page.pick(small=(200, 10), full=(1000, 20))
     page.set(seed=0, activation="tanh", sigma_b=BIAS, width=width, depth=DEPTH, networks=networks)
     nets = {w: theory.MeanField("tanh", w, BIAS) for w in COLOURS}
     fixed_points(page, nets)
@@ -94,9 +95,12 @@ def lengths(page: Page, nets: Nets, width: int, networks: int) -> None:
         "What a layer makes of a signal's length. Where a line meets the dashed diagonal lengths stay as they are; the "
         "points are lengths of neighbouring layers."
     )
-    page.draw(curves("length-map", "Length map (figure 1, A)", reading, on_map, x="q of a layer", y="q of the next"))
-    reading = "Three starts for each network: after four layers nothing tells them apart."
-    page.draw(curves("lengths", "Lengths by layer (figure 1, B)", reading, by_layer, x="layer", y="q"))
+    summary = [f"q* = {net.q_star:.4f} for σ_w = {w}." for w, net in nets.items()]
+    axes = {"x": "q of a layer", "y": "q of the next", "summary": summary}
+    page.draw(curves("length-map", "Length map (figure 1, A)", reading, on_map, **axes))
+    reading = "From q = 0.5, 5 and 15 in the first layer: a few layers later nothing tells the three apart."
+    axes = {"x": "layer", "y": "q", "summary": ends(nets, pairs)}
+    page.draw(curves("lengths", "Lengths by layer (figure 1, B)", reading, by_layer, **axes))
 
 
 def correlations(page: Page, nets: Nets, width: int, networks: int) -> None:
@@ -114,13 +118,25 @@ def correlations(page: Page, nets: Nets, width: int, networks: int) -> None:
     page.mostly("correlations", pairs, source="figure 2, A and B: points on the lines")
     on_map.append(fixed("c*", [net.c_star for net in nets.values()]))
     reading = "What a layer makes of the correlation of two signals of length q*, to be read as the length map."
-    axes = {"x": "c of a layer", "y": "c of the next"}
+    summary = [f"c* = {net.c_star:.4f}, slope at 1 χ₁ = {net.chi:.4f}, for σ_w = {w}." for w, net in nets.items()]
+    axes = {"x": "c of a layer", "y": "c of the next", "summary": summary}
     page.draw(curves("correlation-map", "Correlation map (figure 2, A)", reading, on_map, **axes))
     reading = (
-        "Three starts for each network. In the ordered phase (σ_w = 1.3) signals become alike, however slowly; in the "
-        "chaotic one they part until c is c*."
+        "From correlations 0, 0.5 and 0.9 of the inputs. In the ordered phase (σ_w = 1.3) signals become alike, but "
+        "slowly; in the chaotic phase they part until c is c*."
     )
-    page.draw(curves("correlations", "Correlations by layer (figure 2, B)", reading, by_layer, x="layer", y="c"))
+    axes = {"x": "layer", "y": "c", "summary": ends(nets, pairs)}
+    page.draw(curves("correlations", "Correlations by layer (figure 2, B)", reading, by_layer, **axes))
+
+
+def ends(nets: Nets, pairs: Pairs) -> list[str]:
+    """The last layer's numbers in words, three starts for each network."""
+    sentences = []
+    for place, w in enumerate(nets):
+        parts = pairs[3 * place : 3 * place + 3]
+        found = ", ".join(f"{float(profile.value[-1]):.3f} ({known[-1]:.3f})" for profile, known in parts)
+        sentences.append(f"Layer {DEPTH} of networks, and of theory, for σ_w = {w}: {found}.")
+    return sentences
 
 
 def by_layers(w: float, found: measure.Profile, known: Sequence[float], *, legend: bool) -> list[Curve]:
@@ -150,20 +166,22 @@ def cut(page: Page, width: int, networks: int) -> None:
         inputs = {"q0": input_length(w, net.q_star), "c0": 0.5}
         found.append(measure.signal_propagation(spec_of(w, width, depth), **inputs, seeds=networks))
         known.append((theory.signal_profile(net, depth, **inputs).c[-1], net.chi))
-    ends, growth = of_layer([each.c for each in found], -1), of_layer([each.gradients for each in found], -2)
-    page.mostly(f"correlations after {depth} layers", [(ends, [c for c, _ in known])], source="figure 2, C")
+    last, growth = of_layer([each.c for each in found], -1), of_layer([each.gradients for each in found], -2)
+    page.mostly(f"correlations after {depth} layers", [(last, [c for c, _ in known])], source="figure 2, C")
     page.mostly("growths of squared gradients", [(growth, [chi for _, chi in known])], source="χ₁ of figure 2, D")
     drawn = [
         Curve("c*", fine, [net.c_star for net in lines], "plain", PALETTE[0]),
-        Curve(f"c after {depth} layers, networks", at, ends.value, "points", PALETTE[0], ends.stderr),
+        Curve(f"c after {depth} layers", at, last.value, "points", PALETTE[0], last.stderr, legend=False),
         Curve("χ₁", fine, [net.chi for net in lines], "plain", PALETTE[1]),
-        Curve("growth of squared gradients a layer, networks", at, growth.value, "points", PALETTE[1], growth.stderr),
+        Curve("growth of gradients", at, growth.value, "points", PALETTE[1], growth.stderr, legend=False),
         Curve("1", fine, [1.0] * len(fine), **UNCHANGED),
     ]
     reading = (
-        f"Where χ₁ rises above the dashed 1, c* leaves 1. Next to that place {depth} layers are too few to settle."
+        f"Where χ₁ rises above the dashed 1, c* falls below it. Points are correlations after {depth} layers, next to "
+        "the crossing too few to settle, and a layer's growth of squared gradients."
     )
-    page.draw(curves("cut", "Order and chaos at σ_b = 0.3 (figure 2, C and D)", reading, drawn, x="σ_w", y="c*, χ₁"))
+    axes = {"x": "σ_w", "y": "c*, χ₁", "summary": ["They meet at σ_w = 1.3956."]}
+    page.draw(curves("cut", "Order and chaos at σ_b = 0.3 (figure 2, C and D)", reading, drawn, **axes))
 
 
 def of_layer(profiles: Sequence[measure.Profile], layer: int) -> measure.Profile:
@@ -193,15 +211,24 @@ def maps(page: Page) -> None:
         source="figure 2, C",
     )
     slowest = max(settling(theory.MeanField("tanh", x, BIAS)) for x in COLOURS)
-    page.at_most("layers to 1 percent of q*, from 0.1 and from 15", 8, slowest, source="figure 1, D: rapid, taken as 8")
+    source = "figure 1, D: rapid, taken as the depth here"
+    page.at_most("layers to 1 percent of q*, from 0.1 and from 15", DEPTH, slowest, source=source)
     counts = [[settling(theory.MeanField("tanh", x, y)) for x in w] for y in b]
-    marks = [Curve("χ₁ = 1", plane.critical, b, "dash", "#ffffff")]
+    fine = torch.linspace(0, 4, 41).tolist()
+    marks = [Curve("χ₁ = 1", [theory.critical_sigma_w("tanh", y) for y in fine], fine, "plain", "#ff4d6d")]
     marks += [Curve(f"σ_w = {x}", [x], [BIAS], "points", colour) for x, colour in COLOURS.items()]
     for key, title, name, z, top, reading in (
         ("q-star", "Settled length (figure 1, C)", "q*", plane.q_star, 30, "Longer for larger weights and biases."),
         ("settling", "Layers to 1 percent of q* (figure 1, D)", "layers", counts, 20, "Few, unless both are small."),
         ("c-star", "Settled correlation (figure 2, C)", "c*", plane.c_star, 1, "1 left of the line, less right of it."),
-        ("chi", "Slope of the correlation map at 1 (figure 2, D)", "χ₁", plane.chi, 2.5, "Above 1 right of the line."),
+        (
+            "chi",
+            "Slope of the correlation map at 1 (figure 2, D)",
+            "χ₁",
+            plane.chi,
+            2.5,
+            "Above 1 right of the line: chaos.",
+        ),
     ):
         axes = ("σ_w", w), ("σ_b", b), (name, z)
         page.draw(heat_map(key, title, f"{name} by colour. {reading}", *axes, bounds=(0, top), drawn=marks))
