@@ -113,9 +113,11 @@ def test_a_circle_through_a_chaotic_network() -> None:
     known = spec.theory().curve_metrics(5)
     assert float(found.euclidean.value[2]) == pytest.approx(16.40, abs=0.9)
     assert float(found.curvature.value[2]) == pytest.approx(2.99, abs=0.3)
-    for name in PER_POINT[:3]:
+    for name in ("euclidean", "gauss"):
         profile, expected = getattr(found, name), getattr(known, name)[1:]
-        assert (np.abs(profile.value.numpy() - expected) <= 3 * profile.stderr.numpy()).mean() >= 0.8, name
+        assert (np.abs(profile.value.numpy() - expected) <= 3 * profile.stderr.numpy()).all(), name
+    # the mean of kappa^2, which has |v|^6 below, is above the theory by about 25 / n in layer 5
+    assert found.curvature.value.numpy() == pytest.approx(known.curvature[1:], rel=0.05)
     for name in PER_POINT[3:]:  # the root of a mean is above the mean of roots, by the spread of the speed
         assert getattr(found, name).value.numpy() == pytest.approx(getattr(known, name)[1:], rel=0.1), name
 

@@ -150,7 +150,7 @@ def test_dropout_masks_differ_between_inputs() -> None:
     found = signal_propagation(spec, c0=1.0, seeds=20, dtype=torch.float32)
     known = signal_profile(spec.theory(), 8, c0=1.0)
     for profile, expected in ((found.q, known.q), (found.c, known.c), (found.gradients, known.gradients)):
-        assert (np.abs(profile.value.numpy() - expected) <= 3 * profile.stderr.numpy() + 1e-12).mean() >= 0.85
+        assert (np.abs(profile.value.numpy() - expected) <= 3 * profile.stderr.numpy() + 1e-12).mean() >= 0.95
     assert found.c.value[-1] < 0.8
 
 
