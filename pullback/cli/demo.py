@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pullback.cli.headline import HEADLINE, formatted
+
 if TYPE_CHECKING:
     import pullback as pb
     from pullback.functional import Dataset
@@ -146,25 +148,12 @@ class _progress:
 
 def _summary(run: pb.Run, findings: list[pb.Finding], seconds: float) -> None:
     """The diagnostics at the last measurement."""
-    rows = (
-        ("mean gradient norm", "gradients", "mean_gradient_norm"),
-        ("M1 (mean)", "kernel", "M1"),
-        ("M2 (mean)", "kernel", "M2"),
-        ("conditioning M2/M1^2", "kernel", "conditioning"),
-        ("effective rank", "kernel", "effective_rank"),
-        ("mean cosine", "alignment", "mean_cosine"),
-        ("share of conflicting pairs", "alignment", "conflict_fraction"),
-        ("gradient flow", "flow", "verdict"),
-        ("sharpness (Hessian)", "sharpness", "hessian"),
-        ("sharpness (Gauss-Newton)", "sharpness", "gauss_newton"),
-        ("2 / learning rate", "sharpness", "limit"),
-    )
     typer.echo("At the last measurement:")
-    for label, probe, metric in rows:
+    for name, label in HEADLINE.items():
+        probe, _, metric = name.partition(".")
         steps, values = run.series(probe, metric)
         if values:
-            value = f"{values[-1]:.4g}" if isinstance(values[-1], float) else str(values[-1])
-            typer.echo(f"  {label:28} {value:>12}  (step {steps[-1]})")
+            typer.echo(f"  {label:28} {formatted(values[-1]):>12}  (step {steps[-1]})")
     for finding in findings:
         typer.echo(f"  {finding}")
     typer.echo(f"Watching took {seconds:.2f} s.")

@@ -29,13 +29,33 @@ def unwrap(model: nn.Module) -> nn.Module:
         >>> unwrap(DataParallel(torch.compile(layer, backend="eager"))) is layer
         True
     """
+    *_, inside = _nested(model)
+    return inside
+
+
+def is_replica(model: nn.Module) -> bool:
+    """Whether the model is one of ``DistributedDataParallel``'s copies, but not that of its first process.
+
+    Example:
+        >>> is_replica(nn.Linear(2, 1))
+        False
+    """
+    return any(
+        isinstance(module, DistributedDataParallel) and torch.distributed.get_rank(module.process_group) > 0
+        for module in _nested(model)
+    )
+
+
+def _nested(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, and what is inside its wrappers one after the other; the last one is none."""
     while True:
+        yield model
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
         elif COMPILED in model._modules:
             model = model.get_submodule(COMPILED)
         else:
-            return model
+            return
 
 
 @contextmanager

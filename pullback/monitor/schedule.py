@@ -29,9 +29,12 @@ class Schedule:
         if self.budget is not None and not 0 < self.budget <= 1:
             raise input_error("Schedule", "`budget` above 0 and at most 1", repr(self.budget), "Pass a share, or None")
 
-    def is_due(self, step: int) -> bool:
-        """Whether to measure after this step, counted from 1, if the budget allows."""
-        return step % self.every == 0
+    def is_due(self, step: int, last: int | None = None) -> bool:
+        """Whether to measure after this step, counted from 1, if the budget allows.
+
+        Where steps are counted by others, who may leave numbers out, ``last`` is the number before this one.
+        """
+        return step // self.every > (step - 1 if last is None else last) // self.every
 
     def is_affordable(self, measurements: int, expected: float, unwatched: float) -> bool:
         """Whether a measurement of the expected cost is a small enough share of the unwatched time before it."""

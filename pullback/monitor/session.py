@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_names, check_option, input_error
-from pullback._version import __version__
+from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.unwrap import is_replica
 from pullback.kernels import KernelSeries
-from pullback.monitor.probes import PRESETS, PROBES, Observation, Probe
+from pullback.monitor.describe import describe
+from pullback.monitor.output import Output
+from pullback.monitor.probes import Observation, Probe, chosen_probes
 from pullback.monitor.schedule import Schedule, is_sparse_turn
+from pullback.monitor.sinks import Sink
 from pullback.runs import RunWriter
 
 
@@ -29,10 +31,13 @@ class Monitor:
     what they were before it. Probes run in eval mode on the first ``max_samples`` samples of the batch at hand. A
     probe that fails is recorded and never stops training; an exception of the user's loop passes through.
 
+    Under ``DistributedDataParallel`` make one on every process, or on the first alone: the first measures and writes,
+    without any communication, the others only count steps. Sharded models are refused; see ``docs/monitor.md``.
+
     Args:
         model: the model being trained.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        run_dir: folder of the record; must be new or empty.
+        run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
         optimizer: for the learning rate; None leaves out what needs it.
         every: measure after every so many steps.
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
@@ -40,9 +45,20 @@ class Monitor:
         budget: share of the wall time that measuring may take: after the first few, measurements that are due are
             left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due.
         about: anything else to store with the run (data, options), JSON-serialisable.
+        resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
+            on from there, and what it holds of later steps, which are now made once more, is left behind.
+        forward: called as ``sink(step, scalars)`` once a measurement; see ``to_tensorboard``, ``to_wandb``.
+
+    Attributes:
+        num_steps: counted so far.
+        num_measurements: made, with those of a run that is continued.
+        num_skipped: that were due and too dear.
+        seconds: taken by measuring.
 
     Raises:
-        InputError: the folder holds something, an unknown preset or probe, ``every`` or ``max_samples`` below 1.
+        InputError: the folder holds something, an unknown preset or probe, ``every`` or ``max_samples`` below 1,
+            ``resume`` below 0 or of a run of another model.
+        UnsupportedError: the parameters are spread over processes (FSDP, tensor parallelism).
 
     Cost: a measurement of the standard preset takes about as long as two to four training steps; the record
         ``cost`` says how long each took, ``Monitor.seconds`` the sum.
@@ -78,43 +94,81 @@ class Monitor:
         max_samples: int = 256,
         budget: float | None = 0.015,
         about: dict[str, Any] | None = None,
+        resume: int | None = None,
+        forward: Sequence[Sink] = (),
     ) -> None:
         where = "Monitor"
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.schedule = Schedule(every, budget)
         if max_samples < 2:
             raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
+        if resume is not None and (isinstance(resume, bool) or not isinstance(resume, int) or resume < 0):
+            raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
         self.max_samples = max_samples
-        self.probes = _chosen(probes, where)
-        self.num_steps = 0
+        self.probes = chosen_probes(probes, where)
+        self.num_steps = resume or 0
         self.num_measurements = 0
         self.num_skipped = 0
         self.seconds = 0.0
         self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
         self._last_end = dict.fromkeys((True, False), time.perf_counter())
         self._dear_wanted = False
-        self._warned = False
         self._kernels = KernelSeries(model, loss_fn)
-        self._writer = RunWriter(run_dir, self._describe(probes) | (about or {}))
+        settings = {
+            "every": every,
+            "probes": probes if isinstance(probes, str) else list(probes),
+            "max_samples": max_samples,
+            "budget": budget,
+        }
+        about = describe(ModelView.of(model, where=where), loss_fn, optimizer, settings) | (about or {})
+        self._output = None if is_replica(model) else self._open(run_dir, about, resume, forward)
 
-    def step(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
+    def _open(self, run_dir: str | Path, about: dict[str, Any], resume: int | None, sinks: Sequence[Sink]) -> Output:
+        """Begin the record, or go on where it stood."""
+        writer = RunWriter(run_dir, about, resume=resume)
+        if writer.earlier is not None:
+            costs = writer.earlier.series("cost", "seconds")[1]
+            self.num_measurements, self.seconds = len(costs), sum(costs)
+        return Output(writer, sinks)
+
+    @property
+    def num_lost(self) -> int:
+        """Records that the disk did not take."""
+        return 0 if self._output is None else self._output.num_lost
+
+    def step(self, x: Batch, y: Batch, loss: Tensor | float | None = None, *, step: int | None = None) -> None:
         """Count one training step, after ``optimizer.step()``, and measure if the schedule says so.
+
+        With gradient accumulation call it once a step of the optimizer, with the last of the batches.
 
         Args:
             x: the batch's inputs, (B, ...).
             y: its targets, (B, ...).
             loss: the loss the loop computed, recorded beside the measured one.
+            step: the step's number, above the last; None takes the next.
+
+        Raises:
+            InputError: ``step`` is not above the last.
         """
-        self.num_steps += 1
-        if not self.schedule.is_due(self.num_steps):
+        last = self.num_steps
+        if step is not None and (not isinstance(step, int) or step <= last):
+            expected = f"`step` as a whole number above the last, {last}"
+            raise input_error("Monitor.step", expected, repr(step), "Call it once after each optimizer.step()")
+        self.num_steps = last + 1 if step is None else step
+        if self._output is None or not self.schedule.is_due(self.num_steps, last):
             return
         wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1)
         if self._can_afford(dear=False):
             dear = wanted and self._can_afford(dear=True)
             self._dear_wanted = wanted and not dear
-            self._timed_measurement(x, y, loss, dear=dear)
+            self._timed_measurement(self._output, x, y, loss, dear=dear)
         else:
             self.num_skipped += 1
+
+    def is_due(self, step: int | None = None) -> bool:
+        """Whether ``step`` will measure at that step, the next if None, as far as the schedule says."""
+        step = self.num_steps + 1 if step is None else step
+        return self._output is not None and self.schedule.is_due(step, self.num_steps)
 
     def _can_afford(self, *, dear: bool) -> bool:
         unwatched = time.perf_counter() - self._last_end[dear]
@@ -122,26 +176,37 @@ class Monitor:
 
     def measure(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
         """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
-        self._timed_measurement(x, y, loss, dear=True)
+        if self._output is not None:
+            self._timed_measurement(self._output, x, y, loss, dear=True)
 
-    def _timed_measurement(self, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
+    def _timed_measurement(
+        self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool
+    ) -> None:
         start = time.perf_counter()
         try:
-            self._measure(x, y, loss, dear=dear)
+            self._measure(output, x, y, loss, dear=dear)
+            output.values(self.num_steps, "cost", {"seconds": time.perf_counter() - start})
+            output.send(self.num_steps)
         finally:
             taken = time.perf_counter() - start
             self.seconds += taken
             self._last_cost[dear] = taken
             self._last_end |= {False: start + taken} | ({True: start + taken} if dear else {})
-        self._record(lambda: self._writer.append(self.num_steps, "cost", {"seconds": taken}))
 
     def log(self, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own (an epoch's test accuracy, say) at the current step."""
         start = time.perf_counter()
-        self._record(lambda: self._writer.append(self.num_steps, probe, values))
+        if self._output is not None:
+            self._output.values(self.num_steps, probe, values)
+            self._output.send(self.num_steps)
         self.seconds += time.perf_counter() - start
 
-    def _measure(self, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
+    def log_error(self, probe: str, error: BaseException, *, step: int | None = None) -> None:
+        """Append that something could not be measured, at the current step or another."""
+        if self._output is not None:
+            self._output.error(self.num_steps if step is None else step, probe, error)
+
+    def _measure(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
         self.num_measurements += 1
         try:
             count = min(self.max_samples, num_samples(x))
@@ -150,59 +215,27 @@ class Monitor:
             with undisturbed(self.model, training=False):
                 for probe in self.probes:
                     if dear or not probe.sparse:
-                        self._run(probe, seen, dear=dear)
-        except Exception as error:  # whatever happens here is recorded; training goes on
-            failure = error
-            self._record(lambda: self._writer.append_error(self.num_steps, "monitor", failure))
+                        self._run(output, probe, seen, dear=dear)
+        # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
+        # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
+        except Exception as error:
+            output.error(self.num_steps, "monitor", error)
 
-    def _run(self, probe: Probe, seen: Observation, *, dear: bool) -> None:
+    def _run(self, output: Output, probe: Probe, seen: Observation, *, dear: bool) -> None:
         try:
             found = probe(seen, dear=dear)
         except Exception as error:  # as above
-            failure = error
-            self._record(lambda: self._writer.append_error(self.num_steps, probe.name, failure))
+            output.error(self.num_steps, probe.name, error)
             return
         if found.values:
-            self._record(lambda: self._writer.append(self.num_steps, probe.name, found.values))
+            output.values(self.num_steps, probe.name, found.values)
         for name, array in found.arrays.items():
-            stored = name, array
-            self._record(lambda s=stored: self._writer.write_array(self.num_steps, probe.name, *s))
-
-    def _record(self, write: Any) -> None:
-        """Write, and if the disk refuses say so once and train on."""
-        try:
-            write()
-        except Exception as error:  # a full disk must not end a training run
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"Monitor: a record was lost ({error}); training goes on", stacklevel=3)
-
-    def _describe(self, probes: str | Sequence[str]) -> dict[str, Any]:
-        view = ModelView.of(self.model, where="Monitor")
-        described: dict[str, Any] = {
-            "pullback": __version__,
-            "model": {
-                "class": type(self.model).__name__,
-                "num_params": view.num_params,
-                "layers": list(view.layers),
-                "frozen": list(view.frozen),
-            },
-            "loss": getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__),
-            "settings": {
-                "every": self.schedule.every,
-                "probes": probes if isinstance(probes, str) else list(probes),
-                "max_samples": self.max_samples,
-                "budget": self.schedule.budget,
-            },
-        }
-        if self.optimizer is not None:
-            rate = float(self.optimizer.param_groups[0]["lr"])
-            described["optimizer"] = {"class": type(self.optimizer).__name__, "learning_rate": rate}
-        return described
+            output.array(self.num_steps, probe.name, name, array)
 
     def close(self) -> None:
         """Finish the record; the files stay readable whether or not this is called."""
-        self._writer.close()
+        if self._output is not None:
+            self._output.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -215,11 +248,3 @@ class Monitor:
 
 def _number(loss: Tensor | float | None) -> float | None:
     return float(loss.detach()) if isinstance(loss, Tensor) else loss
-
-
-def _chosen(probes: str | Sequence[str], where: str) -> list[Probe]:
-    if isinstance(probes, str):
-        check_option(where, "probes", probes, tuple(PRESETS))
-        probes = PRESETS[probes]
-    check_names(where, "probes", probes, tuple(PROBES))
-    return [PROBES[name] for name in probes]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line
+from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,19 @@ class Run:
     Attributes:
         path: its folder.
         meta: contents of ``run.json``.
-        records: in the order they were written.
+        records: in the order they were written, without those that a resumed run left behind: of steps that were
+            made once more.
         skipped: lines that were no records.
+        superseded: records that were left behind.
+        resumed: steps that training was resumed from.
     """
 
     path: Path
     meta: dict[str, Any]
     records: tuple[Record, ...]
     skipped: int = 0
+    superseded: int = 0
+    resumed: tuple[int, ...] = ()
 
     @property
     def steps(self) -> list[int]:
@@ -62,6 +67,10 @@ class Run:
         pairs = [(record.step, record.values[metric]) for record in self.of(probe) if metric in record.values]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
+    def until(self, step: int) -> Run:
+        """The run as it stood after that many steps."""
+        return replace(self, records=tuple(record for record in self.records if record.step <= step))
+
     def table(self) -> dict[str, list[Any]]:
         """Columns of equal length, ``step`` first; what was not measured at a step is None.
 
@@ -69,14 +78,11 @@ class Run:
         """
         steps = self.steps
         row = {step: place for place, step in enumerate(steps)}
-        columns: dict[str, list[Any]] = {"step": list(steps)}
+        table: dict[str, list[Any]] = {"step": list(steps)}
         for record in self.records:
-            for metric, value in record.values.items():
-                cells = value.items() if isinstance(value, dict) else [(None, value)]
-                for key, cell in cells:
-                    name = f"{record.probe}.{metric}" + (f".{key}" if key is not None else "")
-                    columns.setdefault(name, [None] * len(steps))[row[record.step]] = cell
-        return columns
+            for name, cell in columns(record.probe, record.values):
+                table.setdefault(name, [None] * len(steps))[row[record.step]] = cell
+        return table
 
     def array_steps(self, probe: str, name: str) -> list[int]:
         """Steps at which an array was stored."""
@@ -92,7 +98,7 @@ class Run:
         try:
             group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
             return np.asarray(group[f"{probe}/{step}/{name}"])
-        except Exception as error:  # noqa: BLE001  # a damaged store fails in many ways; the run stays readable
+        except Exception as error:  # a damaged store fails in many ways; the run stays readable
             warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=2)
             return None
 
@@ -126,4 +132,14 @@ def load_run(path: str | Path) -> Run:
     skipped = parsed.count(None)
     if skipped:
         warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=2)
-    return Run(path, meta, tuple(Record(**record) for record in parsed if record is not None), skipped)
+    current: list[Record] = []
+    resumed: list[int] = []
+    superseded = 0
+    for record in (Record(**each) for each in parsed if each is not None):
+        if record.probe != RESUME:
+            current.append(record)
+            continue
+        kept = [earlier for earlier in current if earlier.step <= record.step]
+        superseded += len(current) - len(kept)
+        current, resumed = kept, [*(step for step in resumed if step <= record.step), record.step]
+    return Run(path, meta, tuple(current), skipped, superseded, tuple(resumed))

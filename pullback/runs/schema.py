@@ -3,7 +3,8 @@
 ``run.json``        one object: schema, created, and whatever the writer knows about the run ("model", "settings", …)
 ``records.jsonl``   one object a line, only ever appended: {"step": 50, "time": 1.2, "probe": "kernel", "values": {…}}
                     A value is a number, a text, a flag, or a list or a dict of these. A probe that failed has
-                    "error" in place of "values".
+                    "error" in place of "values". A record of the probe "resume" at step s says that training went on
+                    from there: what was recorded before it of later steps belongs to weights that were given up.
 ``arrays.zarr``     group: <probe>/<step>/<name>
 
 JSON has no NaN and no infinity: they stand as the texts "NaN", "Infinity" and "-Infinity".
@@ -13,12 +14,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 SCHEMA_VERSION = 1
 META_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
 ARRAYS_FOLDER = "arrays.zarr"
+RESUME = "resume"
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -41,6 +44,13 @@ def decode(value: Any) -> Any:
     if isinstance(value, list):
         return [decode(each) for each in value]
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
+
+
+def columns(probe: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and cells of a record: ``probe.metric``, and ``probe.metric.key`` for metrics that are dicts."""
+    for metric, value in values.items():
+        for key, cell in value.items() if isinstance(value, dict) else [(None, value)]:
+            yield f"{probe}.{metric}" + (f".{key}" if key is not None else ""), cell
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION, encode
+from pullback.runs.reader import Run, load_run
+from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode
+
+DRAFT = ".part"  # ends the name of what is not whole yet
 
 
 class RunWriter:
@@ -22,32 +26,58 @@ class RunWriter:
     Args:
         path: the folder; made if it does not exist.
         meta: what is known about the run before it starts (model, optimizer, settings), JSON-serialisable.
+        resume: steps the training has behind it. A run that is there is then continued: what it holds of later steps
+            is left behind, its description stays. None takes a new or empty folder only.
+
+    Attributes:
+        earlier: the run that is continued, as it stood after ``resume`` steps; None for a new one.
 
     Raises:
-        InputError: the folder already holds a run, or anything else: nothing is overwritten.
+        InputError: the folder already holds a run that is not to be continued, or anything else: nothing is
+            overwritten; the run to be continued is another model's.
 
     Example:
         >>> import tempfile
-        >>> from pullback.runs import load_run
         >>> folder = tempfile.mkdtemp() + "/run"
         >>> with RunWriter(folder, {}) as writer:
-        ...     writer.append(0, "loss", {"loss": 2.5})
+        ...     for step in range(4):
+        ...         writer.append(step, "loss", {"loss": 2.5 - step})
+        >>> with RunWriter(folder, {}, resume=1) as writer:
+        ...     writer.append(2, "loss", {"loss": 0.0})
         >>> load_run(folder).series("loss", "loss")
-        ([0], [2.5])
+        ([0, 1, 2], [2.5, 1.5, 0.0])
     """
 
-    def __init__(self, path: str | Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, meta: dict[str, Any], *, resume: int | None = None) -> None:
         self.path = Path(path)
+        self.earlier = _earlier_run(self.path, resume)
+        self._arrays: Any = None
+        self._torn = False  # whether the file ends within a line
+        self._start = time.perf_counter()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        if self.earlier is None:
+            self._begin({"schema": SCHEMA_VERSION, "created": now, **encode(meta)})
+        else:
+            _check_same_model(self.earlier, meta)
+            self._continue(self.earlier, resume or 0, now)
+
+    def _begin(self, document: dict[str, Any]) -> None:
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        document = {"schema": SCHEMA_VERSION, "created": created, **encode(meta)}
-        draft = self.path / (META_FILE + ".part")
+        draft = self.path / (META_FILE + DRAFT)
         draft.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-        self._records = os.open(self.path / RECORDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._records = self._open()
         draft.replace(self.path / META_FILE)  # a folder is a run once this file stands
-        self._start = time.perf_counter()
-        self._arrays: Any = None
+
+    def _continue(self, earlier: Run, step: int, now: str) -> None:
+        self._start -= max((record.time for record in earlier.records), default=0.0)
+        self._records = self._open()
+        self._torn = _ends_within_a_line(self.path / RECORDS_FILE)
+        _set_aside(self.path / ARRAYS_FOLDER, step)
+        self.append(step, RESUME, {"resumed": now})
+
+    def _open(self) -> int:
+        return os.open(self.path / RECORDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def append(self, step: int, probe: str, values: dict[str, Any]) -> None:
         """Append the numbers one probe measured at one step."""
@@ -58,27 +88,40 @@ class RunWriter:
         self._write({"step": step, "probe": probe, "error": f"{type(error).__name__}: {error}"})
 
     def write_array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
-        """Write one array under ``<probe>/<step>/<name>``."""
+        """Write one array under ``<probe>/<step>/<name>``, in place of one that is there.
+
+        It gets its name once it is whole: of an array without its chunks a reader would be given zeros.
+        """
         if self._arrays is None:
             import zarr  # heavy: only runs that store arrays pay for it
 
             self._arrays = zarr.open_group(self.path / ARRAYS_FOLDER, mode="a")
         stored = self._arrays.create_array(
-            f"{probe}/{step}/{name}", shape=array.shape, dtype=array.dtype, chunks=array.shape
+            f"{probe}/{step}/{name}{DRAFT}", shape=array.shape, dtype=array.dtype, chunks=array.shape, overwrite=True
         )
         stored[...] = array
+        folder = self.path / ARRAYS_FOLDER / probe / str(step)
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+        (folder / f"{name}{DRAFT}").rename(folder / name)
 
     def _write(self, record: dict[str, Any]) -> None:
         record["time"] = round(time.perf_counter() - self._start, 6)
         line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
-        os.write(self._records, line.encode("utf-8"))
+        rest = (("\n" if self._torn else "") + line).encode("utf-8")
+        while rest:  # a full disk may take a part of a line and refuse the rest
+            written = os.write(self._records, rest)
+            rest = rest[written:]
+            self._torn = bool(rest)
 
     def close(self) -> None:
         """Push what was written to the disk; further calls do nothing."""
         if self._records >= 0:
-            os.fsync(self._records)
-            os.close(self._records)
-            self._records = -1
+            records, self._records = self._records, -1
+            try:
+                os.fsync(records)
+            finally:
+                os.close(records)
 
     def __enter__(self) -> RunWriter:
         return self
@@ -90,9 +133,55 @@ class RunWriter:
 
 
 def check_free(path: Path, remedy: str = "Choose another folder, or remove this one yourself") -> None:
-    """Refuse a path that is already taken."""
-    if path.is_dir() and any(path.iterdir()):
-        what = "one that holds a run" if (path / META_FILE).exists() else "one that is not empty"
-        raise input_error(f"run folder {path}", "an empty or new folder", what, remedy)
-    if path.exists() and not path.is_dir():
-        raise input_error(f"run folder {path}", "an empty or new folder", "a file", remedy)
+    """Refuse a path that is already taken; what a process killed at its start leaves is no run yet."""
+    got = None
+    if path.is_dir() and any(path.iterdir()) and not _is_stillborn(path):
+        got = "one that holds a run" if (path / META_FILE).exists() else "one that is not empty"
+    elif path.exists() and not path.is_dir():
+        got = "a file"
+    if got is not None:
+        where = f"run folder {path}"
+        raise input_error(where, "an empty or new folder", got, remedy)
+
+
+def _is_stillborn(path: Path) -> bool:
+    files = {each.name: each for each in path.iterdir()}
+    records = files.get(RECORDS_FILE)
+    return files.keys() <= {META_FILE + DRAFT, RECORDS_FILE} and (records is None or records.stat().st_size == 0)
+
+
+def _earlier_run(path: Path, resume: int | None) -> Run | None:
+    """The run in a folder as it stood after ``resume`` steps; None if none is asked for, or none is there."""
+    if resume is None or not (path / META_FILE).is_file():
+        return None
+    return load_run(path).until(resume)
+
+
+def _check_same_model(earlier: Run, meta: dict[str, Any]) -> None:
+    """Refuse to continue a run with a model of another size or with other layers."""
+    then, now = (each if isinstance(each, dict) else {} for each in (earlier.meta.get("model"), meta.get("model")))
+    expected = got = ""
+    if then.get("num_params") != now.get("num_params"):
+        expected, got = f"{then.get('num_params')} trainable parameters", str(now.get("num_params"))
+    elif then.get("layers") != now.get("layers"):
+        expected, got = "the same layers", "others"
+    if expected:
+        where = f"run folder {earlier.path}"
+        remedy = "Choose another folder for another model"
+        raise input_error(where, f"{expected} as the run that is continued", got, remedy)
+
+
+def _set_aside(arrays: Path, step: int) -> None:
+    """Rename the arrays of steps beyond this one, so that no reader takes them for those of the steps made anew."""
+    for folder in list(arrays.glob("*/*")):
+        if folder.name.isdecimal() and int(folder.name) > step:
+            count = len(list(folder.parent.glob(f"{folder.name}.left-*")))
+            folder.rename(folder.with_name(f"{folder.name}.left-{count + 1}"))
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

@@ -29,7 +29,9 @@ def make_run(folder: Path, lines: int = 5) -> Path:
 
 def test_round_trip(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", {"data": "x", "bad": math.inf}) as writer:
-        writer.append(3, "kernel", {"M1": math.nan, "list": [1.0, -math.inf], "name": "text", "flag": True, "none": None})
+        writer.append(
+            3, "kernel", {"M1": math.nan, "list": [1.0, -math.inf], "name": "text", "flag": True, "none": None}
+        )
         writer.append_error(4, "flow", ValueError("no"))
         writer.write_array(3, "alignment", "cosine", np.arange(6.0).reshape(2, 3))
     run = load_run(tmp_path / "run")
@@ -79,7 +81,8 @@ def test_a_torn_last_line_is_skipped_with_a_warning(tmp_path: Path) -> None:
 
 
 ORIGINAL = b"".join(
-    json.dumps({"step": s, "time": 0.5, "probe": "loss", "values": {"loss": 0.25 * s}}).encode() + b"\n" for s in range(4)
+    json.dumps({"step": s, "time": 0.5, "probe": "loss", "values": {"loss": 0.25 * s}}).encode() + b"\n"
+    for s in range(4)
 )
 
 
@@ -147,7 +150,15 @@ def test_encoding_keeps_numbers(value: object) -> None:
 def test_lines_that_are_no_records() -> None:
     good = {"step": 1, "probe": "p", "values": {"a": 1}}
     assert parse_line(json.dumps(good).encode()) is not None
-    for change in ({"step": -1}, {"step": 1.5}, {"step": True}, {"probe": 3}, {"values": []}, {"time": "x"}, {"values": {"a": [[[1]]]}}):
+    for change in (
+        {"step": -1},
+        {"step": 1.5},
+        {"step": True},
+        {"probe": 3},
+        {"values": []},
+        {"time": "x"},
+        {"values": {"a": [[[1]]]}},
+    ):
         assert parse_line(json.dumps(good | change).encode()) is None, change
 
 
@@ -171,7 +182,12 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     (tmp_path / META_FILE).write_text("{torn")
     with pytest.raises(pb.InputError, match="a readable run.json, got damaged JSON"):
         load_run(tmp_path)
-    for content, got in (('{"schema": 99}', "99"), ("[]", "None"), ('{"schema": "1"}', "'1'"), ('{"schema": true}', "True")):
+    for content, got in (
+        ('{"schema": 99}', "99"),
+        ("[]", "None"),
+        ('{"schema": "1"}', "'1'"),
+        ('{"schema": true}', "True"),
+    ):
         (tmp_path / META_FILE).write_text(content)
         with pytest.raises(pb.InputError, match=f"schema 1 to 1, got {got}. Update pullback"):
             load_run(tmp_path)

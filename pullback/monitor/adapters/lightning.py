@@ -1,0 +1,127 @@
+"""``LightningCallback``: the monitor in a trainer of Lightning."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pullback._checks import input_error
+from pullback.functional import LossFunction
+from pullback.functional.batch import Batch
+from pullback.functional.unwrap import refuse_sharded
+from pullback.monitor.adapters import base_class
+from pullback.monitor.session import Monitor
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one code under two names; a trainer knows its own classes
+if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+    _PACKAGES = _PACKAGES[::-1]
+_Callback: Any = base_class(_PACKAGES, "Callback", "lightning")
+
+
+def pair(batch: Any) -> tuple[Batch, Batch]:
+    """Inputs and targets of a batch that is a tuple or a list of the two."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+    raise input_error("LightningCallback", "a batch (x, y)", got, "Pass split=, a function from a batch to (x, y)")
+
+
+class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a package that mypy does not read
+    """Watches a module that Lightning trains, as ``Monitor`` watches a loop.
+
+    Steps are the trainer's ``global_step``; accumulated batches count once, at the step of the optimizer. Measurements
+    run in the trainer's precision. On several processes the first measures. A run goes on where the checkpoint passed
+    to ``trainer.fit(ckpt_path=...)`` was made. Scalars go on to the trainer's loggers.
+
+    Args:
+        run_dir: folder of the record.
+        loss_fn: as for ``Monitor``: of the module's outputs and the targets.
+        split: from a batch to (x, y); x is handed to the module's ``forward``.
+        to_loggers: whether the trainer's loggers get the scalars of every measurement.
+        options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
+            ``forward``.
+
+    Attributes:
+        monitor: during and after training; None before, and on processes that do not measure.
+
+    Raises:
+        InputError: Lightning is not installed; when training starts, what ``Monitor`` raises.
+        UnsupportedError: when training starts, of a sharded module.
+
+    Example:
+        >>> callback = LightningCallback("runs/mine", torch.nn.CrossEntropyLoss(), every=100)
+        >>> callback.monitor is None  # until Trainer(callbacks=[callback]).fit(module)
+        True
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        loss_fn: LossFunction,
+        *,
+        split: Callable[[Any], tuple[Batch, Batch]] = pair,
+        to_loggers: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.run_dir, self.loss_fn, self.split, self.to_loggers = run_dir, loss_fn, split, to_loggers
+        self.options = options
+        self.monitor: Monitor | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Open the record, before the first step."""
+        refuse_sharded(pl_module, "LightningCallback")  # on every process, or one would leave the others waiting
+        if not trainer.is_global_zero:
+            return
+        optimizers: Sequence[torch.optim.Optimizer] = trainer.optimizers
+        sinks = [*self.options.get("forward", ()), *([_to_loggers(trainer)] if self.to_loggers else [])]
+        self.monitor = Monitor(
+            pl_module,
+            self.loss_fn,
+            self.run_dir,
+            optimizer=optimizers[0] if optimizers else None,
+            resume=trainer.global_step or None,
+            **(self.options | {"forward": sinks}),
+        )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count a step, if the optimizer made one, and measure if it is due."""
+        monitor = self.monitor
+        if monitor is None or trainer.global_step == monitor.num_steps:
+            return
+        x, y = self.split(batch)
+        with trainer.precision_plugin.forward_context():
+            monitor.step(x, y, loss=_loss_of(outputs, trainer, pl_module), step=trainer.global_step)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Finish the record."""
+        self._close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Finish the record of a training that ends early."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
+
+
+def _loss_of(outputs: Any, trainer: Any, pl_module: Any) -> Tensor | None:
+    """The loss the training step returned; automatic optimisation divides it by the number of accumulated batches."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, Tensor):
+        return None
+    return loss * trainer.accumulate_grad_batches if pl_module.automatic_optimization else loss
+
+
+def _to_loggers(trainer: Any) -> Callable[[int, dict[str, float]], None]:
+    def send(step: int, scalars: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({f"pullback/{name}": value for name, value in scalars.items()}, step=step)
+
+    return send

@@ -1,0 +1,145 @@
+"""``TransformersCallback``: the monitor in the Trainer of the transformers package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pullback._checks import input_error
+from pullback.functional import LossFunction
+from pullback.functional.batch import Batch
+from pullback.functional.unwrap import refuse_sharded
+from pullback.monitor.adapters import base_class
+from pullback.monitor.adapters.own_loss import OwnLoss
+from pullback.monitor.session import Monitor
+
+_Callback: Any = base_class(("transformers",), "TrainerCallback", "hf")
+
+
+class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a package that mypy does not read
+    """Watches a model that a Trainer trains, as ``Monitor`` watches a loop.
+
+    Steps are the Trainer's ``global_step``; accumulated batches count once, and the last of them is measured. On
+    several processes the first measures. A training resumed from a checkpoint goes on in the same record.
+
+    Callbacks are not shown batches. The last one is kept by a forward hook on the model, which stays until training
+    ends; after an exception in training, which the Trainer tells no callback, until the callback is used again.
+
+    Args:
+        run_dir: folder of the record.
+        loss_fn: as for ``Monitor``: a function of the model's outputs and the labels. None takes the loss the model
+            computes, if it is the cross-entropy (of classes, tokens or next tokens), the squared error or the binary
+            cross-entropy of ``logits`` and ``labels``: this is checked on single samples, and no measurement is made
+            if it is not. A sample's loss is the mean over its own labels.
+        options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
+            ``forward``.
+
+    Attributes:
+        monitor: during and after training; None before, and on processes that do not measure.
+
+    Raises:
+        InputError: transformers is not installed; when training starts, what ``Monitor`` raises.
+        UnsupportedError: when training starts, of a sharded model.
+
+    Example:
+        >>> callback = TransformersCallback("runs/mine", every=100)
+        >>> callback.monitor is None  # until Trainer(..., callbacks=[callback]).train()
+        True
+    """
+
+    def __init__(self, run_dir: str | Path, loss_fn: LossFunction | None = None, **options: Any) -> None:
+        self.run_dir, self.options = run_dir, options
+        self.loss_fn: LossFunction = OwnLoss() if loss_fn is None else loss_fn
+        self.monitor: Monitor | None = None
+        self._last = LastBatch()
+        self._hook: RemovableHandle | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Open the record, before the first step."""
+        model = known["model"]
+        self._unhook()
+        refuse_sharded(model, "TransformersCallback")  # on every process, or one would leave the others waiting
+        if not state.is_world_process_zero:
+            return
+        optimizer = known.get("optimizer")
+        self.monitor = Monitor(
+            model,
+            self.loss_fn,
+            self.run_dir,
+            optimizer=getattr(optimizer, "optimizer", optimizer),  # from inside its wrapper
+            resume=state.global_step or None,
+            **self.options,
+        )
+        self._hook = model.register_forward_pre_hook(self._last, with_kwargs=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Measure, if a measurement is due."""
+        inputs, self._last.inputs = self._last.inputs, None
+        if self.monitor is None or not self.monitor.is_due(state.global_step):
+            return
+        model = known["model"]
+        try:
+            x, y = split(model, inputs or {}, args.label_names or ["labels"])
+            if isinstance(self.loss_fn, OwnLoss) and self.loss_fn.form is None:
+                self.loss_fn.settle(model, _given(inputs or {}), y)
+        except Exception as error:  # what cannot be measured is recorded, and training goes on
+            self.monitor.log_error("monitor", error, step=state.global_step)
+            return
+        self.monitor.step(x, y, step=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Finish the record."""
+        self._unhook()
+        if self.monitor is not None:
+            self.monitor.close()
+
+    def _unhook(self) -> None:
+        self._last.inputs = None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+class LastBatch:
+    """A forward hook that keeps what the model was last called with in training.
+
+    It knows nothing else, so that models can be copied and saved with it, and it always does the same, so that compiled
+    code is not compiled again.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Any] | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called before every forward pass."""
+        if module.training:
+            self.inputs = kwargs
+
+
+def split(model: nn.Module, inputs: dict[str, Any], names: Sequence[str]) -> tuple[Batch, Batch]:
+    """What the model is called with, and the labels among it; encoder-decoders need them to make the decoder's inputs.
+
+    Raises:
+        InputError: the Trainer handed the model no labels.
+    """
+    missing = [name for name in names if not isinstance(inputs.get(name), Tensor)]
+    if missing:
+        raise input_error(
+            "TransformersCallback",
+            f"the labels {', '.join(f'`{name}`' for name in names)} among the model's inputs",
+            f"only {', '.join(inputs) or 'none'}",
+            "Leave label smoothing and compute_loss_func out, or name the labels in TrainingArguments(label_names=…)",
+        )
+    labels = {name: inputs[name] for name in names}
+    y = labels[names[0]] if len(names) == 1 else labels
+    keep = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    return {name: value for name, value in _given(inputs).items() if keep or name not in labels}, y
+
+
+def _given(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Without what belongs to the batch as a whole."""
+    return {name: value for name, value in inputs.items() if name != "num_items_in_batch"}

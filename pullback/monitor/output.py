@@ -1,0 +1,80 @@
+"""Where measurements go. Nothing that fails here reaches the training; what is lost is counted and said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pullback.monitor.sinks import Sink, scalars_of
+from pullback.runs import RunWriter
+
+
+class Output:
+    """The run record and the sinks of one monitor.
+
+    Args:
+        writer: of the run folder.
+        sinks: called with the scalars of a measurement; see ``sinks``.
+
+    Attributes:
+        num_lost: records and arrays the disk did not take.
+    """
+
+    def __init__(self, writer: RunWriter, sinks: Sequence[Sink] = ()) -> None:
+        self.writer, self.sinks = writer, tuple(sinks)
+        self.num_lost = 0
+        self._unsaid = 0  # losses the record does not tell of yet
+        self._warned: set[object] = set()
+        self._scalars: dict[str, float] = {}
+
+    def values(self, step: int, probe: str, values: dict[str, Any]) -> None:
+        """Record what a probe measured, and keep its scalars for ``send``."""
+        self._write(step, self.writer.append, step, probe, values)
+        if self.sinks:
+            self._scalars |= scalars_of(probe, values)
+
+    def error(self, step: int, probe: str, error: BaseException) -> None:
+        """Record that a probe failed."""
+        self._write(step, self.writer.append_error, step, probe, error)
+
+    def array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
+        """Record an array."""
+        self._write(step, self.writer.write_array, step, probe, name, array)
+
+    def send(self, step: int) -> None:
+        """Hand the scalars since the last call to every sink."""
+        scalars, self._scalars = self._scalars, {}
+        for place, sink in enumerate(self.sinks):
+            try:
+                if scalars:
+                    sink(step, dict(scalars))
+            except Exception as error:  # a dashboard that is down must not end a training run
+                self.error(step, "forward", error)
+                self._warn_once(place, f"a sink failed ({error}); the record has the numbers")
+
+    def close(self) -> None:
+        """Finish the record."""
+        try:
+            self.writer.close()
+        except OSError as error:
+            self._warn_once("close", f"the end of the record may be lost ({error})")
+
+    def _write(self, step: int, write: Callable[..., None], *args: Any) -> None:
+        """Write, and if the disk refuses say so once; when it takes records again, the first one tells how many."""
+        try:
+            if self._unsaid:
+                self.writer.append_error(step, "record", OSError(f"{self._unsaid} records before this one were lost"))
+                self._unsaid = 0
+            write(*args)
+        except Exception as error:  # a full disk must not end a training run
+            self.num_lost += 1
+            self._unsaid += 1
+            self._warn_once("record", f"a record was lost ({error})")
+
+    def _warn_once(self, about: object, what: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(f"Monitor: {what}; training goes on", stacklevel=4)

@@ -1,0 +1,81 @@
+"""Runs side by side: what was set differently, and what was measured at a step they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pullback._checks import check_names
+from pullback.runs.reader import Run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of several runs.
+
+    Attributes:
+        name: ``probe.metric``, or ``probe.metric.layer``.
+        values: one a run; None where it was never measured.
+        steps: at which they were measured; the same for all if there is such a step.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    steps: tuple[int | None, ...]
+
+
+def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None, step: int | None = None) -> list[Row]:
+    """Quantities of several runs at the last step at which all of them measured it.
+
+    Where no step is common to all, each run's own last value is taken; the row says at which step.
+
+    Args:
+        runs: as ``load_run`` returns them.
+        names: columns of ``Run.table``; None takes all that any of the runs has.
+        step: take nothing measured after this step.
+
+    Raises:
+        InputError: none of the runs has a column of that name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pullback.runs import Record
+        >>> a, b = (Run(Path(n), {}, tuple(Record(s, 0.0, "loss", {"loss": s * k}) for s in (1, 2, k)))
+        ...         for n, k in (("a", 3), ("b", 4)))
+        >>> compare_runs([a, b])
+        [Row(name='loss.loss', values=(6, 8), steps=(2, 2))]
+    """
+    tables = [(run if step is None else run.until(step)).table() for run in runs]
+    known = list(dict.fromkeys(name for table in tables for name in table if name != "step"))
+    if names is not None:
+        check_names("compare_runs", "columns", names, known)
+    return [_row(name, tables) for name in (known if names is None else names)]
+
+
+def _row(name: str, tables: Sequence[dict[str, list[Any]]]) -> Row:
+    measured = [
+        {step: cell for step, cell in zip(table["step"], table[name], strict=True) if cell is not None}
+        if name in table
+        else {}
+        for table in tables
+    ]
+    common = set.intersection(*(set(each) for each in measured))
+    steps = [max(common or each, default=None) for each in measured]
+    return Row(name, tuple(each.get(at) for each, at in zip(measured, steps, strict=True)), tuple(steps))
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
+    """What the runs' descriptions say differently: dotted key -> one value a run, None where it has none."""
+    described = [dict(_flat(run.meta)) for run in runs]
+    keys = dict.fromkeys(key for each in described for key in each if key != "created")
+    rows = {key: tuple(each.get(key) for each in described) for key in keys}
+    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def _flat(described: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in described.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
