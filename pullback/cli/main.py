@@ -9,7 +9,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import demo, diagnose, gallery, report
+from pullback.cli import compare, demo, diagnose, gallery, report
 
 app = typer.Typer(
     name="pullback",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("report")(report.command)
+app.command("compare")(compare.command)
 app.command("diagnose")(diagnose.command)
 app.command("gallery")(gallery.command)
 
