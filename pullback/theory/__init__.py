@@ -5,6 +5,7 @@
 
 from pullback.theory.backward import backward_profile
 from pullback.theory.batch_norm import batch_norm_gradient_factor
+from pullback.theory.convolutional import convolutional_kernels
 from pullback.theory.critical import CriticalPoint, critical_points, critical_sigma_w, starting_point
 from pullback.theory.curves import CurveMetrics
 from pullback.theory.infinite_width import infinite_width_kernels
@@ -26,6 +27,7 @@ __all__ = [
     "SignalProfile",
     "backward_profile",
     "batch_norm_gradient_factor",
+    "convolutional_kernels",
     "critical_points",
     "critical_sigma_w",
     "infinite_width_kernels",

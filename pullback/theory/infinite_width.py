@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike
 from pullback._checks import check_option, input_error
 from pullback.theory.activations import Activation, Array, activation_of
 from pullback.theory.curves import check_depth
-from pullback.theory.gaussian import mean
 from pullback.theory.mean_field import check_sigmas
-from pullback.theory.pairs import pair_means
+from pullback.theory.pairs import pair_means, second_moments
 
 
 def infinite_width_kernels(
@@ -65,12 +64,7 @@ def infinite_width_kernels(
     phi = activation_of(activation, where)
     check_depth(where, depth)
     check_sigmas(where, sigma_w, sigma_b)
-    check_option(where, "parametrisation", parametrisation, ("ntk", "standard"))
-    if (width is None) == (parametrisation == "standard"):
-        given, remedy = ("None", "Pass width=") if width is None else (repr(width), "Leave it out")
-        raise input_error(
-            where, f"`width` for the standard parametrisation alone ({parametrisation} here)", given, remedy
-        )
+    standard = check_parametrisation(where, parametrisation, "width", width)
     a = _inputs(x1, "x1", where)
     b = a if x2 is None else _inputs(x2, "x2", where)
     if a.shape[1] != b.shape[1]:
@@ -78,7 +72,6 @@ def infinite_width_kernels(
     d = a.shape[1]
     second = a @ b.T / d  # E phi(u) phi(v) of the layer before, S_0
     lengths = [(x * x).sum(1) / d for x in (a, b)]
-    standard = parametrisation == "standard"
     tangent = np.zeros_like(second)
     for layer in range(depth + 1):
         fan_in = d if layer == 0 else width
@@ -89,9 +82,22 @@ def infinite_width_kernels(
         if layer == depth:
             break
         second, slopes = pair_means(phi, kernel, sizes[0], sizes[1])
-        lengths = [np.array([mean(lambda u: phi.value(u) ** 2, float(q), phi.kinks).value for q in qs]) for qs in sizes]
+        lengths = [second_moments(phi, q) for q in sizes]
         tangent = sigma_w**2 * slopes * tangent
     return kernel, tangent
+
+
+def check_parametrisation(where: str, parametrisation: str, name: str, size: int | None) -> bool:
+    """Whether it is the standard one, which alone depends on a size of the hidden layers."""
+    check_option(where, "parametrisation", parametrisation, ("ntk", "standard"))
+    standard = parametrisation == "standard"
+    if (size is None) == standard:
+        given, remedy = ("None", f"Pass {name}=") if size is None else (repr(size), "Leave it out")
+        expected = f"`{name}` for the standard parametrisation alone ({parametrisation} here)"
+        raise input_error(where, expected, given, remedy)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise input_error(where, f"`{name}` of at least 1", repr(size), "Pass a number of units")
+    return standard
 
 
 def _inputs(x: ArrayLike, name: str, where: str) -> Array:

@@ -234,35 +234,13 @@ class MeanField:
         """Correlation that every pair of inputs settles at: 1 in the ordered phase, below in the chaotic one."""
         if self._masks_agree and self.c_slope(1.0) <= 1 + CRITICAL:
             return 1.0
-        if self.c_map(0.0) <= 1e-15:
-            return 0.0
-        series = self._series[0]
-        whole = self.second_moment(self._length).value
-        settled = 0 < self.q_star < math.inf
-        bias = self.sigma_b**2 / self.q_star if settled else 0.0
-        gain = (1 - bias) / whole * self._share  # at c = 1 exactly 1 where masks agree
-        if settled and not self._masks_agree:
-            gain = self.pair_gain / self.q_star
-
-        def excess(c: float) -> float:  # by the series alone: next to 1 it is only nearly right
-            return gain * series.at(c).value + bias - c
-
-        low, high = 0.0, 1.0
-        if self._masks_agree:
-            high = 1 - 1e-3
-            while excess(high) > 0:  # the root comes close to 1 next to the critical line
-                low, high = high, 1 - (1 - high) / 4
-                if 1 - high < 1e-14:
-                    return 1.0
-        found = brentq(excess, low, high, xtol=1e-15, rtol=1e-15)
-        for _ in range(_STEPS):  # of Newton; from the series' root, which is below, C being convex
-            rise, slope = self.c_map(found) - found, self.c_slope(found)
-            if abs(rise) <= _ROUNDING or slope >= 1:
-                return found
-            found = min(1.0, max(0.0, found + rise / (1 - slope)))
-        raise self_check_error(
-            "MeanField.c_star", "a correlation that settles", f"C(c) - c = {rise:.2g}", "Report this"
-        )
+        c = 0.0
+        for _ in range(_STEPS):  # of Newton: C is convex on [0, 1], so that it climbs to the least fixed point
+            rise, slope = self.c_map(c) - c, self.c_slope(c)
+            if rise <= _ROUNDING or slope >= 1:
+                return c
+            c = min(1.0, c + rise / (1 - slope))
+        raise self_check_error("MeanField.c_star", "a correlation that settles", f"C(c) - c = {rise:.2g}", "Report it")
 
     # Depth scales
 

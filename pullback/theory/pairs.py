@@ -26,7 +26,7 @@ def pair_means(phi: Activation, covariance: Array, left: Array, right: Array) ->
     """
     norms = np.sqrt(np.outer(left, right))
     correlation = np.clip(np.divide(covariance, norms, out=np.zeros_like(norms), where=norms > 0), -1, 1)
-    correlation[correlation > 1 - 8 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
+    correlation[correlation > 1 - 32 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
     if phi.homogeneous and phi.kinks:
         return _arc_cosine(phi, norms, correlation)
     pieces = pieces_of(phi)
@@ -35,6 +35,19 @@ def pair_means(phi: Activation, covariance: Array, left: Array, right: Array) ->
     return _expectation(phi, phi.value, left, right, correlation), _expectation(
         phi, phi.slope, left, right, correlation
     )
+
+
+def second_moments(phi: Activation, variances: Array) -> Array:
+    """E phi(u)^2 for every variance, in an array of the same shape."""
+    q = variances.ravel()
+    pieces = pieces_of(phi)
+    if phi.homogeneous:
+        found = q * mean(lambda u: phi.value(u) ** 2, 1.0, phi.kinks).value
+    elif pieces is not None:
+        found = pair_moments(pieces, q, q, np.ones_like(q))[0]
+    else:
+        found = coefficients(phi.value, q, phi.kinks, 2)[1]
+    return found.reshape(variances.shape)
 
 
 def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
@@ -50,11 +63,12 @@ def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
 def _expectation(phi: Activation, f: Function, left: Array, right: Array, c: Array) -> Array:
     rows, row_whole = coefficients(f, left, phi.kinks, _TERMS)
     columns, column_whole = coefficients(f, right, phi.kinks, _TERMS)
-    result = np.zeros_like(c)
-    power = np.ones_like(c)
-    for k in range(_TERMS):
-        result += np.multiply.outer(rows[:, k], columns[:, k]) * power
-        power = power * c
+    result, power = np.empty_like(c), np.empty_like(c)
+    for i, row in enumerate(rows):  # a row at a time: its powers are (N2, terms)
+        powers = np.ones((c.shape[1], _TERMS + 1))
+        powers[:, 1:] = c[i][:, None]
+        np.cumprod(powers, axis=1, out=powers)
+        result[i], power[i] = np.einsum("jk,jk->j", columns * row, powers[:, :-1]), powers[:, -1]
     tails = [np.maximum(0, w - (a * a).sum(1)) for a, w in ((rows, row_whole), (columns, column_whole))]
     loose = np.abs(power) * np.sqrt(np.outer(*tails)) > _SERIES_ERROR * np.maximum(np.abs(result), 1e-30)
     for i, j in zip(*np.nonzero(loose), strict=True):

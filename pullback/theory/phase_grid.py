@@ -11,11 +11,12 @@ to the least fixed point without overshooting, for all points together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebfit, chebpts1, chebval
 from numpy.polynomial.polynomial import polyval
+from numpy.typing import NDArray
 
 from pullback._checks import self_check_error
 from pullback.theory.activations import Activation, Array
@@ -127,9 +128,7 @@ def _correlations(phi: Activation, sigma_w: Array, sigma_b: Array, lengths: Arra
         return _climb(lambda c: pair_moments(pieces, lengths, lengths, c), sigma_w**2, sigma_b**2, lengths)
     (values, second), (slopes, slope) = (coefficients(f, lengths, phi.kinks, _TERMS) for f in (phi.value, phi.slope))
     series = [np.ascontiguousarray((each**2).T) for each in (values, slopes)]  # (terms, M)
-    c, rate = _climb(
-        lambda c: tuple(polyval(c, each, tensor=False) for each in series), sigma_w**2, sigma_b**2, lengths
-    )
+    c, rate = _climb(lambda c: [polyval(c, each, tensor=False) for each in series], sigma_w**2, sigma_b**2, lengths)
     exact = np.ones(len(c), dtype=bool)
     for squares, whole in zip(series, (second, slope), strict=True):
         exact &= np.maximum(whole - squares.sum(0), 0) * c**_TERMS <= SERIES_ERROR * whole
@@ -140,7 +139,7 @@ def _correlations(phi: Activation, sigma_w: Array, sigma_b: Array, lengths: Arra
 
 
 def _climb(
-    pairs: Callable[[Array], tuple[Array, ...]], weight: Array, bias: Array, lengths: Array
+    pairs: Callable[[Array], Sequence[NDArray[np.floating]]], weight: Array, bias: Array, lengths: Array
 ) -> tuple[Array, Array]:
     """Least fixed points of C, and C' there; ``pairs`` gives E phi(u1) phi(u2) and E phi'(u1) phi'(u2) at c."""
     c = np.zeros(len(weight))
