@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
+from pullback._checks import input_error
 from pullback.report.chart import Chart
 from pullback.report.text import escape, script_json
 
@@ -48,6 +49,14 @@ the network.</p></footer>
 </body>
 </html>
 """
+
+
+def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:
+    """Refuse the path of a folder, and that of a file which is not to be replaced."""
+    if path.is_dir():
+        raise input_error(where, "the path of a file", "a folder", "Add a file name such as report.html")
+    if path.exists() and not overwrite:
+        raise input_error(where, "a path that is free", "an existing file", remedy)
 
 
 def write_whole(text: str, path: Path) -> Path:

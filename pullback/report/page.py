@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pullback._checks import input_error
-from pullback.report.document import document_html, write_whole
+from pullback.report.document import check_free, document_html, write_whole
 from pullback.report.header import header_html
 from pullback.report.inputs import read_runs
 from pullback.report.markup import contents_html, section_html
@@ -46,11 +45,7 @@ def write_report(
     """
     where = f"write_report({path})"
     runs, path = read_runs("write_report", run_or_runs), Path(path)
-    if path.is_dir():
-        raise input_error(where, "the path of a file", "a folder", "Add a file name such as report.html")
-    if path.exists() and not overwrite:
-        remedy = "Choose another path, or pass overwrite=True"
-        raise input_error(where, "a path that is free", "an existing file", remedy)
+    check_free(where, path, "Choose another path, or pass overwrite=True", overwrite=overwrite)
     return write_whole(page_html(runs), path)
 
 

@@ -98,7 +98,7 @@ def curves(
     layout["height"] += 6 * max(0, sum(curve.legend for curve in drawn) - 3)
     for name, text, is_log, values, reach in (
         ("xaxis", x, log_x, [v for c in drawn for v in c.x], x_range),
-        ("yaxis", y, log_y, [v for c in drawn for v in c.y], y_range),
+        ("yaxis", y, log_y, [v for c in drawn for v in _heights(c)], y_range),
     ):
         layout[name] = log_axis(text, values) if is_log else axis(text, **({"range": list(reach)} if reach else {}))
     rows: list[list[Cell]] = [[c.name, short(a), short(b)] for c in drawn for a, b in zip(c.x, c.y, strict=True)]
@@ -106,6 +106,12 @@ def curves(
     sentences = tuple(summary) or tuple(_ends(curve, x) for curve in drawn)
     figure = {"data": [trace_of(c, place) for place, c in enumerate(drawn)], "layout": layout}
     return Chart(key, title, reading, sentences, figure, (table,))
+
+
+def _heights(curve: Curve) -> list[float]:
+    """All that the vertical axis should show: the points and the ends of their error bars."""
+    errors = [0.0] * len(curve.y) if curve.stderr is None else curve.stderr
+    return [v + side * e for v, e in zip(curve.y, errors, strict=True) for side in ((-1, 0, 1) if e == e else (0,))]
 
 
 def _ends(curve: Curve, x: str) -> str:
@@ -174,7 +180,7 @@ def heat_map(
         "type": "heatmap",
         "x": across,
         "y": up,
-        "z": [[short(v) for v in row] for row in z[1]],
+        "z": [[short(v) if math.isfinite(v) else None for v in row] for row in z[1]],
         "zmin": low,
         "zmax": high,
         "colorscale": SEQUENTIAL,

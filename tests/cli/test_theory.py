@@ -1,0 +1,241 @@
+"""``pullback theory``: pages and printed numbers, held to the functions they come from."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pullback import measure, theory
+from pullback.cli import main
+from pullback.report.theory_charts import phase_chart
+
+BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
+DRAWN = "[...document.querySelectorAll('.plot')].map(each => each.querySelectorAll('.main-svg').length > 0)"
+SMALL = {
+    "phase": ("--depth", "6", "--width", "40", "--seeds", "3", "--points", "3"),
+    "depth": ("--depth", "6", "--width", "40", "--seeds", "3"),
+    "spectrum": ("--depth", "4", "--width", "40", "--seeds", "3", "--activation", "hard_tanh"),
+    "curve": ("--depth", "3", "--width", "40", "--seeds", "3", "--points", "16"),
+}
+CHARTS = {
+    "phase": ["phase", "correlation", "gradients"],
+    "depth": ["length", "correlation", "gradients"],
+    "spectrum": ["spectrum", "mean", "variance"],
+    "curve": ["euclidean", "curvature", "gauss", "length", "gauss-length"],
+}
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str | Path) -> Done:
+    """The command as in a pipe, but in this process, which has loaded torch already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pullback", "theory", *map(str, arguments)])
+        try:
+            main.run()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def charts_of(path: Path) -> dict[str, Any]:
+    page = path.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """All four pages, and what was printed."""
+    folder, found = tmp_path_factory.mktemp("theory"), {}
+    for kind, options in SMALL.items():
+        done = run(kind, *options, "--out", folder / f"{kind}.html")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""  # progress is for terminals
+        found[kind] = (folder / f"{kind}.html", done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[Path, str]], kind: str) -> None:
+    path, text = pages[kind]
+    page = path.read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
+    assert list(charts_of(path)) == CHARTS[kind]
+    assert f"Page: {path}" in text
+    assert "\x1b[" not in text
+    assert re.search(r"^  phase +(ordered|chaotic) ", text, re.M)
+    assert re.search(r"^quantity +\S+ +theory +networks +standard error$", text, re.M)
+
+
+def test_depth_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
+    """Lines are theory's, points those of the networks of the same seeds, error bars their standard errors."""
+    path, text = pages["depth"]
+    known = theory.signal_profile(theory.MeanField("tanh", 1.3, 0.3), 6)
+    found = measure.signal_propagation(measure.NetworkSpec("tanh", 1.3, 0.3, depth=6, width=40), seeds=3)
+    charts = charts_of(path)
+    for key, line, profile in (
+        ("length", known.q, found.q), ("correlation", known.c, found.c), ("gradients", known.gradients, found.gradients)
+    ):  # fmt: skip
+        drawn, points = charts[key]["data"]
+        assert drawn["y"] == pytest.approx(line.tolist(), rel=1e-6)
+        assert points["y"] == pytest.approx(profile.value.tolist(), rel=1e-6)
+        assert points["error_y"]["array"] == pytest.approx(profile.stderr.tolist(), rel=1e-6, abs=1e-12)
+        assert (drawn["mode"], points["mode"]) == ("lines", "markers")
+    assert re.search(rf"^length +6 +{known.q[-1]:.4f}"[:-1], text, re.M)
+    assert "ξ_c             16.1082" in text
+
+
+def test_phase_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
+    charts = charts_of(pages["phase"][0])
+    line, points, level = charts["gradients"]["data"]
+    assert set(level["y"]) == {1.0}
+    for w, value in list(zip(line["x"], line["y"], strict=True))[::10]:
+        profile = theory.signal_profile(theory.MeanField("tanh", w, 0.3), 6)
+        assert value == pytest.approx(profile.gradients[0] ** (1 / 5), rel=1e-5)
+    assert len(points["x"]) == 3
+    asked = charts["phase"]["data"][-1]
+    assert (asked["x"], asked["y"]) == ([1.3], [0.3])
+
+
+@pytest.mark.parametrize("name", ["tanh", "erf"])
+def test_the_critical_line_is_drawn_where_it_is(name: str) -> None:
+    """S1-14: six and more points of the reference lines are on the drawn one."""
+    rows = json.loads((Path(__file__).parents[1] / "data" / "theory.json").read_text())["critical_lines"][name]
+    sigma_b = sorted({*np.linspace(0, 0.6, 7), *(row["sigma_b"] for row in rows)})
+    diagram = theory.phase_diagram(name, [0.5, 1.0, 2.0], sigma_b)
+    grid = (diagram.sigma_w.tolist(), diagram.sigma_b.tolist(), diagram.xi_c.tolist(), diagram.critical.tolist())
+    _, line, _ = phase_chart(*grid, asked=(1.0, 0.1)).figure["data"]
+    drawn = dict(zip(line["y"], line["x"], strict=True))
+    assert len(rows) >= 4
+    for row in rows:
+        assert drawn[float(f"{row['sigma_b']:.7g}")] == pytest.approx(row["sigma_w"], abs=1e-6)
+
+
+def test_the_map_leaves_out_what_is_not_defined() -> None:
+    """GELU's lengths grow without bound on the right; ReLU has one critical point."""
+    diagram = theory.phase_diagram("gelu", [1.0, 1.35, 2.0], [0.0, 0.6])
+    grid = (diagram.sigma_w.tolist(), diagram.sigma_b.tolist(), diagram.xi_c.tolist(), diagram.critical.tolist())
+    chart = phase_chart(*grid, asked=(1.0, 0.1))
+    cells, line, _ = chart.figure["data"]
+    assert [row[2] for row in cells["z"]] == [None, None]
+    assert all(value is not None for row in cells["z"] for value in row[:2])
+    assert line["y"] == [0.6]
+    assert "At 1 of the 2 values" in chart.summary[0]
+
+
+def test_spectrum_has_a_density_or_says_why_not(pages: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
+    bars, line = charts_of(pages["spectrum"][0])["spectrum"]["data"]
+    width = bars["x"][1] - bars["x"][0]
+    assert 0.3 < sum(bars["y"]) * width <= 1 + 1e-9
+    assert np.trapezoid(line["y"], line["x"]) == pytest.approx(sum(bars["y"]) * width, abs=0.1)
+    done = run("spectrum", "--depth", "2", "--width", "30", "--seeds", "2", "--out", tmp_path / "smooth.html")
+    assert done.returncode == 0, done.stderr
+    assert len(charts_of(tmp_path / "smooth.html")["spectrum"]["data"]) == 1
+    page = (tmp_path / "smooth.html").read_text(encoding="utf-8")
+    assert "No line for the density: jacobian_density: expected an activation whose slope is 0 or one number" in page
+    net = theory.MeanField("tanh", 1.3, 0.3)
+    assert f"{net.jacobian_moments(2).relative_variance:.3f}" in done.stdout
+
+
+def test_curve_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
+    known = theory.MeanField("tanh", 2.5, 0.3).curve_metrics(3)
+    charts = charts_of(pages["curve"][0])
+    for key, values in (
+        ("euclidean", known.euclidean),
+        ("curvature", known.curvature),
+        ("gauss-length", known.gauss_length),
+    ):
+        assert charts[key]["data"][0]["y"] == pytest.approx(values[1:].tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["depth", "--activation", "softmax"], "expected `activation` to be one of 'tanh'"),
+        (["depth", "--sigma-w", "0"], "expected `sigma_w` above 0, got 0"),
+        (["depth", "--sigma-b", "-1"], "expected `sigma_b` of at least 0, got -1"),
+        (["depth", "--depth", "0"], "expected a `depth` of at least 1, got 0"),
+        (["depth", "--seeds", "1"], "theory: expected `--seeds` of at least 2, got 1"),
+        (["phase", "--points", "1"], "theory: expected `--points` of at least 2, got 1"),
+        (["spectrum", "--weights", "uniform"], "expected `weights` to be one of 'gaussian', 'orthogonal'"),
+        (["curve", "--activation", "relu"], "expected a smooth activation, got relu"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = run(*arguments, "--out", tmp_path / "page.html")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("pullback: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_is_replaced_only_when_asked(pages: dict[str, tuple[Path, str]]) -> None:
+    path, _ = pages["depth"]
+    before = path.read_bytes()
+    done = run("depth", *SMALL["depth"], "--out", path)
+    assert done.returncode == 2
+    assert "theory depth: expected a path that is free, got an existing file. Pass --force to replace it" in done.stderr
+    assert path.read_bytes() == before
+    assert run("depth", *SMALL["depth"], "--seed", "5", "--out", path, "--force").returncode == 0
+    assert path.read_bytes() != before
+    assert run("depth", *SMALL["depth"], "--out", path, "--force").returncode == 0
+    assert path.read_bytes() == before  # the same seed, the same page
+
+
+def test_usage() -> None:
+    assert run("nothing").returncode == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "pullback", "theory", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(kind in done.stdout for kind in SMALL)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="no Chromium: set PULLBACK_CHROMIUM or install one")
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], browser: Any, kind: str, width: int) -> None:
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    trouble: list[str] = []
+    window.on("console", lambda message: trouble.append(message.text))
+    window.on("pageerror", lambda error: trouble.append(str(error)))
+    window.on("request", lambda request: trouble.append(request.url) if "http" in request.url else None)
+    window.goto(pages[kind][0].as_uri())
+    window.wait_for_timeout(300)
+    assert not trouble
+    assert window.evaluate(DRAWN) == [True] * len(CHARTS[kind])
+    assert window.evaluate("document.documentElement.scrollWidth") == width
+    window.close()
