@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from pullback.report import write_report
 
-BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 SCRIPT = "<script>alert(1)</script>"
 
 FITTED = """[...document.querySelectorAll('.main-svg')]
     .every(each => each.getBoundingClientRect().right <= innerWidth)"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not BROWSER, reason="no Chromium: set PULLBACK_CHROMIUM or install one"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def open_report(browser, tmp_path_factory):
-    """Opens the report of some runs; what the page complains about or asks for is in ``page.trouble``."""
+def open_report(open_page, tmp_path_factory):
+    """Opens the report of some runs."""
 
     def opened(*runs):
-        path = write_report(list(runs), tmp_path_factory.mktemp("page") / "report.html")
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.trouble = []
-        page.on("console", lambda message: page.trouble.append(message.text))
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: page.trouble.append(request.url) if "http" in request.url else None)
-        page.goto(path.as_uri())
-        page.wait_for_timeout(200)
-        return page
+        return open_page(write_report(list(runs), tmp_path_factory.mktemp("page") / "report.html"), wait_ms=200)
 
     return opened
 
