@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from charts import Curve, beside, curves, slides
@@ -55,7 +56,7 @@ Nets = Mapping[float, theory.MeanField]
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, networks = page.pick(small=(200, 10), full=(1000, 20))
+    width, networks = page.pick(small=(300, 10), full=(1000, 20))
     page.set(seed=0, activation="tanh", sigma_b=BIAS, width=width, depth=DEPTH, networks=networks)
     nets = {w: theory.MeanField("tanh", w, BIAS) for w in COLOURS}
     formulas(page, nets)
@@ -96,7 +97,7 @@ def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
         pairs.append((found, known))
         five[w] = measure.Profile.over_seeds(torch.stack(shares))
         tangles += [tangle(w, layer, h[layer - 1]) for layer in (5, 10)]
-        correlations.append(autocorrelation(known, along))
+        correlations.append(autocorrelation(w, known, along))
     page.draw(slides(tangles, [f"σ_w = {w}, layer {layer}" for w in COLOURS for layer in (5, 10)]))
     page.draw(slides(correlations, [f"σ_w = {w}" for w in COLOURS]))
     page.mostly("correlations along the circle", pairs, source="figure 3, C: points on the lines")
@@ -162,7 +163,7 @@ def tangle(w: float, layer: int, h: Tensor) -> Chart:
     )
 
 
-def autocorrelation(known: Tensor, along: Tensor) -> Chart:
+def autocorrelation(w: float, known: Tensor, along: Tensor) -> Chart:
     """Correlation by angle, of theory and along the circle in one network (layers, lags, points)."""
     drawn = []
     for layer, line, found, colour in zip(SHOWN, known, along, PALETTE, strict=False):
@@ -176,34 +177,52 @@ def autocorrelation(known: Tensor, along: Tensor) -> Chart:
         x="angle (degrees)",
         y="c",
         y_range=(-1.1, 1.1),
+        summary=[f"σ_w = {w}: {known[-1][0]:.3f} at {ANGLES[0]:.0f} degrees in layer 10 of theory."],
     )
 
 
 def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
     """Figure 4, C to E: how the image is stretched and bent."""
-    points = page.pick(small=32, full=64)
     names = {"euclidean": "g^E / N", "curvature": "N κ²", "gauss": "g^G"}
     drawn: dict[str, list[Curve]] = {name: [] for name in names}
-    pairs = []
+    means, bent = [], []
     for w, net in nets.items():
-        found, known = measure.curve_metrics(spec_of(w, width), points=points, seeds=networks), net.curve_metrics(DEPTH)
-        for name, label in names.items():
-            profile, line = getattr(found, name), getattr(known, name)[1:]
-            pairs.append((profile, line))
-            drawn[name] += beside(f"σ_w = {w}", LAYERS, line, profile.value, profile.stderr, COLOURS[w])
+        found, known = measure.curve_metrics(spec_of(w, width), points=32, seeds=networks), net.curve_metrics(DEPTH)
+        half = measure.curve_metrics(spec_of(w, width // 2), points=32, seeds=networks, seed=networks)
+        for name in names:
+            profile = getattr(found, name)
+            drawn[name] += beside(
+                f"σ_w = {w}", LAYERS, getattr(known, name)[1:], profile.value, profile.stderr, COLOURS[w]
+            )
+        means += [(found.euclidean, known.euclidean[1:]), (found.gauss, known.gauss[1:])]
+        bent.append((wide(found.curvature, half.curvature), known.curvature[1:]))
+        for name, (profile, line) in zip(("g^E / N", "g^G", "N κ² extrapolated"), [*means[-2:], bent[-1]], strict=True):
             tolerance = 3 * float(profile.stderr[2])
             source = "theory of figure 4, C to E; 3 standard errors"
-            page.row(f"{label} in layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
+            page.row(f"{name}, layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
         if net.chi > 1:
             grown(page, w, found.gauss_length, known.gauss_length)
-    page.mostly("metrics and curvatures", pairs, source="figure 4, C to E: points on the lines")
+    page.mostly("g^E and g^G", means, source="figure 4, C to E: points on the lines")
+    page.mostly("N κ², extrapolated to infinite width,", bent, source="figure 4, C to E")
+    above = (
+        "Networks are above theory by some 30 / N of it: κ² is a ratio whose denominator fluctuates along the curve."
+    )
     for name, title, reading in (
         ("euclidean", "Stretching", "Squared speed along the image: in chaos it grows by χ₁ a layer."),
-        ("curvature", "Bending", "Squared curvature: it grows where the image shrinks, and settles in chaos."),
+        ("curvature", "Bending", f"Squared curvature: it grows where the image shrinks, and settles in chaos. {above}"),
         ("gauss", "Turning", "Squared speed of the tangent's direction: in chaos it grows as fast as the image."),
     ):
-        axes = {"x": "layer", "y": names[name], "log_y": True}
+        summary = [
+            f"σ_w = {w}: {names[name]} of theory in layer 10 is {line.y[-1]:.4g}."
+            for w, line in zip(nets, drawn[name][::2], strict=True)
+        ]
+        axes = {"x": "layer", "y": names[name], "log_y": True, "summary": summary}
         page.draw(curves(name, f"{title} (figure 4, C to E)", reading, drawn[name], **axes))
+
+
+def wide(whole: measure.Profile, half: measure.Profile) -> measure.Profile:
+    """Of infinite width, from networks of a width and of half of it, where what is off falls as 1 / N."""
+    return measure.Profile(2 * whole.value - half.value, (4 * whole.stderr**2 + half.stderr**2).sqrt())
 
 
 def grown(page: Page, w: float, found: measure.Profile, known: Sequence[float]) -> None:
@@ -216,53 +235,61 @@ def grown(page: Page, w: float, found: measure.Profile, known: Sequence[float]) 
 
 def boundaries(page: Page, nets: Nets) -> None:
     """Figure 4, G: principal curvatures of a read-out's boundary, behind one to ten layers."""
-    width, networks, points = page.pick(small=(100, 4, 2), full=(200, 10, 4))
+    width, networks = page.pick(small=(100, 10), full=(200, 20))
     behind = page.pick(small=(1, 2, 4, 6, 8, 10), full=tuple(LAYERS))
-    page.set(boundary_width=width, boundary_networks=networks, boundary_points=points)
-    sums, outer, pairs = [], {}, []
+    page.set(boundary_width=width, boundary_networks=networks)
+    sums, pairs = [], []
     for w, net in nets.items():
-        draws = [principal_curvatures(w, net.q_star, width, seed, points, behind) for seed in range(networks)]
-        values = torch.stack(draws)  # (networks, layers, points, N - 1), descending
-        found = measure.Profile.over_seeds(values.square().sum(3).mean(2))
+        draws = [principal_curvatures(w, net.q_star, width, seed, behind) for seed in range(networks)]
+        values = torch.stack(draws)  # (networks, layers, N - 1), descending
+        found = measure.Profile.over_seeds(values.square().sum(2))
         gauss = net.curve_metrics(DEPTH).gauss
         pairs.append((found, [w**2 * (gauss[layers] - 1) / (3 * net.q_star) for layers in behind]))
         sums += beside(f"σ_w = {w}", behind, pairs[-1][1], found.value, found.stderr, COLOURS[w])
-        outer[w] = values.mean(2)
     page.mostly("sums of squared curvatures", pairs, source="this page's formula")
     reading = "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles."
+    summary = [
+        f"σ_w = {w}: {known[0]:.4g} to {known[-1]:.4g} by theory." for w, (_, known) in zip(nets, pairs, strict=True)
+    ]
     axes = {"x": "layers between boundary and read-out", "log_y": True}
-    page.draw(curves("sums", "Bending of the boundary (figure 4, G)", reading, sums, **axes, y="sum of κ_i²"))
+    page.draw(
+        curves("sums", "Bending of the boundary (figure 4, G)", reading, sums, **axes, y="sum of κ_i²", summary=summary)
+    )
+    outermost(page, values, behind, axes)
+
+
+def outermost(page: Page, values: Tensor, behind: Sequence[int], axes: dict[str, Any]) -> None:
+    """The four largest and the four smallest curvatures for σ_w = 4, of (networks, layers, N - 1)."""
+    logs = torch.cat([values[..., :4], values[..., -4:].flip(-1)], -1).abs().log()  # (networks, layers, 8)
+    found, drawn = measure.Profile.over_seeds(logs), []
+    for k in range(8):
+        name, colour = (("largest", PALETTE[0]), ("smallest, times -1", PALETTE[1]))[k // 4]
+        mean = found.value[:, k].exp()
+        drawn.append(Curve(name, behind, mean, "line", colour, mean * found.stderr[:, k], legend=k % 4 == 0))
+    growth = measure.Profile.over_seeds((logs[:, -1] - logs[:, 0]) / (behind[-1] - behind[0]))
+    name = "slowest growth of the 8 outermost curvatures a layer, less 3 standard errors"
+    source = "figure 4, G: exponential growth; logarithm, 1 to 10 layers, σ_w = 4"
+    page.at_least(name, 0, (growth.value - 3 * growth.stderr).min(), source=source)
+    factors = ", ".join(f"{float(v):.3f}" for v in growth.value.exp())
     reading = (
-        "The four largest and the four smallest principal curvatures for σ_w = 4, by rank: straight lines are "
+        "The four largest and the four smallest principal curvatures for σ_w = 4, geometric means: straight lines are "
         "exponential growth on the boundary's way back to the inputs."
     )
+    summary = [f"Factors a layer, from 1 to 10 layers: {factors}; the root of χ₁ is 1.539."]
     title = "Outermost curvatures of the boundary (figure 4, G)"
-    page.draw(curves("outer", title, reading, extremes(outer[4.0], behind), **axes, y="|κ_i|"))
+    page.draw(curves("outer", title, reading, drawn, **axes, y="|κ_i|", summary=summary))
 
 
-def extremes(values: Tensor, behind: Sequence[int]) -> list[Curve]:
-    """The four largest and the four smallest curvatures, of (networks, layers, N - 1)."""
-    drawn = []
-    for side, sign, colour in (("largest", 1, PALETTE[0]), ("smallest, times -1", -1, PALETTE[1])):
-        for k in range(4):
-            found = measure.Profile.over_seeds(sign * values[..., k if sign == 1 else -1 - k])
-            drawn.append(Curve(side, behind, found.value, "line", colour, found.stderr, legend=k == 0))
-    return drawn
-
-
-def principal_curvatures(w: float, q: float, width: int, seed: int, points: int, behind: Sequence[int]) -> Tensor:
-    """Curvatures at points of the boundary in the space of the last layers' inputs, (layers, points, N - 1)."""
+def principal_curvatures(w: float, q: float, width: int, seed: int, behind: Sequence[int]) -> Tensor:
+    """Curvatures at one point of a network's boundary, in the space of the last layers' inputs, (layers, N - 1)."""
     net, make = spec_of(w, width).build(seed), torch.Generator().manual_seed(2_000_000 + seed)
+    x = (math.sqrt(q) * torch.randn(1, width, generator=make, dtype=torch.float64)).tanh()
     readout = nn.Linear(width, 1, dtype=torch.float64)
-    found = []
     with torch.no_grad():
         readout.weight.normal_(generator=make)
-        for _ in range(points):
-            x = (math.sqrt(q) * torch.randn(1, width, generator=make, dtype=torch.float64)).tanh()
-            readout.bias.copy_(-(net(x) @ readout.weight[0]))
-            parts = [(net[: DEPTH - layers](x), nn.Sequential(net[DEPTH - layers :], readout)) for layers in behind]
-            found.append(torch.stack([measure.boundary_curvature(part, at).values[0] for at, part in parts]))
-    return torch.stack(found, 1)
+        readout.bias.copy_(-(net(x) @ readout.weight[0]))
+        parts = [(nn.Sequential(net[DEPTH - layers :], readout), net[: DEPTH - layers](x)) for layers in behind]
+    return torch.cat([measure.boundary_curvature(part, at).values for part, at in parts])
 
 
 if __name__ == "__main__":
