@@ -50,6 +50,16 @@ KNOWN = {  # q*, χ₁, χ₂ at (σ_w, 0.3)
 POINTS, SHOWN = 480, (1, 3, 5, 10)  # on the circle; layers in figure 3, C
 LAGS = range(12, POINTS // 2 + 1, 12)  # between the points that are compared
 ANGLES = [360 * lag / POINTS for lag in LAGS]
+METRICS = {
+    "euclidean": ("g^E / N", "Stretching", "Squared speed along the image: in chaos it grows by χ₁ a layer."),
+    "curvature": (
+        "N κ²",
+        "Bending",
+        "Squared curvature: it grows where the image shrinks, and settles in chaos. Networks are above theory by some "
+        "30 / N of it: κ² is a ratio whose denominator fluctuates along the curve.",
+    ),
+    "gauss": ("g^G", "Turning", "Squared speed of the tangent's direction: in chaos it grows as fast as the image."),
+}
 QUADRATURE = "adaptive quadrature of χ₁ and χ₂"
 Nets = Mapping[float, theory.MeanField]
 
@@ -183,40 +193,26 @@ def autocorrelation(w: float, known: Tensor, along: Tensor) -> Chart:
 
 def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
     """Figure 4, C to E: how the image is stretched and bent."""
-    names = {"euclidean": "g^E / N", "curvature": "N κ²", "gauss": "g^G"}
-    drawn: dict[str, list[Curve]] = {name: [] for name in names}
+    drawn: dict[str, list[Curve]] = {name: [] for name in METRICS}
     means, bent = [], []
     for w, net in nets.items():
         found, known = measure.curve_metrics(spec_of(w, width), points=32, seeds=networks), net.curve_metrics(DEPTH)
         half = measure.curve_metrics(spec_of(w, width // 2), points=32, seeds=networks, seed=networks)
-        for name in names:
-            profile = getattr(found, name)
-            drawn[name] += beside(
-                f"σ_w = {w}", LAYERS, getattr(known, name)[1:], profile.value, profile.stderr, COLOURS[w]
-            )
+        for name in METRICS:
+            line, profile = getattr(known, name)[1:], getattr(found, name)
+            drawn[name] += beside(f"σ_w = {w}", LAYERS, line, profile.value, profile.stderr, COLOURS[w])
         means += [(found.euclidean, known.euclidean[1:]), (found.gauss, known.gauss[1:])]
         bent.append((wide(found.curvature, half.curvature), known.curvature[1:]))
         for name, (profile, line) in zip(("g^E / N", "g^G", "N κ² extrapolated"), [*means[-2:], bent[-1]], strict=True):
-            tolerance = 3 * float(profile.stderr[2])
-            source = "theory of figure 4, C to E; 3 standard errors"
+            tolerance, source = 3 * float(profile.stderr[2]), "theory of figure 4, C to E; 3 standard errors"
             page.row(f"{name}, layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
         if net.chi > 1:
             grown(page, w, found.gauss_length, known.gauss_length)
     page.mostly("g^E and g^G", means, source="figure 4, C to E: points on the lines")
     page.mostly("N κ², extrapolated to infinite width,", bent, source="figure 4, C to E")
-    above = (
-        "Networks are above theory by some 30 / N of it: κ² is a ratio whose denominator fluctuates along the curve."
-    )
-    for name, title, reading in (
-        ("euclidean", "Stretching", "Squared speed along the image: in chaos it grows by χ₁ a layer."),
-        ("curvature", "Bending", f"Squared curvature: it grows where the image shrinks, and settles in chaos. {above}"),
-        ("gauss", "Turning", "Squared speed of the tangent's direction: in chaos it grows as fast as the image."),
-    ):
-        summary = [
-            f"σ_w = {w}: {names[name]} of theory in layer 10 is {line.y[-1]:.4g}."
-            for w, line in zip(nets, drawn[name][::2], strict=True)
-        ]
-        axes = {"x": "layer", "y": names[name], "log_y": True, "summary": summary}
+    for name, (symbol, title, reading) in METRICS.items():
+        ends = [f"{line.name}: {line.y[-1]:.4g} in layer 10 by theory." for line in drawn[name][::2]]
+        axes = {"x": "layer", "y": symbol, "log_y": True, "summary": ends}
         page.draw(curves(name, f"{title} (figure 4, C to E)", reading, drawn[name], **axes))
 
 
