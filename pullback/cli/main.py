@@ -9,7 +9,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import compare, demo, diagnose, gallery, report
+from pullback.cli import compare, demo, diagnose, gallery, report, theory
 
 app = typer.Typer(
     name="pullback",
@@ -24,6 +24,7 @@ app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("diagnose")(diagnose.command)
 app.command("gallery")(gallery.command)
+app.add_typer(theory.app, name="theory")
 
 
 def _show_version(asked: bool) -> None:
