@@ -1,7 +1,8 @@
 """What ``theory`` predicts, measured on real networks: of any architecture, with standard errors."""
 
-from pullback.measure.boundary import BoundaryCurvature, BoundaryPoints, boundary_curvature, boundary_points
+from pullback.measure.boundary import BoundaryCurvature, boundary_curvature
 from pullback.measure.chains import Lyapunov, MatrixPowers, lyapunov_exponents, matrix_powers, recurrent_jacobians
+from pullback.measure.crossings import BoundaryPoints, boundary_points
 from pullback.measure.curves import CurveProfiles, curve_metrics
 from pullback.measure.effective import EffectiveVariances, effective_variances
 from pullback.measure.factors import GradientFactors, gradient_factors

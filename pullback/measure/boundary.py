@@ -1,38 +1,26 @@
-"""Curvature of decision boundaries in input space, and points on them."""
+"""Curvature of decision boundaries in input space."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive, input_error
 from pullback.functional import check_batch, undisturbed
-from pullback.functional.losses import check_finite, logits_of
+from pullback.functional.losses import check_finite
+from pullback.measure.crossings import class_scores
 from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
 from pullback.operators.products import func, hvp
 from pullback.operators.repeatable import refuse_random_and_coupled
-from pullback.spectral import eigenvalues
+from pullback.spectral import Eigenpairs, eigenvalues
 from pullback.spectral.inputs import DENSE_LIMIT, check_count
 
 COLUMNS_AT_ONCE = 256  # second derivatives carried through one pass
-
-
-@dataclass(frozen=True)
-class BoundaryPoints:
-    """Points where the predicted class changes.
-
-    Attributes:
-        x: (N, ...), within rounding of the boundary.
-        classes: (N, 2): the class on the side of the first input, and the one next to it.
-    """
-
-    x: Tensor
-    classes: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,51 +45,6 @@ class BoundaryCurvature:
     gradient_norm: Tensor
     distance: Tensor
     classes: Tensor
-
-
-def boundary_points(model: nn.Module, a: Tensor, b: Tensor) -> BoundaryPoints:
-    """A point on the decision boundary between each pair of inputs, by bisection of the line that joins them.
-
-    The class is the largest output, or whether the only output is above 0. The point is where the class of ``a`` ends:
-    what is beyond it need not be the class of ``b``.
-
-    Args:
-        model: any module in eval mode, from (N, ...) to (N, C) or (N, 1).
-        a: inputs (N, ...).
-        b: inputs of the same shape, of another class than ``a``, pair by pair.
-
-    Raises:
-        InputError: a pair of one class, or of different shapes.
-        UnsupportedError: dropout or batch norm in train mode.
-
-    Cost: a forward pass for each bit of the dtype, 52 in float64.
-
-    Example:
-        >>> model = nn.Linear(2, 1, bias=False).double()
-        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 1.0]]))
-        >>> ends = torch.tensor([[3.0, 0.0]], dtype=torch.float64), torch.tensor([[0.0, -1.0]], dtype=torch.float64)
-        >>> [round(v, 6) for v in boundary_points(model, *ends).x[0].tolist()]  # x_1 + x_2 = 0
-        [0.75, -0.75]
-    """
-    where = "boundary_points"
-    check_batch(where, a, b, ("a", "b"))
-    if a.shape != b.shape or a.dtype != b.dtype:
-        got = f"{tuple(a.shape)}, {a.dtype} and {tuple(b.shape)}, {b.dtype}"
-        raise input_error(where, "`a` and `b` of one shape and dtype", got, "Pass one end for each pair in both")
-    refuse_random_and_coupled(model, where)
-    with undisturbed(model), torch.no_grad():
-        first = _scores(model, a, where).argmax(1)
-        same = first == _scores(model, b, where).argmax(1)
-        if bool(same.any()):
-            pair = int(same.nonzero()[0])
-            raise input_error(where, "ends of different class", f"{int(first[pair])} twice in pair {pair}", "Drop it")
-        low, high = a, b
-        for _ in range(round(-math.log2(torch.finfo(a.dtype).eps))):
-            middle = (low + high) / 2
-            inside = (_scores(model, middle, where).argmax(1) == first).view(-1, *[1] * (a.dim() - 1))
-            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-        classes = torch.stack([first, _scores(model, high, where).argmax(1)], 1)
-    return BoundaryPoints((low + high) / 2, classes)
 
 
 def boundary_curvature(
@@ -163,21 +106,34 @@ def boundary_curvature(
         check_count(where, "k", k, 1, size - 1)
     refuse_random_and_coupled(model, where)
     with undisturbed(model), torch.no_grad():
-        pairs = _pairs(_scores(model, x, where), classes, where)
+        pairs = _pairs(class_scores(model, x, where), classes, where)
         rows = []
         for i in range(count):
-            G = _difference(model, pairs[i], x.shape[1:], where)
-            point = x[i].reshape(-1)
+            G, point = _difference(model, pairs[i], x.shape[1:], where), x[i].reshape(-1)
             gradient, value = func.grad_and_value(G)(point)
-            norm = gradient.norm()
-            _check_point(point, float(value), float(norm), tol, i, where)
-            form = SecondForm(G, point, gradient)
-            # where G bends along its normal alone, what is left on the tangents is rounding, and not even symmetric
-            floor = math.sqrt(torch.finfo(point.dtype).eps) * form.along_normal()
-            found = eigenvalues(damp(form, floor), *((size - 1, "largest") if k is None else (k, "both")), seed=seed)
-            converged = torch.tensor(found.converged)
-            rows.append((found.values - floor, found.residuals, converged, gradient / norm, norm, (value / norm).abs()))
-    return BoundaryCurvature(*(torch.stack(column) for column in zip(*rows, strict=True)), pairs)
+            _check_point(point, float(value), float(gradient.norm()), tol, i, where)
+            found = _principal(SecondForm(G, point, gradient), k, seed)
+            rows.append((found.values, found.residuals, found.converged, gradient, value))
+    values, residuals, converged, gradients, heights = zip(*rows, strict=True)
+    slopes, norms = torch.stack(gradients), torch.stack(gradients).norm(dim=1)
+    return BoundaryCurvature(
+        values=torch.stack(values),
+        residuals=torch.stack(residuals),
+        converged=torch.tensor(converged),
+        normals=slopes / norms.unsqueeze(1),
+        gradient_norm=norms,
+        distance=torch.stack(heights).abs() / norms,
+        classes=pairs,
+    )
+
+
+def _principal(form: SecondForm, k: int | None, seed: int) -> Eigenpairs:
+    """Eigenvalues of the form: all, or k from each end."""
+    # where G bends along its normal alone, what is left on the tangents is rounding, and not even symmetric
+    floor = math.sqrt(torch.finfo(form.dtype).eps) * form.along_normal()
+    wanted = (form.shape[0], "largest") if k is None else (k, "both")
+    found = eigenvalues(damp(form, floor), *wanted, seed=seed)
+    return replace(found, values=found.values - floor)
 
 
 class SecondForm(Operator):
@@ -211,21 +167,12 @@ class SecondForm(Operator):
         return self._reflected(along(tangents))[:, 1:].T / self.norm
 
 
-def _scores(model: nn.Module, x: Tensor, where: str) -> Tensor:
-    """Outputs by class (N, C), C >= 2: a single output stands beside zero."""
-    outputs = logits_of(model(x))
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(x):
-        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise input_error(where, "a model that returns one tensor (N, C)", got, "Wrap it to return scores by class")
-    return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
-
-
 def _difference(model: nn.Module, pair: Tensor, shape: torch.Size, where: str) -> Callable[[Tensor], Tensor]:
     """G as a function of a flat input."""
     one, other = pair.tolist()
 
     def G(flat: Tensor) -> Tensor:
-        scores = _scores(model, flat.view(1, *shape), where)[0]
+        scores = class_scores(model, flat.view(1, *shape), where)[0]
         return scores[one] - scores[other]
 
     return G

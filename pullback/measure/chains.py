@@ -115,14 +115,14 @@ def lyapunov_exponents(
     """
     where = "lyapunov_exponents"
     check_count(where, "k", k, 1)
-    growth, frame = [], start
+    growth: list[Tensor] = []
+    frame: Tensor | None = None
     for J in matrices:
-        if J.dim() != 2 or min(J.shape) < k or (growth and J.shape[1] != len(frame)):  # type: ignore[arg-type]
+        if J.dim() != 2 or min(J.shape) < k or (frame is not None and J.shape[1] != len(frame)):
             expected = f"matrices at least {k} wide on both sides that follow each other"
             raise input_error(where, expected, f"shape {tuple(J.shape)}", "Check the order, or lower `k`")
-        if not growth:
+        if frame is None:
             frame = _start(J, k, start, seed, where)
-        assert frame is not None
         stretched = J @ frame
         frame, r = torch.linalg.qr(stretched)
         lengths = r.diagonal().abs()

@@ -104,10 +104,11 @@ def jacobian_spectrum(
         drawn = [
             _of_module(model.build(seed=seed + i, dtype=dtype), one, layers, where) for i, one in enumerate(inputs)
         ]
-        return _summary([torch.cat(rows) for rows in zip(*drawn, strict=True)], "seeds")
+        squares = [torch.cat(rows) for rows in zip(*(rows for rows, _ in drawn), strict=True)]
+        return _summary(squares, sum(passes for _, passes in drawn), "seeds")
     if x is None:
         raise input_error(where, "`x` for a module", "None", "Pass inputs (S, ...)")
-    return _summary(_of_module(model, x, layers, where), "samples")
+    return _summary(*_of_module(model, x, layers, where), "samples")
 
 
 def jacobian_extremes(
@@ -170,34 +171,35 @@ def _inputs(spec: NetworkSpec, x: Tensor | None, seeds: int, seed: int, dtype: t
     return [x.to(dtype)] * seeds
 
 
-def _of_module(model: nn.Module, x: Tensor, layers: bool, where: str) -> list[Tensor]:
-    """Squared singular values (S, n) of the whole Jacobian and, if asked for, of every layer's."""
+def _of_module(model: nn.Module, x: Tensor, layers: bool, where: str) -> tuple[list[Tensor], int]:
+    """Squared singular values (S, n) of the whole Jacobian and, if asked for, every layer's; passes for the former."""
     J = Jacobian(model, x, wrt="input")
     num_bytes = J.num_samples * J.num_outputs * (J.shape[1] // J.num_samples) * J.dtype.itemsize
     if num_bytes > LARGEST_BYTES:
         got = f"{num_bytes / 2**30:.1f} GB for {J.num_samples} samples"
         raise input_error(where, "Jacobians of at most 2 GB", got, "Use jacobian_extremes, or fewer samples")
     matrices = [J.per_sample(), *(layer_jacobians(model, x) if layers else [])]
-    return [torch.linalg.svdvals(matrix).square() for matrix in matrices]
+    return [torch.linalg.svdvals(matrix).square() for matrix in matrices], J.num_outputs
 
 
-def _summary(squares: list[Tensor], across: str) -> JacobianSpectrum:
+def _summary(squares: list[Tensor], passes: int, across: str) -> JacobianSpectrum:
     """The moments, each of them within a Jacobian first."""
     whole, *layers = squares
     mean, variance = whole.mean(1), whole.var(1, correction=0)
-    layer_means = torch.stack([s.mean(1) for s in layers], 1) if layers else None
     return JacobianSpectrum(
-        whole,
-        *(_estimate(each, whole.shape[1]) for each in (mean, variance, variance / mean.square())),
-        tuple(layers),
-        None if layer_means is None else _estimate(layer_means, whole.shape[1]),
-        across,
+        squares=whole,
+        mean=_estimate(mean, passes),
+        variance=_estimate(variance, passes),
+        relative_variance=_estimate(variance / mean.square(), passes),
+        layers=tuple(layers),
+        layer_means=_estimate(torch.stack([s.mean(1) for s in layers], 1), passes) if layers else None,
+        across=across,
     )
 
 
-def _estimate(each: Tensor, rows: int) -> Estimate:
+def _estimate(each: Tensor, passes: int) -> Estimate:
     """Mean over Jacobians, (S,) or (S, L)."""
     value, stderr = mean_and_stderr(each) if len(each) > 1 else (each[0], torch.full_like(each[0], math.nan))
     if value.dim() == 0:
-        return Estimate(float(value), float(stderr), len(each) * rows)
-    return Estimate(value, stderr, len(each) * rows)
+        return Estimate(float(value), float(stderr), passes)
+    return Estimate(value, stderr, passes)

@@ -120,7 +120,7 @@ def _stepped(view: ModelView, gradient: dict[str, Tensor], step: Step, where: st
     moved = {name: p.clone().requires_grad_() for name, p in now.items()}
     for name, p in moved.items():
         p.grad = gradient[name].clone()
-    rule = step(list(moved.values()))
+    rule: object = step(list(moved.values()))
     if not isinstance(rule, torch.optim.Optimizer):
         remedy = "Pass a function like lambda p: torch.optim.SGD(p, lr=0.1)"
         raise input_error(where, "`step` to return an optimiser", type(rule).__name__, remedy)

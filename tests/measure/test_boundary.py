@@ -130,6 +130,13 @@ def test_flat_boundaries() -> None:
     assert float(some.values.abs().max()) == 0
 
 
+def test_what_bends_along_its_normal_alone_is_flat() -> None:
+    """G = tanh(w . x): the second derivative is all in the normal's direction, and large."""
+    w = torch.tensor([0.3, -1.2, 0.8, 2.0], dtype=torch.float64)
+    found = boundary_curvature(Level(lambda x: torch.tanh(w @ x)), torch.randn(4, 4).double(), tol=math.inf)
+    assert float(found.values.abs().max()) < 1e-14
+
+
 def test_without_the_matrix() -> None:
     model = pb.modules.MLP([60, 30, 30, 2], "tanh", init="gaussian", sigma_w=2.5).double()
     x = torch.randn(2, 60, dtype=torch.float64)

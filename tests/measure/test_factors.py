@@ -82,11 +82,11 @@ def test_the_identity_and_batches() -> None:
 @pytest.mark.parametrize("sigma_w", [0.5, 1.0, 4.0])
 def test_batch_norm_makes_gradients_grow_at_every_sigma(sigma_w: float) -> None:
     """S1-38: more than 1 a layer in every layer, where the network without it is ordered, near critical or chaotic."""
-    found = gradient_factors(NetworkSpec("tanh", sigma_w, depth=6, width=300, batch_norm=True), 32, seeds=4)
+    found = gradient_factors(NetworkSpec("tanh", sigma_w, depth=6, width=300, batch_norm=True), 32, seeds=10)
     low = found.by_layer.value[1:] - 3 * found.by_layer.stderr[1:]
     assert bool((low > 1).all())
     assert MeanField("tanh", 0.5).chi < 1  # so that batch norm turns vanishing into exploding
-    other = gradient_factors(NetworkSpec("tanh", sigma_w * 2, depth=6, width=300, batch_norm=True), 32, seeds=4)
+    other = gradient_factors(NetworkSpec("tanh", sigma_w * 2, depth=6, width=300, batch_norm=True), 32, seeds=10)
     assert other.mean.value == pytest.approx(found.mean.value, rel=1e-3)  # sigma_w cancels, but for torch's 1e-5
 
 
@@ -110,13 +110,13 @@ def test_placement() -> None:
     kinds = [type(module).__name__ for module in model.layers[0].children()]
     assert kinds[:3] == ["Linear", "BatchNorm1d", "Tanh"]
     x = torch.randn(16, 4, dtype=torch.float64)
-    assert float(model(x).std(0).min()) > 1e-3
+    assert float(model(x).detach().std(0).min()) > 1e-3
     layer = model.layers[1]
     with torch.no_grad():
         layer.norm.weight.zero_()
         layer.norm.bias.copy_(torch.linspace(-1, 1, 5))
     assert_same(model.activations(x)[2].detach(), torch.tanh(layer.norm.bias).detach().expand(16, -1), 1e-14)
-    assert float(model(x).std(0).max()) == 0
+    assert float(model(x).detach().std(0).max()) == 0
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {"layers.0.norm.weight", "layers.0.norm.bias"} <= names
     spec = NetworkSpec("tanh", 1.0, depth=1, width=5, batch_norm=True)

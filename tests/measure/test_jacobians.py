@@ -117,15 +117,14 @@ def test_spread_of_eight_critical_layers(activation: str, sigma_b: float, weight
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
 def test_the_whole_distribution(weights: str) -> None:
-    """S1-30: shares of s^2 below five values, against the density of infinitely wide ReLU networks."""
+    """S1-30: shares of s^2 above five values, against the density of infinitely wide ReLU networks."""
     spec = NetworkSpec("relu", 2**0.5, depth=3, width=200, weights=weights)
     squares = jacobian_spectrum(spec, seeds=6).squares.flatten()
     density = jacobian_density(spec.theory(), 3, weights)
-    assert density.mass == pytest.approx(1, abs=2e-3)
     for value in (0.1, 0.5, 1.0, 2.0, 4.0):
-        below = density.squares <= value
-        expected = density.zero + float(np.trapezoid(density.density[below], density.squares[below]))
-        assert float((squares <= value).double().mean()) == pytest.approx(expected, abs=0.03)
+        above = density.squares > value
+        expected = density.top + float(np.trapezoid(density.density[above], density.squares[above]))
+        assert float((squares > value).double().mean()) == pytest.approx(expected, abs=0.01)
 
 
 def test_isometry_is_open_to_some_activations() -> None:
@@ -143,7 +142,7 @@ def test_isometry_is_open_to_some_activations() -> None:
             assert orthogonal == pytest.approx(expected, abs=5e-6)
         gaps.append(orthogonal)
     assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 1e-4
+    assert gaps[-1] < gaps[0] / 200
     sigma_w = critical_sigma_w("hard_tanh", 0.05)
     spec = NetworkSpec("hard_tanh", sigma_w, 0.05, depth=4, width=150, weights="orthogonal")
     assert jacobian_spectrum(spec, seeds=4).relative_variance.value == pytest.approx(4 * 0.01779, abs=0.04)

@@ -53,7 +53,7 @@ def test_against_copies(norm: str) -> None:
             moved.zero_grad()
         loss = loss_fn(moved(x), y)
         loss.backward()
-        return float(loss), torch.cat([p.grad.reshape(-1) for p in moved.parameters()])
+        return loss.item(), torch.cat([p.grad.reshape(-1) for p in moved.parameters()])
 
     loss, g = at(0.0)
     assert found.loss == pytest.approx(loss, rel=1e-12)
