@@ -37,11 +37,19 @@ def loss_and_gradient(
     return losses.detach().mean(), dict(zip(wanted, found, strict=True))
 
 
+def mean_loss(
+    view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, at: Mapping[str, Tensor], where: str
+) -> Tensor:
+    """Mean per-sample loss at the parameters ``at``; within ``undisturbed``."""
+    with torch.no_grad():
+        losses = per_sample_loss(loss_fn, view(x, at), y, where)
+        check_finite(losses, where)
+        return losses.mean()
+
+
 def check_repeats(
     view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, loss: Tensor, at: Mapping[str, Tensor], where: str
 ) -> None:
     """Refuse a model whose loss on the same batch is another one the second time."""
-    with torch.no_grad():
-        again = per_sample_loss(loss_fn, view(x, dict(at)), y, where).mean()
-    if not agree(loss, again):
+    if not agree(loss, mean_loss(view, loss_fn, x, y, at, where)):
         raise changed_answer(where, 0)

@@ -80,7 +80,7 @@ def smoothness(
             at one of the steps; bad data.
         UnsupportedError: a model that answers differently the second time (dropout).
 
-    Cost: S + 1 passes forward and back.
+    Cost: S + 1 passes forward and back, and one forward.
 
     References: Santurkar et al. (2018), arXiv:1805.11604, figure 4.
 

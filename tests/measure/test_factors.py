@@ -101,7 +101,8 @@ def test_slopes_of_the_sigmoid() -> None:
     normalised = nn.BatchNorm1d(1, dtype=torch.float64)(h).detach()
     after, before = (float((torch.sigmoid(u) * (1 - torch.sigmoid(u))).mean()) for u in (normalised, h))
     assert after == pytest.approx(0.2066, abs=1e-3)
-    assert before < 0.07 < after
+    assert before == pytest.approx(gaussian.mean(lambda u: phi.slope(u + 3), 1.0, phi.kinks).value, abs=1e-3)
+    assert before < 0.0605 < after
 
 
 def test_placement() -> None:
