@@ -96,6 +96,9 @@ BROKEN = [
         scaled_weights,
         ["circles", "metrics", "boundaries"],
     ),
+    ("pennington2017_isometry", "theory.jacobian_density", scaled_result("edge"), ["spectra", "spreads"]),
+    ("pennington2017_learning", "theory.critical_sigma_w", scaled_operator, ["learning"]),
+    ("yang2017_residual", "theory.residual_profile", scaled_result("gradient"), ["tanh_laws", "networks"]),
 ]
 
 
