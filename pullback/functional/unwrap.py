@@ -79,6 +79,22 @@ def without_autocast() -> Iterator[None]:
 
 
 @contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Evaluate the model without autocast, also where the accelerate package has put it around ``model.forward``."""
+    own = unwrap(model).__dict__
+    cast, plain = own.get("forward"), own.get("_original_forward")
+    wrapped = cast is not None and plain is not None
+    if wrapped:
+        own["forward"] = plain
+    try:
+        with without_autocast():
+            yield
+    finally:
+        if wrapped:
+            own["forward"] = cast
+
+
+@contextmanager
 def without_parameter_hooks(model: nn.Module) -> Iterator[None]:
     """Hooks on parameters, which watch or change gradients in training, are not called in the block."""
     held = [(p._backward_hooks, dict(p._backward_hooks)) for p in model.parameters() if p._backward_hooks]

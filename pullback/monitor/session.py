@@ -202,9 +202,10 @@ class Monitor:
         self.seconds += time.perf_counter() - start
 
     def log_error(self, probe: str, error: BaseException, *, step: int | None = None) -> None:
-        """Append that something could not be measured, at the current step or another."""
+        """Append that something could not be measured, at the current step or, in place of ``step``, at the next."""
+        self.num_steps = self.num_steps if step is None else step
         if self._output is not None:
-            self._output.error(self.num_steps if step is None else step, probe, error)
+            self._output.error(self.num_steps, probe, error)
 
     def _measure(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
         self.num_measurements += 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import pullback as pb
 from pullback.modules import MLP
@@ -34,7 +35,7 @@ def given(name: str) -> dict[str, Any]:
     names: dict[str, Any] = {"torch": torch, "pb": pb, "model": model, "loss_fn": nn.CrossEntropyLoss()}
     names |= {"batches": batches(), "device": "cpu", "steps_made": 4}
     if name == "runs/lightning":
-        names |= {"module": lightning_module()}
+        names |= {"module": lightning_module(), "batches": DataLoader(batches(), batch_size=None)}
     if name == "runs/transformers":
         from tests.stacks.test_monitor_transformers import gpt2, samples, tokens
 

@@ -109,6 +109,7 @@ def sharded(rank: int, *, folder: Path, make: Callable[[int], nn.Module]) -> Non
     with no_collectives(), pytest.raises(pb.UnsupportedError, match=message):
         pb.Monitor(model, LOSS, folder)
     assert not folder.exists()
+    dist.barrier()
 
     copy = Plain().double()
     monitor = pb.Monitor(copy, LOSS, folder, **options()) if rank == 0 else None

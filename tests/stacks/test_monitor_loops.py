@@ -125,6 +125,27 @@ def test_autocast_is_what_is_measured(tmp_path: Path) -> None:
     assert_different(found["half"], found["full"], 1e-5)
 
 
+def test_curvature_is_measured_in_full_precision(tmp_path: Path) -> None:
+    """Under autocast, and where a wrapper like that of accelerate's casts, the largest eigenvalue is the plain one."""
+    found = {}
+    for name in ("plain", "autocast", "wrapped"):
+        torch.manual_seed(0)
+        model, (x, y) = MLP([6, 16, 16, 3]), batch(0)
+        if name == "wrapped":
+            model._original_forward = model.forward
+            model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+            assert model(x).dtype == torch.bfloat16
+        cast = model.__dict__.get("forward")
+        with (
+            pb.Monitor(model, CE, tmp_path / name, **options(every=1, probes=["sharpness"])) as monitor,
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"),
+        ):
+            monitor.step(x, y)
+        assert model.__dict__.get("forward") is cast
+        found[name] = read(tmp_path / name, [1], ["sharpness"]).series("sharpness", "hessian")[1]
+    assert found["plain"] == found["autocast"] == found["wrapped"]
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 @pytest.mark.parametrize("way", ["wrapper", "in place"])
 def test_compiled(tmp_path: Path, way: str) -> None:

@@ -64,7 +64,7 @@ def samples(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return [{name: column[i] for name, column in data.items()} for i in range(len(data["input_ids"]))]
 
 
-def trainer(model: nn.Module, folder: Path, callbacks: list[Any], **others: Any) -> Any:
+def trainer(model: nn.Module, folder: Path, callbacks: list[Any], *, evaluated: Any = None, **others: Any) -> Any:
     arguments = {
         "per_device_train_batch_size": 4,
         "max_steps": 6,
@@ -78,11 +78,12 @@ def trainer(model: nn.Module, folder: Path, callbacks: list[Any], **others: Any)
         "seed": 3,
     }
     settings = transformers.TrainingArguments(output_dir=str(folder / "out"), **arguments | others)
-    return transformers.Trainer(model=model, args=settings, train_dataset=samples(tokens()), callbacks=callbacks)
+    data = {"train_dataset": samples(tokens()), "eval_dataset": evaluated}
+    return transformers.Trainer(model=model, args=settings, callbacks=callbacks, **data)
 
 
-def trained(folder: Path, watched: bool, **others: Any) -> list[Tensor]:
-    model = gpt2()
+def trained(folder: Path, watched: bool, *, layers: int = 2, **others: Any) -> list[Tensor]:
+    model = gpt2(n_layer=layers)
     callbacks = [TransformersCallback(folder / "run", **options())] if watched else []
     made = trainer(model, folder, callbacks, **others)
     made.train()
@@ -104,6 +105,7 @@ def test_weights_are_the_same_to_the_bit(tmp_path: Path, others: dict[str, Any],
     watched, alone = (trained(tmp_path, watched, **others) for watched in (True, False))
     assert_same_to_the_bit(watched, alone)
     run = read(tmp_path / "run", [2, 4, 6])
+    assert [record.step for record in run.of("sharpness")] == [2]
     assert run.series("kernel", "num_samples")[1] == [size] * 3
     assert run.meta["optimizer"]["class"] == "AdamW"
     assert run.meta["model"]["class"] == "GPT2LMHeadModel"
@@ -112,11 +114,14 @@ def test_weights_are_the_same_to_the_bit(tmp_path: Path, others: dict[str, Any],
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_compiled(tmp_path: Path) -> None:
     """The hook that keeps the batch is called in compiled code too."""
-    states = []
+    states, compiled = [], []
     for watched in (True, False):
         torch.compiler.reset()
-        states.append(trained(tmp_path, watched, torch_compile=True, torch_compile_backend="aot_eager"))
+        torch._dynamo.utils.counters.clear()
+        states.append(trained(tmp_path, watched, layers=1, torch_compile=True, torch_compile_backend="eager"))
+        compiled.append(dict(torch._dynamo.utils.counters["stats"]))
     assert_same_to_the_bit(*states)
+    assert compiled[0]["unique_graphs"] == compiled[1]["unique_graphs"] > 0
     read(tmp_path / "run", [2, 4, 6])
 
 
@@ -215,9 +220,10 @@ def test_a_loss_that_follows_in_another_way_is_refused(tmp_path: Path) -> None:
     """No measurement rather than a wrong one; training goes on; a function of one's own is taken."""
 
     class Odd(transformers.GPT2LMHeadModel):  # type: ignore[misc, name-defined]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            outputs = super().forward(*args, **kwargs)
-            outputs.loss = outputs.loss + 0.1 * outputs.logits.square().mean()
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None, **more: Any) -> Any:
+            outputs = super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **more)
+            if labels is not None:
+                outputs.loss = outputs.loss + 0.1 * outputs.logits.square().mean()
             return outputs
 
     def odd_loss(outputs: Any, labels: Tensor) -> Tensor:
@@ -254,8 +260,8 @@ def test_evaluation_is_not_taken_for_training(tmp_path: Path) -> None:
         eval_strategy="steps",
         eval_steps=1,
         per_device_eval_batch_size=9,
+        evaluated=samples(tokens(9, seed=2)),
     )
-    made.eval_dataset = samples(tokens(9, seed=2))
     made.train()
     assert read(tmp_path / "run", [2, 4, 6]).series("kernel", "num_samples")[1] == [4, 4, 4]
 

@@ -45,7 +45,7 @@ def assert_untouched(model: nn.Module) -> None:
 def read(folder: Path, steps: list[int], probes: Iterable[str] = PROBES) -> pb.Run:
     """The run, in which every probe measured at these steps and none failed."""
     run = pb.load_run(folder)
-    assert not [record.error for record in run.records if record.error]
+    assert [record.error for record in run.records if record.error] == []
     for probe in probes:
         assert [record.step for record in run.of(probe)] == steps, probe
     return run

@@ -78,18 +78,19 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
 
     def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Measure, if a measurement is due."""
-        inputs, self._last.inputs = self._last.inputs, None
-        if self.monitor is None or not self.monitor.is_due(state.global_step):
+        inputs, self._last.inputs = self._last.inputs or {}, None
+        if self.monitor is None:
             return
-        model = known["model"]
+        x = y = None
         try:
-            x, y = split(model, inputs or {}, args.label_names or ["labels"])
-            if isinstance(self.loss_fn, OwnLoss) and self.loss_fn.form is None:
-                self.loss_fn.settle(model, _given(inputs or {}), y)
+            if self.monitor.is_due(state.global_step):
+                x, y = split(known["model"], inputs, args.label_names or ["labels"])
+                if isinstance(self.loss_fn, OwnLoss) and self.loss_fn.form is None:
+                    self.loss_fn.settle(known["model"], _given(inputs), y)
         except Exception as error:  # what cannot be measured is recorded, and training goes on
             self.monitor.log_error("monitor", error, step=state.global_step)
-            return
-        self.monitor.step(x, y, step=state.global_step)
+        else:
+            self.monitor.step(x, y, step=state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Finish the record."""

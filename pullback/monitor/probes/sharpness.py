@@ -6,6 +6,7 @@ from typing import Any
 
 from pullback.diagnostics import sharpness
 from pullback.functional import num_samples, take
+from pullback.functional.unwrap import full_precision
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 NUM_SAMPLES = 64  # curvature of fewer samples than the kernel's: its cost is tens of gradients
@@ -14,10 +15,14 @@ MAX_MATVECS = 12
 
 
 def measure(seen: Observation) -> Measurement:
-    """Largest eigenvalue of ``hessian`` and ``gauss_newton`` with residuals; ``learning_rate`` and ``limit``."""
+    """Largest eigenvalue of ``hessian`` and ``gauss_newton`` with residuals; ``learning_rate`` and ``limit``.
+
+    Without autocast: products in half precision are not symmetric to what eigenvalues need.
+    """
     count = min(NUM_SAMPLES, num_samples(seen.x))
     data = take(seen.x, slice(0, count)), take(seen.y, slice(0, count))
-    found = sharpness(seen.model, seen.loss_fn, data, tol=TOLERANCE, max_matvecs=MAX_MATVECS)
+    with full_precision(seen.model):
+        found = sharpness(seen.model, seen.loss_fn, data, tol=TOLERANCE, max_matvecs=MAX_MATVECS)
     values: dict[str, Any] = {
         "hessian": float(found.hessian.values[0]),
         "hessian_residual": float(found.hessian.residuals[0]),
