@@ -206,6 +206,7 @@ def test_extremes_without_the_matrix(shape: tuple[int, int], which: str) -> None
     x = torch.randn(1, inputs, dtype=torch.float64)
     exact = jacobian_spectrum(model, x).squares[0]
     found = jacobian_extremes(model, x, 2, which, tol=1e-8)
+    assert float(jacobian_extremes(model, x).values[0]) == pytest.approx(float(exact[0]), rel=1e-6)
     assert found.converged
     expected = exact[:2] if which == "largest" else torch.cat([exact[:2], exact[-2:]])
     assert bool(((found.values - expected).abs() <= found.residuals + 1e-12).all())
