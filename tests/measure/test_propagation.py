@@ -109,6 +109,22 @@ def test_inputs_start_exactly() -> None:
     assert found.gradients.value.numpy() == pytest.approx(np.ones(3), rel=1e-12)
 
 
+def test_inputs_do_not_repeat_the_numbers_of_the_weights() -> None:
+    """The inputs' plane against the one that the first numbers of the weights' own stream would span."""
+    spec, seen = NetworkSpec("linear", 1.0, depth=1, width=50), []
+    weights = spec.build(3)[0].linear.weight.detach().flatten()
+    handle = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, x: seen.append(x[0].detach()) if isinstance(module, nn.Linear) else None
+    )
+    try:
+        signal_propagation(spec, seeds=1, seed=3)
+    finally:
+        handle.remove()
+    repeated = torch.linalg.qr(weights[:100].view(50, 2)).Q
+    inputs = torch.linalg.qr(seen[0].T).Q
+    assert torch.linalg.matrix_norm(repeated.T @ inputs, 2) < 0.6
+
+
 def test_gradients_between_layers_of_other_widths() -> None:
     """S1-26: widths 1000, 400, 1200, 600 at tanh (1.3, 0.3) from q*, within 5 percent."""
     net = MeanField("tanh", 1.3, 0.3)
