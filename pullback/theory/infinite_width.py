@@ -24,6 +24,7 @@ def infinite_width_kernels(
     parametrisation: str = "ntk",
     *,
     width: int | None = None,
+    by_layer: bool = False,
 ) -> tuple[Array, Array]:
     """NNGP and NTK kernels of a fully connected network with one output, between two sets of inputs.
 
@@ -44,9 +45,10 @@ def infinite_width_kernels(
         x2: other inputs, (N2, d); None for those of ``x1``.
         parametrisation: "ntk" or "standard".
         width: of the hidden layers, needed by "standard" alone.
+        by_layer: return the NTK by the layer whose weights and biases make it.
 
     Returns:
-        (nngp, ntk), each (N1, N2) in float64.
+        (nngp, ntk), each (N1, N2) in float64; the ntk (depth + 1, N1, N2) with ``by_layer``, first layer first.
 
     Raises:
         InputError: inputs that are no finite matrices of one width; depth < 1; a missing or needless ``width``.
@@ -72,19 +74,19 @@ def infinite_width_kernels(
     d = a.shape[1]
     second = a @ b.T / d  # E phi(u) phi(v) of the layer before, S_0
     lengths = [(x * x).sum(1) / d for x in (a, b)]
-    tangent = np.zeros_like(second)
+    parts: list[Array] = []  # of the NTK, by layer
     for layer in range(depth + 1):
         fan_in = d if layer == 0 else width
         own = fan_in * second + 1 if standard and fan_in is not None else sigma_w**2 * second + sigma_b**2
-        tangent = own + tangent
+        parts.append(own)
         kernel = sigma_w**2 * second + sigma_b**2
         sizes = [sigma_w**2 * q + sigma_b**2 for q in lengths]
         if layer == depth:
             break
         second, slopes = pair_means(phi, kernel, sizes[0], sizes[1])
         lengths = [second_moments(phi, q) for q in sizes]
-        tangent = sigma_w**2 * slopes * tangent
-    return kernel, tangent
+        parts = [sigma_w**2 * slopes * part for part in parts]
+    return kernel, np.stack(parts) if by_layer else np.sum(parts, axis=0)
 
 
 def check_parametrisation(where: str, parametrisation: str, name: str, size: int | None) -> bool:

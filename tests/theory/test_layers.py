@@ -93,7 +93,7 @@ def test_batch_norm_by_simulation() -> None:
 
 @pytest.mark.parametrize("row", KNOWN["ntk"]["table"])
 def test_infinite_width_kernels(row: dict[str, Any]) -> None:
-    """S1-15."""
+    """S1-15, S4-05: ReLU and erf, both parametrisations, and what each layer contributes."""
     first, second = (KNOWN["ntk"]["inputs"][name] for name in row["pair"])
     arguments = (row["act"], row["hidden_layers"], row["sigma_w"], row["sigma_b"], [first], [second])
     nngp, ntk = infinite_width_kernels(*arguments)
@@ -101,6 +101,10 @@ def test_infinite_width_kernels(row: dict[str, Any]) -> None:
     assert ntk[0, 0] == pytest.approx(row["ntk"], abs=1e-9)
     _, standard = infinite_width_kernels(*arguments, "standard", width=512)
     assert standard[0, 0] == pytest.approx(row["standard_param_width512_with_bias"], rel=1e-9)
+    _, layers = infinite_width_kernels(*arguments, by_layer=True)
+    expected = [weights + biases for weights, biases in zip(row["layer_W"], row["layer_b"], strict=True)]
+    assert layers[:, 0, 0] == pytest.approx(expected, abs=1e-9)
+    assert layers.sum(0) == pytest.approx(ntk, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["tanh", "hard_tanh", "gelu", "leaky_relu"])
