@@ -34,3 +34,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"pullback.monitor.adapters.{_ADAPTERS[name]}"), name)
     message = f"module 'pullback.monitor' has no attribute {name!r}"
     raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,3 +28,12 @@ def test_two_processes(tmp_path: Path) -> None:
     every = (tmp_path / "every" / "records.jsonl").read_text()
     assert every.count('"probe":"loss"') == 4
     assert every.count('"error":"ValueError: no"') == 1
+
+
+def test_trainers_in_two_processes(tmp_path: Path) -> None:
+    """Both callbacks under data parallelism: the same weights on every process, one record."""
+    for package in ("lightning", "transformers", "accelerate"):
+        pytest.importorskip(package)
+    from tests.stacks import trainer_workers
+
+    in_two_processes(trainer_workers.works(tmp_path), tmp_path)

@@ -18,7 +18,7 @@ from pullback.monitor.adapters import base_class
 from pullback.monitor.session import Monitor
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one code under two names; a trainer knows its own classes
-if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+if sys.modules.get("pytorch_lightning") and "lightning.pytorch" not in sys.modules:
     _PACKAGES = _PACKAGES[::-1]
 _Callback: Any = base_class(_PACKAGES, "Callback", "lightning")
 

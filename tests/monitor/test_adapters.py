@@ -1,0 +1,64 @@
+"""The callbacks' packages are loaded when a callback is asked for, and not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+import pullback as pb
+
+PACKAGES = ("transformers", "accelerate", "lightning", "pytorch_lightning", "tensorboard", "wandb")
+CODE = f"""
+import sys
+import pullback
+import pullback.monitor as monitor
+def loaded():
+    return [name for name in {PACKAGES} if name in sys.modules]
+assert loaded() == [], loaded()
+assert {{"LightningCallback", "TransformersCallback"}} <= set(dir(monitor)) == set(monitor.__all__)
+"""
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", CODE + code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_monitor_alone_loads_none_of_them() -> None:
+    run("")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("transformers"), reason="needs transformers")
+def test_one_callback_loads_its_own_package() -> None:
+    loaded = run("monitor.TransformersCallback('run'); print(*loaded())").split()
+    assert "transformers" in loaded
+    assert not {"lightning", "pytorch_lightning", "tensorboard", "wandb"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "package"),
+    [
+        ("LightningCallback", "lightning", "lightning or pytorch_lightning"),
+        ("TransformersCallback", "hf", "transformers"),
+    ],
+)
+def test_without_the_package(name: str, extra: str, package: str) -> None:
+    """One sentence with the extra to install, when the callback is asked for."""
+    code = f"""
+for name in {PACKAGES}:
+    sys.modules[name] = None
+try:
+    monitor.{name}
+except pullback.InputError as error:
+    print(error)
+"""
+    expected = f"pullback.monitor[{extra}]: expected the package {package}, got no such package. "
+    assert run(code).strip() == expected + f"pip install 'pullback[{extra}]'."
+
+
+def test_names_that_do_not_exist() -> None:
+    with pytest.raises(AttributeError, match="module 'pullback.monitor' has no attribute 'nothing'"):
+        pb.monitor.nothing  # noqa: B018
