@@ -3,7 +3,7 @@
 Claims of "Resurrecting the sigmoid in deep learning through dynamical isometry" (arXiv:1711.04735), section 3: deep
 linear networks, and deep tanh networks whose lengths q* are small, have Jacobians with singular values next to 1 if
 their weights are orthogonal, and not if they are Gaussian (page ``pennington2017_isometry``). The first learn faster,
-the more so the deeper they are. The paper trains 200 tanh layers on CIFAR-10 by several optimisers.
+the more so the deeper they are. The paper trains 200 tanh layers on CIFAR-10; this page at most 32 layers.
 
 Here the digits that scikit-learn ships are learnt by gradient descent on all samples at once, without momentum. Both
 starts are on the critical line, tanh with the paper's biases, σ_b² = 2.01e-5 and σ² = 1.05, and are tried at the same
@@ -28,8 +28,8 @@ from pullback import measure, theory
 TARGET = 0.5  # cross entropy to be reached
 DEEP = 16  # layers from which on the starts are compared
 INITS = ("gaussian", "orthogonal")
-NETWORKS = {  # σ_b, and rates of gradient descent, of which the best is inside at every depth
-    "linear": (0.0, (0.003, 0.01, 0.03, 0.1)),
+NETWORKS = {  # σ_b, and rates of gradient descent
+    "linear": (0.0, (0.01, 0.03, 0.1)),
     "tanh": (2.01e-5**0.5, (0.03, 0.1, 0.3)),
 }
 
@@ -88,8 +88,8 @@ def critical(activation: str) -> theory.MeanField:
 
 def learning(page: Page) -> None:
     """Both starts of both networks, at several depths and rates."""
-    training = Training.on_digits(*page.pick(small=(128, 64, 6, 150), full=(128, 64, 8, 200)))
-    depths = page.pick(small=(4, 8, 16), full=(4, 8, 16, 32))
+    training = Training.on_digits(*page.pick(small=(128, 64, 6, 150), full=(128, 64, 8, 150)))
+    depths = page.pick(small=(4, 8, 16), full=(4, 16, 32))
     page.set(seed=0, digits=len(training.x), width=training.width, starts=training.starts)
     page.set(target_loss=TARGET, most_steps=training.most_steps)
     table, best = [], {}
@@ -137,8 +137,8 @@ def draw(page: Page, depths: tuple[int, ...], best: dict[tuple[str, int], measur
         curves(
             "steps",
             f"Steps to a loss of {TARGET:g} by depth",
-            "Each start at the best of the rates tried; bars are standard errors over starts. Orthogonal starts need "
-            "about as many steps at any depth, Gaussian ones more with every layer.",
+            "Each start at the best of the rates tried; bars are standard errors over starts. Orthogonal weights need "
+            "fewer steps, and the more layers there are, the more they save.",
             drawn,
             x="layers",
             y="steps",

@@ -20,7 +20,7 @@ def test_exponents_of_known_sequences(script):
     """A power and an exponential of the root, each with a correction that is removed."""
     layers = np.arange(1, 5001)
     power = np.concatenate([[1.0], layers**-0.7 * (1 + 2 / np.sqrt(layers))])
-    assert script.rate(power, 2048, power=True) == pytest.approx(-0.7, abs=1e-3)
+    assert script.rate(power, 2048, power=True) == pytest.approx(-0.7, abs=2e-3)  # without it: -0.71 at l = 2048
     root = np.concatenate([[1.0], np.exp(1.5 * np.sqrt(layers)) * layers**0.2])
     assert script.rate(root, 2048, power=False) == pytest.approx(1.5, abs=1e-3)
 
@@ -45,7 +45,7 @@ def test_a_network_against_autograd(script, activation):
     for weight, bias in zip(weights, biases, strict=True):
         states.append(states[-1] + weight @ phi(states[-1]) + bias)
     sizes = torch.stack([g.square().sum() for g in torch.autograd.grad(states[-1] @ readout, weights)])
-    assert found["length"].tolist() == pytest.approx([float(s.square().mean()) for s in states])
+    assert found["length"].tolist() == pytest.approx([float(s.detach().square().mean()) for s in states])
     assert found["weights"].tolist() == pytest.approx((sizes / sizes[-1]).tolist())
     assert float(found["correlation"][0]) == pytest.approx(script.START)
     assert float(found["gradient"][-1]) == 1.0
@@ -83,7 +83,7 @@ class TestPage:
         """Of equal σ: exponential against exp(A √l)."""
         (chart,) = [chart for chart in page.charts if chart.key == "tanh-gradient"]
         lines = {trace["name"]: np.log(trace["y"]) for trace in chart.figure["data"] if trace["mode"] == "lines"}
-        plain, skip = lines["plain, σ = 1.5"], lines["residual, σ = 1.5"]
+        plain, skip = lines["plain, σ = 2"], lines["residual, σ = 2"]
         steps = -np.diff(plain)
         assert steps[5:].std() < 1e-3 * steps.mean()
         assert -np.diff(skip)[0] > 1.5 * -np.diff(skip)[-1]
