@@ -120,6 +120,13 @@ def test_small_exponents_keep_their_digits() -> None:
     assert float(torch.linalg.svdvals(chain_product([J] * 100))[2]) > 1e-30 > 0.25**100
 
 
+def test_a_small_factor_is_no_zero() -> None:
+    J = torch.diag(torch.tensor([1.0, 1e-9], dtype=torch.float64))
+    assert lyapunov_exponents([J] * 5, 2, start=torch.eye(2).double()).exponents.exp().tolist() == pytest.approx(
+        [1, 1e-9]
+    )
+
+
 def test_directions_that_are_cut_off() -> None:
     found = lyapunov_exponents([torch.diag(torch.tensor([1.0, 2.0, 0.0]))] * 3, 3)
     assert bool(torch.isinf(found.exponents[2]))
