@@ -189,9 +189,14 @@ def check_like(where: str, name: str, tree: Tree, like_name: str = "", like: Tre
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention that can be differentiated forward, and twice, in the block."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    """Attention that can be differentiated forward, and twice, in the block; torch's layers without their fast path."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -160,6 +160,28 @@ def test_the_model_is_left_as_it_is() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_attention_without_its_fast_path() -> None:
+    """Torch's encoder in eval mode, all frozen: speeds by central differences."""
+    layer = nn.TransformerEncoderLayer(5, 1, 6, activation="gelu", batch_first=True, dtype=torch.float64)
+    layer.requires_grad_(False)
+
+    def tokens(theta: Tensor) -> Tensor:
+        return torch.stack([polynomial(theta), polynomial(2 * theta)], 1)  # (M, 2, 5)
+
+    assert torch.backends.mha.get_fastpath_enabled()
+    found = curve_metrics(layer, tokens, points=6)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert found.layers == ("linear1", "linear2")
+    theta, step = torch.arange(6, dtype=torch.float64) * (math.pi / 3), 1e-5
+    states: list[Tensor] = []
+    handle = layer.linear1.register_forward_hook(lambda _, x, y: states.append(y))
+    for at in (theta + step, theta - step):
+        layer.eval()(tokens(at))
+    handle.remove()
+    expected = ((states[0] - states[1]) / (2 * step)).square().mean()
+    assert float(found.euclidean.value[0]) == pytest.approx(float(expected), rel=1e-7)
+
+
 def test_redrawn_models() -> None:
     model = MLP([5, 40, 40], "erf").double()
     found = curve_metrics(
