@@ -99,6 +99,8 @@ BROKEN = [
     ("pennington2017_isometry", "theory.jacobian_density", scaled_result("edge"), ["spectra", "spreads"]),
     ("pennington2017_learning", "theory.critical_sigma_w", scaled_operator, ["learning"]),
     ("yang2017_residual", "theory.residual_profile", scaled_result("gradient"), ["tanh_laws", "networks"]),
+    ("schoenholz2017_depth_scales", "theory.MeanField", scaled_weights, ["scales", "backwards"]),
+    ("schoenholz2017_trainable_depth", "theory.MeanField", scaled_weights, ["without_dropout", "with_dropout"]),
 ]
 
 
