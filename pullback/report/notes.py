@@ -84,6 +84,13 @@ def failures_html(runs: Sequence[NamedRun]) -> str:
 
 
 def damage_html(runs: Sequence[NamedRun]) -> str:
-    """A sentence about lines of the record that could not be read; empty if all could."""
-    told = [f"{escape(named.name)}: {named.run.skipped:,}" for named in runs if named.run.skipped]
-    return f'<p class="absent">Damaged lines of the record that were skipped: {", ".join(told)}.</p>' if told else ""
+    """Sentences about lines of the record that could not be read, and about resumed training; empty if neither."""
+    damaged = [f"{escape(named.name)}: {named.run.skipped:,}" for named in runs if named.run.skipped]
+    resumed = [
+        f"{escape(named.name)} from step {', '.join(f'{step:,}' for step in named.run.resumed)} "
+        f"({named.run.superseded:,} records of steps made once more are left out)"
+        for named in runs
+        if named.run.resumed
+    ]
+    told = (("Damaged lines of the record that were skipped", damaged), ("Training was resumed", resumed))
+    return "".join(f'<p class="absent">{label}: {", ".join(each)}.</p>' for label, each in told if each)

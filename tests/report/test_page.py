@@ -201,6 +201,15 @@ def test_damaged_lines_are_mentioned(write, tmp_path):
     assert "Damaged lines of the record that were skipped: torn: 1." in text
 
 
+def test_resumed_training_is_mentioned(write, tmp_path):
+    for resume in (None, 1):
+        with RunWriter(tmp_path / "again", {}, resume=resume) as writer:
+            for step in range(1 if resume is None else 2, 4):
+                writer.append(step, "loss", {"loss": 1.0})
+    text = Page(write(load_run(tmp_path / "again")).read_text(encoding="utf-8")).text
+    assert "Training was resumed: again from step 1 (2 records of steps made once more are left out)." in text
+
+
 def test_a_path_is_read_and_its_folder_made(full_run, tmp_path):
     path = write_report(str(full_run.path), tmp_path / "new" / "report.html")
     assert path == tmp_path / "new" / "report.html"
