@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pullback._checks import check_names, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import ROOT_LAYER
 from pullback.measure.gradients import check_repeats, loss_and_gradient, mean_loss
 
 Step = float | Callable[[Iterable[Tensor]], torch.optim.Optimizer] | Mapping[str, Tensor]
@@ -21,7 +22,8 @@ class CovariateShift:
     """What one step does to every layer's gradient through the layers before it.
 
     Attributes:
-        layers: names of the modules that own parameters, from the input on.
+        layers: names of the modules that own parameters, in the order they first run; those that are used without a
+            call (an attention's output projection) follow the one that is registered before them.
         norm: |g|, g the gradient of the mean loss in a layer's parameters before the step, (L,).
         shift: |g - g'|, with g' the gradient in the same parameters when the layers before have made the step and
             this one and those after it have not, (L,). 0 for the first layer.
@@ -52,7 +54,7 @@ def internal_covariate_shift(model: nn.Module, loss_fn: LossFunction, x: Batch, 
     gradients pass through them.
 
     Args:
-        model: any module whose layers are registered in the order they run; left as it is.
+        model: any module; left as it is.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample; the mean is taken.
         x: inputs (N, ...).
         y: targets.
@@ -64,7 +66,7 @@ def internal_covariate_shift(model: nn.Module, loss_fn: LossFunction, x: Batch, 
         CovariateShift, on the model's device and in its dtype.
 
     Raises:
-        InputError: a bad step; layers registered in another order than they run; bad data.
+        InputError: a bad step; bad data; a loss that is not finite after it.
         UnsupportedError: a model that answers differently the second time (dropout).
 
     Cost: L + 1 passes forward and back and 3 forward, L the number of layers with parameters; one copy of those.
@@ -84,18 +86,18 @@ def internal_covariate_shift(model: nn.Module, loss_fn: LossFunction, x: Batch, 
     now = {name: p.detach() for name, p in view.parameters.items()}
     rows = []
     with undisturbed(view.model):
-        _check_order(view, x, where)
+        order = _running_order(view, x)
         loss, before = loss_and_gradient(view, loss_fn, x, y, now, now, where)
         check_repeats(view, loss_fn, x, y, loss, now, where)
         after = _stepped(view, before, step, where)
         mixed = dict(now)  # layers move to w(t+1) one after another
-        for names in view.layers.values():
+        for names in (view.layers[layer] for layer in order):
             _, other = loss_and_gradient(view, loss_fn, x, y, mixed, names, where)
             rows.append(_compared([before[n] for n in names], [other[n] for n in names]))
             mixed |= {name: after[name] for name in names}
         next_loss = mean_loss(view, loss_fn, x, y, mixed, where)
     norm, shift, cosine = torch.stack(rows, 1)
-    return CovariateShift(tuple(view.layers), norm, shift, cosine, float(loss), float(next_loss))
+    return CovariateShift(tuple(order), norm, shift, cosine, float(loss), float(next_loss))
 
 
 def _compared(first: list[Tensor], second: list[Tensor]) -> Tensor:
@@ -127,9 +129,9 @@ def _stepped(view: ModelView, gradient: dict[str, Tensor], step: Step, where: st
     return {name: p.detach() for name, p in moved.items()}
 
 
-def _check_order(view: ModelView, x: Batch, where: str) -> None:
-    """Refuse models that run their layers in another order than they are registered in."""
-    homes = {name or "(model)": module for name, module in view.model.named_modules()}
+def _running_order(view: ModelView, x: Batch) -> list[str]:
+    """Layers in the order they first run; those whose module is never called follow the one registered before them."""
+    homes = {name or ROOT_LAYER: module for name, module in view.model.named_modules()}
     ran: list[str] = []
     hooks = [
         homes[layer].register_forward_pre_hook(lambda module, args, layer=layer: ran.append(layer))
@@ -142,8 +144,9 @@ def _check_order(view: ModelView, x: Batch, where: str) -> None:
         for hook in hooks:
             hook.remove()
     order = list(dict.fromkeys(ran))
-    registered = [layer for layer in view.layers if layer in order]
-    if order != registered:
-        wrong = next(pair for pair in zip(order, registered, strict=True) if pair[0] != pair[1])
-        got = f"`{wrong[0]}` before `{wrong[1]}`"
-        raise input_error(where, "layers registered in the order they run", got, "Register them in that order")
+    before = -1
+    for layer in view.layers:
+        if layer not in order:
+            order.insert(before + 1, layer)
+        before = order.index(layer)
+    return order

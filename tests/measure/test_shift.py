@@ -20,12 +20,14 @@ from tests.compare import assert_same
 Optimiser = Callable[[Any], torch.optim.Optimizer]
 
 
-def by_copies(model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor, make: Optimiser) -> dict[str, list[Tensor]]:
+def by_copies(
+    model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor, make: Optimiser, layers: list[str] | None = None
+) -> dict[str, list[Tensor]]:
     """Per layer |g|, |g - g'| and the cosine, from models whose first layers are a stepped model's."""
     stepped = copy.deepcopy(model)
     loss_fn(stepped(x), y).backward()
     make(stepped.parameters()).step()
-    layers = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+    layers = layers or [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
     rows: dict[str, list[Tensor]] = {}
     for index, layer in enumerate(layers):
         gradients = []
@@ -158,6 +160,36 @@ class Reversed(nn.Module):
         return self.last(self.first(x))
 
 
+def test_layers_come_in_the_order_they_run() -> None:
+    model, x, y = Reversed().double(), torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    found = internal_covariate_shift(model, nn.MSELoss(), x, y, OPTIMISERS["descent"])
+    expected = by_copies(model, nn.MSELoss(), x, y, OPTIMISERS["descent"], ["first", "last"])
+    assert found.layers == ("first", "last")
+    assert_same(found.shift, torch.stack([row[1] for row in expected.values()]), 1e-10, scale=float(found.norm.max()))
+
+
+class Attention(nn.Module):
+    """A layer that uses a layer of its own without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attend, self.head = (
+            nn.Linear(2, 4),
+            nn.MultiheadAttention(4, 1, batch_first=True),
+            nn.Linear(4, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x).unsqueeze(1)
+        return self.head(self.attend(h, h, h, need_weights=False)[0][:, 0])
+
+
+def test_layers_that_are_never_called() -> None:
+    found = internal_covariate_shift(Attention(), nn.MSELoss(), torch.randn(5, 2), torch.randn(5, 1), 0.1)
+    assert found.layers == ("embed", "attend", "attend.out_proj", "head")
+    assert float(found.shift[0]) == 0 < float(found.shift[2])
+
+
 X, Y, LOSS = torch.ones(3, 2), torch.zeros(3, 1), nn.MSELoss()
 
 
@@ -165,8 +197,8 @@ X, Y, LOSS = torch.ones(3, 2), torch.zeros(3, 1), nn.MSELoss()
     ("call", "message"),
     [
         (
-            lambda: internal_covariate_shift(Reversed(), LOSS, X, Y, 0.1),
-            r"expected layers registered in the order they run, got `first` before `last`",
+            lambda: internal_covariate_shift(nn.Linear(2, 1), LOSS, X, Y, 1e38),
+            r"internal_covariate_shift: expected a finite loss for every sample",
         ),
         (
             lambda: internal_covariate_shift(nn.Linear(2, 1), LOSS, X, Y, -0.1),
@@ -207,3 +239,11 @@ def test_printed() -> None:
     assert text.startswith("layers.0.linear: |g| ")
     assert "shift 0, cosine 1.0000" in text
     assert "after the step" in text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu() -> None:
+    model, x, y = data()
+    expected = internal_covariate_shift(model, nn.MSELoss(), x, y, 0.1).shift
+    assert_same(internal_covariate_shift(model.cuda(), nn.MSELoss(), x.cuda(), y.cuda(), 0.1).shift.cpu(), expected)
