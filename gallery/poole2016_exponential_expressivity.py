@@ -66,7 +66,7 @@ Nets = Mapping[float, theory.MeanField]
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, networks = page.pick(small=(300, 10), full=(1000, 20))
+    width, networks = page.pick(small=(300, 10), full=(1000, 12))
     page.set(seed=0, activation="tanh", sigma_b=BIAS, width=width, depth=DEPTH, networks=networks)
     nets = {w: theory.MeanField("tanh", w, BIAS) for w in COLOURS}
     formulas(page, nets)
@@ -99,8 +99,8 @@ def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
         samples, shares = [], []
         for seed in reversed(range(networks)):
             h = images(spec_of(w, width).build(seed), circle(net.q_star, width, seed))
-            along = torch.stack([torch.stack([apart(h[layer - 1], lag) for lag in LAGS]) for layer in SHOWN])
-            samples.append(along.mean(2))  # (layers, lags), of (layers, lags, points)
+            along = torch.stack([apart(h[layer - 1]) for layer in SHOWN])  # (layers, lags, points)
+            samples.append(along.mean(2))
             shares.append(components(h[-1])[1][:5].sum())
         found = measure.Profile.over_seeds(torch.stack(samples))
         known = torch.tensor([expected(net, layer) for layer in SHOWN])
@@ -135,15 +135,18 @@ def images(model: nn.Sequential, x: Tensor) -> list[Tensor]:
     return found
 
 
-def apart(h: Tensor, lag: int) -> Tensor:
-    """Correlation of every point with the one ``lag`` steps further, (points,)."""
-    return nn.functional.cosine_similarity(h, h.roll(-lag, 0))
+def apart(h: Tensor) -> Tensor:
+    """Correlation of every point with those further along the circle, (lags, points)."""
+    unit = nn.functional.normalize(h, dim=1)
+    pairs = unit @ unit.T
+    return torch.stack([pairs.roll(-lag, 1).diagonal() for lag in LAGS])
 
 
 def components(h: Tensor) -> tuple[Tensor, Tensor]:
     """Points in the first two principal components (points, 2), and the shares of variance of all of them."""
-    u, s, _ = torch.linalg.svd(h - h.mean(0), full_matrices=False)
-    return u[:, :2] * s[:2], s**2 / (s**2).sum()
+    centred = h - h.mean(0)
+    values, vectors = (each.flip(-1) for each in torch.linalg.eigh(centred @ centred.T))  # descending
+    return vectors[:, :2] * values[:2].sqrt(), values / values.sum()
 
 
 def expected(net: theory.MeanField, layer: int) -> list[float]:
@@ -231,7 +234,7 @@ def grown(page: Page, w: float, found: measure.Profile, known: Sequence[float]) 
 
 def boundaries(page: Page, nets: Nets) -> None:
     """Figure 4, G: principal curvatures of a read-out's boundary, behind one to ten layers."""
-    width, networks = page.pick(small=(100, 10), full=(200, 20))
+    width, networks = page.pick(small=(100, 10), full=(200, 12))
     behind = page.pick(small=(1, 2, 4, 6, 8, 10), full=tuple(LAYERS))
     page.set(boundary_width=width, boundary_networks=networks)
     sums, pairs = [], []
