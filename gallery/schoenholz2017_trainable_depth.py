@@ -9,7 +9,7 @@ every σ_w, and with it the depth that trains.
     ξ_c = -1 / log(σ_w² E φ'(u) φ'(u')),  u and u' of variance q* and correlation c*
 
 The paper trains on MNIST and CIFAR-10, in networks of up to 300 layers and by thousands of steps of SGD. Here the data
-are scikit-learn's digits, and a few hundred steps of SGD are taken, by all networks of L layers at the rate 0.3 / L.
+are scikit-learn's digits, and 200 steps of SGD are taken, by all networks of L layers at the rate 0.3 / L.
 Weights are orthogonal, one draw scaled to every σ_w: the maps of q and c are those of Gaussian weights, but narrow
 networks carry signals deeper with them. What is mapped is the accuracy on the training digits, without dropout. A
 network counts as trained if it gets half of them right, where one class in ten is chance. Bounds in the table are this
@@ -37,7 +37,7 @@ CRITICAL = theory.critical_sigma_w("tanh", SIGMA_B) ** 2
 TRAINED = 0.5  # accuracy on the training digits; chance is 0.1
 REACH, BEYOND = 6, 12  # multiples of xi_c: up to the first networks should train, beyond the second they should not
 RATE = 0.3  # of learning, times the number of hidden layers
-BATCH = 64
+BATCH, STEPS = 64, 200
 Data = tuple[Tensor, Tensor]
 
 
@@ -76,12 +76,12 @@ class Map:
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, steps = page.pick(small=(64, 200), full=(128, 300))
-    page.set(seed=0, width=width, steps=steps, batch=BATCH, rate_times_depth=RATE, sigma_b2=0.05, trained_from=TRAINED)
+    width = page.pick(small=64, full=128)
+    page.set(seed=0, width=width, steps=STEPS, batch=BATCH, rate_times_depth=RATE, sigma_b2=0.05, trained_from=TRAINED)
     data = load()
-    without_dropout(page, width, steps, data)
+    without_dropout(page, width, data)
     no_critical_point(page)
-    with_dropout(page, width, steps, data)
+    with_dropout(page, width, data)
 
 
 def reach(variance: float, keep: float = 1.0) -> float:
@@ -121,7 +121,7 @@ def outputs(parameters: list[Tensor], x: Tensor, keep: float, generator: torch.G
     return h
 
 
-def train(depth: int, width: int, variances: Sequence[float], keep: float, steps: int, data: Data) -> Tensor:
+def train(depth: int, width: int, variances: Sequence[float], keep: float, data: Data, steps: int = STEPS) -> Tensor:
     """Accuracies (M,) after some steps of SGD; the networks of all variances at once, in one batch."""
     (x, y), count = data, len(variances)
     parameters = start(depth, width, torch.tensor(variances).sqrt())
@@ -138,19 +138,17 @@ def train(depth: int, width: int, variances: Sequence[float], keep: float, steps
         return (outputs(parameters, x, keep).argmax(2) == y).double().mean(1)  # NaN counts as class 0
 
 
-def trained_map(
-    depths: tuple[int, ...], width: int, variances: tuple[float, ...], keep: float, steps: int, data: Data
-) -> Map:
+def trained_map(depths: tuple[int, ...], width: int, variances: tuple[float, ...], keep: float, data: Data) -> Map:
     """Train the networks of all depths."""
-    return Map(keep, variances, depths, torch.stack([train(d, width, variances, keep, steps, data) for d in depths]))
+    return Map(keep, variances, depths, torch.stack([train(d, width, variances, keep, data) for d in depths]))
 
 
-def without_dropout(page: Page, width: int, steps: int, data: Data) -> None:
+def without_dropout(page: Page, width: int, data: Data) -> None:
     """Figure 5."""
-    variances = page.pick(small=(1.0, 1.4, CRITICAL, 2.5, 4.0), full=(1.0, 1.2, 1.4, 1.6, CRITICAL, 2.0, 2.5, 3.0, 4.0))
+    variances = page.pick(small=(1.0, 1.4, CRITICAL, 2.5, 4.0), full=(1.0, 1.2, 1.4, 1.6, CRITICAL, 2.0, 2.5, 4.0))
     depths = page.pick(small=(10, 20, 50, 100), full=(10, 20, 40, 70, 110, 200))
     page.row("critical σ_w² at σ_b² = 0.05", 1.76, CRITICAL, 0.005, source="figure 5: the peak")
-    found = trained_map(depths, width, variances, 1.0, steps, data)
+    found = trained_map(depths, width, variances, 1.0, data)
     shares(page, found)
     rank = spearmanr(found.multiples.flatten(), found.accuracy.flatten()).statistic
     page.at_most("rank correlation of accuracy and L / ξ_c", -0.7, rank, source="figure 5: ξ_c decides")
@@ -179,13 +177,13 @@ def no_critical_point(page: Page) -> None:
     page.draw(limits())
 
 
-def with_dropout(page: Page, width: int, steps: int, data: Data) -> None:
+def with_dropout(page: Page, width: int, data: Data) -> None:
     """Figure 6."""
     keeps = page.pick(small=(0.9,), full=(0.98, 0.9))
-    variances = page.pick(small=(1.4, CRITICAL, 2.5), full=(1.0, 1.4, CRITICAL, 4.0))
+    variances = page.pick(small=(1.4, CRITICAL, 2.5), full=(1.0, CRITICAL, 4.0))
     depths = page.pick(small=(10, 20, 80), full=(10, 20, 40, 70, 110))
     for keep in keeps:
-        found = trained_map(depths, width, variances, keep, steps, data)
+        found = trained_map(depths, width, variances, keep, data)
         shares(page, found)
         limit = BEYOND * reach(CRITICAL, keep)
         quantity = f"deepest trained at σ_w² = {CRITICAL:.3g}, {name_of(keep)}"

@@ -94,7 +94,7 @@ class TestTrainableDepth:
     def test_training_in_one_batch_is_that_of_one_network(self, depths, monkeypatch):
         monkeypatch.setattr(depths, "RATE", 2.0)
         data = depths.load()
-        found = depths.train(3, 20, (1.0, 2.5), 1.0, 30, data)
+        found = depths.train(3, 20, (1.0, 2.5), 1.0, data, steps=30)
         for variance, accuracy in zip((1.0, 2.5), found, strict=True):
             expected = one_by_one(depths, variance, 2 / 3, data)
             assert expected > 0.3
