@@ -9,11 +9,11 @@ every σ_w, and with it the depth that trains.
     ξ_c = -1 / log(σ_w² E φ'(u) φ'(u')),  u and u' of variance q* and correlation c*
 
 The paper trains on MNIST and CIFAR-10, in networks of up to 300 layers and by thousands of steps of SGD. Here the data
-are scikit-learn's digits, and 200 steps of SGD are taken, by all networks of L layers at the rate 0.3 / L.
-Weights are orthogonal, one draw scaled to every σ_w: the maps of q and c are those of Gaussian weights, but narrow
-networks carry signals deeper with them. What is mapped is the accuracy on the training digits, without dropout. A
-network counts as trained if it gets half of them right, where one class in ten is chance. Bounds in the table are this
-page's reading of the claims' words.
+are scikit-learn's digits, and 200 steps of SGD are taken, by all networks of L layers at the rate 0.3 / L. Weights are
+orthogonal, one draw scaled to every σ_w: the maps of q and c are those of Gaussian weights, but narrow networks carry
+signals deeper with them. What is mapped is the accuracy on the training digits, without dropout. A network counts as
+trained if it gets half of them right, where one class in ten is chance. Bounds in the table are this page's reading of
+the claims' words.
 """
 
 from __future__ import annotations
