@@ -99,6 +99,18 @@ BROKEN = [
     ("pennington2017_isometry", "theory.jacobian_density", scaled_result("edge"), ["spectra", "spreads"]),
     ("pennington2017_learning", "theory.critical_sigma_w", scaled_operator, ["learning"]),
     ("yang2017_residual", "theory.residual_profile", scaled_result("gradient"), ["tanh_laws", "networks"]),
+    (
+        "yang2019_batch_norm",
+        "theory.batch_norm_gradient_factor",
+        scaled_operator,
+        ["figure_1", "by_layer", "any_variance", "near_linear", "trained_depth", "first_steps"],
+    ),
+    (
+        "santurkar2018_smoothness",
+        "measure.smoothness",
+        scaled_result("gradient_changes"),
+        ["while_training", "linear_network", "learning_rates"],
+    ),
     ("schoenholz2017_depth_scales", "theory.MeanField", scaled_weights, ["scales", "backwards"]),
     ("schoenholz2017_trainable_depth", "theory.MeanField", scaled_weights, ["without_dropout", "with_dropout"]),
 ]
