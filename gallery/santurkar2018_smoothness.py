@@ -194,21 +194,14 @@ def small_steps(page: Page, data: pb.functional.Dataset, sizes: Sequence[int]) -
         return LOSS(view(x, view.unflatten(w)), y)
 
     g = torch.func.grad(cost)(w)
+    known, source = pb.hvp(cost, w, g).norm() / g.norm(), "|Hg| / |g|"
     found = measure.smoothness(model, LOSS, x, y, [tiny]).effective_beta
-    page.row(
-        "effective β, small steps", pb.hvp(cost, w, g).norm() / g.norm(), found, 1e-4, relative=True, source="|Hg|/|g|"
-    )
+    page.row("effective β, small steps", known, found, 1e-4, relative=True, source=source)
     last = sum(p.numel() for p in model.layers[-1].parameters())  # the read-out's, which come last
     before = torch.cat([g[:-last], torch.zeros_like(g[-last:])])
-    known, found = pb.hvp(cost, w, before)[-last:].norm(), measure.internal_covariate_shift(model, LOSS, x, y, tiny)
-    page.row(
-        "shift of the read-out a step, small steps",
-        known,
-        found.shift[-1] / tiny,
-        1e-4,
-        relative=True,
-        source="Hessian",
-    )
+    known, source = pb.hvp(cost, w, before)[-last:].norm(), "the Hessian's rows of the read-out, times the others' g"
+    found = measure.internal_covariate_shift(model, LOSS, x, y, tiny).shift[-1] / tiny
+    page.row("shift of the read-out over the rate, small steps", known, found, 1e-4, relative=True, source=source)
 
 
 def sure(page: Page, quantity: str, limit: float, above: Tensor, below: Tensor, source: str, unlike: str = "") -> None:
@@ -221,12 +214,18 @@ def sure(page: Page, quantity: str, limit: float, above: Tensor, below: Tensor, 
     page.at_least(quantity, limit, math.exp(found - 2 * error), source=told, not_reproduced=unlike)
 
 
-def over_steps(runs: AllRuns, x: Sequence[float], values: Callable[[Runs], Tensor]) -> list[Curve]:
-    """A curve for each kind and rate: geometric means over seeds of (S, steps)."""
-    return [
-        Curve(label(case), x, values(each).log().mean(0).exp().tolist(), style(case), COLOURS[case[0]])
-        for case, each in runs.items()
-    ]
+def by_case(
+    runs: AllRuns, x: Sequence[float], values: Callable[[Runs], Tensor], *, logs: bool = True, bars: bool = False
+) -> list[Curve]:
+    """A curve for each kind and rate: (geometric) means over seeds of (S, x), with standard errors if ``bars``."""
+    drawn = []
+    for case, each in runs.items():
+        samples = values(each)
+        mean = measure.Profile.over_seeds(samples.log() if logs else samples)
+        height = mean.value.exp() if logs else mean.value
+        stderr = (mean.stderr * height if logs else mean.stderr).tolist() if bars else None
+        drawn.append(Curve(label(case), x, height.tolist(), style(case), COLOURS[case[0]], stderr))
+    return drawn
 
 
 def label(case: Case) -> str:
@@ -252,10 +251,8 @@ def training(page: Page, runs: AllRuns) -> None:
         "Training loss of each step's batch, geometric mean over networks. Solid at a rate that all bear, dashed at "
         "one that batch norm alone bears, and at which it beats the standard network with and without noise."
     )
-    axes = {"x": "step", "y": "loss", "log_y": True}
-    page.draw(
-        curves("training", "Training (figures 1 and 2)", reading, over_steps(runs, steps, lambda r: r.losses), **axes)
-    )
+    drawn = by_case(runs, steps, lambda r: r.losses)
+    page.draw(curves("training", "Training (figures 1 and 2)", reading, drawn, x="step", y="loss", log_y=True))
 
 
 def stability(page: Page, runs: AllRuns, times: list[int]) -> None:
@@ -268,7 +265,7 @@ def stability(page: Page, runs: AllRuns, times: list[int]) -> None:
         "Change of the units' means over a batch from one step to the next, in standard deviations; mean over layers. "
         "The noisy networks' inputs are the least stable in the end, and yet they train."
     )
-    drawn = over_steps(runs, times, lambda r: r.by_layer("drift").mean(2))
+    drawn = by_case(runs, times, lambda r: r.by_layer("drift").mean(2))
     axes = {"x": "step", "y": "drift", "log_y": True}
     page.draw(curves("drift", "Stability of the layers' inputs (figure 2)", reading, drawn, **axes))
 
@@ -280,20 +277,15 @@ def covariate_shift(page: Page, runs: AllRuns) -> None:
     pair = shift["batch norm", HIGH], shift["standard", LOW]
     sure(page, "covariate shift at own rates, batch norm over standard", 0.5, *pair, source)
     layers = list(range(2, shift["standard", LOW].shape[2] + 2))
-    logs = [(case, measure.Profile.over_seeds(each.log().mean(1))) for case, each in shift.items()]
-    cosines = [(case, measure.Profile.over_seeds(each.by_layer("cosine").mean(1))) for case, each in runs.items()]
-    drawn, angles = [], []
-    for (case, norm), (_, cosine) in zip(logs, cosines, strict=True):
-        height, look = norm.value.exp(), (style(case), COLOURS[case[0]])
-        drawn.append(Curve(label(case), layers, height.tolist(), *look, (height * norm.stderr).tolist()))
-        angles.append(Curve(label(case), layers, cosine.value.tolist(), *look, cosine.stderr.tolist()))
     reading = (
         "How much a layer's gradient changes when the layers before it have moved: geometric mean over steps and "
         "networks, with standard errors. It grows with the rate, and is no smaller where batch norm trains best."
     )
+    drawn = by_case(runs, layers, lambda r: r.by_layer("shift").log().mean(1).exp(), bars=True)
     page.draw(curves("shift", "Covariate shift by layer (figure 3)", reading, drawn, x="layer", y="|G - G'| / |G|"))
     reading = "The same as an angle; 1 means that the layers before do not matter to a layer's step. Means over steps."
-    page.draw(curves("cosine", "Covariate shift as an angle (figure 3)", reading, angles, x="layer", y="cos(G, G')"))
+    drawn = by_case(runs, layers, lambda r: r.by_layer("cosine").mean(1), logs=False, bars=True)
+    page.draw(curves("cosine", "Covariate shift as an angle (figure 3)", reading, drawn, x="layer", y="cos(G, G')"))
 
 
 def linear_network(page: Page, data: pb.functional.Dataset) -> None:
@@ -328,7 +320,7 @@ def along_the_gradient(page: Page, runs: AllRuns, times: list[int]) -> None:
         quantity = f"{name} at rate {LOW:g}, standard over batch norm"
         sure(page, quantity, 1, met["standard", LOW], met["batch norm", LOW], "figure 4")
         reading = f"{name[0].upper()}{name[1:]} over steps of half to four learning rates along the gradient."
-        drawn = over_steps(runs, times, lambda r, number=number: r.along(number))
+        drawn = by_case(runs, times, lambda r, number=number: r.along(number))
         title = f"{name[0].upper()}{name[1:]} along the gradient (figure 4)"
         page.draw(curves(key, title, reading, drawn, x="step", y=name, log_y=True))
 
