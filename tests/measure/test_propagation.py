@@ -130,7 +130,7 @@ def test_gradients_between_layers_of_other_widths() -> None:
     net = MeanField("tanh", 1.3, 0.3)
     model = MLP([500, 1000, 400, 1200, 600], "tanh")
     q0 = (net.q_star - 0.09) / 1.69
-    x = torch.randn(2, 500)
+    x = torch.randn(8, 500)  # with a read-out each: 20 networks then know their mean to one percent
     x = x / x.square().mean(1, keepdim=True).sqrt() * q0**0.5
     found = signal_propagation(
         model, x, seeds=20, redraw=lambda m, s: initialise_weights(m, "gaussian", sigma_w=1.3, sigma_b=0.3, seed=s)
