@@ -98,6 +98,7 @@ class Monitor:
         forward: Sequence[Sink] = (),
     ) -> None:
         where = "Monitor"
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # from inside the wrappers of accelerate and Lightning
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.schedule = Schedule(every, budget)
         if max_samples < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ import numpy as np
 
 from pullback._checks import input_error
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
+
+MOMENT = 0.02  # seconds in which a writer that is alive has finished its line
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,7 @@ def load_run(path: str | Path) -> Run:
     version = meta.get("schema") if isinstance(meta, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise input_error(where, f"schema 1 to {SCHEMA_VERSION}", repr(version), "Update pullback to read this run")
-    try:
-        lines = (path / RECORDS_FILE).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        lines = []
-    parsed = [parse_line(line) for line in lines if line.strip()]
+    parsed = [parse_line(line) for line in _lines(path / RECORDS_FILE) if line.strip()]
     skipped = parsed.count(None)
     if skipped:
         warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=2)
@@ -143,3 +142,14 @@ def load_run(path: str | Path) -> Run:
         superseded += len(current) - len(kept)
         current, resumed = kept, [*(step for step in resumed if step <= record.step), record.step]
     return Run(path, meta, tuple(current), skipped, superseded, tuple(resumed))
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):  # a line that is just being written, or one that was torn
+            time.sleep(MOMENT)
+            content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return content.split(b"\n")

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_readable_while_it_is_written(tmp_path: Path) -> None:
         assert len(load_run(tmp_path / "run").records) == step + 1
     writer.close()
     writer.close()
+
+
+def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that sees half of it is neither warned nor left without it."""
+    path = make_run(tmp_path / "run")
+    content = (path / RECORDS_FILE).read_bytes()
+    (path / RECORDS_FILE).write_bytes(content[:-9])
+    monkeypatch.setattr(time, "sleep", lambda _: (path / RECORDS_FILE).write_bytes(content))
+    run = load_run(path)
+    assert (len(run.records), run.skipped) == (5, 0)
 
 
 def test_a_torn_last_line_is_skipped_with_a_warning(tmp_path: Path) -> None:

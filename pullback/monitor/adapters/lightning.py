@@ -75,6 +75,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the record, before the first step."""
+        self._close()
         refuse_sharded(pl_module, "LightningCallback")  # on every process, or one would leave the others waiting
         if not trainer.is_global_zero:
             return

@@ -61,16 +61,15 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
     def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Open the record, before the first step."""
         model = known["model"]
-        self._unhook()
+        self._close()  # of a training that an exception ended
         refuse_sharded(model, "TransformersCallback")  # on every process, or one would leave the others waiting
         if not state.is_world_process_zero:
             return
-        optimizer = known.get("optimizer")
         self.monitor = Monitor(
             model,
             self.loss_fn,
             self.run_dir,
-            optimizer=getattr(optimizer, "optimizer", optimizer),  # from inside its wrapper
+            optimizer=known.get("optimizer"),
             resume=state.global_step or None,
             **self.options,
         )
@@ -94,15 +93,15 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
 
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Finish the record."""
-        self._unhook()
-        if self.monitor is not None:
-            self.monitor.close()
+        self._close()
 
-    def _unhook(self) -> None:
+    def _close(self) -> None:
         self._last.inputs = None
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        if self.monitor is not None:
+            self.monitor.close()
 
 
 class LastBatch:
