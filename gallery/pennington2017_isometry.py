@@ -234,7 +234,7 @@ def spreads(page: Page, width: int, seeds: int) -> None:
             spread = [net.jacobian_moments(1, weights).relative_variance for net in nets]
             drawn.append(Curve(f"{LABEL[activation]}, {weights}", lengths, spread, style, colour))
     for weights, style, height in (("gaussian", "dash", 2.0), ("orthogonal", "plain", 1.0)):
-        drawn.append(Curve(f"ReLU, {weights}", [0.01, 3.0], [height] * 2, style, PALETTE[3]))
+        drawn.append(Curve(f"ReLU, {weights}", np.geomspace(0.01, 3, 41), [height] * 41, style, PALETTE[3]))
     net = critical("hard_tanh", 0.05)
     for weights, expected in zip(INITS, (1.01779, 0.01779), strict=True):
         found = net.jacobian_moments(1, weights).relative_variance
@@ -258,7 +258,8 @@ def spreads(page: Page, width: int, seeds: int) -> None:
         page.row(f"hard tanh, {weights}: variance a layer as q* → 0", limit, found, 1e-3, source="σ_b = 0.001")
     reading = (
         "What a layer adds to the spread: orthogonal weights leave what the activation makes, Gaussian ones add 1. "
-        "Towards small q* hard tanh, tanh and erf are linear for all units, and isometric with orthogonal weights."
+        "Towards small q* hard tanh, tanh and erf are linear for all units, and isometric with orthogonal weights; the "
+        "two points are measured."
     )
     page.draw(
         curves(

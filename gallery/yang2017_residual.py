@@ -34,6 +34,7 @@ from pullback.modules import activation_module
 from pullback.report.chart import PALETTE
 
 START = 0.5  # correlation of the two inputs
+ROUNDING = 1e-12  # of a correlation that is 1
 CLOSED, INFINITE = "closed form for large l", "theory at infinite width, within 3 standard errors"
 LABELS = {"length": "length q", "correlation": "correlation c", "gradient": "gradient g over the last layer's"}
 LABEL = {"tanh": "tanh", "relu": "ReLU"}
@@ -191,7 +192,8 @@ def rows(page: Page, net: Network, predicted: Predicted, measured: Measured) -> 
     kind = f"{LABEL[net.activation]}, {net.name}"
     for name in ("length", "correlation"):
         value, stderr = (float(each[-1]) for each in (measured[name].value, measured[name].stderr))
-        page.row(f"{kind}: {name} after the last layer", predicted[name][-1], value, 3 * stderr, source=INFINITE)
+        within = max(3 * stderr, ROUNDING)
+        page.row(f"{kind}: {name} after the last layer", predicted[name][-1], value, within, source=INFINITE)
     value, stderr = (float(each[0]) for each in (measured["gradient"].value, measured["gradient"].stderr))
     expected = math.log(predicted["gradient"][0])
     page.row(f"{kind}: ln of the gradient", expected, math.log(value), 3 * stderr / value, source=INFINITE)

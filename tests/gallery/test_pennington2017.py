@@ -169,7 +169,7 @@ def test_steps_are_counted_at_the_first_loss_below_the_target(load):
     losses = []
     for _ in range(taken + 1):
         loss = torch.nn.functional.cross_entropy(model(training.x), training.y)
-        losses.append(float(loss))
+        losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
