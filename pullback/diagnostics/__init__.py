@@ -1,16 +1,20 @@
-"""Numbers from kernels and operators: moments, spectra, alignment, flow over depth, curvature."""
+"""Numbers from kernels and operators: moments, noise, drift, spectra, alignment, flow over depth, curvature."""
 
 from pullback.diagnostics.alignment import Alignment, alignment
 from pullback.diagnostics.curvature import Sharpness, compare_curvatures, sharpness
 from pullback.diagnostics.curvature_spectrum import CurvatureSpectrum, curvature_spectrum
+from pullback.diagnostics.drift import KernelDrift, kernel_drift, label_alignment
 from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.moments import Moments, moments
+from pullback.diagnostics.noise import GradientNoise, gradient_noise
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.trade_off import TradeOff, trade_off
 
 __all__ = [
     "Alignment",
     "CurvatureSpectrum",
+    "GradientNoise",
+    "KernelDrift",
     "LayerFlow",
     "Moments",
     "Sharpness",
@@ -19,6 +23,9 @@ __all__ = [
     "alignment",
     "compare_curvatures",
     "curvature_spectrum",
+    "gradient_noise",
+    "kernel_drift",
+    "label_alignment",
     "layer_flow",
     "layer_spectra",
     "moments",
