@@ -21,6 +21,7 @@ from pullback.monitor.output import Output
 from pullback.monitor.probes import Observation, Probe, chosen_probes
 from pullback.monitor.schedule import Schedule, is_sparse_turn
 from pullback.monitor.sinks import Sink
+from pullback.monitor.snapshot import Snapshot
 from pullback.runs import RunWriter
 
 
@@ -115,6 +116,8 @@ class Monitor:
         self._last_end = dict.fromkeys((True, False), time.perf_counter())
         self._dear_wanted = False
         self._kernels = KernelSeries(model, loss_fn)
+        self._memory: dict[str, Any] = {}  # of the probes
+        self._before: Snapshot | None = None
         settings = {
             "every": every,
             "probes": probes if isinstance(probes, str) else list(probes),
@@ -156,15 +159,27 @@ class Monitor:
             expected = f"`step` as a whole number above the last, {last}"
             raise input_error("Monitor.step", expected, repr(step), "Call it once after each optimizer.step()")
         self.num_steps = last + 1 if step is None else step
-        if self._output is None or not self.schedule.is_due(self.num_steps, last):
-            return
+        if self._output is not None and self.schedule.is_due(self.num_steps, last):
+            self._measure_if_affordable(self._output, x, y, loss)
+        self._before = self._snapshot()
+
+    def _measure_if_affordable(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None) -> None:
         wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1)
         if self._can_afford(dear=False):
             dear = wanted and self._can_afford(dear=True)
             self._dear_wanted = wanted and not dear
-            self._timed_measurement(self._output, x, y, loss, dear=dear)
+            self._timed_measurement(output, x, y, loss, dear=dear)
         else:
             self.num_skipped += 1
+
+    def _snapshot(self) -> Snapshot | None:
+        """Weights before the next step, if it will be measured with a probe that asks for them."""
+        if not self.is_due() or not any(probe.name == "updates" for probe in self.probes):
+            return None
+        start = time.perf_counter()
+        found = Snapshot.of(self.model)
+        self.seconds += time.perf_counter() - start
+        return found
 
     def is_due(self, step: int | None = None) -> bool:
         """Whether ``step`` will measure at that step, the next if None, as far as the schedule says."""
@@ -211,9 +226,22 @@ class Monitor:
     def _measure(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
         self.num_measurements += 1
         try:
-            count = min(self.max_samples, num_samples(x))
-            x, y = take(x, slice(0, count)), take(y, slice(0, count))
-            seen = Observation(self.model, self.loss_fn, x, y, self.optimizer, _number(loss), self._kernels)
+            batch = num_samples(x)
+            part = slice(0, min(self.max_samples, batch))
+            x, y = take(x, part), take(y, part)
+            seen = Observation(
+                self.model,
+                self.loss_fn,
+                x,
+                y,
+                self.optimizer,
+                _number(loss),
+                self._kernels,
+                batch_size=batch,
+                step=self.num_steps,
+                before=self._before,
+                memory=self._memory,
+            )
             with undisturbed(self.model, training=False):
                 for probe in self.probes:
                     if dear or not probe.sparse:

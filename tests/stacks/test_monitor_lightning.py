@@ -106,6 +106,37 @@ def test_weights_are_the_same_to_the_bit(tmp_path: Path, others: dict[str, Any],
     assert run.series("kernel", "num_samples")[1] == [10] * len(steps)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
+def test_compiled(tmp_path: Path) -> None:
+    states = []
+    for watched in (True, False):
+        torch.compiler.reset()
+        callbacks = [LightningCallback(tmp_path / "run", CE, **options())] if watched else []
+        module = Module()
+        fitted = trainer(tmp_path, callbacks, max_epochs=1)
+        fitted.fit(torch.compile(module, backend="eager"), loader(), loader(2))
+        states.append(state(module, fitted.optimizers))
+    assert_same_to_the_bit(*states)
+    assert "net.layers.0.linear" in read(tmp_path / "run", [2, 4, 6]).meta["model"]["layers"]
+
+
+def test_a_module_without_a_forward_pass(tmp_path: Path) -> None:
+    """Where the training step calls a part of the module, that part is watched."""
+
+    class Parts(Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise NotImplementedError
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return CE(self.net(batch[0]), batch[1])
+
+    callback = LightningCallback(tmp_path / "run", CE, module="net", **options())
+    trainer(tmp_path, [callback], max_epochs=1).fit(Parts(), loader())
+    run = read(tmp_path / "run", [2, 4, 6])
+    assert run.meta["model"]["class"] == "MLP"
+    assert "layers.0.linear" in run.meta["model"]["layers"]
+
+
 def test_two_optimizers_by_hand(tmp_path: Path) -> None:
     """The trainer counts two steps a batch; so does the record."""
     watched, alone = (trained(tmp_path, watched, module=Module(optimizers=2)) for watched in (True, False))

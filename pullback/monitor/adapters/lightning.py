@@ -42,6 +42,8 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         run_dir: folder of the record.
         loss_fn: as for ``Monitor``: of the module's outputs and the targets.
         split: from a batch to (x, y); x is handed to the module's ``forward``.
+        module: name of the submodule to watch, as ``get_submodule`` takes it, where the module itself has no
+            ``forward`` that goes from x to what the loss takes.
         to_loggers: whether the trainer's loggers get the scalars of every measurement.
         options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
             ``forward``.
@@ -65,12 +67,13 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         loss_fn: LossFunction,
         *,
         split: Callable[[Any], tuple[Batch, Batch]] = pair,
+        module: str = "",
         to_loggers: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
         self.run_dir, self.loss_fn, self.split, self.to_loggers = run_dir, loss_fn, split, to_loggers
-        self.options = options
+        self.module, self.options = module, options
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -82,7 +85,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         optimizers: Sequence[torch.optim.Optimizer] = trainer.optimizers
         sinks = [*self.options.get("forward", ()), *([_to_loggers(trainer)] if self.to_loggers else [])]
         self.monitor = Monitor(
-            pl_module,
+            pl_module.get_submodule(self.module),
             self.loss_fn,
             self.run_dir,
             optimizer=optimizers[0] if optimizers else None,

@@ -5,17 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pullback._checks import check_names, check_option
-from pullback.monitor.probes import alignment, flow, gradients, kernel, loss, sharpness
+from pullback.monitor.probes import (
+    alignment,
+    batch_norm,
+    classes,
+    flow,
+    gradients,
+    inputs,
+    kernel,
+    loss,
+    noise,
+    samples,
+    sharpness,
+    tangent,
+    updates,
+)
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
-PROBES: dict[str, Probe] = {
-    probe.name: probe
-    for probe in (loss.PROBE, gradients.PROBE, kernel.PROBE, alignment.PROBE, flow.PROBE, sharpness.PROBE)
-}
+_MODULES = (
+    loss,
+    gradients,
+    updates,
+    kernel,
+    noise,
+    alignment,
+    classes,
+    flow,
+    inputs,
+    batch_norm,
+    sharpness,
+    samples,
+    tangent,
+)
+PROBES: dict[str, Probe] = {module.PROBE.name: module.PROBE for module in _MODULES}
 
+_LIGHT = ("loss", "gradients", "updates")
+_STANDARD = ("kernel", "noise", "alignment", "classes", "flow", "inputs", "batch_norm", "sharpness")
 PRESETS: dict[str, tuple[str, ...]] = {
-    "light": ("loss", "gradients"),
-    "standard": ("loss", "gradients", "kernel", "alignment", "flow", "sharpness"),
+    "light": _LIGHT,
+    "standard": (*_LIGHT, *_STANDARD),
     "full": tuple(PROBES),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
@@ -22,10 +21,10 @@ def measure(seen: Observation) -> Measurement:
 
 def measure_matrix(seen: Observation) -> Measurement:
     """Arrays ``cosine`` (N, N) and ``labels`` (N,), samples sorted by class where the targets are classes."""
-    cosine, targets = seen.alignment.cosine, seen.y
-    if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() == 1:
-        order = torch.argsort(targets, stable=True)
-        labels = targets[order]
+    cosine, classes = seen.alignment.cosine, seen.labels
+    if classes is not None:
+        order = torch.argsort(classes, stable=True)
+        labels = classes[order]
     else:
         order = torch.arange(len(cosine), device=cosine.device)
         labels = torch.zeros_like(order)

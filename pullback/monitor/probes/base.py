@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback.diagnostics import Alignment, alignment
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.kernels import Kernel, KernelSeries
+from pullback.monitor.snapshot import Snapshot
 
 
 @dataclass
@@ -28,6 +29,10 @@ class Observation:
         optimizer: the user's, or None.
         batch_loss: the loss the user's loop reported, or None.
         kernels: makes the kernel; one object for the whole run.
+        batch_size: B of the user's batch, of which ``x`` may be a part; None if it is all of it.
+        step: number of the training step before.
+        before: some weights as they were before that step, or None.
+        memory: what a probe keeps from one measurement to the next, under its name; one object for the whole run.
     """
 
     model: nn.Module
@@ -37,6 +42,10 @@ class Observation:
     optimizer: torch.optim.Optimizer | None
     batch_loss: float | None
     kernels: KernelSeries
+    batch_size: int | None = None
+    step: int = 0
+    before: Snapshot | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -47,6 +56,12 @@ class Observation:
     def alignment(self) -> Alignment:
         """Signs and cosines of the kernel."""
         return alignment(self.kernel)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes of the samples (N,), or None where targets are no classes."""
+        y = self.y
+        return y if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 1 else None
 
 
 @dataclass(frozen=True)

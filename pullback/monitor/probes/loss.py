@@ -13,10 +13,9 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 def measure(seen: Observation) -> Measurement:
     """``loss``: mean per-sample loss; ``accuracy``: share of right classes, where targets are class labels."""
     values: dict[str, Any] = {"loss": float(seen.kernel.losses.mean())}
-    outputs, targets = seen.kernel.outputs, seen.y
-    labels = isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() == 1
-    if labels and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
-        values["accuracy"] = float((outputs.argmax(1) == targets).to(torch.float32).mean())
+    outputs, labels = seen.kernel.outputs, seen.labels
+    if labels is not None and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
+        values["accuracy"] = float((outputs.argmax(1) == labels).to(torch.float32).mean())
     if seen.batch_loss is not None:
         values["batch_loss"] = seen.batch_loss
     return Measurement(values)

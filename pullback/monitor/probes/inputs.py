@@ -1,0 +1,34 @@
+"""Are the inputs on one scale, and around zero?"""
+
+from __future__ import annotations
+
+import torch
+
+from pullback.functional.batch import tensors
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+
+def measure(seen: Observation) -> Measurement:
+    """Over the features of all inputs that are real numbers, standard deviations over the measured samples.
+
+    ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
+    features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. Nothing for tokens.
+    """
+    parts = [leaf.detach().flatten(1) for leaf in tensors(seen.x) if leaf.is_floating_point() and leaf.dim() > 1]
+    if not parts:
+        return Measurement({})
+    features = torch.cat([part.double() for part in parts], 1)
+    std, mean = features.std(0, correction=0), features.mean(0).abs()
+    varies = std > 1e-7 * features.abs().amax(0)
+    values = {
+        "largest_abs": float(features.abs().max()),
+        "num_features": features.shape[1],
+        "constant_features": int((~varies).sum()),
+    }
+    if bool(varies.any()):
+        std, mean = std[varies], mean[varies]
+        values |= {"largest_mean_over_std": float((mean / std).max()), "std_ratio": float(std.max() / std.min())}
+    return Measurement(values)
+
+
+PROBE = Probe("inputs", measure, sparse=True)

@@ -1,0 +1,29 @@
+"""Gradient noise scale and signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pullback.diagnostics import gradient_noise
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+
+def measure(seen: Observation) -> Measurement:
+    """``noise_scale`` in samples, ``signal_to_noise`` of one sample, both with ``…_stderr``; ``batch_size`` of the loop.
+
+    Left out where they are not defined: the noise scale where no signal shows above the noise.
+    """
+    found = gradient_noise(seen.kernel)
+    numbers = {
+        "noise_scale": found.noise_scale,
+        "noise_scale_stderr": found.noise_scale_stderr,
+        "signal_to_noise": found.signal_to_noise,
+        "signal_to_noise_stderr": found.signal_to_noise_stderr,
+    }
+    values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
+    batch = found.num_samples if seen.batch_size is None else seen.batch_size
+    return Measurement(values | {"batch_size": batch, "num_samples": found.num_samples})
+
+
+PROBE = Probe("noise", measure)

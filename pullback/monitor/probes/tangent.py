@@ -1,0 +1,47 @@
+"""Does the tangent kernel move? A network in the linear regime keeps it, one that learns features turns it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pullback.diagnostics import kernel_drift, label_alignment, moments
+from pullback.functional import num_samples, take
+from pullback.kernels import tangent_kernel
+from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+NUM_SAMPLES = 32  # kept from the first measurement; each costs a backward pass an output
+
+
+def measure(seen: Observation) -> Measurement:
+    """Of the tangent kernel (trace over outputs) of fixed samples: ``drift`` and ``cka`` since the first measurement.
+
+    Also ``label_alignment`` and ``effective_rank`` as it is now, and ``since``, the step of the first measurement.
+    """
+    kept = seen.memory.get("tangent")
+    if kept is None:
+        count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
+        x, y = (_copied(take(batch, count)) for batch in (seen.x, seen.y))
+        first = tangent_kernel(seen.model, x).total
+        kept = seen.memory["tangent"] = x, y, first, seen.step
+        now = first
+    else:
+        now = tangent_kernel(seen.model, kept[0]).total
+    _, y, first, since = kept
+    moved = kernel_drift(first, now)
+    numbers = {"drift": moved.drift, "cka": moved.cka, "effective_rank": moments(now, num_params=1).effective_rank}
+    if isinstance(y, Tensor):
+        numbers["label_alignment"] = label_alignment(now, y)
+    values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
+    return Measurement(values | {"since": since})
+
+
+def _copied(batch: Any) -> Any:
+    """A loop may write its next batch into the same memory."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+
+
+PROBE = Probe("tangent", measure)

@@ -1,0 +1,79 @@
+"""Some of the weights before a step: enough to tell how far the step moved them, in little memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pullback._rng import make_generator
+from pullback.functional import ModelView
+
+MOST_ENTRIES = 2**16  # of one parameter; larger ones are sampled
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Entries of every trainable parameter at one step.
+
+    Attributes:
+        places: parameter name -> places of the entries in the flattened parameter, or None for all of them.
+        values: parameter name -> a copy of the entries.
+    """
+
+    places: dict[str, Tensor | None]
+    values: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        """Copy up to ``MOST_ENTRIES`` entries of each parameter, drawn by a generator of their own where there are more.
+
+        Whatever the optimiser, whatever comes between its step and the measurement. A copy of all weights would add a
+        quarter to the memory of training with Adam.
+        """
+        places: dict[str, Tensor | None] = {}
+        values = {}
+        for name, p in ModelView.of(model, where="Monitor").parameters.items():
+            size = p.numel()
+            drawn = None
+            if size > MOST_ENTRIES:
+                drawn = torch.randint(size, (MOST_ENTRIES,), generator=make_generator(size)).to(p.device)
+            places[name] = drawn
+            values[name] = _entries(p, drawn).clone()
+        return cls(places, values)
+
+    def ratios(self, model: nn.Module) -> dict[str, tuple[float, float]]:
+        """|w - w0| / |w0| of every layer since, and its standard error, 0 where all entries are known.
+
+        Layers whose weights were all zero are left out: they have no relative change.
+        """
+        view = ModelView.of(model, where="Monitor")
+        found = {}
+        for layer, names in view.layers.items():
+            parts = [self._squares(name, view.parameters[name]) for name in names if name in self.values]
+            moved, size = (sum(float(part[k].sum()) for part in parts) for k in (0, 1))
+            if size > 0:
+                square = moved / size
+                variance = sum(_variance(*part, square) for part in parts if part[2]) / size**2
+                ratio = math.sqrt(square)
+                found[layer] = ratio, math.sqrt(variance) / (2 * ratio) if ratio > 0 else 0.0
+        return found
+
+    def _squares(self, name: str, p: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Squared change and squared value of the known entries, scaled so that they sum to all; whether sampled."""
+        places, before = self.places[name], self.values[name].double()
+        scale = p.numel() / len(before)
+        moved = (_entries(p, places).double() - before).square()
+        return scale * moved, scale * before.square(), places is not None
+
+
+def _entries(p: Tensor, places: Tensor | None) -> Tensor:
+    flat = p.detach().reshape(-1)
+    return flat if places is None else flat[places]
+
+
+def _variance(moved: Tensor, size: Tensor, sampled: bool, square: float) -> float:
+    """Variance of sum moved - square sum size over the draw of the entries."""
+    return float((moved - square * size).var()) * len(moved) if sampled else 0.0
