@@ -65,22 +65,22 @@ def phase(
     near = [point.sigma_w for point in theory.critical_points(activation, sigma_b) if point.reached] + [sigma_w]
     columns, rows = np.linspace(0.4 * min(near), 1.8 * max(near), 61), np.linspace(0, max(1.0, 1.5 * sigma_b), 41)
     measured = columns[np.linspace(0, len(columns) - 1, points).round().astype(int)].tolist()
-    found = []
+    along, found = sorted({*columns[::2].tolist(), *measured}), []
     with _busy("the phase diagram") as say:
         diagram = theory.phase_diagram(activation, columns.tolist(), rows.tolist())
-        known = [theory.signal_profile(theory.MeanField(activation, w, sigma_b), depth) for w in columns.tolist()]
+        known = [theory.signal_profile(theory.MeanField(activation, w, sigma_b), depth) for w in along]
         for place, w in enumerate(measured):
             say(f"networks, {place + 1} of {points} values of sigma_w")
             drawn = NetworkSpec(activation, w, sigma_b, depth=depth, width=width)
-            found.append(signal_propagation(drawn, seeds=seeds, seed=seed))
+            found.append(signal_propagation(drawn, seeds=seeds, seed=seed + place * seeds))
     power = 1 / (depth - 1)  # of the gradients in the first layer: the factor of one layer
     first = [(float(p.gradients.value[0]), float(p.gradients.stderr[0])) for p in found]
     correlations = Line(
-        f"correlation after {depth} layers", columns.tolist(), [float(p.c[-1]) for p in known],
+        f"correlation after {depth} layers", along, [float(p.c[-1]) for p in known],
         measured, [float(p.c.value[-1]) for p in found], [float(p.c.stderr[-1]) for p in found],
     )  # fmt: skip
     gradients = Line(
-        "gradient factor of a layer", columns.tolist(), [float(p.gradients[0]) ** power for p in known],
+        "gradient factor of a layer", along, [float(p.gradients[0]) ** power for p in known],
         measured, [g**power for g, _ in first], [power * g ** (power - 1) * error for g, error in first],
     )  # fmt: skip
     scale = np.where(diagram.q_star == 0, np.abs(diagram.xi_grad), diagram.xi_c)  # where lengths vanish, signals do

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import brentq
 
-from pullback._checks import check_positive, input_error, self_check_error
+from pullback._checks import check_positive, input_error
 from pullback.theory.activations import Activation, activation_of
+from pullback.theory.closed_forms import closed_form
 from pullback.theory.gaussian import Integral, Series, mean, pair_mean
-from pullback.theory.piecewise import pair_moments, pieces_of
 
 if TYPE_CHECKING:
     from pullback.theory.curves import CurveMetrics
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LONGEST, SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
 CRITICAL = 1e-8  # |chi - 1| below which a network counts as critical: what the fixed point is known to
 SERIES_ERROR = 1e-13  # relative, above which a correlation goes through closed forms or the nested rule
-_STEPS = 100  # of Newton's iteration for c*
 _ROUNDING = 1e-15  # of C(c) - c
+_NEAREST = 30  # -log(1 - c) beyond which c* cannot be told from 1
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ class MeanField:
         found = [series.at(c) for series in self._series]
         if all(value.error <= SERIES_ERROR * each.whole.value for value, each in zip(found, self._series, strict=True)):
             return found[0], found[1]
-        pieces, q = pieces_of(self.phi), self._length
-        if pieces is not None:
-            moments = pair_moments(pieces, np.array(q), np.array(q), np.array(c))
+        pairs, q = closed_form(self.phi), self._length
+        if pairs is not None:
+            moments = pairs(np.array(q), np.array(q), np.array(c))
             return tuple(Integral(float(value), SERIES_ERROR * max(1.0, q)) for value in moments)  # type: ignore[return-value]
         return pair_mean(self.phi.value, q, q, c, self.phi.kinks), pair_mean(self.phi.slope, q, q, c, self.phi.kinks)
 
@@ -234,13 +234,18 @@ class MeanField:
         """Correlation that every pair of inputs settles at: 1 in the ordered phase, below in the chaotic one."""
         if self._masks_agree and self.c_slope(1.0) <= 1 + CRITICAL:
             return 1.0
-        c = 0.0
-        for _ in range(_STEPS):  # of Newton: C is convex on [0, 1], so that it climbs to the least fixed point
-            rise, slope = self.c_map(c) - c, self.c_slope(c)
-            if rise <= _ROUNDING or slope >= 1:
-                return c
-            c = min(1.0, c + rise / (1 - slope))
-        raise self_check_error("MeanField.c_star", "a correlation that settles", f"C(c) - c = {rise:.2g}", "Report it")
+        if self.c_map(0.0) <= _ROUNDING:
+            return 0.0
+
+        def fall(y: float) -> float:  # (C(c) - c) / (1 - c), which falls with c as C is convex, at y = -log(1 - c)
+            return (self.c_map(-math.expm1(-y)) + math.expm1(-y)) * math.exp(y)
+
+        low, high = 0.0, 1.0
+        while fall(high) > 0:  # next to the critical line c* comes close to 1
+            low, high = high, high + 1
+            if high > _NEAREST:
+                return 1.0
+        return -math.expm1(-brentq(fall, low, high, xtol=1e-13, rtol=1e-13))
 
     # Depth scales
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from pullback.theory.activations import Activation, Array, Function
+from pullback.theory.closed_forms import closed_form
 from pullback.theory.gaussian import mean, pair_mean
 from pullback.theory.hermite import coefficients
-from pullback.theory.piecewise import pair_moments, pieces_of
 
 _TERMS = 160
 _SERIES_ERROR = 1e-11  # of E phi^2; entries whose series is less exact are integrated one by one
@@ -24,40 +22,30 @@ def pair_means(phi: Activation, covariance: Array, left: Array, right: Array) ->
         left: variances of the rows, (N1,).
         right: variances of the columns, (N2,).
     """
+    c, pairs = _correlations(covariance, left, right), closed_form(phi)
+    if pairs is not None:
+        return pairs(left[:, None], right, c)
+    return _expectation(phi, phi.value, left, right, c), _expectation(phi, phi.slope, left, right, c)
+
+
+def pair_values(phi: Activation, covariance: Array, left: Array, right: Array) -> Array:
+    """The first of the two alone, (N1, N2)."""
+    c, pairs = _correlations(covariance, left, right), closed_form(phi)
+    return _expectation(phi, phi.value, left, right, c) if pairs is None else pairs(left[:, None], right, c)[0]
+
+
+def _correlations(covariance: Array, left: Array, right: Array) -> Array:
     norms = np.sqrt(np.outer(left, right))
-    correlation = np.clip(np.divide(covariance, norms, out=np.zeros_like(norms), where=norms > 0), -1, 1)
-    correlation[correlation > 1 - 32 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
-    if phi.homogeneous and phi.kinks:
-        return _arc_cosine(phi, norms, correlation)
-    pieces = pieces_of(phi)
-    if pieces is not None:
-        return pair_moments(pieces, left[:, None], right, correlation)
-    return _expectation(phi, phi.value, left, right, correlation), _expectation(
-        phi, phi.slope, left, right, correlation
-    )
+    c = np.clip(np.divide(covariance, norms, out=np.zeros_like(norms), where=norms > 0), -1, 1)
+    c[c > 1 - 32 * np.finfo(float).eps] = 1  # one input twice: an angle would show the rounding
+    return c
 
 
 def second_moments(phi: Activation, variances: Array) -> Array:
     """E phi(u)^2 for every variance, in an array of the same shape."""
-    q = variances.ravel()
-    pieces = pieces_of(phi)
-    if phi.homogeneous:
-        found = q * mean(lambda u: phi.value(u) ** 2, 1.0, phi.kinks).value
-    elif pieces is not None:
-        found = pair_moments(pieces, q, q, np.ones_like(q))[0]
-    else:
-        found = coefficients(phi.value, q, phi.kinks, 2)[1]
+    q, pairs = variances.ravel(), closed_form(phi)
+    found = coefficients(phi.value, q, phi.kinks, 2)[1] if pairs is None else pairs(q, q, np.ones_like(q))[0]
     return found.reshape(variances.shape)
-
-
-def _arc_cosine(phi: Activation, norms: Array, c: Array) -> tuple[Array, Array]:
-    """phi(u) = a u + b |u| (ReLU: a = b = 1/2): closed forms (Cho and Saul 2009)."""
-    positive, negative = (float(phi.value(np.array([u]))[0]) for u in (1.0, -1.0))
-    a, b = (positive - negative) / 2, (positive + negative) / 2
-    angle = np.arccos(c)
-    folded = 2 / math.pi * (np.sqrt(1 - c * c) + c * (math.pi / 2 - angle))  # E |u| |v| of unit variances
-    signs = 1 - 2 * angle / math.pi  # E sign(u) sign(v)
-    return norms * (a * a * c + b * b * folded), a * a + b * b * signs
 
 
 def _expectation(phi: Activation, f: Function, left: Array, right: Array, c: Array) -> Array:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebfit, chebpts1, chebval
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 
 from pullback._checks import self_check_error
 from pullback.theory.activations import Activation, Array
+from pullback.theory.closed_forms import closed_form
 from pullback.theory.gaussian import Nodes
 from pullback.theory.hermite import coefficients
 from pullback.theory.mean_field import CRITICAL, LONGEST, SERIES_ERROR, MeanField
-from pullback.theory.piecewise import pair_moments, pieces_of
 
 _DEGREE = 23  # 6.4^-23 is below rounding
 _TERMS = 512  # of Hermite series
@@ -123,9 +124,9 @@ def _scales(rate: Array) -> Array:
 
 def _correlations(phi: Activation, sigma_w: Array, sigma_b: Array, lengths: Array) -> tuple[Array, Array]:
     """c* below 1 and C'(c*), in the chaotic phase."""
-    pieces = pieces_of(phi)
-    if pieces is not None:
-        return _climb(lambda c: pair_moments(pieces, lengths, lengths, c), sigma_w**2, sigma_b**2, lengths)
+    pairs = closed_form(phi)
+    if pairs is not None:
+        return _climb(partial(pairs, lengths, lengths), sigma_w**2, sigma_b**2, lengths)
     (values, second), (slopes, slope) = (coefficients(f, lengths, phi.kinks, _TERMS) for f in (phi.value, phi.slope))
     series = [np.ascontiguousarray((each**2).T) for each in (values, slopes)]  # (terms, M)
     c, rate = _climb(lambda c: [polyval(c, each, tensor=False) for each in series], sigma_w**2, sigma_b**2, lengths)

@@ -11,7 +11,7 @@ from pullback._checks import check_positive, input_error
 from pullback.theory.activations import Array
 from pullback.theory.backward import backward_profile
 from pullback.theory.curves import check_depth
-from pullback.theory.pairs import pair_means
+from pullback.theory.pairs import pair_values
 from pullback.theory.residual import LONGEST
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def signal_profile(net: MeanField, depth: int, *, q0: float = 1.0, c0: float = 0
     q[0], covariance[0] = weight / net.keep_prob * q0 + bias, net.pair_gain * c0 * q0 + bias
     for k in range(1, depth):
         q[k] = net.q_map(float(q[k - 1]))
-        both, _ = pair_means(net.phi, covariance[k - 1 : k, None], q[k - 1 : k], q[k - 1 : k])
+        both = pair_values(net.phi, covariance[k - 1 : k, None], q[k - 1 : k], q[k - 1 : k])
         covariance[k] = net.pair_gain * both[0, 0] + bias
         if not q[k] <= LONGEST:
             got = f"more than {LONGEST:g} after {k + 1} layers"

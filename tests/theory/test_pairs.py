@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from pullback.theory.activations import BUILT_IN, activation_of
+from pullback.theory.closed_forms import closed_form
 from pullback.theory.gaussian import pair_mean
 from pullback.theory.hermite import coefficients
 from pullback.theory.pairs import pair_means
@@ -40,6 +41,19 @@ def test_what_is_not_piecewise_linear() -> None:
     assert hard_tanh is not None
     assert hard_tanh.jumps == (1.0, -1.0)
     assert hard_tanh.value(np.array([-3.0, 0.25, 2.0])) == pytest.approx([-1, 0.25, 1])
+
+
+@pytest.mark.parametrize("name", ["linear", "erf", "gelu", "sin", "relu", "leaky_relu"])
+@pytest.mark.parametrize("lengths", [(0.5, 0.5), (0.3, 7.0), (40.0, 40.0)])
+def test_closed_forms(name: str, lengths: tuple[float, float]) -> None:
+    """Against the nested rule; a function of one's own of the same name is integrated."""
+    phi = BUILT_IN[name]
+    pairs = closed_form(phi)
+    assert pairs is not None
+    for c in CORRELATIONS:
+        for found, f in zip(pairs(*(np.array(q) for q in lengths), np.array(c)), (phi.value, phi.slope), strict=True):
+            assert float(found) == pytest.approx(pair_mean(f, *lengths, c, phi.kinks).value, rel=1e-10, abs=1e-11)
+    assert closed_form(activation_of(functional.gelu, "test")) is None
 
 
 def test_zero_lengths() -> None:

@@ -145,11 +145,8 @@ def test_bad_input(call: Any, message: str) -> None:
 
 
 def test_correlations_that_do_not_settle_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pullback.theory import mean_field, phase_grid
+    from pullback.theory import phase_grid
 
     monkeypatch.setattr(phase_grid, "_STEPS", 1)
     with pytest.raises(pb.SelfCheckError, match=r"phase_diagram: expected correlations that settle, got 1 that still"):
         phase_diagram("tanh", [2.0], [0.3])
-    monkeypatch.setattr(mean_field, "_STEPS", 1)
-    with pytest.raises(pb.SelfCheckError, match=r"MeanField.c_star: expected a correlation that settles"):
-        _ = MeanField("hard_tanh", 1.2241379310344827, 0.5172413793103449).c_star
