@@ -89,12 +89,15 @@ def phase_chart(
     """
     decades = [[_decades(6 * xi) for xi in row] for row in scale]
     line = [(w, b) for w, b in zip(critical, sigma_b, strict=True) if sigma_w[0] <= w <= sigma_w[-1]]
-    drawn = [Curve("critical", [w for w, _ in line], [b for _, b in line], "line", LINE)] if line else []
+    style = "plain" if len(line) > 1 else "points"  # ReLU has a critical point and no line
+    drawn = [Curve("critical", [w for w, _ in line], [b for _, b in line], style, LINE)] if line else []
     drawn.append(Curve("asked for", [asked[0]], [asked[1]], "points", NETWORKS))
     reading = (
         "Colour: decades of 6 ξ_c, the number of layers over which two inputs can be told apart (Schoenholz et al. "
         "2017). Left of the line gradients vanish, right of it they explode."
     )
+    if any(math.isnan(each) for row in decades for each in row):
+        reading += " Where it is blank, lengths grow without bound."
     with_line = sum(w == w for w in critical)
     summary = f"At {with_line} of the {len(sigma_b)} values of σ_b there is a critical point that layers settle at."
     return heat_map(
@@ -185,7 +188,7 @@ def circle_charts(lines: Sequence[Line]) -> tuple[Chart, ...]:
         (
             "curvature",
             "N κ²",
-            "Squared curvature times the width: in the chaotic phase it settles while the image grows.",
+            "Squared curvature times the width: in the chaotic phase it settles, a little higher in narrow networks.",
         ),
         (
             "gauss",

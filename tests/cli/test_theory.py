@@ -141,7 +141,8 @@ def test_the_map_leaves_out_what_is_not_defined() -> None:
     cells, line, _ = chart.figure["data"]
     assert [row[2] for row in cells["z"]] == [None, None]
     assert all(value is not None for row in cells["z"] for value in row[:2])
-    assert line["y"] == [0.6]
+    assert (line["y"], line["mode"]) == ([0.6], "markers")
+    assert "Where it is blank, lengths grow without bound." in chart.reading
     assert "At 1 of the 2 values" in chart.summary[0]
 
 
