@@ -21,6 +21,7 @@ from pullback.modules import MLP
 CE = nn.CrossEntropyLoss()
 CHECKPOINT_EVERY = 4
 TORN_AT_STEP = 7
+PROBES = ("loss", "gradients", "kernel", "alignment", "flow", "sharpness")
 
 
 class Loop:
@@ -76,7 +77,8 @@ class Loop:
         return [*self.model.state_dict().values(), *moments, torch.get_rng_state()]
 
     def monitor(self, folder: Path, **options: Any) -> pb.Monitor:
-        return pb.Monitor(self.model, CE, folder, optimizer=self.optimizer, **({"every": 1, "budget": None} | options))
+        settings = {"every": 1, "budget": None, "probes": PROBES} | options
+        return pb.Monitor(self.model, CE, folder, optimizer=self.optimizer, **settings)
 
 
 def measured(run: pb.Run) -> dict[str, list[Any]]:

@@ -45,7 +45,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     alone = Loop().run(STEPS)
     expected = alone.state()
     loop = Loop()
-    monitor = loop.monitor(tmp_path / "run", probes="standard")
+    monitor = loop.monitor(tmp_path / "run")
     loop.run(3, monitor)
     size = (tmp_path / "run" / RECORDS_FILE).stat().st_size
     with files_no_larger_than(size + 100), pytest.warns(UserWarning, match="a record was lost") as warned:

@@ -186,11 +186,12 @@ def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
 
     first = trainer(tmp_path, [LightningCallback(tmp_path / "run", CE, **options()), Save()], max_epochs=2)
     first.fit(Module(), loader(), loader(2))
+    beyond = [record for record in pb.load_run(tmp_path / "run").records if record.step > 6]
     torch.manual_seed(0)
     again = trainer(tmp_path, [LightningCallback(tmp_path / "run", CE, **options())], max_epochs=3)
     again.fit(module := Module(), loader(), loader(2), ckpt_path=tmp_path / "first.ckpt")
     run = read(tmp_path / "run", list(range(2, 19, 2)))
-    assert run.superseded == 3 * 6  # three measurements beyond the checkpoint, five probes and the cost
+    assert run.superseded == len(beyond) > 0
     assert run.resumed == (6,)
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in expected.parameters())
 

@@ -167,13 +167,14 @@ def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 5, "max_steps": 10}
     with pytest.raises(InterruptedError):
         trainer(gpt2(), tmp_path, [TransformersCallback(tmp_path / "run", **options()), Stop()], **saving).train()
+    beyond = [record for record in pb.load_run(tmp_path / "run").records if record.step > 5]
     model = gpt2()
     callback = TransformersCallback(tmp_path / "run", **options())
     trainer(model, tmp_path, [callback], **saving).train(resume_from_checkpoint=True)
     assert_same_to_the_bit([*model.state_dict().values()], [*whole.state_dict().values()])
     run, expected = read(tmp_path / "run", [2, 4, 6, 8, 10]), read(tmp_path / "whole", [2, 4, 6, 8, 10])
     assert run.resumed == (5,)
-    assert run.superseded == 6  # five probes and the cost of step 6
+    assert run.superseded == len(beyond) > 0
     for probe, metric in (("loss", "loss"), ("kernel", "M1"), ("kernel", "eigenvalues")):
         assert run.series(probe, metric) == expected.series(probe, metric)
     with pytest.raises(pb.InputError, match="one that holds a run"):
