@@ -40,7 +40,8 @@ KINDS = ("standard", "batch norm", "noisy batch norm")
 COLOURS = dict(zip(KINDS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
 CONVERGED = 1.0  # a loss that counts as trained; chance is ln 10 = 2.3
 WORST = 1e3  # larger losses, and those that are no numbers, are drawn here
-LAST = 10  # steps the final loss is averaged over
+LEARNT = 0.5  # a loss by which to tell how fast a network learns
+LAST = 10  # steps that losses are averaged over
 LOSS = nn.CrossEntropyLoss()
 BATCH = 128
 LOW, HIGH = 0.05, 0.8  # a rate that all kinds bear, and one that batch norm alone does
@@ -238,14 +239,27 @@ def style(case: Case) -> str:
     return "dash" if case[1] in (HIGH, *EDGE.values()) else "plain"
 
 
+def steps_needed(losses: Tensor) -> Tensor:
+    """Steps until the mean of the last few losses is that of a network that has learnt, or all there are, (S,)."""
+    smooth = losses.unfold(1, LAST, 1).mean(2)
+    learnt = smooth < LEARNT
+    return torch.where(learnt.any(1), learnt.int().argmax(1) + LAST, losses.shape[1]).double()
+
+
 def training(page: Page, runs: AllRuns) -> None:
     """Losses while training, and what noise costs."""
-    ends = {case: each.losses[:, -LAST:].mean(1) for case, each in runs.items()}
-    plain, slow = ends["standard", LOW], "at a rate far below its own batch norm is not faster, in so few steps"
-    for kind, source in (("batch norm", "figure 1: faster"), ("noisy batch norm", "figure 2: as fast")):
-        for rate, known in ((HIGH, ""), (LOW, slow)):
-            quantity = f"final loss, standard at rate {LOW:g} over {kind} at {rate:g}"
-            sure(page, quantity, 1, plain, ends[kind, rate], source, known)
+    needed = {case: steps_needed(each.losses) for case, each in runs.items()}
+    source = "figures 1 and 2"
+    for kind, rate, known in (
+        ("batch norm", HIGH, ""),
+        ("noisy batch norm", HIGH, ""),
+        ("noisy batch norm", LOW, "at so small a rate noise costs more steps than the normalisation saves"),
+    ):
+        quantity = f"steps to a loss of {LEARNT}, standard at rate {LOW:g} over {kind} at {rate:g}"
+        sure(page, quantity, 1, needed["standard", LOW], needed[kind, rate], source, known)
+    ends = [runs[kind, LOW].losses[:, -LAST:].mean(1) for kind in KINDS[:2]]
+    known = "at a rate far below its own batch norm ends no lower, in so few steps"
+    sure(page, f"final loss at rate {LOW:g}, standard over batch norm", 1, *ends, source, known)
     steps = list(range(len(runs["standard", LOW].losses[0])))
     reading = (
         "Training loss of each step's batch, geometric mean over networks. Solid at a rate that all bear, dashed at "
@@ -356,11 +370,16 @@ def overview(page: Page, runs: AllRuns) -> None:
     """Everything measured while training, geometric means over steps, layers and seeds (arithmetic of cosines)."""
     rows: list[list[str | float]] = []
     for case, each in runs.items():
-        numbers = [each.losses[:, -LAST:].mean(1), each.by_layer("shift"), each.by_layer("drift")]
+        numbers = [
+            steps_needed(each.losses),
+            each.losses[:, -LAST:].mean(1),
+            each.by_layer("shift"),
+            each.by_layer("drift"),
+        ]
         numbers += [each.along(number) for _, number in MET.values()]
         means = [float(number.log().mean().exp()) for number in numbers]
         rows.append([label(case), *means, float(each.by_layer("cosine").mean())])
-    header = ("network", "final loss", "shift / |G|", "drift", *MET, "cosine")
+    header = ("network", f"steps to {LEARNT}", "final loss", "shift / |G|", "drift", *MET, "cosine")
     page.facts("While training, means over steps, layers and networks", header, rows)
 
 

@@ -91,6 +91,14 @@ def test_a_ratio_holds_by_two_standard_errors(script, page):
     assert page.rows[1].here == pytest.approx(float((mean.value - 2 * mean.stderr).exp()), rel=1e-6)
 
 
+def test_steps_are_counted_until_a_network_has_learnt(script):
+    losses = torch.full((3, 40), 2.0)
+    losses[0, 20:] = 0.1  # the mean of ten is below 0.5 when eight of them are 0.1
+    losses[1, 20] = 0.1
+    losses[2] = 0.2
+    assert script.steps_needed(losses).tolist() == [28, 40, 10]
+
+
 def test_small_steps_are_products_with_the_hessian(script, page, data):
     script.small_steps(page, data, SIZES)
     assert [row.holds for row in page.rows] == [True, True]
