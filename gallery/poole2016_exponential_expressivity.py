@@ -246,7 +246,10 @@ def boundaries(page: Page, nets: Nets) -> None:
         pairs.append((found, [w**2 * (gauss[layers] - 1) / (3 * net.q_star) for layers in behind]))
         sums += beside(f"σ_w = {w}", behind, pairs[-1][1], found.value, found.stderr, COLOURS[w])
     page.mostly("sums of squared curvatures", pairs, source="this page's formula")
-    reading = "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles."
+    reading = (
+        "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles. Behind many layers of "
+        f"σ_w = 4 networks of only {width} units lie above theory."
+    )
     summary = [
         f"σ_w = {w}: {known[0]:.4g} to {known[-1]:.4g} by theory." for w, (_, known) in zip(nets, pairs, strict=True)
     ]
