@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pullback.advisor import rules
 from pullback.advisor.findings import SEVERITIES, Finding
+from pullback.advisor.rules import RULES
 from pullback.runs import Run, load_run
-
-RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    rules.divergence,
-    rules.learning_rate,
-    rules.gradient_flow,
-    rules.ill_conditioning,
-    rules.conflicting_gradients,
-)
 
 
 def diagnose(run: Run | str | Path) -> list[Finding]:
     """Findings of a run, most severe first; an empty list if its record shows nothing.
 
-    This is the advisor's first form: divergence, learning rate against sharpness (plain SGD), vanishing and
-    exploding gradients, ill-conditioning and conflicting gradients.
+    A rule reads what probes recorded and is silent where they did not run. Thresholds stand in
+    ``advisor/thresholds.py``; those that are conventions make a warning only where the loss shows that training does
+    not work (it stayed above four fifths of the first one measured, and fewer than four fifths of the samples are
+    right), and are "info" otherwise.
+
+    Names: divergence, learning-rate-too-high, learning-rate-too-low, vanishing-gradients, exploding-gradients,
+    ordered-initialisation, chaotic-initialisation, saturated-units, dead-units, rank-collapse, ill-conditioning,
+    inputs-not-normalised, conflicting-gradients, suspect-samples, batch-too-small, batch-too-large,
+    batch-norm-batch-too-small, saddle-plateau, minimum-plateau, effective-rate-decay, lazy-regime, memorisation.
 
     Args:
         run: a run, or its folder.

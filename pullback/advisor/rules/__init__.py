@@ -1,0 +1,36 @@
+"""The rules, one function a name, in a file for each topic: a run to the findings its record supports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.rules import batches, conditioning, depth, learning_rate, plateaus, regimes, samples, units
+from pullback.runs import Run
+
+RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
+    learning_rate.divergence,
+    learning_rate.too_high,
+    learning_rate.too_low,
+    depth.vanishing_gradients,
+    depth.exploding_gradients,
+    depth.ordered_initialisation,
+    depth.chaotic_initialisation,
+    units.saturated_units,
+    units.dead_units,
+    units.rank_collapse,
+    conditioning.ill_conditioning,
+    conditioning.inputs_not_normalised,
+    samples.conflicting_gradients,
+    samples.suspect_samples,
+    batches.too_small,
+    batches.too_large,
+    batches.batch_norm_too_small,
+    plateaus.saddle_plateau,
+    plateaus.minimum_plateau,
+    regimes.effective_rate_decay,
+    regimes.lazy_regime,
+    regimes.memorisation,
+)
+
+__all__ = ["RULES"]

@@ -1,0 +1,69 @@
+"""Directions that need different learning rates: in the gradients, and already in the inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
+from pullback.advisor.thresholds import ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
+from pullback.runs import Record, Run
+
+CONDITIONING_ACTION = (
+    "Use an adaptive optimiser (Adam, RMSprop), a smaller learning rate, or a second-order method that evens the "
+    "directions out"
+)
+
+
+def ill_conditioning(run: Run) -> Iterator[Finding]:
+    """Almost all of the gradients' energy in a few directions."""
+    records = [r for r in records_with(run, "kernel", "effective_rank", "num_samples") if r.values["num_samples"] > 1]
+    ill = [r for r in records if _concentration(r) > ILL_CONDITIONED]
+    if lasts(ill, records):
+        last = ill[-1].values
+        yield Finding(
+            "ill-conditioning",
+            "info",
+            None,
+            span(ill),
+            {"effective rank": last["effective_rank"], "samples": last["num_samples"]},
+            f"log(N / effective rank) above {ILL_CONDITIONED} log(N) in half of the measurements",
+            CONVENTION,
+            CONDITIONING_ACTION,
+        )
+
+
+def inputs_not_normalised(run: Run) -> Iterator[Finding]:
+    """Features far from zero mean, on very different scales, or very large: curvature inherits all three."""
+    records = records_with(run, "inputs", "largest_abs")
+    seen = [r for r in records if _beyond(r)]
+    if lasts(seen, records):
+        yield Finding(
+            "inputs-not-normalised",
+            severity(run),
+            None,
+            span(seen),
+            _beyond(seen[-1]),
+            f"numbers above {LARGEST_INPUT:g}, standard deviations {STD_RATIO:g}-fold apart, or, where numbers exceed "
+            f"{OFFSET_INPUT:g}, a |mean| above {MEAN_OVER_STD:g} standard deviations",
+            "LeCun, Bottou, Orr and Müller (1998), Efficient BackProp, section 4.3; " + CONVENTION,
+            "Subtract each feature's mean over the training set and divide by its standard deviation",
+        )
+
+
+def _beyond(record: Record) -> dict[str, float]:
+    """The numbers that are beyond their limits. A nearly constant pixel of a picture in [-1, 1] is no offset."""
+    largest = number(record.values["largest_abs"])
+    limits = {
+        "largest_abs": LARGEST_INPUT,
+        "std_ratio": STD_RATIO,
+        "largest_mean_over_std": MEAN_OVER_STD if largest > OFFSET_INPUT else math.inf,
+    }
+    values = {name: number(record.values.get(name)) for name in limits}
+    return {name.replace("_", " "): value for name, value in values.items() if limits[name] < value < math.inf}
+
+
+def _concentration(record: Record) -> float:
+    rank, n = record.values["effective_rank"], record.values["num_samples"]
+    return math.log(n / rank) / math.log(n) if rank > 0 else 0.0

@@ -1,0 +1,106 @@
+"""What happens to gradients over depth, and what mean-field theory says of the initial weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, severity, span
+from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES
+from pullback.runs import Record, Run
+
+VANISHING_ACTION = (
+    "Use an activation that keeps gradients (ReLU family), add normalisation (layer or batch norm), "
+    "skip connections, or He initialisation"
+)
+EXPLODING_ACTION = (
+    "Lower the weight scale of the initialisation, add normalisation (layer or batch norm) or skip connections, "
+    "or clip gradients by norm"
+)
+
+
+def vanishing_gradients(run: Run) -> Iterator[Finding]:
+    """Gradients that shrink a hundredfold (squared) from the last layer to the first."""
+    yield from _flow(run, "vanishing", VANISHING_ACTION)
+
+
+def exploding_gradients(run: Run) -> Iterator[Finding]:
+    """Gradients that grow a hundredfold (squared) from the last layer to the first."""
+    yield from _flow(run, "exploding", EXPLODING_ACTION)
+
+
+def ordered_initialisation(run: Run) -> Iterator[Finding]:
+    """Initial weights so small that signals of all samples become alike, and gradients vanish, over this depth."""
+    yield from _phase(run, "ordered", -1)
+
+
+def chaotic_initialisation(run: Run) -> Iterator[Finding]:
+    """Initial weights so large that signals of like samples part, and gradients explode, over this depth."""
+    yield from _phase(run, "chaotic", 1)
+
+
+def _flow(run: Run, verdict: str, action: str) -> Iterator[Finding]:
+    records = list(run.of("flow"))
+    seen = [r for r in records if r.values.get("verdict") == verdict and has(r, "slope")]
+    if not lasts(seen, records):
+        return
+    norms = by_layer(seen[-1], "gradient_norm")
+    evidence = {"slope of ln|g|^2 per layer": float(seen[-1].values["slope"])}
+    if norms:
+        first, *_, last = [*norms.values(), *norms.values()]
+        evidence |= {"first layer's gradient norm": first, "last layer's": last}
+    yield Finding(
+        f"{verdict}-gradients",
+        severity(run),
+        _where_it_starts(norms, verdict),
+        span(seen),
+        evidence,
+        "a hundredfold change of the squared gradient norm over the depth, in half of the measurements",
+        "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
+        action,
+    )
+
+
+def _where_it_starts(norms: dict[str, float], verdict: str) -> str | None:
+    """The first layer on the way back whose norm is ten times the last layer's or a tenth of it."""
+    way_back = list(reversed(norms.items()))
+    if not way_back:
+        return None
+    start = way_back[0][1]
+    shrinks = verdict == "vanishing"
+    for layer, norm in way_back:
+        if norm <= start / LEAVES if shrinks else norm >= start * LEAVES:
+            return layer
+    return (min if shrinks else max)(norms, key=lambda layer: norms[layer])
+
+
+def _phase(run: Run, phase: str, sign: int) -> Iterator[Finding]:
+    for record in list(run.of("initialisation"))[:1]:
+        chi = {layer: value for layer, value in by_layer(record, "chi").items() if value > 0}
+        change = sum(math.log(value) for value in chi.values())  # ln of the factor on squared gradients over the depth
+        if sign * change <= math.log(CHI_PRODUCT):
+            continue
+        yield Finding(
+            f"{phase}-initialisation",
+            severity(run),
+            max(chi, key=lambda layer: sign * chi[layer]),
+            (record.step, record.step),
+            {"chi per layer (geometric mean)": math.exp(change / len(chi)), "ln of the product": change},
+            f"the product of chi over the layers is beyond {CHI_PRODUCT:g} or its inverse",
+            "mean-field theory, chi = 1 is critical; Schoenholz et al. (2017), arXiv:1611.01232; " + CONVENTION,
+            _critical(record),
+        )
+
+
+def _critical(record: Record) -> str:
+    used, critical = by_layer(record, "sigma_w"), by_layer(record, "critical_sigma_w")
+    pairs = [(used[layer], critical[layer]) for layer in critical if used.get(layer, 0.0) > 0]
+    if not pairs:
+        return 'Initialise at the critical point: pb.initialise(model, phase="critical")'
+    now, wanted = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+    return (
+        f"Use sigma_w = {wanted:.3g} in place of {now:.3g} (weights of standard deviation sigma_w / sqrt(fan-in)): "
+        'pb.initialise(model, phase="critical")'
+    )

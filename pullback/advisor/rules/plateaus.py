@@ -1,0 +1,68 @@
+"""A loss that stands still: at a saddle, where there is a way down, or at a minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, number, records_with, severity
+from pullback.advisor.thresholds import NEGATIVE, PLATEAU, PLATEAU_LOSSES
+from pullback.runs import Record, Run
+
+
+def saddle_plateau(run: Run) -> Iterator[Finding]:
+    """The loss stands still, and the Hessian has a direction of negative curvature."""
+    yield from _plateau(run, saddle=True)
+
+
+def minimum_plateau(run: Run) -> Iterator[Finding]:
+    """The loss stands still, and the Hessian has no direction of negative curvature."""
+    yield from _plateau(run, saddle=False)
+
+
+def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
+    late = _standing(run)
+    known = [r for r in records_with(run, "sharpness", "smallest", "hessian") if late and r.step >= late[0].step]
+    if not known or (direction := _is_saddle(known[-1])) is None or direction != saddle:
+        return
+    values = known[-1].values
+    yield Finding(
+        "saddle-plateau" if saddle else "minimum-plateau",
+        severity(run),
+        None,
+        (late[0].step, late[-1].step),
+        {
+            "loss": median(r.values["loss"] for r in late),
+            "smallest curvature": values["smallest"],
+            "largest curvature": values["hessian"],
+        },
+        f"median loss of the last two quarters within {PLATEAU:.0%}, and a smallest Hessian eigenvalue "
+        f"{'below' if saddle else 'not below'} -{NEGATIVE:g} of the largest",
+        "strict saddle points, Dauphin et al. (2014), arXiv:1406.2572; " + CONVENTION,
+        "Raise the learning rate or add momentum, or use smaller batches: noise leaves a saddle"
+        if saddle
+        else "Stop here, lower the learning rate if the loss is noisy, or use a larger or better initialised model",
+    )
+
+
+def _standing(run: Run) -> list[Record]:
+    """Loss records of the last two quarters if their medians agree, else nothing."""
+    records = records_with(run, "loss", "loss")
+    quarter = len(records) // 4
+    if len(records) < PLATEAU_LOSSES:
+        return []
+    third, last = (
+        median(r.values["loss"] for r in part) for part in (records[-2 * quarter : -quarter], records[-quarter:])
+    )
+    return records[-2 * quarter :] if abs(last - third) <= PLATEAU * abs(third) else []
+
+
+def _is_saddle(record: Record) -> bool | None:
+    """None where the eigenvalue's own error leaves its sign open."""
+    smallest, largest = record.values["smallest"], abs(record.values["hessian"])
+    error = number(record.values.get("smallest_residual", 0.0))
+    if smallest + error < -NEGATIVE * largest:
+        return True
+    # a Ritz value lies above the smallest eigenvalue: only a small residual says that nothing lies below
+    return False if smallest - error >= -NEGATIVE * largest else None

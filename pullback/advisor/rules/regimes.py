@@ -1,0 +1,95 @@
+"""What kind of training it is: one that slows itself down, one that learns no features, one that learns by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, by_layer, has, learns, number, records_with, severity, span
+from pullback.advisor.thresholds import GENERALISATION_GAP, KNOWN_BY_HEART, LAZY_DRIFT, RATE_DECAY, TEST_LOSS_RISE
+from pullback.runs import Record, Run
+
+
+def effective_rate_decay(run: Run) -> Iterator[Finding]:
+    """Weights whose scale does not matter grow, and their effective rate lr / |w|^2 falls without anyone asking."""
+    records = [r for r in run.of("effective_lr") if by_layer(r, "norm")]
+    if not records or number(records[-1].values.get("weight_decay", 0.0)) > 0:
+        return
+    first, last = by_layer(records[0], "norm"), by_layer(records[-1], "norm")
+    invariant = records[-1].values.get("invariant")
+    decay = {
+        layer: (last[layer] / norm) ** 2
+        for layer, norm in first.items()
+        if isinstance(invariant, dict) and invariant.get(layer) is True and norm > 0 and layer in last
+    }
+    layer = max(decay, key=lambda name: decay[name]) if decay else None
+    if layer is not None and decay[layer] > RATE_DECAY:
+        yield Finding(
+            "effective-rate-decay",
+            severity(run),
+            layer,
+            span(records),
+            {"factor": decay[layer], "first norm": first[layer], "last norm": last[layer]},
+            f"|w|^2 of a scale-invariant layer grew more than {RATE_DECAY:g} times, without weight decay",
+            "van Laarhoven (2017), arXiv:1706.05350; " + CONVENTION,
+            "Add weight decay to the layers before normalisation, which holds |w| at an equilibrium",
+        )
+
+
+def lazy_regime(run: Run) -> Iterator[Finding]:
+    """The loss fell while the tangent kernel stayed: the network is a linear model of fixed features."""
+    records = records_with(run, "tangent", "drift")
+    if len(records) < 2 or not learns(run) or records[-1].values["drift"] >= LAZY_DRIFT:
+        return
+    values = records[-1].values
+    more = {"cka": "CKA with the first kernel", "label_alignment": "alignment with the labels"}
+    yield Finding(
+        "lazy-regime",
+        "info",
+        None,
+        span(records),
+        {"relative drift of the tangent kernel": values["drift"]}
+        | {label: values[name] for name, label in more.items() if has(records[-1], name)},
+        f"relative change of the tangent kernel below {LAZY_DRIFT:g} while the loss fell",
+        "Chizat, Oyallon and Bach (2019), arXiv:1812.07956; " + CONVENTION,
+        "For learnt features use a larger learning rate, a smaller scale of the output, or a narrower network",
+    )
+
+
+def memorisation(run: Run) -> Iterator[Finding]:
+    """Training samples known by heart that do not carry over to held-out ones."""
+    held_out = [r for r in run.records if r.error is None and _test(r)]
+    train = records_with(run, "loss", "loss")
+    if not held_out or not train:
+        return
+    test = _test(held_out[-1])
+    evidence: dict[str, float] = {}
+    if has(train[-1], "accuracy") and "accuracy" in test:
+        accuracy = train[-1].values["accuracy"]
+        if accuracy >= KNOWN_BY_HEART and accuracy - test["accuracy"] > GENERALISATION_GAP:
+            evidence |= {"training accuracy": accuracy, "test accuracy": test["accuracy"]}
+    best = min((_test(r)["loss"] for r in held_out if "loss" in _test(r)), default=0.0)
+    fell = train[-1].values["loss"] < train[0].values["loss"]
+    if best > 0 and fell and test.get("loss", 0.0) > TEST_LOSS_RISE * best:
+        evidence |= {"lowest test loss": best, "last test loss": test["loss"]}
+    if evidence:
+        gap = "training accuracy" in evidence
+        yield Finding(
+            "memorisation",
+            "warning" if gap else "info",
+            None,
+            (train[0].step, held_out[-1].step),
+            evidence,
+            f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, or a test "
+            f"loss {TEST_LOSS_RISE:g} times its minimum while the training loss fell",
+            "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
+            "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
+        )
+
+
+def _test(record: Record) -> dict[str, float]:
+    """Held-out loss and accuracy out of records of "test" or, as the demo writes them, of "epoch"."""
+    prefix = {"test": "", "epoch": "test_"}.get(record.probe)
+    if prefix is None:
+        return {}
+    return {name: record.values[prefix + name] for name in ("loss", "accuracy") if has(record, prefix + name)}

@@ -1,0 +1,103 @@
+"""Samples and classes whose gradients disagree, and samples that stand out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, lasts, number, records_with, span
+from pullback.advisor.thresholds import CONFLICT, SUSPECT_SHARE
+from pullback.runs import Record, Run
+
+NUM_LISTED = 5
+REMEDIES = {
+    "label": "check the labels of samples",
+    "duplicate": "remove the copies among samples",
+    "outlier": "look at samples",
+}
+
+
+def conflicting_gradients(run: Run) -> Iterator[Finding]:
+    """Samples that on the whole pull against each other, the two classes and the two samples that do so most."""
+    records = records_with(run, "alignment", "mean_cosine", "conflict_fraction")
+    bad = [r for r in records if r.values["mean_cosine"] < CONFLICT]
+    if not lasts(bad, records):
+        return
+    last = bad[-1].values
+    evidence = {"mean cosine": last["mean_cosine"], "share of conflicting pairs": last["conflict_fraction"]}
+    where = []
+    if classes := _triple(_at(run, "classes", bad[-1].step).get("worst")):
+        evidence["cosine between the worst classes"] = classes[2]
+        where.append(f"classes {classes[0]:g} and {classes[1]:g}")
+    pairs = last.get("worst_pairs")
+    if pair := _triple(pairs[0] if isinstance(pairs, list) and pairs else None):
+        evidence["cosine of the worst pair"] = pair[2]
+        where.append(f"samples {pair[0]:g} and {pair[1]:g} of those measured")
+    yield Finding(
+        "conflicting-gradients",
+        "info",
+        None,
+        span(bad),
+        evidence,
+        f"mean cosine below {CONFLICT} in half of the measurements",
+        CONVENTION,
+        "Look at the most conflicting pairs for wrong labels"
+        + (f" ({', '.join(where)})" if where else "")
+        + ", and consider a larger batch",
+    )
+
+
+def suspect_samples(run: Run) -> Iterator[Finding]:
+    """Samples the probe suspects: of a wrong label, of being copies, or of a gradient that outweighs the others."""
+    records = records_with(run, "samples", "num_samples")
+    if not records:
+        return
+    record = records[-1]
+    suspects = record.values.get("suspects")
+    found = [s for s in suspects if _is_suspect(s)] if isinstance(suspects, list) else []
+    if not found or record.values["num_samples"] <= 0:
+        return
+    by_reason = {reason: [s for s in found if s[2] == reason] for reason in REMEDIES}
+    counts = {f"{reason}s": float(len(each)) for reason, each in by_reason.items() if each}
+    wrong = len(by_reason["label"]) / record.values["num_samples"]
+    yield Finding(
+        "suspect-samples",
+        "warning" if wrong > SUSPECT_SHARE else "info",
+        None,
+        (record.step, record.step),
+        counts | {"samples": record.values["num_samples"]},
+        "modified z-score above 3.5 (labels, outliers), equal gradients (copies); a warning if more than "
+        f"{SUSPECT_SHARE:.0%} of the samples have suspect labels",
+        "Iglewicz and Hoaglin (1993); " + CONVENTION,
+        _listed(by_reason),
+    )
+
+
+def _listed(by_reason: dict[str, list[Any]]) -> str:
+    parts = []
+    for reason, found in by_reason.items():
+        if found:
+            rest = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
+            parts.append(f"{REMEDIES[reason]} {', '.join(str(s[0]) for s in found[:NUM_LISTED])}{rest}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}, counted within the measured batch"
+
+
+def _is_suspect(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and type(value[0]) is int and value[2] in tuple(REMEDIES)
+
+
+def _at(run: Run, probe: str, step: int) -> dict[str, Any]:
+    """Values of a probe at a step, empty if it was not measured then."""
+    records: list[Record] = [record for record in run.of(probe) if record.step == step]
+    return records[-1].values if records else {}
+
+
+def _triple(value: Any) -> tuple[float, float, float] | None:
+    """Two indices and a cosine; None where a record is damaged."""
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    a, b, cosine = map(number, value)
+    return (a, b, cosine) if all(map(math.isfinite, (a, b, cosine))) else None

@@ -1,0 +1,58 @@
+"""Every threshold of the rules, in one place, with where it comes from.
+
+"Convention" means: chosen by the people of this package, and said so in the finding. A convention is no law, so a
+finding that rests on one is a warning only where the loss shows that training does not work (``reading.severity``).
+"""
+
+from __future__ import annotations
+
+# What counts as lasting, and as learning.
+SHARE_OF_MEASUREMENTS = 0.5  # a state counts if at least half of the measurements show it
+LEARNS_LOSS = 0.8  # a run learns if its loss fell to this share of the first one measured,
+LEARNS_ACCURACY = 0.8  # or if it gets this share of the samples right
+
+# Learning rate and loss.
+DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
+STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay stable; convention
+SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
+MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
+MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
+
+# Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
+LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
+CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
+
+# Units.
+SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
+DEAD = 0.5  # share of units that no sample switches on; convention
+COLLAPSED = 1.5  # effective rank of a layer's activations; 1 is one direction for all samples; convention
+ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
+
+# Gradients of samples.
+ILL_CONDITIONED = 0.75  # log(N / effective rank) / log(N); 1 is a single direction; convention
+CONFLICT = -0.05  # mean cosine; independent directions give 0; convention
+SUSPECT_SHARE = 0.05  # of the measured samples: wrong labels beyond it cost accuracy; convention
+
+# Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).
+BATCH_TOO_SMALL = 0.1
+BATCH_TOO_LARGE = 10.0
+STDERRS = 2.0  # the noise scale is an estimate: it has to be beyond the threshold by so many standard errors
+BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 / 15) = 37 percent
+
+# Plateaus.
+PLATEAU = 0.01  # relative change of the median loss from the third to the last quarter of the measurements; convention
+PLATEAU_LOSSES = 8  # measurements below which quarters say nothing
+NEGATIVE = 0.01  # of the largest curvature: a smallest eigenvalue below minus this share is a way down; convention
+
+# Inputs. A feature with mean / std = r makes the second-moment matrix about 1 + r^2 times longer along the mean.
+MEAN_OVER_STD = 10.0
+OFFSET_INPUT = 10.0  # below it offsets do not count: pictures in [-1, 1] have pixels that hardly vary; convention
+STD_RATIO = 1000.0  # convention: images with dark corners reach 100
+LARGEST_INPUT = 100.0  # convention
+
+# Regimes.
+RATE_DECAY = 10.0  # times smaller lr / |w|^2 of layers whose scale does not matter; convention
+LAZY_DRIFT = 0.1  # relative change of the tangent kernel; convention
+GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
+KNOWN_BY_HEART = 0.95  # training accuracy
+TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention

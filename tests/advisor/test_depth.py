@@ -1,0 +1,68 @@
+"""Findings on gradients over depth and on the initial weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.advisor.runs import found, severities
+
+
+def flow(verdict: str, slope: float, **norms: float) -> dict[str, Any]:
+    return {"verdict": verdict, "slope": slope, "gradient_norm": norms}
+
+
+def test_vanishing_gradients_and_the_layer_where_they_start() -> None:
+    """S0-22, S0-28: activation, normalisation, skip, initialisation."""
+    norms = {"a": 0.001, "b": 0.02, "c": 0.05, "d": 0.5, "e": 1.0}
+    records = [(s, "flow", flow("vanishing", slope, **norms)) for s, slope in ((50, -2.0), (100, -1.5))]
+    finding = found("vanishing-gradients", *records)
+    assert finding is not None
+    assert (finding.severity, finding.layer, finding.steps) == ("warning", "c", (50, 100))  # the first below e / 10
+    assert finding.evidence["slope of ln|g|^2 per layer"] == -1.5
+    assert finding.evidence["first layer's gradient norm"] == 0.001
+    assert finding.evidence["last layer's"] == 1.0
+    for remedy in ("activation", "normalisation", "skip connections", "initialisation"):
+        assert remedy in finding.action
+    assert "vanishing-gradients in c, steps 50 to 100" in str(finding)
+    assert severities("vanishing-gradients", *records) == ("info", "warning")
+
+
+def test_exploding_gradients() -> None:
+    """S0-22."""
+    exploding = flow("exploding", 2.0, a=300.0, b=12.0, c=1.0)
+    finding = found("exploding-gradients", (50, "flow", exploding), (100, "flow", flow("steady", 0.0)))
+    assert finding is not None
+    assert finding.layer == "b"
+    assert "clip" in finding.action
+    steady = [(s, "flow", flow("steady", 0.0)) for s in (1, 2)]
+    assert found("exploding-gradients", *steady, (3, "flow", exploding)) is None  # once in three is a spike
+    assert found("vanishing-gradients", (50, "flow", exploding)) is None
+
+
+def initialisation(chi: float, depth: int) -> dict[str, Any]:
+    layers = [f"l{place}" for place in range(depth)]
+    return {
+        "chi": dict.fromkeys(layers, chi),
+        "sigma_w": dict.fromkeys(layers, 0.9),
+        "critical_sigma_w": dict.fromkeys(layers, 1.17),
+    }
+
+
+def test_initialisations_off_the_critical_point() -> None:
+    ordered = found("ordered-initialisation", (1, "initialisation", initialisation(0.6, 20)))
+    assert ordered is not None
+    assert "sigma_w = 1.17 in place of 0.9" in ordered.action
+    assert abs(ordered.evidence["chi per layer (geometric mean)"] - 0.6) < 1e-12
+    assert found("chaotic-initialisation", (1, "initialisation", initialisation(0.6, 20))) is None
+    chaotic = found("chaotic-initialisation", (1, "initialisation", initialisation(1.585, 20)))
+    assert chaotic is not None
+    assert chaotic.steps == (1, 1)
+    assert found("ordered-initialisation", (1, "initialisation", initialisation(0.6, 4))) is None  # 0.13: not deep
+    assert found("chaotic-initialisation", (1, "initialisation", initialisation(1.0, 90))) is None
+    assert severities("chaotic-initialisation", (1, "initialisation", initialisation(1.6, 20))) == ("info", "warning")
+
+
+def test_without_a_critical_value_the_action_names_the_call() -> None:
+    finding = found("ordered-initialisation", (1, "initialisation", {"chi": dict.fromkeys("abcdefghij", 0.5)}))
+    assert finding is not None
+    assert 'phase="critical"' in finding.action

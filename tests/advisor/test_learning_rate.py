@@ -1,0 +1,91 @@
+"""Findings on learning rate and loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+import pullback as pb
+from pullback.runs import Record, Run
+from tests.advisor.runs import LEARNS, a_run, found, losses, severities
+
+SGD = {"hessian": 30.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}
+ADAM = {"hessian": 30.0, "limit": 2000.0, "optimizer": "Adam", "learning_rate": 1e-3}
+
+
+def test_learning_rate_too_high_by_the_limit_of_the_optimiser() -> None:
+    """S0-18: judged by the Hessian, not by the kernel."""
+    finding = found("learning-rate-too-high", (50, "sharpness", SGD))
+    assert finding is not None
+    assert (finding.severity, finding.steps) == ("warning", (50, 50))
+    assert "below 0.0667" in finding.action  # 2 / 30
+    momentum = SGD | {"limit": (2 + 2 * 0.9) / 0.1, "momentum": 0.9}
+    assert found("learning-rate-too-high", (50, "sharpness", momentum)) is None  # its limit is 38
+    finding = found("learning-rate-too-high", (50, "sharpness", momentum | {"hessian": 76.0}))
+    assert finding is not None
+    assert "below 0.05" in finding.action  # where 3.8 / lr = 76
+    assert found("learning-rate-too-high", (50, "sharpness", SGD | {"optimizer": "RMSprop"})) is None
+    assert found("learning-rate-too-high", *[(s, "sharpness", SGD | {"hessian": 9.0}) for s in (1, 2)]) is None
+    assert severities("learning-rate-too-high", (50, "sharpness", SGD)) == ("info", "warning")
+
+
+def test_adam_is_judged_by_the_preconditioned_hessian() -> None:
+    assert found("learning-rate-too-high", (50, "sharpness", ADAM | {"hessian": 1e6})) is None
+    limit = {"preconditioned": 60_000.0, "preconditioned_limit": (2 + 2 * 0.9) / ((1 - 0.9) * 1e-3)}  # 38 / lr
+    finding = found("learning-rate-too-high", (50, "sharpness", ADAM | limit))
+    assert finding is not None
+    assert "below 0.000633" in finding.action  # 38 / 60000
+    assert found("learning-rate-too-high", (50, "sharpness", ADAM | limit | {"preconditioned": 30_000.0})) is None
+
+
+def test_learning_rate_too_low() -> None:
+    slow = losses(2.30, 2.29, 2.28, 2.27, 2.26)
+    flat = [(step, "sharpness", SGD | {"hessian": 0.5}) for step in (0, 40)]
+    finding = found("learning-rate-too-low", *slow, *flat)
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert "towards 2" in finding.action  # half of 2 / 0.5
+    assert found("learning-rate-too-low", *slow, flat[0]) is None
+    assert found("learning-rate-too-low", *slow, *[(s, "sharpness", SGD | {"hessian": 5.0}) for s in (0, 40)]) is None
+    assert found("learning-rate-too-low", *losses(2.3, 2.0, 1.0, 0.5, 0.2), *flat) is None
+    small = [(step, "updates", {"median": 1e-7}) for step in (0, 40)]
+    finding = found("learning-rate-too-low", *slow, *small)
+    assert finding is not None
+    assert finding.evidence["median |dw| / |w|"] == 1e-7
+    assert finding.action == "Raise the learning rate tenfold"
+    assert found("learning-rate-too-low", *slow, (0, "updates", {"median": 1e-3})) is None
+
+
+def test_divergence_comes_first() -> None:
+    flow = {"verdict": "vanishing", "slope": -2.0, "gradient_norm": {"a": 0.001, "b": 0.1, "c": 1.0}}
+    records = a_run((50, "flow", flow), (60, "loss", {"loss": math.inf}))
+    assert [f.name for f in pb.diagnose(records)] == ["divergence", "vanishing-gradients"]
+    failed = Run(Path("run"), {}, (Record(9, 0.0, "loss", {}, "InputError: expected a finite loss for every sample"),))
+    assert pb.diagnose(failed)[0].severity == "critical"
+    assert found("divergence", (9, "epoch", {"train_loss": math.nan})) is not None
+
+
+@pytest.mark.parametrize(("probe", "metric"), [("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss")])
+def test_divergence_in_progress_and_its_direction(probe: str, metric: str) -> None:
+    course = [(10 * place, probe, {metric: value}) for place, value in enumerate((2.3, 1.9, 3.0, 9.0))]
+    flows = [
+        (step, "flow", {"gradient_norm": {"a": 1.0, "b": norm, "c": 2.0}}) for step, norm in ((0, 1.0), (30, 50.0))
+    ]
+    finding = found("divergence", *course, *flows, (30, "sharpness", SGD))
+    assert finding is not None
+    assert (finding.severity, finding.layer, finding.steps) == ("critical", "b", (10, 30))
+    assert finding.evidence["lowest loss"] == 1.9
+    assert "along the sharpest direction" in finding.threshold
+    assert "below 0.0667" in finding.action
+    finding = found("divergence", *course, flows[0])
+    assert finding is not None
+    assert finding.layer is None
+    assert "clip gradients" in finding.action
+
+
+def test_a_falling_or_noisy_loss_is_no_divergence() -> None:
+    assert found("divergence", *LEARNS) is None
+    assert found("divergence", *losses(2.3, 1e-6, 1e-4, 1.0)) is None  # far above its minimum, below where it began
+    assert found("divergence", *losses(2.3)) is None

@@ -1,0 +1,93 @@
+"""Findings on samples, classes, batches, inputs and conditioning."""
+
+from __future__ import annotations
+
+import torch
+
+import pullback as pb
+from tests.advisor.runs import found, severities
+
+
+def test_conflicting_gradients_name_classes_and_samples() -> None:
+    """S0-16: two opposite gradients have cosine -1, and all of their pairs conflict."""
+    found_alignment = pb.alignment(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    values = {
+        "mean_cosine": found_alignment.mean_cosine,
+        "conflict_fraction": found_alignment.conflict_fraction,
+        "worst_pairs": [list(pair) for pair in found_alignment.worst_pairs],
+    }
+    finding = found("conflicting-gradients", (50, "alignment", values), (50, "classes", {"worst": [3, 8, -0.7]}))
+    assert finding is not None
+    assert finding.severity == "info"
+    assert finding.evidence["mean cosine"] == -1
+    assert finding.evidence["share of conflicting pairs"] == 1
+    assert finding.evidence["cosine between the worst classes"] == -0.7
+    assert finding.evidence["cosine of the worst pair"] == -1
+    assert "classes 3 and 8, samples 0 and 1" in finding.action
+    plain = found("conflicting-gradients", (50, "alignment", {"mean_cosine": -0.2, "conflict_fraction": 0.8}))
+    assert plain is not None
+    assert "classes" not in plain.action
+    assert found("conflicting-gradients", (50, "alignment", {"mean_cosine": 0.1, "conflict_fraction": 0.4})) is None
+
+
+def test_suspect_samples_are_listed_by_reason() -> None:
+    suspects = [[4, 5.0, "label"], [9, 1.0, "duplicate"], [7, 4.0, "outlier"], ["x"], 3]
+    finding = found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": suspects}))
+    assert finding is not None
+    assert finding.severity == "info"
+    assert finding.evidence == {"labels": 1, "duplicates": 1, "outliers": 1, "samples": 100}
+    assert finding.action.startswith("Check the labels of samples 4; remove the copies among samples 9; look at")
+    many = [[place, 5.0, "label"] for place in range(8)]
+    finding = found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": many}))
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert "0, 1, 2, 3, 4 and 3 more" in finding.action
+    assert found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": []})) is None
+
+
+def noise(scale: float, batch: int, stderr: float) -> tuple[int, str, dict[str, float]]:
+    return 50, "noise", {"noise_scale": scale, "batch_size": batch, "noise_scale_stderr": stderr}
+
+
+def test_batches_against_the_noise_scale() -> None:
+    assert severities("batch-too-small", noise(1000, 8, 100)) == ("info", "warning")
+    assert found("batch-too-small", noise(1000, 8, 480)) is None  # 40 at two standard errors
+    assert found("batch-too-small", noise(1000, 200, 1)) is None
+    assert severities("batch-too-large", noise(10, 512, 5)) == ("info", "info")
+    assert found("batch-too-large", noise(10, 512, 25)) is None  # 60 at two standard errors
+    assert found("batch-too-large", noise(100, 512, 1)) is None
+
+
+def test_batch_norm_of_few_values() -> None:
+    counts = {"batch_size": 4, "smallest_count": {"bn1": 256, "bn2": 4}}
+    finding = found("batch-norm-batch-too-small", (50, "batch_norm", counts))
+    assert finding is not None
+    assert (finding.severity, finding.layer) == ("warning", "bn2")
+    assert finding.evidence == {"values per statistic": 4, "batch size": 4}
+    assert found("batch-norm-batch-too-small", (50, "batch_norm", {"smallest_count": {"bn1": 32}})) is None
+
+
+def test_ill_conditioning_suggests_three_remedies() -> None:
+    """S0-20, S0-28: m copies of one gradient are one direction. Worth knowing, not a fault."""
+    copies = pb.moments(torch.ones(256, 256), num_params=3)
+    finding = found(
+        "ill-conditioning", (50, "kernel", {"effective_rank": copies.effective_rank, "num_samples": copies.num_samples})
+    )
+    assert finding is not None
+    assert finding.severity == "info"
+    assert abs(finding.evidence["effective rank"] - 1) < 1e-12
+    for remedy in ("adaptive optimiser", "smaller learning rate", "second-order"):
+        assert remedy in finding.action
+    assert found("ill-conditioning", (50, "kernel", {"effective_rank": 40.0, "num_samples": 256})) is None
+
+
+def test_inputs_not_normalised() -> None:
+    bytes_ = {"largest_abs": 255.0, "std_ratio": 3.0, "largest_mean_over_std": 2.0}
+    finding = found("inputs-not-normalised", (50, "inputs", bytes_))
+    assert finding is not None
+    assert finding.evidence == {"largest abs": 255.0}
+    offset = {"largest_abs": 53.0, "std_ratio": 1.1, "largest_mean_over_std": 50.0}
+    assert severities("inputs-not-normalised", (50, "inputs", offset)) == ("info", "warning")
+    assert found("inputs-not-normalised", (50, "inputs", offset | {"largest_abs": 1.0})) is None  # a dark corner
+    assert found("inputs-not-normalised", (50, "inputs", {"largest_abs": 4.0, "std_ratio": 2e5})) is not None
+    assert found("inputs-not-normalised", (50, "inputs", {"largest_abs": 4.0, "std_ratio": 1.0})) is None
