@@ -159,27 +159,36 @@ class Monitor:
             expected = f"`step` as a whole number above the last, {last}"
             raise input_error("Monitor.step", expected, repr(step), "Call it once after each optimizer.step()")
         self.num_steps = last + 1 if step is None else step
-        if self._output is not None and self.schedule.is_due(self.num_steps, last):
-            self._measure_if_affordable(self._output, x, y, loss)
-        self._before = self._snapshot()
+        if self._output is None:
+            return
+        if self.schedule.is_due(self.num_steps, last):
+            before = self._before if self.num_steps == last + 1 else None
+            self._measure_if_affordable(self._output, x, y, loss, before)
+        self._before = self._snapshot(self._output)
 
-    def _measure_if_affordable(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None) -> None:
+    def _measure_if_affordable(
+        self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, before: Snapshot | None
+    ) -> None:
         wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1)
         if self._can_afford(dear=False):
             dear = wanted and self._can_afford(dear=True)
             self._dear_wanted = wanted and not dear
-            self._timed_measurement(output, x, y, loss, dear=dear)
+            self._timed_measurement(output, x, y, loss, before, dear=dear)
         else:
             self.num_skipped += 1
 
-    def _snapshot(self) -> Snapshot | None:
+    def _snapshot(self, output: Output) -> Snapshot | None:
         """Weights before the next step, if it will be measured with a probe that asks for them."""
         if not self.is_due() or not any(probe.name == "updates" for probe in self.probes):
             return None
         start = time.perf_counter()
-        found = Snapshot.of(self.model)
-        self.seconds += time.perf_counter() - start
-        return found
+        try:
+            return Snapshot.of(self.model)
+        except Exception as error:  # no memory, for example: training goes on
+            output.error(self.num_steps, "updates", error)
+            return None
+        finally:
+            self.seconds += time.perf_counter() - start
 
     def is_due(self, step: int | None = None) -> bool:
         """Whether ``step`` will measure at that step, the next if None, as far as the schedule says."""
@@ -193,14 +202,21 @@ class Monitor:
     def measure(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
         """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
         if self._output is not None:
-            self._timed_measurement(self._output, x, y, loss, dear=True)
+            self._timed_measurement(self._output, x, y, loss, None, dear=True)
 
     def _timed_measurement(
-        self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool
+        self,
+        output: Output,
+        x: Batch,
+        y: Batch,
+        loss: Tensor | float | None,
+        before: Snapshot | None,
+        *,
+        dear: bool,
     ) -> None:
         start = time.perf_counter()
         try:
-            self._measure(output, x, y, loss, dear=dear)
+            self._measure(output, x, y, loss, before, dear=dear)
             output.values(self.num_steps, "cost", {"seconds": time.perf_counter() - start})
             output.send(self.num_steps)
         finally:
@@ -223,7 +239,16 @@ class Monitor:
         if self._output is not None:
             self._output.error(self.num_steps, probe, error)
 
-    def _measure(self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, *, dear: bool) -> None:
+    def _measure(
+        self,
+        output: Output,
+        x: Batch,
+        y: Batch,
+        loss: Tensor | float | None,
+        before: Snapshot | None,
+        *,
+        dear: bool,
+    ) -> None:
         self.num_measurements += 1
         try:
             batch = num_samples(x)
@@ -239,7 +264,7 @@ class Monitor:
                 self._kernels,
                 batch_size=batch,
                 step=self.num_steps,
-                before=self._before,
+                before=before,
                 memory=self._memory,
             )
             with undisturbed(self.model, training=False):

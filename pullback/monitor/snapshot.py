@@ -28,7 +28,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: nn.Module) -> Snapshot:
-        """Copy up to ``MOST_ENTRIES`` entries of each parameter, drawn by a generator of their own where there are more.
+        """Copy at most ``MOST_ENTRIES`` entries of each parameter, drawn by a generator of their own.
 
         Whatever the optimiser, whatever comes between its step and the measurement. A copy of all weights would add a
         quarter to the memory of training with Adam.
@@ -53,7 +53,8 @@ class Snapshot:
         found = {}
         for layer, names in view.layers.items():
             parts = [self._squares(name, view.parameters[name]) for name in names if name in self.values]
-            moved, size = (sum(float(part[k].sum()) for part in parts) for k in (0, 1))
+            moved = sum(float(change.sum()) for change, _, _ in parts)
+            size = sum(float(value.sum()) for _, value, _ in parts)
             if size > 0:
                 square = moved / size
                 variance = sum(_variance(*part, square) for part in parts if part[2]) / size**2

@@ -21,6 +21,8 @@ from pullback.modules import MLP
 from pullback.monitor import PRESETS, PROBES
 from pullback.monitor.probes import Measurement, Observation, Probe
 from pullback.monitor.schedule import SURE_MEASUREMENTS, Schedule, is_sparse_turn
+from pullback.monitor.snapshot import Snapshot
+from tests.monitor import twins
 
 CE = nn.CrossEntropyLoss()
 
@@ -170,6 +172,13 @@ TWINS = {
         "hessian": float(torch.linalg.eigvalsh(reference.dense_hessian(m, CE, x, y))[-1]),
         "gauss_newton": float(torch.linalg.eigvalsh(reference.dense_gauss_newton(m, CE, x, y))[-1]),
     },
+    "noise": twins.noise,
+    "updates": twins.updates,
+    "classes": twins.classes,
+    "inputs": twins.inputs,
+    "batch_norm": lambda k, m, x, y: {},  # see tests/monitor/test_probes.py
+    "samples": twins.samples,
+    "tangent": twins.tangent,
 }
 
 
@@ -177,7 +186,13 @@ TWINS = {
 def test_probes_against_their_reference_twins(name: str) -> None:
     """Every probe has a twin made of loops; a probe without one fails here."""
     model, optimizer, x, y = make()
-    seen = Observation(model, CE, x, y, optimizer, None, KernelSeries(model, CE))
+    earlier, memory = make(seed=1)[0].eval(), {}
+    before = Snapshot.of(earlier)
+    first = Observation(earlier, CE, x, y, optimizer, None, KernelSeries(earlier, CE), memory=memory)
+    PROBES[name](first, dear=True)
+    seen = Observation(
+        model, CE, x, y, optimizer, None, KernelSeries(model, CE), batch_size=64, before=before, memory=memory
+    )
     with undisturbed(model, training=False):
         found = PROBES[name](seen, dear=True).values
     double, x = make()[0].double(), x.double()
@@ -185,7 +200,19 @@ def test_probes_against_their_reference_twins(name: str) -> None:
     expected = TWINS[name](kernel, double, x, y)
     tolerance = 0.02 if name == "sharpness" else 1e-3
     for metric, value in expected.items():
-        assert found[metric] == pytest.approx(value, rel=tolerance, abs=1e-6), metric
+        assert_close(found[metric], value, tolerance, metric)
+
+
+def assert_close(found: Any, expected: Any, tolerance: float, where: str) -> None:
+    """Numbers within the tolerance, however deep they lie in lists and dicts."""
+    if isinstance(expected, dict | list):
+        assert type(found) is type(expected), where
+        assert len(found) == len(expected), where
+        pairs = expected.items() if isinstance(expected, dict) else enumerate(expected)
+        for key, value in pairs:
+            assert_close(found[key], value, tolerance, f"{where}.{key}")
+    else:
+        assert found == pytest.approx(expected, rel=tolerance, abs=1e-6), where
 
 
 def test_samples_are_the_first_of_the_batch(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """Mean ``cosine`` of gradients between classes ``labels`` (C, C), ``within`` and ``between`` them, the ``worst`` two.
+    """Mean ``cosine`` of gradients of classes ``labels`` (C, C), ``within`` and ``between`` them, the ``worst`` two.
 
     A pair counts once and no sample with itself. Classes with fewer than two measured samples are left out; without
     two classes nothing is measured but ``layer_cosine``, the mean cosine of each layer's own gradients.
@@ -38,7 +38,8 @@ def _by_class(cosine: Tensor, y: Tensor) -> dict[str, Any]:
     pairs = sizes.unsqueeze(1) * sizes - torch.diag(sizes)
     mean = sums / pairs
     own = torch.eye(len(labels), dtype=torch.bool, device=y.device)
-    a, b = divmod(int(mean.masked_fill(own, torch.inf).argmin()), len(labels))
+    later = torch.ones_like(own).triu(1)  # each two classes once: the two halves differ by rounding
+    a, b = divmod(int(mean.masked_fill(~later, torch.inf).argmin()), len(labels))
     return {
         "cosine": mean.tolist(),
         "labels": labels.tolist(),

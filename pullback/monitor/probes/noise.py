@@ -10,7 +10,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """``noise_scale`` in samples, ``signal_to_noise`` of one sample, both with ``…_stderr``; ``batch_size`` of the loop.
+    """``noise_scale`` in samples, ``signal_to_noise`` of one sample, with ``…_stderr``; ``batch_size`` of the loop.
 
     Left out where they are not defined: the noise scale where no signal shows above the noise.
     """

@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback.functional.batch import Batch, tensors
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 STANDS_OUT = 3.5  # modified z-score, (value - median) / (1.4826 MAD): Iglewicz and Hoaglin (1993)
-COPY = 1e-6  # |g_i - g_j|^2 / |g_i|^2 below which two samples are taken for copies
+COPY = 1e-6  # |g_i - g_j|^2 / |g_i|^2 below which two gradients are taken for equal
 MOST_SUSPECTS = 20
 
 
 def measure(seen: Observation) -> Measurement:
     """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``; ``suspects`` among them.
 
-    A suspect is [index, score, reason], at most ``MOST_SUSPECTS``, the highest scores of each reason first. "label": its
-    gradient opposes its own class, much more than others of that class do, and its loss is above the median; "outlier":
-    log |g_i| far above the others'; both scored by the modified z-score. "duplicate": its gradient equals an earlier
-    sample's, scored by their cosine.
+    A suspect is [index, score, reason], at most ``MOST_SUSPECTS``, the highest scores of each reason first. "label":
+    its gradient opposes another class, the one it may belong to, more than it agrees with its own and far more than
+    other samples do, and its loss is above the median; "outlier": log |g_i| far above the others'; both scored by the
+    modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by the cosine.
     """
     total, losses = seen.kernel.total.double(), seen.kernel.losses.double()
     norms = total.diagonal().clamp(min=0).sqrt()
@@ -29,50 +30,59 @@ def measure(seen: Observation) -> Measurement:
         "losses": losses.tolist(),
         "num_samples": len(total),
     }
-    suspects = _duplicates(total) + _outliers(norms)
-    if seen.labels is not None and (own := _own_class(seen.alignment.cosine.double(), seen.labels)) is not None:
+    suspects = _duplicates(total, seen.x) + _outliers(norms)
+    if seen.labels is not None:
+        own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
         values["mean_cosine_to_own_class"] = [None if each.isnan() else float(each) for each in own]
-        suspects = _mislabelled(own, losses) + suspects
+        suspects = _mislabelled(own, opposed, losses) + suspects
     return Measurement(values | {"suspects": suspects[:MOST_SUSPECTS]})
 
 
-def _own_class(cosine: Tensor, y: Tensor) -> Tensor | None:
-    """Mean cosine to the other samples of the class, (N,), nan for a sample alone in it; None if all are."""
-    same = (y.unsqueeze(1) == y).double().fill_diagonal_(0)
-    counts = same.sum(1)
-    return (cosine * same).sum(1) / counts if bool((counts > 0).any()) else None
+def _by_class(cosine: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cosine to the other samples of the own class, nan if there are none, and the least one to another class.
+
+    Both (N,); the second is 0 where there is only one class.
+    """
+    labels, home = y.unique(return_inverse=True)
+    members = (y.unsqueeze(1) == labels).double()  # (N, C)
+    sums = (cosine - torch.diag(cosine.diagonal())) @ members
+    counts = members.sum(0) - members  # without the sample itself
+    means = sums / counts
+    own = means.gather(1, home.unsqueeze(1)).squeeze(1)
+    others = means.masked_fill(members.bool(), torch.inf).amin(1)
+    return own, others if len(labels) > 1 else torch.zeros_like(own)
 
 
-def _mislabelled(own: Tensor, losses: Tensor) -> list[list[Any]]:
-    known = ~own.isnan()
-    scores = torch.where(known, -_z_scores(own, own[known]), 0)
-    odd = known & (own < 0) & (losses > losses.median())
-    return _listed(torch.where(odd, scores, 0), "label")
+def _mislabelled(own: Tensor, opposed: Tensor, losses: Tensor) -> list[list[Any]]:
+    odd = (own + opposed < 0) & (losses > losses.median())
+    return _listed(torch.where(odd, -_z_scores(opposed), 0), "label")
 
 
 def _outliers(norms: Tensor) -> list[list[Any]]:
     logs = norms.clamp(min=torch.finfo(torch.float32).tiny).log()
-    return _listed(_z_scores(logs, logs), "outlier")
+    return _listed(_z_scores(logs), "outlier")
 
 
-def _duplicates(total: Tensor) -> list[list[Any]]:
-    """Samples j whose gradient equals that of an earlier i; those without a gradient are no evidence."""
+def _duplicates(total: Tensor, x: Batch) -> list[list[Any]]:
+    """Samples j that repeat an earlier i. Equal gradients alone are no proof: units may be dead."""
     squares = total.diagonal()
     scale = squares.unsqueeze(1) + squares
     distance = scale - 2 * total
     copies = (distance < COPY * scale / 2) & (squares > 0) & (squares > 0).unsqueeze(1)
     later = copies.triu(1).any(0).nonzero().flatten().tolist()
-    first = [int(copies[:, j].nonzero()[0]) for j in later]
-    return [
-        [j, float(total[i, j] / (squares[i] * squares[j]).sqrt()), "duplicate"]
-        for i, j in zip(first, later, strict=True)
-    ]
+    found: list[list[Any]] = []
+    for j in later:
+        for i in copies[:j, j].nonzero().flatten().tolist():
+            if all(torch.equal(leaf[i], leaf[j]) for leaf in tensors(x)):
+                found.append([j, float(total[i, j] / (squares[i] * squares[j]).sqrt()), "duplicate"])
+                break
+    return found
 
 
-def _z_scores(values: Tensor, among: Tensor) -> Tensor:
+def _z_scores(values: Tensor) -> Tensor:
     """(value - median) / (1.4826 MAD), 0 where more than half of the values are equal."""
-    centre = among.median()
-    spread = 1.4826 * (among - centre).abs().median()
+    centre = values.median()
+    spread = 1.4826 * (values - centre).abs().median()
     return (values - centre) / spread if float(spread) > 0 else torch.zeros_like(values)
 
 

@@ -8,7 +8,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """``ratio`` = |dw| / |w| of each layer over the step before, ``ratio_stderr`` where entries were sampled, ``median``.
+    """``ratio`` = |dw| / |w| of each layer in the last step, ``ratio_stderr`` where entries were sampled; ``median``.
 
     Nothing where the weights before the step are not known: at the first step, or where steps were left out.
     """

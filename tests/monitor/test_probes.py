@@ -1,0 +1,209 @@
+"""Probes in real loops: what they say of cases whose answer is known."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback.kernels import KernelSeries
+from pullback.monitor import PROBES, snapshot
+from pullback.monitor.probes import Observation
+from pullback.monitor.snapshot import Snapshot
+
+CE = nn.CrossEntropyLoss()
+
+
+def observe(model: nn.Module, x: Any, y: Tensor, probe: str, **known: Any) -> dict[str, Any]:
+    """What a probe says of a model in eval mode."""
+    loss_fn = known.pop("loss_fn", CE)
+    optimizer = known.pop("optimizer", None)
+    model.eval()
+    seen = Observation(model, loss_fn, x, y, optimizer, None, KernelSeries(model, loss_fn), **known)
+    return PROBES[probe](seen, dear=True).values
+
+
+def separable(n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Three classes, each around a point of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    return 3 * torch.eye(3, 6)[y] + 0.3 * torch.randn(n, 6, generator=generator), y
+
+
+def network(*sizes: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in itertools.pairwise(sizes[:-1])]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+def test_noise_scale_where_there_is_signal() -> None:
+    """All of one class: the mean gradient stands far above the noise."""
+    x, _ = separable()
+    y = torch.zeros(60, dtype=torch.long)
+    found = observe(network(6, 12, 3), x, y, "noise", batch_size=512)
+    G = pb.reference.gradient_matrix(network(6, 12, 3).double(), CE, x.double(), y)
+    variance = float(G.var(0).sum())
+    expected = variance / (float(G.mean(0).square().sum()) - variance / 60)
+    assert found["noise_scale"] == pytest.approx(expected, rel=1e-4)
+    assert 0 < found["noise_scale_stderr"] < found["noise_scale"]
+    assert (found["batch_size"], found["num_samples"]) == (512, 60)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_updates_are_those_of_the_last_step(tmp_path: Path, kind: type[torch.optim.Optimizer]) -> None:
+    """Whatever optimiser, with a schedule that changes the rate between its step and the measurement."""
+    x, y = separable()
+    model = network(6, 12, 3)
+    optimizer = kind(model.parameters(), lr=0.05, weight_decay=0.1)  # type: ignore[call-arg]
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    expected = []
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=3, probes="light") as monitor:
+        for step in range(1, 7):
+            before = {n: p.detach().clone() for n, p in model.named_parameters()}
+            optimizer.zero_grad()
+            CE(model(x), y).backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 3 == 0:
+                now = dict(model.named_parameters())
+                layers = {n.rpartition(".")[0] for n in now}
+                join = {
+                    layer: [
+                        torch.cat([t[n].detach().flatten() for n in t if n.startswith(layer + ".")])
+                        for t in (before, now)
+                    ]
+                    for layer in layers
+                }
+                expected.append({layer: float((b - a).norm() / a.norm()) for layer, (a, b) in join.items()})
+            monitor.step(x, y)
+        monitor.measure(x, y)  # no step was made since
+    steps, ratios = pb.load_run(tmp_path / "run").series("updates", "ratio")
+    assert steps == [3, 6]
+    for found, wanted in zip(ratios, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_no_update_where_the_weights_before_are_not_known(tmp_path: Path) -> None:
+    x, y = separable()
+    model = network(6, 12, 3)
+    with pb.Monitor(model, CE, tmp_path / "run", every=1, probes="light") as monitor:
+        for step in (1, 2, 5, 6):
+            with torch.no_grad():
+                model[1].weight.mul_(1.5)
+            monitor.step(x, y, step=step)
+    found = pb.load_run(tmp_path / "run").series("updates", "ratio")
+    assert found[0] == [2, 6]  # step 1 has none before it, and before step 5 the weights of step 4 were not seen
+    assert found[1][0]["0.0"] == 0
+    assert not [r for r in pb.load_run(tmp_path / "run").records if r.error]
+
+
+def test_updates_of_large_layers_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within four standard errors of the whole, in a sixteenth of the memory."""
+    model = nn.Linear(200, 100)
+    then = model.weight.detach().clone()
+    monkeypatch.setattr(snapshot, "MOST_ENTRIES", 1250)
+    before = Snapshot.of(model)
+    with torch.no_grad():
+        model.weight += 0.01 * torch.randn(100, 200, generator=torch.Generator().manual_seed(0))
+    ratio, stderr = before.ratios(model)["(model)"]
+    weights = [torch.cat([w.flatten(), model.bias.detach()]) for w in (then, model.weight.detach())]
+    exact = float((weights[1] - weights[0]).norm() / weights[0].norm())
+    assert 0 < stderr < 0.05 * exact
+    assert abs(ratio - exact) < 4 * stderr
+    assert sum(len(v) for v in before.values.values()) == 1250 + 100
+
+
+def test_a_snapshot_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Snapshot, "of", full)
+    x, y = separable()
+    with pb.Monitor(network(6, 12, 3), CE, tmp_path / "run", every=1, probes="light") as monitor:
+        monitor.step(x, y)
+        monitor.step(x, y)
+    run = pb.load_run(tmp_path / "run")
+    assert {r.error for r in run.records if r.error} == {"MemoryError: no room"}
+    assert len(list(run.of("loss"))) == 2
+
+
+def test_suspects_are_found() -> None:
+    """A wrong label, a copy and a sample far out, in a network that has learnt the rest."""
+    x, y = separable()
+    model = network(6, 12, 3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        CE(model(x), y).backward()
+        optimizer.step()
+    y = y.clone()
+    y[7] = (y[7] + 1) % 3
+    x[20], y[20] = x[5], y[5]
+    suspects = observe(model, x, y, "samples")["suspects"]
+    assert suspects[0][::2] == [7, "label"]
+    assert [index for index, _, reason in suspects if reason == "label"] == [7]
+    assert [index for index, _, reason in suspects if reason == "duplicate"] == [20]
+    assert next(index for index, _, reason in suspects if reason == "outlier") == 7
+
+
+def test_samples_of_a_regression_have_no_class() -> None:
+    x, _ = separable()
+    found = observe(network(6, 4, 1), x, torch.randn(60, 1), "samples", loss_fn=nn.MSELoss())
+    assert set(found) == {"kernel_norm", "losses", "num_samples", "suspects"}
+    assert set(observe(network(6, 4, 1), x, torch.randn(60, 1), "classes", loss_fn=nn.MSELoss())) == {"layer_cosine"}
+
+
+def test_a_class_of_one_sample_is_left_out() -> None:
+    x, y = separable(8)
+    y = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+    found = observe(network(6, 4, 3), x, y, "classes")
+    assert found["labels"] == [0, 1]
+    assert [len(row) for row in found["cosine"]] == [2, 2]
+    assert observe(network(6, 4, 3), x, y, "samples")["mean_cosine_to_own_class"][7] is None
+
+
+def test_inputs_of_unequal_scale() -> None:
+    x = torch.tensor([[100.0, 0.0, 5.0], [102.0, 2.0, 5.0], [100.0, 0.0, 5.0], [102.0, 20.0, 5.0]])
+    found = observe(nn.Linear(3, 2), x, torch.tensor([0, 1, 0, 1]), "inputs")
+    assert found["constant_features"] == 1
+    assert found["num_features"] == 3
+    assert found["largest_abs"] == 102
+    assert found["largest_mean_over_std"] == pytest.approx(101)
+    assert found["std_ratio"] == pytest.approx(float(x[:, 1].std(correction=0)))
+    tokens = torch.tensor([[1, 2], [3, 0]])
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(6, 2))
+    assert observe(model, tokens, torch.tensor([0, 1]), "inputs") == {}
+
+
+def test_values_of_a_statistic() -> None:
+    """A convolution's channel has one a position, a linear layer's one a sample."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4), nn.BatchNorm1d(4)
+    )
+    found = observe(model, torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0]), "batch_norm", batch_size=16)
+    assert found == {"batch_size": 16, "smallest_count": {"1": 16 * 36, "5": 16}}
+    assert observe(network(6, 4, 3), *separable(), "batch_norm") == {}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_tangent_drift_is_of_fixed_samples(tmp_path: Path) -> None:
+    """Other batches come by; the samples stay those of the first, also where the loop writes over them."""
+    x, y = separable()
+    model = network(6, 12, 3)
+    first = x[:32].clone()
+    before = pb.tangent_kernel(model, first).total
+    with pb.Monitor(model, CE, tmp_path / "run", every=1, probes=["tangent"]) as monitor:
+        monitor.step(x, y)
+        x += 1
+        with torch.no_grad():
+            model[1].weight *= 1.3
+        monitor.step(x, y)
+    after = pb.tangent_kernel(model, first).total
+    drift = pb.load_run(tmp_path / "run").series("tangent", "drift")[1]
+    assert drift == [0.0, pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)]

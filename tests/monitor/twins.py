@@ -1,0 +1,122 @@
+"""What newer probes measure, once more by loops over single gradients, in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from statistics import median, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback import reference
+from pullback.modules import MLP
+
+CE = nn.CrossEntropyLoss()
+
+
+def earlier_model() -> nn.Module:
+    """The model of the measurement before."""
+    torch.manual_seed(1)
+    return MLP([6, 12, 12, 3]).double()
+
+
+def noise(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    def signal(gradients: Tensor) -> float:
+        variance = float(gradients.var(0).sum())
+        return (float(gradients.mean(0).square().sum()) - variance / len(gradients)) / variance
+
+    G = reference.gradient_matrix(m, CE, x, y)
+    n = len(G)
+    left = [signal(torch.cat([G[:i], G[i + 1 :]])) for i in range(n)]
+    spread = math.sqrt((n - 1) / n * sum((s - sum(left) / n) ** 2 for s in left))
+    return {
+        "signal_to_noise": signal(G),
+        "signal_to_noise_stderr": spread,
+        "batch_size": 64,
+        "num_samples": n,
+    }
+
+
+def updates(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    ratio = {}
+    before = dict(earlier_model().named_modules())
+    for name, module in m.named_modules():
+        if isinstance(module, nn.Linear):
+            now, then = (
+                torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (module, before[name])
+            )
+            ratio[name] = float((now - then).norm() / then.norm())
+    return {"ratio": ratio, "median": median(ratio.values())}
+
+
+def classes(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    def cosine(a: Tensor, b: Tensor) -> float:
+        return float(a @ b / (a.norm() * b.norm()))
+
+    G = reference.gradient_matrix(m, CE, x, y)
+    pairs: dict[tuple[int, int], list[float]] = {}
+    for i, j in itertools.permutations(range(len(G)), 2):
+        pairs.setdefault((int(y[i]), int(y[j])), []).append(cosine(G[i], G[j]))
+    mean = {key: sum(each) / len(each) for key, each in pairs.items()}
+    within = [c for (a, b), each in pairs.items() if a == b for c in each]
+    between = [c for (a, b), each in pairs.items() if a != b for c in each]
+    a, b = min((key for key in mean if key[0] != key[1]), key=lambda key: mean[key])
+    layers = {}
+    for name, rows in reference.layer_gradient_matrices(m, CE, x, y).items():
+        each = [cosine(rows[i], rows[j]) for i, j in itertools.combinations(range(len(rows)), 2)]
+        layers[name] = sum(each) / len(each)
+    return {
+        "cosine": [[mean[a, b] for b in range(3)] for a in range(3)],
+        "labels": [0, 1, 2],
+        "within": sum(within) / len(within),
+        "between": sum(between) / len(between),
+        "worst": [*sorted((a, b)), mean[a, b]],
+        "layer_cosine": layers,
+    }
+
+
+def inputs(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    columns = x.T.tolist()
+    stds = [pstdev(column) for column in columns]
+    means = [abs(sum(column) / len(column)) for column in columns]
+    return {
+        "largest_mean_over_std": max(mean / std for mean, std in zip(means, stds, strict=True)),
+        "std_ratio": max(stds) / min(stds),
+        "largest_abs": max(abs(value) for column in columns for value in column),
+        "num_features": 6,
+        "constant_features": 0,
+    }
+
+
+def samples(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    own = []
+    for i in range(len(k)):
+        mates = [j for j in range(len(k)) if j != i and y[j] == y[i]]
+        own.append(sum(float(k[i, j] / (k[i, i] * k[j, j]).sqrt()) for j in mates) / len(mates))
+    return {
+        "mean_cosine_to_own_class": own,
+        "kernel_norm": [float(k[i, i].sqrt()) for i in range(len(k))],
+        "losses": [float(CE(m(x[i : i + 1]), y[i : i + 1]).detach()) for i in range(len(k))],
+        "num_samples": len(k),
+    }
+
+
+def tangent(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    x, y = x[:32], y[:32]
+    then, now = (torch.einsum("ijcc->ij", reference.tangent_kernel(each, x)) for each in (earlier_model(), m))
+    H = torch.eye(len(x), dtype=x.dtype) - 1 / len(x)
+    same = torch.tensor([[float(a == b) for b in y] for a in y], dtype=x.dtype)
+
+    def centred_cosine(a: Tensor, b: Tensor) -> float:
+        a, b = H @ a @ H, H @ b @ H
+        return float((a * b).sum() / (a.norm() * b.norm()))
+
+    return {
+        "drift": float((now - then).norm() / then.norm()),
+        "cka": centred_cosine(then, now),
+        "label_alignment": centred_cosine(now, same),
+        "effective_rank": float(now.trace() ** 2 / now.square().sum()),
+        "since": 0,
+    }
