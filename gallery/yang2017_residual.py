@@ -12,9 +12,9 @@ approach 1 only as 1/l², and the gradients of all weight matrices are of one si
     dE/dx_L
 
 The paper's block x + V φ(Wx) is the one above, since Wx is as Gaussian as x. Lines are theory at infinite width
-(``theory.residual_profile``, ``theory.MeanField``), points are real networks: means over draws of the weights with
-standard errors. Where a law holds for large l only, its exponent is taken at two depths l and 4l and extrapolated,
-2 e(4l) - e(l), which removes a correction of order 1/√l.
+(``theory.residual_profile``, ``theory.signal_profile``), points are real networks: means over draws of the weights with
+standard errors. Where a law of tanh holds for large l only, its exponent is taken at two depths l and 4l and
+extrapolated, 2 e(4l) - e(l), which removes a correction of order 1/√l.
 """
 
 from __future__ import annotations
