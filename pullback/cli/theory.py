@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pullback._results import Estimate
-    from pullback.measure import NetworkSpec, Profile
-    from pullback.report.chart import Chart
-    from pullback.report.theory_charts import Line
-    from pullback.theory import MeanField
+from pullback.cli.theory_output import busy, check_counts, distribution, estimates, finish, free_path, numbers
 
 app = typer.Typer(
     help="Predict what a wide random network does, draw such networks, and measure them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-_ROUNDING = 1e-24  # of squared singular values, relative to the largest
-_DECADES = 8  # of the histogram
 
 Activation = Annotated[str, typer.Option(help="tanh, erf, relu, hard_tanh, gelu, … (a wrong one lists all).")]
 SigmaW = Annotated[float, typer.Option(help="Standard deviation of the weights times sqrt(fan_in).")]
@@ -59,14 +48,14 @@ def phase(
     from pullback.measure import NetworkSpec, signal_propagation
     from pullback.report.theory_charts import Line, cut_charts, phase_chart
 
-    path = _free(out, "phase", force=force)
-    _check(points=points, seeds=seeds, depth=depth)
+    path = free_path(out, "phase", force=force)
+    check_counts(points=points, seeds=seeds, depth=depth)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     near = [point.sigma_w for point in theory.critical_points(activation, sigma_b) if point.reached] + [sigma_w]
     columns, rows = np.linspace(0.4 * min(near), 1.8 * max(near), 61), np.linspace(0, max(1.0, 1.5 * sigma_b), 41)
     measured = columns[np.linspace(0, len(columns) - 1, points).round().astype(int)].tolist()
     along, found = sorted({*columns[::2].tolist(), *measured}), []
-    with _busy("the phase diagram") as say:
+    with busy("the phase diagram") as say:
         diagram = theory.phase_diagram(activation, columns.tolist(), rows.tolist())
         known = [theory.signal_profile(theory.MeanField(activation, w, sigma_b), depth) for w in along]
         for place, w in enumerate(measured):
@@ -86,7 +75,7 @@ def phase(
     scale = np.where(diagram.q_star == 0, np.abs(diagram.xi_grad), diagram.xi_c)  # where lengths vanish, signals do
     grid = columns.tolist(), rows.tolist(), scale.tolist(), diagram.critical.tolist()
     charts = (phase_chart(*grid, asked=(sigma_w, sigma_b)), *cut_charts(correlations, gradients, sigma_b))
-    _finish(path, "Phase diagram", spec, seeds, "σ_w", [correlations, gradients], charts)
+    finish(path, "Phase diagram", spec, seeds, "σ_w", [correlations, gradients], charts)
 
 
 @app.command()
@@ -107,18 +96,18 @@ def depth(
     from pullback.measure import NetworkSpec, signal_propagation
     from pullback.report.theory_charts import Line, depth_charts
 
-    path = _free(out, "depth", force=force)
-    _check(seeds=seeds)
+    path = free_path(out, "depth", force=force)
+    check_counts(seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = theory.signal_profile(spec.theory(), depth, c0=c0)
-    with _busy(f"{seeds} networks"):
+    with busy(f"{seeds} networks"):
         found = signal_propagation(spec, c0=c0, seeds=seeds, seed=seed)
     lines = [
-        Line.by_layer("length", known.q.tolist(), *_numbers(found.q)),
-        Line.by_layer("correlation", known.c.tolist(), *_numbers(found.c)),
-        Line.by_layer("gradients", known.gradients.tolist(), *_numbers(found.gradients)),
+        Line.by_layer("length", known.q.tolist(), *numbers(found.q)),
+        Line.by_layer("correlation", known.c.tolist(), *numbers(found.c)),
+        Line.by_layer("gradients", known.gradients.tolist(), *numbers(found.gradients)),
     ]
-    _finish(path, "Signals against depth", spec, seeds, "layer", lines, depth_charts(*lines))
+    finish(path, "Signals against depth", spec, seeds, "layer", lines, depth_charts(*lines))
 
 
 @app.command()
@@ -138,23 +127,23 @@ def spectrum(
     from pullback.measure import NetworkSpec, jacobian_spectrum
     from pullback.report.theory_charts import Line, spectrum_charts
 
-    path = _free(out, "spectrum", force=force)
-    _check(seeds=seeds)
+    path = free_path(out, "spectrum", force=force)
+    check_counts(seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width, weights=weights)
     depths, measured = list(range(1, depth + 1)), sorted({*(2**k for k in range(20) if 2**k < depth), depth})
     known = [spec.theory().jacobian_moments(layers, weights) for layers in depths]
     found = []
-    with _busy("networks") as say:
+    with busy("networks") as say:
         for layers in measured:
             say(f"networks of {layers} layers")
             found.append(jacobian_spectrum(replace(spec, depth=layers), seeds=seeds, seed=seed))
-    mean = Line("mean of s²", depths, [m.mean for m in known], measured, *_estimates([f.mean for f in found]))
+    mean = Line("mean of s²", depths, [m.mean for m in known], measured, *estimates([f.mean for f in found]))
     variance = Line(
         "variance of s² / mean²", depths, [m.relative_variance for m in known],
-        measured, *_estimates([f.relative_variance for f in found]),
+        measured, *estimates([f.relative_variance for f in found]),
     )  # fmt: skip
-    charts = spectrum_charts(*_distribution(spec, found[-1].squares.flatten().tolist()), mean, variance)
-    _finish(path, "Spectrum of the Jacobian", spec, seeds, "layers", [mean, variance], charts)
+    charts = spectrum_charts(*distribution(spec, found[-1].squares.flatten().tolist()), mean, variance)
+    finish(path, "Spectrum of the Jacobian", spec, seeds, "layers", [mean, variance], charts)
 
 
 @app.command()
@@ -174,11 +163,11 @@ def curve(
     from pullback.measure import NetworkSpec, curve_metrics
     from pullback.report.theory_charts import Line, circle_charts
 
-    path = _free(out, "curve", force=force)
-    _check(seeds=seeds)
+    path = free_path(out, "curve", force=force)
+    check_counts(seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = spec.theory().curve_metrics(depth)
-    with _busy(f"{seeds} networks"):
+    with busy(f"{seeds} networks"):
         found = curve_metrics(spec, points=points, seeds=seeds, seed=seed)
     pairs = (
         ("Euclidean metric", known.euclidean, found.euclidean),
@@ -187,100 +176,5 @@ def curve(
         ("length", known.euclidean_length, found.euclidean_length),
         ("Gauss length", known.gauss_length, found.gauss_length),
     )
-    lines = [Line.by_layer(name, predicted[1:].tolist(), *_numbers(profile)) for name, predicted, profile in pairs]
-    _finish(path, "A circle through the layers", spec, seeds, "layer", lines, circle_charts(lines))
-
-
-def _free(out: Path | None, kind: str, *, force: bool) -> Path:
-    """Where the page goes; refused before anything is computed."""
-    from pullback.report.document import check_free
-
-    path = out or Path("runs") / "theory" / f"{kind}.html"
-    check_free(f"theory {kind}", path, "Pass --force to replace it, or another --out", overwrite=force)
-    return path
-
-
-def _check(**counts: int) -> None:
-    """Refuse counts of which there must be two."""
-    from pullback._checks import input_error
-
-    for name, count in counts.items():
-        if count < 2:
-            raise input_error("theory", f"`--{name}` of at least 2", str(count), "Pass a larger number")
-
-
-@contextmanager
-def _busy(what: str) -> Iterator[Callable[[str], None]]:
-    """Say what is being computed, on a terminal; nothing in a pipe."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"Computing {what} …") as status:
-        yield lambda now: status.update(f"Computing {now} …")
-
-
-def _numbers(profile: Profile) -> tuple[list[float], list[float]]:
-    return profile.value.tolist(), profile.stderr.tolist()
-
-
-def _estimates(found: Sequence[Estimate]) -> tuple[list[float], list[float]]:
-    return [float(each.value) for each in found], [float(each.stderr) for each in found]
-
-
-def _distribution(
-    spec: NetworkSpec, squares: list[float]
-) -> tuple[list[float], list[float], tuple[list[float], list[float]] | None, str]:
-    """Borders and heights of the bars, theory's density if it has one, and a sentence on it."""
-    import numpy as np
-
-    from pullback._checks import InputError
-    from pullback.theory import jacobian_density
-
-    values = np.array(squares)
-    lost = values <= _ROUNDING * values.max()  # cut off by an activation of slope zero
-    logs = np.log10(values[~lost])
-    edges = np.linspace(max(logs.min(), logs.max() - _DECADES), logs.max() + 1e-9, 41)
-    shares = np.histogram(logs, edges)[0] / (len(values) * np.diff(edges))
-    below = (logs < edges[0]).sum() / len(values)
-    where = f"Of the networks' values {100 * lost.mean():.1f} percent are zero and {100 * below:.1f} left of the bars"
-    try:
-        density = jacobian_density(spec.theory(), spec.depth, spec.weights)
-    except InputError as error:
-        return edges.tolist(), shares.tolist(), None, f"{where}. No line for the density: {error}"
-    note = (
-        f"{where}; theory has {100 * density.zero:.1f} percent there and {100 * density.top:.1f} at its largest value."
-    )
-    at, inside = np.log10(density.squares), density.squares > 10 ** edges[0]
-    line = (at[inside].tolist(), (density.density * density.squares * math.log(10))[inside].tolist())
-    return edges.tolist(), shares.tolist(), line, note
-
-
-def _finish(
-    path: Path, title: str, spec: NetworkSpec, seeds: int, place: str, lines: Sequence[Line], charts: tuple[Chart, ...]
-) -> None:
-    """Print the numbers and write the page."""
-    from pullback.report.theory_page import TheoryPage, theory_text, write_theory_page
-
-    facts = (
-        f"{spec.theory().phi.name}", f"σ_w = {spec.sigma_w:g}", f"σ_b = {spec.sigma_b:g}", f"{spec.weights} weights",
-        f"{seeds} networks of width {spec.width} and depth {spec.depth}",
-    )  # fmt: skip
-    page = TheoryPage(title, facts, _keys(spec.theory()), place, lines, charts)
-    typer.echo(theory_text(page))
-    typer.echo(f"Page: {write_theory_page(page, path)}")
-
-
-def _keys(net: MeanField) -> tuple[tuple[str, float | str, str], ...]:
-    """What theory says of the network."""
-    from pullback.theory import critical_points
-
-    settled = math.isfinite(net.q_star) or net.phi.homogeneous  # else correlations have no limit
-    critical = [point.sigma_w for point in critical_points(net.phi, net.sigma_b) if point.reached]
-    return (
-        ("phase", net.phase, "of gradients"),
-        ("length q*", net.q_star, "that layers settle at"),
-        ("χ₁", net.chi, "factor of mean squared gradients a layer"),
-        ("correlation c*", net.c_star if settled else math.nan, "that pairs of inputs settle at"),
-        ("ξ_c", net.xi_c if settled else math.nan, "layers over which correlations settle"),
-        ("ξ_grad", net.xi_grad, "layers over which gradients fall by e; negative: grow"),
-        ("critical σ_w", critical[0] if critical else "none", f"at σ_b = {net.sigma_b:g}"),
-    )
+    lines = [Line.by_layer(name, predicted[1:].tolist(), *numbers(profile)) for name, predicted, profile in pairs]
+    finish(path, "A circle through the layers", spec, seeds, "layer", lines, circle_charts(lines))

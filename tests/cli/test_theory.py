@@ -103,6 +103,9 @@ def test_depth_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) 
         assert points["y"] == pytest.approx(profile.value.tolist(), rel=1e-6)
         assert points["error_y"]["array"] == pytest.approx(profile.stderr.tolist(), rel=1e-6, abs=1e-12)
         assert (drawn["mode"], points["mode"]) == ("lines", "markers")
+    ends = (profile.value + side * profile.stderr for side in (-1, 1))  # of the last chart, the gradients'
+    reach = charts["gradients"]["layout"]["yaxis"]["range"]
+    assert all(10 ** reach[0] < float(x) < 10 ** reach[1] for end in ends for x in end if x > 0)
     assert re.search(rf"^length +6 +{known.q[-1]:.4f}"[:-1], text, re.M)
     assert "ξ_c             16.1082" in text
 
