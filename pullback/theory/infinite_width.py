@@ -53,7 +53,8 @@ def infinite_width_kernels(
     Raises:
         InputError: inputs that are no finite matrices of one width; depth < 1; a missing or needless ``width``.
 
-    Cost: depth times N1 N2 expectations: closed forms for ReLU-like activations and erf, series for others.
+    Cost: depth times N1 N2 expectations: closed forms for piecewise linear activations, erf, GELU and sine, series for
+        others.
 
     References: Lee et al. (2018), arXiv:1711.00165; Jacot et al. (2018), arXiv:1806.07572.
 
