@@ -9,6 +9,7 @@ from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.noise import GradientNoise, gradient_noise
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.trade_off import TradeOff, trade_off
+from pullback.diagnostics.units import UnitActivity, unit_activity
 
 __all__ = [
     "Alignment",
@@ -20,6 +21,7 @@ __all__ = [
     "Sharpness",
     "Spectrum",
     "TradeOff",
+    "UnitActivity",
     "alignment",
     "compare_curvatures",
     "curvature_spectrum",
@@ -32,4 +34,5 @@ __all__ = [
     "sharpness",
     "spectrum",
     "trade_off",
+    "unit_activity",
 ]

@@ -175,6 +175,7 @@ TWINS = {
     "noise": twins.noise,
     "updates": twins.updates,
     "classes": twins.classes,
+    "activations": twins.activations,
     "inputs": twins.inputs,
     "batch_norm": lambda k, m, x, y: {},  # see tests/monitor/test_probes.py
     "samples": twins.samples,

@@ -77,6 +77,26 @@ def classes(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     }
 
 
+def activations(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {name: {} for name in ("effective_rank", "width", "dead", "saturated", "kind")}
+    h = x
+    for place, layer in enumerate(m.layers[:-1]):
+        u = layer.linear(h).detach()
+        h = u.clamp(min=0)
+        off = [[float(value) <= 0 for value in row] for row in u]
+        name = f"layers.{place}.linear"
+        second = sum(torch.outer(row, row) for row in h)
+        eigenvalues = torch.linalg.eigvalsh(second)
+        found["effective_rank"][name] = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
+        found["width"][name] = u.shape[1]
+        found["dead"][name] = sum(all(column) for column in zip(*off, strict=True)) / u.shape[1]
+        found["saturated"][name] = sum(map(sum, off)) / u.numel()
+        found["kind"][name] = "relu"
+    kinds = found.pop("kind")
+    assert set(kinds.values()) == {"relu"}
+    return found
+
+
 def inputs(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     columns = x.T.tolist()
     stds = [pstdev(column) for column in columns]

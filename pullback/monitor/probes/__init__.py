@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pullback._checks import check_names, check_option
 from pullback.monitor.probes import (
+    activations,
     alignment,
     batch_norm,
     classes,
@@ -31,6 +32,7 @@ _MODULES = (
     alignment,
     classes,
     flow,
+    activations,
     inputs,
     batch_norm,
     sharpness,
@@ -40,7 +42,7 @@ _MODULES = (
 PROBES: dict[str, Probe] = {module.PROBE.name: module.PROBE for module in _MODULES}
 
 _LIGHT = ("loss", "gradients", "updates")
-_STANDARD = ("kernel", "noise", "alignment", "classes", "flow", "inputs", "batch_norm", "sharpness")
+_STANDARD = ("kernel", "noise", "alignment", "classes", "flow", "activations", "inputs", "batch_norm", "sharpness")
 PRESETS: dict[str, tuple[str, ...]] = {
     "light": _LIGHT,
     "standard": (*_LIGHT, *_STANDARD),

@@ -1,0 +1,171 @@
+"""What the units behind each layer do: switched off, saturated, or all saying the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pullback.functional import ModelView, check_batch, undisturbed
+from pullback.functional.batch import Batch
+
+DEAD = 1e-3  # |phi'| below which a unit passes no gradient on
+SATURATED = 0.05  # share of the largest |phi'|
+FUNCTIONS = (
+    "celu", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "relu", "relu6",
+    "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink",
+)  # fmt: skip
+KNOWN: dict[Any, str] = {
+    **{getattr(F, name): name for name in FUNCTIONS},
+    **{getattr(home, name): name for home in (torch, Tensor) for name in ("erf", "relu", "sigmoid", "tanh")},
+    **{getattr(torch, f"{name}_"): name for name in ("relu", "sigmoid", "tanh")},
+    **{getattr(Tensor, f"{name}_"): name for name in ("erf", "relu", "sigmoid", "tanh")},
+}
+Weights = nn.Linear | nn.modules.conv._ConvNd
+
+
+@dataclass(frozen=True)
+class UnitActivity:
+    """Units of L activations, in the order they run; a unit is a channel behind a convolution, else the last axis.
+
+    Each is named after the layer with weights that ran last before it, or by the activation where none did. What is
+    said of samples is said of (sample, position) pairs where there are positions.
+
+    Attributes:
+        layers: names.
+        kinds: names of the activations.
+        widths: number of units.
+        dead: (width,) a layer: whether |phi'| < 1e-3 on every sample; no gradient passes, and none can wake the unit.
+        saturated: share of (unit, sample) pairs with |phi'| below a twentieth of its largest value, (L,). For ReLU that
+            is the share of units that are off.
+        effective_rank: tr(M)^2 / |M|_F^2 of M = h^T h, h the activations, (L,): from 1, one direction for all samples,
+            to the smaller of units and samples. nan where all activations are 0.
+    """
+
+    layers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    widths: tuple[int, ...]
+    dead: tuple[Tensor, ...]
+    saturated: Tensor
+    effective_rank: Tensor
+
+    @property
+    def dead_share(self) -> Tensor:
+        """Share of dead units, (L,)."""
+        return torch.tensor([float(each.double().mean()) for each in self.dead], dtype=torch.float64)
+
+    def __str__(self) -> str:
+        rows = zip(self.layers, self.kinds, self.dead_share, self.saturated, self.effective_rank, strict=True)
+        return "\n".join(
+            f"{layer} ({kind}): {float(dead):.1%} dead, {float(full):.1%} saturated, effective rank {float(rank):.3g}"
+            for layer, kind, dead, full, rank in rows
+        )
+
+
+def unit_activity(model: nn.Module, x: Batch) -> UnitActivity:
+    """Dead and saturated units and the effective rank of the activations, in eval mode.
+
+    Activations are seen as calls of torch, so that modules and functions count alike. Those a model is made of other
+    calls for (``torch.clamp``) are not seen.
+
+    Args:
+        model: any module.
+        x: inputs (N, ...).
+
+    Returns:
+        UnitActivity, with L = 0 for a model that calls none.
+
+    Raises:
+        InputError: bad data; see ``ModelView``.
+
+    Cost: a forward pass, a backward pass through each activation alone, and a product of size M w min(M, w) a layer,
+        M the samples times positions and w the units. No activation is kept.
+
+    References: Glorot and Bengio (2010) for saturation; Lu et al. (2019), arXiv:1903.06733 for dead units; effective
+        rank as of Daneshmand et al. (2020), arXiv:2003.01652.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.fill_(1), model[0].bias.copy_(torch.tensor([0.0, -9.0]))
+        >>> print(unit_activity(model, torch.tensor([[1.0], [2.0]])))
+        0 (relu): 50.0% dead, 50.0% saturated, effective rank 1
+    """
+    where = "unit_activity"
+    check_batch(where, x)
+    view = ModelView.of(model, None, where)
+    watcher = _Watcher()
+    homes = [(name, m) for name, m in view.model.named_modules() if isinstance(m, Weights)]
+    hooks = [
+        module.register_forward_hook(lambda module, args, out, name=name: watcher.passed(name, module))
+        for name, module in homes
+    ]
+    try:
+        with undisturbed(view.model, training=False), torch.no_grad(), watcher:
+            view(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows = list(watcher.rows.values())
+    return UnitActivity(
+        layers=tuple(watcher.rows),
+        kinds=tuple(kind for kind, *_ in rows),
+        widths=tuple(len(dead) for _, dead, *_ in rows),
+        dead=tuple(dead for _, dead, *_ in rows),
+        saturated=torch.tensor([saturated for *_, saturated, _ in rows], dtype=torch.float64),
+        effective_rank=torch.tensor([rank for *_, rank in rows], dtype=torch.float64),
+    )
+
+
+class _Watcher(TorchFunctionMode):
+    """Sees every activation that is called, and summarises it before the next one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, tuple[str, Tensor, float, float]] = {}
+        self._layer: str | None = None
+        self._axis = -1
+
+    def passed(self, name: str, module: nn.Module) -> None:
+        """A layer with weights has run."""
+        self._layer, self._axis = name, -1 if isinstance(module, nn.Linear) else 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = KNOWN.get(func)
+        if kind is None:
+            return func(*args, **kwargs)
+        given = args[0] if args else kwargs["input"]
+        u = given.detach().clone()  # the call may write over it
+        result = func(*args, **kwargs)
+
+        options = {name: value for name, value in kwargs.items() if name != "input"}
+
+        def phi(v: Tensor) -> Tensor:  # the same call on other numbers; it may write over its argument
+            return func(v.clone(), *args[1:], **options)
+
+        self.rows[kind if self._layer is None else self._layer] = (kind, *_summary(phi, u, result.detach(), self._axis))
+        return result
+
+
+def _summary(phi: Callable[[Tensor], Tensor], u: Tensor, h: Tensor, axis: int) -> tuple[Tensor, float, float]:
+    """Which units are dead, the share that is saturated, the effective rank."""
+    axis = axis if h.dim() > 2 else -1
+    slope, out = (t.movedim(axis, -1).reshape(-1, t.shape[axis]) for t in (_slope(phi, u).abs(), h))
+    largest = _slope(phi, torch.linspace(-8, 8, 4001, dtype=u.dtype, device=u.device)).abs().max()
+    dead = slope.amax(0) < DEAD
+    saturated = float((slope < SATURATED * largest).double().mean())
+    out = out.double() if out.dtype == torch.float64 else out.float()
+    M = out.T @ out if out.shape[0] > out.shape[1] else out @ out.T
+    return dead, saturated, float(M.trace() ** 2 / M.square().sum())
+
+
+def _slope(phi: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    with torch.enable_grad():
+        at = u.detach().requires_grad_()
+        return torch.autograd.grad(phi(at).sum(), at)[0]
