@@ -7,6 +7,7 @@ from pullback.diagnostics.drift import KernelDrift, kernel_drift, label_alignmen
 from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.noise import GradientNoise, gradient_noise
+from pullback.diagnostics.preconditioned import preconditioned_sharpness, stability_limit
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.trade_off import TradeOff, trade_off
 from pullback.diagnostics.units import UnitActivity, unit_activity
@@ -31,8 +32,10 @@ __all__ = [
     "layer_flow",
     "layer_spectra",
     "moments",
+    "preconditioned_sharpness",
     "sharpness",
     "spectrum",
+    "stability_limit",
     "trade_off",
     "unit_activity",
 ]

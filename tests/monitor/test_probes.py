@@ -207,3 +207,27 @@ def test_tangent_drift_is_of_fixed_samples(tmp_path: Path) -> None:
     after = pb.tangent_kernel(model, first).total
     drift = pb.load_run(tmp_path / "run").series("tangent", "drift")[1]
     assert drift == [0.0, pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "RMSprop"])
+def test_both_ends_of_the_curvature_and_the_optimiser_s_limit(kind: str) -> None:
+    """Each end within its residual of the dense Hessian's; what belongs to other optimisers is absent."""
+    x, y = separable(40)
+    model = network(6, 5, 3).double()
+    x = x.double()
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, **options)
+    for _ in range(2):
+        optimizer.zero_grad()
+        CE(model(x), y).backward()
+        optimizer.step()
+    found = observe(model, x, y, "sharpness", optimizer=optimizer)
+    exact = torch.linalg.eigvalsh(pb.reference.dense_hessian(model, CE, x, y))
+    for name, value in (("hessian", exact[-1]), ("smallest", exact[0])):
+        assert abs(found[name] - float(value)) <= found[f"{name}_residual"] + 1e-9
+    assert float(exact[0]) < -1e-3
+    adam = {"preconditioned", "preconditioned_residual", "preconditioned_limit"}
+    assert set(found) & (adam | {"momentum"}) == {"SGD": {"momentum"}, "Adam": adam, "RMSprop": set()}[kind]
+    assert found["limit"] == pytest.approx({"SGD": 38.0}.get(kind, 20.0))
+    if kind == "Adam":
+        assert found["preconditioned_limit"] == pytest.approx(380.0)
