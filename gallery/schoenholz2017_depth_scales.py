@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from charts import Curve, curves
+from charts import Curve, beside, curves
 from page import Page, run
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
@@ -37,11 +37,10 @@ SPREAD = 1.5  # lengths start this factor above and below q*
 INPUTS, DIRECTIONS = 8, 1_000_000  # inputs of a network; seed of their directions, far from those of weights
 Q_END, C_END = 0.05, 0.2  # of the starting difference, to which measured differences are followed
 LONGEST, TOP = 30, 300  # layers: networks with a larger ξ_c are not drawn, longer scales not shown
-LETTERS = {"q": "ξ_q", "c": "ξ_c", "gradients": "ξ_grad"}
-SETTLES = {
+CHANGES = {
     "q": "two lengths approach each other",
     "c": "two correlations approach each other",
-    "gradients": "mean squared gradients change",
+    "grad": "mean squared gradients change",
 }
 
 
@@ -66,7 +65,7 @@ class Rate:
 
 def build(page: Page) -> None:
     """Fill the page."""
-    width, seeds = page.pick(small=(300, 14), full=(400, 20))
+    width, seeds = page.pick(small=(300, 16), full=(400, 20))
     page.set(seed=0, activation=PHI, width=width, networks=seeds, sigma_b2=SIGMA_B2)
     closed_forms(page)
     iterates(page)
@@ -210,11 +209,10 @@ def measured(variance: float, bias: float, width: int, seeds: int) -> Cell:
     other = drawn(net.q_star, above, expected["c"])[:, 1] if above < 1 else 1.0  # equal inputs stay equal
     longer, shorter = (drawn(q1, bias / q1, expected["q"])[:, 0] for q1 in (net.q_star * SPREAD, net.q_star / SPREAD))
     samples = {"q": longer - shorter, "c": other - at[:, 1]}
-    known = {"q": 1 / net.xi_q, "c": 1 / net.xi_c, "gradients": -math.log(net.chi)}
     rates, gaps = {}, {}
-    for name, values in (samples | {"gradients": at[:, 2]}).items():
-        slope, stderr = fit_networks(values)
-        rates[name] = Rate(slope if name == "gradients" else -slope, stderr, known[name])
+    for name, values in (samples | {"grad": at[:, 2]}).items():
+        slope, stderr = fit_networks(values)  # of gradients from the first layer on, against their way
+        rates[name] = Rate(slope if name == "grad" else -slope, stderr, 1 / getattr(net, f"xi_{name}"))
     for name, values in samples.items():
         profile = measure.Profile.over_seeds(values / values[:, 0].mean())
         gaps[name] = (profile.value, profile.stderr, expected[name])
@@ -226,58 +224,39 @@ def scales(page: Page, width: int, seeds: int) -> None:
     variances = page.pick(small=(1.0, 1.4, 2.5, 4.0), full=(1.0, 1.2, 1.5, 2.1, 2.5, 3.0, 4.0))
     biases = page.pick(small=(0.05,), full=(0.05, 0.1, 0.3))
     cells = [measured(v, b, width, seeds) for b in biases for v in variances if net_of(v, b).xi_c <= LONGEST]
-    drawn = f"{len(cells)} kinds of networks"
-    for name, letter in LETTERS.items():
+    for name in CHANGES:
         rates = [cell.rates[name] for cell in cells]
-        share = sum(rate.holds for rate in rates) / len(rates)
-        page.at_least(f"1 / {letter} within 3 standard errors, share of {drawn}", 0.95, share, source="closed form")
+        quantity = f"1 / ξ_{name} within 3 standard errors, share of {len(cells)} kinds of networks"
+        page.at_least(quantity, 0.95, sum(rate.holds for rate in rates) / len(rates), source="closed form")
         error = sorted(rate.stderr / abs(rate.known) for rate in rates)[len(rates) // 2]
-        page.at_most(f"median standard error of 1 / {letter}, relative", 0.1, error, source="so that agreement counts")
-    right = sum((cell.rates["gradients"].value < 0) == (net_of(cell.variance, cell.bias).chi > 1) for cell in cells)
+        page.at_most(f"median standard error of 1 / ξ_{name}, relative", 0.1, error, source="so that agreement counts")
+    right = sum((cell.rates["grad"].value < 0) == (net_of(cell.variance, cell.bias).chi > 1) for cell in cells)
     page.row("gradients grow in chaos and shrink in order", len(cells), right, 0, source="figure 4")
     for name, figure in (("q", "1 b"), ("c", "1 c")):
         page.draw(residuals(name, figure, [cell for cell in cells if cell.bias == SIGMA_B2]))
-    for name, figure in (("q", "2 a"), ("c", "2 b"), ("gradients", "4 b")):
+    for name, figure in (("q", "2 a"), ("c", "2 b"), ("grad", "4 b")):
         page.draw(against_theory(name, figure, biases, cells))
-    header = (
-        "σ_w²",
-        "σ_b²",
-        *(f"1 / {letter}{end}" for letter in LETTERS.values() for end in ("", ", here", ", error")),
-    )
-    page.facts(
-        "Rates per layer, by closed form and in drawn networks",
-        header,
-        [
-            [cell.variance, cell.bias, *(v for r in cell.rates.values() for v in (r.known, r.value, r.stderr))]
-            for cell in cells
-        ],
-    )
-
-
-Points = tuple[Sequence[float], Sequence[float], Sequence[float]]  # positions, values, standard errors
-
-
-def beside(name: str, colour: str, line: tuple[Sequence[float], Sequence[float]], points: Points) -> list[Curve]:
-    """Theory as a line, and drawn networks as points of its colour."""
-    x, y, stderr = points
-    return [Curve(name, *line, "plain", colour), Curve(f"{name}, drawn", x, y, "points", colour, stderr, legend=False)]
+    header = ["σ_w²", "σ_b²", *(f"1 / ξ_{name}{part}" for name in CHANGES for part in ("", ", here", ", error"))]
+    rows = [[c.variance, c.bias, *(v for r in c.rates.values() for v in (r.known, r.value, r.stderr))] for c in cells]
+    page.facts("Rates per layer, by closed form and in networks", header, rows)
 
 
 def residuals(name: str, figure: str, cells: Sequence[Cell]) -> Chart:
     """What is left of a difference, by layer: lines by the exact maps, points in drawn networks."""
     drawn: list[Curve] = []
-    for colour, cell in zip(PALETTE, cells[:: max(1, len(cells) // 4)], strict=False):
+    for colour, cell in zip(PALETTE, cells[:: -(-len(cells) // 4)], strict=False):  # four at most
         value, stderr, known = cell.gaps[name]
         layers = torch.arange(1, len(known) + 1)
-        seen = value > 2 * stderr
-        points = tuple(part[seen].tolist() for part in (layers, value, stderr))
-        drawn += beside(f"σ_w² = {cell.variance:g}", colour, (layers.tolist(), known.tolist()), points)
+        x, y, error = (part[value > 2 * stderr].tolist() for part in (layers, value, stderr))
+        title = f"σ_w² = {cell.variance:g}"
+        drawn.append(Curve(title, layers.tolist(), known.tolist(), "plain", colour))
+        drawn.append(Curve(f"{title}, networks", x, y, "points", colour, error, legend=False))
     what = "two lengths" if name == "q" else "two correlations"
     return curves(
         f"residual-{name}",
         f"How {what} on either side of {name}* approach each other (figure {figure})",
         f"The difference of {what} over the first layer's, at σ_b² = {SIGMA_B2:g}; exponentials are straight. Lines "
-        "are the exact maps, points means over drawn networks, where they are two standard errors above zero.",
+        "are the exact maps, points means over networks, where they are two standard errors above zero.",
         drawn,
         x="layer",
         y=f"difference of {name} over the first",
@@ -287,33 +266,31 @@ def residuals(name: str, figure: str, cells: Sequence[Cell]) -> Chart:
 
 def against_theory(name: str, figure: str, biases: Sequence[float], cells: Sequence[Cell]) -> Chart:
     """A depth scale over σ_w²: lines by the closed form, points in drawn networks."""
-    letter = LETTERS[name]
     drawn: list[Curve] = []
     grid = [1 + 0.02 * k for k in range(151)]
     for colour, bias in zip(PALETTE, biases, strict=False):
-        nets = [net_of(variance, bias) for variance in grid]
-        known = [abs({"q": net.xi_q, "c": net.xi_c, "gradients": net.xi_grad}[name]) for net in nets]
-        shown = [value if value < TOP else math.nan for value in known]
+        known = [abs(getattr(net_of(variance, bias), f"xi_{name}")) for variance in grid]
         there = [cell for cell in cells if cell.bias == bias]
-        found, errors = zip(*(cell.rates[name].scale for cell in there), strict=True)
-        points = [cell.variance for cell in there], found, errors
-        drawn += beside(f"σ_b² = {bias:g}", colour, (grid, shown), points)
+        y, error = zip(*(cell.rates[name].scale for cell in there), strict=True)
+        x, title = [cell.variance for cell in there], f"σ_b² = {bias:g}"
+        drawn.append(Curve(title, grid, [v if v < TOP else math.nan for v in known], "plain", colour))
+        drawn.append(Curve(f"{title}, networks", x, y, "points", colour, error, legend=False))
     peak = "" if name == "q" else " It diverges where order, on the left, turns into chaos."
     return curves(
         f"scale-{name}",
-        f"{letter} over the variance of the weights (figure {figure})",
-        f"Layers over which {SETTLES[name]} by a factor e.{peak} Lines are closed forms, points drawn networks with "
-        "standard errors.",
+        f"ξ_{name} over the variance of the weights (figure {figure})",
+        f"Layers over which {CHANGES[name]} by a factor e.{peak} Lines are closed forms, points networks with standard "
+        "errors.",
         drawn,
         x="σ_w²",
-        y=f"{'|ξ_grad|' if name == 'gradients' else letter} (layers)",
+        y=f"{'|ξ_grad|' if name == 'grad' else 'ξ_' + name} (layers)",
         log_y=name != "q",
     )
 
 
 def backwards(page: Page, width: int, seeds: int) -> None:
     """The first half of figure 4: gradients by layer."""
-    depth, good, total = page.pick(small=30, full=60), 0, 0
+    depth, good, total = page.pick(small=30, full=50), 0, 0
     drawn: list[Curve] = []
     layers = list(range(1, depth + 1))
     for colour, variance in zip(PALETTE, (1.0, 1.4, CRITICAL, 2.5, 4.0), strict=False):
@@ -324,8 +301,8 @@ def backwards(page: Page, width: int, seeds: int) -> None:
         known = torch.tensor([net.chi ** (depth - layer) for layer in layers], dtype=torch.float64)
         good += int(((found.value - known).abs() <= 3 * found.stderr)[:-1].sum())
         total += depth - 1
-        points = layers, found.value.tolist(), found.stderr.tolist()
-        drawn += beside(f"σ_w² = {variance:.3g}", colour, (layers, known.tolist()), points)
+        here = found.value.tolist(), found.stderr.tolist()
+        drawn += beside(f"σ_w² = {variance:.3g}", layers, known.tolist(), *here, colour)
     source = "closed form χ_1^(L - l); layers of one network vary together"
     page.at_least(f"gradients within 3 standard errors, share of {total} layers", 0.95, good / total, source=source)
     page.draw(
@@ -333,7 +310,7 @@ def backwards(page: Page, width: int, seeds: int) -> None:
             "gradients",
             "Gradients by layer (figure 4 a)",
             "Mean square of the gradient with respect to a layer's pre-activations, over the last layer's, at "
-            f"σ_b² = {SIGMA_B2:g}. Lines are χ_1 to the power of the layers in between, points drawn networks.",
+            f"σ_b² = {SIGMA_B2:g}. Lines are χ_1 to the power of the layers in between, points networks.",
             drawn,
             x="layer",
             y="mean square over the last",
