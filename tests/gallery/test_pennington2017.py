@@ -69,7 +69,7 @@ class TestIsometry:
         assert all(row.holds for row in measured)
 
     def test_table_of_spreads_at_full_size(self):
-        """S1-30: measured within a tenth of theory; S1-29: orthogonal linear layers have no spread."""
+        """S1-30: measured within a tenth of theory; orthogonal linear layers have no spread."""
         record = json.loads((RESULTS / "pennington2017_isometry.json").read_text())
         measured = [row for row in record["rows"] if row["quantity"].endswith("the same, measured")][: len(PRINTED)]
         for row, printed in zip(measured, PRINTED, strict=True):
@@ -87,7 +87,7 @@ class TestIsometry:
             assert len(points) == (1 if activation == "linear" else 2)
             assert all(max(trace["error_y"]["array"]) > 0 for trace in points)
         (_, orthogonal) = [trace for trace in charts["density-linear"].figure["data"] if trace["mode"] == "lines"]
-        assert orthogonal["x"] == pytest.approx([1, 1])  # S1-29: all singular values of orthogonal linear layers are 1
+        assert orthogonal["x"] == pytest.approx([1, 1])  # all singular values, to the digits drawn
 
     def test_bounded_and_unbounded_activations(self, page):
         """S1-32: ReLU adds 2 (Gaussian) or 1 (orthogonal) a layer; hard tanh 1 and 0 as q* falls."""
