@@ -43,7 +43,8 @@ def jacobian_moments(net: MeanField, depth: int, init: str = "gaussian") -> Jaco
         init: "gaussian" or "orthogonal".
 
     Raises:
-        InputError: depth < 1; an unknown ``init``; dropout.
+        InputError: depth < 1; an unknown ``init``; dropout; lengths that grow without bound (but ReLU's, whose slopes
+            do not depend on them).
 
     References: Pennington, Schoenholz and Ganguli (2018), arXiv:1802.09979.
 
@@ -58,6 +59,8 @@ def jacobian_moments(net: MeanField, depth: int, init: str = "gaussian") -> Jaco
     check_option(where, "init", init, ("gaussian", "orthogonal"))
     if net.keep_prob < 1:
         raise input_error(where, "a network without dropout", f"keep_prob {net.keep_prob}", "Pass keep_prob=1")
+    if math.isinf(net.q_star) and not net.phi.homogeneous:
+        raise input_error(where, "lengths that settle", "q_star inf", "Lower sigma_w")
     mu_1 = net.phi_slope_square(_length(net))
     mu_2 = _slope_fourth(net)
     spread = mu_2 / mu_1**2 - 1 + (1 if init == "gaussian" else 0)

@@ -136,6 +136,10 @@ def test_matrices_are_symmetric_and_positive(name: str) -> None:
         (lambda: MeanField("tanh", 0.5).curve_metrics(2), r"expected a finite length above zero, got q_star 0"),
         (lambda: MeanField("tanh", 1.2, 0.3).jacobian_moments(3, "uniform"), r"jacobian_moments: expected `init`"),
         (lambda: MeanField("tanh", 1.2, 0.3, 0.9).jacobian_moments(3), r"expected a network without dropout"),
+        (
+            lambda: MeanField("gelu", 2.0, 0.1).jacobian_moments(3),
+            r"jacobian_moments: expected lengths that settle, got",
+        ),
         (lambda: batch_norm_gradient_factor("relu", 3), r"expected a `batch_size` of at least 4, got 3"),
         (lambda: batch_norm_gradient_factor(lambda u: 0 * u + 1), r"expected an activation that is not constant"),
         (lambda: infinite_width_kernels("relu", 2, 1, 0, [1.0]), r"expected finite `x1` \(N, d\), got shape \(1,\)"),
