@@ -8,6 +8,7 @@ from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.noise import GradientNoise, gradient_noise
 from pullback.diagnostics.preconditioned import preconditioned_sharpness, stability_limit
+from pullback.diagnostics.scale import ScaleSchedule, equilibrium_norm, scale_invariance, scale_schedule
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.trade_off import TradeOff, trade_off
 from pullback.diagnostics.units import UnitActivity, unit_activity
@@ -19,6 +20,7 @@ __all__ = [
     "KernelDrift",
     "LayerFlow",
     "Moments",
+    "ScaleSchedule",
     "Sharpness",
     "Spectrum",
     "TradeOff",
@@ -26,6 +28,7 @@ __all__ = [
     "alignment",
     "compare_curvatures",
     "curvature_spectrum",
+    "equilibrium_norm",
     "gradient_noise",
     "kernel_drift",
     "label_alignment",
@@ -33,6 +36,8 @@ __all__ = [
     "layer_spectra",
     "moments",
     "preconditioned_sharpness",
+    "scale_invariance",
+    "scale_schedule",
     "sharpness",
     "spectrum",
     "stability_limit",
