@@ -231,7 +231,8 @@ def trained_depth(page: Page) -> None:
     drawn.append(Curve(f"16 ξ = {reach:.1f}", [reach, reach], [0.0, 1.0], "dash"))
     reading = (
         "Share of right answers on the test digits after training; the dashed line is the paper's estimate of the "
-        "largest depth that trains with batch norm."
+        "largest depth that trains with batch norm. In so few steps the network without one, whose gradients neither "
+        "grow nor shrink, gets no deeper: the estimate is borne out, its cause is not."
     )
     axes = {"x": "hidden layers", "y": "accuracy", "y_range": (0, 1)}
     page.draw(curves("depth", "Depth that trains (figure 2)", reading, drawn, **axes))
