@@ -126,6 +126,19 @@ class Monitor:
         }
         about = describe(ModelView.of(model, where=where), loss_fn, optimizer, settings) | (about or {})
         self._output = None if is_replica(model) else self._open(run_dir, about, resume, forward)
+        if self._output is not None and self._output.writer.earlier is None and not self.num_steps:
+            self._measure_start(self._output)
+
+    def _measure_start(self, output: Output) -> None:
+        """What is measured once, before the first step, from the model alone."""
+        start = time.perf_counter()
+        probes = [probe for probe in self.probes if probe.at_start]
+        if probes:
+            seen = Observation(self.model, self.loss_fn, (), (), self.optimizer, None, self._kernels)
+            with undisturbed(self.model, training=False):
+                for probe in probes:
+                    self._run(output, probe, seen, dear=False)
+        self.seconds += time.perf_counter() - start
 
     def _open(self, run_dir: str | Path, about: dict[str, Any], resume: int | None, sinks: Sequence[Sink]) -> Output:
         """Begin the record, or go on where it stood."""
@@ -269,7 +282,7 @@ class Monitor:
             )
             with undisturbed(self.model, training=False):
                 for probe in self.probes:
-                    if dear or not probe.sparse:
+                    if not probe.at_start and (dear or not probe.sparse):
                         self._run(output, probe, seen, dear=dear)
         # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
         # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.

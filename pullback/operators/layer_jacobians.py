@@ -41,7 +41,7 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     jacobians = []
     with undisturbed(model, training=False):
         h = x
-        for layer in _layers(model, where):
+        for layer in chain_of(model, where):
 
             def of_one(sample: Tensor, layer: nn.Module = layer) -> Tensor:
                 return layer(sample.unsqueeze(0)).reshape(-1)
@@ -52,8 +52,8 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     return [j.transpose(0, 1) for j in jacobians] if legacy_shape else jacobians
 
 
-def _layers(model: nn.Module, where: str) -> list[nn.Module]:
-    """The model as a chain of maps."""
+def chain_of(model: nn.Module, where: str) -> list[nn.Module]:
+    """The model as a chain of maps, ``where`` naming the caller in errors."""
     maps = getattr(model, "layer_maps", None)
     if callable(maps):
         return list(maps())

@@ -185,6 +185,10 @@ TWINS = {
     "batch_norm": lambda k, m, x, y: {},  # see tests/monitor/test_probes.py
     "samples": twins.samples,
     "tangent": twins.tangent,
+    "effective_lr": twins.effective_lr,
+    "shift": twins.shift,
+    "jacobian": twins.jacobian,
+    "initialisation": twins.initialisation,
 }
 
 

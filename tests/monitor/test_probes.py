@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.kernels import KernelSeries
+from pullback.measure import internal_covariate_shift
 from pullback.monitor import PROBES, snapshot
 from pullback.monitor.probes import Observation
 from pullback.monitor.snapshot import Snapshot
@@ -231,3 +232,78 @@ def test_both_ends_of_the_curvature_and_the_optimiser_s_limit(kind: str) -> None
     assert found["limit"] == pytest.approx({"SGD": 38.0}.get(kind, 20.0))
     if kind == "Adam":
         assert found["preconditioned_limit"] == pytest.approx(380.0)
+
+
+def test_effective_rates_before_a_normalisation() -> None:
+    """lr / |w|^2 for SGD, lr / |w| for Adam; the equilibrium from the gradient in train mode, where w . grad = 0."""
+    x, y = separable()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.2, weight_decay=0.01)
+    found = observe(model, x, y, "effective_lr", optimizer=optimizer)
+    assert found["invariant"] == {"0": True, "3": False}
+    w = model[0].weight
+    norm = float(w.detach().norm())
+    assert found["norm"]["0"] == pytest.approx(norm, rel=1e-6)
+    assert found["effective"] == {"0": pytest.approx(0.2 / norm**2, rel=1e-5)}
+    slope = torch.autograd.grad(CE(model.train()(x), y), w)[0]
+    assert abs(float((slope * w).sum().detach())) < 1e-3 * float(slope.norm()) * norm
+    fourth = (0.2 * norm * float(slope.norm())) ** 2 / (1 - (1 - 0.002) ** 2)
+    assert found["equilibrium"] == {"0": pytest.approx(fourth**0.25, rel=1e-4)}
+    adam = observe(model, x, y, "effective_lr", optimizer=torch.optim.Adam(model.parameters(), 0.2))
+    assert adam["effective"] == {"0": pytest.approx(0.2 / norm, rel=1e-5)}
+    assert "equilibrium" not in adam
+    assert set(observe(model, x, y, "effective_lr")) == {"norm", "invariant"}
+
+
+def test_shift_is_zero_for_the_first_layer_and_at_no_rate() -> None:
+    """S1-35, and with the batch's own statistics where batch norm is in the way; running ones stay."""
+    x, y = separable()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    before = model[1].running_mean.clone()
+    found = observe(model, x, y, "shift", optimizer=torch.optim.SGD(model.parameters(), 0.5))
+    model.train()[3].eval()
+    expected = internal_covariate_shift(model, CE, x, y, 0.5)
+    assert found["change"]["0"] == 0
+    assert found["change"]["4"] == pytest.approx(float(expected.shift[-1] / expected.norm[-1]), rel=1e-5)
+    assert torch.equal(model[1].running_mean, before)
+    still = observe(model, x, y, "shift", optimizer=torch.optim.SGD(model.parameters(), 0.0))
+    assert set(still["change"].values()) == {0.0}
+    assert observe(model, x, y, "shift") == {}
+
+
+def test_jacobians_of_what_is_no_chain_or_too_large_are_left_out() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + self.linear(2 * x)
+
+    x, y = separable()
+    assert observe(Fork(), x, y, "jacobian") == {}
+    wide = nn.Sequential(nn.Linear(6, 3000), nn.ReLU(), nn.Linear(3000, 3000), nn.ReLU(), nn.Linear(3000, 3))
+    assert observe(wide, x, y, "jacobian") == {}
+
+
+def test_initialisation_is_measured_once_before_the_first_step(tmp_path: Path) -> None:
+    """Of the starting weights, also where a run goes on; with normalisation chi is not the network's."""
+    x, y = separable()
+    model = network(6, 30, 30, 3)
+    sigma = float(model[0][0].weight.detach().square().mean().sqrt()) * 6**0.5
+    for resume in (0, 2):
+        with pb.Monitor(
+            model, CE, tmp_path / "run", every=1, probes=["loss", "initialisation"], resume=resume
+        ) as monitor:
+            with torch.no_grad():
+                model[0][0].weight *= 3
+            monitor.step(x, y)
+            monitor.step(x, y)
+    steps, sigmas = pb.load_run(tmp_path / "run").series("initialisation", "sigma_w")
+    assert steps == [0]
+    assert sigmas[0]["0.0"] == pytest.approx(sigma, rel=1e-5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+    assert set(observe(model, x, y, "initialisation")) == {"sigma_w", "sigma_b"}
+    assert observe(nn.Linear(6, 3), x, y, "initialisation") == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from statistics import median, pstdev
@@ -139,4 +140,76 @@ def tangent(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
         "label_alignment": centred_cosine(now, same),
         "effective_rank": float(now.trace() ** 2 / now.square().sum()),
         "since": 0,
+    }
+
+
+def effective_lr(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    norm = {
+        name: math.sqrt(sum(float(w) ** 2 for w in module.weight.detach().flatten()))
+        for name, module in m.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    return {"norm": norm, "invariant": dict.fromkeys(norm, False), "weight_decay": 0}
+
+
+def shift(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Copies of the model in which the layers before have made a step of Adam, one after another."""
+    linears = [name for name, module in m.named_modules() if isinstance(module, nn.Linear)]
+
+    def gradients(model: nn.Module) -> dict[str, Tensor]:
+        found = torch.autograd.grad(CE(model(x), y), list(model.parameters()))
+        by_name = dict(zip([name for name, _ in model.named_parameters()], found, strict=True))
+        return {
+            name: torch.cat([by_name[f"{name}.{part}"].flatten() for part in ("weight", "bias")]) for name in linears
+        }
+
+    stepped = copy.deepcopy(m)
+    optimizer = torch.optim.Adam(stepped.parameters(), 1e-2)
+    CE(stepped(x), y).backward()
+    optimizer.step()
+    mixed, change, cosine = copy.deepcopy(m), {}, {}
+    g = gradients(m)
+    for name in linears:
+        other = gradients(mixed)[name]
+        change[name] = float((g[name] - other).norm() / g[name].norm())
+        cosine[name] = float(g[name] @ other / (g[name].norm() * other.norm()))
+        mixed.get_submodule(name).load_state_dict(stepped.get_submodule(name).state_dict())
+    return {"change": change, "cosine": cosine}
+
+
+def jacobian(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Layer by layer D W with D the ReLU's slopes, for the first four samples."""
+    singular: dict[str, list[float]] = {}
+    ends = []
+    for h in x[:4]:
+        whole = torch.eye(6, dtype=x.dtype)
+        for place, layer in enumerate(m.layers, start=1):
+            linear = getattr(layer, "linear", layer)
+            u = linear(h).detach()
+            J = linear.weight.detach() if place == 3 else (u > 0).to(x.dtype).unsqueeze(1) * linear.weight.detach()
+            singular.setdefault(str(place), []).extend(torch.linalg.svdvals(J).tolist())
+            whole, h = J @ whole, u.clamp(min=0)
+        ends.append(float(whole.square().sum()) / 3)
+    return {
+        "mean_square": {place: sum(s * s for s in each) / len(each) for place, each in singular.items()},
+        "largest": {place: max(each) for place, each in singular.items()},
+        "smallest": {place: min(each) for place, each in singular.items()},
+        "end_to_end_mean_square": sum(ends) / 4,
+    }
+
+
+def initialisation(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """chi of ReLU is sigma_w^2 / 2, critical at sqrt(2)."""
+    linears = {name: module for name, module in m.named_modules() if isinstance(module, nn.Linear)}
+    sigma_w = {
+        n: math.sqrt(module.in_features * float(module.weight.detach().square().mean()))
+        for n, module in linears.items()
+    }
+    hidden = list(linears)[:-1]
+    return {
+        "sigma_w": sigma_w,
+        "sigma_b": {n: math.sqrt(float(module.bias.detach().square().mean())) for n, module in linears.items()},
+        "chi": {n: sigma_w[n] ** 2 / 2 for n in hidden},
+        "chi_product": math.prod(sigma_w[n] ** 2 / 2 for n in hidden),
+        "critical_sigma_w": dict.fromkeys(hidden, math.sqrt(2)),
     }

@@ -10,14 +10,18 @@ from pullback.monitor.probes import (
     alignment,
     batch_norm,
     classes,
+    effective_lr,
     flow,
     gradients,
+    initialisation,
     inputs,
+    jacobian,
     kernel,
     loss,
     noise,
     samples,
     sharpness,
+    shift,
     tangent,
     updates,
 )
@@ -38,6 +42,10 @@ _MODULES = (
     sharpness,
     samples,
     tangent,
+    effective_lr,
+    shift,
+    jacobian,
+    initialisation,
 )
 PROBES: dict[str, Probe] = {module.PROBE.name: module.PROBE for module in _MODULES}
 

@@ -81,12 +81,14 @@ class Probe:
         measure: an observation to a measurement.
         extra: a dearer part, added at the sparse turns of ``schedule.is_sparse_turn``.
         sparse: measure at those turns only.
+        at_start: measure once, before the first step, from the model alone: there are no samples yet.
     """
 
     name: str
     measure: Callable[[Observation], Measurement]
     extra: Callable[[Observation], Measurement] | None = None
     sparse: bool = False
+    at_start: bool = False
 
     def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""
