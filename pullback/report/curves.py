@@ -73,16 +73,30 @@ ALIGNMENT = Spec(
     ),
     (Panel("mean cosine"), Panel("pairs in conflict", percent=True)),
 )
+NOISE = Spec(
+    "noise",
+    "Noise scale of the gradient against the batch size",
+    "The noise scale is the batch size at which the noise of a step is as large as its signal: batches far below it "
+    "gain from being larger, those far above it hardly do. It is left out where no signal shows above the noise.",
+    (
+        Metric("noise", "noise_scale", "noise scale"),
+        Metric("noise", "batch_size", "batch size", reference=True),
+        Metric("noise", "signal_to_noise", "signal-to-noise of one sample", panel=1),
+    ),
+    (Panel("samples", "auto"), Panel("|G|² / tr Σ", "auto")),
+)
 SHARPNESS = Spec(
     "sharpness",
-    "Sharpness of the loss against the stability limit 2/lr",
+    "Sharpness of the loss against the limit of the learning rate",
     "Gradient descent is stable along a direction as long as the curvature there stays below 2 / learning rate.",
     (
         Metric("sharpness", "hessian", "Hessian"),
         Metric("sharpness", "gauss_newton", "Gauss-Newton"),
-        Metric("sharpness", "limit", "2 / learning rate", reference=True),
+        Metric("sharpness", "limit", "limit", reference=True),
+        Metric("sharpness", "preconditioned", "preconditioned Hessian", panel=1),
+        Metric("sharpness", "preconditioned_limit", "limit with Adam", panel=1, reference=True),
     ),
-    (Panel("largest eigenvalue of mean loss", "auto"),),
+    (Panel("largest eigenvalue of mean loss", "auto"), Panel("preconditioned by Adam", "auto")),
 )
 
 
@@ -109,13 +123,13 @@ def worst_pairs(named: NamedRun, several: bool) -> Table | None:
 
 
 def sharpness_chart(runs: Sequence[NamedRun]) -> Chart | None:
-    """Sharpness against 2/lr; says when the optimizer is one that 2/lr does not hold for."""
+    """Sharpness against its limit; says when the optimizer is one that 2/lr does not hold for."""
     chart = line_chart(SHARPNESS, runs)
     if chart is None:
         return None
     others = sorted({name for named in runs if (name := optimizer_of(named)) and name != "SGD"})
     if not others:
-        note = " Momentum and weight decay shift that limit."
+        note = " Momentum m makes that limit 2 (1 + m) / learning rate, as drawn; weight decay shifts it."
     else:
         note = (
             f" Here {', '.join(others)} made the steps: 2/lr is the limit of plain gradient descent, while "

@@ -116,14 +116,14 @@ def _shown(value: float | None, show: object, note: str) -> tuple[str, str]:
 
 
 def _sharpness(named: NamedRun) -> tuple[str, str]:
-    """The last sharpness, and how it compares with 2/lr."""
+    """The last sharpness, and how it compares with the limit of the learning rate."""
     sharpness = last_value(named.run, "sharpness", "hessian")
     limit = last_value(named.run, "sharpness", "limit")
     if sharpness is None:
         return "–", "not measured"
     if limit is None or not math.isfinite(limit) or limit <= 0:
-        return number(sharpness, 3), "2/lr is unknown"
-    return number(sharpness, 3), f"{percent(sharpness / limit)} of 2/lr = {number(limit, 3)}"
+        return number(sharpness, 3), "its limit is unknown"
+    return number(sharpness, 3), f"{percent(sharpness / limit)} of the limit {number(limit, 3)}"
 
 
 def _cost(named: NamedRun) -> tuple[str, str]:

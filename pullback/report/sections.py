@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pullback.report import curves
+from pullback.report.by_layer import DEAD, EFFECTIVE_RANK, EFFECTIVE_RATE, layer_lines
 from pullback.report.chart import Chart
 from pullback.report.cosine import cosine_chart
 from pullback.report.layers import depth_chart, flow_chart, share_chart
@@ -16,7 +17,7 @@ from pullback.report.series import NamedRun
 
 @dataclass(frozen=True)
 class Entry:
-    """One chart to try: its maker, and what to call it if no run measured it.
+    """One chart to try: its maker, and what to say if no run measured it; nothing of what few presets measure.
 
     ``make`` takes all runs at once, ``make_each`` one run: such charts cannot be laid over each other.
     """
@@ -44,6 +45,7 @@ SECTIONS = (
             Entry("Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)),
             Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
             Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
+            Entry("", partial(line_chart, curves.NOISE)),
         ),
     ),
     Section(
@@ -73,6 +75,9 @@ SECTIONS = (
             Entry("Gradient norms by layer were not measured (probe “flow”).", make_each=depth_chart),
             Entry("The flow over training was not measured (probe “flow”).", make_each=flow_chart),
             Entry("Shares of the trace were not measured (probe “flow”).", make_each=share_chart),
+            Entry("", make_each=partial(layer_lines, EFFECTIVE_RANK)),
+            Entry("", make_each=partial(layer_lines, DEAD)),
+            Entry("", make_each=partial(layer_lines, EFFECTIVE_RATE)),
         ),
     ),
 )
@@ -86,7 +91,7 @@ def charts_of(section: Section, runs: Sequence[NamedRun]) -> tuple[list[Chart], 
         made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
         found = [chart for chart in made if chart is not None]
         charts += found
-        if not found:
+        if not found and entry.missing:
             absent.append(entry.missing)
     return charts, absent
 

@@ -111,11 +111,58 @@ def test_equal_folder_names_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("SGD", "Momentum and weight decay"), ("AdamW", "Here AdamW made the steps")]
+    ("name", "said"), [("SGD", "Momentum m makes that limit 2 (1 + m)"), ("AdamW", "Here AdamW made the steps")]
 )
 def test_sharpness_says_for_which_optimizer_the_limit_holds(tmp_path, name, said):
     run = make_run(tmp_path / "r", "sharpness", [{"hessian": 3.0, "limit": 20.0, "optimizer": name}])
     assert said in curves.sharpness_chart(name_runs([run])).reading
+
+
+def test_noise_scale_beside_the_batch_size(tmp_path):
+    run = make_run(tmp_path / "r", "noise", [{"noise_scale": 40.0, "batch_size": 32}, {"batch_size": 32}])
+    made = charts(run)
+    assert list(made) == ["noise"]
+    assert {trace["name"]: trace["y"] for trace in made["noise"].figure["data"]} == {
+        "noise scale": [40.0],
+        "batch size": [32.0, 32.0],
+    }
+
+
+def test_a_line_for_each_layer(tmp_path):
+    layers = [f"fc{place}" for place in range(12)]
+    values = [
+        {"effective_rank": dict.fromkeys(layers, 3.0 + step), "dead": dict.fromkeys(layers[:2], 0.25)}
+        for step in range(3)
+    ]
+    made = charts(make_run(tmp_path / "r", "activations", values))
+    assert list(made) == ["activations", "dead"]
+    drawn = made["activations"].figure["data"]
+    assert [trace["name"] for trace in drawn] == [layers[place] for place in evenly(12, 8)]
+    assert drawn[0]["y"] == [3.0, 4.0, 5.0]
+    assert made["activations"].reading.endswith("8 of 12 layers are drawn.")
+    assert made["activations"].tables[0].header == ("Step", *layers)
+    go.Figure(made["dead"].figure)
+
+
+def test_effective_rates_by_layer(tmp_path):
+    made = charts(
+        make_run(tmp_path / "r", "effective_lr", [{"effective": {"conv": 0.5}}, {"effective": {"conv": 0.25}}])
+    )
+    assert list(made) == ["effective-rate"]
+    assert made["effective-rate"].figure["data"][0]["y"] == [0.5, 0.25]
+
+
+def test_adam_s_own_curvature_has_its_own_panel(tmp_path):
+    values = [
+        {"hessian": 3.0, "limit": 20.0, "preconditioned": 90.0, "preconditioned_limit": 380.0, "optimizer": "Adam"}
+    ]
+    made = charts(make_run(tmp_path / "r", "sharpness", values))["sharpness"]
+    assert {trace["name"]: trace["yaxis"] for trace in made.figure["data"]} == {
+        "Hessian": "y",
+        "limit": "y",
+        "preconditioned Hessian": "y2",
+        "limit with Adam": "y2",
+    }
 
 
 def test_the_spectrum_fades_with_rank_and_stops_at_twelve(tmp_path):

@@ -27,7 +27,7 @@ def test_every_chart_gets_its_numbers_in_full(full_run, tmp_path):
     assert all(path.suffix == ".csv" and path.stat().st_size for path in written)
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())
     header, *rows = rows_of(tmp_path / "figures" / "sharpness.csv")
-    assert header == ["Step", "Hessian", "Gauss-Newton", "2 / learning rate"]
+    assert header == ["Step", "Hessian", "Gauss-Newton", "limit"]
     assert [float(row[1]) for row in rows] == full_run.series("sharpness", "hessian")[1]
     matrix = rows_of(tmp_path / "figures" / "cosine.csv")
     assert len(matrix) == 257

@@ -17,7 +17,7 @@ NORMALISES = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.R
 def measure(seen: Observation) -> Measurement:
     """By layer ``sigma_w`` and ``sigma_b``, as of ``measure.effective_variances``.
 
-    For layers with an activation behind them also ``chi``, ``phase`` and ``critical_sigma_w``, where chi would be 1; and
+    For layers with an activation behind them also ``chi``, ``phase`` and ``critical_sigma_w``, where chi is 1; and
     ``chi_product``, the factor of mean squared gradients over the depth. Where the model normalises they are left out,
     since the normalisation sets that factor. Nothing where activations are no modules.
     """
