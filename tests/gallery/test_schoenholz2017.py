@@ -60,7 +60,7 @@ class TestDepthScales:
 
     @pytest.mark.slow
     def test_page(self, filled):
-        """S1-22 to S1-24, S1-28: fitted to iterates, and in drawn networks."""
+        """S1-24: scales fitted to iterates, within one percent; S1-28: xi_grad in both phases; drawn networks."""
         page = filled("schoenholz2017_depth_scales")
         assert [row.paper for row in rows_like(page, "^ξ_. fitted to iterates at")] == [
             "1.337668",
@@ -122,7 +122,7 @@ class TestTrainableDepth:
 
     @pytest.mark.slow
     def test_page(self, filled):
-        """S1-33: q*, c*, C(1), xi_c with dropout; S1-13: the critical point; trained depths with and without."""
+        """The closed forms with dropout, the critical point, and trained depths with dropout and without."""
         page = filled("schoenholz2017_trainable_depth")
         assert [row.paper for row in rows_like(page, "a tenth dropped")] == [
             "0.719823",
