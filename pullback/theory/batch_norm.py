@@ -12,6 +12,7 @@ from pullback.theory.activations import Activation, Array, Function, activation_
 from pullback.theory.gaussian import REACH, mean
 
 _NODES = 20  # of a panel
+_SHRINKING = tuple(0.2 * 4.0**-k for k in range(7))  # distances of panels from a root
 _PANELS = 16
 
 
@@ -72,8 +73,17 @@ class _Sphere:
         self.radius = math.sqrt(B - 1)
         self.correlation = -1 / (B - 1)
         self.kinks = kinks
-        cuts = [math.asin(k / self.radius) for k in {0.0, *kinks} if abs(k) < self.radius]
-        self.angles, weights = _panels(np.array(sorted({*self._grid(self.dimension), *cuts})))
+        inside = [k for k in {0.0, *kinks} if abs(k) < self.radius]
+        cuts = [math.asin(k / self.radius) for k in inside]
+        # where a kink of the second entry leaves its range the inner integral has a root, and panels shrink towards it
+        rho, rest = self.correlation, math.sqrt(1 - self.correlation**2)
+        for k in inside:
+            away = rest * math.sqrt(self.radius**2 - k * k)
+            ends = [math.asin((rho * k + side * away) / self.radius) for side in (1, -1)]
+            cuts += [end + step for end in ends for step in (0.0, *_SHRINKING, *(-s for s in _SHRINKING))]
+        grid = self._grid(self.dimension)
+        within = [cut for cut in cuts if grid[0] < cut < grid[-1]]
+        self.angles, weights = _panels(np.array(sorted({*grid, *within})))
         weights = weights * np.cos(self.angles) ** (self.dimension - 2)
         self.weights = weights / weights.sum()
 

@@ -63,6 +63,16 @@ def test_finite_batches() -> None:
             assert found == pytest.approx(factors[name][size], abs=2e-3)
 
 
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 8, 12, 32, 128])
+def test_relu_over_any_batch(size: int) -> None:
+    """Yang et al. (2019), theorem 8, by the arc-cosine kernel J at c = -1 / (B - 1) and its derivative."""
+    c = -1 / (size - 1)
+    slope = (math.pi - math.acos(c)) / math.pi
+    kernel = math.sqrt(1 - c * c) / math.pi + slope * c
+    expected = (slope + size - 1) / ((size - 3) * (1 - kernel)) - 1 / (size - 3)
+    assert batch_norm_gradient_factor("relu", size) == pytest.approx(expected, abs=1e-11)
+
+
 def test_large_batches() -> None:
     for name, expected in KNOWN["batchnorm"]["large_batch_limit"].items():
         known = "linear" if name == "identity" else name
