@@ -25,7 +25,7 @@ CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theo
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
 DEAD = 0.5  # share of units that no sample switches on; convention
-COLLAPSED = 1.5  # effective rank of a layer's activations; 1 is one direction for all samples; convention
+COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
 ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
 
 # Gradients of samples.

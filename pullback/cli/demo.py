@@ -31,6 +31,9 @@ def command(
     normalisation: Annotated[str, typer.Option(help="none, batch or layer.")] = "none",
     dropout: Annotated[float, typer.Option(help="Share of hidden units dropped in training.")] = 0.0,
     residual: Annotated[bool, typer.Option("--residual", help="Skip connections around hidden layers.")] = False,
+    controller: Annotated[
+        str, typer.Option(help="none, or curvature: the learning rate follows what is stable.")
+    ] = "none",
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of samples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is already there.")] = False,
@@ -40,7 +43,7 @@ def command(
 
     import pullback as pb
     from pullback._checks import check_positive
-    from pullback.cli.training import evaluate, make_optimizer, train
+    from pullback.cli.training import evaluate, make_controller, make_optimizer, train
     from pullback.modules import MLP
 
     for name, number in (
@@ -62,6 +65,7 @@ def command(
     )
     loss_fn = torch.nn.CrossEntropyLoss()
     chosen = make_optimizer(optimizer, model, lr)
+    steering = make_controller(controller, chosen, model, loss_fn)
     epochs = epochs or max(1, round(DEFAULT_STEPS / dataset.num_batches(BATCH_SIZE)))
     _make_room(out, force=force)
     about = {"data": f"{dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test samples"}
@@ -78,6 +82,7 @@ def command(
             batch_size=BATCH_SIZE,
             seed=seed,
             monitor=monitor,
+            controller=steering,
             after_epoch=advance,
         )
         findings = pb.diagnose(out)

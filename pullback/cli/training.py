@@ -10,6 +10,7 @@ from torch import nn
 
 from pullback._checks import check_option, check_positive
 from pullback._rng import make_generator
+from pullback.controllers import CurvatureLR
 from pullback.functional import Dataset
 from pullback.monitor import Monitor
 
@@ -29,6 +30,14 @@ def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimi
     return OPTIMIZERS[name](model.parameters(), lr=lr)
 
 
+def make_controller(
+    name: str, optimizer: torch.optim.Optimizer, model: nn.Module, loss_fn: nn.Module
+) -> CurvatureLR | None:
+    """A controller by name, None for "none"."""
+    check_option("demo", "--controller", name, ("none", "curvature"))
+    return None if name == "none" else CurvatureLR(optimizer, model, loss_fn)
+
+
 def train(
     model: nn.Module,
     loss_fn: nn.Module,
@@ -39,6 +48,7 @@ def train(
     batch_size: int,
     seed: int,
     monitor: Monitor | None,
+    controller: CurvatureLR | None = None,
     after_epoch: Callable[[int, float], None],
 ) -> bool:
     """Train; ``after_epoch(epoch, mean of the batch losses)`` is called after each epoch. False if it diverged."""
@@ -51,6 +61,8 @@ def train(
             optimizer.zero_grad()
             loss = loss_fn(model(x), y)
             loss.backward()
+            if controller is not None and math.isfinite(loss.item()):
+                controller.step(x, y, loss)
             optimizer.step()
             running += loss.item()
             if monitor is not None:

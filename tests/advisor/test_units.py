@@ -36,11 +36,11 @@ def test_dead_units() -> None:
 @pytest.mark.parametrize("width", [64, None])
 def test_rank_collapse(width: int | None) -> None:
     widths = {} if width is None else {"width": dict.fromkeys("abc", width)}
-    collapsed = activations(effective_rank={"a": 9.0, "b": 1.3, "c": 1.01}, **widths)
+    collapsed = activations(effective_rank={"a": 9.0, "b": 1.04, "c": 1.01}, **widths)
     finding = found("rank-collapse", collapsed)
     assert finding is not None
     assert finding.layer == "b"  # where it begins
     assert finding.evidence["smallest effective rank"] == 1.01
     assert severities("rank-collapse", collapsed) == ("info", "warning")
-    assert found("rank-collapse", activations(effective_rank={"a": 9.0, "b": 2.0})) is None
-    assert found("rank-collapse", activations(effective_rank={"a": 1.2}, width={"a": 2})) is None
+    assert found("rank-collapse", activations(effective_rank={"a": 9.0, "b": 1.3})) is None
+    assert found("rank-collapse", activations(effective_rank={"a": 1.02}, width={"a": 2})) is None

@@ -49,7 +49,7 @@ def test_prints_what_the_note_s_script_prints(demo: tuple[Path, str]) -> None:
         "conditioning M2/M1^2",
         "share of conflicting pairs",
         "gradient flow",
-        "2 / learning rate",
+        "limit of the sharpness",
     ):
         assert label in text
     assert f"Report: {out / REPORT}" in text
@@ -130,6 +130,8 @@ def test_cifar10_shapes(tmp_path: Path) -> None:
         (["demo", "--activation", "rleu"], "`activation` to be one of 'relu', 'leaky_relu', 'tanh'"),
         (["demo", "--init", "kaiming"], "`scheme` to be one of 'default', 'he', 'xavier', 'gaussian', 'orthogonal'"),
         (["demo", "--normalisation", "group"], "`normalisation` to be one of 'none', 'batch', 'layer'"),
+        (["demo", "--controller", "pid"], "`--controller` to be one of 'none', 'curvature', got 'pid'"),
+        (["demo", "--controller", "curvature", "--optimizer", "adagrad"], "expected SGD, Adam or AdamW, got Adagrad"),
         (["demo", "--lr", "0"], "`--lr` above 0, got 0"),
         (["demo", "--epochs", "0"], "`--epochs` above 0, got 0"),
         (["demo", "--width", "-1"], "`--width` above 0, got -1"),
@@ -191,6 +193,20 @@ def test_divergence_is_said_and_recorded(tmp_path: Path) -> None:
     assert "Training diverged" in done.stdout
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / REPORT).is_file()
+
+
+def test_a_learning_rate_out_of_reach_is_diagnosed_and_steered(tmp_path: Path) -> None:
+    options = ("demo", "--optimizer", "sgd", "--lr", "3.0", "--epochs", "40")
+    done = run(*options, "--out", tmp_path / "alone")
+    assert done.returncode == 1
+    assert "critical: divergence" in done.stdout
+    assert "Lower the learning rate" in done.stdout
+    done = run(*options, "--controller", "curvature", "--out", tmp_path / "steered")
+    assert done.returncode == 0, done.stderr
+    losses = [float(m) for m in re.findall(r"^Epoch \[\d+/40\], Loss: (\d+\.\d{4})$", done.stdout, re.M)]
+    assert len(losses) == 40
+    assert losses[-1] < 0.5 * losses[0]
+    assert max(losses) < 1.5 * losses[0]
 
 
 def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:

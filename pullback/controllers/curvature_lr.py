@@ -1,0 +1,193 @@
+"""``CurvatureLR``: a learning rate that follows the curvature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import check_positive, input_error, unsupported
+from pullback.diagnostics import preconditioned_sharpness, stability_limit
+from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.unwrap import full_precision
+from pullback.operators import Hessian
+from pullback.spectral import eigenvalues
+
+TOLERANCE = 1e-1  # relative residual of the eigenvalue, whose own error is of the order of its square
+MAX_MATVECS = 12
+MEMORY = 0.9  # weight of the past in the running mean of the loss
+BACK_OFF = 0.5
+
+
+class CurvatureLR:
+    """Keeps learning rate times measured curvature at a share of what the optimizer can bear.
+
+    The curvature is the largest eigenvalue of the Hessian, for Adam of the preconditioned one, on samples of the batch
+    at hand; the bound that of ``diagnostics.stability_limit``.
+    The rate starts at ``warmup`` of the target and grows by at most ``growth`` a measurement; it falls at once where
+    the curvature asks for it. A loss above ``spike`` times its running mean halves it and brings the next measurement
+    forward. The rate the optimizer was made with is not used. Adam's first step is made at rate 0: it has no second
+    moments before.
+
+    Call ``step`` after ``loss.backward()`` and **before** ``optimizer.step()``: no step is then taken at a rate that
+    was not measured.
+
+    Args:
+        optimizer: SGD, Adam or AdamW over the trainable weights of ``model``. Groups keep the ratios of their rates;
+            under SGD curvature is then counted as that of the fastest group, which is never too low.
+        model: the model being trained; looked at in eval mode, and left as it was.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
+        target: share of the bound that learning rate times curvature is kept at.
+        every: steps between measurements; fewer, from one up, where the curvature grows faster than ``growth``.
+        warmup: share of the target at the first step.
+        growth: largest factor by which the rate grows a measurement.
+        spike: times the running mean above which a loss halves the rate.
+        num_samples: of the batch, that curvature is measured on. Fewer see a larger curvature than the whole data.
+        seed: of the first start vector.
+
+    Attributes:
+        curvature: the last measured.
+        num_measurements: so far.
+
+    Raises:
+        InputError: an argument out of range, or a rate of 0 to begin with.
+        UnsupportedError: another optimizer.
+
+    Cost: up to thirteen Hessian-vector products of ``num_samples`` samples a measurement.
+
+    References: bounds, Cohen et al. (2021), arXiv:2103.00065, and (2022), arXiv:2207.14484; the edge as a target,
+        Roulet et al. (2024), arXiv:2407.06183; warm-up by curvature, Gilmer et al. (2021), arXiv:2110.04369.
+
+    Example:
+        >>> model, loss_fn = nn.Linear(1, 1, bias=False), nn.MSELoss()
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
+        >>> controller = CurvatureLR(optimizer, model, loss_fn, target=0.5, warmup=1.0)
+        >>> x, y = torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)
+        >>> loss = loss_fn(model(x), y)
+        >>> loss.backward()
+        >>> controller.step(x, y, loss)  # Hessian 2 mean x^2 = 10, half of 2 / 10
+        >>> [round(rate, 6) for rate in controller.get_last_lr()]
+        [0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        *,
+        target: float = 0.7,
+        every: int = 10,
+        warmup: float = 0.1,
+        growth: float = 1.25,
+        spike: float = 2.0,
+        num_samples: int = 128,
+        seed: int = 0,
+    ) -> None:
+        where = "CurvatureLR"
+        for name, value in (("target", target), ("every", every), ("warmup", warmup), ("num_samples", num_samples)):
+            check_positive(where, name, value)
+        for name, value in (("growth", growth), ("spike", spike)):
+            if not value > 1:
+                raise input_error(where, f"`{name}` above 1", repr(value), f"Pass a larger `{name}`")
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        check_positive(where, "optimizer.param_groups[0]['lr']", rates[0])
+        if stability_limit(optimizer) is None:
+            got = type(optimizer).__name__
+            raise unsupported(where, "SGD, Adam or AdamW", got, "Use one of these, or torch.optim.lr_scheduler")
+        self._ratios = [rate / rates[0] for rate in rates]
+        self.optimizer, self.model, self.loss_fn = optimizer, model, loss_fn
+        self.target, self.every, self.warmup, self.growth, self.spike = target, every, warmup, growth, spike
+        self.num_samples, self.seed = num_samples, seed
+        self.curvature: float | None = None
+        self.num_measurements = 0
+        self._rate = 0.0  # 0 until a curvature is known
+        self._wait = 0  # steps until the next measurement
+        self._interval = 1  # steps between this and the next
+        self._mean_loss: float | None = None
+        self._vector: Tensor | None = None  # the last eigenvector, where the next search starts
+
+    def step(self, x: Batch, y: Batch, loss: Tensor | float) -> None:
+        """Set the learning rate for the coming step of the optimizer.
+
+        Args:
+            x: the batch's inputs, (B, ...).
+            y: its targets, (B, ...).
+            loss: of the batch, as the loop computed it.
+
+        Raises:
+            InputError: the loss is not finite; no positive curvature at the first measurement.
+        """
+        self._watch(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
+        if self._wait == 0:
+            self._rate = self._measured_rate(x, y)
+            self._wait = self._interval
+        self._wait -= 1
+        self._set(self._rate)
+
+    def _watch(self, loss: float) -> None:
+        """Halve the rate, and measure at once, where the loss leaps."""
+        if not math.isfinite(loss):
+            raise input_error("CurvatureLR.step", "a finite loss", repr(loss), "Go back to earlier weights")
+        mean = self._mean_loss
+        if mean is not None and loss > self.spike * mean:
+            self._rate *= BACK_OFF
+            self._wait, self._interval = 0, 1
+        self._mean_loss = loss if mean is None else MEMORY * mean + (1 - MEMORY) * loss
+
+    def _measured_rate(self, x: Batch, y: Batch) -> float:
+        if not isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.state:
+            return 0.0
+        self._set(1.0)  # so that the limit is the bound on rate times curvature
+        with undisturbed(self.model, training=False), full_precision(self.model):
+            count = slice(0, min(self.num_samples, num_samples(x)))
+            earlier, self.curvature = self.curvature, self._sharpness((take(x, count), take(y, count)))
+        self.num_measurements += 1
+        steady = earlier is not None and self.curvature <= self.growth * earlier
+        self._interval = min(2 * self._interval, self.every) if steady else 1
+        bound = stability_limit(self.optimizer) or math.nan
+        if self._rate > 0:
+            rate = self.growth * self._rate
+            return min(rate, self.target * bound / self.curvature) if self.curvature > 0 else rate
+        if self.curvature <= 0:
+            expected = "a positive curvature at the first measurement"
+            raise input_error("CurvatureLR.step", expected, repr(self.curvature), "Check that the model has gradients")
+        return self.warmup * self.target * bound / self.curvature
+
+    def _sharpness(self, data: tuple[Batch, Batch]) -> float:
+        """Largest curvature as the optimizer sees it."""
+        how: dict[str, Any] = {"tol": TOLERANCE, "max_matvecs": MAX_MATVECS, "seed": self.seed}
+        if not isinstance(self.optimizer, torch.optim.SGD):
+            return float(preconditioned_sharpness(self.model, self.loss_fn, data, self.optimizer, **how).values[0])
+        found = eigenvalues(Hessian(self.model, self.loss_fn, data), start=self._vector, **how)
+        self._vector = found.vectors[:, 0]
+        return float(found.values[0]) * max(self._ratios)
+
+    def _set(self, rate: float) -> None:
+        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
+            group["lr"] = rate * ratio
+
+    def get_last_lr(self) -> list[float]:
+        """Learning rate of each group, as torch's schedulers give it."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later ``load_state_dict`` needs to go on as if nothing had happened."""
+        return {
+            "rate": self._rate,
+            "curvature": self.curvature,
+            "num_measurements": self.num_measurements,
+            "vector": self._vector,
+            "mean_loss": self._mean_loss,
+            "wait": self._wait,
+            "interval": self._interval,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was called."""
+        self._rate, self.curvature, self.num_measurements = state["rate"], state["curvature"], state["num_measurements"]
+        self._vector, self._mean_loss = state["vector"], state["mean_loss"]
+        self._wait, self._interval = state["wait"], state["interval"]

@@ -1,0 +1,193 @@
+"""A learning rate by curvature: exact on quadratics, robust on networks, and it leaves no trace in the model."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback._rng import make_generator
+from pullback.controllers import CurvatureLR
+from pullback.functional import load_digits
+from pullback.modules import MLP
+
+CE = nn.CrossEntropyLoss()
+
+
+def quadratic() -> tuple[nn.Linear, Tensor, Tensor]:
+    """Mean of (w . x)^2 with Hessian 2 X^T X / N = diag(8, 2)."""
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 1.0]]))
+    x = torch.tensor([[math.sqrt(8.0), 0.0], [0.0, math.sqrt(2.0)]], dtype=torch.float64)
+    return model, x, torch.zeros(2, 1, dtype=torch.float64)
+
+
+def one_step(controller: CurvatureLR, x: Tensor, y: Tensor) -> float:
+    controller.optimizer.zero_grad()
+    loss = controller.loss_fn(controller.model(x), y)
+    loss.backward()
+    controller.step(x, y, loss)
+    controller.optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [({}, 2.0), ({"momentum": 0.5}, 3.0), ({"momentum": 0.5, "nesterov": True}, 1.5)],
+)
+def test_the_bound_is_where_a_quadratic_begins_to_diverge(options: dict[str, float], bound: float) -> None:
+    for target, falls in ((0.98, True), (1.02, False)):
+        model, x, y = quadratic()
+        optimizer = torch.optim.SGD(model.parameters(), 123.0, **options)  # type: ignore[arg-type]
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e9)
+        losses = [one_step(controller, x, y) for _ in range(400)]
+        assert controller.curvature == pytest.approx(8.0, rel=1e-2)
+        assert controller.get_last_lr()[0] == pytest.approx(target * bound / 8, rel=1e-2)
+        assert (losses[-1] < losses[0]) is falls
+
+
+def test_adam_waits_for_its_second_moments() -> None:
+    model, x, y = quadratic()
+    optimizer = torch.optim.Adam(model.parameters(), 123.0, eps=0.0)
+    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=1.0, warmup=1.0)
+    one_step(controller, x, y)
+    assert controller.get_last_lr() == [0.0]
+    assert torch.equal(model.weight, torch.ones(1, 2, dtype=torch.float64))
+    one_step(controller, x, y)
+    # gradients 8 and 2, second moments their squares: diag(8 / 8, 2 / 2); 38 is Adam's bound at beta1 = 0.9
+    assert controller.curvature == pytest.approx(1.0, rel=1e-2)
+    assert controller.get_last_lr()[0] == pytest.approx(38.0, rel=1e-2)
+
+
+def test_warm_up_growth_and_back_off() -> None:
+    model, x, y = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=0.5, every=2, warmup=0.25, growth=1.5)
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 1.0):
+        controller.step(x, y, loss)
+        rates.append(controller.get_last_lr()[0])
+    full = 0.5 * 2 / 8
+    # measured at steps 0, 1, 3, 5 and 7, and at the leap of the loss, which halves the rate before it grows again
+    shares = [0.25, 0.375, 0.375, 0.5625, 0.5625, 0.84375, 0.84375, 1.0, 0.75, 0.75]
+    assert rates == pytest.approx([full * share for share in shares], rel=1e-2)
+    assert controller.num_measurements == 6
+
+
+def test_curvature_that_grows_is_measured_every_step() -> None:
+    model, x, y = quadratic()
+    controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), every=8)
+    for _ in range(16):
+        controller.step(x, y, 1.0)
+    assert controller.num_measurements == 5  # at 0, 1, 3, 7 and 15
+    for place in range(8, 12):
+        controller.step(2.0**place * x, y, 1.0)
+    assert controller.num_measurements == 5  # not due before step 23
+    for place in range(12, 20):
+        controller.step(2.0**place * x, y, 1.0)
+    assert controller.num_measurements == 10  # due at 23, and then at every step to 27
+    assert controller.curvature == pytest.approx(8.0 * 4.0**19, rel=1e-2)
+
+
+def test_groups_keep_their_ratios() -> None:
+    model = MLP([4, 3, 2])
+    x, y = torch.randn(8, 4), torch.arange(8) % 2
+    groups = [
+        {"params": model.layers[0].parameters(), "lr": 0.2},
+        {"params": model.layers[1].parameters(), "lr": 0.4},
+    ]
+    controller = CurvatureLR(torch.optim.SGD(groups), model, CE, target=1.0, warmup=1.0)
+    one_step(controller, x, y)
+    slow, fast = controller.get_last_lr()
+    assert fast == pytest.approx(2 * slow)
+    assert controller.curvature is not None
+    assert slow == pytest.approx(2 / controller.curvature)
+
+
+def test_state_goes_on_as_if_nothing_had_happened() -> None:
+    data = load_digits()
+    x, y = data.x_train[:64], data.y_train[:64]
+
+    def made() -> CurvatureLR:
+        torch.manual_seed(0)
+        model = MLP([64, 16, 10])
+        return CurvatureLR(torch.optim.SGD(model.parameters(), 0.1), model, CE, every=3)
+
+    whole, first, second = made(), made(), made()
+    expected = [(one_step(whole, x, y), whole.get_last_lr()) for _ in range(12)][7:]
+    for _ in range(7):
+        one_step(first, x, y)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [(one_step(second, x, y), second.get_last_lr()) for _ in range(5)] == expected
+
+
+def test_it_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)).train()
+    x, y = torch.randn(16, 4), torch.arange(16) % 2
+    loss = CE(model(x), y)
+    loss.backward()
+    before = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    random = torch.get_rng_state()
+    CurvatureLR(torch.optim.SGD(model.parameters(), 0.1), model, CE).step(x, y, loss)
+    assert model.training
+    assert all(torch.equal(value, before[0][name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before[1], strict=True))  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_bad_arguments_are_refused() -> None:
+    model, x, y = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for name in ("target", "every", "warmup", "num_samples"):
+        with pytest.raises(pb.InputError, match=f"`{name}` above 0"):
+            CurvatureLR(optimizer, model, CE, **{name: 0})  # type: ignore[arg-type]
+    for name in ("growth", "spike"):
+        with pytest.raises(pb.InputError, match=f"`{name}` above 1"):
+            CurvatureLR(optimizer, model, CE, **{name: 1.0})  # type: ignore[arg-type]
+    with pytest.raises(pb.UnsupportedError, match="SGD, Adam or AdamW, got Adagrad"):
+        CurvatureLR(torch.optim.Adagrad(model.parameters()), model, CE)
+    with pytest.raises(pb.InputError, match=r"\['lr'\]` above 0"):
+        CurvatureLR(torch.optim.SGD(model.parameters(), 0.0), model, CE)
+    with pytest.raises(pb.InputError, match="a finite loss, got nan"):
+        CurvatureLR(optimizer, model, nn.MSELoss()).step(x, y, math.nan)
+    with pytest.raises(pb.InputError, match="a positive curvature at the first measurement, got 0"):
+        CurvatureLR(optimizer, model, nn.MSELoss()).step(torch.zeros_like(x), y, 1.0)
+
+
+def trained(lr: float, *, steered: bool) -> float:
+    """Mean training loss after 15 epochs of the digits, nan if it diverged."""
+    data, generator = load_digits(), make_generator(0)
+    torch.manual_seed(0)
+    model = MLP([64, 64, 64, 10])
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    controller = CurvatureLR(optimizer, model, CE) if steered else None
+    for _ in range(15):
+        for x, y in data.batches(128, generator):
+            optimizer.zero_grad()
+            loss = CE(model(x), y)
+            loss.backward()
+            if not bool(loss.isfinite()):
+                return math.nan
+            if controller is not None:
+                controller.step(x, y, loss)
+            optimizer.step()
+    with torch.no_grad():
+        return float(CE(model(data.x_train), data.y_train))
+
+
+@pytest.mark.slow
+def test_started_far_off_it_trains_like_a_tuned_rate() -> None:
+    """Thirty times and a thirtieth of a tuned rate, both of which do not train."""
+    tuned = trained(0.3, steered=False)
+    assert math.isnan(alone := trained(9.0, steered=False)) or alone > 1
+    assert trained(0.01, steered=False) > 1
+    for start in (9.0, 0.01):
+        assert trained(start, steered=True) < 2 * tuned
+    assert trained(9.0, steered=True) == pytest.approx(trained(0.01, steered=True), rel=1e-6)
