@@ -221,6 +221,8 @@ def assert_close(found: Any, expected: Any, tolerance: float, where: str) -> Non
         pairs = expected.items() if isinstance(expected, dict) else enumerate(expected)
         for key, value in pairs:
             assert_close(found[key], value, tolerance, f"{where}.{key}")
+    elif isinstance(expected, str):
+        assert found == expected, where
     else:
         assert found == pytest.approx(expected, rel=tolerance, abs=1e-6), where
 

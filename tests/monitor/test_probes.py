@@ -234,6 +234,21 @@ def test_both_ends_of_the_curvature_and_the_optimiser_s_limit(kind: str) -> None
         assert found["preconditioned_limit"] == pytest.approx(380.0)
 
 
+def test_tangent_kernel_of_many_outputs_is_that_of_their_sum() -> None:
+    """A backward pass for every output of a language model would never end."""
+    x, y = separable()
+    model = network(6, 4, 200)
+    memory: dict[str, Any] = {}
+    observe(model, x, y, "tangent", memory=memory)
+    before = pb.tangent_kernel(model, x[:32], contract="sum").total
+    with torch.no_grad():
+        model[1].weight *= 1.5
+    found = observe(model, x, y, "tangent", memory=memory)
+    after = pb.tangent_kernel(model, x[:32], contract="sum").total
+    assert found["contract"] == "sum"
+    assert found["drift"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+
+
 def test_effective_rates_before_a_normalisation() -> None:
     """lr / |w|^2 for SGD, lr / |w| for Adam; the equilibrium from the gradient in train mode, where w . grad = 0."""
     x, y = separable()

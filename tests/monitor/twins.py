@@ -140,6 +140,7 @@ def tangent(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
         "label_alignment": centred_cosine(now, same),
         "effective_rank": float(now.trace() ** 2 / now.square().sum()),
         "since": 0,
+        "contract": "trace",
     }
 
 

@@ -13,14 +13,14 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.operators.layer_jacobians import chain_of, layer_jacobians
 
 NUM_SAMPLES = 4
-MOST_ENTRIES = 2**22  # of a map's matrix: a larger one is not formed, and nothing is measured
+MOST_ENTRIES = 2**20  # of a map's matrix: a larger one is not formed, and nothing is measured
 
 
 def measure(seen: Observation) -> Measurement:
     """By map, counted from 1: ``mean_square``, ``largest`` and ``smallest`` of its singular values s.
 
     Also ``end_to_end_mean_square`` of their product; the mean of s^2 is over the min(out, in) values and the samples.
-    Nothing for models that are no chain of layers (``pb.layer_jacobians``), and for maps beyond 2^22 entries.
+    Nothing for models that are no chain of layers (``pb.layer_jacobians``), and for maps beyond 2^20 entries.
     """
     model, x = unwrap(seen.model), seen.x
     chain = callable(getattr(model, "layer_maps", None)) or isinstance(model, nn.Sequential)

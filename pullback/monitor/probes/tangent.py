@@ -10,33 +10,42 @@ from torch.utils._pytree import tree_map
 
 from pullback.diagnostics import kernel_drift, label_alignment, moments
 from pullback.functional import num_samples, take
+from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
+from pullback.kernels.tangent import Contraction
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
-NUM_SAMPLES = 32  # kept from the first measurement; each costs a backward pass an output
+NUM_SAMPLES = 32  # kept from the first measurement
+MOST_OUTPUTS = 128  # a backward pass each; with more, as in language models, the kernel is that of their sum
 
 
 def measure(seen: Observation) -> Measurement:
-    """Of the tangent kernel (trace over outputs) of fixed samples: ``drift`` and ``cka`` since the first measurement.
+    """Of the tangent kernel of fixed samples: ``drift`` and ``cka`` since the first measurement.
 
-    Also ``label_alignment`` and ``effective_rank`` as it is now, and ``since``, the step of the first measurement.
+    Also ``label_alignment`` and ``effective_rank`` as it is now, ``since``, the step of the first measurement, and
+    ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``.
     """
     kept = seen.memory.get("tangent")
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
         x, y = (_copied(take(batch, count)) for batch in (seen.x, seen.y))
-        first = tangent_kernel(seen.model, x).total
-        kept = seen.memory["tangent"] = x, y, first, seen.step
-        now = first
+        contract: Contraction = "trace" if _num_outputs(seen.kernel.outputs) <= MOST_OUTPUTS else "sum"
+        now = tangent_kernel(seen.model, x, contract=contract).total
+        kept = seen.memory["tangent"] = x, y, now, seen.step, contract
     else:
-        now = tangent_kernel(seen.model, kept[0]).total
-    _, y, first, since = kept
+        now = tangent_kernel(seen.model, kept[0], contract=kept[4]).total
+    _, y, first, since, contract = kept
     moved = kernel_drift(first, now)
     numbers = {"drift": moved.drift, "cka": moved.cka, "effective_rank": moments(now, num_params=1).effective_rank}
     if isinstance(y, Tensor):
         numbers["label_alignment"] = label_alignment(now, y)
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
-    return Measurement(values | {"since": since})
+    return Measurement(values | {"since": since, "contract": contract})
+
+
+def _num_outputs(outputs: Any) -> int:
+    """C, of a model that returns one tensor or an object with ``logits``."""
+    return int(logits_of(outputs)[0].numel())
 
 
 def _copied(batch: Any) -> Any:
