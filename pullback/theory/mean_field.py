@@ -214,8 +214,10 @@ class MeanField:
         if not -1 <= c <= 1:
             raise input_error("MeanField.c_map", "a correlation from -1 to 1", repr(c), "Pass a correlation")
         if self.q_star == 0 or math.isinf(self.q_star):  # lengths still change: correlations are of directions
-            return self._share * self.pair(c).value / self.second_moment(self._length).value
-        return (self.pair_gain * self.pair(c).value + self.sigma_b**2) / self.q_star
+            found = self._share * self.pair(c).value / self.second_moment(self._length).value
+        else:
+            found = (self.pair_gain * self.pair(c).value + self.sigma_b**2) / self.q_star
+        return max(-1.0, min(1.0, found))  # rounding may lead out, and the next call would refuse it
 
     def c_slope(self, c: float) -> float:
         """C'(c) = sigma_w^2 E phi'(u1) phi'(u2), divided by rho where the mask is shared."""

@@ -263,3 +263,14 @@ def test_a_shared_mask_only_rescales_the_weights() -> None:
     assert MeanField("relu", 2.0, 0.1, 0.5).c_star < 0.9
     same = theory.signal_profile(MeanField("tanh", 1.3, 0.3, 0.9, shared_mask=True), 5, c0=1.0)
     assert same.c == pytest.approx(np.ones(5), abs=1e-11)
+
+
+def test_correlations_can_be_mapped_again_and_again() -> None:
+    """Rounding does not lead out of [-1, 1], where the next call would refuse."""
+    for sigma_w in (0.9, 1.3, 1.7, 2.5):
+        for name in ("tanh", "erf", "relu", "hard_tanh"):
+            net, c = MeanField(name, sigma_w, 0.3 if name != "relu" else 0.0), 1.0
+            for _ in range(5):
+                c = net.c_map(c)
+            assert c == pytest.approx(1, abs=1e-12)
+            assert c <= 1
