@@ -31,6 +31,9 @@ ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
 # Gradients of samples.
 ILL_CONDITIONED = 0.75  # log(N / effective rank) / log(N); 1 is a single direction; convention
 CONFLICT = -0.05  # mean cosine; independent directions give 0; convention
+CLASS_CONFLICT = (
+    -0.5
+)  # mean cosine between classes; C classes that share the softmax alone give -1 / (C - 1); convention
 SUSPECT_SHARE = 0.05  # of the measured samples: wrong labels beyond it cost accuracy; convention
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).

@@ -18,7 +18,7 @@ def test_conflicting_gradients_name_classes_and_samples() -> None:
     }
     finding = found("conflicting-gradients", (50, "alignment", values), (50, "classes", {"worst": [3, 8, -0.7]}))
     assert finding is not None
-    assert finding.severity == "info"
+    assert finding.severity == "warning"
     assert finding.evidence["mean cosine"] == -1
     assert finding.evidence["share of conflicting pairs"] == 1
     assert finding.evidence["cosine between the worst classes"] == -0.7
@@ -27,7 +27,11 @@ def test_conflicting_gradients_name_classes_and_samples() -> None:
     plain = found("conflicting-gradients", (50, "alignment", {"mean_cosine": -0.2, "conflict_fraction": 0.8}))
     assert plain is not None
     assert "classes" not in plain.action
-    assert found("conflicting-gradients", (50, "alignment", {"mean_cosine": 0.1, "conflict_fraction": 0.4})) is None
+    calm = (50, "alignment", {"mean_cosine": 0.0, "conflict_fraction": 0.5})
+    assert found("conflicting-gradients", calm) is None
+    opposed = (50, "classes", {"within": 0.9, "between": -0.9})  # as many against as for: the mean does not see it
+    assert severities("conflicting-gradients", calm, opposed) == ("info", "warning")
+    assert found("conflicting-gradients", calm, (50, "classes", {"within": 0.9, "between": -0.1})) is None
 
 
 def test_suspect_samples_are_listed_by_reason() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, lasts, number, records_with, span
-from pullback.advisor.thresholds import CONFLICT, SUSPECT_SHARE
+from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
+from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, SUSPECT_SHARE
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
@@ -22,7 +22,8 @@ REMEDIES = {
 def conflicting_gradients(run: Run) -> Iterator[Finding]:
     """Samples that on the whole pull against each other, the two classes and the two samples that do so most."""
     records = records_with(run, "alignment", "mean_cosine", "conflict_fraction")
-    bad = [r for r in records if r.values["mean_cosine"] < CONFLICT]
+    apart = {r.step for r in records_with(run, "classes", "within", "between") if r.values["between"] < CLASS_CONFLICT}
+    bad = [r for r in records if r.values["mean_cosine"] < CONFLICT or r.step in apart]
     if not lasts(bad, records):
         return
     last = bad[-1].values
@@ -37,11 +38,11 @@ def conflicting_gradients(run: Run) -> Iterator[Finding]:
         where.append(f"samples {pair[0]:g} and {pair[1]:g} of those measured")
     yield Finding(
         "conflicting-gradients",
-        "info",
+        severity(run),
         None,
         span(bad),
         evidence,
-        f"mean cosine below {CONFLICT} in half of the measurements",
+        f"mean cosine below {CONFLICT}, or below {CLASS_CONFLICT} between classes, in half of the measurements",
         CONVENTION,
         "Look at the most conflicting pairs for wrong labels"
         + (f" ({', '.join(where)})" if where else "")
