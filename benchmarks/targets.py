@@ -100,6 +100,15 @@ def share(rows: Rows, longer: str, shorter: str, limit: float) -> Verdict:
     return verdict(text, f"{added:+.1%}", added <= limit)
 
 
+def heavier(rows: Rows, larger: str, smaller: str, factor: float) -> Verdict:
+    """The process of one row has at most ``factor`` times the peak memory of another's."""
+    text = f"`{larger}` has at most {factor:g}x the peak memory of `{smaller}`"
+    if larger not in rows or smaller not in rows:
+        return verdict(text, "not measured", None)
+    ratio = rows[larger]["process_peak_bytes"] / rows[smaller]["process_peak_bytes"]
+    return verdict(text, f"{ratio:.3g}x", ratio <= factor)
+
+
 def at_most(rows: Rows, name: str, seconds: float) -> Verdict:
     """A row takes at most ``seconds``."""
     text = f"`{name}` takes at most {seconds:g} s"

@@ -16,7 +16,7 @@ HEADLINE = {
     "flow.verdict": "gradient flow",
     "sharpness.hessian": "sharpness (Hessian)",
     "sharpness.gauss_newton": "sharpness (Gauss-Newton)",
-    "sharpness.limit": "2 / learning rate",
+    "sharpness.limit": "limit of the sharpness",
 }
 
 
