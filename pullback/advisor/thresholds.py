@@ -54,7 +54,9 @@ STD_RATIO = 1000.0  # convention: images with dark corners reach 100
 LARGEST_INPUT = 100.0  # convention
 
 # Regimes.
-RATE_DECAY = 10.0  # times smaller lr / |w|^2 of layers whose scale does not matter; convention
+RATE_DECAY = (
+    2.0  # times smaller lr / |w|^2 where scale does not matter: after k steps it falls as 1 / sqrt(k); convention
+)
 LAZY_DRIFT = 0.1  # relative change of the tangent kernel; convention
 GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy

@@ -50,6 +50,8 @@ def test_learning_rate_too_low() -> None:
     assert found("learning-rate-too-low", *slow, flat[0]) is None
     assert found("learning-rate-too-low", *slow, *[(s, "sharpness", SGD | {"hessian": 5.0}) for s in (0, 40)]) is None
     assert found("learning-rate-too-low", *losses(2.3, 2.0, 1.0, 0.5, 0.2), *flat) is None
+    assert found("learning-rate-too-low", *losses(2.3, 2.3, 2.4, 2.8, 3.0), *flat) is None
+    assert found("learning-rate-too-low", *losses(2.30, 2.32, 2.29, 2.30, 2.31), *flat) is not None  # noise of batches
     small = [(step, "updates", {"median": 1e-7}) for step in (0, 40)]
     finding = found("learning-rate-too-low", *slow, *small)
     assert finding is not None

@@ -54,7 +54,7 @@ def test_effective_rate_decay() -> None:
     assert finding.layer == "a"
     assert finding.evidence["factor"] == 16
     assert severities("effective-rate-decay", *grows) == ("info", "warning")
-    assert found("effective-rate-decay", effective(1.0, 0), effective(3.0, 100)) is None
+    assert found("effective-rate-decay", effective(1.0, 0), effective(1.3, 100)) is None
     assert found("effective-rate-decay", effective(1.0, 0), effective(4.0, 100, 5e-4)) is None
 
 

@@ -19,7 +19,7 @@ from pullback.advisor.reading import (
     records_with,
     severity,
 )
-from pullback.advisor.thresholds import DIVERGING, MANY_LOSSES, MANY_SHARPNESS, SMALL_UPDATE, STABLE_SHARE
+from pullback.advisor.thresholds import DIVERGING, LEARNS_LOSS, MANY_LOSSES, MANY_SHARPNESS, SMALL_UPDATE, STABLE_SHARE
 from pullback.runs import Record, Run
 
 STABILITY = (
@@ -85,9 +85,9 @@ def too_high(run: Run) -> Iterator[Finding]:
 
 
 def too_low(run: Run) -> Iterator[Finding]:
-    """The loss falls, slowly, and steps could be many times longer."""
+    """The loss hardly moves, and steps could be many times longer."""
     losses = records_with(run, "loss", "loss")
-    if len(losses) < MANY_LOSSES or learns(run) or losses[-1].values["loss"] >= losses[0].values["loss"]:
+    if len(losses) < MANY_LOSSES or learns(run) or losses[0].values["loss"] < LEARNS_LOSS * losses[-1].values["loss"]:
         return
     curvatures = [each for each in _curvatures(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
@@ -110,7 +110,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         (losses[0].step, losses[-1].step),
         evidence,
         f"curvature below {STABLE_SHARE:g} of the limit in all measurements, or relative updates below "
-        f"{SMALL_UPDATE:g} in half of them, while the loss falls by less than a fifth",
+        f"{SMALL_UPDATE:g} in half of them, while the loss changes by less than a fifth",
         CONVENTION,
         action,
     )
