@@ -1,5 +1,6 @@
 """Training steered by what is measured."""
 
 from pullback.controllers.curvature_lr import CurvatureLR
+from pullback.controllers.noise_scale_batch import NoiseScaleBatch
 
-__all__ = ["CurvatureLR"]
+__all__ = ["CurvatureLR", "NoiseScaleBatch"]
