@@ -17,8 +17,8 @@ from torch import Tensor, nn
 TITLE = (
     "Training with Adam, watched by `pb.Monitor` (every 50 steps, 256 samples) or not. Demo: `pullback demo` (digits, "
     "MLP 64-128x5-10, batch 512, 3,000 steps, a test pass each epoch) at the defaults. MLP 3072-128x5-10, batch 512, "
-    "5,000 steps; conv net 3-32-32-32, batch 128, 500 steps; GPT (vocabulary 256, 64 tokens, width 128, 4 heads, 2 "
-    "blocks), batch 64, 500 steps: presets light and standard"
+    "conv net 3-32-32-32, batch 32; GPT (vocabulary 256, 32 tokens, width 64, 4 heads, 2 blocks), batch 32: 3,000 "
+    "steps each, presets light and standard"
 )
 REPEATS = 5
 EPOCHS = 1000
@@ -44,12 +44,12 @@ def tokens(count: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 TRAININGS = {
-    "MLP": Training(5000, lambda: models.mlp()[0], lambda: images(512, 3072)),
-    "conv net": Training(500, lambda: models.conv_net()[0], lambda: images(128, 3, 32, 32)),
+    "MLP": Training(3000, lambda: models.mlp()[0], lambda: images(512, 3072)),
+    "conv net": Training(3000, lambda: models.conv_net()[0], lambda: images(32, 3, 32, 32)),
     "transformer": Training(
-        500,
-        lambda: models.ClassesSecond(models.GPT(256, 64, 128, 4, 2, explicit=False)),
-        lambda: tokens(64, 64),
+        3000,
+        lambda: models.ClassesSecond(models.GPT(256, 32, 64, 4, 2, explicit=False)),
+        lambda: tokens(32, 32),
     ),
 }
 

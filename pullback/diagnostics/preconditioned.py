@@ -84,9 +84,13 @@ def preconditioned_sharpness(
         >>> abs(value * slope / 10 - 1) < 1e-5
         True
     """
-    H = Hessian(model, loss_fn, data)
-    root = _inverse_root(ModelView.of(model), optimizer).to(H.dtype)
-    return eigenvalues(_Congruent(H, root), tol=tol, max_matvecs=max_matvecs, seed=seed)
+    preconditioned = precondition(Hessian(model, loss_fn, data), model, optimizer)
+    return eigenvalues(preconditioned, tol=tol, max_matvecs=max_matvecs, seed=seed)
+
+
+def precondition(H: Operator, model: nn.Module, optimizer: torch.optim.Optimizer) -> Operator:
+    """P^(-1/2) H P^(-1/2) of an operator on all parameters, as of ``preconditioned_sharpness``."""
+    return _Congruent(H, _inverse_root(ModelView.of(model), optimizer).to(H.dtype))
 
 
 def _inverse_root(view: ModelView, optimizer: torch.optim.Optimizer) -> Tensor:
