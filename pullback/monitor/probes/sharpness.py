@@ -17,8 +17,8 @@ from pullback.spectral import eigenvalues
 
 NUM_SAMPLES = 64  # curvature of fewer samples than the kernel's: its cost is tens of gradients
 TOLERANCE = 1e-1  # relative residual, stored beside the value, whose own error is of the order of its square
-MAX_MATVECS = 12
-AT_ONCE = 8  # the batch over the samples whose graph is held at once: it is several times a training step's a sample
+MAX_MATVECS = {"both": 12, "largest": 8}
+AT_ONCE = 4  # the batch over the samples whose graph is held at once: it is several times a training step's a sample
 
 
 def measure(seen: Observation) -> Measurement:
@@ -34,7 +34,7 @@ def measure(seen: Observation) -> Measurement:
     data = [(take(seen.x, part), take(seen.y, part)) for part in parts]
     with full_precision(seen.model):
         H = Hessian(seen.model, seen.loss_fn, data)
-        ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS)
+        ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
         values: dict[str, Any] = {
             "hessian": float(ends.values[0]),
             "hessian_residual": float(ends.residuals[0]),
@@ -45,7 +45,9 @@ def measure(seen: Observation) -> Measurement:
         if seen.optimizer is not None:
             values |= _limits(seen, seen.optimizer, H)
         del H  # and the graph it holds
-        gauss_newton = eigenvalues(GaussNewton(seen.model, seen.loss_fn, data), tol=TOLERANCE, max_matvecs=MAX_MATVECS)
+        gauss_newton = eigenvalues(
+            GaussNewton(seen.model, seen.loss_fn, data), tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"]
+        )
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
@@ -62,7 +64,7 @@ def _limits(seen: Observation, optimizer: torch.optim.Optimizer, H: Operator) ->
     if rate > 0:
         values["limit"] = 2 / rate
     if limit is not None and isinstance(optimizer, ADAM) and optimizer.state:
-        pairs = eigenvalues(precondition(H, seen.model, optimizer), tol=TOLERANCE, max_matvecs=MAX_MATVECS)
+        pairs = eigenvalues(precondition(H, seen.model, optimizer), tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
         values["preconditioned"] = float(pairs.values[0])
         values["preconditioned_residual"] = float(pairs.residuals[0])
         values["preconditioned_limit"] = limit
