@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Finding, diagnose
+    from pullback.controllers import CurvatureLR, NoiseScaleBatch
     from pullback.diagnostics import (
         CurvatureSpectrum,
         alignment,
         compare_curvatures,
         curvature_spectrum,
+        gradient_noise,
+        kernel_drift,
         layer_flow,
         layer_spectra,
         moments,
@@ -107,11 +110,14 @@ _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
     "pullback._results": ("Estimate", "Solution"),
     "pullback.advisor": ("Finding", "diagnose"),
+    "pullback.controllers": ("CurvatureLR", "NoiseScaleBatch"),
     "pullback.diagnostics": (
         "CurvatureSpectrum",
         "alignment",
         "compare_curvatures",
         "curvature_spectrum",
+        "gradient_noise",
+        "kernel_drift",
         "layer_flow",
         "layer_spectra",
         "moments",
@@ -201,6 +207,7 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "ConvexityCheck",
     "CostResponse",
+    "CurvatureLR",
     "CurvatureSpectrum",
     "DampedInverse",
     "Density",
@@ -224,6 +231,7 @@ __all__ = [
     "ModelView",
     "Monitor",
     "MorseIndex",
+    "NoiseScaleBatch",
     "PullbackError",
     "Rates",
     "Response",
@@ -251,11 +259,13 @@ __all__ = [
     "functional",
     "gauss_newton_vp",
     "gradient_influence",
+    "gradient_noise",
     "hvp",
     "initialise",
     "is_convex_between",
     "is_positive_definite",
     "jvp",
+    "kernel_drift",
     "kernel_to_store",
     "layer_flow",
     "layer_jacobians",

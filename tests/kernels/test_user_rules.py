@@ -295,7 +295,7 @@ def test_within_a_memory_limit() -> None:
     model, (x, y) = mlp(), data(6)
     with pb.register_rule(Sine, sine_rule):
         free = pb.backward_kernel(model, CE, x, y)
-        tight = pb.backward_kernel(model, CE, x, y, memory_limit=free.plan.peak_bytes - 200)
+        tight = pb.backward_kernel(model, CE, x, y, memory_limit=int(0.85 * free.plan.peak_bytes))
     assert len(tight.plan.passes) > 1 or tight.plan.batch < 6
     assert_same(tight.total, free.total, 1e-12)
     assert "registered Sine" in rules(tight).values()

@@ -15,7 +15,8 @@ def measure(seen: Observation) -> Measurement:
     kernel = seen.kernel
     found = moments(kernel)
     n = len(kernel.total)
-    eigenvalues = torch.linalg.eigvalsh(kernel.total).flip(0)[:NUM_EIGENVALUES] / n
+    # in float64: of nearly singular kernels the solver gives up in float32
+    eigenvalues = torch.linalg.eigvalsh(kernel.total.double()).flip(0)[:NUM_EIGENVALUES] / n
     return Measurement(
         {
             "M1": found.M1,
