@@ -74,8 +74,8 @@ def plan_kernel(
 
     Example:
         >>> import torch
-        >>> model = torch.nn.Linear(4, 3)
-        >>> x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.long)
+        >>> model = torch.nn.Linear(512, 512)
+        >>> x, y = torch.zeros(8, 512), torch.zeros(8, dtype=torch.long)
         >>> plan_kernel(model, torch.nn.CrossEntropyLoss(), x, y).layers[0].form
         'ghost'
         >>> plan_kernel(model, torch.nn.CrossEntropyLoss(), x, y, num_samples=10**6, workers=8).scale.num_tiles

@@ -66,7 +66,7 @@ def test_within_a_memory_limit(name: str) -> None:
     """Several passes over batches, also where the model returns the keys and values it would cache."""
     model, loss_fn, x, y = stack(name).build(4)
     whole = pb.backward_kernel(model, loss_fn, x, y)
-    limit = int(0.6 * pb.plan_kernel(model, loss_fn, x, y).peak_bytes)
+    limit = int(0.7 * pb.plan_kernel(model, loss_fn, x, y).peak_bytes)
     limited = pb.backward_kernel(model, loss_fn, x, y, memory_limit=limit)
     assert limited.plan.batch < 4
     assert_same(limited.total, whole.total)
