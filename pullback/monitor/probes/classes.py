@@ -15,16 +15,15 @@ def measure(seen: Observation) -> Measurement:
     """Mean ``cosine`` of gradients of classes ``labels`` (C, C), ``within`` and ``between`` them, the ``worst`` two.
 
     A pair counts once and no sample with itself. Classes with fewer than two measured samples are left out; without
-    two classes nothing is measured but ``layer_cosine``, the mean cosine of each layer's own gradients.
+    two classes nothing is measured.
     """
-    values: dict[str, Any] = {
-        "layer_cosine": {
-            layer: alignment(block, num_pairs=1).mean_cosine for layer, block in seen.kernel.layers.items()
-        }
-    }
-    if seen.labels is not None:
-        values |= _by_class(seen.alignment.cosine, seen.labels)
-    return Measurement(values)
+    return Measurement({} if seen.labels is None else _by_class(seen.alignment.cosine, seen.labels))
+
+
+def measure_layers(seen: Observation) -> Measurement:
+    """``layer_cosine``, the mean cosine of each layer's own gradients."""
+    cosines = {layer: alignment(block, num_pairs=1).mean_cosine for layer, block in seen.kernel.layers.items()}
+    return Measurement({"layer_cosine": cosines})
 
 
 def _by_class(cosine: Tensor, y: Tensor) -> dict[str, Any]:
@@ -49,4 +48,4 @@ def _by_class(cosine: Tensor, y: Tensor) -> dict[str, Any]:
     }
 
 
-PROBE = Probe("classes", measure)
+PROBE = Probe("classes", measure, extra=measure_layers)
