@@ -163,6 +163,7 @@ def _compared(captured: Captured, index: int, alone: Callable[..., Tensors]) -> 
         errors = torch.where(errors == 0, errors, errors / scale)  # NaN stays NaN
         limits = torch.full_like(errors, tolerance(captured.dtype))
     if (errors > limits).any():
-        moved = rounding(own, alone, captured.view, captured.dtype, list(own))
+        enough = dict(zip(own, (errors - limits) * scale / 2, strict=True))
+        moved = rounding(own, alone, captured.view, captured.dtype, enough)
         limits = limits + torch.where(moved == 0, moved, 2 * moved / scale)
     return errors, limits

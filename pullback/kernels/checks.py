@@ -73,7 +73,7 @@ def check_sample(
     bounds = tolerance(dtype) * (sizes + 0.1 * sizes.norm())
     if _first_above(errors, bounds) is None:
         return
-    bounds = bounds + 2 * rounding(own, alone, view, dtype, list(compared))
+    bounds = bounds + 2 * rounding(own, alone, view, dtype, dict(zip(compared, (errors - bounds) / 2, strict=True)))
     if (place := _first_above(errors, bounds)) is not None:
         raise unsupported(
             where,
@@ -96,15 +96,17 @@ def _compared(factor: Factor, own: Tensors, outputs: Tensor, index: int) -> Tens
 
 
 def rounding(
-    own: Tensors, alone: Callable[..., Tensors], view: ModelView, dtype: torch.dtype, names: list[str]
+    own: Tensors, alone: Callable[..., Tensors], view: ModelView, dtype: torch.dtype, enough: Tensors
 ) -> Tensor:
-    """How far rounding all parameters moves a sample's gradient, by name: the most of ``ROUNDINGS`` draws.
+    """How far rounding all parameters moves a sample's gradient, for each in ``enough``: the most of some draws.
+
+    Draws end when all that is ``enough`` is explained, or after ``ROUNDINGS``.
 
     A unit of a ReLU network may lie so close to its kink that a batch of one, summed in another order, falls on the
     other side. With millions of units one does, and the gradient jumps by more than any rounding of its own. Zero if
     the gradient moves with no cause at all: then the model is random.
     """
-    draw = make_generator(0)
+    draw, names, needed = make_generator(0), list(enough), torch.stack(list(enough.values()))
     sizes = _norms([own[name] for name in names])
     moved = torch.zeros_like(sizes)
     for _ in range(ROUNDINGS):
@@ -117,6 +119,8 @@ def rounding(
         if (_norms([again[name] - own[name] for name in names]) > tolerance(dtype) * sizes).any():
             return torch.zeros_like(sizes)
         moved = torch.maximum(moved, _norms([there[name] - own[name] for name in names]))
+        if (moved >= needed).all():
+            break
     return moved
 
 
