@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.pathologies.setups import ARCHITECTURES, Setup, adam, sgd
+from benchmarks.pathologies.networks import Transformer, deep, with_batch_norm
+from benchmarks.pathologies.setups import Setup, adam, sgd
 from pullback._rng import make_generator
-from pullback.modules import MLP
+from pullback.modules import initialise_weights
 
-ANY = tuple(ARCHITECTURES)
-DIGITS = ("mlp", "conv")
+ABOVE = {"mlp": 0.5, "conv": 0.5, "transformer": 2.0, "rows": 1.0}  # a few times 2 / curvature at the start
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of a setup, by seed; one of ``names`` is the right answer."""
+    """A change of a setup, by seed; one of ``names`` is the right answer.
+
+    ``classes``: it is one of inputs or of classes, so the transformer gets the rows of digits. ``evidence``: this
+    number of the finding has to be a percent of the samples or more. ``diverges``: the loss may show it, later.
+    """
 
     plant: Callable[[Setup, int], Setup]
     names: tuple[str, ...]
-    architectures: tuple[str, ...] = ("mlp",)
-    evidence: str | None = None  # this number of the finding has to be a percent of the samples or more
+    classes: bool = False
+    evidence: str | None = None
+    diverges: bool = False
 
 
 def _scaled(setup: Setup, factor: float) -> Setup:
@@ -35,7 +42,9 @@ def _scaled(setup: Setup, factor: float) -> Setup:
 
 
 def _biased(setup: Setup, bias: float) -> Setup:
-    first = next(m for m in setup.model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    model = setup.model
+    within = model.feed if isinstance(model, Transformer) else model  # where an activation follows
+    first = next(m for m in within.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     with torch.no_grad():
         first.bias.fill_(bias)
     return setup
@@ -57,71 +66,84 @@ def _copies(setup: Setup, seed: int) -> Setup:
     return replace(setup, x=setup.x[index], y=setup.y[index])
 
 
-def _deep(seed: int, activation: str, sigma_w: float, depth: int, **options: str) -> MLP:
-    sizes = [64, *[64] * depth, 10]
-    return MLP(sizes, activation, init="gaussian", sigma_w=sigma_w, seed=seed, **options)  # type: ignore[arg-type]
+def _small_before_norm(setup: Setup) -> Setup:
+    """The layers before a batch norm start small, and grow."""
+    modules = list(setup.model.modules())
+    for layer, after in pairwise(m for m in modules if not list(m.children())):
+        if isinstance(after, nn.BatchNorm1d) and isinstance(layer, nn.Linear):
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+    return setup
 
 
-# A rate that kills the units before the first measurement leaves only dead units to see, whose remedy is a lower rate.
+def _outliers(setup: Setup, seed: int) -> Setup:
+    """One sample in twenty is a hundred times too large."""
+    drawn = torch.rand(len(setup.x), generator=make_generator(seed + 2)) < 0.05
+    factor = torch.where(drawn, 100.0, 1.0).view(-1, *[1] * (setup.x.dim() - 1))
+    return replace(setup, x=setup.x * factor)
+
+
+def _deep(setup: Setup, seed: int, activation: str, sigma_w: float, depth: int, lr: float) -> Setup:
+    return replace(setup, model=deep(setup.kind, activation, sigma_w, depth, seed), optimizer=sgd(lr))
+
+
+def _batch_norm(setup: Setup, seed: int, **options: Any) -> Setup:
+    return replace(setup, model=with_batch_norm(setup.kind, seed), **options)
+
+
+TOO_HIGH = ("learning-rate-too-high", "divergence")
 FAULTS: dict[str, Fault] = {
-    "rate thirty times too high": Fault(
-        lambda s, _: replace(s, optimizer=sgd(3.0)), ("learning-rate-too-high", "divergence", "dead-units"), DIGITS
+    "rate above the limit": Fault(lambda s, _: replace(s, optimizer=sgd(ABOVE[s.kind])), TOO_HIGH, diverges=True),
+    "rate thirty times too high": Fault(lambda s, _: replace(s, optimizer=sgd(3.0)), TOO_HIGH, diverges=True),
+    "rate beyond all bounds": Fault(lambda s, _: replace(s, optimizer=sgd(1e3)), TOO_HIGH, diverges=True),
+    "rate too high for momentum": Fault(
+        lambda s, _: replace(s, optimizer=sgd(3.0, momentum=0.9)), TOO_HIGH, diverges=True
     ),
-    "rate beyond all bounds": Fault(lambda s, _: replace(s, optimizer=sgd(1e3)), ("divergence",), ANY),
-    "rate a thousandth": Fault(lambda s, _: replace(s, optimizer=adam(3e-6)), ("learning-rate-too-low",), ANY),
+    "rate a thousandth": Fault(lambda s, _: replace(s, optimizer=adam(3e-6)), ("learning-rate-too-low",)),
     "rate of gradient descent a thousandth": Fault(
-        lambda s, _: replace(s, optimizer=sgd(1e-4)), ("learning-rate-too-low",), ANY
+        lambda s, _: replace(s, optimizer=sgd(1e-4)), ("learning-rate-too-low",)
     ),
-    "deep sigmoid network": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "sigmoid", 1.0, 8), optimizer=sgd(0.1)), ("vanishing-gradients",)
+    "deep sigmoid network": Fault(lambda s, seed: _deep(s, seed, "sigmoid", 1.0, 8, 0.1), ("vanishing-gradients",)),
+    "ordered tanh network": Fault(lambda s, seed: _deep(s, seed, "tanh", 0.6, 16, 0.1), ("ordered-initialisation",)),
+    "chaotic tanh network": Fault(lambda s, seed: _deep(s, seed, "tanh", 3.0, 16, 0.1), ("chaotic-initialisation",)),
+    "large weights, deep": Fault(lambda s, seed: _deep(s, seed, "tanh", 3.0, 16, 1e-3), ("exploding-gradients",)),
+    "saturated tanh": Fault(lambda s, seed: _deep(s, seed, "tanh", 20.0, 3, 0.01), ("saturated-units",)),
+    "units off from the start": Fault(lambda s, _: _biased(s, -20.0), ("dead-units",)),
+    "narrowing to one direction": Fault(lambda s, seed: _deep(s, seed, "relu", 1.0, 24, 0.1), ("rank-collapse",)),
+    "a tenth of the labels wrong": Fault(
+        lambda s, seed: _labels(s, 0.1, seed), ("suspect-samples",), classes=True, evidence="labels"
     ),
-    "ordered tanh network": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "tanh", 0.6, 16), optimizer=sgd(0.1)),
-        ("ordered-initialisation",),
+    "copies in the data": Fault(lambda s, seed: _copies(s, seed), ("suspect-samples",), evidence="duplicates"),
+    "samples a hundred times too large": Fault(
+        lambda s, seed: _outliers(s, seed), ("suspect-samples",), classes=True, evidence="outliers"
     ),
-    "chaotic tanh network": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "tanh", 3.0, 16), optimizer=sgd(0.1)),
-        ("chaotic-initialisation",),
-    ),
-    "large weights, deep": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "tanh", 3.0, 16), optimizer=sgd(1e-3)), ("exploding-gradients",)
-    ),
-    "saturated tanh": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "tanh", 20.0, 3), optimizer=sgd(0.01)), ("saturated-units",)
-    ),
-    "units off from the start": Fault(lambda s, _: _biased(s, -20.0), ("dead-units",), DIGITS),
-    "narrowing to one direction": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "relu", 1.0, 24), optimizer=sgd(0.1)), ("rank-collapse",)
-    ),
-    "a tenth of the labels wrong": Fault(lambda s, seed: _labels(s, 0.1, seed), ("suspect-samples",), DIGITS, "labels"),
-    "copies in the data": Fault(lambda s, seed: _copies(s, seed), ("suspect-samples",), DIGITS, "duplicates"),
     "random labels, few samples": Fault(
-        lambda s, seed: replace(_labels(s, 1.0, seed, samples=64), steps=480), ("memorisation",), DIGITS
+        lambda s, seed: replace(_labels(s, 1.0, seed, samples=64), steps=480), ("memorisation",), classes=True
     ),
     "inputs in hundreds": Fault(
-        lambda s, _: replace(s, x=200 * s.x + 300, x_test=200 * s.x_test + 300), ("inputs-not-normalised",), DIGITS
+        lambda s, _: replace(s, x=200 * s.x + 300, x_test=200 * s.x_test + 300),
+        ("inputs-not-normalised",),
+        classes=True,
     ),
     "inputs far from zero": Fault(
-        lambda s, _: replace(s, x=s.x + 50, x_test=s.x_test + 50), ("inputs-not-normalised",), DIGITS
+        lambda s, _: replace(s, x=s.x + 50, x_test=s.x_test + 50), ("inputs-not-normalised",), classes=True
     ),
     "batch norm over four": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "relu", 1.4, 2, normalisation="batch"), batch_size=4),
-        ("batch-norm-batch-too-small",),
+        lambda s, seed: _batch_norm(s, seed, batch_size=4), ("batch-norm-batch-too-small",), classes=True
     ),
-    "two samples a batch": Fault(
-        lambda s, _: replace(s, batch_size=2, optimizer=adam(1e-2)), ("batch-too-small",), ANY
-    ),
+    "two samples a batch": Fault(lambda s, _: replace(s, batch_size=2, optimizer=adam(1e-2)), ("batch-too-small",)),
     "growing weights before batch norm": Fault(
-        lambda s, seed: replace(s, model=_deep(seed, "relu", 0.1, 2, normalisation="batch"), optimizer=sgd(2.0)),
+        lambda s, seed: _small_before_norm(_batch_norm(s, seed, optimizer=sgd(2.0))),
         ("effective-rate-decay",),
+        classes=True,
     ),
     "every picture with two labels": Fault(
         lambda s, seed: replace(s, x=s.x[:1].expand(len(s.x), *s.x.shape[1:]), y=s.y % 2),
         ("conflicting-gradients",),
-        DIGITS,
+        classes=True,
     ),
     "tiny weights": Fault(
-        lambda s, _: replace(_biased(_scaled(s, 1e-3), 0.0), optimizer=sgd(0.1)), ("saddle-plateau",), ("mlp",)
+        lambda s, _: replace(_biased(_scaled(s, 1e-3), 0.0), optimizer=sgd(0.1)), ("saddle-plateau",), classes=True
     ),
 }
 
@@ -130,6 +152,9 @@ HEALTHY: dict[str, Callable[[Setup, int], Setup]] = {
     "as it is": lambda s, _: s,
     "half the rate": lambda s, _: replace(s, steps=2 * s.steps, optimizer=adam(1.5e-3)),
     "twice the batch": lambda s, _: replace(s, batch_size=2 * s.batch_size),
+    "half the batch": lambda s, _: replace(s, batch_size=s.batch_size // 2),
     "AdamW": lambda s, _: replace(s, optimizer=lambda p: torch.optim.AdamW(p, 3e-3)),
     "momentum": lambda s, _: replace(s, optimizer=sgd(0.05, momentum=0.9)),
+    "gradient descent": lambda s, _: replace(s, optimizer=sgd(0.2 if s.kind == "transformer" else 0.1)),
+    "other weights": lambda s, seed: replace(s, model=initialise_weights(s.model, "xavier", seed=seed + 10)),
 }

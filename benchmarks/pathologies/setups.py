@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+from benchmarks.pathologies.networks import CONTEXT, Transformer, conv_net
 from pullback._rng import make_generator
 from pullback.functional import load_digits
 from pullback.modules import MLP
 
-CONTEXT = 32  # characters the transformer sees
 MEASUREMENTS = 12
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -28,6 +28,7 @@ Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 class Setup:
     """What a run is made of; everything a fault may replace."""
 
+    kind: str  # "mlp", "conv", "transformer" or "rows"
     model: nn.Module
     x: Tensor
     y: Tensor
@@ -51,42 +52,15 @@ class PerToken(nn.Module):
         return nn.functional.cross_entropy(outputs.flatten(0, -2), y.flatten(), reduction=self.reduction)
 
 
-class Transformer(nn.Module):
-    """Two pre-norm blocks over characters."""
-
-    def __init__(self, vocabulary: int, width: int = 32) -> None:
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Parameter(0.1 * torch.randn(CONTEXT, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
-        self.attention = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(2))
-        self.feed = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width)) for _ in range(2)
-        )
-        self.head = nn.Linear(width, vocabulary)
-        self.register_buffer("mask", torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.tokens(x) + self.positions
-        for place, (attention, feed) in enumerate(zip(self.attention, self.feed, strict=True)):
-            z = self.norms[2 * place](h)
-            h = h + attention(z, z, z, attn_mask=self.mask, need_weights=False)[0]
-            h = h + feed(self.norms[2 * place + 1](h))
-        return self.head(h)
-
-
 def mlp(seed: int) -> Setup:
     """Digits, two hidden layers, He initialisation, Adam."""
-    return _digits(seed, MLP([64, 64, 64, 10], init="he", seed=seed), adam(3e-3))
+    return _digits("mlp", seed, MLP([64, 64, 64, 10], init="he", seed=seed), adam(3e-3))
 
 
 def conv(seed: int) -> Setup:
     """Digits, two convolutions, SGD with momentum."""
     torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(256, 10),
-    )  # fmt: skip
-    return _digits(seed, model, sgd(0.02, momentum=0.9))
+    return _digits("conv", seed, conv_net(), sgd(0.02, momentum=0.9))
 
 
 def transformer(seed: int) -> Setup:
@@ -95,8 +69,14 @@ def transformer(seed: int) -> Setup:
     torch.manual_seed(seed)
     order = torch.randperm(len(x), generator=make_generator(seed))
     train, test = order[: -len(x) // 5], order[-len(x) // 5 :]
-    model = Transformer(len(string.printable))
-    return Setup(model, x[train], y[train], x[test], y[test], adam(3e-3), batch_size=32, steps=120)
+    model = Transformer()
+    return Setup("transformer", model, x[train], y[train], x[test], y[test], adam(3e-3), batch_size=32, steps=120)
+
+
+def rows(seed: int) -> Setup:
+    """The transformer over the rows of digits, for faults in classes and in inputs, which characters do not have."""
+    torch.manual_seed(seed)
+    return _digits("rows", seed, Transformer(rows=True), adam(3e-3))
 
 
 ARCHITECTURES: dict[str, Callable[[int], Setup]] = {"mlp": mlp, "conv": conv, "transformer": transformer}
@@ -110,10 +90,11 @@ def sgd(lr: float, momentum: float = 0.0) -> Optimizer:
     return lambda params: torch.optim.SGD(params, lr, momentum=momentum)
 
 
-def watched(setup: Setup, folder: Path, seed: int) -> pb.Run:
-    """Train, measure a dozen times, and read the record."""
+def watched(setup: Setup, folder: Path, seed: int) -> tuple[pb.Run, list[float]]:
+    """Train, measure before the first step and a dozen times after; the record, and the losses the loop saw."""
     optimizer = setup.optimizer(list(setup.model.parameters()))
     generator = make_generator(seed)
+    losses: list[float] = []
     with pb.Monitor(
         setup.model,
         setup.loss_fn,
@@ -124,21 +105,29 @@ def watched(setup: Setup, folder: Path, seed: int) -> pb.Run:
         max_samples=64,
         budget=None,
     ) as monitor:
-        for _ in range(setup.steps):
+        for step in range(setup.steps):
             index = torch.randperm(len(setup.x), generator=generator)[: setup.batch_size]
             x, y = setup.x[index], setup.y[index]
+            if step == 0:
+                whole = _some(setup, generator)
+                monitor.measure(setup.x[whole], setup.y[whole])
             setup.model.train()
             optimizer.zero_grad()
             loss = setup.loss_fn(setup.model(x), y)
+            losses.append(float(loss.detach()))
             loss.backward()
             optimizer.step()
             monitor.step(x, y, loss=loss)
             if not bool(loss.isfinite()):
                 break
-        whole = torch.randperm(len(setup.x), generator=generator)[:256]
+        whole = _some(setup, generator)
         monitor.measure(setup.x[whole], setup.y[whole], loss=loss)
         monitor.log("test", _held_out(setup))
-    return pb.load_run(folder)
+    return pb.load_run(folder), losses
+
+
+def _some(setup: Setup, generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(setup.x), generator=generator)[:256]
 
 
 def _held_out(setup: Setup) -> dict[str, float]:
@@ -149,9 +138,10 @@ def _held_out(setup: Setup) -> dict[str, float]:
     return {"loss": float(setup.loss_fn(outputs, setup.y_test)), "accuracy": float(right)}
 
 
-def _digits(seed: int, model: nn.Module, optimizer: Optimizer) -> Setup:
+def _digits(kind: str, seed: int, model: nn.Module, optimizer: Optimizer) -> Setup:
     data = load_digits(seed)
-    return Setup(model, data.x_train, data.y_train, data.x_test, data.y_test, optimizer)
+    flat = [x.flatten(1) if kind == "rows" else x for x in (data.x_train, data.x_test)]
+    return Setup(kind, model, flat[0], data.y_train, flat[1], data.y_test, optimizer)
 
 
 @cache

@@ -40,6 +40,7 @@ SUSPECT_SHARE = 0.05  # of the measured samples: wrong labels beyond it cost acc
 BATCH_TOO_SMALL = 0.1
 BATCH_TOO_LARGE = 10.0
 STDERRS = 2.0  # the noise scale is an estimate: it has to be beyond the threshold by so many standard errors
+LEAST_SIGNAL = -0.5  # of the unbiased |G|^2 / tr(Sigma): of N samples it is -1 / N at least, in exact numbers
 BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 / 15) = 37 percent
 
 # Plateaus.

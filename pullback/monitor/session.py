@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
+from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
-from pullback.kernels import KernelSeries
 from pullback.monitor.describe import describe
+from pullback.monitor.measuring import Measurer, as_number
 from pullback.monitor.output import Output
-from pullback.monitor.probes import Observation, Probe, chosen_probes
+from pullback.monitor.probes import chosen_probes
 from pullback.monitor.schedule import Schedule, is_sparse_turn
 from pullback.monitor.sinks import Sink
 from pullback.monitor.snapshot import Snapshot
@@ -29,8 +29,11 @@ class Monitor:
     """Measures a model while it trains, and leaves no trace in it.
 
     Weights, gradients, train and eval modes, buffers, hooks and the global random state are after a measurement
-    what they were before it. Probes run in eval mode on the first ``max_samples`` samples of the batch at hand. A
-    probe that fails is recorded and never stops training; an exception of the user's loop passes through.
+    what they were before it. Probes run in eval mode on the first ``max_samples`` samples of the batch at hand; where
+    it has fewer than 32, the samples of the batches before it join them, as long as memory allows. A probe that fails
+    is recorded and never stops training; an exception of the user's loop passes through.
+
+    To see the model before its first step, call ``measure`` with a batch before the loop.
 
     Under ``DistributedDataParallel`` make one on every process, or on the first alone: the first measures and writes,
     without any communication, the others only count steps. Sharded models are refused; see ``docs/monitor.md``.
@@ -100,14 +103,13 @@ class Monitor:
     ) -> None:
         where = "Monitor"
         optimizer = getattr(optimizer, "optimizer", optimizer)  # from inside the wrappers of accelerate and Lightning
-        self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
+        self.model = model
         self.schedule = Schedule(every, budget)
         if max_samples < 2:
             raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
         if resume is not None and (isinstance(resume, bool) or not isinstance(resume, int) or resume < 0):
             raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
-        self.max_samples = max_samples
-        self.probes = chosen_probes(probes, where)
+        self._measurer = Measurer(model, loss_fn, optimizer, chosen_probes(probes, where), max_samples)
         self.num_steps = resume or 0
         self.num_measurements = 0
         self.num_skipped = 0
@@ -115,8 +117,6 @@ class Monitor:
         self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
         self._last_end = dict.fromkeys((True, False), time.perf_counter())
         self._dear_wanted = False
-        self._kernels = KernelSeries(model, loss_fn)
-        self._memory: dict[str, Any] = {}  # of the probes
         self._before: Snapshot | None = None
         settings = {
             "every": every,
@@ -127,18 +127,9 @@ class Monitor:
         about = describe(ModelView.of(model, where=where), loss_fn, optimizer, settings) | (about or {})
         self._output = None if is_replica(model) else self._open(run_dir, about, resume, forward)
         if self._output is not None and self._output.writer.earlier is None and not self.num_steps:
-            self._measure_start(self._output)
-
-    def _measure_start(self, output: Output) -> None:
-        """What is measured once, before the first step, from the model alone."""
-        start = time.perf_counter()
-        probes = [probe for probe in self.probes if probe.at_start]
-        if probes:
-            seen = Observation(self.model, self.loss_fn, (), (), self.optimizer, None, self._kernels)
-            with undisturbed(self.model, training=False):
-                for probe in probes:
-                    self._run(output, probe, seen, dear=False)
-        self.seconds += time.perf_counter() - start
+            start = time.perf_counter()
+            self._measurer.measure_start(self._output)
+            self.seconds += time.perf_counter() - start
 
     def _open(self, run_dir: str | Path, about: dict[str, Any], resume: int | None, sinks: Sequence[Sink]) -> Output:
         """Begin the record, or go on where it stood."""
@@ -177,6 +168,9 @@ class Monitor:
         if self.schedule.is_due(self.num_steps, last):
             before = self._before if self.num_steps == last + 1 else None
             self._measure_if_affordable(self._output, x, y, loss, before)
+        elif last == 0 and loss is not None:  # what a loss that leaps at once is compared with
+            self._output.values(self.num_steps, "start", {"batch_loss": as_number(loss)})
+        self._measurer.recent.add(x, y)
         self._before = self._snapshot(self._output)
 
     def _measure_if_affordable(
@@ -192,7 +186,7 @@ class Monitor:
 
     def _snapshot(self, output: Output) -> Snapshot | None:
         """Weights before the next step, if it will be measured with a probe that asks for them."""
-        if not self.is_due() or not any(probe.name == "updates" for probe in self.probes):
+        if not self.is_due() or "updates" not in self._measurer.names():
             return None
         start = time.perf_counter()
         try:
@@ -229,7 +223,8 @@ class Monitor:
     ) -> None:
         start = time.perf_counter()
         try:
-            self._measure(output, x, y, loss, before, dear=dear)
+            self.num_measurements += 1
+            self._measurer.measure(output, self.num_steps, x, y, loss, before, dear=dear)
             output.values(self.num_steps, "cost", {"seconds": time.perf_counter() - start})
             output.send(self.num_steps)
         finally:
@@ -252,54 +247,6 @@ class Monitor:
         if self._output is not None:
             self._output.error(self.num_steps, probe, error)
 
-    def _measure(
-        self,
-        output: Output,
-        x: Batch,
-        y: Batch,
-        loss: Tensor | float | None,
-        before: Snapshot | None,
-        *,
-        dear: bool,
-    ) -> None:
-        self.num_measurements += 1
-        try:
-            batch = num_samples(x)
-            part = slice(0, min(self.max_samples, batch))
-            x, y = take(x, part), take(y, part)
-            seen = Observation(
-                self.model,
-                self.loss_fn,
-                x,
-                y,
-                self.optimizer,
-                _number(loss),
-                self._kernels,
-                batch_size=batch,
-                step=self.num_steps,
-                before=before,
-                memory=self._memory,
-            )
-            with undisturbed(self.model, training=False):
-                for probe in self.probes:
-                    if not probe.at_start and (dear or not probe.sparse):
-                        self._run(output, probe, seen, dear=dear)
-        # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
-        # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
-        except Exception as error:
-            output.error(self.num_steps, "monitor", error)
-
-    def _run(self, output: Output, probe: Probe, seen: Observation, *, dear: bool) -> None:
-        try:
-            found = probe(seen, dear=dear)
-        except Exception as error:  # as above
-            output.error(self.num_steps, probe.name, error)
-            return
-        if found.values:
-            output.values(self.num_steps, probe.name, found.values)
-        for name, array in found.arrays.items():
-            output.array(self.num_steps, probe.name, name, array)
-
     def close(self) -> None:
         """Finish the record; the files stay readable whether or not this is called."""
         if self._output is not None:
@@ -312,7 +259,3 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _number(loss: Tensor | float | None) -> float | None:
-    return float(loss.detach()) if isinstance(loss, Tensor) else loss

@@ -31,6 +31,34 @@ def test_learning_rate_too_high_by_the_limit_of_the_optimiser() -> None:
     assert severities("learning-rate-too-high", (50, "sharpness", SGD)) == ("info", "warning")
 
 
+def test_a_rate_that_killed_the_units_is_told_by_the_first_measurement() -> None:
+    """Afterwards there is no curvature, and no update: neither is a sign of too low a rate."""
+    curvature = [(0, "sharpness", SGD), *[(step, "sharpness", SGD | {"hessian": 0.0}) for step in (20, 40, 60)]]
+    stuck = losses(2.31, 2.30, 2.31, 2.30, 2.30)
+    finding = found("learning-rate-too-high", *curvature, *stuck)
+    assert finding is not None
+    assert (finding.severity, finding.steps) == ("warning", (0, 0))
+    assert found("learning-rate-too-high", *curvature, *LEARNS) is None  # an edge that training has left behind
+    assert found("learning-rate-too-low", *curvature, *stuck) is None
+    off = {"dead": {"0": 1.0}, "saturated": {"0": 1.0}, "kind": {"0": "relu"}, "width": {"0": 64}}
+    dead = [(step, "activations", off) for step in (0, 20)]
+    faint = [(step, "sharpness", SGD | {"hessian": 0.5}) for step in (20, 40)]
+    assert found("learning-rate-too-low", *faint, *stuck, *dead) is None
+    assert found("learning-rate-too-low", *faint, *stuck) is not None
+
+
+def test_a_loss_that_leapt_before_the_first_measurement() -> None:
+    """It falls from then on, which would read as learning."""
+    fell = [
+        (step, "loss", {"loss": loss, "batch_loss": loss}) for step, loss in ((20, 650.0), (40, 430.0), (60, 380.0))
+    ]
+    assert found("divergence", *fell) is None
+    finding = found("divergence", (1, "start", {"batch_loss": 2.3}), *fell)
+    assert finding is not None
+    assert finding.evidence["first loss"] == 2.3
+    assert found("divergence", (1, "start", {"batch_loss": 800.0}), *fell) is None
+
+
 def test_adam_is_judged_by_the_preconditioned_hessian() -> None:
     assert found("learning-rate-too-high", (50, "sharpness", ADAM | {"hessian": 1e6})) is None
     limit = {"preconditioned": 60_000.0, "preconditioned_limit": (2 + 2 * 0.9) / ((1 - 0.9) * 1e-3)}  # 38 / lr

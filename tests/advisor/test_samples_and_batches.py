@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import pullback as pb
@@ -49,17 +50,32 @@ def test_suspect_samples_are_listed_by_reason() -> None:
     assert found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": []})) is None
 
 
-def noise(scale: float, batch: int, stderr: float) -> tuple[int, str, dict[str, float]]:
-    return 50, "noise", {"noise_scale": scale, "batch_size": batch, "noise_scale_stderr": stderr}
+def noise(scale: float, batch: int, stderr: float = 0.0, step: int = 50) -> tuple[int, str, dict[str, float]]:
+    values = {"signal_to_noise": 1 / scale, "signal_to_noise_stderr": stderr, "batch_size": batch}
+    return step, "noise", values
 
 
 def test_batches_against_the_noise_scale() -> None:
-    assert severities("batch-too-small", noise(1000, 8, 100)) == ("info", "warning")
-    assert found("batch-too-small", noise(1000, 8, 480)) is None  # 40 at two standard errors
-    assert found("batch-too-small", noise(1000, 200, 1)) is None
-    assert severities("batch-too-large", noise(10, 512, 5)) == ("info", "info")
-    assert found("batch-too-large", noise(10, 512, 25)) is None  # 60 at two standard errors
-    assert found("batch-too-large", noise(100, 512, 1)) is None
+    assert severities("batch-too-small", noise(1000, 8, 1e-4)) == ("info", "warning")
+    assert found("batch-too-small", noise(1000, 8, 0.01)) is None  # a scale of 47 at two standard errors
+    assert found("batch-too-small", noise(1000, 200)) is None
+    assert severities("batch-too-large", noise(10, 512, 0.005)) == ("info", "info")
+    assert found("batch-too-large", noise(10, 512, 0.05)) is None  # 120 at two standard errors
+    assert found("batch-too-large", noise(100, 512)) is None
+
+
+def test_the_noise_scale_is_that_of_all_measurements() -> None:
+    """A single one of them may show no signal, or less than none: it is unbiased, and scatters."""
+    scattered = [noise(scale, 2, step=step) for step, scale in enumerate((50.0, -100.0, 40.0, 200.0, -90.0, 60.0))]
+    finding = found("batch-too-small", *scattered)
+    assert finding is not None
+    shares = [1 / (1 + scale) for scale in (50.0, -100.0, 40.0, 200.0, -90.0, 60.0)]
+    assert finding.evidence["noise scale"] == pytest.approx(6 / sum(shares) - 1)
+    assert found("batch-too-small", *[noise(scale, 2, step=step) for step, scale in enumerate((3.0, -4.0))]) is None
+    drowned = found("batch-too-small", *[noise(scale, 2, step=step) for step, scale in enumerate((-400.0, -500.0))])
+    assert drowned is not None
+    assert drowned.evidence["noise scale, at least"] > 20
+    assert found("batch-too-large", *[noise(-400.0, 10_000, step=step) for step in (1, 2)]) is None
 
 
 def test_batch_norm_of_few_values() -> None:

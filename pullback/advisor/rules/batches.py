@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from statistics import mean, median, stdev
 
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import by_layer, has, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import BATCH_NORM_COUNT, BATCH_TOO_LARGE, BATCH_TOO_SMALL, STDERRS
+from pullback.advisor.thresholds import BATCH_NORM_COUNT, BATCH_TOO_LARGE, BATCH_TOO_SMALL, LEAST_SIGNAL, STDERRS
 from pullback.runs import Record, Run
 
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
@@ -14,38 +16,12 @@ NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 def too_small(run: Run) -> Iterator[Finding]:
     """Batches whose gradient is mostly noise. The scale grows as training ends, so a run that learns is not blamed."""
-    records = _measured(run)
-    seen = [r for r in records if r.values["batch_size"] < BATCH_TOO_SMALL * _bound(r, -STDERRS)]
-    if lasts(seen, records):
-        last = seen[-1].values
-        yield Finding(
-            "batch-too-small",
-            severity(run),
-            None,
-            span(seen),
-            {"batch size": last["batch_size"], "noise scale": last["noise_scale"]},
-            f"batch below {BATCH_TOO_SMALL:g} noise scales by {STDERRS:g} standard errors in half of the measurements",
-            NOISE,
-            f"Use batches of up to {last['noise_scale']:.0f} samples, or average over steps (momentum, a lower rate)",
-        )
+    yield from _beyond(run, "batch-too-small", small=True)
 
 
 def too_large(run: Run) -> Iterator[Finding]:
     """Batches whose samples mostly repeat each other: it costs computation, never accuracy by itself."""
-    records = _measured(run)
-    seen = [r for r in records if r.values["batch_size"] > BATCH_TOO_LARGE * _bound(r, STDERRS)]
-    if lasts(seen, records):
-        last = seen[-1].values
-        yield Finding(
-            "batch-too-large",
-            "info",
-            None,
-            span(seen),
-            {"batch size": last["batch_size"], "noise scale": last["noise_scale"]},
-            f"batch above {BATCH_TOO_LARGE:g} noise scales by {STDERRS:g} standard errors in half of the measurements",
-            NOISE,
-            f"Batches of {max(1.0, last['noise_scale']):.0f} samples reach the same loss with less computation",
-        )
+    yield from _beyond(run, "batch-too-large", small=False)
 
 
 def batch_norm_too_small(run: Run) -> Iterator[Finding]:
@@ -69,11 +45,42 @@ def batch_norm_too_small(run: Run) -> Iterator[Finding]:
         )
 
 
-def _measured(run: Run) -> list[Record]:
-    return records_with(run, "noise", "noise_scale", "batch_size")
+def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
+    records = records_with(run, "noise", "signal_to_noise", "batch_size")
+    if not records:
+        return
+    share, error = _signal_share(records)
+    batch = median(record.values["batch_size"] for record in records)
+    least, scale, most = (_noise_scale(each) for each in (share + STDERRS * error, share, share - STDERRS * error))
+    evidence = {"batch size": batch} | (
+        {"noise scale": scale} if scale < math.inf else {"noise scale, at least": least}
+    )
+    if small and batch < BATCH_TOO_SMALL * least:
+        wanted = scale if scale < math.inf else least
+        side, limit, level = "below", BATCH_TOO_SMALL, severity(run)
+        action = f"Use batches of up to {wanted:.0f} samples, or average over steps (momentum, a lower rate)"
+    elif not small and batch > BATCH_TOO_LARGE * most:
+        side, limit, level = "above", BATCH_TOO_LARGE, "info"
+        action = f"Batches of {max(1.0, scale):.0f} samples reach the same loss with less computation"
+    else:
+        return
+    threshold = f"batch {side} {limit:g} noise scales by {STDERRS:g} standard errors, over all measurements"
+    yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action)
 
 
-def _bound(record: Record, stderrs: float) -> float:
-    """Noise scale so many standard errors up or down; an unknown error leaves the estimate."""
-    error = number(record.values["noise_scale_stderr"]) if has(record, "noise_scale_stderr") else 0.0
-    return record.values["noise_scale"] + stderrs * error
+def _signal_share(records: list[Record]) -> tuple[float, float]:
+    """Mean of |G|^2 / (|G|^2 + tr(Sigma)) over the measurements, and its standard error.
+
+    Of one measurement the ratio scatters, its noise scale more so, and it is not defined where no signal shows.
+    """
+    ratios = [max(record.values["signal_to_noise"], LEAST_SIGNAL) for record in records]
+    shares = [ratio / (1 + ratio) for ratio in ratios]
+    if len(shares) > 1:
+        return mean(shares), stdev(shares) / math.sqrt(len(shares))
+    error = number(records[0].values.get("signal_to_noise_stderr", math.nan))
+    return shares[0], error / (1 + ratios[0]) ** 2 if math.isfinite(error) else 0.0
+
+
+def _noise_scale(share: float) -> float:
+    """Samples at which noise and signal are equal; infinite where there is no signal."""
+    return 1 / share - 1 if share > 0 else math.inf

@@ -19,6 +19,7 @@ from pullback.advisor.reading import (
     records_with,
     severity,
 )
+from pullback.advisor.rules.units import dead_units
 from pullback.advisor.thresholds import DIVERGING, LEARNS_LOSS, MANY_LOSSES, MANY_SHARPNESS, SMALL_UPDATE, STABLE_SHARE
 from pullback.runs import Record, Run
 
@@ -67,10 +68,14 @@ def divergence(run: Run) -> Iterator[Finding]:
 
 
 def too_high(run: Run) -> Iterator[Finding]:
-    """Curvature above what the optimiser can bear at this rate; training may hover at the limit and still learn."""
+    """Curvature above what the optimiser can bear at this rate; training may hover at the limit and still learn.
+
+    Where it does not learn, the first measurement is enough: units that the first steps killed have no curvature.
+    """
     curvatures = _curvatures(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
-    if above and lasts([each.record for each in above], [each.record for each in curvatures]):
+    at_first = above[:1] == curvatures[:1] and not learns(run)
+    if above and (at_first or lasts([each.record for each in above], [each.record for each in curvatures])):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         yield Finding(
             "learning-rate-too-high",
@@ -78,15 +83,18 @@ def too_high(run: Run) -> Iterator[Finding]:
             None,
             (above[0].record.step, above[-1].record.step),
             {"sharpness": worst.sharpness, "limit": worst.limit},
-            "largest curvature above the optimiser's limit of stability in half of the measurements",
+            "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first "
+            "of a run that does not learn",
             STABILITY,
             f"Lower the learning rate to below {worst.stable_rate:.3g}",
         )
 
 
 def too_low(run: Run) -> Iterator[Finding]:
-    """The loss hardly moves, and steps could be many times longer."""
+    """The loss hardly moves, and steps could be many times longer; dead units move at no rate."""
     losses = records_with(run, "loss", "loss")
+    if any(True for rule in (divergence, too_high, dead_units) for _ in rule(run)):
+        return
     if len(losses) < MANY_LOSSES or learns(run) or losses[0].values["loss"] < LEARNS_LOSS * losses[-1].values["loss"]:
         return
     curvatures = [each for each in _curvatures(run) if each.sharpness > 0]
@@ -131,8 +139,12 @@ def _curvatures(run: Run) -> list[_Curvature]:
 
 
 def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, float]]]:
-    """Last over first loss, and steps and losses if that is divergence, else nothing."""
-    series = [(r.step, float(r.values[metric])) for r in records_with(run, probe, metric)]
+    """Last over first loss, and steps and losses if that is divergence, else nothing.
+
+    The batch loss of the very first step is a record of its own, where no measurement was made at it.
+    """
+    start = records_with(run, "start", metric)[:1] if probe == "loss" else []
+    series = [(r.step, float(r.values[metric])) for r in [*start, *records_with(run, probe, metric)]]
     if len(series) < 2 or series[0][1] <= 0 or series[-1][1] <= DIVERGING * series[0][1]:
         return 0.0, []
     return series[-1][1] / series[0][1], series

@@ -1,0 +1,117 @@
+"""One measurement: every probe on the same samples, whatever fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional.batch import Batch
+from pullback.kernels import KernelSeries
+from pullback.monitor.output import Output
+from pullback.monitor.probes import Observation, Probe
+from pullback.monitor.recent import Recent
+from pullback.monitor.snapshot import Snapshot
+
+
+class Measurer:
+    """The probes of one run and what they keep from one measurement to the next.
+
+    Args:
+        model: looked at in eval mode, and left as it was.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
+        optimizer: the user's, or None.
+        probes: in the order they run.
+        max_samples: N, samples a measurement looks at.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        optimizer: torch.optim.Optimizer | None,
+        probes: Sequence[Probe],
+        max_samples: int,
+    ) -> None:
+        self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
+        self.probes, self.max_samples = tuple(probes), max_samples
+        self.recent = Recent()
+        self._kernels = KernelSeries(model, loss_fn)
+        self._memory: dict[str, Any] = {}
+
+    def names(self) -> set[str]:
+        """Of the probes."""
+        return {probe.name for probe in self.probes}
+
+    def measure_start(self, output: Output) -> None:
+        """What is measured once, before the first step, from the model alone."""
+        probes = [probe for probe in self.probes if probe.at_start]
+        if probes:
+            seen = Observation(self.model, self.loss_fn, (), (), self.optimizer, None, self._kernels)
+            with undisturbed(self.model, training=False):
+                for probe in probes:
+                    self._run(output, 0, probe, seen, dear=False)
+
+    def measure(
+        self,
+        output: Output,
+        step: int,
+        x: Batch,
+        y: Batch,
+        loss: Tensor | float | None,
+        before: Snapshot | None,
+        *,
+        dear: bool,
+    ) -> None:
+        """Measure with every probe, or with ``dear=False`` with those that are not."""
+        try:
+            seen = self._observation(step, x, y, loss, before)
+            with undisturbed(self.model, training=False):
+                for probe in self.probes:
+                    if not probe.at_start and (dear or not probe.sparse):
+                        self._run(output, step, probe, seen, dear=dear)
+        # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
+        # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
+        except Exception as error:
+            output.error(step, "monitor", error)
+
+    def _observation(
+        self, step: int, x: Batch, y: Batch, loss: Tensor | float | None, before: Snapshot | None
+    ) -> Observation:
+        batch = num_samples(x)
+        x, y = self.recent.together(x, y)
+        part = slice(0, min(self.max_samples, num_samples(x)))
+        return Observation(
+            self.model,
+            self.loss_fn,
+            take(x, part),
+            take(y, part),
+            self.optimizer,
+            as_number(loss),
+            self._kernels,
+            batch_size=batch,
+            step=step,
+            before=before,
+            memory=self._memory,
+        )
+
+    def _run(self, output: Output, step: int, probe: Probe, seen: Observation, *, dear: bool) -> None:
+        try:
+            found = probe(seen, dear=dear)
+        except Exception as error:  # as above
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+                self.recent.stop()
+            output.error(step, probe.name, error)
+            return
+        if found.values:
+            output.values(step, probe.name, found.values)
+        for name, array in found.arrays.items():
+            output.array(step, probe.name, name, array)
+
+
+def as_number(loss: Tensor | float | None) -> float | None:
+    """The loss as the loop reports it."""
+    return float(loss.detach()) if isinstance(loss, Tensor) else loss

@@ -1,0 +1,78 @@
+"""The samples a measurement looks at: those of the batch at hand and, where it is small, of the batches before it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from pullback._checks import InputError
+from pullback.functional import num_samples
+from pullback.functional.batch import Batch, plain
+
+FEW = 32  # samples: of a batch below it, too little can be told
+
+
+class Recent:
+    """Copies of the last batches that are small: of two samples no kernel tells noise from signal."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Batch, Batch]] = deque()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """From now on the batch at hand is all there is: memory does not take more."""
+        self._stopped = True
+        self._kept.clear()
+
+    def add(self, x: Batch, y: Batch) -> None:
+        """Keep a batch, if it is small, and let go of those that are no longer needed."""
+        if self._stopped:
+            return
+        try:
+            size = num_samples(x)
+        except InputError:  # no batch; whoever measures it says so
+            return
+        if size >= FEW:
+            self._kept.clear()
+            return
+        self._kept.appendleft((_copied(x), _copied(y)))
+        while len(self._kept) > -(-FEW // size):
+            self._kept.pop()
+
+    def together(self, x: Batch, y: Batch) -> tuple[Batch, Batch]:
+        """The batch itself or, with those before it that are shaped alike, the samples of several, newest first."""
+        count, parts = num_samples(x), [(x, y)]
+        if count < FEW:
+            for pair in self._kept:
+                if count < FEW and _alike(pair, (x, y)):
+                    parts.append(pair)
+                    count += num_samples(pair[0])
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _copied(batch: Batch) -> Batch:
+    """A copy: loops may fill the same tensor again."""
+    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, plain(batch))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two batches can be joined: the same structure, and tensors that differ in their first axis alone."""
+    (some, kind), (others, other_kind) = (tree_flatten((plain(pair[0]), plain(pair[1]))) for pair in (a, b))
+    return kind == other_kind and all(
+        p.dim() and q.dim() and p.shape[1:] == q.shape[1:] and p.dtype == q.dtype and p.device == q.device
+        if isinstance(p, Tensor) and isinstance(q, Tensor)
+        else type(p) is type(q) and p == q
+        for p, q in zip(some, others, strict=True)
+    )
+
+
+def _joined(parts: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch]:
+    def join(*leaves: Any) -> Any:
+        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+    x, y = zip(*((plain(x), plain(y)) for x, y in parts), strict=True)
+    return tree_map(join, *x), tree_map(join, *y)

@@ -1,0 +1,91 @@
+"""Batches too small to tell anything are measured together with those before them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback.modules import MLP
+from pullback.monitor.probes import Observation
+from pullback.monitor.recent import FEW, Recent
+
+CE = nn.CrossEntropyLoss()
+
+
+def pairs(count: int, size: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(size, *shape, generator=generator), torch.randint(3, (size,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def test_the_last_batches_are_measured_together(tmp_path: Path) -> None:
+    model, batches = MLP([6, 8, 3]), pairs(20, 4, 6)
+    buffers = torch.empty(4, 6), torch.empty(4, dtype=torch.long)
+    with pb.Monitor(model, CE, tmp_path / "run", every=20, probes=["noise", "gradients"]) as monitor:
+        for x, y in batches:  # as loops do that fill the same tensors again and again
+            buffers[0].copy_(x)
+            buffers[1].copy_(y)
+            monitor.step(*buffers)
+    run = pb.load_run(tmp_path / "run")
+    assert run.series("noise", "num_samples")[1] == [FEW]
+    assert run.series("noise", "batch_size")[1] == [4]
+    x, y = (torch.cat(parts) for parts in zip(*batches[-FEW // 4 :], strict=True))
+    expected = float(pb.backward_kernel(model.eval(), CE, x, y).total.sum().sqrt()) / FEW
+    assert run.series("gradients", "mean_gradient_norm")[1] == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_only_what_is_shaped_alike_is_joined() -> None:
+    recent, ((x, y), *_) = Recent(), pairs(1, 5, 6)
+    recent.add({"a": x[:, :4]}, y)
+    recent.add(x, y)
+    recent.add(x[:, :4], y)
+    recent.add(None, None)  # a trainer that shows its batches only now and then
+    joined, targets = recent.together(x, y)
+    assert torch.equal(joined, torch.cat([x, x]))
+    assert torch.equal(targets, torch.cat([y, y]))
+    joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
+    assert joined["a"].shape == (5, 4)
+    recent.add({"a": x[:, :4], "flag": True}, y)
+    joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
+    assert joined["a"].shape == (10, 4)
+    assert joined["flag"] is True
+
+
+def test_large_batches_are_left_alone() -> None:
+    recent, ((x, y), *_) = Recent(), pairs(1, FEW, 6)
+    recent.add(x[:4], y[:4])
+    recent.add(x, y)
+    assert recent.together(x, y)[0] is x
+    assert recent.together(x[:4], y[:4])[0].shape == (4, 6)  # what came before a large batch is long past
+
+
+def test_where_memory_is_short_the_batch_alone_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pullback.monitor.probes import PROBES, Probe
+    from pullback.monitor.probes.noise import measure
+
+    def hungry(seen: Observation) -> Any:
+        if len(seen.x) > 4:
+            raise torch.OutOfMemoryError
+        return measure(seen)
+
+    monkeypatch.setitem(PROBES, "noise", Probe("noise", hungry))
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=5, probes=["noise"]) as monitor:
+        for x, y in pairs(15, 4, 6):
+            monitor.step(x, y)
+    run = pb.load_run(tmp_path / "run")
+    assert [record.step for record in run.records if record.error] == [5]
+    assert run.series("noise", "num_samples") == ([10, 15], [4, 4])
+
+
+def test_the_first_loss_is_kept_whenever_measuring_begins(tmp_path: Path) -> None:
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, probes="light") as monitor:
+        for place, (x, y) in enumerate(pairs(3, 40, 6)):
+            monitor.step(x, y, loss=torch.tensor(float(place + 2)))
+    assert pb.load_run(tmp_path / "run").series("start", "batch_loss") == ([1], [2.0])
