@@ -93,7 +93,7 @@ def deep(kind: str, activation: str, sigma_w: float, depth: int, seed: int) -> n
     if kind == "conv":
         layers = [nn.Conv2d(1 if place == 0 else 16, 16, 3, padding=1) for place in range(depth)]
         parts = [each for layer in layers for each in (layer, activation_module(activation))]
-        model: nn.Module = nn.Sequential(*parts, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, CLASSES))
+        model: nn.Module = nn.Sequential(nn.AvgPool2d(2), *parts, nn.Flatten(), nn.Linear(256, CLASSES))
     else:
         halves = -(-depth // 2)
         model = Transformer(rows=kind == "rows", activation=activation, depth=halves, skip=False, normalised=False)

@@ -14,6 +14,7 @@ import multiprocessing
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ def planted(kind: str, name: str, architecture: str, seed: int) -> Setup:
 def result(kind: str, name: str, architecture: str, seed: int) -> dict[str, Any]:
     """Train one case and diagnose it."""
     start = time.perf_counter()
-    torch.set_num_threads(1)  # several of these run at once
     warnings.simplefilter("ignore", UserWarning)  # a probe that a small batch leaves without numbers may say so
     setup = planted(kind, name, architecture, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -126,23 +126,35 @@ def summary(results: list[dict[str, Any]]) -> str:
     return "\n".join(["| | | | asked |", "|---|---|---|---|", *lines])
 
 
+def made(missing: list[tuple[str, str, str, int]], processes: int) -> Iterator[dict[str, Any]]:
+    """The results of these cases, in order; several processes work with one thread each."""
+    if processes == 1:
+        yield from (result(*case) for case in missing)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        yield from pool.imap(_result, missing)
+
+
+def _result(case: tuple[str, str, str, int]) -> dict[str, Any]:
+    return result(*case)
+
+
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", choices=tuple(SEEDS), default="small")
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="at once")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.preset}.json"
     results = json.loads(path.read_text()) if path.is_file() else []
     done = {(r["kind"], r["name"], r["architecture"], r["seed"]) for r in results}
     missing = [case for case in cases(options.preset) if case not in done]
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for found in pool.imap(_result, missing):
-            results.append(found)
-            path.write_text(json.dumps(results, indent=1) + "\n")
-            print(*list(found.values())[:4], found["findings"], f"{found['seconds']} s", flush=True)
+    for found in made(missing, options.processes):
+        results.append(found)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(*list(found.values())[:4], found["findings"], f"{found['seconds']} s", flush=True)
     parts = {"": results}
     if options.preset == "full":
         held_out = [r for r in results if r["seed"] not in CALIBRATION]
@@ -151,10 +163,6 @@ def main() -> None:
     text = "\n\n".join(f"{title}\n\n{summary(part)}\n\n{table(part)}".strip() for title, part in parts.items())
     (options.out / f"{options.preset}.md").write_text(text + "\n")
     print(text)
-
-
-def _result(case: tuple[str, str, str, int]) -> dict[str, Any]:
-    return result(*case)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Measurer:
     def _observation(
         self, step: int, x: Batch, y: Batch, loss: Tensor | float | None, before: Snapshot | None
     ) -> Observation:
-        batch = num_samples(x)
+        batch = self.recent.batch_size or num_samples(x)
         x, y = self.recent.together(x, y)
         part = slice(0, min(self.max_samples, num_samples(x)))
         return Observation(

@@ -17,26 +17,35 @@ FEW = 32  # samples: of a batch below it, too little can be told
 
 
 class Recent:
-    """Copies of the last batches that are small: of two samples no kernel tells noise from signal."""
+    """Copies of the last batches that are small: of two samples no kernel tells noise from signal.
+
+    Attributes:
+        batch_size: B of the loop's batch; None before its first step, and where it shows none.
+    """
 
     def __init__(self) -> None:
         self._kept: deque[tuple[Batch, Batch]] = deque()
         self._stopped = False
+        self.batch_size: int | None = None
 
     def stop(self) -> None:
         """From now on the batch at hand is all there is: memory does not take more."""
         self._stopped = True
         self._kept.clear()
 
-    def add(self, x: Batch, y: Batch) -> None:
-        """Keep a batch, if it is small, and let go of those that are no longer needed."""
-        if self._stopped:
-            return
+    def see(self, x: Batch) -> None:
+        """Note the size of the loop's batch, before it is measured."""
         try:
-            size = num_samples(x)
+            self.batch_size = num_samples(x)
         except InputError:  # no batch; whoever measures it says so
+            self.batch_size = None
+
+    def add(self, x: Batch, y: Batch) -> None:
+        """Keep the batch just seen, if it is small, and let go of those that are no longer needed."""
+        size = self.batch_size
+        if size is None:
             return
-        if size >= FEW:
+        if size >= FEW or self._stopped:
             self._kept.clear()
             return
         self._kept.appendleft((_copied(x), _copied(y)))

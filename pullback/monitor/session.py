@@ -165,6 +165,7 @@ class Monitor:
         self.num_steps = last + 1 if step is None else step
         if self._output is None:
             return
+        self._measurer.recent.see(x)
         if self.schedule.is_due(self.num_steps, last):
             before = self._before if self.num_steps == last + 1 else None
             self._measure_if_affordable(self._output, x, y, loss, before)

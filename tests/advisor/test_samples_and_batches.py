@@ -41,13 +41,29 @@ def test_suspect_samples_are_listed_by_reason() -> None:
     assert finding is not None
     assert finding.severity == "info"
     assert finding.evidence == {"labels": 1, "duplicates": 1, "outliers": 1, "samples": 100}
-    assert finding.action.startswith("Check the labels of samples 4; remove the copies among samples 9; look at")
+    assert finding.action.startswith(
+        "Check the labels of samples 4 of step 50; remove the copies among samples 9 of step 50; look at"
+    )
     many = [[place, 5.0, "label"] for place in range(8)]
     finding = found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": many}))
     assert finding is not None
     assert finding.severity == "warning"
     assert "0, 1, 2, 3, 4 and 3 more" in finding.action
     assert found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": []})) is None
+
+
+def test_outliers_are_named_by_the_measurement_that_saw_most_labels_by_the_last() -> None:
+    early = [[1, 9.0, "outlier"], [2, 9.0, "outlier"], [3, 9.0, "label"]]
+    records = [(0, early), (50, [[7, 9.0, "outlier"], [8, 9.0, "label"], [9, 9.0, "label"]]), (90, [])]
+    lines = [(step, "samples", {"num_samples": 100, "suspects": each}) for step, each in records]
+    finding = found("suspect-samples", *lines)
+    assert finding is not None
+    assert finding.evidence == {"outliers": 2, "samples": 100}
+    assert finding.steps == (0, 0)
+    finding = found("suspect-samples", *lines[:2])
+    assert finding is not None
+    assert finding.evidence == {"labels": 2, "outliers": 2, "samples": 100}
+    assert (finding.steps, "labels of samples 8, 9 of step 50" in finding.action) == ((0, 50), True)
 
 
 def noise(scale: float, batch: int, stderr: float = 0.0, step: int = 50) -> tuple[int, str, dict[str, float]]:

@@ -41,18 +41,23 @@ def test_the_last_batches_are_measured_together(tmp_path: Path) -> None:
     assert run.series("gradients", "mean_gradient_norm")[1] == [pytest.approx(expected, rel=1e-5)]
 
 
+def keep(recent: Recent, x: Any, y: Any) -> None:
+    recent.see(x)
+    recent.add(x, y)
+
+
 def test_only_what_is_shaped_alike_is_joined() -> None:
     recent, ((x, y), *_) = Recent(), pairs(1, 5, 6)
-    recent.add({"a": x[:, :4]}, y)
-    recent.add(x, y)
-    recent.add(x[:, :4], y)
-    recent.add(None, None)  # a trainer that shows its batches only now and then
+    keep(recent, {"a": x[:, :4]}, y)
+    keep(recent, x, y)
+    keep(recent, x[:, :4], y)
+    keep(recent, None, None)  # a trainer that shows its batches only now and then
     joined, targets = recent.together(x, y)
     assert torch.equal(joined, torch.cat([x, x]))
     assert torch.equal(targets, torch.cat([y, y]))
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
     assert joined["a"].shape == (5, 4)
-    recent.add({"a": x[:, :4], "flag": True}, y)
+    keep(recent, {"a": x[:, :4], "flag": True}, y)
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
     assert joined["a"].shape == (10, 4)
     assert joined["flag"] is True
@@ -60,8 +65,8 @@ def test_only_what_is_shaped_alike_is_joined() -> None:
 
 def test_large_batches_are_left_alone() -> None:
     recent, ((x, y), *_) = Recent(), pairs(1, FEW, 6)
-    recent.add(x[:4], y[:4])
-    recent.add(x, y)
+    keep(recent, x[:4], y[:4])
+    keep(recent, x, y)
     assert recent.together(x, y)[0] is x
     assert recent.together(x[:4], y[:4])[0].shape == (4, 6)  # what came before a large batch is long past
 
@@ -82,6 +87,16 @@ def test_where_memory_is_short_the_batch_alone_is_measured(tmp_path: Path, monke
     run = pb.load_run(tmp_path / "run")
     assert [record.step for record in run.records if record.error] == [5]
     assert run.series("noise", "num_samples") == ([10, 15], [4, 4])
+
+
+def test_a_measurement_of_other_samples_keeps_the_batch_size_of_the_loop(tmp_path: Path) -> None:
+    (x, y), *_ = pairs(1, 64, 6)
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, probes=["noise"]) as monitor:
+        monitor.measure(x, y)  # before the loop
+        for pair in pairs(3, 4, 6):
+            monitor.step(*pair)
+        monitor.measure(x, y)
+    assert pb.load_run(tmp_path / "run").series("noise", "batch_size") == ([0, 3], [64, 4])
 
 
 def test_the_first_loss_is_kept_whenever_measuring_begins(tmp_path: Path) -> None:

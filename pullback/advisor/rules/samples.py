@@ -51,39 +51,50 @@ def conflicting_gradients(run: Run) -> Iterator[Finding]:
 
 
 def suspect_samples(run: Run) -> Iterator[Finding]:
-    """Samples the probe suspects: of a wrong label, of being copies, or of a gradient that outweighs the others."""
-    records = records_with(run, "samples", "num_samples")
+    """Samples the probe suspects: of a wrong label, of being copies, or of a gradient that outweighs the others.
+
+    Wrong labels show when the others are learnt, so the last measurement names them. Copies and outliers are named by
+    the one that saw most: the gradient of a sample a hundred times too large vanishes as soon as it is learnt.
+    """
+    records = [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
     if not records:
         return
-    record = records[-1]
-    suspects = record.values.get("suspects")
-    found = [s for s in suspects if _is_suspect(s)] if isinstance(suspects, list) else []
-    if not found or record.values["num_samples"] <= 0:
+    seen = {
+        reason: records[-1] if reason == "label" else max(records, key=lambda r: len(_suspects(r, reason)))
+        for reason in REMEDIES
+    }
+    found = {reason: _suspects(record, reason) for reason, record in seen.items() if _suspects(record, reason)}
+    if not found:
         return
-    by_reason = {reason: [s for s in found if s[2] == reason] for reason in REMEDIES}
-    counts = {f"{reason}s": float(len(each)) for reason, each in by_reason.items() if each}
-    wrong = len(by_reason["label"]) / record.values["num_samples"]
+    wrong = len(found.get("label", [])) / records[-1].values["num_samples"]
     yield Finding(
         "suspect-samples",
         "warning" if wrong > SUSPECT_SHARE else "info",
         None,
-        (record.step, record.step),
-        counts | {"samples": record.values["num_samples"]},
-        "modified z-score above 3.5 (labels, outliers), equal gradients (copies); a warning if more than "
+        (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
+        {f"{reason}s": float(len(each)) for reason, each in found.items()}
+        | {"samples": records[-1].values["num_samples"]},
+        "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
+        "3.5 (outliers); equal inputs and gradients (copies); a warning if more than "
         f"{SUSPECT_SHARE:.0%} of the samples have suspect labels",
-        "Iglewicz and Hoaglin (1993); " + CONVENTION,
-        _listed(by_reason),
+        "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
+        _listed(found, {reason: seen[reason].step for reason in found}),
     )
 
 
-def _listed(by_reason: dict[str, list[Any]]) -> str:
+def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
     parts = []
-    for reason, found in by_reason.items():
-        if found:
-            rest = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
-            parts.append(f"{REMEDIES[reason]} {', '.join(str(s[0]) for s in found[:NUM_LISTED])}{rest}")
+    for reason, each in found.items():
+        rest = f" and {len(each) - NUM_LISTED} more" if len(each) > NUM_LISTED else ""
+        names = ", ".join(str(s[0]) for s in each[:NUM_LISTED])
+        parts.append(f"{REMEDIES[reason]} {names}{rest} of step {steps[reason]}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}, counted within the measured batch"
+
+
+def _suspects(record: Record, reason: str) -> list[Any]:
+    suspects = record.values.get("suspects")
+    return [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
 
 
 def _is_suspect(value: Any) -> bool:

@@ -12,8 +12,9 @@ from pullback.diagnostics.preconditioned import ADAM
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.losses import per_sample_loss
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.initialisation import NORMALISES
 
-NUM_SAMPLES = 32  # on which invariance is looked for, once a run
+NUM_SAMPLES = 32  # on which invariance is looked for, until it is found
 
 
 def measure(seen: Observation) -> Measurement:
@@ -25,7 +26,7 @@ def measure(seen: Observation) -> Measurement:
     """
     view = ModelView.of(seen.model, where="effective_lr")
     groups = seen.memory.get("effective_lr")
-    if groups is None:
+    if groups is None or (not any(groups.values()) and _normalises(view)):  # small weights hide behind the norm's eps
         part = take(seen.x, slice(0, min(NUM_SAMPLES, num_samples(seen.x))))
         groups = seen.memory["effective_lr"] = scale_invariance(seen.model, part)
     shown = {layer: groups[layer] or _matrix(view, layer) for layer in groups}
@@ -48,6 +49,10 @@ def measure(seen: Observation) -> Measurement:
                 if slope > 0
             }
     return Measurement(values)
+
+
+def _normalises(view: ModelView) -> bool:
+    return any(isinstance(module, NORMALISES) for module in view.model.modules())
 
 
 def _matrix(view: ModelView, layer: str) -> tuple[str, ...]:

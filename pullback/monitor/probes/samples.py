@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 STANDS_OUT = 3.5  # modified z-score, (value - median) / (1.4826 MAD): Iglewicz and Hoaglin (1993)
 COPY = 1e-6  # |g_i - g_j|^2 / |g_i|^2 below which two gradients are taken for equal
+ODDS = math.log(10)  # of another label to the given one; calibrated, see benchmarks/pathologies/README.md
 MOST_SUSPECTS = 20
 
 
@@ -19,9 +21,10 @@ def measure(seen: Observation) -> Measurement:
     """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``; ``suspects`` among them.
 
     A suspect is [index, score, reason], at most ``MOST_SUSPECTS``, the highest scores of each reason first. "label":
-    its gradient opposes another class, the one it may belong to, more than it agrees with its own and far more than
-    other samples do, and its loss is above the median; "outlier": log |g_i| far above the others'; both scored by the
-    modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by the cosine.
+    its gradient opposes another class more than it agrees with its own, and the model holds another label for more than
+    ten times as probable, scored by the logarithm of that; it needs outputs (N, C). "outlier": log |g_i| far above the
+    others', scored by the modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by
+    the cosine.
     """
     total, losses = seen.kernel.total.double(), seen.kernel.losses.double()
     norms = total.diagonal().clamp(min=0).sqrt()
@@ -34,7 +37,9 @@ def measure(seen: Observation) -> Measurement:
     if seen.labels is not None:
         own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
         values["mean_cosine_to_own_class"] = [None if each.isnan() else float(each) for each in own]
-        suspects = _mislabelled(own, opposed, losses) + suspects
+        outputs = seen.kernel.outputs
+        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > int(seen.labels.max()):
+            suspects = _mislabelled(own, opposed, _log_odds(outputs, seen.labels)) + suspects
     return Measurement(values | {"suspects": suspects[:MOST_SUSPECTS]})
 
 
@@ -53,14 +58,20 @@ def _by_class(cosine: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return own, others if len(labels) > 1 else torch.zeros_like(own)
 
 
-def _mislabelled(own: Tensor, opposed: Tensor, losses: Tensor) -> list[list[Any]]:
-    odd = (own + opposed < 0) & (losses > losses.median())
-    return _listed(torch.where(odd, -_z_scores(opposed), 0), "label")
+def _log_odds(outputs: Tensor, y: Tensor) -> Tensor:
+    """Ln of the probability of the likeliest label over that of the given one, 0 where they are the same, (N,)."""
+    logits = outputs.detach().double()
+    return logits.amax(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
+def _mislabelled(own: Tensor, opposed: Tensor, odds: Tensor) -> list[list[Any]]:
+    odd = (own + opposed < 0) & (odds > ODDS)
+    return _listed(torch.where(odd, odds, 0), "label", ODDS)
 
 
 def _outliers(norms: Tensor) -> list[list[Any]]:
     logs = norms.clamp(min=torch.finfo(torch.float32).tiny).log()
-    return _listed(_z_scores(logs), "outlier")
+    return _listed(_z_scores(logs), "outlier", STANDS_OUT)
 
 
 def _duplicates(total: Tensor, x: Batch) -> list[list[Any]]:
@@ -86,8 +97,8 @@ def _z_scores(values: Tensor) -> Tensor:
     return (values - centre) / spread if float(spread) > 0 else torch.zeros_like(values)
 
 
-def _listed(scores: Tensor, reason: str) -> list[list[Any]]:
-    found = (scores > STANDS_OUT).nonzero().flatten()
+def _listed(scores: Tensor, reason: str, above: float) -> list[list[Any]]:
+    found = (scores > above).nonzero().flatten()
     order = found[scores[found].argsort(descending=True)]
     return [[int(i), float(scores[i]), reason] for i in order]
 
