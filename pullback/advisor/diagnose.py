@@ -18,8 +18,8 @@ def diagnose(run: Run | str | Path) -> list[Finding]:
     right), and are "info" otherwise.
 
     Names: divergence, learning-rate-too-high, learning-rate-too-low, vanishing-gradients, exploding-gradients,
-    ordered-initialisation, chaotic-initialisation, saturated-units, dead-units, rank-collapse, ill-conditioning,
-    inputs-not-normalised, conflicting-gradients, suspect-samples, batch-too-small, batch-too-large,
+    ordered-initialisation, chaotic-initialisation, unbalanced-layers, saturated-units, dead-units, rank-collapse,
+    ill-conditioning, inputs-not-normalised, conflicting-gradients, suspect-samples, batch-too-small, batch-too-large,
     batch-norm-batch-too-small, saddle-plateau, minimum-plateau, effective-rate-decay, lazy-regime, memorisation.
 
     Args:

@@ -21,6 +21,7 @@ MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
 # Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
+UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/pathologies have 2 to 450
 
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
@@ -30,6 +31,7 @@ ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
 
 # Gradients of samples.
 ILL_CONDITIONED = 0.75  # log(N / effective rank) / log(N); 1 is a single direction; convention
+ALIGNED = 0.3  # mean cosine; as in ``diagnostics.trade_off``
 CONFLICT = -0.05  # mean cosine; independent directions give 0; convention
 CLASS_CONFLICT = (
     -0.5

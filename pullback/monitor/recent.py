@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from pullback._checks import InputError
 from pullback.functional import num_samples
-from pullback.functional.batch import Batch, plain
+from pullback.functional.batch import Batch, plain, tensors
 
 FEW = 32  # samples: of a batch below it, too little can be told
 
@@ -53,14 +53,30 @@ class Recent:
             self._kept.pop()
 
     def together(self, x: Batch, y: Batch) -> tuple[Batch, Batch]:
-        """The batch itself or, with those before it that are shaped alike, the samples of several, newest first."""
+        """The batch itself or, with those before it that are shaped alike, the samples of several, newest first.
+
+        A batch that shows a sample again, as in the next epoch, is left out: it would pass for a copy in the data.
+        """
         count, parts = num_samples(x), [(x, y)]
-        if count < FEW:
-            for pair in self._kept:
-                if count < FEW and _alike(pair, (x, y)):
-                    parts.append(pair)
-                    count += num_samples(pair[0])
+        if count >= FEW or not self._kept:
+            return x, y
+        marks = set(_marks(x))
+        for pair in self._kept:
+            if count < FEW and _alike(pair, (x, y)) and marks.isdisjoint(found := _marks(pair[0])):
+                marks.update(found)
+                parts.append(pair)
+                count += num_samples(pair[0])
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _marks(x: Batch) -> list[float]:
+    """A number for every sample, the same for the same sample."""
+    total: Tensor | float = 0.0
+    for leaf in tensors(x):
+        rows = leaf.detach().flatten(1).double() if leaf.dim() > 1 else leaf.detach().double().unsqueeze(1)
+        places = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
+        total = total + rows @ (places * 0.618).cos()
+    return total.tolist() if isinstance(total, Tensor) else []
 
 
 def _copied(batch: Batch) -> Batch:

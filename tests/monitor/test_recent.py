@@ -47,20 +47,34 @@ def keep(recent: Recent, x: Any, y: Any) -> None:
 
 
 def test_only_what_is_shaped_alike_is_joined() -> None:
-    recent, ((x, y), *_) = Recent(), pairs(1, 5, 6)
-    keep(recent, {"a": x[:, :4]}, y)
-    keep(recent, x, y)
-    keep(recent, x[:, :4], y)
+    recent = Recent()
+    (x, y), (older, targets), (flagged, _) = pairs(3, 5, 6)
+    keep(recent, {"a": older[:, :4]}, y)
+    keep(recent, older, targets)
+    keep(recent, older[:, :4], y)
     keep(recent, None, None)  # a trainer that shows its batches only now and then
-    joined, targets = recent.together(x, y)
-    assert torch.equal(joined, torch.cat([x, x]))
-    assert torch.equal(targets, torch.cat([y, y]))
+    joined, labels = recent.together(x, y)
+    assert torch.equal(joined, torch.cat([x, older]))
+    assert torch.equal(labels, torch.cat([y, targets]))
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
     assert joined["a"].shape == (5, 4)
-    keep(recent, {"a": x[:, :4], "flag": True}, y)
+    keep(recent, {"a": flagged[:, :4], "flag": True}, y)
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
     assert joined["a"].shape == (10, 4)
     assert joined["flag"] is True
+
+
+def test_a_sample_that_comes_again_is_no_second_sample() -> None:
+    """Epochs over few samples, or one batch again and again: copies in the data would be found where there are none."""
+    recent, batches = Recent(), pairs(3, 5, 6)
+    for x, y in [*batches, *batches]:
+        keep(recent, x, y)
+    joined, _ = recent.together(*batches[0])
+    assert joined.shape == (15, 6)
+    tokens = torch.arange(12).view(4, 3)
+    keep(recent, tokens, y[:4])
+    assert recent.together(tokens, y[:4])[0] is tokens
+    assert len(recent.together(tokens.flip(1), y[:4])[0]) == 8  # the same tokens in another order
 
 
 def test_large_batches_are_left_alone() -> None:

@@ -16,6 +16,7 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     depth.exploding_gradients,
     depth.ordered_initialisation,
     depth.chaotic_initialisation,
+    depth.unbalanced_layers,
     units.saturated_units,
     units.dead_units,
     units.rank_collapse,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
+from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
 from pullback.runs import Record, Run
 
 CONDITIONING_ACTION = (
@@ -15,22 +15,29 @@ CONDITIONING_ACTION = (
     "directions out"
 )
 
+REINFORCED = ", once the first phase is over: gradients are aligned, so that samples still help each other"
+
 
 def ill_conditioning(run: Run) -> Iterator[Finding]:
-    """Almost all of the gradients' energy in a few directions."""
+    """Almost all of the gradients' energy in a few directions.
+
+    Where they point the same way that has its use: the first phase of training is fast.
+    """
     records = [r for r in records_with(run, "kernel", "effective_rank", "num_samples") if r.values["num_samples"] > 1]
     ill = [r for r in records if _concentration(r) > ILL_CONDITIONED]
     if lasts(ill, records):
         last = ill[-1].values
+        aligned = [r.values["mean_cosine"] for r in records_with(run, "alignment", "mean_cosine")][-1:]
         yield Finding(
             "ill-conditioning",
             "info",
             None,
             span(ill),
-            {"effective rank": last["effective_rank"], "samples": last["num_samples"]},
+            {"effective rank": last["effective_rank"], "samples": last["num_samples"]}
+            | ({"mean cosine": aligned[0]} if aligned else {}),
             f"log(N / effective rank) above {ILL_CONDITIONED} log(N) in half of the measurements",
             CONVENTION,
-            CONDITIONING_ACTION,
+            CONDITIONING_ACTION + (REINFORCED if aligned and aligned[0] > ALIGNED else ""),
         )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from statistics import median
 
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, severity, span
-from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES
+from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, records_with, severity, span
+from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED
 from pullback.runs import Record, Run
 
 VANISHING_ACTION = (
@@ -39,6 +39,26 @@ def ordered_initialisation(run: Run) -> Iterator[Finding]:
 def chaotic_initialisation(run: Run) -> Iterator[Finding]:
     """Initial weights so large that signals of like samples part, and gradients explode, over this depth."""
     yield from _phase(run, "chaotic", 1)
+
+
+def unbalanced_layers(run: Run) -> Iterator[Finding]:
+    """Layers whose kernels, per parameter, are of other orders: one rate cannot suit the largest and the smallest."""
+    records = records_with(run, "flow", "balance")
+    seen = [r for r in records if r.values["balance"] > UNBALANCED]
+    if lasts(seen, records):
+        norms = by_layer(seen[-1], "frobenius")
+        yield Finding(
+            "unbalanced-layers",
+            severity(run),
+            min(norms, key=lambda layer: norms[layer]) if norms else None,
+            span(seen),
+            {"balance": seen[-1].values["balance"]},
+            f"largest over smallest norm of a layer's kernel per parameter above {UNBALANCED:g}, in half of the "
+            "measurements; trained networks of this repository's suite stay below 1,000",
+            CONVENTION,
+            "Use an optimiser that scales each layer's step (Adam, LARS, LAMB), normalisation, or the critical "
+            "initialisation",
+        )
 
 
 def _flow(run: Run, verdict: str, action: str) -> Iterator[Finding]:
