@@ -1,4 +1,4 @@
-"""Plants every fault, asks ``pb.diagnose`` for it, and writes results and the table of README.md.
+"""Plants every fault, asks ``pb.diagnose`` for it, and writes results and, of the full preset, the table of README.md.
 
 Usage: python -m benchmarks.pathologies.run [--preset small|full] [--out FOLDER]
 
@@ -25,6 +25,8 @@ from benchmarks.pathologies.faults import FAULTS, HEALTHY, TOO_HIGH
 from benchmarks.pathologies.setups import ARCHITECTURES, Setup, rows, watched
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+MARK, END = "<!-- table -->", "<!-- /table -->"
 CALIBRATION = (0, 1)
 SHARE = 0.01  # of the samples, where a finding has to name samples: one of 64
 SEEDS = {"small": (2,), "full": (2, 3, 4, 0, 1)}  # those that are reported first, should it be stopped
@@ -143,7 +145,7 @@ def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", choices=tuple(SEEDS), default="small")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--processes", type=int, default=2, help="at once")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -159,10 +161,15 @@ def main() -> None:
     if options.preset == "full":
         held_out = [r for r in results if r["seed"] not in CALIBRATION]
         set_on = [r for r in results if r["seed"] in CALIBRATION]
-        parts = {"Seeds thresholds were not set on": held_out, "Seeds they were set on": set_on}
+        parts = {"### Seeds thresholds were not set on": held_out, "### Seeds they were set on": set_on}
     text = "\n\n".join(f"{title}\n\n{summary(part)}\n\n{table(part)}".strip() for title, part in parts.items())
-    (options.out / f"{options.preset}.md").write_text(text + "\n")
+    minutes = sum(r["seconds"] for r in results) / 60 / options.processes
+    text += f"\n\n{len(results)} runs, about {minutes:.0f} minutes in {options.processes} processes."
     print(text)
+    if options.preset == "full" and options.out == RESULTS:
+        page = HERE / "README.md"
+        before, _, rest = page.read_text().partition(MARK)
+        page.write_text(f"{before}{MARK}\n{text}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

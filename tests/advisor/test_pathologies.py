@@ -87,4 +87,4 @@ def test_a_stopped_benchmark_goes_on(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         main()
     main()
     assert len(made) == len(cases("small")) + 1  # the one that was stopped is made again, and no other
-    assert (tmp_path / "small.md").read_text() in capsys.readouterr().out
+    assert f"{len(cases('small'))} runs" in capsys.readouterr().out
