@@ -117,6 +117,7 @@ class Monitor:
         self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
         self._last_end = dict.fromkeys((True, False), time.perf_counter())
         self._dear_wanted = False
+        self._measured_at_start = 0
         self._before: Snapshot | None = None
         settings = {
             "every": every,
@@ -177,7 +178,7 @@ class Monitor:
     def _measure_if_affordable(
         self, output: Output, x: Batch, y: Batch, loss: Tensor | float | None, before: Snapshot | None
     ) -> None:
-        wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1)
+        wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1 - self._measured_at_start)
         if self._can_afford(dear=False):
             dear = wanted and self._can_afford(dear=True)
             self._dear_wanted = wanted and not dear
@@ -210,6 +211,7 @@ class Monitor:
     def measure(self, x: Batch, y: Batch, loss: Tensor | float | None = None) -> None:
         """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
         if self._output is not None:
+            self._measured_at_start += not self.num_steps  # it takes no turn of those that follow
             self._timed_measurement(self._output, x, y, loss, None, dear=True)
 
     def _timed_measurement(

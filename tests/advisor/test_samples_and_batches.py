@@ -88,9 +88,11 @@ def test_the_noise_scale_is_that_of_all_measurements() -> None:
     shares = [1 / (1 + scale) for scale in (50.0, -100.0, 40.0, 200.0, -90.0, 60.0)]
     assert finding.evidence["noise scale"] == pytest.approx(6 / sum(shares) - 1)
     assert found("batch-too-small", *[noise(scale, 2, step=step) for step, scale in enumerate((3.0, -4.0))]) is None
-    drowned = found("batch-too-small", *[noise(scale, 2, step=step) for step, scale in enumerate((-400.0, -500.0))])
+    drowned = found("batch-too-small", *[noise(scale, 2, 0.02, step) for step, scale in enumerate((-400.0, -500.0))])
     assert drowned is not None
     assert drowned.evidence["noise scale, at least"] > 20
+    impossible = [noise(scale, 2, 0.0, step) for step, scale in enumerate((-400.0, -500.0))]
+    assert found("batch-too-small", *impossible) is None  # less than no signal, without an error
     assert found("batch-too-large", *[noise(-400.0, 10_000, step=step) for step in (1, 2)]) is None
 
 

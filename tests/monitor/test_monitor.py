@@ -80,6 +80,16 @@ def test_every_five_of_twenty_steps_are_four_records(tmp_path: Path) -> None:
     assert run.array_steps("alignment", "cosine") == [5]
 
 
+def test_a_measurement_before_the_first_step_takes_no_turn_of_those_that_follow(tmp_path: Path) -> None:
+    model, optimizer, x, y = make()
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=5) as monitor:
+        monitor.measure(x, y)
+        for _ in range(10):
+            monitor.step(x, y)
+        monitor.measure(x, y)
+    assert pb.load_run(tmp_path / "run").series("sharpness", "hessian")[0] == [0, 5, 10]
+
+
 def finite(value: Any) -> bool:
     if isinstance(value, dict):
         return all(finite(each) for each in value.values())

@@ -52,6 +52,8 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     share, error = _signal_share(records)
     batch = median(record.values["batch_size"] for record in records)
     least, scale, most = (_noise_scale(each) for each in (share + STDERRS * error, share, share - STDERRS * error))
+    if math.isinf(least):  # less than no signal, by more than the error: the error is wrong
+        return
     evidence = {"batch size": batch} | (
         {"noise scale": scale} if scale < math.inf else {"noise scale, at least": least}
     )
@@ -71,14 +73,18 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
 def _signal_share(records: list[Record]) -> tuple[float, float]:
     """Mean of |G|^2 / (|G|^2 + tr(Sigma)) over the measurements, and its standard error.
 
-    Of one measurement the ratio scatters, its noise scale more so, and it is not defined where no signal shows.
+    Of one measurement the ratio scatters, its noise scale more so, and it is not defined where no signal shows. The
+    error is the larger of what the scatter and what the measurements' own errors say: two may agree by chance.
     """
     ratios = [max(record.values["signal_to_noise"], LEAST_SIGNAL) for record in records]
     shares = [ratio / (1 + ratio) for ratio in ratios]
-    if len(shares) > 1:
-        return mean(shares), stdev(shares) / math.sqrt(len(shares))
-    error = number(records[0].values.get("signal_to_noise_stderr", math.nan))
-    return shares[0], error / (1 + ratios[0]) ** 2 if math.isfinite(error) else 0.0
+    errors = [
+        record.values["signal_to_noise_stderr"] / (1 + ratio) ** 2
+        for record, ratio in zip(records, ratios, strict=True)
+        if has(record, "signal_to_noise_stderr")
+    ]
+    scatter = stdev(shares) if len(shares) > 1 else 0.0
+    return mean(shares), max(scatter, mean(errors) if errors else 0.0) / math.sqrt(len(shares))
 
 
 def _noise_scale(share: float) -> float:
