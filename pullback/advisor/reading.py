@@ -58,14 +58,22 @@ def not_finite(run: Run) -> list[int]:
 
 
 def learns(run: Run) -> bool:
-    """Whether the measured loss fell, or most samples are right; False where that is not known."""
+    """Whether the measured loss fell, or most samples are right; False where that is not known.
+
+    A loss also falls from that of wild first weights to that of one answer for all samples, which is not learning.
+    """
     records = records_with(run, "loss", "loss")
     if not_finite(run) or not records:
         return False
     late = records[-max(1, len(records) // 4) :]
     first, last = records[0].values["loss"], median(record.values["loss"] for record in late)
-    right = [record.values["accuracy"] for record in late if has(record, "accuracy")]
-    return 0 <= last <= LEARNS_LOSS * first or bool(right and median(right) >= LEARNS_ACCURACY)
+    judged = [record.values for record in late if has(record, "accuracy")]
+    if judged and median(values["accuracy"] for values in judged) >= LEARNS_ACCURACY:
+        return True
+    ahead = [
+        v["accuracy"] - v["constant_accuracy"] for v in judged if math.isfinite(number(v.get("constant_accuracy")))
+    ]
+    return 0 <= last <= LEARNS_LOSS * first and not (ahead and median(ahead) <= 0)
 
 
 def severity(run: Run) -> str:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pullback as pb
+from pullback.advisor.reading import learns
 from pullback.advisor.rules import RULES
 from pullback.runs import RunWriter
-from tests.advisor.runs import LEARNS, a_run
+from tests.advisor.runs import LEARNS, a_run, losses
 
 
 def test_findings_are_stored_and_read(tmp_path: Path) -> None:
@@ -28,6 +29,18 @@ def test_a_run_that_learns_has_no_findings_of_its_own() -> None:
     assert pb.diagnose(a_run(*LEARNS)) == []
 
 
+def test_a_loss_that_fell_to_one_answer_for_all_samples_is_not_learning() -> None:
+    """From wild first weights to ln C."""
+
+    def fell(accuracy: float) -> list[tuple[int, str, dict[str, float]]]:
+        right = {"accuracy": accuracy, "constant_accuracy": 0.15}
+        return [(10 * place, "loss", {"loss": loss} | right) for place, loss in enumerate((3.2, 2.4, 2.3, 2.3))]
+
+    assert [learns(a_run(*fell(accuracy))) for accuracy in (0.11, 0.15, 0.3)] == [False, False, True]
+    assert not learns(a_run(*losses(2.4, 2.3, 2.3)))
+    assert learns(a_run(*losses(3.2, 2.4, 2.3)))  # nothing else is known of it
+
+
 def test_every_name_of_the_docstring_has_its_rule_and_its_test() -> None:
     text = (pb.diagnose.__doc__ or "").partition("Names: ")[2].partition(".")[0]
     names = re.findall(r"[a-z]+(?:-[a-z]+)*", text)
@@ -37,7 +50,7 @@ def test_every_name_of_the_docstring_has_its_rule_and_its_test() -> None:
 
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "loss": ("loss", "batch_loss", "accuracy"),
+    "loss": ("loss", "batch_loss", "accuracy", "constant_accuracy"),
     "flow": ("verdict", "slope", "gradient_norm"),
     "kernel": ("effective_rank", "num_samples"),
     "alignment": ("mean_cosine", "conflict_fraction", "worst_pairs"),

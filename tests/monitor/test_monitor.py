@@ -104,7 +104,7 @@ def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
     train(4, tmp_path / "run", model, optimizer, x, y, every=2)
     run = pb.load_run(tmp_path / "run")
     expected = {
-        "loss": {"loss", "accuracy", "batch_loss"},
+        "loss": {"loss", "accuracy", "constant_accuracy", "batch_loss"},
         "gradients": {"mean_gradient_norm", "rms_gradient_norm"},
         "kernel": {
             "M1",
@@ -160,6 +160,7 @@ TWINS = {
     "loss": lambda k, m, x, y: {
         "loss": float(CE(m(x), y).detach()),
         "accuracy": float((m(x).argmax(1) == y).float().mean()),
+        "constant_accuracy": max(y.tolist().count(label) for label in y.tolist()) / len(y),
     },
     "gradients": lambda k, m, x, y: {
         "mean_gradient_norm": float(reference.gradient_matrix(m, CE, x, y).mean(0).norm()),
