@@ -30,10 +30,10 @@ class Output:
         self._warned: set[object] = set()
         self._scalars: dict[str, float] = {}
 
-    def values(self, step: int, probe: str, values: dict[str, Any]) -> None:
-        """Record what a probe measured, and keep its scalars for ``send``."""
+    def values(self, step: int, probe: str, values: dict[str, Any], *, forward: bool = True) -> None:
+        """Record what a probe measured, and keep its scalars for ``send``, unless they are for the record alone."""
         self._write(step, self.writer.append, step, probe, values)
-        if self.sinks:
+        if self.sinks and forward:
             self._scalars |= scalars_of(probe, values)
 
     def error(self, step: int, probe: str, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""The samples a measurement looks at: those of the batch at hand and, where it is small, of the batches before it."""
+"""The samples a measurement looks at: those of the batch at hand and, of one or two, of the batches before it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pullback._checks import InputError
 from pullback.functional import num_samples
 from pullback.functional.batch import Batch, plain, tensors
 
-FEW = 32  # samples: of a batch below it, too little can be told
+FEW = 3  # samples: below it no kernel tells noise from signal, and few rows of it are a matrix
+TOGETHER = 32  # samples measured then
 
 
 class Recent:
-    """Copies of the last batches that are small: of two samples no kernel tells noise from signal.
+    """Copies of the last batches, where they are of one sample or two.
 
     Attributes:
         batch_size: B of the loop's batch; None before its first step, and where it shows none.
@@ -49,7 +50,7 @@ class Recent:
             self._kept.clear()
             return
         self._kept.appendleft((_copied(x), _copied(y)))
-        while len(self._kept) > -(-FEW // size):
+        while len(self._kept) > -(-TOGETHER // size):
             self._kept.pop()
 
     def together(self, x: Batch, y: Batch) -> tuple[Batch, Batch]:
@@ -62,7 +63,7 @@ class Recent:
             return x, y
         marks = set(_marks(x))
         for pair in self._kept:
-            if count < FEW and _alike(pair, (x, y)) and marks.isdisjoint(found := _marks(pair[0])):
+            if count < TOGETHER and _alike(pair, (x, y)) and marks.isdisjoint(found := _marks(pair[0])):
                 marks.update(found)
                 parts.append(pair)
                 count += num_samples(pair[0])

@@ -30,8 +30,8 @@ class Monitor:
 
     Weights, gradients, train and eval modes, buffers, hooks and the global random state are after a measurement
     what they were before it. Probes run in eval mode on the first ``max_samples`` samples of the batch at hand; where
-    it has fewer than 32, the samples of the batches before it join them, as long as memory allows. A probe that fails
-    is recorded and never stops training; an exception of the user's loop passes through.
+    that has one sample or two, up to 32 of the batches before it join them, as long as memory allows. A probe that
+    fails is recorded and never stops training; an exception of the user's loop passes through.
 
     To see the model before its first step, call ``measure`` with a batch before the loop.
 
@@ -171,7 +171,7 @@ class Monitor:
             before = self._before if self.num_steps == last + 1 else None
             self._measure_if_affordable(self._output, x, y, loss, before)
         elif last == 0 and loss is not None:  # what a loss that leaps at once is compared with
-            self._output.values(self.num_steps, "start", {"batch_loss": as_number(loss)})
+            self._output.values(self.num_steps, "start", {"batch_loss": as_number(loss)}, forward=False)
         self._measurer.recent.add(x, y)
         self._before = self._snapshot(self._output)
 

@@ -101,4 +101,4 @@ def test_every_stack_has_an_example() -> None:
         "to_wandb",
     ):
         assert word in text
-    assert len(BLOCKS) == 10
+    assert len(BLOCKS) == 11

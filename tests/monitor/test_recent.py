@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.modules import MLP
 from pullback.monitor.probes import Observation
-from pullback.monitor.recent import FEW, Recent
+from pullback.monitor.recent import FEW, TOGETHER, Recent
 
 CE = nn.CrossEntropyLoss()
 
@@ -26,18 +26,18 @@ def pairs(count: int, size: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_the_last_batches_are_measured_together(tmp_path: Path) -> None:
-    model, batches = MLP([6, 8, 3]), pairs(20, 4, 6)
-    buffers = torch.empty(4, 6), torch.empty(4, dtype=torch.long)
+    model, batches = MLP([6, 8, 3]), pairs(20, 2, 6)
+    buffers = torch.empty(2, 6), torch.empty(2, dtype=torch.long)
     with pb.Monitor(model, CE, tmp_path / "run", every=20, probes=["noise", "gradients"]) as monitor:
         for x, y in batches:  # as loops do that fill the same tensors again and again
             buffers[0].copy_(x)
             buffers[1].copy_(y)
             monitor.step(*buffers)
     run = pb.load_run(tmp_path / "run")
-    assert run.series("noise", "num_samples")[1] == [FEW]
-    assert run.series("noise", "batch_size")[1] == [4]
-    x, y = (torch.cat(parts) for parts in zip(*batches[-FEW // 4 :], strict=True))
-    expected = float(pb.backward_kernel(model.eval(), CE, x, y).total.sum().sqrt()) / FEW
+    assert run.series("noise", "num_samples")[1] == [TOGETHER]
+    assert run.series("noise", "batch_size")[1] == [2]
+    x, y = (torch.cat(parts) for parts in zip(*batches[-TOGETHER // 2 :], strict=True))
+    expected = float(pb.backward_kernel(model.eval(), CE, x, y).total.sum().sqrt()) / TOGETHER
     assert run.series("gradients", "mean_gradient_norm")[1] == [pytest.approx(expected, rel=1e-5)]
 
 
@@ -48,7 +48,7 @@ def keep(recent: Recent, x: Any, y: Any) -> None:
 
 def test_only_what_is_shaped_alike_is_joined() -> None:
     recent = Recent()
-    (x, y), (older, targets), (flagged, _) = pairs(3, 5, 6)
+    (x, y), (older, targets), (flagged, _) = pairs(3, 2, 6)
     keep(recent, {"a": older[:, :4]}, y)
     keep(recent, older, targets)
     keep(recent, older[:, :4], y)
@@ -57,60 +57,60 @@ def test_only_what_is_shaped_alike_is_joined() -> None:
     assert torch.equal(joined, torch.cat([x, older]))
     assert torch.equal(labels, torch.cat([y, targets]))
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
-    assert joined["a"].shape == (5, 4)
+    assert joined["a"].shape == (2, 4)
     keep(recent, {"a": flagged[:, :4], "flag": True}, y)
     joined, _ = recent.together({"a": x[:, :4], "flag": True}, y)
-    assert joined["a"].shape == (10, 4)
+    assert joined["a"].shape == (4, 4)
     assert joined["flag"] is True
 
 
 def test_a_sample_that_comes_again_is_no_second_sample() -> None:
     """Epochs over few samples, or one batch again and again: copies in the data would be found where there are none."""
-    recent, batches = Recent(), pairs(3, 5, 6)
+    recent, batches = Recent(), pairs(3, 2, 6)
     for x, y in [*batches, *batches]:
         keep(recent, x, y)
     joined, _ = recent.together(*batches[0])
-    assert joined.shape == (15, 6)
-    tokens = torch.arange(12).view(4, 3)
-    keep(recent, tokens, y[:4])
-    assert recent.together(tokens, y[:4])[0] is tokens
-    assert len(recent.together(tokens.flip(1), y[:4])[0]) == 8  # the same tokens in another order
+    assert joined.shape == (6, 6)
+    tokens = torch.arange(6).view(2, 3)
+    keep(recent, tokens, y)
+    assert recent.together(tokens, y)[0] is tokens
+    assert len(recent.together(tokens.flip(1), y)[0]) == 4  # the same tokens in another order
 
 
 def test_large_batches_are_left_alone() -> None:
     recent, ((x, y), *_) = Recent(), pairs(1, FEW, 6)
-    keep(recent, x[:4], y[:4])
+    keep(recent, x[:2], y[:2])
     keep(recent, x, y)
     assert recent.together(x, y)[0] is x
-    assert recent.together(x[:4], y[:4])[0].shape == (4, 6)  # what came before a large batch is long past
+    assert recent.together(x[1:], y[1:])[0].shape == (2, 6)  # what came before a large batch is long past
 
 
 def test_where_memory_is_short_the_batch_alone_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pullback.monitor.probes import PROBES, Probe
-    from pullback.monitor.probes.noise import measure
+    from pullback.monitor.probes.kernel import measure
 
     def hungry(seen: Observation) -> Any:
-        if len(seen.x) > 4:
+        if len(seen.x) > 2:
             raise torch.OutOfMemoryError
         return measure(seen)
 
-    monkeypatch.setitem(PROBES, "noise", Probe("noise", hungry))
-    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=5, probes=["noise"]) as monitor:
-        for x, y in pairs(15, 4, 6):
+    monkeypatch.setitem(PROBES, "kernel", Probe("kernel", hungry))
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=5, probes=["kernel"]) as monitor:
+        for x, y in pairs(15, 2, 6):
             monitor.step(x, y)
     run = pb.load_run(tmp_path / "run")
     assert [record.step for record in run.records if record.error] == [5]
-    assert run.series("noise", "num_samples") == ([10, 15], [4, 4])
+    assert run.series("kernel", "num_samples") == ([10, 15], [2, 2])
 
 
 def test_a_measurement_of_other_samples_keeps_the_batch_size_of_the_loop(tmp_path: Path) -> None:
     (x, y), *_ = pairs(1, 64, 6)
     with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, probes=["noise"]) as monitor:
         monitor.measure(x, y)  # before the loop
-        for pair in pairs(3, 4, 6):
+        for pair in pairs(3, 2, 6):
             monitor.step(*pair)
         monitor.measure(x, y)
-    assert pb.load_run(tmp_path / "run").series("noise", "batch_size") == ([0, 3], [64, 4])
+    assert pb.load_run(tmp_path / "run").series("noise", "batch_size") == ([0, 3], [64, 2])
 
 
 def test_the_first_loss_is_kept_whenever_measuring_begins(tmp_path: Path) -> None:
