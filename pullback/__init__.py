@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Finding, diagnose
-    from pullback.controllers import CurvatureLR, NoiseScaleBatch
+    from pullback.controllers import ConflictSampler, CurvatureLR, NoiseScaleBatch
     from pullback.diagnostics import (
         CurvatureSpectrum,
         alignment,
@@ -110,7 +110,7 @@ _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
     "pullback._results": ("Estimate", "Solution"),
     "pullback.advisor": ("Finding", "diagnose"),
-    "pullback.controllers": ("CurvatureLR", "NoiseScaleBatch"),
+    "pullback.controllers": ("ConflictSampler", "CurvatureLR", "NoiseScaleBatch"),
     "pullback.diagnostics": (
         "CurvatureSpectrum",
         "alignment",
@@ -205,6 +205,7 @@ _PACKAGES = ("functional", "measure", "modules", "monitor", "reference", "theory
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ConflictSampler",
     "ConvexityCheck",
     "CostResponse",
     "CurvatureLR",

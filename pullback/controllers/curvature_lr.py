@@ -23,7 +23,11 @@ BACK_OFF = 0.5
 
 
 class CurvatureLR:
-    """Keeps learning rate times measured curvature at a share of what the optimizer can bear.
+    """Keeps learning rate times measured curvature at a target, in units of what the optimizer can bear.
+
+    A target above 1 is no contradiction: the bound is that of a quadratic. Beyond it the weights swing along the
+    sharpest direction towards flatter ones, where the rate may grow again; at a target below 1 the curvature grows as
+    training goes on, and the rate falls with it.
 
     The curvature is the largest eigenvalue of the Hessian, for Adam of the preconditioned one, on samples of the batch
     at hand; the bound that of ``diagnostics.stability_limit``.
@@ -40,7 +44,7 @@ class CurvatureLR:
             under SGD curvature is then counted as that of the fastest group, which is never too low.
         model: the model being trained; looked at in eval mode, and left as it was.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        target: share of the bound that learning rate times curvature is kept at.
+        target: learning rate times curvature over the bound.
         every: steps between measurements; fewer, from one up, where the curvature grows faster than ``growth``.
         warmup: share of the target at the first step.
         growth: largest factor by which the rate grows a measurement.
@@ -79,12 +83,12 @@ class CurvatureLR:
         model: nn.Module,
         loss_fn: LossFunction,
         *,
-        target: float = 0.7,
-        every: int = 10,
+        target: float = 1.5,
+        every: int = 5,
         warmup: float = 0.1,
-        growth: float = 1.25,
+        growth: float = 1.5,
         spike: float = 2.0,
-        num_samples: int = 128,
+        num_samples: int = 256,
         seed: int = 0,
     ) -> None:
         where = "CurvatureLR"

@@ -1,0 +1,135 @@
+"""One training, steered or not: the networks and data of the planted faults, with plain gradient descent."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import pullback as pb
+from benchmarks.pathologies.setups import ARCHITECTURES, Setup
+from pullback._rng import make_generator
+
+CASES = {"mlp": 300, "conv": 200, "transformer": 200}  # steps
+BATCH = {"mlp": 256, "conv": 256, "transformer": 64}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes:
+        loss: mean over the training set at the end; infinite where it diverged.
+        accuracy: on the held-out samples.
+        samples: gradients of single samples computed in steps.
+        measurements: of the controller.
+        seconds: processor time in all, and of the controller alone.
+    """
+
+    loss: float
+    accuracy: float
+    samples: int
+    measurements: int
+    seconds: float
+    controller_seconds: float
+
+
+def descend(case: str, seed: int, lr: float, *, curvature: bool = False) -> Outcome:
+    """Gradient descent from rate ``lr``, which ``CurvatureLR`` takes over if ``curvature``."""
+    torch.manual_seed(seed)
+    setup = ARCHITECTURES[case](seed)
+    optimizer = torch.optim.SGD(setup.model.parameters(), lr)
+    controller = pb.CurvatureLR(optimizer, setup.model, setup.loss_fn) if curvature else None
+    generator = make_generator(seed)
+    start, steering = time.process_time(), 0.0
+    for _ in range(CASES[case]):
+        index = torch.randperm(len(setup.x), generator=generator)[: BATCH[case]]
+        x, y = setup.x[index], setup.y[index]
+        setup.model.train()
+        optimizer.zero_grad()
+        loss = setup.loss_fn(setup.model(x), y)
+        loss.backward()
+        if not bool(loss.isfinite()):
+            break
+        if controller is not None:
+            before = time.process_time()
+            controller.step(x, y, loss)
+            steering += time.process_time() - before
+        optimizer.step()
+    seconds = time.process_time() - start
+    measurements = controller.num_measurements if controller is not None else 0
+    return Outcome(*finished(setup), CASES[case] * BATCH[case], measurements, seconds, steering)
+
+
+def noise_scaled(seed: int, batch_size: int, *, follow: bool, samples: int = 40_000) -> Outcome:
+    """The MLP for so many samples, in batches of a fixed size or of one that follows the noise scale."""
+    torch.manual_seed(seed)
+    setup = ARCHITECTURES["mlp"](seed)
+    optimizer = torch.optim.SGD(setup.model.parameters(), 0.1)
+    sampler = pb.NoiseScaleBatch(len(setup.x), batch_size, largest=256, seed=seed)
+    start, steering, seen, steps, measurements = time.process_time(), 0.0, 0, 0, 0
+    while seen < samples:
+        for index in sampler:
+            x, y = setup.x[index], setup.y[index]
+            optimizer.param_groups[0]["lr"] = min(0.1, 0.1 * sampler.batch_size / 32)  # in proportion, up to its limit
+            optimizer.zero_grad()
+            setup.loss_fn(setup.model(x), y).backward()
+            optimizer.step()
+            seen, steps = seen + len(index), steps + 1
+            if follow and steps % 20 == 0:
+                before = time.process_time()
+                whole = torch.randperm(len(setup.x), generator=make_generator(steps))[:128]
+                sampler.update(pb.backward_kernel(setup.model, setup.loss_fn, setup.x[whole], setup.y[whole]))
+                steering, measurements = steering + time.process_time() - before, measurements + 1
+            if seen >= samples:
+                break
+    return Outcome(*finished(setup), steps, measurements, time.process_time() - start, steering)
+
+
+def conflict_sampled(seed: int, strength: float, steps: int = 300) -> Outcome:
+    """The MLP with a tenth of its labels wrong, samples drawn by their conflicts."""
+    from benchmarks.pathologies.run import planted
+
+    setup = planted("fault", "a tenth of the labels wrong", "mlp", seed)
+    optimizer = torch.optim.Adam(setup.model.parameters(), 3e-3)
+    sampler = pb.ConflictSampler(len(setup.x), strength=strength, seed=seed)
+    start, steering, made, measurements = time.process_time(), 0.0, 0, 0
+    while made < steps:
+        order = list(sampler)
+        for first in range(0, len(order) - 63, 64):
+            index = torch.tensor(order[first : first + 64])
+            optimizer.zero_grad()
+            setup.loss_fn(setup.model(setup.x[index]), setup.y[index]).backward()
+            optimizer.step()
+            made += 1
+        if strength > 0:
+            before = time.process_time()
+            for part in torch.randperm(len(setup.x), generator=make_generator(made)).split(256):
+                sampler.update(pb.backward_kernel(setup.model, setup.loss_fn, setup.x[part], setup.y[part]), part)
+                measurements += 1
+            steering += time.process_time() - before
+    return Outcome(*finished(setup), made * 64, measurements, time.process_time() - start, steering)
+
+
+def finished(setup: Setup) -> tuple[float, float]:
+    """Loss on the training set, and accuracy on held-out samples."""
+    setup.model.eval()
+    with torch.no_grad():
+        loss = float(setup.loss_fn(setup.model(setup.x), setup.y))
+        right = (setup.model(setup.x_test).argmax(-1) == setup.y_test).float().mean()
+    return loss if math.isfinite(loss) else math.inf, float(right)
+
+
+def call(kind: str, case: str, seed: int, value: float) -> dict[str, Any]:
+    """A training by name, as a record."""
+    made = {
+        "constant": lambda: descend(case, seed, value),
+        "curvature": lambda: descend(case, seed, value, curvature=True),
+        "fixed batch": lambda: noise_scaled(seed, int(value), follow=False),
+        "noise batch": lambda: noise_scaled(seed, int(value), follow=True),
+        "conflict": lambda: conflict_sampled(seed, value),
+    }[kind]()
+    return {"kind": kind, "case": case, "seed": seed, "value": value} | vars(made)

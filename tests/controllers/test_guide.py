@@ -1,0 +1,43 @@
+"""The examples of docs/controllers.md, as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import pullback as pb
+from pullback.modules import MLP
+
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (Path(__file__).parents[2] / "docs/controllers.md").read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"pb\.(\w+)", block).group(1))
+def test_example(block: str) -> None:
+    torch.manual_seed(0)
+    model, data = MLP([6, 12, 3]), TensorDataset(torch.randn(96, 6), torch.arange(96) % 3)
+    names = {"pb": pb, "torch": torch, "model": model, "loss_fn": nn.CrossEntropyLoss(), "data": data}
+    names |= {"optimizer": torch.optim.SGD(model.parameters(), 0.1), "batches": [data[:48], data[48:]]}
+    before = [p.clone() for p in model.parameters()]
+    exec(block, names)
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    if "controller" in names:
+        assert names["controller"].num_measurements == 2
+    else:
+        state = names["sampler"].state_dict()
+        assert state["epoch"] == 1
+        assert state.get("means") is not None or bool(state["seen"].sum() == 64)
+
+
+def test_every_controller_has_an_example() -> None:
+    assert [re.search(r"pb\.(\w+)", block).group(1) for block in BLOCKS] == [  # type: ignore[union-attr]
+        "CurvatureLR",
+        "NoiseScaleBatch",
+        "ConflictSampler",
+    ]
