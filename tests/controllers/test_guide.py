@@ -21,7 +21,7 @@ BLOCKS = re.findall(
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"pb\.(\w+)", block).group(1))
 def test_example(block: str) -> None:
     torch.manual_seed(0)
-    model, data = MLP([6, 12, 3]), TensorDataset(torch.randn(96, 6), torch.arange(96) % 3)
+    model, data = MLP([6, 12, 3]), TensorDataset(torch.randn(300, 6), torch.arange(300) % 3)
     names = {"pb": pb, "torch": torch, "model": model, "loss_fn": nn.CrossEntropyLoss(), "data": data}
     names |= {"optimizer": torch.optim.SGD(model.parameters(), 0.1), "batches": [data[:48], data[48:]]}
     before = [p.clone() for p in model.parameters()]
