@@ -58,8 +58,6 @@ def train(
         model.train()
         running = 0.0
         for x, y in data.batches(batch_size, generator):
-            if monitor is not None and monitor.num_steps == monitor.num_measurements == 0:
-                monitor.measure(x, y)  # before the first step: afterwards a rate too high has left its mark
             optimizer.zero_grad()
             loss = loss_fn(model(x), y)
             loss.backward()

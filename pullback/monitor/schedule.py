@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pullback._checks import input_error
 
+BUDGETS = {"light": 0.003}  # by preset, so that it stays below a percent with the sure ones
+BUDGET = 0.015  # of all else
 SURE_MEASUREMENTS = 5  # these are made whatever they cost; the budget governs those after
 
 
@@ -49,3 +51,12 @@ def is_sparse_turn(measurement: int) -> bool:
     So the cost of n measurements grows with log n, and early training, where most happens, is seen best.
     """
     return measurement & (measurement - 1) == 0 and measurement.bit_length() % 3 == 1
+
+
+def chosen_budget(budget: float | str | None, probes: object) -> float | None:
+    """The budget asked for, or with "auto" that of the preset."""
+    if budget == "auto":
+        return BUDGETS.get(probes, BUDGET) if isinstance(probes, str) else BUDGET
+    if isinstance(budget, str):
+        raise input_error("Schedule", '`budget` as a share, "auto" or None', repr(budget), "Pass a share, 0.05 say")
+    return budget

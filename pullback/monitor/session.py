@@ -19,7 +19,7 @@ from pullback.monitor.describe import describe
 from pullback.monitor.measuring import Measurer, as_number
 from pullback.monitor.output import Output
 from pullback.monitor.probes import chosen_probes
-from pullback.monitor.schedule import Schedule, is_sparse_turn
+from pullback.monitor.schedule import Schedule, chosen_budget, is_sparse_turn
 from pullback.monitor.sinks import Sink
 from pullback.monitor.snapshot import Snapshot
 from pullback.runs import RunWriter
@@ -47,7 +47,8 @@ class Monitor:
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
         max_samples: N, samples a measurement looks at.
         budget: share of the wall time that measuring may take: after the first few, measurements that are due are
-            left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due.
+            left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due;
+            "auto" is 0.003 for "light" and 0.015 for all else.
         about: anything else to store with the run (data, options), JSON-serialisable.
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
             on from there, and what it holds of later steps, which are now made once more, is left behind.
@@ -96,7 +97,7 @@ class Monitor:
         every: int = 50,
         probes: str | Sequence[str] = "standard",
         max_samples: int = 256,
-        budget: float | None = 0.015,
+        budget: float | str | None = "auto",
         about: dict[str, Any] | None = None,
         resume: int | None = None,
         forward: Sequence[Sink] = (),
@@ -104,7 +105,7 @@ class Monitor:
         where = "Monitor"
         optimizer = getattr(optimizer, "optimizer", optimizer)  # from inside the wrappers of accelerate and Lightning
         self.model = model
-        self.schedule = Schedule(every, budget)
+        self.schedule = Schedule(every, budget := chosen_budget(budget, probes))
         if max_samples < 2:
             raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
         if resume is not None and (isinstance(resume, bool) or not isinstance(resume, int) or resume < 0):

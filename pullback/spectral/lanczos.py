@@ -68,7 +68,7 @@ def eigenvalues(
         start: a start vector (n,), or (n, block_size), for example from an earlier call.
         block_size: columns of each product. More than one pays where products come cheaper in blocks: the number of
             products grows, that of calls falls.
-        max_basis: vectors held; None means 40 + 3 for each pair.
+        max_basis: vectors held; None means 40 + 3 for each pair, or as many as ``max_matvecs`` can fill.
         repeated: search for eigenvalues met more than once. A Krylov space holds one vector for each distinct
             eigenvalue, so others are looked for from a new random vector, orthogonal to what was found, until none
             appears: a third or so more products. For k = 1 there is nothing to search.
@@ -103,7 +103,8 @@ def eigenvalues(
     limit = max_matvecs or 200 + 50 * wanted
     if 3 * wanted >= n and limit >= n:
         return _from_dense(operator, k, which, tol, where)
-    basis = Basis(operator, max_basis or 40 + 3 * wanted + block_size, block_size, make_generator(seed), start, where)
+    held = max_basis or max(min(40 + 3 * wanted, limit), wanted + block_size) + block_size
+    basis = Basis(operator, held, block_size, make_generator(seed), start, where)
     hidden = Search(n, which) if repeated and k > 1 else None
     checks = 0
     for share in (0.7, 0.2):  # of the tolerance: rounding adds to the residuals of the recurrence

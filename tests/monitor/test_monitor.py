@@ -365,6 +365,43 @@ def test_budget() -> None:
             Schedule(1, budget=bad)
 
 
+@pytest.mark.parametrize(
+    ("probes", "asked", "budget"),
+    [("light", "auto", 0.003), ("standard", "auto", 0.015), (["loss"], "auto", 0.015), ("light", 0.2, 0.2)],
+)
+def test_the_budget_of_a_preset(tmp_path: Path, probes: Any, asked: Any, budget: float) -> None:
+    model, optimizer, _, _ = make()
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, probes=probes, budget=asked) as monitor:
+        assert monitor.schedule.budget == budget
+    assert pb.load_run(tmp_path / "run").meta["settings"]["budget"] == budget
+    with pytest.raises(pb.InputError, match="`budget` as a share, \"auto\" or None, got 'all'"):
+        pb.Monitor(model, CE, tmp_path / "other", budget="all")
+
+
+@pytest.mark.parametrize(("held", "sizes"), [(2**26, [40]), (0, [4, 4, 4, 4])])
+def test_the_graph_of_the_hessian_is_held_as_far_as_memory_is_no_matter(
+    held: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pullback.monitor.probes import sharpness
+
+    model, optimizer, x, y = make()
+    parts: list[int] = []
+    real = sharpness.Hessian
+
+    def noted(model: nn.Module, loss_fn: Any, data: Any) -> Any:
+        parts[:] = [len(part[0]) for part in data]
+        return real(model, loss_fn, data)
+
+    monkeypatch.setattr(sharpness, "HELD_BYTES", held)
+    monkeypatch.setattr(sharpness, "Hessian", noted)
+    found = sharpness.measure(Observation(model.eval(), CE, x, y, optimizer, None, KernelSeries(model, CE))).values
+    assert parts == sizes
+    count = sum(sizes)
+    assert found["num_samples"] == count
+    top = float(torch.linalg.eigvalsh(pb.Hessian(model, CE, (x[:count], y[:count])).to_dense()).max())
+    assert found["hessian"] == pytest.approx(top, rel=0.02)
+
+
 def test_budget_leaves_measurements_out_and_the_end_can_be_asked_for(tmp_path: Path) -> None:
     model, optimizer, x, y = make()
     with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=1, budget=1e-9) as monitor:

@@ -17,12 +17,15 @@ def measure(seen: Observation) -> Measurement:
     parts = [leaf.detach().flatten(1) for leaf in tensors(seen.x) if leaf.is_floating_point() and leaf.dim() > 1]
     if not parts:
         return Measurement({})
-    features = torch.cat([part.double() for part in parts], 1)
-    std, mean = features.std(0, correction=0), features.mean(0).abs()
-    varies = std > 1e-7 * features.abs().amax(0)
+    blocks = (block.double() for part in parts for block in part.split(512, 1))  # copies of a few columns at a time
+    std, mean, largest = (
+        torch.cat(found)
+        for found in zip(*((b.std(0, correction=0), b.mean(0).abs(), b.abs().amax(0)) for b in blocks), strict=True)
+    )
+    varies = std > 1e-7 * largest
     values = {
-        "largest_abs": float(features.abs().max()),
-        "num_features": features.shape[1],
+        "largest_abs": float(largest.max()),
+        "num_features": len(std),
         "constant_features": int((~varies).sum()),
     }
     if bool(varies.any()):

@@ -8,28 +8,32 @@ import torch
 
 from pullback.diagnostics import stability_limit
 from pullback.diagnostics.preconditioned import ADAM, precondition
-from pullback.functional import num_samples, take
+from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.unwrap import full_precision
+from pullback.kernels.store_plan import graph_bytes
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.operators import GaussNewton, Hessian
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues
 
-NUM_SAMPLES = 64  # curvature of fewer samples than the kernel's: its cost is tens of gradients
+NUM_SAMPLES = (16, 64)  # curvature of fewer samples than the kernel's: its cost is tens of gradients
 TOLERANCE = 1e-1  # relative residual, stored beside the value, whose own error is of the order of its square
 MAX_MATVECS = {"both": 12, "largest": 8}
-AT_ONCE = 4  # the batch over the samples whose graph is held at once: it is several times a training step's a sample
+HELD_BYTES = 2**25  # up to 64 samples whose graph this holds; beyond it 16, and parts of the loop's batch,
+AT_ONCE = 4  # a fourth of it: the graph is several times a training step's a sample
+GRAPHS = 8  # what a Hessian's graph and a product hold, in graphs of a loss
 
 
 def measure(seen: Observation) -> Measurement:
     """Largest eigenvalue of ``hessian`` and ``gauss_newton``, the Hessian's ``smallest``, all with ``…_residual``.
 
+    Of ``num_samples``, which are fewer where their graph is large: few see a larger curvature than the whole data.
+
     With an optimiser its ``learning_rate`` and the ``limit`` it sets: 2 / lr, for SGD with ``momentum`` as of
     ``stability_limit``. With Adam ``preconditioned``, the largest eigenvalue of its preconditioned Hessian, and
     ``preconditioned_limit``. Without autocast: products in half precision are not symmetric to what eigenvalues need.
     """
-    count = min(NUM_SAMPLES, num_samples(seen.x))
-    chunk = max(1, (seen.batch_size or count) // AT_ONCE)
+    count, chunk = _num_samples(seen)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     data = [(take(seen.x, part), take(seen.y, part)) for part in parts]
     with full_precision(seen.model):
@@ -51,6 +55,16 @@ def measure(seen: Observation) -> Measurement:
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
+
+
+def _num_samples(seen: Observation) -> tuple[int, int]:
+    """Samples in all, and at once: the peak of memory is to be training's, and the cost a few dozen steps."""
+    view, one, available = ModelView.of(seen.model, where="sharpness"), slice(0, 1), num_samples(seen.x)
+    each = graph_bytes(view, loss_readout(seen.loss_fn), take(seen.x, one), take(seen.y, one), "sharpness")
+    held = HELD_BYTES // max(1, GRAPHS * each)
+    least, most = NUM_SAMPLES
+    count = min(available, max(least, min(most, held)))
+    return count, max(1, held, (seen.batch_size or count) // AT_ONCE)
 
 
 def _limits(seen: Observation, optimizer: torch.optim.Optimizer, H: Operator) -> dict[str, Any]:
