@@ -4,8 +4,8 @@ Usage: .bench/bin/python benchmarks/watching.py [--steps 3000] [--render]
 
 Stretches of the unwatched training and of two watched ones take turns (A B C A B C), so that a machine that grows
 slower does so for all. Beside the wall time stands the monitor's own clock, ``Monitor.seconds``, over the rest of its
-loop, which does not scatter from run to run. The peak of memory is that of a process of its own for each, which makes as many steps as
-all measurements need that are made at all. Writes ``results/watching.json`` and the table of README.md.
+loop, which does not scatter from run to run. The peak of memory is that of a process of its own for each, which makes
+as many steps as three measurements need. Writes ``results/watching.json`` and the table of README.md.
 """
 
 from __future__ import annotations
