@@ -87,10 +87,14 @@ class Loop:
         self.seconds = 0.0
         start = time.perf_counter()
         self.monitor = pb.Monitor(self.model, self.loss_fn, folder, **options) if probes else None
-        self.seconds += time.perf_counter() - start
+        self._left = time.perf_counter()
+        self.seconds += self._left - start
 
     def make(self, steps: int) -> None:
         start = time.perf_counter()
+        if self.monitor is not None:  # the budget is of this loop's own time, not of the others' that took their turns
+            for kind in self.monitor._last_end:
+                self.monitor._last_end[kind] += start - self._left
         for _ in range(steps):
             self.optimizer.zero_grad()
             loss = self.loss_fn(self.model(self.x), self.y)
@@ -98,7 +102,8 @@ class Loop:
             self.optimizer.step()
             if self.monitor is not None:
                 self.monitor.step(self.x, self.y, loss=loss)
-        self.seconds += time.perf_counter() - start
+        self._left = time.perf_counter()
+        self.seconds += self._left - start
 
 
 def side_by_side(training: Training, steps: int, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pullback._checks import input_error
 
-BUDGETS = {"light": 0.003}  # by preset, so that it stays below a percent with the sure ones
+BUDGETS = {"light": 0.001}  # by preset, so that it stays below a percent with the sure ones
 BUDGET = 0.015  # of all else
 SURE_MEASUREMENTS = 5  # these are made whatever they cost; the budget governs those after
 

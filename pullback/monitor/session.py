@@ -48,7 +48,7 @@ class Monitor:
         max_samples: N, samples a measurement looks at.
         budget: share of the wall time that measuring may take: after the first few, measurements that are due are
             left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due;
-            "auto" is 0.003 for "light" and 0.015 for all else.
+            "auto" is 0.001 for "light" and 0.015 for all else.
         about: anything else to store with the run (data, options), JSON-serialisable.
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
             on from there, and what it holds of later steps, which are now made once more, is left behind.

@@ -367,7 +367,7 @@ def test_budget() -> None:
 
 @pytest.mark.parametrize(
     ("probes", "asked", "budget"),
-    [("light", "auto", 0.003), ("standard", "auto", 0.015), (["loss"], "auto", 0.015), ("light", 0.2, 0.2)],
+    [("light", "auto", 0.001), ("standard", "auto", 0.015), (["loss"], "auto", 0.015), ("light", 0.2, 0.2)],
 )
 def test_the_budget_of_a_preset(tmp_path: Path, probes: Any, asked: Any, budget: float) -> None:
     model, optimizer, _, _ = make()
