@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pullback._checks import InputError
 from pullback.functional import num_samples
 from pullback.functional.batch import Batch, plain, tensors
 
@@ -38,7 +37,7 @@ class Recent:
         """Note the size of the loop's batch, before it is measured."""
         try:
             self.batch_size = num_samples(x)
-        except InputError:  # no batch; whoever measures it says so
+        except Exception:  # no batch; whoever measures it says so, and training goes on
             self.batch_size = None
 
     def add(self, x: Batch, y: Batch) -> None:
@@ -49,7 +48,10 @@ class Recent:
         if size >= FEW or self._stopped:
             self._kept.clear()
             return
-        self._kept.appendleft((_copied(x), _copied(y)))
+        try:
+            self._kept.appendleft((_copied(x), _copied(y)))
+        except Exception:  # no memory: training goes on
+            self.stop()
         while len(self._kept) > -(-TOGETHER // size):
             self._kept.pop()
 
@@ -76,7 +78,7 @@ def _marks(x: Batch) -> list[float]:
     for leaf in tensors(x):
         rows = leaf.detach().flatten(1).double() if leaf.dim() > 1 else leaf.detach().double().unsqueeze(1)
         places = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
-        total = total + rows @ (places * 0.618).cos()
+        total = total + (rows * (places * 0.618).cos()).sum(1)  # row by row: a product may sum rows in different orders
     return total.tolist() if isinstance(total, Tensor) else []
 
 

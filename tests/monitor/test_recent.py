@@ -77,6 +77,29 @@ def test_a_sample_that_comes_again_is_no_second_sample() -> None:
     assert len(recent.together(tokens.flip(1), y)[0]) == 4  # the same tokens in another order
 
 
+def test_a_sample_is_known_again_at_any_place_of_a_batch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(64, 1000, generator=generator), torch.zeros(64, dtype=torch.long)
+    for place in range(0, 62, 2):
+        recent = Recent()
+        keep(recent, x[place : place + 2], y[:2])
+        turned = x[[place + 1, 63]]
+        assert recent.together(turned, y[:2])[0] is turned
+
+
+def test_a_copy_that_fails_does_not_reach_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    recent, ((x, y), *_) = Recent(), pairs(1, 2, 6)
+
+    def full(*args: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("pullback.monitor.recent._copied", full)
+    keep(recent, x, y)
+    assert recent.together(x, y)[0] is x
+    recent.see(object())
+    assert recent.batch_size is None
+
+
 def test_large_batches_are_left_alone() -> None:
     recent, ((x, y), *_) = Recent(), pairs(1, FEW, 6)
     keep(recent, x[:2], y[:2])
