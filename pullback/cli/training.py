@@ -35,7 +35,7 @@ def make_controller(
 ) -> CurvatureLR | None:
     """A controller by name, None for "none"."""
     check_option("demo", "--controller", name, ("none", "curvature"))
-    return None if name == "none" else CurvatureLR(optimizer, model, loss_fn)
+    return None if name == "none" else CurvatureLR(optimizer, model, loss_fn, target=0.7)  # deep: see docs/limits.md
 
 
 def train(
