@@ -1,16 +1,22 @@
 # Two targets do everything: `make demo` and `make test`. Both set up .venv on first use.
+# `make test-slow` is for what takes long for a reason: trainings, gallery pages, groups of processes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A worker a core, each with one thread; a worker holds a few hundred MB.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test format lint check clean
+.PHONY: demo test test-slow format lint check clean
 
 demo: $(READY)
 	$(BIN)/pullback demo --out runs/demo --force
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 # Cheapest first: format, lint, types, import directions.
 lint: $(READY)

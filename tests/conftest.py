@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import settings
 
-torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+# One thread, here and in the processes that tests start, unless more are asked for: the tensors are tiny, and threads
+# would only wait for each other. Set before torch is loaded, which reads it once.
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from pullback.kernels import rates  # noqa: E402
+
+torch.set_num_threads(THREADS)
 
 settings.register_profile("pullback", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("pullback")
+
+# Operations a second, stated: which form a layer takes, and with it the plan, follows from the machine's rates, and no
+# test may depend on the machine.
+RATES = rates.Rates(gemm=1e11, bmm=5e10, stream=2e9)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Rates come from a file in place of the user's, which processes that tests start read as well.
+
+    Where pytest-randomly is installed it shuffles only when a seed is asked for, and never draws for a test.
+    """
+    folder = tempfile.mkdtemp(prefix="pullback-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["XDG_CACHE_HOME"] = folder
+    known = {
+        rates.key("cpu", dtype, threads): vars(RATES)
+        for dtype in ("float16", "bfloat16", "float32", "float64")
+        for threads in range(1, 1 + max(THREADS, os.cpu_count() or 1))
+    }
+    rates.cache_file().parent.mkdir()
+    rates.cache_file().write_text(json.dumps(known))
+    if hasattr(config.option, "randomly_seed"):
+        config.option.randomly_reorganize &= config.option.randomly_seed != "default"
+        config.option.randomly_reset_seed = False
+
+
+def same_start() -> None:
+    """All generators that have no owner, from the same state."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the global one, for libraries that draw from it
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        same_start()
 
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Every test starts from the same random state and leaves the default dtype alone."""
-    torch.manual_seed(0)
+    same_start()
     before = torch.get_default_dtype()
     yield
     torch.set_default_dtype(before)

@@ -69,22 +69,26 @@ def machine_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 @cache
 def _rates(device: str, dtype: str, threads: int) -> Rates:
-    path = cache_file()
-    key = f"{device} {dtype} {threads} threads, torch {torch.__version__}, {os.cpu_count()} cores"
+    path, entry = cache_file(), key(device, dtype, threads)
     known: dict[str, dict[str, float]] = {}
     try:
-        known = json.loads(path.read_text())
-        return Rates(**known[key])
+        known |= json.loads(path.read_text())
+        return Rates(**known[entry])
     except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or not readable: measure
         measured = _measure(torch.device(device), getattr(torch, dtype))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known | {key: asdict(measured)}, indent=1))
+        temporary.write_text(json.dumps(known | {entry: asdict(measured)}, indent=1))
         temporary.replace(path)
     except OSError:  # a home that cannot be written to: measured again next time
         pass
     return measured
+
+
+def key(device: str, dtype: str, threads: int) -> str:
+    """What rates depend on: their name in the cache file."""
+    return f"{device} {dtype} {threads} threads, torch {torch.__version__}, {os.cpu_count()} cores"
 
 
 def cache_file() -> Path:

@@ -211,14 +211,12 @@ def test_plan_costs_what_is_run() -> None:
         assert before.shape == (6, 6)
 
 
-def test_form_follows_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_follows_cost() -> None:
     """Ghost exactly where N T^2 (d + p) < d p (N + 2 T), up to the bias's 1."""
     x, y = torch.randn(64, 12, 16), torch.randn(64, 12, 16)
-    rates = Rates(gemm=1e11, bmm=1e11, stream=1e15)  # stated: which form is cheaper is the machine's affair
-    for home in ("planning", "preview"):
-        monkeypatch.setattr(f"pullback.kernels.{home}.machine_rates", lambda *device: rates)
+    rates = Rates(gemm=1e11, bmm=1e11, stream=1e15)
     for positions, form in ((1, "ghost"), (2, "ghost"), (12, "materialise")):
-        plan = pb.plan_kernel(nn.Linear(16, 16), nn.MSELoss(), x[:, :positions], y[:, :positions])
+        plan = pb.plan_kernel(nn.Linear(16, 16), nn.MSELoss(), x[:, :positions], y[:, :positions], rates=rates)
         assert plan.layers[0].form == form
 
 
