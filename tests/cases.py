@@ -269,6 +269,26 @@ def bags(n: int) -> Made:
     return Bags(), nn.CrossEntropyLoss(), x, _classes(n, 2)
 
 
+class Aliased(nn.Module):
+    """Modules registered under several names, one activation for all layers, and a layer that no rule covers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.Tanh()
+        self.first = nn.Linear(4, 3)
+        self.body = nn.Sequential(self.first, act, nn.Linear(3, 3), act)
+        self.again = nn.ModuleList([self.body[2], act])
+        self.head = nn.Bilinear(3, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return self.head(self.again[1](self.again[0](h)), h)
+
+
+def aliased(n: int) -> Made:
+    return Aliased(), nn.CrossEntropyLoss(), torch.randn(n, 4), _classes(n, 2)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -290,6 +310,7 @@ CASES = tuple(
         (bags, "embedding_bag linear"),
         (two_inputs, "linear"),
         (zero_gradient, "linear"),
+        (aliased, "linear"),
     )
 )
 

@@ -14,6 +14,7 @@ from pullback._checks import unsupported
 from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
+from pullback.functional.stand_in import stand_in
 
 
 def linearize(model: nn.Module) -> Linearized:
@@ -81,7 +82,8 @@ class Linearized(nn.Module):
         change = {name: parameters[name] - start for name, start in base.items()}
 
         def outputs(weights: dict[str, Tensor]) -> Any:
-            return logits_of(torch.func.functional_call(self.model, weights, args, kwargs))
+            with stand_in(self.model, weights):
+                return logits_of(self.model(*args, **kwargs))
 
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             # torch's own tables for forward derivatives, on first use

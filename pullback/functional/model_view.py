@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error, unsupported
 from pullback.functional.batch import Batch
+from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
 
 ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outermost module itself
@@ -90,7 +91,8 @@ class ModelView:
         args, kwargs = call_arguments(x)
         if parameters is None:
             return self.model(*args, **kwargs)
-        return torch.func.functional_call(self.model, dict(parameters), args, kwargs)
+        with stand_in(self.model, parameters, "ModelView"):
+            return self.model(*args, **kwargs)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Dict of tensors shaped like the parameters -> one vector (P,)."""

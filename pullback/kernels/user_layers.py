@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pullback._checks import check_names, input_error, unsupported
+from pullback.functional.stand_in import stand_in
 from pullback.kernels.factors import DenseFactor
 from pullback.kernels.recorder import Recorder
 from pullback.kernels.refused import refuse
@@ -93,8 +94,7 @@ class _Layer:
 
         def call(**arguments: Any) -> Any:
             given = tree_unflatten([arguments[key] for key in inputs], layout)
-            aliases = {id(p): arguments[name] for name, p in self.trained.items()}
-            returned.append(self._run(given, aliases))
+            returned.append(self._run(given, {name: arguments[name] for name in self.trained}))
             return self._differentiable(returned[0])
 
         def build(made: Call) -> DenseFactor:
@@ -113,12 +113,12 @@ class _Layer:
     def _is_shared(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.requires_grad and self.recorder.reaches(leaf)
 
-    def _run(self, given: Arguments, aliases: dict[int, Tensor]) -> Any:
+    def _run(self, given: Arguments, aliases: dict[str, Tensor]) -> Any:
         """What the original returns with other tensors in place of the parameters."""
         bound = inspect.BoundArguments(self.signature, given)
         self.inside.busy = True
         try:
-            with _in_place_of(self.module, aliases), self.inside:
+            with stand_in(self.module, aliases, self.where), self.inside:
                 return self.original(*bound.args, **bound.kwargs)
         finally:
             self.inside.busy = False
@@ -161,8 +161,8 @@ class _Layer:
         gradient = full_precision(made.gradient)  # (N, C, *output of a batch of one)
         N, C = gradient.shape[:2]
         gradient = gradient.squeeze(2) if gradient.shape[2] == 1 else gradient
-        values = {id(p): full_precision(made.arguments[name]) for name, p in self.trained.items()}
-        with _in_place_of(self.module, values):
+        values = {name: full_precision(made.arguments[name]) for name in self.trained}
+        with stand_in(self.module, values, self.where):
             try:
                 rows = self.rule(self.module, next(iter(x.values())) if len(x) == 1 else x, gradient)
             except Exception as error:
@@ -195,21 +195,3 @@ def _wrapped(layer: _Layer) -> Iterator[None]:
             del own["forward"]
         else:
             own["forward"] = before
-
-
-@contextmanager
-def _in_place_of(module: nn.Module, tensors: dict[int, Tensor]) -> Iterator[None]:
-    """Other tensors in place of the module's parameters, by the parameter's id."""
-    homes: list[tuple[dict[str, Any], str, nn.Parameter]] = [
-        (part._parameters, name, p)
-        for part in module.modules()
-        for name, p in part._parameters.items()
-        if p is not None and id(p) in tensors
-    ]
-    for home, name, p in homes:
-        home[name] = tensors[id(p)]
-    try:
-        yield
-    finally:
-        for home, name, p in homes:
-            home[name] = p
