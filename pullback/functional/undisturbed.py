@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pullback.functional.group_norm import PlainGroupNorm
 from pullback.functional.unwrap import eager, without_parameter_hooks
 
 
@@ -36,7 +37,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
     ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices), eager(), without_parameter_hooks(model):
+    with torch.random.fork_rng(devices=devices), eager(), without_parameter_hooks(model), PlainGroupNorm():
         try:
             if training is not None:
                 model.train(training)

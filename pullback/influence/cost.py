@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback._checks import check_names, input_error
 from pullback._results import Solution
+from pullback.functional.group_norm import PlainGroupNorm
 from pullback.operators.base import Operator
 from pullback.spectral import solve
 
@@ -163,7 +164,8 @@ def _like(tree: Tree, named: dict[str, Tensor]) -> Any:
 def _value(
     cost: Cost, w: Tree, theta: Tree, at_w: dict[str, Tensor], at_theta: dict[str, Tensor], where: str
 ) -> Tensor:
-    value = cost(_like(w, at_w), _like(theta, at_theta))
+    with PlainGroupNorm():
+        value = cost(_like(w, at_w), _like(theta, at_theta))
     if not isinstance(value, Tensor) or value.dim() != 0:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise input_error(where, "a scalar from `cost(w, theta)`", got, "Sum or average it in the cost")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take
+from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
 from pullback.reference.gradients import gradient_matrix, output_gradients
@@ -20,7 +20,7 @@ def dense_hessian(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -
     """Hessian (P, P) of the mean per-sample loss: the derivative of each entry of the gradient in turn."""
     view = ModelView.of(model)
     params = list(view.parameters.values())
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+    with undisturbed(view.model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         loss = per_sample_loss(loss_fn, view(x), y).mean()
     first = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
     rows = []
@@ -41,7 +41,8 @@ def dense_gauss_newton(
     The Jacobian comes from one backward pass per sample and output. ``classical``: J^T J / N.
     """
     view = ModelView.of(model)
-    z = logits_of(view(x)).detach()
+    with undisturbed(view.model):
+        z = logits_of(view(x)).detach()
     jacobian = output_gradients(model, x)  # (N, C, P)
     if classical:
         return torch.einsum("icp,icq->pq", jacobian, jacobian) / len(z)
@@ -70,7 +71,8 @@ def dense_fisher(
     params = list(view.parameters.values())
     total, counted = torch.zeros(view.num_params, view.num_params, dtype=params[0].dtype), 0
     for i in range(num_samples(y)):
-        z, target = logits_of(view(take(x, [i]))), take(y, [i])
+        with undisturbed(view.model):
+            z, target = logits_of(view(take(x, [i]))), take(y, [i])
         terms = list(_terms(loss_fn, z, target))
         counted += len(terms) if per == "token" else 1
         factor = 1 / len(terms) if loss_fn.reduction == "mean" and per == "sample" else 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take
+from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take, undisturbed
 from pullback.functional.batch import Batch
 
 
@@ -14,8 +14,9 @@ def per_sample_gradients(model: nn.Module, loss_fn: LossFunction, x: Batch, y: B
     view = ModelView.of(model)
     rows: dict[str, list[Tensor]] = {name: [] for name in view.parameters}
     for i in range(num_samples(x)):
-        loss = per_sample_loss(loss_fn, view(take(x, [i])), take(y, [i]))[0]
-        gradients = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+        with undisturbed(view.model):
+            loss = per_sample_loss(loss_fn, view(take(x, [i])), take(y, [i]))[0]
+            gradients = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
         for (name, p), g in zip(view.parameters.items(), gradients, strict=True):
             rows[name].append(torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g)
     return {name: torch.stack(gradients) for name, gradients in rows.items()}
@@ -60,8 +61,9 @@ def output_gradients(model: nn.Module, x: Batch) -> Tensor:
     parameters = list(view.parameters.values())
     rows = []
     for i in range(num_samples(x)):
-        outputs = view(take(x, [i])).reshape(-1)
-        each = [torch.autograd.grad(f, parameters, retain_graph=True, allow_unused=True) for f in outputs]
+        with undisturbed(view.model):
+            outputs = view(take(x, [i])).reshape(-1)
+            each = [torch.autograd.grad(f, parameters, retain_graph=True, allow_unused=True) for f in outputs]
         rows.append(torch.stack([_flat(parameters, g) for g in each]))
     return torch.stack(rows)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pullback.functional import num_samples, take
+from pullback.functional import num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import call_arguments
@@ -20,7 +20,8 @@ def input_gradients(model: nn.Module, x: Batch) -> Tensor:
         one = take(x, [i])
         inputs = [t.requires_grad_() for t in tensors(one) if t.is_floating_point()]
         args, kwargs = call_arguments(one)
-        outputs = logits_of(model(*args, **kwargs)).reshape(-1)
+        with undisturbed(model):
+            outputs = logits_of(model(*args, **kwargs)).reshape(-1)
         each = [torch.autograd.grad(z, inputs, retain_graph=True, materialize_grads=True) for z in outputs]
         rows.append(torch.stack([torch.cat([g.reshape(-1) for g in gradients]) for gradients in each]))
     return torch.stack(rows)
