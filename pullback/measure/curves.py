@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from pullback.measure.networks import DATA, Redraw, check_network, over_networks
 from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
 from pullback.modules import activation_module
-from pullback.modules.critical import ELEMENTWISE, KNOWN
+from pullback.modules.traced import order_of
 from pullback.operators.products import forward_derivatives, func, plain_attention
 from pullback.spectral.inputs import check_count
 from pullback.theory.activations import activation_of
@@ -75,8 +75,9 @@ def curve_metrics(
         dtype: of networks made of a specification.
 
     Raises:
-        InputError: an activation with kinks, at which the curvature is infinite (in a module, as far as modules show
-            it); dropout or batch norm in a specification; no ``curve`` for a module; fewer than 3 points.
+        InputError: an activation with kinks, at which the curvature is infinite (in a module, as far as calls of
+            activations show it); dropout or batch norm in a specification; no ``curve`` for a module; fewer than 3
+            points.
         UnsupportedError: a layer whose outputs do not have the samples first, or without a forward derivative.
 
     Cost: about 9 forward passes of ``points`` inputs per network.
@@ -94,7 +95,10 @@ def curve_metrics(
     where = "curve_metrics"
     check_count(where, "points", points, 3)
     check_network(model_or_spec, where)
-    _check_smooth(model_or_spec, where)
+    if isinstance(model_or_spec, NetworkSpec):
+        if model_or_spec.needs_training_mode:
+            raise input_error(where, "layers without dropout and batch norm", "one of them", "Leave it out")
+        _check_smooth([model_or_spec.activation], where)
     if curve is None and not isinstance(model_or_spec, NetworkSpec):
         raise input_error(where, "a `curve` for a module", "None", "Pass a function from theta (M,) to inputs (M, …)")
 
@@ -112,16 +116,10 @@ def curve_metrics(
     return CurveProfiles(euclidean, curvature, gauss, length, turn, layers, count)
 
 
-def _check_smooth(model_or_spec: nn.Module | NetworkSpec, where: str) -> None:
-    """Refuse kinks, and specifications that are no function of a single input."""
-    if isinstance(model_or_spec, NetworkSpec):
-        if model_or_spec.needs_training_mode:
-            raise input_error(where, "layers without dropout and batch norm", "one of them", "Leave it out")
-        activations = [activation_of(model_or_spec.activation, where)]
-    else:
-        modules = {repr(m): m for m in model_or_spec.modules() if isinstance(m, ELEMENTWISE)}
-        activations = [activation_of(KNOWN.get(type(m), m), where) for m in modules.values()]
-    for phi in activations:
+def _check_smooth(activations: Iterable[str | Callable[..., object]], where: str) -> None:
+    """Refuse kinks: at them the curvature is infinite."""
+    for activation in activations:
+        phi = activation_of(activation, where)
         if not phi.smooth:
             raise input_error(where, "a smooth activation", f"{phi.name}, whose slope jumps", "Use tanh, erf or gelu")
 
@@ -158,6 +156,7 @@ def _one_network(model: nn.Module, curve: Curve, theta: Tensor, where: str) -> t
     remedy = "Replace that operation by plain ones"
     with undisturbed(model, training=False), torch.no_grad(), plain_attention(), forward_derivatives(where, remedy):
         slopes, bends = func.jvp(velocity, (theta,), (torch.ones_like(theta),))
+    _check_smooth(order_of(model, curve(theta[:2]), where).activations.values(), where)
     check_finite(names, bends, where)
     measured = [_one_layer(v, a) for v, a in zip(slopes, bends, strict=True)]
     value, error = (torch.stack([layer[k] for layer in measured], 1).cpu() for k in (0, 1))

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.profile import Profile
-from pullback.modules.critical import followed_by
+from pullback.modules.elementwise import name_of
+from pullback.modules.followers import Followed, followed
 from pullback.theory import MeanField
 from pullback.theory.activations import Activation, activation_of
 
 
 @dataclass(frozen=True)
 class EffectiveVariances:
-    """What random network each layer looks like, (L,) layers in the order of ``model.modules()``.
+    """What random network each layer looks like, (L,) layers in the order in which they are first called.
 
     Attributes:
         layers: names.
@@ -40,7 +42,7 @@ class EffectiveVariances:
 
 
 def effective_variances(
-    model: nn.Module, *, activation: str | Callable[[Tensor], Tensor] | None = None
+    model: nn.Module, *, x: Batch | None = None, activation: str | Callable[[Tensor], Tensor] | None = None
 ) -> EffectiveVariances:
     """Effective sigma_w and sigma_b of every linear and convolutional layer, and its place in the phase diagram.
 
@@ -49,10 +51,12 @@ def effective_variances(
 
     Args:
         model: any module.
-        activation: as of ``initialise``, where activations are no modules.
+        x: as of ``initialise``: an example of the inputs, where the order of calls does not follow from the code.
+        activation: as of ``initialise``, where activations are no calls that can be found.
 
     Raises:
-        InputError: no layer with weights; no activation found.
+        InputError: no layer with weights; no activation found, or several behind one layer; an order of calls that
+            needs ``x``.
         UnsupportedError: parameters spread over processes.
 
     Cost: one pass over the weights, and five fixed points a layer (a few milliseconds each).
@@ -69,37 +73,36 @@ def effective_variances(
     where = "effective_variances"
     model = unwrap(model)
     refuse_sharded(model, where)
-    names = {id(module): name for name, module in model.named_modules()}
     known: dict[str, Activation] = {}
     layers, activations, rows, phases = [], [], [], []
-    pairs = followed_by(model, activation, where)
+    table, _ = followed(model, activation, x, where)
     with undisturbed(model, training=False):  # a spectral norm moves its buffers when the weight is read
-        sigmas = [_sigmas(layer) for layer, _ in pairs]
-    for (layer, follows), (sigma_w, sigma_b) in zip(pairs, sigmas, strict=True):
-        follows = "linear" if follows is None else follows
-        if repr(follows) not in known:
-            known[repr(follows)] = activation_of(follows, where)
-        phi = known[repr(follows)]
+        sigmas = [_sigmas(each) for each in table]
+    for each, (sigma_w, sigma_b) in zip(table, sigmas, strict=True):
+        follows = "linear" if each.follows is None else each.follows
+        if name_of(follows) not in known:
+            known[name_of(follows)] = activation_of(follows, where)
+        phi = known[name_of(follows)]
         chi = _chi(phi, sigma_w, sigma_b)
-        layers.append(names[id(layer)])
+        layers.append(each.name)
         activations.append(phi.name)
         rows.append([sigma_w, sigma_b, chi])
         near = abs(chi[0] - 1) <= 3 * chi[1]
         phases.append("critical" if near else "ordered" if chi[0] < 1 else "chaotic")
-    table = torch.tensor(rows, dtype=torch.float64)  # (L, 3, 2)
-    w, b, c = (Profile(table[:, k, 0], table[:, k, 1]) for k in range(3))
+    numbers = torch.tensor(rows, dtype=torch.float64)  # (L, 3, 2)
+    w, b, c = (Profile(numbers[:, k, 0], numbers[:, k, 1]) for k in range(3))
     return EffectiveVariances(tuple(layers), tuple(activations), w, b, c, tuple(phases))
 
 
-def _sigmas(layer: nn.Module) -> tuple[tuple[float, float], tuple[float, float]]:
+def _sigmas(each: Followed) -> tuple[tuple[float, float], tuple[float, float]]:
     """(sigma_w, standard error), (sigma_b, standard error)."""
-    weight, bias = layer.weight, layer.bias
+    weight, bias = each.layer.weight, each.layer.bias
     assert isinstance(weight, Tensor)
-    sigma_w = _root_mean_square(weight, weight[0].numel())
+    sigma_w = _root_mean_square(weight, each.fan_in)
     return sigma_w, _root_mean_square(bias, 1) if isinstance(bias, Tensor) else (0.0, 0.0)
 
 
-def _root_mean_square(tensor: Tensor, factor: int) -> tuple[float, float]:
+def _root_mean_square(tensor: Tensor, factor: float) -> tuple[float, float]:
     """Of sqrt(factor) times the entries, and its standard error; nan for one entry."""
     squares = factor * tensor.detach().double().flatten() ** 2
     root = math.sqrt(float(squares.mean()))

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from pullback._checks import check_option, input_error
+from pullback._checks import check_option, input_error, unsupported
 from pullback._rng import make_generator
-from pullback.modules.activations import Elementwise
-from pullback.modules.initialise import draw_weights
+from pullback.functional.batch import Batch
+from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.modules.elementwise import Activation, name_of
+from pullback.modules.fan_in import filters
+from pullback.modules.followers import followed
+from pullback.modules.initialise import draw_weights, layers_of
 from pullback.theory import MeanField, critical_sigma_w, starting_point
 from pullback.theory.activations import activation_of
 
-# modules of torch.nn that are elementwise, and the theory's name for them; others are differentiated by autograd
-KNOWN: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu"}
-ELEMENTWISE = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid,
-    nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
-    Elementwise,
-)  # fmt: skip
 CHI = {"critical": 1.0, "ordered": 0.8, "chaotic": 1.25}
-Linearity = nn.Linear | nn.modules.conv._ConvNd
+# their outputs are no sums of inputs with weights of their own, or they go round in themselves
+OTHERS = nn.Bilinear | nn.RNNBase | nn.RNNCellBase
 
 
 def initialise(
@@ -30,6 +29,7 @@ def initialise(
     phase: str = "critical",
     weights: str = "gaussian",
     *,
+    x: Batch | None = None,
     activation: str | Callable[[Tensor], Tensor] | None = None,
     sigma_b: float | None = None,
     seed: int = 0,
@@ -37,20 +37,30 @@ def initialise(
     """Draw the weights of every linear and convolutional layer anew, in place, so that gradients keep their size.
 
     Weights have variance sigma_w^2 / fan_in with sigma_w on the critical line of the activation that follows the
-    layer: the next elementwise module of ``torch.nn`` in the order of ``model.modules()``. Layers that none follows
-    (the outputs) get sigma_w = 1.
+    layer: the first one that is called on its outputs with no other layer in between, be it a module or a function,
+    shared by layers or not, behind normalisation, pooling or the sum with a skip. Layers that none follows (the
+    outputs, attention's projections) get sigma_w = 1.
+
+    fan_in is the number of weights that meet in one output: the inputs of a linear layer; for a convolution those of a
+    group times the entries of the filter, divided by the stride in every direction if it is transposed. Without ``x``
+    zero padding is not counted: next to it fewer weights meet data, and mean squares fall by a factor of 0.84 a layer
+    in 8 x 8 maps (3 x 3 filters), of 0.44 in 2 x 2 maps. With ``x`` the mean over all outputs is taken.
 
     GELU and SiLU are critical only with biases: lengths leave their critical point where sigma_b is below 0.42 and
     0.75. Without a ``sigma_b`` they get (sigma_w, sigma_b) = (1.399, 0.572) and (1.402, 1.020). Fifty layers then
     change mean squared gradients by less than a factor of two, where torch's own start loses 52 decades.
 
     Args:
-        model: any module.
+        model: any module; tables, normalisation and attention's packed input projections are left alone.
         phase: "critical" (chi_1 = 1); "ordered" (0.8) or "chaotic" (1.25), to see what goes wrong there.
-        weights: "gaussian", or "orthogonal": sigma_w times orthonormal rows or columns, which keeps not only the mean
-            of the singular values but all of them where the activation is nearly linear.
-        activation: of all layers but the last, where it is not a module that can be found (a call of
-            ``torch.tanh``): a name of ``theory.MeanField`` or an elementwise function.
+        weights: "gaussian", or "orthogonal": orthonormal rows or columns times what makes the same variance, which
+            keeps not only the mean of the singular values of a linear layer but all of them where the activation is
+            nearly linear. Of a convolution each filter is a row, and each group a matrix.
+        x: an example of the model's inputs, as the model takes them (a tensor, a tuple, or a dict by keyword). Two
+            samples will do. Needed where the order of calls does not follow from the code alone, because it decides by
+            shapes or values.
+        activation: of all layers but the outputs, where it is not a call that can be found: a name of
+            ``theory.MeanField`` or an elementwise function.
         sigma_b: standard deviation of the biases of all layers. None leaves it to ``theory.starting_point``: 0 for
             ReLU, tanh and their like and for the outputs.
         seed: of the draw, from a generator of its own.
@@ -59,8 +69,10 @@ def initialise(
         The model.
 
     Raises:
-        InputError: an unknown option, no layer with weights, no activation found, or one without a critical point, at
-            this ``sigma_b`` or at all.
+        InputError: an unknown option; no layer with weights; an order of calls that needs ``x``; no activation found,
+            or several behind one layer; one without a critical point, at this ``sigma_b`` or at all; layers that are
+            not called, have no biases where the critical point needs them, or a weight that cannot be drawn.
+        UnsupportedError: recurrent or bilinear layers; parameters spread over processes.
 
     References: Poole et al. (2016), arXiv:1606.05340; Schoenholz et al. (2017), arXiv:1611.01232.
 
@@ -72,19 +84,65 @@ def initialise(
     where = "initialise"
     check_option(where, "phase", phase, tuple(CHI))
     check_option(where, "weights", weights, ("gaussian", "orthogonal"))
-    known: dict[str, tuple[float, float]] = {}
-    scales = []
-    for layer, follows in followed_by(model, activation, where):  # all found before anything is drawn
-        if follows is not None and repr(follows) not in known:
-            known[repr(follows)] = _sigmas(follows, sigma_b, CHI[phase])
-        scales.append((layer, (1.0, sigma_b or 0.0) if follows is None else known[repr(follows)]))
+    inside = unwrap(model)
+    refuse_sharded(inside, where)
+    for name, module in inside.named_modules():
+        if isinstance(module, OTHERS):
+            got = f"{type(module).__name__} `{name}`"
+            remedy = "Initialise the parts beside it one by one, as in pb.initialise(model.head)"
+            raise unsupported(where, "layers for which a critical point is known", got, remedy)
+    scales = _scales(inside, activation, x, sigma_b, CHI[phase])
     generator = make_generator(seed)
-    for layer, (spread, bias) in scales:
-        draw_weights(layer, spread, bias, generator, orthogonal=weights == "orthogonal")
+    drawn: set[int] = set()
+    for name, layer in layers_of(inside, where).items():
+        if id(layer.weight) in drawn:
+            continue
+        (spread, met), bias = scales[name]
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        *_, rows, columns = filters(layer, weight).shape
+        entries = max(rows, columns) if weights == "orthogonal" else 1
+        draw_weights(
+            layer, spread * math.sqrt(entries / (met or 1)), bias, generator, orthogonal=weights == "orthogonal"
+        )
+        drawn.add(id(layer.weight))
     return model
 
 
-def _sigmas(activation: str | Callable[[Tensor], Tensor], sigma_b: float | None, chi: float) -> tuple[float, float]:
+def _scales(
+    model: nn.Module, activation: Activation | None, x: Batch | None, sigma_b: float | None, chi: float
+) -> dict[str, tuple[tuple[float, float], float]]:
+    """Layer -> ((sigma_w, fan_in), sigma_b); all found before anything is drawn."""
+    where = "initialise"
+    layers = layers_of(model, where)
+    table, order = followed(model, activation, x, where)
+    if missing := layers.keys() - {each.name for each in table}:
+        got = f"`{min(missing)}` without a call"
+        remedy = "Pass an x= that reaches it, or initialise the parts one by one"
+        raise input_error(where, "a forward pass through every layer", got, remedy)
+    known: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[tuple[float, float], float]] = {}
+    first: dict[int, str] = {}
+    for each in table:
+        sigma_w, bias = 1.0, sigma_b or 0.0
+        if each.follows is not None:
+            key = name_of(each.follows)
+            if key not in known:
+                known[key] = _sigmas(each.follows, sigma_b, chi)
+            sigma_w, bias = known[key]
+            if bias > 0 and each.layer._parameters.get("bias") is None and not order.normalises:
+                expected = f"biases in layer `{each.name}`, since {key} is critical with sigma_b = {bias:.3g}"
+                remedy = "Give the layer biases, or normalise before the activation"
+                raise input_error(where, expected, "bias=False", remedy)
+        found[each.name] = (sigma_w, each.fan_in), bias
+        one = first.setdefault(id(each.layer.weight), each.name)
+        if found[one][0] != found[each.name][0]:
+            got = f"`{one}` and `{each.name}`, which share it and are followed by others"
+            raise input_error(where, "one scale for each weight", got, "Initialise before the weights are tied")
+    return found
+
+
+def _sigmas(activation: Activation, sigma_b: float | None, chi: float) -> tuple[float, float]:
     """The sigma_w at which chi_1 has this value, and sigma_b."""
     phi = activation_of(activation, "initialise")
     if sigma_b is None:
@@ -102,28 +160,3 @@ def _sigmas(activation: str | Callable[[Tensor], Tensor], sigma_b: float | None,
             "initialise", f"a phase with chi_1 = {chi:g}", got, 'Use phase="critical" or a larger sigma_b'
         )
     return found, bias
-
-
-def followed_by(
-    model: nn.Module, activation: str | Callable[[Tensor], Tensor] | None, where: str
-) -> list[tuple[nn.Module, str | Callable[[Tensor], Tensor] | None]]:
-    """Layers with weights, each with what follows it; None for the last ones."""
-    if not any(isinstance(m, Linearity) for m in model.modules()):
-        raise input_error(where, "a model with linear or convolutional layers", "none", "Pass another model")
-    found: list[tuple[nn.Module, str | Callable[[Tensor], Tensor] | None]] = []
-    waiting: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, Linearity):
-            waiting.append(module)
-        elif isinstance(module, ELEMENTWISE) and activation is None:
-            found += [(layer, _name_of(module)) for layer in waiting]
-            waiting = []
-    if activation is not None:
-        return [*((layer, activation) for layer in waiting[:-1]), (waiting[-1], None)]
-    if not found:
-        raise input_error(where, "activations that are modules", "none", "Pass activation= with their name")
-    return found + [(layer, None) for layer in waiting]
-
-
-def _name_of(module: nn.Module) -> str | Callable[[Tensor], Tensor]:
-    return "gelu" if isinstance(module, nn.GELU) and module.approximate == "none" else KNOWN.get(type(module), module)

@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from pullback._checks import check_option
+from pullback._checks import check_option, input_error
 from pullback._rng import make_generator
+from pullback.modules.fan_in import Linearity, fan_in, fan_out, filters, from_filters
 
 SCHEMES = ("default", "he", "xavier", "gaussian", "orthogonal")
 
@@ -19,8 +21,10 @@ def initialise_weights(
     """Draw the weights of every linear and convolutional layer anew, in place, and return the model.
 
     Variances: "he" 2 / fan_in, "xavier" 2 / (fan_in + fan_out), "gaussian" sigma_w^2 / fan_in; "orthogonal" makes
-    sigma_w times a matrix with orthonormal rows or columns; "default" leaves torch's own draw. Biases are normal
-    with standard deviation sigma_b, or zero.
+    sigma_w times a matrix with orthonormal rows or columns, a matrix for each group of a convolution, with a row for
+    each filter; "default" leaves torch's own draw. fan_in counts the weights that meet in one output, fan_out those
+    that one input meets; both are divided by the stride where a (transposed) convolution meets every stride-th entry of
+    its filter only. Biases are normal with standard deviation sigma_b, or zero.
 
     Args:
         model: any module; layers of other kinds are left alone.
@@ -30,7 +34,7 @@ def initialise_weights(
         seed: of a generator of its own.
 
     Raises:
-        InputError: an unknown scheme; the message lists them.
+        InputError: an unknown scheme; the message lists them. A layer whose weight is no parameter of its own.
 
     Example:
         >>> layer = initialise_weights(nn.Linear(1000, 1000), "he")
@@ -38,36 +42,60 @@ def initialise_weights(
         True
     """
     check_option("initialise_weights", "scheme", scheme, SCHEMES)
-    generator = make_generator(seed)
     if scheme == "default":
         return model
-    for module in model.modules():
-        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            continue
-        fan_out, fan_in = module.weight.shape[0], module.weight[0].numel()
-        scale = {"he": math.sqrt(2), "xavier": math.sqrt(2 * fan_in / (fan_in + fan_out))}.get(scheme, sigma_w)
-        draw_weights(module, scale, sigma_b, generator, orthogonal=scheme == "orthogonal")
+    layers = layers_of(model, "initialise_weights")
+    generator = make_generator(seed)
+    for layer in layers.values():
+        met, meets = fan_in(layer), fan_out(layer)
+        gain = {"he": math.sqrt(2), "xavier": math.sqrt(2 * met / max(met + meets, 1))}.get(scheme, sigma_w)
+        scale = gain if scheme == "orthogonal" else gain / math.sqrt(met or 1)  # layers of width 0 have no weights
+        draw_weights(layer, scale, sigma_b, generator, orthogonal=scheme == "orthogonal")
     return model
+
+
+def layers_of(model: nn.Module, where: str) -> dict[str, nn.Module]:
+    """Linear and convolutional layers with weights to draw, by name, in the order of ``model.modules()``.
+
+    Raises:
+        InputError: a weight that is computed (weight norm, spectral norm, pruning), not there yet (lazy layers) or
+            without numbers (the meta device): what is drawn would be lost.
+    """
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, Linearity)
+    }
+    for name, layer in found.items():
+        weight = layer._parameters.get("weight")
+        if not isinstance(weight, Tensor):
+            got, remedy = "a weight that is computed from others", "Draw first, then add the weight norm or the mask"
+        elif isinstance(weight, UninitializedParameter):
+            got, remedy = "one without a shape", "Run one batch through the model first"
+        elif weight.device.type == "meta":
+            got, remedy = "one on the meta device", "Move the model to a device with model.to_empty first"
+        else:
+            continue
+        raise input_error(where, f"a weight in layer `{name}` that can be drawn", got, remedy)
+    return found
 
 
 @torch.no_grad()
 def draw_weights(
-    layer: nn.Module, sigma_w: float, sigma_b: float, generator: torch.Generator, *, orthogonal: bool
+    layer: nn.Module, scale: float, sigma_b: float, generator: torch.Generator, *, orthogonal: bool
 ) -> None:
-    """Draw a layer's weights with variance sigma_w^2 / fan_in, or sigma_w times orthonormal ones, and its biases."""
+    """Draw a layer's weights, normal with this standard deviation or this times orthonormal ones, and its biases."""
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
-    fan_out, fan_in = weight.shape[0], weight[0].numel()
-    drawn = torch.randn(fan_out, fan_in, generator=generator, dtype=weight.dtype)
-    drawn = sigma_w * _orthonormal(drawn) if orthogonal else drawn.mul_(sigma_w / math.sqrt(fan_in))
-    weight.copy_(drawn.view_as(weight))
+    dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision has no QR decomposition
+    shape = filters(layer, weight).shape
+    drawn = torch.randn(shape, generator=generator, dtype=dtype)
+    weight.copy_(from_filters(layer, scale * (_orthonormal(drawn) if orthogonal else drawn), weight))
     if isinstance(bias, Tensor):
-        bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=weight.dtype))
+        bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=dtype))
 
 
-def _orthonormal(matrix: Tensor) -> Tensor:
+def _orthonormal(matrices: Tensor) -> Tensor:
     """Orthonormal rows or columns, whichever are fewer, uniformly distributed (signs of R fixed)."""
-    tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
-    q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sign()
-    return q.T if matrix.shape[0] < matrix.shape[1] else q
+    wide = matrices.shape[-2] < matrices.shape[-1]
+    q, r = torch.linalg.qr(matrices.mT if wide else matrices)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return q.mT if wide else q

@@ -204,7 +204,7 @@ SPEC = NetworkSpec("tanh", 1.5, 0.2, depth=2, width=6)
         (lambda: curve_metrics(NetworkSpec("relu", 1.5, depth=2, width=6)), r"a smooth activation, got relu"),
         (
             lambda: curve_metrics(nn.Sequential(nn.Linear(5, 2), nn.Hardtanh()), polynomial),
-            r"a smooth activation, got Hardtanh, whose slope jumps. Use tanh, erf or gelu",
+            r"a smooth activation, got hard_tanh, whose slope jumps. Use tanh, erf or gelu",
         ),
         (
             lambda: curve_metrics(NetworkSpec("tanh", 1.5, depth=2, width=6, keep_prob=0.9)),

@@ -77,9 +77,10 @@ class Functional(nn.Module):
 
 
 def test_activations_that_are_no_modules() -> None:
-    with pytest.raises(pb.InputError, match=r"effective_variances: expected activations that are modules, got none"):
-        effective_variances(Functional())
-    assert effective_variances(Functional(), activation="sin").activations == ("sin", "linear")
+    for given in ({}, {"activation": "sin"}, {"x": torch.zeros(2, 50)}):
+        assert effective_variances(Functional(), **given).activations == ("sin", "linear")
+    with pytest.raises(pb.InputError, match=r"effective_variances: expected calls of activations, got none"):
+        effective_variances(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)))
     with pytest.raises(pb.InputError, match=r"effective_variances: expected a model with linear or convolutional"):
         effective_variances(nn.Tanh())
 
@@ -103,4 +104,4 @@ def test_activations_that_work_in_place() -> None:
         for one, two in ((model[1], model[3]), (nn.Hardtanh(), nn.ReLU()))
     )
     assert torch.equal(found.chi.value, apart.chi.value)
-    assert found.activations == ("Hardtanh", "relu")
+    assert found.activations == ("hard_tanh", "relu")

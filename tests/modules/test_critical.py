@@ -56,10 +56,9 @@ class Functional(nn.Module):
         return self.out(torch.erf(self.second(torch.erf(self.first(x)))))
 
 
-def test_an_activation_that_is_no_module() -> None:
-    with pytest.raises(pb.InputError, match=r"initialise: expected activations that are modules, got none. Pass activ"):
-        pb.initialise(Functional())
-    model = pb.initialise(Functional(), activation="erf")
+@pytest.mark.parametrize("given", [{}, {"activation": "erf"}, {"x": torch.zeros(2, 50)}])
+def test_an_activation_that_is_no_module(given: dict[str, Any]) -> None:
+    model = pb.initialise(Functional(), **given)
     assert scale(model.second) == pytest.approx(critical_sigma_w("erf", 0.0), rel=0.01)
     assert scale(model.out) == pytest.approx(1, rel=0.01)
 

@@ -19,13 +19,14 @@ def measure(seen: Observation) -> Measurement:
 
     For layers with an activation behind them also ``chi``, ``phase`` and ``critical_sigma_w``, where chi is 1; and
     ``chi_product``, the factor of mean squared gradients over the depth. Where the model normalises they are left out,
-    since the normalisation sets that factor. Nothing where activations are no modules.
+    since the normalisation sets that factor. Nothing where the code alone does not show which activation follows which
+    layer: before the first step there is no sample to run.
     """
     from pullback.measure import effective_variances  # loads SciPy with it
 
     try:
         found = effective_variances(seen.model)
-    except InputError:  # no layer with weights, or no activation to be found: there is no phase to tell
+    except InputError:  # no layer with weights, no activation to be found, or no order: there is no phase to tell
         return Measurement({})
     sigma_w, sigma_b, chi = (profile.value.tolist() for profile in (found.sigma_w, found.sigma_b, found.chi))
     rows = list(zip(found.layers, found.activations, sigma_w, sigma_b, chi, found.phase, strict=True))
