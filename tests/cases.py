@@ -33,6 +33,13 @@ def mlp(n: int) -> Made:
     return model, nn.CrossEntropyLoss(), torch.randn(n, 3, 4), _classes(n, 4)
 
 
+def one_activation(n: int) -> Made:
+    """One activation module for all layers, and one layer called twice."""
+    act, again = nn.SiLU(), nn.Linear(6, 6)
+    model = nn.Sequential(nn.Linear(5, 6), act, again, act, again, act, nn.Linear(6, 3))
+    return model, nn.CrossEntropyLoss(), torch.randn(n, 5), _classes(n, 3)
+
+
 def wide_data_few_params(n: int) -> Made:
     return nn.Linear(2, 1), nn.MSELoss(), torch.randn(n, 2), torch.randn(n, 1)
 
@@ -293,6 +300,7 @@ CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
         (mlp, "linear"),
+        (one_activation, "linear"),
         (wide_data_few_params, "linear"),
         (positions, "linear layer_norm"),
         (conv2d, "conv2d batch_norm group_norm instance_norm linear"),

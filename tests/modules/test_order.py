@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import pullback as pb
 from pullback.modules.elementwise import name_of
 from pullback.modules.followers import followed
+from tests.cases import CASES, Case, build
 
 X = torch.linspace(-2, 2, 24).reshape(4, 6)
 
@@ -293,6 +295,18 @@ def test_symbols_meet_a_copy() -> None:
     pb.initialise(model, x=x)
     assert torch.equal(x, X)
     assert len(model.first._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_model_of_the_suite_has_an_order_or_an_error(case: Case) -> None:
+    """With an example and without one: the same activations, or a refusal that says what to do, and no trace."""
+    model, _, x, _ = build(case, 2)
+    model.train()
+    answers = []
+    for given in (x, None):
+        with contextlib.suppress(pb.InputError):
+            answers.append(found(model, given))
+    assert all(answer == answers[0] for answer in answers)
 
 
 def test_layers_that_cannot_be_drawn() -> None:
