@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -13,21 +14,18 @@ import pytest
 
 import pullback as pb
 from pullback._version import __version__
+from pullback.functional import datasets
+from tests.command import run, run_alone
+from tests.functional.test_datasets import write_cifar
 
 REPORT = "report.html"
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pullback", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short demo on the digits, and what it printed."""
     out = tmp_path_factory.mktemp("demo") / "run"
-    done = run("demo", "--epochs", "34", "--out", out)
+    done = run_alone("demo", "--epochs", "34", "--out", out)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -68,13 +66,16 @@ def test_record_and_report_of_the_demo(demo: tuple[Path, str]) -> None:
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
 
 
-def test_the_same_seed_gives_the_same_numbers(demo: tuple[Path, str], tmp_path: Path) -> None:
-    _, text = demo
-    again = run("demo", "--epochs", "34", "--out", tmp_path / "run").stdout
-    timeless = [re.sub(r"Watching took .*|Report: .*", "", each) for each in (text, again)]
-    assert timeless[0] == timeless[1]
-    other = run("demo", "--epochs", "34", "--seed", "1", "--out", tmp_path / "other").stdout
-    assert re.findall("Epoch.*", other) != re.findall("Epoch.*", text)
+def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
+    seeds = {"first": 0, "again": 0, "other": 1}
+    texts = {
+        name: run("demo", "--epochs", "3", "--seed", str(seed), "--out", tmp_path / name).stdout
+        for name, seed in seeds.items()
+    }
+    timeless = {name: re.sub(r"Watching took .*|Report: .*", "", text) for name, text in texts.items()}
+    assert timeless["first"] == timeless["again"]
+    assert timeless["first"].count("Epoch") == 3
+    assert re.findall("Epoch.*", texts["other"]) != re.findall("Epoch.*", texts["first"])
 
 
 def test_every_option_is_taken(tmp_path: Path) -> None:
@@ -98,10 +99,9 @@ def test_own_arrays(tmp_path: Path) -> None:
     assert pb.load_run(tmp_path / "run").meta["data"].startswith("mine, 240 training and 60 test samples")
 
 
-def test_cifar10_shapes(tmp_path: Path) -> None:
-    """S0-44, S0-47: the binary files, the note's network and its Jacobians."""
-    from tests.functional.test_datasets import write_cifar
-
+def test_cifar10_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S0-44, S0-47: the binary files (each of 100 images here), the note's network and its Jacobians."""
+    monkeypatch.setattr(datasets, "CIFAR_RECORDS", 100)
     write_cifar(tmp_path)
     done = run(
         "demo",
@@ -153,12 +153,18 @@ def test_bad_input_is_one_sentence_and_writes_nothing(arguments: list[str], mess
     assert message in done.stderr
     assert done.stderr.startswith("pullback: ")
     assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
+def test_a_process_ends_with_one_sentence() -> None:
+    done = run_alone("report", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("pullback: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_debug_shows_the_traceback() -> None:
-    done = run("--debug", "report", "nowhere")
+    done = run_alone("--debug", "report", "nowhere")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
@@ -181,32 +187,28 @@ def test_a_run_is_replaced_only_when_asked(demo: tuple[Path, str], tmp_path: Pat
     assert done.returncode == 2
     assert "one that is not empty" in done.stderr
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-    assert run("demo", "--epochs", "1", "--out", tmp_path / "run").returncode == 0
-    assert run("demo", "--epochs", "2", "--out", tmp_path / "run", "--force").returncode == 0
+    small = ("demo", "--width", "8", "--depth", "1", "--out", tmp_path / "run")
+    assert run(*small, "--epochs", "1").returncode == 0
+    assert run(*small, "--epochs", "2", "--force").returncode == 0
     assert len(list(pb.load_run(tmp_path / "run").of("epoch"))) == 2
 
 
-def test_divergence_is_said_and_recorded(tmp_path: Path) -> None:
-    done = run("demo", "--optimizer", "sgd", "--lr", "1e6", "--epochs", "40", "--out", tmp_path / "run")
+def test_divergence_is_said_recorded_and_steered(tmp_path: Path) -> None:
+    """A first step of a million gradients overflows whatever the rounding; the controller begins where it is stable."""
+    options = ("demo", "--optimizer", "sgd", "--lr", "1e6", "--epochs", "40")
+    done = run(*options, "--out", tmp_path / "alone")
     assert done.returncode == 1
     assert "expected a finite training loss, got NaN or infinity. Lower --lr." in done.stderr
     assert "Training diverged" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "run" / REPORT).is_file()
-
-
-def test_a_learning_rate_out_of_reach_is_diagnosed_and_steered(tmp_path: Path) -> None:
-    options = ("demo", "--optimizer", "sgd", "--lr", "3.0", "--epochs", "40")
-    done = run(*options, "--out", tmp_path / "alone")
-    assert done.returncode == 1
     assert "critical: divergence" in done.stdout
     assert "Lower the learning rate" in done.stdout
+    assert (tmp_path / "alone" / REPORT).is_file()
     done = run(*options, "--controller", "curvature", "--out", tmp_path / "steered")
     assert done.returncode == 0, done.stderr
     losses = [float(m) for m in re.findall(r"^Epoch \[\d+/40\], Loss: (\d+\.\d{4})$", done.stdout, re.M)]
     assert len(losses) == 40
-    assert losses[-1] < 0.5 * losses[0]
-    assert max(losses) < 1.5 * losses[0]
+    assert losses[0] == pytest.approx(math.log(10), abs=0.05)
+    assert losses[-1] < math.log(5)  # 0.6 to 1.1 with other seeds, which is how far other rounding takes it
 
 
 def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:

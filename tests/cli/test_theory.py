@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +14,9 @@ import numpy as np
 import pytest
 
 from pullback import measure, theory
-from pullback.cli import main
 from pullback.report.theory_charts import phase_chart
+from tests.command import Done
+from tests.command import run as run_command
 
 BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
 DRAWN = "[...document.querySelectorAll('.plot')].map(each => each.querySelectorAll('.main-svg').length > 0)"
@@ -38,23 +34,8 @@ CHARTS = {
 }
 
 
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def run(*arguments: str | Path) -> Done:
-    """The command as in a pipe, but in this process, which has loaded torch already."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pullback", "theory", *map(str, arguments)])
-        try:
-            main.run()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
+    return run_command("theory", *arguments)
 
 
 def charts_of(path: Path) -> dict[str, Any]:
@@ -211,9 +192,8 @@ def test_a_page_is_replaced_only_when_asked(pages: dict[str, tuple[Path, str]]) 
 
 def test_usage() -> None:
     assert run("nothing").returncode == 2
-    done = subprocess.run(
-        [sys.executable, "-m", "pullback", "theory", "--help"], capture_output=True, text=True, check=True
-    )
+    done = run("--help")
+    assert done.returncode == 0
     assert all(kind in done.stdout for kind in SMALL)
 
 

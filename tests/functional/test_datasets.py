@@ -10,8 +10,8 @@ import torch
 
 import pullback as pb
 from pullback._rng import make_generator
-from pullback.functional import load_cifar10, load_digits, load_npz
-from pullback.functional.datasets import CIFAR_RECORD_BYTES, CIFAR_RECORDS
+from pullback.functional import datasets, load_cifar10, load_digits, load_npz
+from pullback.functional.datasets import CIFAR_RECORD_BYTES
 
 
 def write_cifar(folder: Path, labels: int = 10) -> None:
@@ -22,7 +22,7 @@ def write_cifar(folder: Path, labels: int = 10) -> None:
             record[0], record[1], record[-1] = 3, 255, 51
             file.write(record.tobytes())
             file.write(bytes([labels - 1]))
-            file.truncate(CIFAR_RECORDS * CIFAR_RECORD_BYTES)
+            file.truncate(datasets.CIFAR_RECORDS * CIFAR_RECORD_BYTES)
 
 
 def test_cifar10_binary_files(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import pullback as pb
 from pullback.runs import RunWriter, compare_runs, differing_settings, load_run
+from tests.command import Done, run
 
 
 def make(folder: Path, losses: dict[int, float], rate: float, layer: str = "a") -> Path:
@@ -52,10 +51,8 @@ def test_columns_that_no_run_has(tmp_path: Path) -> None:
         compare_runs([a], ["loss.nothing"])
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pullback", "compare", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def command(*arguments: str | Path) -> Done:
+    return run("compare", *arguments)
 
 
 def test_the_command(tmp_path: Path) -> None:
