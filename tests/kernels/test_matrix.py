@@ -5,6 +5,8 @@ process, over all cases, against the loop; that of two processes is ``tests/dist
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,23 @@ from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 
 N, CUT = 5, 2
+DTYPES, FORMS, SIDES, TILES = (
+    (torch.float32, torch.float64),
+    ("materialise", "ghost", "fallback"),
+    ("self", "cross"),
+    (1, 2, 512),
+)
+
+
+def combinations() -> list[Any]:
+    """All of the matrix; in all but a third, which has every two entries of different columns together, as slow."""
+    found = []
+    for case in CASES:
+        for a, b, c, d in product(range(len(DTYPES)), range(len(FORMS)), range(len(SIDES)), range(len(TILES))):
+            entries = (case, DTYPES[a], FORMS[b], SIDES[c], TILES[d])
+            name = "-".join([case.name, str(DTYPES[a])[6:], *map(str, entries[2:])])
+            found.append(pytest.param(*entries, id=name, marks=() if (a + b + c + d) % 3 == 0 else pytest.mark.slow))
+    return found
 
 
 @cache
@@ -27,11 +46,7 @@ def looped(name: str) -> Tensor:
     return reference.total_kernel(model, loss_fn, x, y)
 
 
-@pytest.mark.parametrize("tile", [1, 2, 512])
-@pytest.mark.parametrize("sides", ["self", "cross"])
-@pytest.mark.parametrize("form", ["materialise", "ghost", "fallback"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype", "form", "sides", "tile"), combinations())
 def test_equals_the_loop(
     case: Case, dtype: torch.dtype, form: str, sides: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,24 +10,39 @@ from pathlib import Path
 
 import pytest
 
-LINUX = Path("/proc/self/clear_refs").exists()
+
+def can_reset_the_peak() -> bool:
+    """In some containers the file is there and cannot be written to."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
-@pytest.mark.skipif(not LINUX, reason="needs /proc to read a process's peak")
+@pytest.mark.skipif(not can_reset_the_peak(), reason="needs a /proc that lets a process reset its peak")
 @pytest.mark.parametrize(
     ("name", "share"),
     [
-        *(("mlp", share) for share in (1.0, 0.4)),
-        *(("wide", share) for share in (1.0, 0.65)),
-        *(("conv", share) for share in (1.0, 0.8, 0.5)),
-        *(("language", share) for share in (1.0, 0.5, 0.35)),
+        ("mlp", 0.4),
+        ("language", 0.35),
+        *(
+            pytest.param(name, share, marks=pytest.mark.slow)
+            for name, shares in {
+                "mlp": (1.0,),
+                "wide": (1.0, 0.65),
+                "conv": (1.0, 0.8, 0.5),
+                "language": (1.0, 0.5),
+            }.items()
+            for share in shares
+        ),
     ],
 )
 def test_measured_peak_is_within_ten_percent_of_the_plan(name: str, share: float) -> None:
     child = [sys.executable, str(Path(__file__).with_name("memory_child.py")), name, str(share)]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        child, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(root)}, timeout=120
+        child, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(root)}, timeout=600
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["planned"] <= found["limit"]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 WORLD = 2
-PATIENCE = timedelta(seconds=60)  # a collective that only one process calls fails then instead of waiting for ever
+PATIENCE = timedelta(minutes=10)  # a collective that only one process calls fails then instead of waiting for ever
 
 
 def in_two_processes(works: Sequence[Callable[[int], None]], folder: Path) -> None:
