@@ -13,15 +13,15 @@ import pytest
 
 import pullback as pb
 from pullback.cli import gallery
+from tests import command
+from tests.command import Done
 
 PAGES = gallery.find_pages()
 FAST = "grosse2021_gauss_newton"
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pullback", "gallery", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def run(*arguments: str | Path) -> Done:
+    return command.run("gallery", *arguments)
 
 
 def test_lists_the_pages_without_loading_torch():
@@ -36,7 +36,7 @@ def test_lists_the_pages_without_loading_torch():
 
 
 def test_runs_a_page_and_does_not_overwrite_it(tmp_path):
-    done = run(FAST, "--out", tmp_path)
+    done = command.run_alone("gallery", FAST, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"Page: {tmp_path / FAST}.html" in done.stdout
     assert "\x1b[" not in done.stdout
@@ -44,7 +44,6 @@ def test_runs_a_page_and_does_not_overwrite_it(tmp_path):
     again = run(FAST, "--out", tmp_path)
     assert again.returncode == 2
     assert "expected a folder without these pages, got" in again.stderr
-    assert "Traceback" not in again.stderr
     assert run("all", "--out", tmp_path).returncode == 2  # before anything is computed
 
 

@@ -63,7 +63,7 @@ def test_equals_sketch_kernel(case: Case, tmp_path: Path) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("tile", [3, 1])
+@pytest.mark.parametrize("tile", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_sample_alone(case: Case, tile: int, tmp_path: Path) -> None:
     """As the last block and as every block, against the kernel between all samples and that one."""
     model, loss_fn, x, y = build(case, 7)
