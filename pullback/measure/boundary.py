@@ -13,8 +13,8 @@ from pullback._checks import check_positive, input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import check_finite
 from pullback.measure.crossings import class_scores
-from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
+from pullback.operators.damp import damp
 from pullback.operators.products import func, hvp
 from pullback.operators.repeatable import refuse_random_and_coupled
 from pullback.spectral import Eigenpairs, eigenvalues

@@ -1,8 +1,8 @@
 """Matrices known by their products: curvature of the mean loss, Jacobians, and the algebra of operators."""
 
 from pullback.operators.adapt import as_operator
-from pullback.operators.algebra import damp
 from pullback.operators.base import Operator
+from pullback.operators.damp import damp
 from pullback.operators.fisher import Fisher
 from pullback.operators.gauss_newton import GaussNewton
 from pullback.operators.hessian import Hessian

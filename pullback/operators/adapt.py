@@ -1,4 +1,4 @@
-"""The border: matrices and other packages' operators as this package's, and this package's as SciPy's."""
+"""The border: matrices and other packages' operators as this package's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error, unsupported
+from pullback.operators.arrays import tensor_of
 from pullback.operators.base import Operator
 
 
@@ -45,7 +46,7 @@ def as_operator(op: Any, where: str = "as_operator", *, symmetric: bool = False)
         expected = "an operator, or an object with a `shape` (rows, columns) and `@`"
         raise input_error(where, expected, got, "Pass a matrix, or define both")
     if isinstance(op, np.ndarray):
-        op = _tensor(_real(op, where))
+        op = tensor_of(_real(op, where))
     if isinstance(op, Tensor):
         matrix = op.detach()
         if matrix.is_complex():
@@ -114,7 +115,7 @@ class Foreign(Operator):
         """Product in the object's own kind of array, converted and checked."""
         given = matrix.detach().cpu().numpy() if self._numpy else matrix
         found = wrapped @ given
-        result = _tensor(np.asarray(found)) if self._numpy else found
+        result = tensor_of(np.asarray(found)) if self._numpy else found
         if not isinstance(result, Tensor) or tuple(result.shape) != (rows, matrix.shape[1]):
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
             expected = f"{type(self.wrapped).__name__} @ ({len(matrix)}, K) to be a tensor ({rows}, K)"
@@ -122,32 +123,8 @@ class Foreign(Operator):
         return result.detach().to(self.device, self.dtype)
 
 
-def to_scipy(op: Operator) -> Any:
-    """A ``scipy.sparse.linalg.LinearOperator`` with the products of ``op``."""
-    from scipy.sparse.linalg import LinearOperator
-
-    if op.dtype not in (torch.float16, torch.float32, torch.float64):
-        got, remedy = str(op.dtype), "Build the operator in float32"
-        raise unsupported("to_scipy", "a dtype NumPy has", got, remedy)
-
-    def product(operator: Operator) -> Any:
-        def of_array(array: Any) -> Any:
-            return (operator @ _tensor(np.asarray(array)).to(op.device, op.dtype)).cpu().numpy()
-
-        return of_array
-
-    left, right = product(op), product(op.T)
-    numpy_dtype = torch.empty(0, dtype=op.dtype).numpy().dtype
-    return LinearOperator(op.shape, matvec=left, matmat=left, rmatvec=right, rmatmat=right, dtype=numpy_dtype)
-
-
 def _real(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
     """Refuse what is not real; kinds of numbers that torch has no products for (integers, long doubles) as float64."""
     if array.dtype.kind not in "fiub":
         raise input_error(where, "real entries", str(array.dtype), "Convert the array to float64")
     return array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64)
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    """The array as a tensor, on its memory unless torch cannot have it so (not writeable, reversed)."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -6,19 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import brentq
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_option, check_positive, input_error
 from pullback.theory.activations import Activation, activation_of
 from pullback.theory.closed_forms import closed_form
+from pullback.theory.curves import CurveMetrics, check_depth, curve_metrics
 from pullback.theory.gaussian import Integral, Series, mean, pair_mean
-
-if TYPE_CHECKING:
-    from pullback.theory.curves import CurveMetrics
-    from pullback.theory.jacobians import JacobianMoments
+from pullback.theory.jacobians import JacobianMoments, jacobian_moments
 
 LONGEST, SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
 CRITICAL = 1e-8  # |chi - 1| below which a network counts as critical: what the fixed point is known to
@@ -275,19 +272,83 @@ class MeanField:
             return math.inf
         return -1 / math.log(gain) if gain > 0 else 0.0
 
-    # What follows from these; see the modules named
+    # What follows from these
 
     def curve_metrics(self, depth: int) -> CurveMetrics:
-        """Metrics and curvature of a curve's image, layer by layer; see ``theory.curves``."""
-        from pullback.theory.curves import curve_metrics
+        """Metrics of a circle's image after 0 to ``depth`` layers.
 
-        return curve_metrics(self, depth)
+        With chi_1 = sigma_w^2 E phi'^2 and chi_2 = sigma_w^2 E phi''^2 at q*,
+
+            g^E_l = chi_1 g^E_{l-1},   (N kappa^2)_l = 3 chi_2 / chi_1^2 + (N kappa^2)_{l-1} / chi_1
+
+        so that in the chaotic phase the image grows and its curvature stays, and in the ordered phase it shrinks and
+        bends.
+
+        Raises:
+            InputError: an activation with kinks (chi_2 is infinite), dropout, a length that is zero or infinite,
+                depth < 1.
+
+        References: Poole et al. (2016), arXiv:1606.05340, eq. 10 to 13.
+
+        Example:
+            >>> metrics = MeanField("tanh", 2.5, 0.3).curve_metrics(3)
+            >>> [round(float(k), 4) for k in metrics.curvature[1:]], round(metrics.fixed_point, 4)
+            ([1.5825, 2.4261, 2.9583], 3.8677)
+        """
+        where = "curve_metrics"
+        check_depth(where, depth)
+        if not self.phi.smooth:
+            got = f"{self.phi.name}, whose slope jumps"
+            raise input_error(where, "a smooth activation", got, "Use tanh, erf or gelu")
+        self._check_no_dropout(where)
+        if self.q_star == 0 or math.isinf(self.q_star):
+            raise input_error(where, "a finite length above zero", f"q_star {self.q_star}", "Choose other sigmas")
+        return curve_metrics(self.q_star, self.chi, self.bend_gain, depth)
+
+    @property
+    def bend_gain(self) -> float:
+        """chi_2 = sigma_w^2 E phi''(sqrt(q*) z)^2."""
+        return self.sigma_w**2 * mean(lambda u: self.phi.bend(u) ** 2, self.q_star, self.phi.kinks).value
 
     def jacobian_moments(self, depth: int, init: str = "gaussian") -> JacobianMoments:
-        """Mean and variance of the squared singular values of ``depth`` layers; see ``theory.jacobians``."""
-        from pullback.theory.jacobians import jacobian_moments
+        """First two moments of the squared singular values of ``depth`` layers.
 
-        return jacobian_moments(self, depth, init)
+            E s^2 = (sigma_w^2 mu_1)^L,   Var s^2 / (E s^2)^2 = L (mu_2 / mu_1^2 - 1 - s_1),   mu_k = E phi'^{2k}
+
+        with s_1 = -1 for Gaussian weights and 0 for orthogonal ones, the input's length being q*.
+
+        Args:
+            depth: L.
+            init: "gaussian" or "orthogonal".
+
+        Raises:
+            InputError: depth < 1; an unknown ``init``; dropout; lengths that grow without bound (but ReLU's, whose
+                slopes do not depend on them).
+
+        References: Pennington, Schoenholz and Ganguli (2018), arXiv:1802.09979.
+
+        Example:
+            >>> net = MeanField("relu", 2**0.5)
+            >>> [round(net.jacobian_moments(8, init).relative_variance, 6) for init in ("gaussian", "orthogonal")]
+            [16.0, 8.0]
+        """
+        where = "jacobian_moments"
+        check_depth(where, depth)
+        check_option(where, "init", init, ("gaussian", "orthogonal"))
+        self._check_no_dropout(where)
+        if math.isinf(self.q_star) and not self.phi.homogeneous:
+            raise input_error(where, "lengths that settle", "q_star inf", "Lower sigma_w")
+        q = 1.0 if math.isinf(self.q_star) else self.q_star
+        mu_1 = self.phi_slope_square(q)
+        if q == 0:
+            fourth = mu_1**2 if self.phi.smooth else mu_1
+        else:
+            fourth = mean(lambda u: self.phi.slope(u) ** 4, q, self.phi.kinks).value
+        return jacobian_moments(self.chi, mu_1, fourth, depth, init)
+
+    def _check_no_dropout(self, where: str) -> None:
+        if self.keep_prob < 1:
+            raise input_error(where, "a network without dropout", f"keep_prob {self.keep_prob}", "Pass keep_prob=1")
 
 
 def check_sigmas(where: str, sigma_w: float, sigma_b: float) -> None:

@@ -263,4 +263,4 @@ def test_the_theory_of_a_circle() -> None:
     assert metrics.curvature[1:] == pytest.approx([1.58251, 2.42615, 2.95833], abs=1e-5)
     assert metrics.fixed_point == pytest.approx(3.867710, abs=1e-6)
     assert MeanField("tanh", 4.0, 0.3).curve_metrics(1).fixed_point == pytest.approx(1.721379, abs=1e-6)
-    assert pb.theory.curves.bend_gain(MeanField("tanh", 2.5, 0.3)) == pytest.approx(1.196041, abs=1e-6)
+    assert MeanField("tanh", 2.5, 0.3).bend_gain == pytest.approx(1.196041, abs=1e-6)
