@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pullback.report.chart import Chart, Frame, Table
 from pullback.report.document import document_html, write_whole
 from pullback.report.markup import chart_html, table_html
 from pullback.report.text import duration, escape
-
-if TYPE_CHECKING:
-    from page import Page
 
 HEADER = ("quantity", "paper", "here", "tolerance", "")
 
@@ -22,21 +19,6 @@ HEADER = ("quantity", "paper", "here", "tolerance", "")
 def digits(value: float) -> str:
     """A number as a paper would print it: up to twelve significant digits."""
     return f"{value:.12g}"
-
-
-def as_record(page: Page, machine: dict[str, str]) -> dict[str, Any]:
-    """All that is kept of a page, as JSON."""
-    return {
-        "page": page.name,
-        "title": page.title,
-        "preset": page.preset,
-        "settings": page.settings,
-        "seconds": round(page.seconds, 2),
-        "machine": machine,
-        "rows": [asdict(row) | {"verdict": row.verdict} for row in page.rows],
-        "tables": [asdict(table) for table in page.tables],
-        "charts": [asdict(chart) for chart in page.charts],
-    }
 
 
 def write_json(record: dict[str, Any], path: Path) -> None:
@@ -79,16 +61,14 @@ def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in record["rows"] if row["not_reproduced"]]
 
 
-def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None, script: Path, path: Path) -> None:
+def write_page(record: dict[str, Any], text: str, stored: dict[str, Any] | None, script: Path, path: Path) -> None:
     """Write the page; the stored run of the full size, if there is one, stands below the run it is made from."""
-    parts = [_head_html(page, record), '<main id="content" tabindex="-1">']
-    numbers = _rows_html(record) + "".join(map(table_html, page.tables))
-    parts += [_section("numbers", "The numbers", numbers), _charts_section("figures", page.charts)]
-    charts = list(page.charts)
-    if stored and page.preset != "full":
-        kept = [_chart_of(each) for each in stored["charts"]]
-        facts = "".join(table_html(_table_of(each)) for each in stored["tables"])
-        numbers = _about_html(stored) + _rows_html(stored) + facts
+    charts = [_chart_of(each, "") for each in record["charts"]]
+    parts = [_head_html(record, text), '<main id="content" tabindex="-1">']
+    parts += [_section("numbers", "The numbers", _numbers_html(record)), _charts_section("figures", charts)]
+    if stored and record["preset"] != "full":
+        kept = [_chart_of(each, "full-") for each in stored["charts"]]
+        numbers = _about_html(stored) + _numbers_html(stored)
         parts.append(_section("stored", "The full size, from a stored run", numbers))
         parts.append(_charts_section("stored-figures", kept))
         charts += kept
@@ -96,15 +76,15 @@ def write_page(page: Page, record: dict[str, Any], stored: dict[str, Any] | None
     source = f"<details><summary>The script</summary>{code}</details>"
     parts += [_section("code", "How it was computed", source), "</main>"]
     write_whole(
-        document_html(f"{page.title} – pullback gallery", "\n".join(parts), charts, "Skip to the numbers"), path
+        document_html(f"{record['title']} – pullback gallery", "\n".join(parts), charts, "Skip to the numbers"), path
     )
 
 
-def _head_html(page: Page, record: dict[str, Any]) -> str:
+def _head_html(record: dict[str, Any], text: str) -> str:
     """Title, claim and definitions, then what the page was made from."""
-    paragraphs = "".join(map(_paragraph, page.text.split("\n\n")))
+    paragraphs = "".join(map(_paragraph, text.split("\n\n")))
     kicker = '<p class="kicker">pullback · gallery</p>'
-    return f"<header>{kicker}<h1>{escape(page.title)}</h1>{_about_html(record)}{paragraphs}</header>"
+    return f"<header>{kicker}<h1>{escape(record['title'])}</h1>{_about_html(record)}{paragraphs}</header>"
 
 
 def _paragraph(text: str) -> str:
@@ -145,6 +125,11 @@ def _rows_html(record: dict[str, Any]) -> str:
     return f'<div class="scroll rows" tabindex="0" role="region" aria-label="Paper, here, tolerance">{table}</div>'
 
 
+def _numbers_html(record: dict[str, Any]) -> str:
+    """The table of numbers, and those of facts."""
+    return _rows_html(record) + "".join(table_html(_table_of(each)) for each in record["tables"])
+
+
 def _section(key: str, title: str, body: str) -> str:
     return (
         f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{body}</section>'
@@ -166,10 +151,10 @@ def _table_of(stored: dict[str, Any]) -> Table:
     return Table(stored["caption"], tuple(stored["header"]), stored["rows"])
 
 
-def _chart_of(stored: dict[str, Any]) -> Chart:
-    """A chart read back, under a key of its own beside the one just drawn."""
+def _chart_of(stored: dict[str, Any], prefix: str) -> Chart:
+    """A chart of a record; the prefix tells a stored one's key from that of the one just drawn."""
     known = {each.name for each in fields(Chart)}
     tables = tuple(map(_table_of, stored["tables"]))
     kept = {key: value for key, value in stored.items() if key in known}
     frames = tuple(Frame(**frame) for frame in stored["frames"])
-    return Chart(**kept | {"key": "full-" + stored["key"], "tables": tables, "frames": frames, "data": None})
+    return Chart(**kept | {"key": prefix + stored["key"], "tables": tables, "frames": frames, "data": None})

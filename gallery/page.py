@@ -14,7 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -186,6 +186,21 @@ def machine() -> dict[str, str]:
     }
 
 
+def as_record(page: Page, made_on: dict[str, str]) -> dict[str, Any]:
+    """All that is kept of a page, as JSON."""
+    return {
+        "page": page.name,
+        "title": page.title,
+        "preset": page.preset,
+        "settings": page.settings,
+        "seconds": round(page.seconds, 2),
+        "machine": made_on,
+        "rows": [asdict(row) | {"verdict": row.verdict} for row in page.rows],
+        "tables": [asdict(table) for table in page.tables],
+        "charts": [asdict(chart) for chart in page.charts],
+    }
+
+
 def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -> None:
     """What a page does as a script: compute, write ``<name>.html`` and ``<name>.json``, print the table, check it.
 
@@ -208,12 +223,12 @@ def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -
         )
         sys.exit(2)
     page = fill(build, Page(name, inspect.getmodule(build).__doc__ or name, asked.preset))
-    record = output.as_record(page, machine())
+    record = as_record(page, machine())
     stored = script.parent / "results" / f"{name}.json"
     if asked.store:
         output.write_json(record, stored)
     if files:
-        output.write_page(page, record, output.read_json(stored), script, files[0])
+        output.write_page(record, page.text, output.read_json(stored), script, files[0])
         output.write_json(record, files[1])
     print(output.table_text(record))
     if files:

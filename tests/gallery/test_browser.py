@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_a_page_is_drawn(filled, load, open_page, tmp_path, name, width):
     """Lines, points, maps, and below them the charts of the stored run."""
     page, output = filled(name), load("output")
-    record = output.as_record(page, load("page").machine())
+    record = load("page").as_record(page, load("page").machine())
     script = Path(load(name).__file__)
-    output.write_page(page, record, record, script, tmp_path / "page.html")
+    output.write_page(record, page.text, record, script, tmp_path / "page.html")
     window = open_page(tmp_path / "page.html", width)
     assert not window.trouble
     assert window.evaluate(DRAWN) == [True] * (2 * len(page.charts))
