@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+from pullback._progress import Progress
 from pullback.kernels.store import kernel_to_store, open_store
 from pullback.kernels.store_captures import load, named_tensors, rebuilt, save, structure
 from pullback.kernels.store_layout import Folder
-from pullback.kernels.store_progress import Progress
 
 CPU = torch.device("cpu")
 
