@@ -87,7 +87,7 @@ def leave_one_out(
         estimate: which of the two.
         changes: whether to return the changes of the weights, (P, n) numbers.
         matrix: "gauss_newton"; for "first_order" also "hessian".
-        method: "cg", or "dual": exact; with ``points=None`` all samples from one factorisation.
+        method: as for ``response``; "dual" with ``points=None``: all samples from one factorisation.
         tol: as for ``response``.
         max_iters: as for ``response``.
         params: as for ``response``.
