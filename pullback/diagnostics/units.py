@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pullback.functional import ModelView, check_batch, undisturbed
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, tensors
 
 DEAD = 1e-3  # |phi'| below which a unit passes no gradient on
 SATURATED = 0.05  # share of the largest |phi'|
@@ -31,13 +33,15 @@ Weights = nn.Linear | nn.modules.conv._ConvNd
 
 @dataclass(frozen=True)
 class UnitActivity:
-    """Units of L activations, in the order they run; a unit is a channel behind a convolution, else the last axis.
+    """Units of L calls of activations, in the order they run.
 
-    Each is named after the layer with weights that ran last before it, or by the activation where none did. What is
-    said of samples is said of (sample, position) pairs where there are positions.
+    A unit is a channel behind a convolution, else an entry of the last axis.
+    Each call is named after the layer with weights its input comes from, of several the one that ran last, or by the
+    activation where there is none. Further calls behind the same layer count on: "fc", "fc (2)", "fc (3)". What is said
+    of samples is said of (sample, position) pairs where there are positions.
 
     Attributes:
-        layers: names.
+        layers: names, each once.
         kinds: names of the activations.
         widths: number of units.
         dead: (width,) a layer: whether |phi'| < 1e-3 on every sample; no gradient passes, and none can wake the unit.
@@ -99,10 +103,10 @@ def unit_activity(model: nn.Module, x: Batch) -> UnitActivity:
     where = "unit_activity"
     check_batch(where, x)
     view = ModelView.of(model, None, where)
-    watcher = _Watcher()
+    watcher = _Watcher(x)
     homes = [(name, m) for name, m in view.model.named_modules() if isinstance(m, Weights)]
     hooks = [
-        module.register_forward_hook(lambda module, args, out, name=name: watcher.passed(name, module))
+        module.register_forward_hook(lambda module, args, out, name=name: watcher.passed(name, module, out))
         for name, module in homes
     ]
     try:
@@ -122,35 +126,68 @@ def unit_activity(model: nn.Module, x: Batch) -> UnitActivity:
     )
 
 
-class _Watcher(TorchFunctionMode):
-    """Sees every activation that is called, and summarises it before the next one runs."""
+@dataclass(frozen=True)
+class _Origin:
+    """The layer with weights a tensor comes from: when it ran, its name, and the axis of its units."""
 
-    def __init__(self) -> None:
+    place: int
+    name: str
+    axis: int
+
+
+class _Watcher(TorchFunctionMode):
+    """Sees every activation that is called, and summarises it before the next one runs.
+
+    What comes from which layer is handed on from call to call, since branches run one after the other and join late.
+    """
+
+    def __init__(self, x: Batch) -> None:
         super().__init__()
         self.rows: dict[str, tuple[str, Tensor, float, float]] = {}
-        self._layer: str | None = None
-        self._axis = -1
+        self._last = _Origin(0, "", -1)  # stands for what comes from no call that is seen (custom functions)
+        self._origins: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
+        self._origins.update((leaf, self._last) for leaf in tensors(x))
 
-    def passed(self, name: str, module: nn.Module) -> None:
+    def passed(self, name: str, module: nn.Module, out: Any) -> None:
         """A layer with weights has run."""
-        self._layer, self._axis = name, -1 if isinstance(module, nn.Linear) else 1
+        self._last = _Origin(self._last.place + 1, name, -1 if isinstance(module, nn.Linear) else 1)
+        if isinstance(out, Tensor):
+            self._origins[out] = self._last
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        origin = self._origin_of((args, kwargs))
         kind = KNOWN.get(func)
         if kind is None:
-            return func(*args, **kwargs)
-        given = args[0] if args else kwargs["input"]
-        u = given.detach().clone()  # the call may write over it
-        result = func(*args, **kwargs)
+            result = func(*args, **kwargs)
+        else:
+            given = args[0] if args else kwargs["input"]
+            u = given.detach().clone()  # the call may write over it
+            result = func(*args, **kwargs)
+            options = {name: value for name, value in kwargs.items() if name != "input"}
 
-        options = {name: value for name, value in kwargs.items() if name != "input"}
+            def phi(v: Tensor) -> Tensor:  # the same call on other numbers; it may write over its argument
+                return func(v.clone(), *args[1:], **options)
 
-        def phi(v: Tensor) -> Tensor:  # the same call on other numbers; it may write over its argument
-            return func(v.clone(), *args[1:], **options)
-
-        self.rows[kind if self._layer is None else self._layer] = (kind, *_summary(phi, u, result.detach(), self._axis))
+            source = self._last if origin is None else origin
+            self.rows[self._named(source.name or kind)] = (kind, *_summary(phi, u, result.detach(), source.axis))
+        if origin is not None:
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, Tensor):
+                    self._origins[leaf] = origin
         return result
+
+    def _origin_of(self, given: Any) -> _Origin | None:
+        """Of the arguments the one whose layer ran last."""
+        known = (self._origins.get(leaf) for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+        return max((each for each in known if each is not None), key=lambda each: each.place, default=None)
+
+    def _named(self, name: str) -> str:
+        """A name of its own for every call."""
+        count = 1
+        while (own := name if count == 1 else f"{name} ({count})") in self.rows:
+            count += 1
+        return own
 
 
 def _summary(phi: Callable[[Tensor], Tensor], u: Tensor, h: Tensor, axis: int) -> tuple[Tensor, float, float]:

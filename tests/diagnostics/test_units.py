@@ -112,3 +112,80 @@ def test_a_model_without_activations_and_a_rank_of_one() -> None:
     same = unit_activity(nn.Sequential(nn.Linear(3, 9), nn.Tanh()), torch.ones(5, 3))
     assert float(same.effective_rank) == pytest.approx(1)
     assert "0 (tanh): 0.0% dead" in str(same)
+
+
+class Wired(nn.Module):
+    """Layers of width 6 and one activation, called in the order of a program."""
+
+    def __init__(self, program: Callable[[Wired, Tensor], Tensor], act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+        self.conv = nn.Conv1d(6, 4, 1)
+        self.act = act
+        self.program = program
+        self.seen: list[Tensor] = []
+
+    def phi(self, u: Tensor) -> Tensor:
+        self.seen.append(u.detach().clone())
+        return self.act(u)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = []
+        return self.program(self, x)
+
+
+def gated(m: Wired, x: Tensor) -> Tensor:
+    u, v = m.a(x), m.b(x)
+    return m.c(m.phi(u - 100) * m.phi(v))
+
+
+def late(m: Wired, x: Tensor) -> Tensor:
+    """All layers first, then all activations, the last layer's first."""
+    u, v, w = m.a(x), m.b(x) - 100, m.c(x)
+    return m.phi(w) + m.phi(v) + m.phi(u)
+
+
+def residual(m: Wired, x: Tensor) -> Tensor:
+    return m.b(m.phi(m.a(m.phi(m.a(x) - 100) + x)))
+
+
+@pytest.mark.parametrize("act", [F.relu, nn.ReLU(), nn.ReLU(inplace=True), torch.relu_, F.leaky_relu], ids=str)
+@pytest.mark.parametrize(
+    ("program", "layers"),
+    [
+        (gated, ("a", "b")),
+        (late, ("c", "b", "a")),
+        (residual, ("a", "a (2)")),
+        (lambda m, x: m.phi(m.a(m.phi(x - 100))), ("kind", "a")),
+        (lambda m, x: m.phi(m.phi(m.phi(m.a(x)) - 100)), ("a", "a (2)", "a (3)")),
+        (lambda m, x: torch.cat([m.phi(h) for h in (m.a(x) - 100).chunk(2, -1)], -1), ("a", "a (2)")),
+        (lambda m, x: m.phi(m.a(x) + m.b(x)) + m.phi(x), ("b", "kind")),
+        (lambda m, x: m.phi(m.a(x)) + m.phi(m.conv(x.unsqueeze(2))).mean(), ("a", "conv")),
+    ],
+    ids=["gated", "late", "residual", "input first", "in a row", "chunks", "joined", "a convolution beside"],
+)  # fmt: skip
+def test_every_call_of_an_activation_has_its_own_row(
+    program: Callable[[Wired, Tensor], Tensor], layers: tuple[str, ...], act: Callable[[Tensor], Tensor]
+) -> None:
+    """Named after the layer the numbers come from, whatever ran since; dead branches against the inputs themselves."""
+    torch.manual_seed(0)
+    model, x = Wired(program, act).double(), torch.randn(30, 6, dtype=torch.float64)
+    found = unit_activity(model, x)
+    kind = found.kinds[0]
+    assert found.layers == tuple(kind if name == "kind" else name for name in layers)
+    for dead, width, u in zip(found.dead, found.widths, model.seen, strict=True):
+        units = u.movedim(1, -1).reshape(-1, u.shape[1])  # channels and features alike stand along axis 1 here
+        off = (units <= 0).all(0) if kind == "relu" else torch.zeros(width, dtype=torch.bool)
+        assert dead.tolist() == off.tolist()
+    again = unit_activity(model, torch.randn(9, 6, dtype=torch.float64))
+    assert again.layers == found.layers  # rows of two measurements belong together
+
+
+def test_what_no_call_shows_is_named_after_the_layer_that_ran_last() -> None:
+    class Hidden(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return 2 * x
+
+    model = Wired(lambda m, x: m.phi(Hidden.apply(m.a(x))), F.relu)
+    assert unit_activity(model, torch.randn(5, 6)).layers == ("a",)
