@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive, input_error, unsupported
-from pullback.diagnostics import preconditioned_sharpness, stability_limit
+from pullback.diagnostics import stability_limit
+from pullback.diagnostics.preconditioned import precondition
+from pullback.diagnostics.step_sizes import ADAM, number_of
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.losses import least_loss
 from pullback.functional.unwrap import full_precision
 from pullback.operators import Hessian
 from pullback.spectral import eigenvalues
@@ -20,6 +23,9 @@ TOLERANCE = 1e-1  # relative residual of the eigenvalue, whose own error is of t
 MAX_MATVECS = 12
 MEMORY = 0.9  # weight of the past in the running mean of the loss
 BACK_OFF = 0.5
+FIRST = 5  # changes of the loss before they say how it scatters
+CHANGES = 6.0  # that the smallest loss is taken to lie below the mean: nearly seven standard deviations of noise
+ROUNDING = 1e-6  # of a loss in float32: no leap
 
 
 class CurvatureLR:
@@ -29,31 +35,34 @@ class CurvatureLR:
     sharpest direction towards flatter ones, where the rate may grow again; at a target below 1 the curvature grows as
     training goes on, and the rate falls with it.
 
-    The curvature is the largest eigenvalue of the Hessian, for Adam of the preconditioned one, on samples of the batch
-    at hand; the bound that of ``diagnostics.stability_limit``.
+    The curvature is the largest eigenvalue of the Hessian as the optimizer sees it (``preconditioned_sharpness``), on
+    samples of the batch at hand; the bound that of ``diagnostics.stability_limit``.
     The rate starts at ``warmup`` of the target and grows by at most ``growth`` a measurement; it falls at once where
-    the curvature asks for it. A loss above ``spike`` times its running mean halves it and brings the next measurement
-    forward. The rate the optimizer was made with is not used. Adam's first step is made at rate 0: it has no second
-    moments before.
+    the curvature asks for it. A loss that leaps halves it and brings the next measurement forward. The rate the
+    optimizer was made with is not used. Adam's first step is made at rate 0: it has no second moments before.
+
+    A loss leaps where it is ``spike`` times as far above its smallest value as its running mean is. That value is 0 for
+    losses that are known not to be negative (cross-entropy, squared error, a ``least_loss`` of your own); of any other
+    it is taken to lie six mean changes from step to step below the running mean: a constant added to it is no matter.
 
     Call ``step`` after ``loss.backward()`` and **before** ``optimizer.step()``: no step is then taken at a rate that
     was not measured.
 
     Args:
-        optimizer: SGD, Adam or AdamW over the trainable weights of ``model``. Groups keep the ratios of their rates;
-            under SGD curvature is then counted as that of the fastest group, which is never too low.
+        optimizer: SGD, Adam or AdamW over the trainable weights of ``model``. Groups keep the ratios of their rates; to
+            one that is added later goes its own rate over the largest the others were made with.
         model: the model being trained; looked at in eval mode, and left as it was.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
         target: learning rate times curvature over the bound.
         every: steps between measurements; fewer, from one up, where the curvature grows faster than ``growth``.
         warmup: share of the target at the first step.
         growth: largest factor by which the rate grows a measurement.
-        spike: times the running mean above which a loss halves the rate.
+        spike: times the running mean's height above the smallest loss, above which a loss halves the rate.
         num_samples: of the batch, that curvature is measured on. Fewer see a larger curvature than the whole data.
         seed: of the first start vector.
 
     Attributes:
-        curvature: the last measured.
+        curvature: the last measured, of the group that bears least at equal rates: the others count by their ratios.
         num_measurements: so far.
 
     Raises:
@@ -97,12 +106,13 @@ class CurvatureLR:
         for name, value in (("growth", growth), ("spike", spike)):
             if not value > 1:
                 raise input_error(where, f"`{name}` above 1", repr(value), f"Pass a larger `{name}`")
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        check_positive(where, "optimizer.param_groups[0]['lr']", rates[0])
-        if stability_limit(optimizer) is None:
+        if not isinstance(optimizer, torch.optim.SGD | ADAM):
             got = type(optimizer).__name__
             raise unsupported(where, "SGD, Adam or AdamW", got, "Use one of these, or torch.optim.lr_scheduler")
-        self._ratios = [rate / rates[0] for rate in rates]
+        rates = [number_of(group["lr"]) for group in optimizer.param_groups]
+        self._largest = max(rates) if all(rate >= 0 for rate in rates) else math.nan
+        check_positive(where, "optimizer.param_groups[…]['lr']", self._largest)
+        self._ratios = [rate / self._largest for rate in rates]
         self.optimizer, self.model, self.loss_fn = optimizer, model, loss_fn
         self.target, self.every, self.warmup, self.growth, self.spike = target, every, warmup, growth, spike
         self.num_samples, self.seed = num_samples, seed
@@ -111,7 +121,10 @@ class CurvatureLR:
         self._rate = 0.0  # 0 until a curvature is known
         self._wait = 0  # steps until the next measurement
         self._interval = 1  # steps between this and the next
+        self._least = least_loss(loss_fn)
         self._mean_loss: float | None = None
+        self._last_loss: float | None = None
+        self._change, self._num_changes = 0.0, 0  # running mean of |loss - last loss|, and of how many
         self._vector: Tensor | None = None  # the last eigenvector, where the next search starts
 
     def step(self, x: Batch, y: Batch, loss: Tensor | float) -> None:
@@ -136,23 +149,44 @@ class CurvatureLR:
         """Halve the rate, and measure at once, where the loss leaps."""
         if not math.isfinite(loss):
             raise input_error("CurvatureLR.step", "a finite loss", repr(loss), "Go back to earlier weights")
-        mean = self._mean_loss
-        if mean is not None and loss > self.spike * mean:
+        mean = loss if self._mean_loss is None else self._mean_loss
+        if self._leaps(loss, mean):
             self._rate *= BACK_OFF
             self._wait, self._interval = 0, 1
-        self._mean_loss = loss if mean is None else MEMORY * mean + (1 - MEMORY) * loss
+        if self._last_loss is not None:
+            self._num_changes += 1
+            weight = max(1 - MEMORY, 1 / self._num_changes)
+            self._change += weight * (abs(loss - self._last_loss) - self._change)
+        self._last_loss = loss
+        self._mean_loss = MEMORY * mean + (1 - MEMORY) * loss
+
+    def _leaps(self, loss: float, mean: float) -> bool:
+        """Whether a loss is ``spike`` times as far above the smallest one, known or guessed, as the mean."""
+        least = self._least
+        if least is None or least > mean:
+            least = mean - CHANGES * self._change
+            if self._num_changes < FIRST:
+                return False
+        return loss - least > self.spike * (mean - least) + ROUNDING * abs(mean)
 
     def _measured_rate(self, x: Batch, y: Batch) -> float:
         if not isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.state:
             return 0.0
+        earlier, before = self.curvature, self.get_last_lr()
         self._set(1.0)  # so that the limit is the bound on rate times curvature
-        with undisturbed(self.model, training=False), full_precision(self.model):
-            count = slice(0, min(self.num_samples, num_samples(x)))
-            earlier, self.curvature = self.curvature, self._sharpness((take(x, count), take(y, count)))
+        try:
+            bound = stability_limit(self.optimizer, [p for p in self.model.parameters() if p.requires_grad])
+            if bound is None:  # all are frozen, and take no steps
+                return self._rate
+            with undisturbed(self.model, training=False), full_precision(self.model):
+                count = slice(0, min(self.num_samples, num_samples(x)))
+                self.curvature = self._sharpness((take(x, count), take(y, count)))
+        finally:
+            for group, rate in zip(self.optimizer.param_groups, before, strict=True):
+                _put(group, rate)
         self.num_measurements += 1
         steady = earlier is not None and self.curvature <= self.growth * earlier
         self._interval = min(2 * self._interval, self.every) if steady else 1
-        bound = stability_limit(self.optimizer) or math.nan
         if self._rate > 0:
             rate = self.growth * self._rate
             return min(rate, self.target * bound / self.curvature) if self.curvature > 0 else rate
@@ -164,15 +198,17 @@ class CurvatureLR:
     def _sharpness(self, data: tuple[Batch, Batch]) -> float:
         """Largest curvature as the optimizer sees it."""
         how: dict[str, Any] = {"tol": TOLERANCE, "max_matvecs": MAX_MATVECS, "seed": self.seed}
-        if not isinstance(self.optimizer, torch.optim.SGD):
-            return float(preconditioned_sharpness(self.model, self.loss_fn, data, self.optimizer, **how).values[0])
-        found = eigenvalues(Hessian(self.model, self.loss_fn, data), start=self._vector, **how)
+        H = precondition(Hessian(self.model, self.loss_fn, data), self.model, self.optimizer)
+        start = self._vector if self._vector is not None and len(self._vector) == H.shape[0] else None
+        found = eigenvalues(H, start=start, **how)
         self._vector = found.vectors[:, 0]
-        return float(found.values[0]) * max(self._ratios)
+        return float(found.values[0])
 
     def _set(self, rate: float) -> None:
-        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
-            group["lr"] = rate * ratio
+        groups = self.optimizer.param_groups
+        self._ratios += [float(group["lr"]) / self._largest for group in groups[len(self._ratios) :]]  # added since
+        for group, ratio in zip(groups, self._ratios, strict=False):
+            _put(group, rate * ratio)
 
     def get_last_lr(self) -> list[float]:
         """Learning rate of each group, as torch's schedulers give it."""
@@ -186,6 +222,11 @@ class CurvatureLR:
             "num_measurements": self.num_measurements,
             "vector": self._vector,
             "mean_loss": self._mean_loss,
+            "last_loss": self._last_loss,
+            "change": self._change,
+            "num_changes": self._num_changes,
+            "ratios": list(self._ratios),
+            "largest": self._largest,
             "wait": self._wait,
             "interval": self._interval,
         }
@@ -195,3 +236,14 @@ class CurvatureLR:
         self._rate, self.curvature, self.num_measurements = state["rate"], state["curvature"], state["num_measurements"]
         self._vector, self._mean_loss = state["vector"], state["mean_loss"]
         self._wait, self._interval = state["wait"], state["interval"]
+        self._last_loss = state.get("last_loss")  # a state of an earlier version has none, nor the next
+        self._change, self._num_changes = state.get("change", 0.0), state.get("num_changes", 0)
+        self._ratios, self._largest = list(state.get("ratios", self._ratios)), state.get("largest", self._largest)
+
+
+def _put(group: dict[str, Any], rate: float) -> None:
+    """Set a group's rate; one that is a tensor stays that tensor, which captured graphs and compiled steps hold."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -7,9 +7,10 @@ from pullback.diagnostics.drift import KernelDrift, kernel_drift, label_alignmen
 from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.noise import GradientNoise, gradient_noise
-from pullback.diagnostics.preconditioned import preconditioned_sharpness, stability_limit
+from pullback.diagnostics.preconditioned import preconditioned_sharpness
 from pullback.diagnostics.scale import ScaleSchedule, equilibrium_norm, scale_invariance, scale_schedule
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
+from pullback.diagnostics.step_sizes import stability_limit
 from pullback.diagnostics.trade_off import TradeOff, trade_off
 from pullback.diagnostics.units import UnitActivity, unit_activity
 

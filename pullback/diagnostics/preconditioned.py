@@ -1,4 +1,4 @@
-"""Sharpness as the optimiser feels it: the limit of its learning rate, and Adam's own metric."""
+"""Sharpness as the optimiser feels it: by the rates of its groups, and in Adam's own metric."""
 
 from __future__ import annotations
 
@@ -6,72 +6,47 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback.diagnostics.step_sizes import ADAM, Optimizers, StepGroup, stability_limit, step_groups
 from pullback.functional import LossFunction, ModelView
 from pullback.operators import Hessian
 from pullback.operators.base import Operator
 from pullback.operators.data import Data
 from pullback.spectral import Eigenpairs, eigenvalues
 
-ADAM = torch.optim.Adam | torch.optim.AdamW
-
-
-def stability_limit(optimizer: torch.optim.Optimizer) -> float | None:
-    """Curvature above which steps on a quadratic diverge, for the first group's rate; None where it is not known.
-
-    Plain gradient descent: 2 / lr; with momentum m: 2 (1 + m) / lr; Nesterov's: 2 (1 + m) / ((1 + 2 m) lr). All are of
-    the Hessian. Adam: 2 (1 + beta1) / ((1 - beta1) lr), of the preconditioned one, see ``preconditioned_sharpness``.
-    Weight decay, dampening and noise shift them.
-
-    References: Cohen et al. (2021), arXiv:2103.00065, appendix B; Cohen et al. (2022), arXiv:2207.14484.
-
-    Example:
-        >>> w = [torch.zeros(1, requires_grad=True)]
-        >>> [round(stability_limit(o), 6) for o in (torch.optim.SGD(w, 0.1, momentum=0.9), torch.optim.Adam(w, 0.1))]
-        [38.0, 380.0]
-    """
-    group = optimizer.param_groups[0]
-    rate = float(group["lr"])
-    if not rate > 0:
-        return None
-    if isinstance(optimizer, ADAM):
-        beta = float(group["betas"][0])
-        return 2 * (1 + beta) / ((1 - beta) * rate)
-    if isinstance(optimizer, torch.optim.SGD):
-        m = float(group["momentum"])
-        return 2 * (1 + m) / ((1 + 2 * m if group["nesterov"] else 1) * rate)
-    return None
-
 
 def preconditioned_sharpness(
     model: nn.Module,
     loss_fn: LossFunction,
     data: Data,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     *,
     tol: float = 1e-3,
     max_matvecs: int | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
-    """Largest eigenvalue of P^(-1/2) H P^(-1/2), P = diag(sqrt(v) + eps), v Adam's second moments, bias-corrected.
+    """Largest eigenvalue of P^(-1/2) H P^(-1/2), to be compared with ``stability_limit``.
 
-    It is what Adam's learning rate bears a limit on, ``stability_limit``. Where groups of parameters have other rates,
-    their entries of P are divided by their rate over the first group's.
+    P is diagonal. Under Adam its entries are sqrt(v) + eps, v the second moments, bias-corrected; under gradient
+    descent 1. Where groups of parameters bear different curvature (rates, momenta), their entries are multiplied by
+    their own limit over the lowest one. On a quadratic steps converge exactly as long as this eigenvalue is below the
+    limit, whatever the groups' rates, momenta and kinds. Parameters that take no steps, since no group holds them or
+    Adam was never given their gradient, are left out.
 
     Args:
         model: in eval mode.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
         data: ``(x, y)``, or an iterable of such pairs.
-        optimizer: ``Adam`` or ``AdamW`` of this model's parameters, after a step.
+        optimizer: ``SGD``, ``Adam`` or ``AdamW`` of this model's parameters, or several; Adam's after a step.
         tol: relative residual at which the iteration stops.
         max_matvecs: products allowed.
         seed: of the start vector.
 
     Raises:
-        InputError: another optimiser; parameters it has not made a step on.
+        InputError: another optimiser; no step made so far; no rate above 0.
 
     Cost: that of the Hessian's largest eigenvalue.
 
-    References: Cohen et al. (2022), arXiv:2207.14484.
+    References: Cohen et al. (2022), arXiv:2207.14484; unequal groups, ``docs/design.md``.
 
     Example:
         >>> model, loss_fn = nn.Linear(1, 1, bias=False), nn.MSELoss()
@@ -88,29 +63,44 @@ def preconditioned_sharpness(
     return eigenvalues(preconditioned, tol=tol, max_matvecs=max_matvecs, seed=seed)
 
 
-def precondition(H: Operator, model: nn.Module, optimizer: torch.optim.Optimizer) -> Operator:
+def precondition(H: Operator, model: nn.Module, optimizer: Optimizers) -> Operator:
     """P^(-1/2) H P^(-1/2) of an operator on all parameters, as of ``preconditioned_sharpness``."""
     return _Congruent(H, _inverse_root(ModelView.of(model), optimizer).to(H.dtype))
 
 
-def _inverse_root(view: ModelView, optimizer: torch.optim.Optimizer) -> Tensor:
+def _inverse_root(view: ModelView, optimizer: Optimizers) -> Tensor:
     """Diagonal of P^(-1/2), (P,)."""
     where = "preconditioned_sharpness"
-    if not isinstance(optimizer, ADAM):
-        got = type(optimizer).__name__
-        raise input_error(where, "Adam or AdamW", got, "Use pb.sharpness, which needs no optimiser")
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    first = float(optimizer.param_groups[0]["lr"])
-    parts = {}
-    for name, p in view.parameters.items():
-        state = optimizer.state.get(p, {})
-        if "exp_avg_sq" not in state or id(p) not in groups or not first > 0:
-            raise input_error(where, "steps made on every parameter", f"none on `{name}`", "Call it after a step")
-        group = groups[id(p)]
-        second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        corrected = second / (1 - float(group["betas"][1]) ** float(state["step"]))
-        parts[name] = (float(group["lr"]) / first / (corrected.sqrt() + float(group["eps"]))).sqrt()
-    return view.flatten(parts).detach()
+    groups = step_groups(optimizer, view.parameters.values())
+    for group in groups:
+        if not isinstance(group.optimizer, torch.optim.SGD | ADAM):
+            got = type(group.optimizer).__name__
+            raise input_error(where, "SGD, Adam or AdamW", got, "Use pb.sharpness, which needs no optimiser")
+    limit = stability_limit(optimizer, view.parameters.values())
+    if limit is None:
+        got = ", ".join(f"{group.rate:g}" for group in groups) or "no group with parameters of the model"
+        raise input_error(where, "learning rates of which one is above 0", got, "Use pb.sharpness")
+    group_of = {id(p): group for group in groups for p in group.params}
+    parts = {name: _inverse(p, group_of.get(id(p)), limit) for name, p in view.parameters.items()}
+    if not any(bool(part.any()) for part in parts.values()):
+        first = next(iter(parts))
+        raise input_error(where, "steps made on every parameter", f"none on `{first}`", "Call it after a step")
+    return view.flatten({name: part.sqrt() for name, part in parts.items()}).detach()
+
+
+def _inverse(p: Tensor, group: StepGroup | None, limit: float) -> Tensor:
+    """Entries of P^-1 of one parameter: its steps in units of those of the group with the lowest limit."""
+    if group is None:
+        return torch.zeros_like(p)
+    share = limit / group.limit
+    if not isinstance(group.optimizer, ADAM):
+        return torch.full_like(p, share)
+    state = group.optimizer.state.get(p, {})
+    if "exp_avg_sq" not in state:
+        return torch.zeros_like(p)
+    second = state["max_exp_avg_sq" if group.options["amsgrad"] else "exp_avg_sq"]
+    corrected = second / (1 - float(group.options["betas"][1]) ** float(state["step"]))
+    return share / (corrected.sqrt() + float(group.options["eps"]))
 
 
 class _Congruent(Operator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,12 @@ from pullback.functional.batch import Batch, num_samples, quiet_vmap, take
 LossFunction = nn.Module | Callable[..., Tensor]
 
 _SAME_SHAPE = (nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)  # others would broadcast
+
+_NEVER_NEGATIVE = (
+    nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss,
+    nn.SmoothL1Loss, nn.CTCLoss, nn.SoftMarginLoss, nn.MultiMarginLoss, nn.MultiLabelMarginLoss,
+    nn.MultiLabelSoftMarginLoss,
+)  # fmt: skip
 
 
 def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str = "per_sample_loss") -> Tensor:
@@ -84,6 +91,22 @@ def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: st
             f"{tuple(targets.shape)}",
             "Reshape the targets; broadcasting would mix samples",
         )
+
+
+def least_loss(loss_fn: LossFunction) -> float | None:
+    """The smallest value a loss can have, where that is known: 0 of cross-entropy, squared error and their like.
+
+    Of a loss that is not among them its own attribute ``least_loss``, if it has one. Densities have no such value, and
+    a callable may add what it likes.
+
+    Example:
+        >>> least_loss(nn.MSELoss()), least_loss(nn.GaussianNLLLoss()) is None
+        (0.0, True)
+    """
+    if type(loss_fn) in _NEVER_NEGATIVE:
+        return 0.0
+    own = getattr(loss_fn, "least_loss", None)
+    return float(own) if isinstance(own, int | float) and math.isfinite(own) else None
 
 
 def _check_weight(loss_fn: nn.BCELoss | nn.BCEWithLogitsLoss, outputs: Tensor, where: str) -> None:

@@ -94,9 +94,9 @@ SHARPNESS = Spec(
         Metric("sharpness", "gauss_newton", "Gauss-Newton"),
         Metric("sharpness", "limit", "limit", reference=True),
         Metric("sharpness", "preconditioned", "preconditioned Hessian", panel=1),
-        Metric("sharpness", "preconditioned_limit", "limit with Adam", panel=1, reference=True),
+        Metric("sharpness", "preconditioned_limit", "its limit", panel=1, reference=True),
     ),
-    (Panel("largest eigenvalue of mean loss", "auto"), Panel("preconditioned by Adam", "auto")),
+    (Panel("largest eigenvalue of mean loss", "auto"), Panel("preconditioned by the optimizer", "auto")),
 )
 
 

@@ -117,8 +117,10 @@ def _shown(value: float | None, show: object, note: str) -> tuple[str, str]:
 
 def _sharpness(named: NamedRun) -> tuple[str, str]:
     """The last sharpness, and how it compares with the limit of the learning rate."""
-    sharpness = last_value(named.run, "sharpness", "hessian")
-    limit = last_value(named.run, "sharpness", "limit")
+    sharpness, limit = (last_value(named.run, "sharpness", name) for name in ("hessian", "limit"))
+    own = tuple(last_value(named.run, "sharpness", name) for name in ("preconditioned", "preconditioned_limit"))
+    if None not in own:  # as the optimizer sees it, whose limit is of that
+        sharpness, limit = own
     if sharpness is None:
         return "–", "not measured"
     if limit is None or not math.isfinite(limit) or limit <= 0:

@@ -161,7 +161,7 @@ def test_adam_s_own_curvature_has_its_own_panel(tmp_path):
         "Hessian": "y",
         "limit": "y",
         "preconditioned Hessian": "y2",
-        "limit with Adam": "y2",
+        "its limit": "y2",
     }
 
 
