@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from pullback.advisor.thresholds import LEARNS_ACCURACY, LEARNS_LOSS, SHARE_OF_MEASUREMENTS
+from pullback.advisor.course import fell
+from pullback.advisor.thresholds import LEARNS_ACCURACY, SHARE_OF_MEASUREMENTS
 from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
@@ -16,7 +17,10 @@ LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # 
 
 def number(value: Any) -> float:
     """A number as a float, anything else as nan."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def has(record: Record, *names: str) -> bool:
@@ -57,6 +61,13 @@ def not_finite(run: Run) -> list[int]:
     return bad + [record.step for record in run.records if record.error and "a finite loss" in record.error]
 
 
+def least_loss(run: Run) -> float | None:
+    """The smallest value the loss can have, by the run's description; None if it says nothing, or a record is below."""
+    least = number(run.meta.get("least_loss"))
+    below = any(number(r.values.get(metric)) < least for probe, metric in LOSSES for r in run.of(probe))
+    return None if below or not math.isfinite(least) else least
+
+
 def learns(run: Run) -> bool:
     """Whether the measured loss fell, or most samples are right; False where that is not known.
 
@@ -66,14 +77,14 @@ def learns(run: Run) -> bool:
     if not_finite(run) or not records:
         return False
     late = records[-max(1, len(records) // 4) :]
-    first, last = records[0].values["loss"], median(record.values["loss"] for record in late)
     judged = [record.values for record in late if has(record, "accuracy")]
     if judged and median(values["accuracy"] for values in judged) >= LEARNS_ACCURACY:
         return True
     ahead = [
         v["accuracy"] - v["constant_accuracy"] for v in judged if math.isfinite(number(v.get("constant_accuracy")))
     ]
-    return 0 <= last <= LEARNS_LOSS * first and not (ahead and median(ahead) <= 0)
+    losses = [float(record.values["loss"]) for record in records]
+    return fell(losses, least_loss(run)) and not (ahead and median(ahead) <= 0)
 
 
 def severity(run: Run) -> str:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 # What counts as lasting, and as learning.
 SHARE_OF_MEASUREMENTS = 0.5  # a state counts if at least half of the measurements show it
-LEARNS_LOSS = 0.8  # a run learns if its loss fell to this share of the first one measured,
+LEARNS_LOSS = 0.8  # a run learns if its loss fell to this share of the first one measured, above its smallest value,
+LEARNS_CHANGES = 3.0  # where that is not known by this many changes from measurement to measurement: noise about a
+# level does so in 5 of 100 runs of five measurements, 1 of 100 of twenty,
 LEARNS_ACCURACY = 0.8  # or if it gets this share of the samples right
 
 # Learning rate and loss.
 DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
+DIVERGING_CHANGES = 5.0  # where its smallest value is not known: times its changes and its early range; noise about a
+# level does so in 1 of 100 runs of five measurements, 1 of 10,000 of twenty, a loss that grows evenly does not
 STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay stable; convention
 SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
 MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
@@ -47,6 +51,8 @@ BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 
 
 # Plateaus.
 PLATEAU = 0.01  # relative change of the median loss from the third to the last quarter of the measurements; convention
+PLATEAU_CHANGES = 1.5  # where the smallest loss is not known also this many of its late changes; a loss that falls
+# evenly or by a factor moves by 2 or more
 PLATEAU_LOSSES = 8  # measurements below which quarters say nothing
 NEGATIVE = 0.01  # of the largest curvature: a smallest eigenvalue below minus this share is a way down; convention
 
@@ -64,3 +70,4 @@ LAZY_DRIFT = 0.1  # relative change of the tangent kernel; convention
 GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
+TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention

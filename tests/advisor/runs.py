@@ -11,8 +11,10 @@ from pullback.runs import Record, Run
 Line = tuple[int, str, dict[str, Any]]
 
 
-def a_run(*records: Line) -> Run:
-    return Run(Path("run"), {}, tuple(Record(step, 0.0, probe, values) for step, probe, values in records))
+def a_run(*records: Line, least: float | None = 0.0) -> Run:
+    """A run whose loss is known to be ``least`` at its smallest, as cross-entropy is."""
+    meta = {} if least is None else {"least_loss": least}
+    return Run(Path("run"), meta, tuple(Record(step, 0.0, probe, values) for step, probe, values in records))
 
 
 def losses(*values: float) -> list[Line]:
@@ -23,9 +25,9 @@ LEARNS = losses(2.3, 1.0, 0.5)
 STUCK = losses(2.3, 2.3, 2.29)
 
 
-def found(name: str, *records: Line) -> pb.Finding | None:
+def found(name: str, *records: Line, least: float | None = 0.0) -> pb.Finding | None:
     """The finding of this name, or None."""
-    return next((finding for finding in pb.diagnose(a_run(*records)) if finding.name == name), None)
+    return next((finding for finding in pb.diagnose(a_run(*records, least=least)) if finding.name == name), None)
 
 
 def severities(name: str, *records: Line) -> tuple[str | None, str | None]:

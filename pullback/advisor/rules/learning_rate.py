@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pullback.advisor.course import grew, growth
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import (
     CONVENTION,
@@ -14,13 +15,22 @@ from pullback.advisor.reading import (
     has,
     lasts,
     learns,
+    least_loss,
     not_finite,
     number,
     records_with,
     severity,
 )
 from pullback.advisor.rules.units import dead_units
-from pullback.advisor.thresholds import DIVERGING, LEARNS_LOSS, MANY_LOSSES, MANY_SHARPNESS, SMALL_UPDATE, STABLE_SHARE
+from pullback.advisor.thresholds import (
+    DIVERGING,
+    DIVERGING_CHANGES,
+    LEARNS_CHANGES,
+    MANY_LOSSES,
+    MANY_SHARPNESS,
+    SMALL_UPDATE,
+    STABLE_SHARE,
+)
 from pullback.runs import Record, Run
 
 STABILITY = (
@@ -43,6 +53,14 @@ class _Curvature:
         rate = number(self.record.values.get("learning_rate"))
         return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
 
+    @property
+    def which(self) -> str:
+        """The rate to change; of several groups the one whose steps are longest for what it bears."""
+        rates = self.record.values.get("learning_rates")
+        several = isinstance(rates, list) and len(rates) > 1
+        rate = number(self.record.values.get("learning_rate"))
+        return f"learning rate of {rate:.3g}, and the others with it," if several else "learning rate"
+
 
 def divergence(run: Run) -> Iterator[Finding]:
     """The loss left the finite numbers, or is on its way: the trained weights do worse than the first ones."""
@@ -52,7 +70,7 @@ def divergence(run: Run) -> Iterator[Finding]:
         evidence = {"measurements": float(len(set(bad)))}
     elif worse := max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]:
         lowest = min(worse, key=lambda pair: pair[1])
-        steps, threshold = (lowest[0], worse[-1][0]), f"the loss grew to above {DIVERGING:g} times the first one"
+        steps, threshold = (lowest[0], worse[-1][0]), _grown(least_loss(run))
         evidence = {"first loss": worse[0][1], "lowest loss": lowest[1], "last loss": worse[-1][1]}
     else:
         return
@@ -61,7 +79,7 @@ def divergence(run: Run) -> Iterator[Finding]:
     if sharp and sharp[0].sharpness > sharp[0].limit:
         evidence |= {"sharpness": sharp[0].sharpness, "limit": sharp[0].limit}
         threshold += ", along the sharpest direction, in which the learning rate is above the limit of stability"
-        action = f"Lower the learning rate to below {sharp[0].stable_rate:.3g}"
+        action = f"Lower the {sharp[0].which} to below {sharp[0].stable_rate:.3g}"
     yield Finding(
         "divergence", "critical", _fastest_layer(run), steps, evidence, threshold, "definition; " + STABILITY, action
     )
@@ -86,16 +104,16 @@ def too_high(run: Run) -> Iterator[Finding]:
             "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first "
             "of a run that does not learn",
             STABILITY,
-            f"Lower the learning rate to below {worst.stable_rate:.3g}",
+            f"Lower the {worst.which} to below {worst.stable_rate:.3g}",
         )
 
 
 def too_low(run: Run) -> Iterator[Finding]:
     """The loss hardly moves, and steps could be many times longer; dead units move at no rate."""
-    losses = records_with(run, "loss", "loss")
+    losses, least = records_with(run, "loss", "loss"), least_loss(run)
     if any(True for rule in (divergence, too_high, dead_units) for _ in rule(run)):
         return
-    if len(losses) < MANY_LOSSES or learns(run) or losses[0].values["loss"] < LEARNS_LOSS * losses[-1].values["loss"]:
+    if len(losses) < MANY_LOSSES or learns(run) or grew([float(r.values["loss"]) for r in losses], least):
         return
     curvatures = [each for each in _curvatures(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
@@ -108,7 +126,7 @@ def too_low(run: Run) -> Iterator[Finding]:
     if curvatures:
         sharpest = max(curvatures, key=lambda c: c.sharpness / c.limit)
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
-        action = f"Raise the learning rate, step by step, towards {sharpest.stable_rate / 2:.3g}"
+        action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {sharpest.stable_rate / 2:.3g}"
     if small:
         evidence["median |dw| / |w|"] = small[-1].values["median"]
     yield Finding(
@@ -118,14 +136,18 @@ def too_low(run: Run) -> Iterator[Finding]:
         (losses[0].step, losses[-1].step),
         evidence,
         f"curvature below {STABLE_SHARE:g} of the limit in all measurements, or relative updates below "
-        f"{SMALL_UPDATE:g} in half of them, while the loss changes by less than a fifth",
+        f"{SMALL_UPDATE:g} in half of them, while the loss changes by less than "
+        + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth"),
         CONVENTION,
         action,
     )
 
 
 def _curvatures(run: Run) -> list[_Curvature]:
-    """Adam's kin by the preconditioned Hessian, gradient descent by the plain one; others have no known limit."""
+    """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
+
+    Other optimisers have no known limit.
+    """
     found = []
     for record in run.of("sharpness"):
         if has(record, "preconditioned", "preconditioned_limit"):
@@ -145,9 +167,16 @@ def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, f
     """
     start = records_with(run, "start", metric)[:1] if probe == "loss" else []
     series = [(r.step, float(r.values[metric])) for r in [*start, *records_with(run, probe, metric)]]
-    if len(series) < 2 or series[0][1] <= 0 or series[-1][1] <= DIVERGING * series[0][1]:
-        return 0.0, []
-    return series[-1][1] / series[0][1], series
+    grown = growth([loss for _, loss in series], least_loss(run))
+    return (grown, series) if grown > 1 else (0.0, [])
+
+
+def _grown(least: float | None) -> str:
+    if least is not None:
+        return f"the loss grew to above {DIVERGING:g} times the first one" + (f", from {least:g}" if least else "")
+    return (
+        f"the loss grew by more than {DIVERGING_CHANGES:g} times its changes between measurements and its early range"
+    )
 
 
 def _fastest_layer(run: Run) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
+from pullback.advisor.course import stands
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, number, records_with, severity
-from pullback.advisor.thresholds import NEGATIVE, PLATEAU, PLATEAU_LOSSES
+from pullback.advisor.reading import CONVENTION, least_loss, number, records_with, severity
+from pullback.advisor.thresholds import NEGATIVE, PLATEAU, PLATEAU_CHANGES, PLATEAU_LOSSES
 from pullback.runs import Record, Run
 
 
@@ -37,7 +38,7 @@ def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
             "smallest curvature": values["smallest"],
             "largest curvature": values["hessian"],
         },
-        f"median loss of the last two quarters within {PLATEAU:.0%}, and a smallest Hessian eigenvalue "
+        f"median loss of the last two quarters within {_within(run)}, and a smallest Hessian eigenvalue "
         f"{'below' if saddle else 'not below'} -{NEGATIVE:g} of the largest",
         "strict saddle points, Dauphin et al. (2014), arXiv:1406.2572; " + CONVENTION,
         "Raise the learning rate or add momentum, or use smaller batches: noise leaves a saddle"
@@ -49,13 +50,15 @@ def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
 def _standing(run: Run) -> list[Record]:
     """Loss records of the last two quarters if their medians agree, else nothing."""
     records = records_with(run, "loss", "loss")
-    quarter = len(records) // 4
-    if len(records) < PLATEAU_LOSSES:
+    if len(records) < PLATEAU_LOSSES or not stands([float(r.values["loss"]) for r in records], least_loss(run)):
         return []
-    third, last = (
-        median(r.values["loss"] for r in part) for part in (records[-2 * quarter : -quarter], records[-quarter:])
-    )
-    return records[-2 * quarter :] if abs(last - third) <= PLATEAU * abs(third) else []
+    return records[-2 * (len(records) // 4) :]
+
+
+def _within(run: Run) -> str:
+    if least_loss(run) is not None:
+        return f"{PLATEAU:.0%}"
+    return f"{PLATEAU:.0%} of what it fell, or {PLATEAU_CHANGES:g} of its changes between measurements"
 
 
 def _is_saddle(record: Record) -> bool | None:

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pullback.advisor.course import rose_again
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, has, learns, number, records_with, severity, span
-from pullback.advisor.thresholds import GENERALISATION_GAP, KNOWN_BY_HEART, LAZY_DRIFT, RATE_DECAY, TEST_LOSS_RISE
+from pullback.advisor.reading import CONVENTION, by_layer, has, learns, least_loss, number, records_with, severity, span
+from pullback.advisor.thresholds import (
+    GENERALISATION_GAP,
+    KNOWN_BY_HEART,
+    LAZY_DRIFT,
+    RATE_DECAY,
+    TEST_LOSS_RISE,
+    TEST_LOSS_SHARE,
+)
 from pullback.runs import Record, Run
 
 
 def effective_rate_decay(run: Run) -> Iterator[Finding]:
     """Weights whose scale does not matter grow, and their effective rate lr / |w|^2 falls without anyone asking."""
     records = [r for r in run.of("effective_lr") if by_layer(r, "norm")]
-    if not records or number(records[-1].values.get("weight_decay", 0.0)) > 0:
+    if not records:
         return
     first, last = by_layer(records[0], "norm"), by_layer(records[-1], "norm")
     invariant = records[-1].values.get("invariant")
     decay = {
         layer: (last[layer] / norm) ** 2
         for layer, norm in first.items()
-        if isinstance(invariant, dict) and invariant.get(layer) is True and norm > 0 and layer in last
+        if isinstance(invariant, dict)
+        and invariant.get(layer) is True
+        and norm > 0
+        and layer in last
+        and not _weight_decay(records[-1], layer) > 0
     }
     layer = max(decay, key=lambda name: decay[name]) if decay else None
     if layer is not None and decay[layer] > RATE_DECAY:
@@ -34,6 +46,12 @@ def effective_rate_decay(run: Run) -> Iterator[Finding]:
             "van Laarhoven (2017), arXiv:1706.05350; " + CONVENTION,
             "Add weight decay to the layers before normalisation, which holds |w| at an equilibrium",
         )
+
+
+def _weight_decay(record: Record, layer: str) -> float:
+    """Of a layer, where the optimiser's groups differ."""
+    decay = record.values.get("weight_decay", 0.0)
+    return number(decay.get(layer, 0.0) if isinstance(decay, dict) else decay)
 
 
 def lazy_regime(run: Run) -> Iterator[Finding]:
@@ -68,10 +86,11 @@ def memorisation(run: Run) -> Iterator[Finding]:
         accuracy = train[-1].values["accuracy"]
         if accuracy >= KNOWN_BY_HEART and accuracy - test["accuracy"] > GENERALISATION_GAP:
             evidence |= {"training accuracy": accuracy, "test accuracy": test["accuracy"]}
-    best = min((_test(r)["loss"] for r in held_out if "loss" in _test(r)), default=0.0)
-    fell = train[-1].values["loss"] < train[0].values["loss"]
-    if best > 0 and fell and test.get("loss", 0.0) > TEST_LOSS_RISE * best:
-        evidence |= {"lowest test loss": best, "last test loss": test["loss"]}
+    losses = [_test(r)["loss"] for r in held_out if "loss" in _test(r)]
+    least = least_loss(run)
+    least = None if least is not None and losses and min(losses) < least else least
+    if "loss" in test and rose_again(losses, [float(r.values["loss"]) for r in train], least):
+        evidence |= {"lowest test loss": min(losses), "last test loss": test["loss"]}
     if evidence:
         gap = "training accuracy" in evidence
         yield Finding(
@@ -81,10 +100,16 @@ def memorisation(run: Run) -> Iterator[Finding]:
             (train[0].step, held_out[-1].step),
             evidence,
             f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, or a test "
-            f"loss {TEST_LOSS_RISE:g} times its minimum while the training loss fell",
+            f"loss {_above(least)} while the training loss fell",
             "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
             "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
         )
+
+
+def _above(least: float | None) -> str:
+    if least is not None:
+        return f"{TEST_LOSS_RISE:g} times its minimum"
+    return f"above its minimum by {TEST_LOSS_SHARE:.0%} of the training loss's fall"
 
 
 def _test(record: Record) -> dict[str, float]:
