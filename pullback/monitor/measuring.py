@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels import KernelSeries
@@ -23,7 +24,7 @@ class Measurer:
     Args:
         model: looked at in eval mode, and left as it was.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        optimizer: the user's, or None.
+        optimizer: the user's, one or several, or None.
         probes: in the order they run.
         max_samples: N, samples a measurement looks at.
     """
@@ -32,7 +33,7 @@ class Measurer:
         self,
         model: nn.Module,
         loss_fn: LossFunction,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Optimizers | None,
         probes: Sequence[Probe],
         max_samples: int,
     ) -> None:
@@ -61,7 +62,7 @@ class Measurer:
         step: int,
         x: Batch,
         y: Batch,
-        loss: Tensor | float | None,
+        loss: float | None,
         before: Snapshot | None,
         *,
         dear: bool,
@@ -78,9 +79,7 @@ class Measurer:
         except Exception as error:
             output.error(step, "monitor", error)
 
-    def _observation(
-        self, step: int, x: Batch, y: Batch, loss: Tensor | float | None, before: Snapshot | None
-    ) -> Observation:
+    def _observation(self, step: int, x: Batch, y: Batch, loss: float | None, before: Snapshot | None) -> Observation:
         batch = self.recent.batch_size or num_samples(x)
         x, y = self.recent.together(x, y)
         part = slice(0, min(self.max_samples, num_samples(x)))
@@ -90,11 +89,11 @@ class Measurer:
             take(x, part),
             take(y, part),
             self.optimizer,
-            as_number(loss),
+            loss,
             self._kernels,
             batch_size=batch,
             step=step,
-            before=before,
+            before=before and before.still_there(self.model),
             memory=self._memory,
         )
 
@@ -110,8 +109,3 @@ class Measurer:
             output.values(step, probe.name, found.values)
         for name, array in found.arrays.items():
             output.array(step, probe.name, name, array)
-
-
-def as_number(loss: Tensor | float | None) -> float | None:
-    """The loss as the loop reports it."""
-    return float(loss.detach()) if isinstance(loss, Tensor) else loss

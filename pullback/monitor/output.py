@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from pullback._checks import input_error
 from pullback.monitor.sinks import Sink, scalars_of
 from pullback.runs import RunWriter
+from pullback.runs.schema import RESUME, decode, encode_values, in_words
 
 
 class Output:
@@ -31,14 +34,33 @@ class Output:
         self._scalars: dict[str, float] = {}
 
     def values(self, step: int, probe: str, values: dict[str, Any], *, forward: bool = True) -> None:
-        """Record what a probe measured, and keep its scalars for ``send``, unless they are for the record alone."""
-        self._write(step, self.writer.append, step, probe, values)
+        """Record what a probe measured, and keep its scalars for ``send``, unless they are for the record alone.
+
+        What a record cannot hold is left out, and said once.
+        """
+        probe = in_words(probe)
+        kept, refused = encode_values(values)
+        if probe == RESUME:  # a reader would leave out what was recorded before it
+            kept, refused = {}, {"": f"the name {RESUME!r} stands for a training that was resumed"}
+        for name, reason in refused.items():
+            self.refuse(step, probe, name, reason)
+        if refused and not kept:
+            return
+        self._write(step, self.writer.append, step, probe, kept)
         if self.sinks and forward:
-            self._scalars |= scalars_of(probe, values)
+            self._scalars |= scalars_of(probe, decode(kept))
+
+    def refuse(self, step: int, probe: str, name: str, reason: str) -> None:
+        """Say once, in the record too, that something handed over cannot be recorded."""
+        what = f"{probe}.{name}" if name else probe
+        if what not in self._warned:
+            remedy = "Pass numbers, texts, and lists or dicts of them"
+            self.error(step, probe, input_error("Monitor", "what a record can hold", f"{reason}, as {what}", remedy))
+            self.say_once(what, f"`{what}` cannot be recorded: {reason}")
 
     def error(self, step: int, probe: str, error: BaseException) -> None:
         """Record that a probe failed."""
-        self._write(step, self.writer.append_error, step, probe, error)
+        self._write(step, self.writer.append_error, step, in_words(probe), error)
 
     def array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
         """Record an array."""
@@ -53,14 +75,14 @@ class Output:
                     sink(step, dict(scalars))
             except Exception as error:  # a dashboard that is down must not end a training run
                 self.error(step, "forward", error)
-                self._warn_once(place, f"a sink failed ({error}); the record has the numbers")
+                self.say_once(place, f"a sink failed ({in_words(error)}); the record has the numbers")
 
     def close(self) -> None:
         """Finish the record."""
         try:
             self.writer.close()
-        except OSError as error:
-            self._warn_once("close", f"the end of the record may be lost ({error})")
+        except Exception as error:
+            self.say_once("close", f"the end of the record may be lost ({in_words(error)})")
 
     def _write(self, step: int, write: Callable[..., None], *args: Any) -> None:
         """Write, and if the disk refuses say so once; when it takes records again, the first one tells how many."""
@@ -72,9 +94,15 @@ class Output:
         except Exception as error:  # a full disk must not end a training run
             self.num_lost += 1
             self._unsaid += 1
-            self._warn_once("record", f"a record was lost ({error})")
+            self.say_once("record", f"a record was lost ({in_words(error)})")
 
-    def _warn_once(self, about: object, what: str) -> None:
-        if about not in self._warned:
-            self._warned.add(about)
-            warnings.warn(f"Monitor: {what}; training goes on", stacklevel=4)
+    def say_once(self, about: object, what: str) -> None:
+        """Warn, unless it was said before; also where warnings are made errors, which would end the training."""
+        if about in self._warned:
+            return
+        self._warned.add(about)
+        text = f"Monitor: {what}; training goes on"
+        try:
+            warnings.warn(text, stacklevel=4)
+        except Warning:
+            print(text, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,12 @@ class Snapshot:
     Attributes:
         places: parameter name -> places of the entries in the flattened parameter, or None for all of them.
         values: parameter name -> a copy of the entries.
+        owners: parameter name -> the parameter itself, as long as someone else keeps it, and its number of entries.
     """
 
     places: dict[str, Tensor | None]
     values: dict[str, Tensor]
+    owners: dict[str, tuple[weakref.ref[Tensor], int]]
 
     @classmethod
     def of(cls, model: nn.Module) -> Snapshot:
@@ -34,7 +37,8 @@ class Snapshot:
         quarter to the memory of training with Adam.
         """
         places: dict[str, Tensor | None] = {}
-        values = {}
+        values: dict[str, Tensor] = {}
+        owners: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         for name, p in ModelView.of(model, where="Monitor").parameters.items():
             size = p.numel()
             drawn = None
@@ -42,7 +46,14 @@ class Snapshot:
                 drawn = torch.randint(size, (MOST_ENTRIES,), generator=make_generator(size)).to(p.device)
             places[name] = drawn
             values[name] = _entries(p, drawn).clone()
-        return cls(places, values)
+            owners[name] = weakref.ref(p), size
+        return cls(places, values, owners)
+
+    def still_there(self, model: nn.Module) -> Snapshot:
+        """Without the parameters that others have taken the place of, or that were resized: no step moved those."""
+        now = ModelView.of(model, where="Monitor").parameters
+        same = {name: owner for name, owner in self.owners.items() if name in now and _is(now[name], owner)}
+        return Snapshot({n: self.places[n] for n in same}, {n: self.values[n] for n in same}, same)
 
     def ratios(self, model: nn.Module) -> dict[str, tuple[float, float]]:
         """|w - w0| / |w0| of every layer since, and its standard error, 0 where all entries are known.
@@ -68,6 +79,10 @@ class Snapshot:
         scale = p.numel() / len(before)
         moved = (_entries(p, places).double() - before).square()
         return scale * moved, scale * before.square(), places is not None
+
+
+def _is(p: Tensor, owner: tuple[weakref.ref[Tensor], int]) -> bool:
+    return owner[0]() is p and owner[1] == p.numel()
 
 
 def _entries(p: Tensor, places: Tensor | None) -> Tensor:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -22,19 +24,83 @@ META_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
 ARRAYS_FOLDER = "arrays.zarr"
 RESUME = "resume"
+MOST_NUMBERS = 2**16  # of one value; more belongs into an array
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def encode(value: Any) -> Any:
-    """A value with non-finite numbers spelled out, for JSON."""
-    if isinstance(value, dict):
-        return {str(key): encode(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [encode(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
+def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
+    """A value as JSON holds it: non-finite numbers spelled out; arrays, tensors and what is like a number as numbers.
+
+    Args:
+        value: numbers, texts, flags, paths, arrays, tensors, and dicts, lists, tuples and sets of them.
+        other: what to make of anything else; without it that is an error.
+
+    Raises:
+        TypeError: of a type that is none of these.
+        ValueError: an array of more than ``MOST_NUMBERS``.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {str(key): encode(each, other) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [encode(each, other) for each in value]
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    if callable(getattr(value, "tolist", None)):  # of NumPy, torch and their kin, also where it is one number
+        if math.prod(value.shape) > MOST_NUMBERS:
+            message = f"an array of {math.prod(value.shape):,} numbers, where a record takes {MOST_NUMBERS:,}"
+            raise ValueError(message)
+        return encode(value.tolist(), other)
+    if hasattr(type(value), "__float__"):
+        return _number(float(value))
+    if other is not None:
+        return other(value)
+    message = f"a value of type {type(value).__name__}, which is no number, text, list or dict of these"
+    raise TypeError(message)
+
+
+def _number(value: float) -> Any:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return "Infinity" if value > 0 else "-Infinity"
+    if not finite:
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def encode_values(values: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """What of a record's values it can hold, and of the rest why not, by name."""
+    if not isinstance(values, Mapping):
+        return {}, {"": f"values of type {type(values).__name__}, where a dict is needed"}
+    kept: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    for key, value in values.items():
+        name = in_words(key)
+        try:
+            found = encode(value)
+        except Exception as error:
+            refused[name] = in_words(error)
+            continue
+        if _is_value(found):
+            kept[name] = found
+        else:
+            refused[name] = "lists or dicts within those of lists or dicts"
+    return kept, refused
+
+
+def in_words(value: Any) -> str:
+    """Text of anything, also of what fails when it is asked for its text."""
+    try:
+        return str(value) or type(value).__name__
+    except Exception:
+        return f"an object of type {type(value).__name__}"
 
 
 def decode(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pullback._checks import input_error
 from pullback.runs.reader import Run, load_run
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode
+from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode, encode_values, in_words
 
 DRAFT = ".part"  # ends the name of what is not whole yet
 
@@ -25,7 +25,8 @@ class RunWriter:
 
     Args:
         path: the folder; made if it does not exist.
-        meta: what is known about the run before it starts (model, optimizer, settings), JSON-serialisable.
+        meta: what is known about the run before it starts (model, optimizer, settings). Paths, arrays and tensors are
+            stored as texts and numbers, anything else as its text.
         resume: steps the training has behind it. A run that is there is then continued: what it holds of later steps
             is left behind, its description stays. None takes a new or empty folder only.
 
@@ -56,7 +57,7 @@ class RunWriter:
         self._start = time.perf_counter()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         if self.earlier is None:
-            self._begin({"schema": SCHEMA_VERSION, "created": now, **encode(meta)})
+            self._begin({"schema": SCHEMA_VERSION, "created": now, **encode(meta, in_words)})
         else:
             _check_same_model(self.earlier, meta)
             self._continue(self.earlier, resume or 0, now)
@@ -80,12 +81,20 @@ class RunWriter:
         return os.open(self.path / RECORDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def append(self, step: int, probe: str, values: dict[str, Any]) -> None:
-        """Append the numbers one probe measured at one step."""
-        self._write({"step": step, "probe": probe, "values": encode(values)})
+        """Append the numbers one probe measured at one step.
+
+        Raises:
+            InputError: a value that no record holds, see ``runs.schema``.
+        """
+        kept, refused = encode_values(values)
+        for name, reason in refused.items():
+            where, remedy = f"run folder {self.path}", "Pass numbers, texts, and lists or dicts of them"
+            raise input_error(where, "values that a record can hold", f"{probe}.{name}: {reason}", remedy)
+        self._write({"step": step, "probe": probe, "values": kept})
 
     def append_error(self, step: int, probe: str, error: BaseException) -> None:
         """Append that a probe failed, and why."""
-        self._write({"step": step, "probe": probe, "error": f"{type(error).__name__}: {error}"})
+        self._write({"step": step, "probe": probe, "error": f"{type(error).__name__}: {in_words(error)}"})
 
     def write_array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
         """Write one array under ``<probe>/<step>/<name>``, in place of one that is there.

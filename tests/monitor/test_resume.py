@@ -65,9 +65,6 @@ def test_steps_counted_by_others(tmp_path: Path) -> None:
         assert not monitor.is_due()
         monitor.step(x, y)
         assert monitor.is_due()
-        for bad in (11, 5, 12.0):
-            with pytest.raises(pb.InputError, match="`step` as a whole number above the last, 11, got"):
-                monitor.step(x, y, step=bad)  # type: ignore[arg-type]
     assert pb.load_run(tmp_path / "run").steps == [4, 6, 10]
     assert [s for s in range(1, 13) if Schedule(4).is_due(s)] == [4, 8, 12]
     assert Schedule(4).is_due(9, 3)

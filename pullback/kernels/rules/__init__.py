@@ -15,7 +15,6 @@ from pullback.kernels.rules import (
 )
 from pullback.kernels.rules.elementwise import COPIES
 from pullback.kernels.rules.registry import LOOKUPS, REISSUED, RULES, Call, Rule, Source, add_rule
-from pullback.kernels.rules.spread import written_shape
 
 __all__ = [
     "COPIES",
@@ -37,5 +36,4 @@ __all__ = [
     "prelu",
     "recurrent",
     "spread",
-    "written_shape",
 ]

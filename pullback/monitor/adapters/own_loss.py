@@ -31,6 +31,7 @@ class OwnLoss:
     """
 
     __name__ = "the model's own"
+    least_loss = 0.0  # of every form
 
     def __init__(self) -> None:
         self.form: Callable[[Tensor, Tensor], Tensor] | None = None

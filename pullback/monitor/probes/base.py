@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pullback.diagnostics import Alignment, alignment
-from pullback.functional import LossFunction
+from pullback.diagnostics.step_sizes import Optimizers
+from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.kernels import Kernel, KernelSeries
 from pullback.monitor.snapshot import Snapshot
@@ -26,7 +27,7 @@ class Observation:
         model: in eval mode while probes run.
         x: samples of the current batch.
         y: their targets.
-        optimizer: the user's, or None.
+        optimizer: the user's, one or several, or None.
         batch_loss: the loss the user's loop reported, or None.
         kernels: makes the kernel; one object for the whole run.
         batch_size: B of the user's batch, of which ``x`` may be a part; None if it is all of it.
@@ -39,7 +40,7 @@ class Observation:
     loss_fn: LossFunction
     x: Batch
     y: Batch
-    optimizer: torch.optim.Optimizer | None
+    optimizer: Optimizers | None
     batch_loss: float | None
     kernels: KernelSeries
     batch_size: int | None = None
@@ -56,6 +57,11 @@ class Observation:
     def alignment(self) -> Alignment:
         """Signs and cosines of the kernel."""
         return alignment(self.kernel)
+
+    @property
+    def parameters(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Names and shapes of what is trained now; what a probe keeps may belong to others."""
+        return tuple((name, p.shape) for name, p in ModelView.of(self.model, where="Monitor").parameters.items())
 
     @property
     def labels(self) -> Tensor | None:

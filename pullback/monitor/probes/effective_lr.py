@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pullback.diagnostics import equilibrium_norm, scale_invariance
-from pullback.diagnostics.preconditioned import ADAM
+from pullback.diagnostics.step_sizes import ADAM, Optimizers, StepGroup, step_groups
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.losses import per_sample_loss
 from pullback.monitor.probes.base import Measurement, Observation, Probe
@@ -21,34 +22,67 @@ def measure(seen: Observation) -> Measurement:
     """By layer ``norm`` = |w| and whether w is scale-``invariant``; where it is, its ``effective`` rate.
 
     w are the invariant parameters, or the matrix of a layer without. The effective rate is lr / |w|^2, and lr / |w| for
-    Adam; ``weight_decay`` is the optimiser's. ``equilibrium``, for plain SGD with decay: the |w| that decay would hold
-    at the gradient of the measured samples.
+    Adam; ``weight_decay`` is the optimiser's, by layer where its groups differ. ``equilibrium``, for plain SGD with
+    decay: the |w| that decay would hold at the gradient of the measured samples. A layer whose w are in groups that
+    differ, or have no rate that is a number, has neither.
     """
     view = ModelView.of(seen.model, where="effective_lr")
-    groups = seen.memory.get("effective_lr")
-    if groups is None or (not any(groups.values()) and _normalises(view)):  # small weights hide behind the norm's eps
-        part = take(seen.x, slice(0, min(NUM_SAMPLES, num_samples(seen.x))))
-        groups = seen.memory["effective_lr"] = scale_invariance(seen.model, part)
+    groups = _invariant_groups(seen, view)
     shown = {layer: groups[layer] or _matrix(view, layer) for layer in groups}
     norms = {layer: _norm([view.parameters[name].detach() for name in names]) for layer, names in shown.items()}
     values: dict[str, Any] = {"norm": norms, "invariant": {layer: bool(names) for layer, names in groups.items()}}
-    invariant = {layer: names for layer, names in groups.items() if names and norms[layer] > 0}
-    if seen.optimizer is not None:
-        group = seen.optimizer.param_groups[0]
-        rate, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
-        power = 1 if isinstance(seen.optimizer, ADAM) else 2
-        values["weight_decay"] = decay
-        if invariant:
-            values["effective"] = {layer: rate / norms[layer] ** power for layer in invariant}
-        plain = isinstance(seen.optimizer, torch.optim.SGD) and group["momentum"] == 0
-        if plain and invariant and 0 < rate * decay < 2:
-            slopes = _gradient_norms(seen, view, invariant)
-            values["equilibrium"] = {
-                layer: equilibrium_norm(rate, decay, slope * norms[layer])
-                for layer, slope in slopes.items()
-                if slope > 0
-            }
+    if seen.optimizer is None:
+        return Measurement(values)
+    steps = _steps_of(view, shown, seen.optimizer)
+    decays = {layer: step.number("weight_decay") for layer, step in steps.items()}
+    if decays:
+        values["weight_decay"] = decays if len(set(decays.values())) > 1 else next(iter(decays.values()))
+    invariant = {layer: names for layer, names in groups.items() if names and layer in steps and norms[layer] > 0}
+    if invariant:
+        values["effective"] = {layer: _effective(steps[layer], norms[layer]) for layer in invariant}
+    held = {layer: names for layer, names in invariant.items() if _has_equilibrium(steps[layer])}
+    if held:
+        values["equilibrium"] = {
+            layer: equilibrium_norm(steps[layer].rate, decays[layer], slope * norms[layer])
+            for layer, slope in _gradient_norms(seen, view, held).items()
+            if slope > 0
+        }
     return Measurement(values)
+
+
+def _invariant_groups(seen: Observation, view: ModelView) -> dict[str, tuple[str, ...]]:
+    """As of ``scale_invariance``; found once, and again where parameters were frozen, released or replaced."""
+    of, groups = seen.memory.get("effective_lr", (None, {}))
+    if of != seen.parameters or (
+        not any(groups.values()) and _normalises(view)
+    ):  # small weights hide behind the norm's eps
+        part = take(seen.x, slice(0, min(NUM_SAMPLES, num_samples(seen.x))))
+        groups = scale_invariance(seen.model, part)
+        seen.memory["effective_lr"] = seen.parameters, groups
+    return groups
+
+
+def _steps_of(view: ModelView, shown: dict[str, tuple[str, ...]], optimizer: Optimizers) -> dict[str, StepGroup]:
+    """The group of each layer's parameters, where there is one rate, decay and kind of step for all of them."""
+    group_of = {id(p): group for group in step_groups(optimizer, view.parameters.values()) for p in group.params}
+    found = {}
+    for layer, names in shown.items():
+        steps = [group_of.get(id(view.parameters[name])) for name in names]
+        marks = {
+            None if step is None else (step.rate, step.number("weight_decay"), step.is_plain, type(step.optimizer))
+            for step in steps
+        }
+        if len(marks) == 1 and steps[0] is not None and not math.isnan(steps[0].rate):
+            found[layer] = steps[0]
+    return found
+
+
+def _effective(step: StepGroup, norm: float) -> float:
+    return step.rate / norm ** (1 if isinstance(step.optimizer, ADAM) else 2)
+
+
+def _has_equilibrium(step: StepGroup) -> bool:
+    return step.is_plain and 0 < step.rate * step.number("weight_decay") < 2
 
 
 def _normalises(view: ModelView) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from pullback._checks import InputError
 from pullback.diagnostics import stability_limit
-from pullback.diagnostics.preconditioned import ADAM, precondition
+from pullback.diagnostics.preconditioned import precondition
+from pullback.diagnostics.step_sizes import Optimizers, StepGroup, optimizers_of, step_groups
 from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.unwrap import full_precision
 from pullback.kernels.store_plan import graph_bytes
@@ -30,8 +33,10 @@ def measure(seen: Observation) -> Measurement:
     Of ``num_samples``, which are fewer where their graph is large: few see a larger curvature than the whole data.
 
     With an optimiser its ``learning_rate`` and the ``limit`` it sets: 2 / lr, for SGD with ``momentum`` as of
-    ``stability_limit``. With Adam ``preconditioned``, the largest eigenvalue of its preconditioned Hessian, and
-    ``preconditioned_limit``. Without autocast: products in half precision are not symmetric to what eigenvalues need.
+    ``stability_limit``; of several groups those of the one that bears least, and all ``learning_rates`` where they
+    differ. With Adam, and with groups that bear unequal curvature, ``preconditioned``, the largest eigenvalue as of
+    ``preconditioned_sharpness``, and ``preconditioned_limit``. A rate that is no number (``lr=None``) has no limit.
+    Without autocast: products in half precision are not symmetric to what eigenvalues need.
     """
     count, chunk = _num_samples(seen)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
@@ -67,22 +72,42 @@ def _num_samples(seen: Observation) -> tuple[int, int]:
     return count, max(1, held, (seen.batch_size or count) // AT_ONCE)
 
 
-def _limits(seen: Observation, optimizer: torch.optim.Optimizer, H: Operator) -> dict[str, Any]:
-    """The learning rate and what it bears."""
-    rate = float(optimizer.param_groups[0]["lr"])
-    values: dict[str, Any] = {"learning_rate": rate, "optimizer": type(optimizer).__name__}
-    limit = stability_limit(optimizer)
-    if isinstance(optimizer, torch.optim.SGD):
-        values["momentum"] = float(optimizer.param_groups[0]["momentum"])
-        return values | ({} if limit is None else {"limit": limit})
-    if rate > 0:
-        values["limit"] = 2 / rate
-    if limit is not None and isinstance(optimizer, ADAM) and optimizer.state:
-        pairs = eigenvalues(precondition(H, seen.model, optimizer), tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
-        values["preconditioned"] = float(pairs.values[0])
-        values["preconditioned_residual"] = float(pairs.residuals[0])
-        values["preconditioned_limit"] = limit
-    return values
+def _limits(seen: Observation, optimizer: Optimizers, H: Operator) -> dict[str, Any]:
+    """The learning rates and what they bear."""
+    view = ModelView.of(seen.model, where="sharpness")
+    groups = step_groups(optimizer, view.parameters.values())
+    limit = stability_limit(optimizer, view.parameters.values())
+    names = {type(each).__name__ for each in [group.optimizer for group in groups] or optimizers_of(optimizer)}
+    values: dict[str, Any] = {"optimizer": " + ".join(sorted(names))}
+    rates = sorted({group.rate for group in groups if not math.isnan(group.rate)}, reverse=True)
+    if not rates:
+        return values
+    values["learning_rate"] = rates[0] if limit is None else groups[0].rate
+    values |= {"learning_rates": rates} if len(rates) > 1 else {}
+    plain = all(isinstance(group.optimizer, torch.optim.SGD) for group in groups)
+    if plain:
+        values["momentum"] = groups[0].number("momentum")
+        values |= {} if limit is None else {"limit": limit}
+    elif rates[0] > 0:
+        values["limit"] = 2 / rates[0]
+    if limit is None or (plain and _alike(groups, view)):
+        return values
+    try:
+        operator = precondition(H, seen.model, optimizer)
+    except InputError:  # Adam before its first step
+        return values
+    pairs = eigenvalues(operator, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
+    return values | {
+        "preconditioned": float(pairs.values[0]),
+        "preconditioned_residual": float(pairs.residuals[0]),
+        "preconditioned_limit": limit,
+    }
+
+
+def _alike(groups: list[StepGroup], view: ModelView) -> bool:
+    """Whether the groups bear the same curvature and hold all parameters: the Hessian itself then says all."""
+    held = sum(p.numel() for group in groups for p in group.params)
+    return len({group.limit for group in groups}) == 1 and held == view.num_params
 
 
 PROBE = Probe("sharpness", measure, sparse=True)

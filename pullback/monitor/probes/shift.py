@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pullback.diagnostics.preconditioned import ADAM
-from pullback.functional import num_samples, take, undisturbed
+from pullback._checks import unsupported
+from pullback.diagnostics.step_sizes import ADAM, Optimizers, step_groups
+from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
@@ -20,15 +21,15 @@ NUM_SAMPLES = 64  # a pass forward and back for every layer
 def measure(seen: Observation) -> Measurement:
     """By layer the ``change`` |g - g'| / |g| and ``cosine`` of g and g', as of ``measure.internal_covariate_shift``.
 
-    The step is one of gradient descent at the optimiser's rate, or with Adam a first step of Adam. Batch norm uses the
-    batch's own statistics; dropout is off. Nothing without an optimiser.
+    The step is one of gradient descent at the optimiser's rates, or with Adam a first step of Adam, every parameter at
+    the rate of its group. Batch norm uses the batch's own statistics; dropout is off. Nothing without an optimiser, or
+    where a rate is no number.
     """
     from pullback.measure import internal_covariate_shift  # loads SciPy with it
 
-    if seen.optimizer is None:
+    step = None if seen.optimizer is None else _step(seen.model, seen.optimizer)
+    if step is None:
         return Measurement({})
-    rate = float(seen.optimizer.param_groups[0]["lr"])
-    step = partial(torch.optim.Adam, lr=rate) if isinstance(seen.optimizer, ADAM) else rate
     part = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
     model = unwrap(seen.model)
     with undisturbed(model, training=False):
@@ -42,6 +43,22 @@ def measure(seen: Observation) -> Measurement:
         "cosine": {layer: cosine for layer, _, _, cosine in rows if not math.isnan(cosine)},
     }
     return Measurement(values)
+
+
+def _step(model: nn.Module, optimizer: Optimizers) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None:
+    """Every parameter at its own rate, 0 for what no group holds; None where one is not known."""
+    params = ModelView.of(model, where="shift").parameters
+    groups = step_groups(optimizer, params.values())
+    rate_of = {id(p): group.rate for group in groups for p in group.params}
+    rates = [rate_of.get(id(p), 0.0) for p in params.values()]
+    if any(map(math.isnan, rates)):
+        return None
+    adam = {isinstance(group.optimizer, ADAM) for group in groups}
+    if len(adam) > 1:
+        got = " + ".join(sorted({type(group.optimizer).__name__ for group in groups}))
+        raise unsupported("shift", "optimisers of one kind", got, "Use pb.measure.internal_covariate_shift")
+    kind = torch.optim.Adam if True in adam else torch.optim.SGD
+    return lambda moved: kind([{"params": [p], "lr": rate} for p, rate in zip(moved, rates, strict=True)])
 
 
 PROBE = Probe("shift", measure, sparse=True)

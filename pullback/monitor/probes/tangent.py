@@ -23,18 +23,20 @@ def measure(seen: Observation) -> Measurement:
     """Of the tangent kernel of fixed samples: ``drift`` and ``cka`` since the first measurement.
 
     Also ``label_alignment`` and ``effective_rank`` as it is now, ``since``, the step of the first measurement, and
-    ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``.
+    ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``. A kernel
+    is that of its parameters: where some are frozen or released, the next measurement is the first.
     """
     kept = seen.memory.get("tangent")
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
         x, y = (_copied(take(batch, count)) for batch in (seen.x, seen.y))
         contract: Contraction = "trace" if _num_outputs(seen.kernel.outputs) <= MOST_OUTPUTS else "sum"
-        now = tangent_kernel(seen.model, x, contract=contract).total
-        kept = seen.memory["tangent"] = x, y, now, seen.step, contract
-    else:
-        now = tangent_kernel(seen.model, kept[0], contract=kept[4]).total
-    _, y, first, since, contract = kept
+        kept = x, y, contract, (), 0, Tensor()
+    x, y, contract, parameters, since, first = kept
+    now = tangent_kernel(seen.model, x, contract=contract).total
+    if parameters != seen.parameters:
+        since, first = seen.step, now
+        seen.memory["tangent"] = x, y, contract, seen.parameters, since, first
     moved = kernel_drift(first, now)
     numbers = {"drift": moved.drift, "cka": moved.cka, "effective_rank": moments(now, num_params=1).effective_rank}
     if isinstance(y, Tensor):
