@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive, input_error
-from pullback.functional import LossFunction, num_samples, output_hessian, per_sample_loss, undisturbed
+from pullback._progress import PATIENCE, Progress
+from pullback.functional import LossFunction, ModelView, output_hessian, per_sample_loss, take
 from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
-from pullback.influence.query import sample_blocks, summary
-from pullback.influence.system import Matrix, Method, System, joined, make_system, settings_of
-from pullback.operators import Jacobian
+from pullback.influence.dual import DampedInverse, own_entries
+from pullback.influence.rows import count_samples, row_blocks
+from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, num_outputs, settings_of
 from pullback.operators.data import Data
 
 Estimate = Literal["leverage", "first_order"]
@@ -58,11 +59,12 @@ def leave_one_out(
     estimate: Estimate = "leverage",
     changes: bool = True,
     matrix: Matrix = "gauss_newton",
-    method: Method = "cg",
+    method: Method = "auto",
     tol: float = 1e-6,
     max_iters: int | None = None,
     params: Iterable[str] | None = None,
     block: int = 16,
+    progress: bool = True,
 ) -> LeaveOneOut:
     """Estimates of the model trained without sample i, of its outputs there, and of the leave-one-out loss.
 
@@ -85,11 +87,12 @@ def leave_one_out(
         estimate: which of the two.
         changes: whether to return the changes of the weights, (P, n) numbers.
         matrix: "gauss_newton"; for "first_order" also "hessian".
-        method: "cg", or "dual": exact; with ``points=None`` all samples from one factorisation.
+        method: as for ``response``; "dual" with ``points=None``: all samples from one factorisation.
         tol: as for ``response``.
         max_iters: as for ``response``.
         params: as for ``response``.
         block: samples solved for at the same time.
+        progress: say on standard error how far it is, where it takes more than some seconds.
 
     Returns:
         LeaveOneOut.
@@ -98,8 +101,9 @@ def leave_one_out(
         InputError: as ``response``; "leverage" with a matrix other than Gauss-Newton; a leverage of 1, where a sample
             alone determines a direction of the weights.
 
-    Cost: C solves a sample. Memory: about 6 P C ``block`` numbers, and P n for the changes. "dual" with all samples:
-        that of ``DampedInverse`` and one more solve with its factors.
+    Cost: C solves a sample, with rows held where they fit, as ``self_influence`` has it. Memory: about 6 P C ``block``
+        numbers, and P n for the changes. "dual" with all samples: that of ``DampedInverse`` and two more solves with
+        its factors.
 
     References: Cook (1977); approximate leave-one-out, Rad and Maleki (2020), arXiv:1801.10243.
 
@@ -119,28 +123,44 @@ def leave_one_out(
         remedy = "Use matrix='gauss_newton'" + (", or estimate='first_order'" if matrix == "hessian" else "")
         raise input_error(where, f"a matrix that fits estimate={estimate!r}", repr(matrix), remedy)
     check_positive(where, "block", block)
-    system = make_system(model, loss_fn, data, settings, where)
-    if points is None and system.inverse is not None:
-        return _all_at_once(loss_fn, joined(data), system, estimate, changes)
-    parts, solutions = [], []
-    for x, y in sample_blocks(data if points is None else points, block, where):
-        J = Jacobian(model, x, params=settings.params)
-        solutions.append(system.solve(J.T @ torch.eye(J.shape[0], dtype=J.dtype, device=J.device)))
-        n, X = num_samples(y), solutions[-1].x  # A^{-1} J^T
-        part = _part(loss_fn, x, y, _own_blocks(J @ X, n), system, estimate)
-        kept = torch.einsum("pnc,nc->pn", X.unflatten(1, (n, -1)), part.coefficients) if changes else None
-        parts.append((part, kept))
-    whole = summary(torch.empty(0), solutions)
+    asked = data if points is None else points
+    count = count_samples(asked, where)
+    with Progress(progress, "samples", PATIENCE) as shown:
+        shown.start(where, count)
+        view = ModelView.of(model, params, where)
+        C = num_outputs(view, next(iter([asked] if isinstance(asked, tuple) else asked))[0])
+        system = make_system(model, loss_fn, data, settings, where, count * C)
+        if points is None and isinstance(system.inverse, DampedInverse):
+            found = _all_at_once(loss_fn, joined(data)[1], system, system.inverse, estimate, changes)
+            shown.advance(count)
+            return found
+        parts, solves = [], Solves(system)
+        for rows, outputs, y in _blocks(view, asked, C, block, where):
+            X = solves(rows.T)  # A^{-1} J^T
+            part = _part(loss_fn, outputs, y, _own_blocks(rows @ X, len(outputs)), system, estimate)
+            each = X.unflatten(1, (len(outputs), -1))
+            parts.append((part, torch.einsum("pnc,nc->pn", each, part.coefficients) if changes else None))
+            shown.advance(len(outputs))
+    residual = solves.residual()
     return LeaveOneOut(
         estimate,
         torch.cat([kept for _, kept in parts if kept is not None], 1) if changes else None,
         torch.cat([part.outputs for part, _ in parts]),
         torch.cat([part.losses for part, _ in parts]),
         torch.cat([part.leverage for part, _ in parts]),
-        whole.residual,
-        whole.iterations,
-        whole.converged,
+        residual,
+        solves.iterations,
+        residual <= system.settings.tol,
     )
+
+
+def _blocks(view: ModelView, data: Data, C: int, block: int, where: str) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+    """Rows (n C, P), outputs and targets of at most ``block`` samples."""
+    for some in row_blocks(view, None, data, C, where):
+        outputs = logits_of(some.outputs).detach()
+        for start in range(0, len(outputs), block):
+            part = slice(start, start + block)
+            yield some.rows[start * C : (start + block) * C], outputs[part], take(some.y, part)
 
 
 @dataclass(frozen=True)
@@ -153,24 +173,21 @@ class _Part:
     leverage: Tensor
 
 
-def _part(loss_fn: LossFunction, x: Batch, y: Batch, S: Tensor, system: System, estimate: str) -> _Part:
+def _part(loss_fn: LossFunction, outputs: Tensor, y: Batch, S: Tensor, system: System, estimate: str) -> _Part:
     """From S_i (n, C, C) to the estimates. r: slopes of the losses in the outputs, H: their second derivatives."""
-    where, N, view = "leave_one_out", system.num_samples, system.view
-    with undisturbed(view.model):
-        with torch.no_grad():
-            outputs = logits_of(view(x)).detach()
-        with torch.enable_grad():
-            leaf = outputs.clone().requires_grad_()
-            r = torch.autograd.grad(per_sample_loss(loss_fn, leaf, y, where).sum(), leaf)[0].reshape(len(S), -1)
-        H = output_hessian(loss_fn, outputs, y)
-        u = r / N
-        if estimate == "leverage":
-            left = torch.eye(H.shape[1], dtype=H.dtype, device=H.device) - H @ S / N
-            _check_leverage(left, where)
-            u = torch.linalg.solve(left, u.unsqueeze(2)).squeeze(2)
-        change = (S @ u.unsqueeze(2)).squeeze(2)
-        after = outputs + change.view(outputs.shape)
-        losses = per_sample_loss(loss_fn, after, y, where).detach()
+    where, N = "leave_one_out", system.num_samples
+    with torch.enable_grad():
+        leaf = outputs.clone().requires_grad_()
+        r = torch.autograd.grad(per_sample_loss(loss_fn, leaf, y, where).sum(), leaf)[0].reshape(len(S), -1)
+    H = output_hessian(loss_fn, outputs, y)
+    u = r / N
+    if estimate == "leverage":
+        left = torch.eye(H.shape[1], dtype=H.dtype, device=H.device) - H @ S / N
+        _check_leverage(left, where)
+        u = torch.linalg.solve(left, u.unsqueeze(2)).squeeze(2)
+    change = (S @ u.unsqueeze(2)).squeeze(2)
+    after = outputs + change.view(outputs.shape)
+    losses = per_sample_loss(loss_fn, after, y, where).detach()
     return _Part(u, after.reshape(len(S), -1), losses, torch.einsum("nab,nba->n", H, S) / N)
 
 
@@ -184,18 +201,17 @@ def _check_leverage(left: Tensor, where: str) -> None:
 
 
 def _all_at_once(
-    loss_fn: LossFunction, data: tuple[Batch, Batch], system: System, estimate: Estimate, changes: bool
+    loss_fn: LossFunction, y: Batch, system: System, inverse: DampedInverse, estimate: Estimate, changes: bool
 ) -> LeaveOneOut:
     """All samples from the factors of the Gram matrix."""
-    assert system.inverse is not None
-    x, y = data
-    between = system.inverse.between_rows
-    N = system.num_samples
-    part = _part(loss_fn, x, y, _own_blocks(between, N), system, estimate)
-    kept, residual = None, system.inverse.residual(between)
-    if changes:
-        rows = torch.diag_embed(part.coefficients.T).permute(1, 0, 2).reshape(-1, N)  # (N C, N), own entries only
-        kept = system.inverse.of_rows(rows)
+    between, N = inverse.between_rows, system.num_samples
+    part = _part(loss_fn, inverse.outputs, y, _own_blocks(between, N), system, estimate)
+    v = own_entries(part.coefficients)  # the changes are A^{-1} F^T v
+    w = inverse.coefficients(v)
+    solves = Solves(system)
+    solves.keep_rows(inverse, v, w)
+    residual = max(solves.residual(), inverse.residual(between))
+    kept = inverse.rows.T @ w if changes else None
     outputs, losses, leverage = part.outputs, part.losses, part.leverage
     return LeaveOneOut(estimate, kept, outputs, losses, leverage, residual, 0, residual <= system.settings.tol)
 

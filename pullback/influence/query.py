@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive
-from pullback._results import Solution
-from pullback.functional import LossFunction, check_batch, num_samples, take
+from pullback._progress import PATIENCE, Progress
+from pullback.functional import LossFunction, ModelView, check_batch, num_samples
 from pullback.functional.batch import Batch
 from pullback.influence.response import WRT, Wrt, perturbation
-from pullback.influence.system import Matrix, Method, make_system, settings_of
-from pullback.kernels import GradientMatrix
-from pullback.operators import Jacobian
+from pullback.influence.rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
+from pullback.influence.system import Matrix, Method, Solves, System, make_system, num_outputs, settings_of
 from pullback.operators.base import Operator
 from pullback.operators.data import Data
 
@@ -26,9 +25,10 @@ class Influence:
 
     Attributes:
         values: as the function that returns it says.
-        residual: the largest relative residual of all solves.
+        residual: the largest relative residual |b - (A + damping I) x| / |b| of all solves; the worst four are
+            measured by passes through the network, whatever they were solved with.
         iterations: the most that a solve took; 0 where the system was factored.
-        num_matvecs: products with the curvature matrix, all solves together, one more each for the residuals.
+        num_matvecs: products with the curvature matrix, all solves together, those that measure residuals included.
         converged: whether every solve did.
     """
 
@@ -51,11 +51,12 @@ def query_influence(
     labels: Batch | Iterable[Batch] | None = None,
     points: Data | None = None,
     matrix: Matrix = "gauss_newton",
-    method: Method = "cg",
+    method: Method = "auto",
     tol: float = 1e-6,
     max_iters: int | None = None,
     params: Iterable[str] | None = None,
     block: int = 16,
+    progress: bool = True,
 ) -> Influence:
     """Derivative of query losses (or outputs) in every training perturbation, of the mean loss's minimum.
 
@@ -82,6 +83,7 @@ def query_influence(
         max_iters: as for ``response``.
         params: as for ``response``.
         block: right-hand sides solved for at the same time.
+        progress: say on standard error how far it is, where it takes more than some seconds.
 
     Returns:
         Influence with values (Q, ...) for losses and (Q, C, ...) for outputs; the dots stand for the shape of what is
@@ -107,45 +109,45 @@ def query_influence(
     check_batch(where, x_query, y_query, ("x_query", "y_query"))
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
     check_option(where, "wrt", wrt, WRT)
-    system = make_system(model, loss_fn, data, settings, where)
-    mixed, shape = perturbation(model, loss_fn, data if points is None else points, wrt, labels, system)
-    queries: Jacobian | GradientMatrix
-    lead: tuple[int, ...]
-    if y_query is None:
-        queries = Jacobian(model, x_query, params=settings.params)
-        lead = (queries.num_samples, queries.num_outputs)
-    else:
-        queries = GradientMatrix(model, loss_fn, x_query, y_query, params=settings.params)
-        lead = (queries.shape[0],)
-    parts, solutions = [], []
-    for columns in transposed_blocks(queries, block, where):
-        solutions.append(system.solve(-columns))
-        parts.append((mixed.T @ solutions[-1].x).T)
-    return summary(torch.cat(parts).reshape(*lead, *shape), solutions)
-
-
-def sample_blocks(data: Data, block: int, where: str) -> Iterator[tuple[Batch, Batch]]:
-    """Pairs of at most ``block`` samples."""
-    for x, y in [data] if isinstance(data, tuple) else data:
-        for start in range(0, num_samples(y, where, "y"), block):
-            part = slice(start, start + block)
-            yield take(x, part), take(y, part)
-
-
-def transposed_blocks(rows: Operator, block: int, where: str) -> Iterator[Tensor]:
-    """The rows of an operator as columns (P, at most ``block``)."""
     check_positive(where, "block", block)
-    count = rows.shape[0]
-    for start in range(0, count, block):
-        size = min(block, count - start)
-        unit = torch.zeros(count, size, dtype=rows.dtype, device=rows.device)
-        unit[start : start + size] = torch.eye(size, dtype=rows.dtype, device=rows.device)
-        yield rows.T @ unit
+    view = ModelView.of(model, params, where)
+    num_queries = num_samples(x_query, where, "x_query")
+    rows = 1 if y_query is not None else num_outputs(view, x_query)
+    lead = (num_queries,) if y_query is not None else (num_queries, rows)
+    with Progress(progress, "queries", PATIENCE) as shown:
+        shown.start(where, num_queries)
+        system = make_system(model, loss_fn, data, settings, where, num_queries * rows)
+        asked = data if points is None else points
+        mixed, shape = perturbation(model, loss_fn, asked, wrt, labels, system)
+        backward = held_slopes(system, loss_fn, asked, wrt, labels, where) or mixed.T
+        parts, solves = [], Solves(system)
+        for some in row_blocks(view, None if y_query is None else loss_fn, (x_query, y_query), rows, where):
+            parts += [(backward @ solves(-columns.T)).T for columns in some.rows.split(block)]
+            shown.advance(len(some.rows) // rows)
+    return summary(torch.cat(parts).reshape(*lead, *shape), solves)
 
 
-def summary(values: Tensor, solutions: list[Solution]) -> Influence:
+def held_slopes(
+    system: System, loss_fn: LossFunction, data: Data, wrt: str, labels: Batch | Iterable[Batch] | None, where: str
+) -> Operator | None:
+    """(d^2 J / dw dtheta)^T (M, P) where its rows are gradients of losses and fit the memory; else None."""
+    count = count_samples(data, where)
+    if wrt not in ("weights", "labels") or count * system.view.num_params * itemsize(system.view) > HELD_BYTES:
+        return None
+    view = system.view
+
+    def slopes(pairs: Data) -> Tensor:
+        return torch.cat([block.rows for block in row_blocks(view, loss_fn, pairs, 1, where)])
+
+    found = slopes(data)
+    if wrt == "labels":
+        alone = isinstance(data, tuple)
+        others = [labels] if alone else list(labels)  # type: ignore[arg-type]
+        found = slopes([(x, y) for (x, _), y in zip([data] if alone else data, others, strict=True)]) - found
+    return HeldRows(found / system.num_samples)
+
+
+def summary(values: Tensor, solves: Solves) -> Influence:
     """One Influence for all solves."""
-    iterations = max(s.iterations for s in solutions)
-    products = sum((s.iterations + 1) * (s.x.shape[1] if s.x.dim() > 1 else 1) for s in solutions)
-    residual = max(s.residual for s in solutions)
-    return Influence(values, residual, iterations, products, all(s.converged for s in solutions))
+    residual = solves.residual()
+    return Influence(values, residual, solves.iterations, solves.num_matvecs, residual <= solves.system.settings.tol)

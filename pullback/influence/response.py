@@ -97,7 +97,9 @@ def response(
         labels: for "labels": the other targets.
         points: perturbed samples, where they are only some of the training samples, or for "weights" new ones.
         matrix: A: "gauss_newton", "hessian" or "empirical_fisher".
-        method: "cg", or "dual": exact, through the Gram matrix of the samples (``DampedInverse``).
+        method: "cg": conjugate gradients; "dual": exact, by factors of the samples' Gram matrix (``DampedInverse``) or
+            of A + damping I itself, whichever is smaller; "auto": factors where they take at most 2 GiB and cost less
+            than iterations, and the losses are convex in the outputs.
         tol: relative residual to reach; with 0 exactly ``max_iters`` iterations are made.
         max_iters: iterations allowed; None as ``solve`` has it.
         params: names of parameters or modules that answer; None for all trainable ones.

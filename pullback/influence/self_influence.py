@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from pullback._checks import check_positive
+from pullback._progress import PATIENCE, Progress
 from pullback.functional import LossFunction
-from pullback.influence.query import Influence, sample_blocks, summary, transposed_blocks
-from pullback.influence.system import Matrix, Method, make_system, settings_of
-from pullback.kernels import GradientMatrix
+from pullback.influence.dual import DampedInverse, own_entries
+from pullback.influence.query import Influence, summary
+from pullback.influence.rows import count_samples, row_blocks
+from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, settings_of
 from pullback.operators.data import Data
-
-CAPTURED = 256  # samples whose gradients are held as factors at a time
 
 
 def self_influence(
@@ -24,11 +25,12 @@ def self_influence(
     damping: float,
     points: Data | None = None,
     matrix: Matrix = "gauss_newton",
-    method: Method = "cg",
+    method: Method = "auto",
     tol: float = 1e-6,
     max_iters: int | None = None,
     params: Iterable[str] | None = None,
     block: int = 16,
+    progress: bool = True,
 ) -> Influence:
     """Rise of a sample's own loss when it is left out, to first order: 1/N g_i^T (A + damping I)^{-1} g_i.
 
@@ -46,6 +48,7 @@ def self_influence(
         max_iters: as for ``response``.
         params: as for ``response``.
         block: samples solved for at the same time.
+        progress: say on standard error how far it is, where it takes more than some seconds.
 
     Returns:
         Influence with values (n,), not negative where A + damping I is positive definite.
@@ -53,7 +56,10 @@ def self_influence(
     Raises:
         InputError: as ``response``.
 
-    Cost: one solve a sample; memory about 6 P ``block`` numbers.
+    Cost: one solve a sample. Where the samples' rows (N C P numbers; or the matrix, P^2, if that is smaller) take at
+        most 2 GiB they are held: C passes back, and matrix products for all that follows. Else passes through the
+        network, and memory of about 6 P ``block`` numbers. "dual": the Gram matrix and its factors, or those of the
+        matrix, and two products with them; see ``DampedInverse``.
 
     References: Koh and Liang (2017), arXiv:1703.04730, section 5.4.
 
@@ -67,11 +73,31 @@ def self_influence(
     """
     where = "self_influence"
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
-    system = make_system(model, loss_fn, data, settings, where)
-    values, solutions = [], []
-    for x, y in sample_blocks(data if points is None else points, max(block, CAPTURED), where):
-        G = GradientMatrix(model, loss_fn, x, y, params=settings.params)
-        for columns in transposed_blocks(G, block, where):
-            solutions.append(system.solve(columns))
-            values.append((columns * solutions[-1].x).sum(0) / system.num_samples)
-    return summary(torch.cat(values), solutions)
+    check_positive(where, "block", block)
+    asked = data if points is None else points
+    count = count_samples(asked, where)
+    with Progress(progress, "samples", PATIENCE) as shown:
+        shown.start(where, count)
+        system = make_system(model, loss_fn, data, settings, where, count)
+        if points is None and isinstance(system.inverse, DampedInverse):
+            found = _all_at_once(loss_fn, data, system, system.inverse)
+            shown.advance(count)
+            return found
+        values, solves = [], Solves(system)
+        for some in row_blocks(system.view, loss_fn, asked, 1, where):
+            for rows in some.rows.split(block):
+                columns = rows.T
+                values.append((columns * solves(columns)).sum(0) / system.num_samples)
+                shown.advance(len(rows))
+        return summary(torch.cat(values), solves)
+
+
+def _all_at_once(loss_fn: LossFunction, data: Data, system: System, inverse: DampedInverse) -> Influence:
+    """All training samples from the factors of the Gram matrix K: g_i = F^T v_i, and g_i^T A^{-1} g_i = v_i^T K w_i."""
+    N = system.num_samples
+    v = own_entries(inverse.own_coefficients(loss_fn, joined(data)[1]))  # (N C, N)
+    w = inverse.coefficients(v)
+    values = (inverse.gram_product(v) * w).sum(0) / N
+    solves = Solves(system)
+    solves.keep_rows(inverse, v, w)
+    return summary(values, solves)

@@ -9,7 +9,8 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.factors import Tensors
-from pullback.kernels.recorder import Derived, Recorder, SelfDifferentiating, Use
+from pullback.kernels.recorder import Recorder, SelfDifferentiating
 from pullback.kernels.rules import Source
 from pullback.kernels.user_layers import user_layers
+from pullback.kernels.uses import Derived, Use
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Capture:
         probes: parameter -> ``<gradient, u v^T>`` over those uses that are not in ``ordinary``; u, v of ``direction``.
         derived: tensors computed from parameters, ``~k`` in the uses' sources.
         constants: see ``Recorder``.
-        escaped: parameters with a use no rule saw.
+        escaped: parameters with a use no rule saw, or whose layer's input was overwritten after it.
         values: the readout, (N, C).
         outputs: what the model returned, detached.
         dtypes: of everything the forward pass made of the samples.
@@ -83,19 +85,9 @@ def capture(
                 "none that do",
                 "Check for detach(), no_grad(), or checkpointing with use_reentrant=True",
             )
-    with torch.enable_grad(), without_autocast():
-        try:
-            gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
-            probes = _probed(recorder.uses, gradients, values)
-        except RuntimeError as error:
-            if "use_reentrant" not in str(error):
-                raise
-            raise unsupported(
-                where,
-                "activation checkpointing with use_reentrant=False",
-                "use_reentrant=True, whose backward pass gives gradients to all parameters or to none",
-                "Pass use_reentrant=False to torch.utils.checkpoint, or to gradient_checkpointing_enable",
-            ) from None
+    with torch.enable_grad(), without_autocast(), differentiable(where):
+        gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
+        probes = _probed(recorder.uses, gradients, values)
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     return Capture(
         count,
@@ -112,15 +104,41 @@ def capture(
     )
 
 
+@contextmanager
+def differentiable(where: str) -> Iterator[None]:
+    """In the block, models that autograd itself cannot differentiate are told so in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if "use_reentrant" in said:
+            raise unsupported(
+                where,
+                "activation checkpointing with use_reentrant=False",
+                "use_reentrant=True, whose backward pass gives gradients to all parameters or to none",
+                "Pass use_reentrant=False to torch.utils.checkpoint, or to gradient_checkpointing_enable",
+            ) from None
+        if "modified by an inplace operation" in said:
+            raise unsupported(
+                where,
+                "a model that does not overwrite what its backward pass needs",
+                said.partition("operation: ")[2].partition(". Hint")[0],
+                "Write to a copy there: loss.backward() fails on this model, too",
+            ) from None
+        raise
+
+
 def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture | None) -> tuple[Recorder, Any]:
     """The forward pass; of a model that differentiates itself nothing is recorded, and all goes to the fallback."""
     recorder = Recorder(view, x, count, where, like.constants if like else None)
     try:
         with recorder, user_layers(recorder, view.model):
-            return recorder, view(x)
+            outputs = view(x)
     except SelfDifferentiating:
         with (blind := Recorder(view, x, count, where, blind=True)):
             return blind, view(x)
+    recorder.settle()
+    return recorder, outputs
 
 
 def _differentiate(
@@ -140,7 +158,8 @@ def _differentiate(
     of_aliases, of_own = found[len(edges) : len(edges) + len(aliases)], found[len(edges) + len(aliases) :]
     ordinary = _ordinary(view, recorder, of_aliases, of_own)
     escaped = {name for name, gradient in zip(view.parameters, of_own, strict=True) if gradient is not None}
-    return gradients, ordinary, escaped
+    lost = [source for use in recorder.uses if use.overwritten for source in use.sources.values()]
+    return gradients, ordinary, escaped.union(*(recorder.behind(source) for source in lost))
 
 
 def _by_output(values: Tensor, edges: list[Any]) -> list[list[Tensor | None]]:
@@ -237,7 +256,7 @@ def plain_gradient(
     ``parameters`` stand in for the model's own, by name.
     """
     point: Mapping[str, Tensor] = parameters or view.parameters
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(where):
         values = readout(view(x, parameters), y, where)
         combined = (values * combination(values.shape[1], values)).sum()
         found = torch.autograd.grad(combined, list(point.values()), allow_unused=True)

@@ -18,12 +18,12 @@ from pullback.kernels.checks import check_sample, loosest
 from pullback.kernels.factors import DenseFactor, Factor, UnusedFactor
 from pullback.kernels.fallback import fallback_rows
 from pullback.kernels.outer import OuterFactor
-from pullback.kernels.recorder import Use
 from pullback.kernels.rules.embedding import TokenFactor, merged
 from pullback.kernels.rules.registry import Call
 from pullback.kernels.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
 from pullback.kernels.shared import pulled_back
 from pullback.kernels.tied import TiedFactor
+from pullback.kernels.uses import Use
 
 UNSEEN = ("vmap fallback", "unused")  # names of the rules whose parameters no recorded call holds
 

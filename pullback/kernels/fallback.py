@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import Batch, plain, quiet_vmap
 from pullback.functional.readout import Readout, combination
-from pullback.kernels.capture import dense
+from pullback.kernels.capture import dense, differentiable
 from pullback.kernels.checks import tolerance
 from pullback.kernels.factors import DenseFactor, Tensors
 from pullback.kernels.rules.registry import full_precision
@@ -94,7 +94,7 @@ def _by_loop(
 ) -> dict[str, Tensor]:
     parameters = [view.parameters[name] for name in names]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(where):
         for i in range(num_samples(x)):
             values = readout.values(view(take(x, [i])), take(y, [i]), where)[0]
             each = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in values]

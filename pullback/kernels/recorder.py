@@ -4,17 +4,21 @@ A tensor is of one of three kinds. *Sample* tensors hold data of the batch. *Sha
 are computed from parameters alone: parameters themselves, their views, a normalised weight, a table of positions.
 The rest are constants. A use is the call in which a shared tensor meets sample tensors; there a detached alias
 stands in for it, so that the graph behind the use is cut and the gradient that arrives belongs to that use.
+
+Models write over what they computed. What is noted of a tensor is therefore noted at once: the place in the graph where
+its gradient arrives (of an output that is a view, autograd would move it), and its version, by which a layer input that
+is overwritten later is told. What a call writes to is told by versions too, and all that shares its memory counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -22,39 +26,9 @@ from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
 from pullback.kernels.refused import refuse
-from pullback.kernels.rules import COPIES, LOOKUPS, REISSUED, RULES, Rule, Source
+from pullback.kernels.rules import COPIES, LOOKUPS, REISSUED, RULES, Rule, Source, written_shape
 from pullback.kernels.rules.registry import Arguments
-
-
-@dataclass
-class Use:
-    """A recorded call: a rule, its arguments, and where the gradient of its output arrives."""
-
-    rule: Rule
-    function: Callable[..., Any]
-    arguments: Arguments
-    sources: dict[str, Source]  # argument -> what the trained tensor in it is
-    probed: tuple[str, ...]  # arguments whose ordinary gradient is not formed, see ``Rule.probe``
-    data: str | None  # the argument that carries the samples
-    edge: GradientEdge | Tensor
-    output_shape: torch.Size
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A shared tensor that is no parameter, with the graph that leads to the parameters it is made of.
-
-    Args:
-        value: the tensor.
-        leaves: names of those parameters that are asked for.
-        parameters: they themselves.
-        table: (parameter, indices) if it is rows looked up in a table by indices that are the same for all samples.
-    """
-
-    value: Tensor
-    leaves: tuple[str, ...]
-    parameters: tuple[nn.Parameter, ...]
-    table: tuple[str, Tensor] | None
+from pullback.kernels.uses import Derived, Use, in_place, mapped, memory, own, saved_by, spread, tensors_in, version
 
 
 class Reissuing(TorchFunctionMode):
@@ -120,8 +94,10 @@ class Recorder(Reissuing):
         self.derived: list[Derived] = []
         self.constants: list[bool] = []
         self._earlier = constants
-        self._saved_by = _saved_by()
-        self._places: dict[int, int] = {}  # id of a derived tensor -> its place; the list keeps it alive
+        self._saved_by = saved_by()
+        self._places: dict[tuple[int, int], int] = {}  # id and version of a derived tensor -> its place
+        self._alive: list[Tensor] = []  # those tensors
+        self._written: dict[int, StorageWeakRef] = {}  # memory samples were written to
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -132,21 +108,36 @@ class Recorder(Reissuing):
             return func(*args, **kwargs)
         if func is torch.autograd.grad or torch._C._functorch.peek_interpreter_stack() is not None:
             raise SelfDifferentiating
-        if _saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
+        if saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
             return output
-        found = list(_tensors_in(args)) + list(_tensors_in(kwargs.values()))
-        tainted = any(t in self.samples for t in found)
-        shared = [t for t in found if t.requires_grad and t not in self.samples and self.reaches(t)]
+        found = list(tensors_in(args)) + list(tensors_in(kwargs.values()))
+        tainted = any(self.holds_samples(t) for t in found)
+        shared = [t for t in found if t.requires_grad and not self.holds_samples(t) and self.reaches(t)]
+        before = [version(t) for t in found]
         if not shared or not torch.is_grad_enabled():
             output = func(*args, **kwargs)
         else:
             output, tainted = self._shared_call(func, args, kwargs, shared, tainted)
         if tainted:
-            written = args[:1] if _in_place(func) else ()
-            for tensor in _tensors_in((output, *written)):
-                self.samples[tensor] = True
-                self.dtypes.add(tensor.dtype)
+            self.mark(tensors_in((output,)))
+            self._mark_written(t for t, earlier in zip(found, before, strict=True) if version(t) != earlier)
         return output
+
+    def holds_samples(self, tensor: Tensor) -> bool:
+        """Whether a tensor was computed from samples, or shares memory that samples were written to."""
+        return tensor in self.samples or (bool(self._written) and memory(tensor) in self._written)
+
+    def mark(self, found: Iterable[Tensor]) -> None:
+        """Note tensors down as computed from samples."""
+        for tensor in found:
+            self.samples[tensor] = True
+            self.dtypes.add(tensor.dtype)
+
+    def _mark_written(self, found: Iterable[Tensor]) -> None:
+        for tensor in found:
+            if id(tensor) not in self.names and (place := memory(tensor)) is not None:
+                self.mark([tensor])
+                self._written.setdefault(place, StorageWeakRef(tensor.untyped_storage()))
 
     def _shared_call(
         self,
@@ -157,17 +148,21 @@ class Recorder(Reissuing):
         tainted: bool,
     ) -> tuple[Any, bool]:
         """Output of a call with shared tensors among its arguments, and whether it holds samples."""
+        target = args[0] if args and in_place(func) else None
+        if any(target is t for t in shared):  # no alias of it can be written to: its parameters go to the fallback
+            return func(*args, **kwargs), tainted
         rule = RULES.get(func)
-        if rule is not None:
+        if rule is not None and not (isinstance(target, Tensor) and target._is_view()):  # writes move a view's gradient
             arguments = rule.bind(args, kwargs)
             trained = {k for k in rule.parameters if any(arguments.get(k) is t for t in shared)}
             data = rule.data_of(arguments, frozenset(trained)) if trained else None
             if data is not None and rule.accepts(arguments) and self.per_sample(arguments[data]):
                 return self.ruled(rule, func, arguments, trained, data), True
-        if tainted and not _writes_to(func, args, shared):
-            stand_in = {id(t): self.copy(t) for t in shared}
+        if tainted:
+            shape = written_shape(func, args)  # spread over the samples, what they share has a row for each
+            stand_in = {id(t): self.copy(spread(t, shape)) for t in shared}
             swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
-            args, kwargs = _mapped(swap, args), {k: _mapped(swap, v) for k, v in kwargs.items()}
+            args, kwargs = mapped(swap, args), {k: mapped(swap, v) for k, v in kwargs.items()}
             return func(*args, **kwargs), True
         output = func(*args, **kwargs)
         if func in LOOKUPS and not tainted and isinstance(output, Tensor):
@@ -176,11 +171,26 @@ class Recorder(Reissuing):
                 self._place(output, (self.names[id(table)], arguments["input"]))
         return output, tainted
 
+    def settle(self) -> None:
+        """Copy what was recorded in memory the model keeps: once the forward pass is over, the next writes there."""
+        homes = [v for m in self.view.model.modules() for k, v in vars(m).items() if k != "_parameters"]
+        inside = [held for v in homes for held in (v.values() if isinstance(v, dict) else v if _is_list(v) else (v,))]
+        kept = {memory(held) for held in inside if isinstance(held, Tensor)} - {None}
+        for use in (use for use in self.uses if not use.overwritten):
+            for name, value in use.arguments.items():
+                if (
+                    isinstance(value, Tensor)
+                    and memory(value) in kept
+                    and (name == use.data or self.holds_samples(value))
+                ):
+                    use.arguments[name] = value.clone()
+                    use.versions[name] = 0
+
     def per_sample(self, data: Any) -> bool:
         """Whether a layer's input holds one row (or several) a sample."""
         if not isinstance(data, Tensor):
             return False
-        if data in self.samples:
+        if self.holds_samples(data):
             return True
         if id(data) in self.layers:  # a mask, a frozen weight: the model's own, whatever its sizes
             return False
@@ -196,7 +206,7 @@ class Recorder(Reissuing):
         """Output of a call that a rule reads, run on aliases of its parameters and recorded."""
         sources = {}
         held = arguments[data]
-        if isinstance(held, Tensor) and held.requires_grad and held not in self.samples and self.reaches(held):
+        if isinstance(held, Tensor) and held.requires_grad and not self.holds_samples(held) and self.reaches(held):
             arguments = arguments | {data: self.copy(held)}  # rows of a table, spread over the samples
         swapped = dict(arguments)
         probed = []
@@ -204,7 +214,7 @@ class Recorder(Reissuing):
             source = self._source(arguments[argument], rule.views)
             sources[argument] = source
             direct = source.name in self.view.parameters
-            if rule.probe is not None and direct and _saved_by() == self._saved_by:
+            if rule.probe is not None and direct and saved_by() == self._saved_by:
                 probed.append(argument)
                 swapped[argument] = arguments[argument].detach()
             else:
@@ -212,26 +222,30 @@ class Recorder(Reissuing):
         if probed and not any(isinstance(v, Tensor) and v.requires_grad for v in swapped.values()):
             swapped[data] = swapped[data].detach().requires_grad_()  # so that the output has a gradient
         recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
-        if _in_place(func):
+        if in_place(func):
             recorded[data] = recorded[data].clone()
+        versions = {k: version(v) for k, v in recorded.items() if isinstance(v, Tensor)}
         positional = [swapped.pop(k) for k in rule.signature[: rule.positional]]
         output = func(*positional, **swapped)
         if output.requires_grad:
-            edge = get_gradient_edge(output)
-            self.uses.append(Use(rule, func, recorded, sources, tuple(probed), data, edge, output.shape))
+            output = own(output) if output._is_view() else output
+            edge, names = get_gradient_edge(output), tuple(probed)
+            self.uses.append(Use(rule, func, recorded, sources, names, data, edge, output.shape, versions))
         return output
 
     def copy(self, tensor: Tensor) -> Tensor:
         """An alias of a shared tensor in a call no rule knows: its gradient can be read if it has a row a sample."""
         source = self._source(tensor, views=False)
         alias = self._alias(source, tensor)
-        self.uses.append(Use(COPIES, COPIES.build, {}, {"value": source}, (), None, alias, tensor.shape))
+        leaf = self.aliases[-1][1]
+        self.uses.append(Use(COPIES, COPIES.build, {}, {"value": source}, (), None, leaf, tensor.shape))
         return alias
 
     def _alias(self, source: Source, tensor: Tensor) -> Tensor:
-        alias = tensor.detach().requires_grad_()
-        self.aliases.append((source, alias))
-        return alias
+        """What a call gets for a shared tensor; like it, and unlike a leaf, a derived one may be written to."""
+        leaf = tensor.detach().requires_grad_()
+        self.aliases.append((source, leaf))
+        return leaf if source.name in self.view.parameters else own(leaf)
 
     def _source(self, tensor: Tensor, views: bool) -> Source:
         """Which parameter a shared tensor is, or of which it is a view a rule can read, or that it is derived."""
@@ -246,22 +260,28 @@ class Recorder(Reissuing):
                 return Source(name, base.shape, transposed=True)
         return Source(f"~{self._place(tensor, None)}", tensor.shape)
 
+    def behind(self, source: Source) -> tuple[str, ...]:
+        """Names of the parameters a source is made of."""
+        return self.derived[int(source.name[1:])].leaves if source.name.startswith("~") else (source.name,)
+
     def _place(self, tensor: Tensor, table: tuple[str, Tensor] | None) -> int:
-        """Where a derived tensor stands in the list."""
-        if id(tensor) not in self._places:
+        """Where a derived tensor stands in the list; overwritten, it is another one."""
+        key = id(tensor), version(tensor)
+        if key not in self._places:
             leaves = self._leaves(tensor)
-            self._places[id(tensor)] = len(self.derived)
             parameters = tuple(self.view.parameters[name] for name in leaves)
-            self.derived.append(Derived(tensor, leaves, parameters, table))
-        return self._places[id(tensor)]
+            self.derived.append(Derived(own(tensor), leaves, parameters, table))
+            self._alive.append(tensor)
+            self._places[key] = len(self.derived) - 1
+        return self._places[key]
 
     def reaches(self, tensor: Tensor) -> bool:
         """Whether a shared tensor depends on a parameter that is asked for."""
         return id(tensor) in self.names or (not tensor.is_leaf and bool(self._leaves(tensor)))
 
     def _leaves(self, tensor: Tensor) -> tuple[str, ...]:
-        if id(tensor) in self._places:
-            return self.derived[self._places[id(tensor)]].leaves
+        if (place := self._places.get((id(tensor), version(tensor)))) is not None:
+            return self.derived[place].leaves
         names, seen, stack = set(), set(), [tensor.grad_fn]
         while stack:
             node = stack.pop()
@@ -274,38 +294,5 @@ class Recorder(Reissuing):
         return tuple(name for name in self.view.parameters if name in names)
 
 
-def _saved_by() -> Any:
-    """The hooks that save tensors for the backward pass, if any.
-
-    Inside an activation checkpoint they are the checkpoint's. What it computes anew in the backward pass no mode
-    sees, so calls there must not be changed: other tensors would be saved than are computed.
-    """
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
-
-
-def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors among arguments, and in lists, tuples and dicts of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors_in(value)
-        elif isinstance(value, dict):
-            yield from _tensors_in(value.values())
-
-
-def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return type(value)(_mapped(change, v) for v in value)
-    return change(value)
-
-
-def _in_place(func: Callable[..., Any]) -> bool:
-    """Whether a call changes its first argument."""
-    name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__")
-
-
-def _writes_to(func: Callable[..., Any], args: tuple[Any, ...], shared: list[Tensor]) -> bool:
-    """Whether a call changes a shared tensor: an alias of it cannot be written to."""
-    return _in_place(func) and bool(args) and any(args[0] is t for t in shared)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)

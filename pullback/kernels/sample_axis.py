@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pullback.kernels.checks import tolerance
-from pullback.kernels.recorder import Derived
+from pullback.kernels.uses import Derived
 
 
 def sample_axis(many: torch.Size, one: torch.Size, count: int) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pullback._progress import duration
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.kernels.assemble import forward_order
@@ -21,7 +22,7 @@ from pullback.kernels.rates import Rates
 from pullback.kernels.scale_passes import PLAIN, Passes, count_passes
 from pullback.kernels.scale_share import Share, areas
 from pullback.kernels.store_captures import named_tensors
-from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, duration
+from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes
 from pullback.kernels.store_run import Grid
 from pullback.kernels.store_tile import side_of_square
 

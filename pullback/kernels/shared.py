@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pullback.kernels.factors import DenseFactor, Factor, Tensors
-from pullback.kernels.recorder import Derived
 from pullback.kernels.rules.embedding import token_factor
 from pullback.kernels.rules.registry import full_precision
+from pullback.kernels.uses import Derived
 
 _ROWS_AT_A_TIME = 64  # gradients pulled back by one vectorised backward pass
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pullback._checks import check_positive, input_error
+from pullback._progress import Progress
 from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.readout import Readout, loss_readout
@@ -23,7 +24,6 @@ from pullback.kernels.sketch_project import Sketch
 from pullback.kernels.store_data import Blocks, fingerprint, first_difference
 from pullback.kernels.store_layout import FORMAT, Folder
 from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes
-from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_read import KernelStore, open_store
 from pullback.kernels.store_run import Filler, Grid
 from pullback.kernels.store_sketch import Sketching, check_sketch, factor_bytes, from_json, to_json

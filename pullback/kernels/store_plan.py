@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pullback._checks import input_error
+from pullback._progress import duration
 from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
@@ -72,13 +73,6 @@ class StorePlan:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
-
-
-def duration(seconds: float) -> str:
-    """A time span in words short enough for a progress line."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error, self_check_error
+from pullback._progress import Progress
 from pullback.functional import ModelView, undisturbed
 from pullback.functional.readout import Readout
 from pullback.kernels.coverage import Captured, capture_factors
@@ -23,7 +24,6 @@ from pullback.kernels.plan import KernelPlan
 from pullback.kernels.store_captures import Buffers, load, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest
 from pullback.kernels.store_layout import CAPTURES, Folder, checksum
-from pullback.kernels.store_progress import Progress
 from pullback.kernels.store_sketch import Sketching, factor_bytes
 from pullback.kernels.store_summary import triangle
 from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile, side_of_square

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pullback._checks import check_names, input_error, unsupported
 from pullback.functional.group_norm import plain_group_norm
@@ -84,7 +84,8 @@ class _Layer:
         bound.apply_defaults()
         leaves, layout = tree_flatten(dict(bound.arguments))
         inputs = {f"input {k}": leaf for k, leaf in enumerate(leaves)}
-        samples = {key for key, leaf in inputs.items() if isinstance(leaf, Tensor) and leaf in self.recorder.samples}
+        given = {key: leaf for key, leaf in inputs.items() if isinstance(leaf, Tensor)}
+        samples = {key for key, leaf in given.items() if self.recorder.holds_samples(leaf)}
         data = next((key for key in inputs if key in samples), None) or next(
             (key for key, leaf in inputs.items() if self.recorder.per_sample(leaf)), None
         )
@@ -106,11 +107,9 @@ class _Layer:
 
         rule = Rule(f"registered {type(self.module).__name__}", (), tuple(self.trained), data, build)
         output = self.recorder.ruled(rule, call, inputs | self.trained, set(self.trained), data)
-        for leaf in tree_flatten(returned[0])[0]:
-            if isinstance(leaf, Tensor):
-                self.recorder.samples[leaf] = True
-                self.recorder.dtypes.add(leaf.dtype)
-        return returned[0]
+        found = tree_map(lambda leaf: output if _is_differentiable(leaf) else leaf, returned[0])
+        self.recorder.mark(leaf for leaf in tree_flatten(found)[0] if isinstance(leaf, Tensor))
+        return found
 
     def _is_shared(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.requires_grad and self.recorder.reaches(leaf)
@@ -127,7 +126,7 @@ class _Layer:
 
     def _differentiable(self, returned: Any) -> Tensor:
         """The one tensor of the output the gradient arrives in."""
-        found = [t for t in tree_flatten(returned)[0] if isinstance(t, Tensor) and t.requires_grad]
+        found = [t for t in tree_flatten(returned)[0] if _is_differentiable(t)]
         if len(found) != 1:
             raise unsupported(
                 self.where,
@@ -182,6 +181,10 @@ class _Layer:
                     self.where, f"rows of `{name}` of shape (N, C, *shape) = {shape}", got, "Correct the rule"
                 )
         return DenseFactor({made.names[name]: rows[name].detach().to(gradient.dtype) for name in self.trained})
+
+
+def _is_differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
 @contextmanager

@@ -232,7 +232,10 @@ def test_what_an_influence_says_about_its_solves() -> None:
     model, loss_fn, x, y = network(6, 2, 3, 2, "classes", seed=0)
     found = pb.query_influence(model, loss_fn, (x, y), x[:3], y[:3], damping=0.1, tol=0, max_iters=4, block=2)
     assert isinstance(found, pb.Influence)
-    assert (found.iterations, found.num_matvecs) == (4, 15)
+    assert (found.iterations, found.num_matvecs) == (
+        4,
+        21,
+    )  # 12 in iterations, and 3 for residuals in the solver, by rows and by passes
     assert not found.converged
     assert 0 < found.residual < 1
 

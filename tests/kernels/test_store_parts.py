@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import threading
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+from pullback._progress import Progress
 from pullback.kernels.store import kernel_to_store, open_store
 from pullback.kernels.store_captures import load, named_tensors, rebuilt, save, structure
 from pullback.kernels.store_layout import Folder
-from pullback.kernels.store_progress import Progress
 
 CPU = torch.device("cpu")
 
@@ -115,7 +116,7 @@ def wide(n: int) -> tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]:
 
 
 def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -225,7 +225,8 @@ def test_tokens_that_collapse_are_inputs_whose_correlation_tends_to_one() -> Non
     values = list(cosines.values())
     assert residuals[0] > 0.9
     assert residuals[-1] < 1e-3
-    assert all(a > b for a, b in pairwise(residuals))
+    rounding = 16 * torch.finfo(torch.float64).eps  # what is left of tokens that have become one
+    assert all(b < max(a, rounding) for a, b in pairwise(residuals))
     assert abs(values[0]) < 0.1
     for residual, cosine in zip(residuals[1:], values[1:], strict=True):
         assert 0 <= 1 - cosine <= 1.2 * residual**2 * 16 / 15 + 1e-14  # 1 - c is the residual's square, to first order

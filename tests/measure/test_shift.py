@@ -85,7 +85,7 @@ def test_the_first_layer_and_no_step() -> None:
     assert bool((found.shift[1:] > 1e-6).all())
     still = internal_covariate_shift(model, nn.MSELoss(), x, y, 0.0)
     assert torch.equal(still.shift, torch.zeros_like(still.shift))
-    assert still.loss == still.next_loss
+    assert still.loss == pytest.approx(still.next_loss, rel=1e-14)  # one with a graph, one without
 
 
 def test_two_scalar_layers() -> None:

@@ -86,7 +86,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for step in loop.steps(6, monitor):
             own.log({"train": step})
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(rows := history(file)) < 6 + 2 and time.monotonic() < deadline:  # a process of that package writes it
         time.sleep(0.1)
     run = pb.load_run(tmp_path / "run")

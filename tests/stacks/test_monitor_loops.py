@@ -143,7 +143,9 @@ def test_curvature_is_measured_in_full_precision(tmp_path: Path) -> None:
             monitor.step(x, y)
         assert model.__dict__.get("forward") is cast
         found[name] = read(tmp_path / name, [1], ["sharpness"]).series("sharpness", "hessian")[1]
-    assert found["plain"] == found["autocast"] == found["wrapped"]
+    rounding = 1000 * torch.finfo(torch.float32).eps  # a thirtieth of bfloat16's, which a cast would bring in
+    assert found["autocast"] == pytest.approx(found["plain"], rel=rounding)
+    assert found["wrapped"] == pytest.approx(found["plain"], rel=rounding)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it

@@ -15,6 +15,7 @@ from pullback.kernels.rules import (
 )
 from pullback.kernels.rules.elementwise import COPIES
 from pullback.kernels.rules.registry import LOOKUPS, REISSUED, RULES, Call, Rule, Source, add_rule
+from pullback.kernels.rules.spread import written_shape
 
 __all__ = [
     "COPIES",
@@ -36,4 +37,5 @@ __all__ = [
     "prelu",
     "recurrent",
     "spread",
+    "written_shape",
 ]

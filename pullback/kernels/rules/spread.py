@@ -59,3 +59,23 @@ for _function, _count in (
     *((torch.addcdiv, 3), (Tensor.addcdiv, 3), (torch.logaddexp, 2), (torch.hypot, 2), (torch.atan2, 2)),
 ):
     REISSUED[_function] = _broadcasting(_function, _count)
+
+
+_WRITES = ("add", "sub", "mul", "div", "multiply", "divide", "true_divide", "pow", "lerp", "addcmul", "addcdiv", "copy")
+_BROADCASTS_INTO = {f"{name}_" for name in _WRITES} | {f"__i{name}__" for name in (*_WRITES, "truediv")}
+
+
+def written_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> torch.Size | None:
+    """The shape a call that writes to its first argument broadcasts its others to; None for other calls."""
+    name = getattr(function, "__name__", "")
+    if name in _BROADCASTS_INTO:
+        return args[0].shape
+    if name == "__setitem__" and isinstance(args[0], Tensor) and _is_plain(args[1]):
+        return args[0].detach()[args[1]].shape
+    return None
+
+
+def _is_plain(index: Any) -> bool:
+    """Whether an index takes the same places of every sample."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is ... or type(part) in (int, slice) for part in parts)
