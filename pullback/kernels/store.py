@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from pullback.kernels.store_layout import FORMAT, Folder
 from pullback.kernels.store_plan import Footprint, StorePlan, data_bytes, graph_bytes
 from pullback.kernels.store_read import KernelStore, open_store
 from pullback.kernels.store_run import Filler, Grid
+from pullback.kernels.store_sample import check_sample, sample_of
 from pullback.kernels.store_sketch import Sketching, check_sketch, factor_bytes, from_json, to_json
 from pullback.kernels.workers import Workers
 
@@ -75,7 +75,8 @@ def kernel_to_store(
 
     Raises:
         InputError: as ``backward_kernel``; a limit that cannot be kept; a path that holds something else; a store
-            begun with other weights, data, parameters, tiles or another sketch; a ``sketch`` that is none.
+            begun with other weights, data, parameters, tiles, another loss or sketch; a ``sketch`` that is none; a
+            folder that cannot be written or read.
         UnsupportedError, SelfCheckError: as ``backward_kernel``.
         WorkerError: another worker failed.
 
@@ -94,7 +95,7 @@ def kernel_to_store(
     """
     where = "kernel_to_store"
     workers = Workers(where, "See that worker's own error, then call again with any number of workers: it resumes")
-    folder = Folder(path, workers.rank)
+    folder = Folder(path, workers.rank, where)
     try:
         with Progress(progress and workers.rank == 0) as shown:
             with workers.phase():
@@ -103,7 +104,7 @@ def kernel_to_store(
                 readout = loss_readout(loss_fn)
                 data = Blocks(dataset, next(iter(view.parameters.values())).device, where)
                 check_sketch(sketch, where)
-                about = _about(view, loss_fn, data, sketch)
+                about = _about(view, loss_fn, data, sketch) | {"sample": sample_of(view, readout, data, where)}
                 templates = _templates(view, readout, data, _known_tile(folder, tile, where), where)
                 plain = _footprint(view, readout, data, templates[0], where)
                 footprint, sketching = plain, None
@@ -135,7 +136,7 @@ def kernel_to_store(
                     sketching=sketching,
                 )
                 if progress and workers.rank == 0:
-                    plan = StorePlan(**about["plan"])
+                    plan = StorePlan.from_json(about["plan"], where)
                     shown.say(str(replace(plan, seconds=plan.seconds / workers.count)))
                 folder.open_ledger()
                 filler.look()
@@ -161,7 +162,7 @@ def _known_tile(folder: Folder, tile: int | None, where: str) -> int | None:
     if tile is not None:
         check_positive(where, "tile", tile)
         return tile
-    return folder.description(where)["tile"] if folder.is_store else None
+    return folder.description()["tile"] if folder.is_store else None
 
 
 def _templates(view: ModelView, readout: Readout, data: Blocks, tile: int | None, where: str) -> list[Captured]:
@@ -228,8 +229,7 @@ def _prepare(
     tile = min(tile, count)
     footprint.check(count, tile, memory_limit, where)
     plan, pair = footprint.plan(count, tile, where, memory_limit=memory_limit)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(folder.path).free, plan.disk_bytes + plan.capture_bytes
+    free, needed = folder.free_bytes(), plan.disk_bytes + plan.capture_bytes
     if free < needed:
         raise input_error(
             where,
@@ -257,8 +257,8 @@ def _prepare(
 
 def _check(folder: Folder, about: dict[str, Any], tile: int | None, where: str) -> dict[str, Any]:
     """The store's description, if it is of the matrix this call means."""
-    stored = folder.description(where)
-    asked = {key: value for key, value in about.items() if key != "exact_parameters"}
+    stored = folder.description()
+    asked = {key: value for key, value in about.items() if key not in ("exact_parameters", "sample")}
     asked |= {"tile": stored["tile"] if tile is None else min(tile, about["num_samples"])}
     begun = {key: stored.get(key) for key in asked}
     for each in (begun, asked):
@@ -277,6 +277,7 @@ def _check(folder: Folder, about: dict[str, Any], tile: int | None, where: str) 
             new,
             "Choose another path, or pass what it was begun with",
         )
+    check_sample(stored.get("sample"), about["sample"], folder.path, where)
     return stored
 
 

@@ -70,6 +70,18 @@ class StorePlan:
         lines += [] if self.sketched is None else [self.sketched]
         return "\n".join(lines)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any], where: str) -> StorePlan:
+        """What ``to_json`` gave.
+
+        Raises:
+            InputError: values of another version.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise input_error(where, "a store's plan", f"another one ({error})", "Make the store anew") from None
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.kernels.store_layout import Folder
+from pullback.kernels.store_layout import Folder, on_disk
 from pullback.kernels.store_plan import StorePlan
 from pullback.kernels.store_run import Finished, Grid, Tile, tile_is_whole
 from pullback.kernels.store_sketch import exact_layers, from_json
@@ -43,9 +43,9 @@ class KernelStore(Operator):
         where = "open_store"
         self.path = Path(path)
         self._folder = Folder(self.path)
-        about = self._folder.description(where)
+        about = self._folder.description()
         self._grid = Grid(about["num_samples"], about["tile"])
-        finished = Finished.of(self._folder, where)
+        finished = Finished.of(self._folder)
         self._entries = finished.tiles
         if missing := [tile for tile in self._grid.tiles() if tile not in self._entries]:
             whole = len(self._grid.tiles())
@@ -58,7 +58,7 @@ class KernelStore(Operator):
         super().__init__((self._grid.count, self._grid.count), getattr(torch, about["dtype"]), torch.device("cpu"))
         self.tile_size = self._grid.tile
         self.num_params: int = about["num_params"]
-        self.plan = StorePlan(**about["plan"])
+        self.plan = StorePlan.from_json(about["plan"], where)
         traces, sums, self._inner = summed(self._entries.values(), len(about["layers"]))
         norms = self._inner.diagonal().clamp(min=0).sqrt()
         numbers = zip(traces.tolist(), norms.tolist(), sums.tolist(), about["layer_sizes"], strict=True)
@@ -175,7 +175,8 @@ class KernelStore(Operator):
     def _vector(self, name: str, lead: tuple[int, ...]) -> Tensor:
         index = (0,) * len(lead)
         shape = (*lead, self.tile_size)
-        parts = [self._folder.read_chunk(name, (*index, i), shape, self.dtype) for i in range(self._grid.blocks)]
+        with on_disk("KernelStore", "read", self.path / name):
+            parts = [self._folder.read_chunk(name, (*index, i), shape, self.dtype) for i in range(self._grid.blocks)]
         return torch.cat(parts, dim=-1)[..., : self._grid.count]
 
 

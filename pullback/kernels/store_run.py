@@ -23,7 +23,7 @@ from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.store_captures import Buffers, load, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest
-from pullback.kernels.store_layout import CAPTURES, Folder, checksum
+from pullback.kernels.store_layout import CAPTURES, Folder, checksum, on_disk
 from pullback.kernels.store_sketch import Sketching, factor_bytes
 from pullback.kernels.store_summary import triangle
 from pullback.kernels.store_tile import Block, Squares, TileResult, check_block, make_tile, side_of_square
@@ -41,10 +41,10 @@ class Finished:
     attempts: dict[int | Tile, int]
 
     @classmethod
-    def of(cls, folder: Folder, where: str) -> Finished:
+    def of(cls, folder: Folder) -> Finished:
         """Read all ledgers."""
         newest: dict[int | Tile, dict[str, Any]] = {}
-        for entry in folder.entries(where):
+        for entry in folder.entries():
             key = entry["block"] if "block" in entry else tuple(entry["tile"])
             if "inner" in entry:  # L^2 / 2 numbers a tile: not as objects
                 entry["inner"] = torch.tensor(entry["inner"], dtype=torch.float64)
@@ -154,7 +154,7 @@ class Filler:
 
     def look(self) -> None:
         """See what is missing. All workers look between two meetings, so that they share out the same list."""
-        self.finished = Finished.of(self.folder, self.where)
+        self.finished = Finished.of(self.folder)
         self._missing = [tile for tile in self.grid.tiles() if tile not in self.finished.tiles]
         needed = sorted({block for tile in self._missing for block in tile})
         there = self.finished.blocks
@@ -260,7 +260,8 @@ class Filler:
     def _read_block(self, block: int) -> tuple[dict[str, Tensor] | None, Tensor]:
         entry, checked = self.finished.blocks[block], block in self._read
         memory = self._memory.take(entry["bytes"])
-        tensors = load(self._file(block), entry, self.templates[0].values.device, memory, checked=checked)
+        with on_disk(self.where, "read", self._file(block)):
+            tensors = load(self._file(block), entry, self.templates[0].values.device, memory, checked=checked)
         if tensors is not None:
             self._read.add(block)
         return tensors, memory
@@ -308,7 +309,7 @@ class Filler:
 
     def finish(self) -> None:
         """See that all tiles are there, and remove the captured factors."""
-        done = Finished.of(self.folder, self.where).tiles
+        done = Finished.of(self.folder).tiles
         if missing := [tile for tile in self.grid.tiles() if tile not in done]:
             raise self_check_error(
                 self.where,
@@ -329,7 +330,7 @@ def tile_is_whole(
     for name, index, chunk, crc in wanted:
         try:
             values = folder.read_chunk(name, index, chunk, dtype)
-        except FileNotFoundError:
+        except OSError:  # gone, or not to be read: it is made again
             return False
         if checksum(values.numpy()) != crc:
             return False

@@ -202,7 +202,7 @@ def test_spoilt_ledger_line(tmp_path: Path) -> None:
     lines = ledger.read_text().splitlines(keepends=True)
     lines[6] = "{not json\n"
     ledger.write_text("".join(lines))
-    with pytest.raises(pb.InputError, match=r"one JSON object a line in .*ledger-0.jsonl, got line 7, which is none"):
+    with pytest.raises(pb.InputError, match=r"one JSON object a line in .*ledger-0.jsonl, as stores write them, got line 7, which is none"):
         open_store(path)
 
 
@@ -269,7 +269,7 @@ def test_store_of_another_format(tmp_path: Path) -> None:
     fill(path)
     about = json.loads((path / "store.json").read_text())
     (path / "store.json").write_text(json.dumps(about | {"format": 99}))
-    with pytest.raises(pb.InputError, match="a store of format 1, got format 99"):
+    with pytest.raises(pb.InputError, match="a store of format 1 at .*, got format 99"):
         open_store(path)
 
 
@@ -286,3 +286,155 @@ def test_resumed_numbers_are_right(tmp_path: Path) -> None:
     model, loss_fn, (x, y) = arguments()
     (fill(path, tile=TILE).path / "total/c/1/1").unlink()
     assert_same(fill(path).to_dense(), reference.total_kernel(model, loss_fn, x, y))
+
+
+def _losses() -> dict[str, tuple[Any, Any]]:
+    """Pairs of losses of one name: same weights, data and settings as far as texts tell."""
+
+    class Weighted(nn.Module):
+        def __init__(self, weight: float) -> None:
+            super().__init__()
+            self.weights = [weight]
+
+        def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.weights[0] * nn.functional.cross_entropy(outputs, y, reduction="none")
+
+    def scaled(factor: float) -> Any:
+        return lambda outputs, y: factor * nn.functional.cross_entropy(outputs, y, reduction="none")
+
+    def turned(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # the same values, another derivative
+        found = nn.functional.cross_entropy(outputs, y, reduction="none")
+        return 3 * found.detach() - 2 * found
+
+    def plain(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, y, reduction="none")
+
+    turned.__qualname__ = plain.__qualname__
+    shifted = scaled(1.0)
+    return {
+        "another factor": (scaled(1.0), scaled(1.001)),
+        "settings in a list": (Weighted(1.0), Weighted(2.0)),
+        "a constant": (shifted, lambda outputs, y: shifted(outputs, y) + 1e-3),
+        "another sign": (plain, lambda outputs, y: -plain(outputs, y)),
+        "other classes": (scaled(1.0), lambda outputs, y: plain(outputs, y) * torch.where(y == 3, 1.5, 1.0)),
+        "another slope": (plain, turned),
+    }
+
+
+@pytest.mark.parametrize("name", _losses())
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_loss_of_the_same_name_is_refused(
+    name: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the values and derivatives of a few samples, whether tiles are missing or none is."""
+    first, second = _losses()[name]
+    for loss in (first, second):
+        if not isinstance(loss, nn.Module):
+            loss.__qualname__, loss.__module__ = "loss", "here"
+    model, _, data = arguments()
+    path = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(Filler, "fill", _interrupt)
+        try:
+            kernel_to_store(model, first, data, path, tile=TILE, progress=False)
+        except KeyboardInterrupt:
+            assert not finished
+    expected = "the loss the store at .* was begun with, .* at sample [0-9]+, got .*Choose another path, or pass that"
+    with pytest.raises(pb.InputError, match=expected):
+        kernel_to_store(model, second, data, path, progress=False)
+    kernel_to_store(model, first, data, path, progress=False)
+
+
+def test_a_store_without_losses_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path, tile=TILE)
+    about = json.loads((path / "store.json").read_text())
+    del about["sample"]
+    (path / "store.json").write_text(json.dumps(about))
+    with pytest.raises(pb.InputError, match="losses of a few samples in the store at .*, got a store of an earlier"):
+        fill(path)
+    assert open_store(path).shape == (11, 11)
+
+
+def _without(key: str) -> Any:
+    def spoil(path: Path) -> None:
+        about = json.loads((path / "store.json").read_text())
+        del about[key]
+        (path / "store.json").write_text(json.dumps(about))
+
+    return spoil
+
+
+def _text(name: str, text: str) -> Any:
+    return lambda path: (path / name).write_text(text)
+
+
+def _folder(name: str) -> Any:
+    def spoil(path: Path) -> None:
+        (path / name).unlink()
+        (path / name).mkdir()
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_text("store.json", "[1, 2]"), "a store of format 1 at .*, got format None. Make the store anew"),
+        (_text("store.json", "{"), "a kernel store at .*, got no readable store.json .*Check the path"),
+        (_without("tile"), "a whole store.json in .*, got none that can be read of `tile`. Make the store anew"),
+        (_without("layers"), "a whole store.json in .*, got none that can be read of `layers`"),
+        (_text("ledger-0.jsonl", "17\n"), "one JSON object a line in .*, got line 1, which is none. Delete that line"),
+        (_text("ledger-0.jsonl", '{"tile": [0, 0]}\n'), "a line in .*, as stores write them, got line 1"),
+        (_text("ledger-0.jsonl", '{"attempt": 0, "block": 0}\n'), "a line in .*, as stores write them, got line 1"),
+        (_folder("ledger-0.jsonl"), "to read .*ledger-0.jsonl, got Is a directory. Remove what stands there"),
+        (_folder("losses/c/1"), "KernelStore: expected to read .*losses.*, got Is a directory"),
+        (_text("losses/c/1", "x"), "KernelStore: expected to read .*losses.*, got 23 bytes missing at the end. Check"),
+    ],
+)
+def test_damage_is_named_when_a_store_is_opened(spoil: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path, tile=TILE)
+    spoil(path)
+    with pytest.raises(pb.InputError, match=message):
+        open_store(path)
+
+
+def test_a_tile_that_is_cut_off_is_no_tile_of_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = fill(path, tile=TILE)
+    (path / "total/c/1/1").write_bytes((path / "total/c/1/1").read_bytes()[:8])
+    with pytest.raises(pb.InputError, match=r"a readable file for tile \(1, 1\), got an error .*64 bytes missing"):
+        store.tile(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(28, "Make room, then call again"), (13, "Allow it to this"), (5, "Check the disk")]
+)
+@pytest.mark.parametrize("call", ["replace", "mkdir", "write_text", "os.write", "zarr.open_group", "load"])
+def test_errors_of_the_system_name_the_file_and_the_way_on(
+    number: int, remedy: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever call it is that fails; once it no longer does, the same call goes on."""
+
+    def failing(*args: object, **options: object) -> None:
+        raise OSError(number, "the system's words")
+
+    path = tmp_path / "store"
+    target = {
+        "os.write": "pullback.kernels.store_layout.os.write",
+        "zarr.open_group": "zarr.open_group",
+        "load": "pullback.kernels.store_run.load",
+    }.get(call, f"pathlib.Path.{call}")
+    with monkeypatch.context() as patch:
+        patch.setattr(target, failing)
+        with pytest.raises(pb.InputError, match=f"kernel_to_store: expected to .*, got the system's words. {remedy}"):
+            fill(path, tile=TILE)
+    assert fill(path, tile=TILE).verify() == []
+
+
+def test_a_path_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pb.InputError, match="kernel_to_store: expected to .*, got Not a directory. Choose another"):
+        fill(tmp_path / "file" / "store")
