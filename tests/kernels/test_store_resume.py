@@ -202,7 +202,10 @@ def test_spoilt_ledger_line(tmp_path: Path) -> None:
     lines = ledger.read_text().splitlines(keepends=True)
     lines[6] = "{not json\n"
     ledger.write_text("".join(lines))
-    with pytest.raises(pb.InputError, match=r"one JSON object a line in .*ledger-0.jsonl, as stores write them, got line 7, which is none"):
+    with pytest.raises(
+        pb.InputError,
+        match=r"one JSON object a line in .*ledger-0.jsonl, as stores write them, got line 7, which is none",
+    ):
         open_store(path)
 
 
