@@ -120,16 +120,15 @@ def _own_pieces(sides: list[Factor], form: Form, plan: KernelPlan, team: Team) -
     left = sides[0]
     numbers = min(plan.piece_bytes, left.piece_bytes) // left.element_size // sum(side.num_samples for side in sides)
     outers = [side for side in sides if isinstance(side, OuterFactor)]
-    weight = outers[0].weight if outers else None
     if form != "materialise":
         yield from matched([side.pieces(form, numbers) for side in sides])
-    elif weight is None:  # a bias alone, or a table that is also a head
+    elif not outers:  # a table that is also a head
         for place, pieces in enumerate(matched([side.pieces(form, numbers) for side in sides])):
             if place % team.count == team.rank:
                 yield pieces
     else:
         own = share_of(outers[0].dims[3], team.rank, team.count)
-        yield from matched([_weight_pieces(side, weight, own, numbers) for side in outers])
+        yield from matched([_weight_pieces(side, outers[0].weight, own, numbers) for side in outers])
         if (bias := outers[0].bias) is not None and team.rank == 0:
             yield from matched([dense_pieces(bias, 0, side.bias_rows(slice(None))) for side in outers])
 
@@ -150,7 +149,7 @@ def _weight_pieces(factor: OuterFactor, name: str, outputs: slice, max_numbers: 
 
 def _in_piece_order(factor: Factor, totals: Tensors) -> Tensors:
     """Summed rows from the order of ``_weight_pieces`` to the factor's own."""
-    if not isinstance(factor, OuterFactor) or factor.weight is None:
+    if not isinstance(factor, OuterFactor):
         return totals
     _, g, d, p = factor.dims
     weight = factor.as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]

@@ -28,7 +28,7 @@ class OuterFactor(Factor):
     Args:
         inputs: A, (N, T, g, d); the same for all outputs.
         gradients: D, the derivative of each output of a sample in the layer's outputs, (N, C, T, g, p).
-        weight: name of the weight, or None if it is not asked for.
+        weight: name of the weight; a bias asked for without it has rows of its own, `DenseFactor`.
         bias: name of the bias, or None.
         weight_shape: shape of the weight; its numbers are ordered (g, p, d), or (d, p) if ``transposed``.
         unit: D is the identity, p = C and T = g = 1: the layer's outputs are the outputs asked for.
@@ -36,7 +36,7 @@ class OuterFactor(Factor):
 
     inputs: Tensor
     gradients: Tensor
-    weight: str | None
+    weight: str
     bias: str | None
     weight_shape: torch.Size
     transposed: bool = False
@@ -83,7 +83,7 @@ class OuterFactor(Factor):
         return self.gradients.shape[1]
 
     def forms(self) -> tuple[Form, ...]:
-        return ("ghost", "materialise") if self.weight is not None else ("materialise",)
+        return "ghost", "materialise"
 
     def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
         T, g, d, p = self.dims
@@ -91,15 +91,13 @@ class OuterFactor(Factor):
         if form == "ghost":
             return gram_flops(n1, n2) * g * T * T * (d + 1 + (0 if self.unit else pairs * p))
         samples = n1 + (n2 or 0)
-        numbers = (d if self.weight is not None else 0) * p
-        return g * (2.0 * samples * C * T * numbers + gram_flops(n1, n2) * pairs * numbers)
+        return g * d * p * (2.0 * samples * C * T + gram_flops(n1, n2) * pairs)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "ghost":
             yield GhostPiece(self)
             return
-        if self.weight is not None:
-            yield from self._weight_pieces(self.weight, max_numbers)
+        yield from self._weight_pieces(self.weight, max_numbers)
         if self.bias is not None:
             yield from dense_pieces(self.bias, 0, self.bias_rows(slice(None)))
 
@@ -132,9 +130,7 @@ class OuterFactor(Factor):
         return result.view(n, g, C, p, -1).transpose(1, 2)
 
     def rows(self, index: slice) -> Tensors:
-        rows = {}
-        if self.weight is not None:
-            rows[self.weight] = self.as_weight(self.outer(index, slice(None)))
+        rows = {self.weight: self.as_weight(self.outer(index, slice(None)))}
         if self.bias is not None:
             rows[self.bias] = self.bias_rows(index)
         return rows
@@ -164,11 +160,10 @@ class OuterFactor(Factor):
 
     def matvec(self, vectors: Tensors) -> Tensor:
         result = self.gradients.new_zeros(self.num_samples, self.num_outputs)
-        if self.weight is not None:
-            v = self.from_weight(vectors[self.weight])
-            for index in self.blocks(self.num_samples):
-                image = torch.einsum("ntgd,gpd->ntgp", self.left(index), v)
-                result[index] += (image.unsqueeze(1) * self.right(index)).sum((2, 3, 4))
+        v = self.from_weight(vectors[self.weight])
+        for index in self.blocks(self.num_samples):
+            image = torch.einsum("ntgd,gpd->ntgp", self.left(index), v)
+            result[index] += (image.unsqueeze(1) * self.right(index)).sum((2, 3, 4))
         if self.bias is not None:
             result += self.bias_rows(slice(None)) @ vectors[self.bias].reshape(-1)
         return result
@@ -184,11 +179,9 @@ class OuterFactor(Factor):
 
     def _summed(self, d: Tensor) -> Tensors:
         """``sum_i D_i^T A_i`` and ``sum_i D_i`` for D (N, T, g, p), one output a sample."""
-        result = {}
-        if self.weight is not None:
-            blocks = [self._sum(index, d[index]) for index in self.blocks(self.num_samples)]
-            block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
-            result[self.weight] = self.as_weight(block[None, None])[0, 0]
+        blocks = [self._sum(index, d[index]) for index in self.blocks(self.num_samples)]
+        block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+        result = {self.weight: self.as_weight(block[None, None])[0, 0]}
         if self.bias is not None:
             result[self.bias] = d.sum((0, 1)).flatten()
         return result
@@ -202,7 +195,7 @@ class OuterFactor(Factor):
 
     def squared_norms(self) -> Tensor:
         T, _, d, p = self.dims
-        if self.weight is None or T * (d + p) >= 2 * d * p:
+        if T * (d + p) >= 2 * d * p:
             return super().squared_norms()
         blocks = []
         for index in self.blocks(self.num_samples):  # |g|^2 = sum_ts (A A^T + 1)_ts (D D^T)_ts, summed over groups

@@ -78,7 +78,7 @@ def gram_product(factor: Factor) -> GramProduct:
 
 def by_inputs(factor: Factor, n: int) -> bool:
     """Whether ``gram_product`` for n samples goes through the Gram matrix of the inputs."""
-    if not isinstance(factor, OuterFactor) or factor.weight is None:
+    if not isinstance(factor, OuterFactor):
         return False
     T, g, d, _ = factor.dims
     return g == 1 and n * T <= 2 * d
@@ -94,7 +94,6 @@ def _samples(factor: OuterFactor, numbers: int) -> Iterator[slice]:
 
 def _outer_times(factor: OuterFactor, vectors: Tensors) -> Tensor:
     T, g, d, p = factor.dims
-    assert factor.weight is not None
     weight = torch.stack([factor.from_weight(v) for v in vectors[factor.weight]])  # (K, g, p, d)
     count = len(weight)
     shift = weight.new_zeros(()) if factor.bias is None else vectors[factor.bias].view(count, 1, g, p)
@@ -112,7 +111,6 @@ def _outer_times(factor: OuterFactor, vectors: Tensors) -> Tensor:
 
 def _outer_transposed(factor: OuterFactor, weights: Tensor) -> Tensors:
     T, g, d, p = factor.dims
-    assert factor.weight is not None
     count = weights.shape[2]
     weight = factor.like.new_zeros(count, g, p, d)
     bias = factor.like.new_zeros(count, g * p)

@@ -130,7 +130,7 @@ def _products(factor: Factor, k: int, m: int) -> float:
         return _products(factor.table, k, m) + _products(factor.head, k, m)
     if isinstance(factor, TokenFactor):
         return C * len(factor.token) / max(1, factor.num_samples) * (d + k) * m
-    if isinstance(factor, OuterFactor) and factor.weight is not None:
+    if isinstance(factor, OuterFactor):
         T, g = factor.dims[:2]
         return T * g * (d * m + C * p * k + C * k * m)
     return C * min(p * m * (d + k), d * k * (p + m))

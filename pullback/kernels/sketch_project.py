@@ -86,7 +86,7 @@ def split(factors: Iterable[Factor]) -> Iterator[Factor]:
 
 def matrix_shape(factor: Factor) -> tuple[int, int, int]:
     """(g, p, d): a row is g blocks of p x d numbers. A bias beside a weight is one more of the d."""
-    if isinstance(factor, OuterFactor) and factor.weight is not None:
+    if isinstance(factor, OuterFactor):
         _, g, d, p = factor.dims
         return g, p, d + (factor.bias is not None)
     shape = factor.shapes[key_of(factor)]
@@ -96,7 +96,7 @@ def matrix_shape(factor: Factor) -> tuple[int, int, int]:
 def as_matrix(factor: Factor, values: Tensors) -> Tensor:
     """Tensors shaped like the factor's parameters -> (g, p, d), as ``matrix_shape``."""
     g, p, d = matrix_shape(factor)
-    if isinstance(factor, OuterFactor) and factor.weight is not None:
+    if isinstance(factor, OuterFactor):
         weight = factor.from_weight(values[factor.weight])
         return weight if factor.bias is None else torch.cat([weight, values[factor.bias].view(g, p, 1)], 2)
     return values[key_of(factor)].reshape(g, p, d)
@@ -146,7 +146,7 @@ def _numbers(factor: Factor, k: int, m: int) -> int:
         return _numbers(factor.table, k, m) + _numbers(factor.head, k, m)
     if isinstance(factor, TokenFactor):
         return C * k * m + len(factor.token) // max(1, factor.num_samples) * (k + 2 * C * m)
-    if isinstance(factor, OuterFactor) and factor.weight is not None:
+    if isinstance(factor, OuterFactor):
         T, g = factor.dims[:2]
         return T * g * (d + m + C * (p + k)) + C * k * m
     return C * (p * d + min(p * m, k * d) + k * m)
@@ -158,7 +158,7 @@ def _project(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tenso
         return _project(factor.table, left, right, index) + _project(factor.head, left, right, index)
     if isinstance(factor, TokenFactor):
         return _project_tokens(factor, left[0], right[0], index)
-    if isinstance(factor, OuterFactor) and factor.weight is not None:
+    if isinstance(factor, OuterFactor):
         return _project_outer(factor, left, right, index)
     _, p, d = matrix_shape(factor)
     (rows,) = factor.rows(index).values()

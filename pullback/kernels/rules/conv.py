@@ -140,7 +140,7 @@ class ConvFactor(OuterFactor):
 
     def condensed(self) -> Factor:
         """Formed from patches without unfolding them a second time in another order."""
-        if not self.by_patches or self.weight is None:
+        if not self.by_patches:
             return super().condensed()
         T, _, d, p = self.dims
         maps = self.maps[:, :, 0].flatten(3).flatten(1, 2)  # (N, C p, T)
@@ -173,7 +173,7 @@ class ConvFactor(OuterFactor):
 
     # Stride one: A A^T is a sum over taps of shifted Gram matrices of pixels, so nothing is unfolded.
     def forms(self) -> tuple[Form, ...]:
-        whole = self.weight is not None and all(s == 1 for s in self.settings[0]) and self.inputs.shape[1] == 1
+        whole = all(s == 1 for s in self.settings[0]) and self.inputs.shape[1] == 1
         return (*super().forms(), "shift") if whole and math.prod(self.weight_shape[2:]) > 1 else super().forms()
 
     def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
@@ -237,8 +237,8 @@ def per_axis(value: Any, space: int) -> tuple[int, ...]:
     return (value,) * space if isinstance(value, int) else tuple(value) * (space if len(value) == 1 else 1)
 
 
-def _convolution(space: int) -> Callable[[Call], OuterFactor]:
-    def build(call: Call) -> OuterFactor:
+def _convolution(space: int) -> Callable[[Call], Factor]:
+    def build(call: Call) -> Factor:
         arguments = call.arguments
         weight = arguments["weight"]
         groups = arguments.get("groups", 1)
@@ -248,10 +248,12 @@ def _convolution(space: int) -> Callable[[Call], OuterFactor]:
         maps = full_precision(call.gradient)
         if image.dim() == space + 2:
             image, maps = image.unsqueeze(1), maps.unsqueeze(2)
+        if "weight" not in call.names:
+            return DenseFactor({call.names["bias"]: maps.flatten(4).sum((2, 4))})
         return ConvFactor(
             inputs=image,
             gradients=positions(maps, groups, space),
-            weight=call.names.get("weight"),
+            weight=call.names["weight"],
             bias=call.names.get("bias"),
             weight_shape=weight.shape,
             maps=maps,
