@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pullback.functional.batch import mapped
 
 Made = tuple[nn.Module, Callable[..., Tensor], object, object]
 
@@ -296,6 +299,41 @@ def aliased(n: int) -> Made:
     return Aliased(), nn.CrossEntropyLoss(), torch.randn(n, 4), _classes(n, 2)
 
 
+class Overwriting(nn.Module):
+    """Writes to its input before anything else; one in-place activation for all layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.LeakyReLU(0.1, inplace=True)
+        self.body = nn.Sequential(act, nn.Linear(4, 5, bias=False), act, nn.Linear(5, 3, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.1).div_(0.5)
+        return self.body(x)
+
+
+def overwriting(n: int) -> Made:
+    return Overwriting(), nn.CrossEntropyLoss(), torch.randn(n, 4), _classes(n, 3)
+
+
+class OneDict(nn.Module):
+    """One mapping as the only input, with a tuple inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.left = nn.Embedding(5, 3), nn.Linear(2, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        tokens, scale = batch["tokens"]
+        return self.head(torch.tanh(self.embed(tokens).sum(1) * scale + self.left(batch["numbers"])))
+
+
+def one_dict(n: int) -> Made:
+    x = {"tokens": (torch.randint(5, (n, 3)), torch.rand(n, 1)), "numbers": torch.randn(n, 2)}
+    return OneDict(), nn.MSELoss(), x, torch.randn(n, 2)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -319,6 +357,8 @@ CASES = tuple(
         (two_inputs, "linear"),
         (zero_gradient, "linear"),
         (aliased, "linear"),
+        (overwriting, "linear"),
+        (one_dict, "linear embedding"),
     )
 )
 
@@ -332,6 +372,5 @@ def build(case: Case, n: int, dtype: torch.dtype = torch.float64, seed: int = 0)
         model, loss_fn, x, y = case.make(n)
     finally:
         torch.set_default_dtype(before)
-    convert = lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t  # noqa: E731
-    x = {k: convert(v) for k, v in x.items()} if isinstance(x, dict) else convert(x)
-    return model.to(dtype).eval(), loss_fn, x, convert(y)
+    convert = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
+    return model.to(dtype).eval(), loss_fn, mapped(convert, x), mapped(convert, y)

@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
 from pullback.diagnostics.spectrum_routes import Route, Sizes, routes
 from pullback.diagnostics.spectrum_solve import Found, Wanted, from_gram, from_operator, nothing
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
-from pullback.functional.batch import Batch, plain
+from pullback.functional.batch import Batch, joined, plain
 from pullback.functional.likelihood import known_likelihood, likelihood_of
 from pullback.functional.readout import loss_readout
 from pullback.kernels.coverage import capture_factors
@@ -203,13 +203,12 @@ def _joined(batches: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch, str | Non
     """All batches as one, or why that cannot be."""
     if len(batches) == 1:
         return (*batches[0], None)
-    leaves, structures = zip(*(tree_flatten((plain(x), plain(y))) for x, y in batches), strict=True)
+    leaves, structures = zip(*(tree_flatten(plain((x, y))) for x, y in batches), strict=True)
     shapes = {tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else leaf for leaf in each) for each in leaves}
     if len(shapes) > 1 or any(structure != structures[0] for structure in structures):
         return (*batches[0], "the batches cannot be joined, their samples differ in shape")
-    parts = [torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*leaves, strict=True)]
-    x, y = tree_unflatten(parts, structures[0])
-    return x, y, None
+    x, y = zip(*batches, strict=True)
+    return joined(x), joined(y), None
 
 
 def _layers(

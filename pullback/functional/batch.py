@@ -1,15 +1,17 @@
-"""A batch: tensors, or tuples, lists and dicts of tensors, with the samples along their first axis."""
+"""A batch: tensors, or tuples, lists and mappings of tensors, nested, with the samples along their first axis."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pullback._checks import input_error
 
@@ -19,7 +21,7 @@ Batch = Any  # a Tensor (N, ...), or a tuple, list or dict of them; leaves that 
 def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> int:
     """Number of samples N: the first axis that all tensors of the batch share."""
     sizes = {len(leaf) if leaf.dim() else 0 for leaf in tensors(batch)}
-    if not sizes and tree_flatten(plain(batch))[0]:
+    if not sizes and tree_leaves(batch):
         raise input_error(
             where,
             f"`{name}` as a tensor (N, ...), or a tuple, list or dict of them",
@@ -40,17 +42,72 @@ def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> in
 
 def tensors(batch: Batch) -> list[Tensor]:
     """List the tensor leaves of a batch in a fixed order."""
-    return [leaf for leaf in tree_flatten(plain(batch))[0] if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    mapped(found.append, batch)
+    return found
+
+
+def mapped(change: Callable[[Tensor], Any], batch: Batch) -> Batch:
+    """The batch with ``change`` of every tensor in its place; containers are new, of the kind they were.
+
+    Mappings that torch's tree functions do not know (a tokenizer's output) count as dicts, wherever they stand.
+    """
+
+    def of_node(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            return change(node)
+        return _with_values(node, change) if isinstance(node, Mapping) else node
+
+    return tree_map(of_node, batch, is_leaf=lambda node: isinstance(node, Mapping))
+
+
+def _with_values(node: Mapping[Any, Any], change: Callable[[Tensor], Any]) -> Any:
+    values = {key: mapped(change, value) for key, value in node.items()}
+    if type(node) is dict or not isinstance(node, dict | UserDict):
+        return values
+    new = copy.copy(node)
+    for key, value in values.items():
+        new[key] = value
+    return new
+
+
+def filled(batch: Batch, given: Iterable[Any]) -> Batch:
+    """The batch with other tensors in place of its own, in the order of ``tensors``."""
+    following = iter(given)
+    return mapped(lambda _: next(following), batch)
+
+
+def copied(batch: Batch) -> Batch:
+    """A batch of copies, to be written to; they stay in their graph, and what was one tensor twice is so again."""
+    copies: dict[int, Tensor] = {}
+
+    def once(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.clone()
+        return copies[id(tensor)]
+
+    return mapped(once, batch)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of one structure, one after the other; what is no tensor is taken from the first."""
+    return filled(batches[0], [torch.cat(same) for same in zip(*map(tensors, batches), strict=True)])
+
+
+def plain(batch: Batch) -> Batch:
+    """The batch with dicts for all mappings, which torch's tree functions know."""
+    is_mapping: Callable[[Any], bool] = lambda node: isinstance(node, Mapping)  # noqa: E731
+    return tree_map(lambda n: {k: plain(v) for k, v in n.items()} if is_mapping(n) else n, batch, is_leaf=is_mapping)
+
+
+def without_inference(batch: Batch) -> Batch:
+    """The batch with copies of tensors made under ``torch.inference_mode``, which no graph can hold."""
+    return mapped(lambda t: t.clone() if t.is_inference() else t, batch)
 
 
 def take(batch: Batch, index: int | slice | Tensor | list[int] | None) -> Batch:
     """Select samples; the sample axis stays, so one sample is a batch (1, ...). None adds an axis to a lone sample."""
-    return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, plain(batch))
-
-
-def plain(batch: Batch) -> Batch:
-    """Mappings that are no dicts (a tokenizer's output) as dicts, which torch's tree functions know."""
-    return dict(batch) if isinstance(batch, Mapping) and not isinstance(batch, dict) else batch
+    return mapped(lambda leaf: leaf[index], batch)
 
 
 def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, str] = ("x", "y")) -> int:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pullback._checks import input_error, unsupported
 from pullback.functional.batch import Batch, check_batch
-from pullback.functional.model_view import call_arguments
+from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import unwrap
 
@@ -90,8 +90,7 @@ def _statistics(
                 stack.enter_context(_normalising_with(layer, found[name]))
 
             stack.callback(layer.register_forward_pre_hook(freeze, with_kwargs=True).remove)
-        args, kwargs = call_arguments(x)
-        model(*args, **kwargs)
+        evaluate(model, x)
     return [(layers[name], statistics) for name, statistics in found.items()]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback._checks import unsupported
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, copied
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
 from pullback.functional.stand_in import stand_in
@@ -82,8 +82,9 @@ class Linearized(nn.Module):
         change = {name: parameters[name] - start for name, start in base.items()}
 
         def outputs(weights: dict[str, Tensor]) -> Any:
+            given, named = copied((args, kwargs))  # the first layer may write to what it is given
             with stand_in(self.model, weights):
-                return logits_of(self.model(*args, **kwargs))
+                return logits_of(self.model(*given, **named))
 
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             # torch's own tables for forward derivatives, on first use

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.functional.batch import Batch, num_samples, quiet_vmap, take
+from pullback.functional.batch import Batch, copied, num_samples, quiet_vmap, take, without_inference
 
 LossFunction = nn.Module | Callable[..., Tensor]
 
@@ -53,8 +53,8 @@ def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: 
 def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> Tensor:
     """``per_sample_loss`` without reading the labels, so that vmap and compilers can pass through."""
     if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
-        return _module_loss(loss_fn, logits_of(outputs), targets, where)
-    losses = loss_fn(outputs, targets)
+        return _module_loss(loss_fn, logits_of(outputs), without_inference(targets), where)
+    losses = apply_loss(loss_fn, outputs, targets)
     count = num_samples(targets, where, "targets")
     if not isinstance(losses, Tensor) or losses.shape != (count,):
         got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
@@ -66,6 +66,13 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
             "Compute it with reduction='none' and reduce all axes but the first",
         )
     return losses
+
+
+def apply_loss(loss_fn: LossFunction, outputs: Any, targets: Batch) -> Any:
+    """What a loss returns. Those of a user's own are handed copies: they may write to what they are given."""
+    if type(loss_fn).__module__ == nn.CrossEntropyLoss.__module__:
+        return loss_fn(outputs, targets)
+    return loss_fn(copied(outputs), copied(targets))
 
 
 def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> None:
@@ -206,14 +213,14 @@ def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str
     """Any other module loss, by definition: applied to each sample as a batch of one."""
 
     def one(output: Any, target: Batch) -> Tensor:
-        return loss_fn(take(output, None), take(target, None))
+        return apply_loss(loss_fn, take(output, None), take(target, None))
 
     try:
         with quiet_vmap():
             losses = torch.func.vmap(one)(outputs, targets)
     except RuntimeError:  # a loss that vmap cannot batch (CTC, custom code)
         count = num_samples(targets, where, "targets")
-        losses = torch.stack([loss_fn(take(outputs, [i]), take(targets, [i])) for i in range(count)])
+        losses = torch.stack([apply_loss(loss_fn, take(outputs, [i]), take(targets, [i])) for i in range(count)])
     if losses.dim() == 2 and losses.shape[1] == 1:
         losses = losses.squeeze(1)
     if losses.dim() != 1:

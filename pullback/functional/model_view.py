@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error, unsupported
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, copied
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
 
@@ -65,6 +66,13 @@ class ModelView:
                 "Keep its real and imaginary parts as a parameter and use torch.view_as_complex, or leave it out with "
                 "`params=`",
             )
+        if (made := next((name for name, p in trainable.items() if p.is_inference()), None)) is not None:
+            raise unsupported(
+                where,
+                "parameters that a graph can hold",
+                f"`{made}` made under torch.inference_mode()",
+                "Build or load the model outside of it; torch.no_grad() does no harm",
+            )
         frozen = tuple(name for name, p in model.named_parameters() if not p.requires_grad)
         return cls(model, trainable, frozen, tied)
 
@@ -87,12 +95,11 @@ class ModelView:
         return replace(self, parameters={n: p for n, p in self.parameters.items() if n in wanted})
 
     def __call__(self, x: Batch, parameters: Mapping[str, Tensor] | None = None) -> Any:
-        """Outputs of the model; with ``parameters`` those values stand in for the model's own."""
-        args, kwargs = call_arguments(x)
+        """Outputs of the model, which sees copies of ``x``; with ``parameters`` those stand in for the model's own."""
         if parameters is None:
-            return self.model(*args, **kwargs)
+            return evaluate(self.model, x)
         with stand_in(self.model, parameters, "ModelView"):
-            return self.model(*args, **kwargs)
+            return evaluate(self.model, x)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Dict of tensors shaped like the parameters -> one vector (P,)."""
@@ -104,11 +111,39 @@ class ModelView:
         return {n: v.view(p.shape) for (n, p), v in zip(self.parameters.items(), pieces, strict=True)}
 
 
-def call_arguments(x: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a batch is handed to a model: a dict by keyword, a tuple or list in order, a tensor alone."""
+def evaluate(model: nn.Module, x: Batch) -> Any:
+    """What a model returns for a batch. It is handed copies, since its first layer may write to what it is given."""
+    return called(model, copied(x))
+
+
+def called(model: nn.Module, x: Batch) -> Any:
+    """What a model returns for a batch that may be written to.
+
+    A tensor is handed over alone, a tuple or list in order, a mapping by keyword: or as it is, if the forward method
+    does not take its keys but takes one argument. ``(x,)`` says that a mapping, or a list, is that one argument.
+    """
     if isinstance(x, Mapping):
-        return (), dict(x)
-    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
+        return model(**x) if _by_keyword(model, x) else model(x)
+    return model(*x) if isinstance(x, tuple | list) else model(x)
+
+
+def _by_keyword(model: nn.Module, x: Mapping[Any, Any]) -> bool:
+    """Whether the keys of a mapping are names of the model's inputs, as far as it tells."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # compiled code has none
+        return True
+    known = any(key in signature.parameters for key in x)
+    return known or _binds(signature, (), x) or not _binds(signature, (x,), {})
+
+
+def _binds(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[Any, Any]) -> bool:
+    """Whether arguments fit a signature."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def layer_of(parameter: str) -> str:

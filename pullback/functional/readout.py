@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import input_error, unsupported
-from pullback.functional.batch import Batch, num_samples
+from pullback.functional.batch import Batch, num_samples, without_inference
 from pullback.functional.losses import (
     LossFunction,
+    apply_loss,
     check_finite,
     check_targets,
     label_weights,
@@ -58,6 +59,7 @@ def token_readout(loss_fn: LossFunction) -> Readout:
     """The loss of every position on its own, C = T; positions at ``ignore_index`` have loss and gradient zero."""
 
     def values(outputs: Any, targets: Batch, where: str) -> Tensor:
+        targets = without_inference(targets)
         if type(loss_fn) is nn.CrossEntropyLoss:
             each = F.cross_entropy(
                 logits_of(outputs),
@@ -79,7 +81,7 @@ def token_readout(loss_fn: LossFunction) -> Readout:
                 "Pass a callable that returns the loss of every position",
             )
         else:
-            each = loss_fn(outputs, targets)
+            each = apply_loss(loss_fn, outputs, targets)
         count = num_samples(targets, where, "targets")
         if not isinstance(each, Tensor) or each.dim() < 2 or len(each) != count:
             got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
 from pullback.functional.group_norm import PlainGroupNorm
+from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager, without_parameter_hooks
 
 
 @contextmanager
 def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[None]:
-    """Restore train/eval modes, buffers and the global random state when the block ends.
+    """Restore train/eval modes, buffers, tensors kept in attributes and the global random state when the block ends.
+
+    Gradients can be taken in the block also where the caller has forbidden them by ``torch.inference_mode``. Buffers
+    and frozen parameters that were made there, which no graph can hold, are replaced by copies for as long.
 
     Args:
         model: the model whose state is kept. Weights and ``.grad`` are not saved, as nothing in this package writes
@@ -24,11 +28,12 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
     Cost: one copy of the buffers (running statistics, masks).
     """
     modes = {module: module.training for module in model.modules()}
+    made = {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_inference()}
     homes = [
         (module, name, buffer, buffer._version, buffer.detach().clone())
         for module in modes
         for name, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and not buffer.is_inference()
     ]
     empty = [(module, name) for module in modes for name, buffer in module._buffers.items() if buffer is None]
     tables = [
@@ -37,7 +42,13 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
     ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices), eager(), without_parameter_hooks(model), PlainGroupNorm():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(eager())
+        stack.enter_context(without_parameter_hooks(model))
+        stack.enter_context(stand_in(model, {name: tensor.clone() for name, tensor in made.items()}))
+        stack.enter_context(PlainGroupNorm())
         try:
             if training is not None:
                 model.train(training)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, ModelView, undisturbed
-from pullback.functional.batch import Batch, num_samples, plain
+from pullback.functional.batch import Batch, mapped, num_samples, tensors
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
 from pullback.operators.data import Batches, Data
@@ -119,7 +118,7 @@ class MixedDerivative(Operator):
             like = next(iter(self.view.parameters.values()))
             value = 1.0 if self.wrt == "weights" else 0.0
             return torch.full((count, 1), value, dtype=like.dtype, device=like.device), ()
-        leaves = [leaf for leaf in tree_flatten(plain(y if self.wrt == "targets" else x))[0] if _is_real(leaf)]
+        leaves = [leaf for leaf in tensors(y if self.wrt == "targets" else x) if leaf.is_floating_point()]
         if not leaves:
             remedy = "Use wrt='labels' or wrt='weights'" if self.wrt == "targets" else "Use wrt='weights'"
             raise input_error("MixedDerivative", f"real numbers in the {self.wrt}", "integers", remedy)
@@ -174,17 +173,12 @@ class MixedDerivative(Operator):
             yield
 
 
-def _is_real(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
 def _with_numbers(batch: Batch, numbers: Tensor) -> Batch:
     """The batch with its real tensors replaced by the columns of ``numbers`` (B, D)."""
-    leaves, structure = tree_flatten(plain(batch))
-    sizes = [leaf[0].numel() for leaf in leaves if _is_real(leaf)]
+    sizes = [leaf[0].numel() for leaf in tensors(batch) if leaf.is_floating_point()]
     pieces = iter(numbers.split(sizes, dim=1))
-    return tree_unflatten(
-        [next(pieces).reshape(leaf.shape).to(leaf.dtype) if _is_real(leaf) else leaf for leaf in leaves], structure
+    return mapped(
+        lambda leaf: next(pieces).reshape(leaf.shape).to(leaf.dtype) if leaf.is_floating_point() else leaf, batch
     )
 
 

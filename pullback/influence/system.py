@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pullback._checks import check_option, check_positive, input_error
 from pullback._results import Solution
 from pullback.functional import LossFunction, ModelView, output_hessian, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.batch import joined as join
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
 from pullback.functional.unwrap import without_autocast
@@ -242,7 +242,8 @@ def joined(data: Data) -> tuple[Any, Any]:
     if isinstance(data, tuple):
         return data
     batches = list(data)
-    return batches[0] if len(batches) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *batches)
+    x, y = zip(*batches, strict=True)
+    return (x[0], y[0]) if len(batches) == 1 else (join(x), join(y))
 
 
 def num_outputs(view: ModelView, x: Batch) -> int:

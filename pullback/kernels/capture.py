@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map
 
 from pullback._checks import unsupported
 from pullback.functional import ModelView, num_samples
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, copied
+from pullback.functional.model_view import called
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.factors import Tensors
@@ -130,13 +131,14 @@ def differentiable(where: str) -> Iterator[None]:
 
 def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture | None) -> tuple[Recorder, Any]:
     """The forward pass; of a model that differentiates itself nothing is recorded, and all goes to the fallback."""
-    recorder = Recorder(view, x, count, where, like.constants if like else None)
+    given = copied(x)  # recorded in place of the caller's, which may be written to later
+    recorder = Recorder(view, given, count, where, like.constants if like else None)
     try:
         with recorder, user_layers(recorder, view.model):
-            outputs = view(x)
+            outputs = called(view.model, given)
     except SelfDifferentiating:
-        with (blind := Recorder(view, x, count, where, blind=True)):
-            return blind, view(x)
+        with (blind := Recorder(view, given, count, where, blind=True)):
+            return blind, called(view.model, copied(x))
     recorder.settle()
     return recorder, outputs
 

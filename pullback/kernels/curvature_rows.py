@@ -13,11 +13,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pullback._checks import unsupported
 from pullback.functional import LossFunction, ModelView, loss_readout, output_hessian, undisturbed
-from pullback.functional.batch import Batch, plain
+from pullback.functional.batch import Batch, mapped
 from pullback.functional.likelihood import Likelihood, known_likelihood, likelihood_of
 from pullback.functional.losses import check_finite, check_targets, logits_of, unchecked_loss
 from pullback.functional.readout import Readout
@@ -120,7 +119,7 @@ def _bend(loss_fn: LossFunction, z: Tensor, y: Batch) -> tuple[Tensor, torch.dty
     """
     if not isinstance(loss_fn, nn.Module):
         return output_hessian(loss_fn, z, y).double(), z.dtype
-    double = tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, plain(y))
+    double = mapped(lambda t: t.double() if t.is_floating_point() else t, y)
     return output_hessian(copy.deepcopy(loss_fn).double(), z.double(), double), torch.float64
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pullback.functional import ModelView, num_samples, take
-from pullback.functional.batch import Batch, plain, quiet_vmap
+from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
 from pullback.kernels.capture import dense, differentiable
 from pullback.kernels.checks import tolerance
@@ -73,11 +72,11 @@ def _by_vmap(
     fixed = {n: p.detach() for n, p in view.model.named_parameters()}
     chosen = {n: fixed.pop(n) for n in names}
 
-    def values(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Tensor:
-        outputs = view(take(x_i, None), fixed | parameters)
-        return readout.values(outputs, take(y_i, None), where)[0]
+    def values(parameters: dict[str, Tensor], x_i: list[Tensor], y_i: list[Tensor]) -> Tensor:
+        outputs = view(take(filled(x, x_i), None), fixed | parameters)
+        return readout.values(outputs, take(filled(y, y_i), None), where)[0]
 
-    def one(parameters: dict[str, Tensor], x_i: Batch, y_i: Batch) -> Any:
+    def one(parameters: dict[str, Tensor], x_i: list[Tensor], y_i: list[Tensor]) -> Any:
         _, vjp, *_ = torch.func.vjp(lambda p: values(p, x_i, y_i), parameters)
         each = [vjp(row)[0] for row in unit]  # a vmap inside the outer one is wrong for some of torch's derivatives
         return {name: torch.stack([g[name] for g in each]) for name in names}
@@ -85,7 +84,7 @@ def _by_vmap(
     count = num_samples(x)
     numbers = len(unit) * sum(p.numel() for p in chosen.values())
     chunk = max(1, min(count, 2**26 // max(1, numbers)))  # near 256 MB of float32 gradients at a time
-    gradients = torch.func.vmap(one, in_dims=(None, _axes(x), _axes(y)), chunk_size=chunk)(chosen, plain(x), plain(y))
+    gradients = torch.func.vmap(one, in_dims=(None, 0, 0), chunk_size=chunk)(chosen, tensors(x), tensors(y))
     return {name: g.detach() for name, g in gradients.items()}
 
 
@@ -101,8 +100,3 @@ def _by_loop(
             for name, p, found in zip(names, parameters, zip(*each, strict=True), strict=True):
                 rows[name].append(torch.stack([torch.zeros_like(p) if g is None else dense(g) for g in found]))
     return {name: torch.stack(parts) for name, parts in rows.items()}
-
-
-def _axes(batch: Batch) -> Any:
-    """The vmapped axis of every leaf: 0 for tensors, none for the rest."""
-    return tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, plain(batch))

@@ -27,9 +27,8 @@ class LayerPlan:
             matrices of pixels), "materialise" (gradient rows, then one product), "dense" (rows that are small
             anyway), "join" (embedding), "fallback" or "unused".
         flops: operations of the block, an add and a multiply counted as two.
-        held_bytes: captured tensors kept for it, beyond the data.
+        held_bytes: captured tensors kept for it.
         kept_bytes: those among them that autograd keeps for its backward pass anyway.
-        data_bytes: captured tensors that are the data themselves; they are copied only if it comes in batches.
         rows_bytes: gradient rows, which take the place of captured tensors batch by batch if they are smaller; 0 if the
             form does not use them.
         gradient_bytes: one gradient of its parameters.
@@ -43,7 +42,6 @@ class LayerPlan:
     flops: float
     held_bytes: int
     kept_bytes: int
-    data_bytes: int
     rows_bytes: int
     gradient_bytes: int
     tile_bytes: int
@@ -52,7 +50,7 @@ class LayerPlan:
     @property
     def condensed(self) -> bool:
         """Whether gradient rows are held in place of captured tensors, where the data comes in batches."""
-        return 0 < self.rows_bytes < self.held_bytes + self.data_bytes
+        return 0 < self.rows_bytes < self.held_bytes
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ class KernelPlan:
 
     @property
     def kernel_bytes(self) -> int:
-        """The total block, and one block a layer if they are kept."""
-        return self.block_bytes * (1 + len(self._blocks) if self.keep_layers else 2)
+        """The total block, and one a layer if they are kept; without them a second pass adds to the first one's."""
+        return self.block_bytes * (1 + (len(self._blocks) if self.keep_layers else len(self.passes) > 1))
 
     @property
     def _blocks(self) -> set[str]:
@@ -130,7 +128,7 @@ class KernelPlan:
         layers = self._in_pass(names)
         if not self._in_batches:
             return sum(a.held_bytes for a in layers)
-        return sum(a.rows_bytes if a.condensed else a.held_bytes + a.data_bytes for a in layers)
+        return sum(a.rows_bytes if a.condensed else a.held_bytes for a in layers)
 
     @property
     def condensed(self) -> frozenset[str]:
@@ -163,7 +161,7 @@ class KernelPlan:
         both = sum(self.samples) if self.cross else self.samples[0]
         share = min(1.0, self.batch / both)
         copied = self._in_batches
-        captured = sum(a.held_bytes + (a.data_bytes if copied else 0) for a in layers) * share
+        captured = sum(a.held_bytes for a in layers) * share
         beyond_graph = sum(a.held_bytes - a.kept_bytes for a in layers) * share
         held = self._held(names)
         earlier = (self.kernel_bytes if place else 0) + (held * (1 - share) if copied else 0)

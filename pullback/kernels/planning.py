@@ -32,7 +32,6 @@ def make_plan(
     forms: Mapping[str, Form] | None = None,
     keep_layers: bool = True,
     graph_bytes: int = 0,
-    data: frozenset[int] = frozenset(),
     rates: Rates | None = None,
 ) -> KernelPlan:
     """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
@@ -47,7 +46,6 @@ def make_plan(
         forms: layer or parameter name -> form, where the choice is not left to the cost.
         keep_layers: keep the blocks of all layers, if the limit allows.
         graph_bytes: see ``KernelPlan``.
-        data: storages of the data, by ``storage_key``.
         rates: of the machine; None takes this one's.
 
     Raises:
@@ -63,7 +61,7 @@ def make_plan(
     seen: set[int] = set()
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
         form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
-        held = held_bytes(factor, both, seen, data)
+        held = held_bytes(factor, both, seen)
         rows = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
         pieces.append(min(rows, factor.piece_bytes))
         tile = factor.temporary_bytes(both, pieces[-1]) if rows else _tile_bytes(factor, form, n1, contract)
@@ -75,7 +73,6 @@ def make_plan(
                 flops=factor.flops(form, n1, n2, contract),
                 held_bytes=held[0],
                 kept_bytes=held[1],
-                data_bytes=held[2],
                 rows_bytes=rows,
                 gradient_bytes=factor.num_params * like.element_size(),
                 tile_bytes=tile,
@@ -112,21 +109,18 @@ def storage_key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def held_bytes(factor: Factor, n: int, seen: set[int], data: frozenset[int]) -> tuple[int, int, int]:
-    """Bytes a factor keeps for ``n`` samples, each storage once: beyond the data, kept by autograd too, of the data."""
-    held = kept = own = 0
+def held_bytes(factor: Factor, n: int, seen: set[int]) -> tuple[int, int]:
+    """Bytes a factor keeps for ``n`` samples, each storage once, and those of them that autograd keeps too."""
+    held = kept = 0
     for name, tensor in factor.tensors().items():
         if (key := storage_key(tensor)) in seen:
             continue
         seen.add(key)
         size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
         size = size * n // max(1, factor.num_samples)
-        if key in data:
-            own += size
-            continue
         held += size
         kept += size if name in factor.kept_by_autograd else 0
-    return held, kept, own
+    return held, kept
 
 
 def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:

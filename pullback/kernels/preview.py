@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from pullback._checks import check_positive, input_error, unsupported
 from pullback.functional import LossFunction, take
-from pullback.functional.batch import Batch, plain, tensors
+from pullback.functional.batch import Batch, mapped, tensors
 from pullback.kernels.backward import loss_request
 from pullback.kernels.factors import Form
 from pullback.kernels.plan import KernelPlan
@@ -125,7 +124,6 @@ def plan_kernel(
             where,
             forms=forms,
             graph_bytes=graph_bytes,
-            data=few.data,
             rates=rates,
         )
         if not scaled:
@@ -175,4 +173,4 @@ def _of(request: Request, count: int | None, *, on_meta: bool) -> Request:
 
 def _moved(batch: Batch) -> Any:
     """A batch on the meta device."""
-    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, plain(batch))
+    return mapped(lambda leaf: leaf.to("meta"), batch)

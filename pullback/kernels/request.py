@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional import ModelView, take, undisturbed
-from pullback.functional.batch import Batch, tensors
+from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.allocator import freed_at_once, give_back
@@ -20,7 +20,7 @@ from pullback.kernels.factors import Contract, Form
 from pullback.kernels.filling import Filling
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan import KernelPlan
-from pullback.kernels.planning import make_plan, storage_key
+from pullback.kernels.planning import make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.store_plan import graph_bytes
 
@@ -94,7 +94,7 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
     plan = None
     if request.several_outputs:  # their gradients may be far larger than rows made of them
         few = template(request, check=False)
-        plan = plan_of(request, few.captured, few.graph_bytes, few.data).condensing()
+        plan = plan_of(request, few.captured, few.graph_bytes).condensing()
     if plan is not None and plan.batch < max(plan.samples):
         left, right = _both_in_batches(request, plan, plan.passes[0])
     else:
@@ -120,12 +120,10 @@ class Template:
     Args:
         captured: the capture.
         graph_bytes: what autograd saves for each sample.
-        data: storages of the samples.
     """
 
     captured: Captured
     graph_bytes: int
-    data: frozenset[int]
 
 
 def template(request: Request, *, check: bool = True) -> Template:
@@ -136,12 +134,10 @@ def template(request: Request, *, check: bool = True) -> Template:
     with undisturbed(side.view.model):
         captured = capture_factors(side.view, request.readout, x, y, request.where, check=check)
         saved = graph_bytes(side.view, request.readout, x, y, request.where)
-    return Template(captured, saved // captured.num_samples, frozenset(storage_key(t) for t in tensors(x)))
+    return Template(captured, saved // captured.num_samples)
 
 
-def plan_of(
-    request: Request, captured: Captured, graph_bytes: int = 0, data: frozenset[int] = frozenset()
-) -> KernelPlan:
+def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> KernelPlan:
     """The plan for a request, from captured factors of any number of samples."""
     return make_plan(
         captured,
@@ -153,7 +149,6 @@ def plan_of(
         forms=request.forms,
         keep_layers=request.keep_layers,
         graph_bytes=graph_bytes,
-        data=data,
     )
 
 
@@ -166,7 +161,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
     few = template(request, check=False)
     first = few.captured
-    plan = plan_of(request, first, few.graph_bytes, few.data)
+    plan = plan_of(request, first, few.graph_bytes)
     print(plan, file=sys.stderr)
     blocks: Blocks | None = None
     last: Captured | None = None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 from torch.utils.data import default_collate
 
 from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, take
-from pullback.functional.batch import Batch, plain, tensors
+from pullback.functional.batch import Batch, mapped, tensors
 from pullback.kernels.store_captures import without_addresses
 
 
@@ -67,8 +65,7 @@ class Blocks:
                 f"this in samples {start} to {stop - 1}, counted from the first of them: {error}",
                 "Repair those samples",
             ) from error
-        move: Callable[[Any], Any] = lambda t: t.to(self.device) if isinstance(t, Tensor) else t  # noqa: E731
-        return tree_map(move, plain(x)), tree_map(move, plain(y))
+        return mapped(lambda t: t.to(self.device), x), mapped(lambda t: t.to(self.device), y)
 
     def _take(self, start: int, stop: int) -> tuple[Batch, Batch]:
         if self.pair is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import logits_of
+from pullback.functional.model_view import evaluate
 from pullback.operators.repeatable import refuse_random_and_coupled
 
 
@@ -74,7 +75,7 @@ def boundary_points(model: nn.Module, a: Tensor, b: Tensor) -> BoundaryPoints:
 
 def class_scores(model: nn.Module, x: Tensor, where: str) -> Tensor:
     """Outputs by class (N, C), C >= 2: a single output stands beside zero."""
-    outputs = logits_of(model(x))
+    outputs = logits_of(evaluate(model, x))
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(x):
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise input_error(where, "a model that returns one tensor (N, C)", got, "Wrap it to return scores by class")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback._rng import make_generator
+from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.layers import caught, check_finite, check_found
 from pullback.measure.networks import DATA, Redraw, check_network, over_networks
@@ -146,7 +147,7 @@ def _one_network(model: nn.Module, curve: Curve, theta: Tensor, where: str) -> t
             got = f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise input_error(where, f"a curve from theta (M,) to inputs (M, …), M = {len(at)}", got, "Stack on axis 1")
         with caught(model, len(at), where, in_graph=False) as found:
-            model(x)
+            evaluate(model, x)
         names = check_found(found, where)
         return tuple(layer.by_unit(layer.output) for layer in found)
 

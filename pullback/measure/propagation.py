@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pullback._checks import check_positive, input_error
 from pullback._rng import make_generator
 from pullback.functional.batch import Batch, check_batch, tensors
-from pullback.functional.model_view import call_arguments
+from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.layers import LayerOutput, caught, check_finite, check_found
 from pullback.measure.networks import DATA, Redraw, over_networks
@@ -132,10 +132,9 @@ def _one_network(
 ) -> tuple[tuple[str, ...], Tensor, Tensor]:
     """Names of the layers; q, c and gradients (3, L) in float64; their standard errors over units."""
     count = len(tensors(x)[0])
-    args, kwargs = call_arguments(x)
     with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
-        model(*args, **kwargs)
+        evaluate(model, x)
         names, outputs = check_found(found, where), [layer.output for layer in found]
         check_finite(names, outputs, where)
         last = outputs[-1]

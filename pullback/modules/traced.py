@@ -11,12 +11,12 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pullback._checks import input_error
-from pullback.functional.batch import Batch, plain, tensors
-from pullback.functional.model_view import call_arguments
+from pullback.functional.batch import Batch, copied, tensors
+from pullback.functional.model_view import called
 from pullback.functional.undisturbed import undisturbed
 from pullback.modules.elementwise import MODULES, Activation, of_module
 from pullback.modules.fan_in import Linearity
@@ -56,10 +56,10 @@ def _weights_of(model: nn.Module) -> dict[int, frozenset[str | None]]:
 
 def _of_pass(model: nn.Module, x: Batch, units: dict[str, Activation]) -> Order:
     """Of one forward pass, in eval mode, on a copy of ``x``."""
-    args, options = call_arguments(tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, plain(x)))
-    watcher = _Watcher(model, tensors((args, options)))
+    given = copied(x)
+    watcher = _Watcher(model, tensors(given))
     with watcher.whole(model, units), watcher:
-        out = model(*args, **options)
+        out = called(model, given)
     flows = [watcher.flow(leaf) for leaf in tensors(out)]
     watcher.order.end(flows)
     watcher.order.outputs = {call for flow in flows for call in flow.pending}

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from pullback.functional import num_samples
-from pullback.functional.batch import Batch, plain, tensors
+from pullback.functional.batch import Batch, joined, mapped, plain, tensors
 
 FEW = 3  # samples: below it no kernel tells noise from signal, and few rows of it are a matrix
 TOGETHER = 32  # samples measured then
@@ -84,7 +84,7 @@ def _marks(x: Batch) -> list[float]:
 
 def _copied(batch: Batch) -> Batch:
     """A copy: loops may fill the same tensor again."""
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, plain(batch))
+    return mapped(lambda leaf: leaf.detach().clone(), batch)
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -99,8 +99,5 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _joined(parts: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch]:
-    def join(*leaves: Any) -> Any:
-        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
-
-    x, y = zip(*((plain(x), plain(y)) for x, y in parts), strict=True)
-    return tree_map(join, *x), tree_map(join, *y)
+    x, y = zip(*parts, strict=True)
+    return joined(x), joined(y)

@@ -42,6 +42,14 @@ class Mark:
         return all(abs(a - b) <= SAME_SUM * (1 + abs(a) + abs(b)) for a, b in pairs)
 
 
+def stamp_of(*batches: Batch) -> tuple[Any, ...]:
+    """Differs once a tensor has been written to: sums notice what no version counts (NumPy, ``.data``)."""
+    leaves = [leaf for batch in batches for leaf in tensors(batch)]
+    versions = [0 if leaf.is_inference() else leaf._version for leaf in leaves]
+    sums = [float(leaf.detach().sum(dtype=torch.float64)) for leaf in leaves if leaf.device.type != "meta"]
+    return tuple(id(leaf) for leaf in leaves), tuple(versions), tuple(sums)
+
+
 class Batches:
     """Pairs (x, y) that are the same each time they are walked through; nothing is copied.
 
@@ -87,7 +95,7 @@ class Batches:
     def stamp(self) -> tuple[Any, ...]:
         """Of a lone batch: differs once its tensors have been written to."""
         x, y = next(self._pairs())
-        return tuple((id(leaf), leaf._version) for leaf in tensors(x) + tensors(y))
+        return stamp_of(x, y)
 
     def _pairs(self) -> Iterator[tuple[Batch, Batch]]:
         for pair in [self._data] if self.alone else self._data:

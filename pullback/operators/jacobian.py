@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pullback._checks import check_option, input_error
 from pullback.functional import ModelView, check_batch, take, undisturbed
-from pullback.functional.batch import Batch, plain, quiet_vmap, tensors
+from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.losses import check_finite, logits_of
-from pullback.functional.model_view import call_arguments
+from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.operators.base import Operator
 from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD
+from pullback.operators.data import stamp_of
 from pullback.operators.passes import derivative
 from pullback.operators.repeatable import (
     Watch,
@@ -190,8 +190,7 @@ class Jacobian(Operator):
 
     def _call(self, x: Batch) -> Tensor:
         """The outputs (N, ...), one floating tensor."""
-        args, kwargs = call_arguments(x)
-        outputs = logits_of(self.model(*args, **kwargs))
+        outputs = logits_of(evaluate(self.model, x))
         if not isinstance(outputs, Tensor) or outputs.dim() == 0 or not outputs.is_floating_point():
             got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             expected = "a model that returns one floating tensor (N, ...)"
@@ -221,7 +220,7 @@ class Jacobian(Operator):
 
     def _graph(self) -> Graph:
         """The graph, kept while weights, buffers, modes and inputs stay as they are."""
-        stamp = state_of(self.model), tuple((id(t), t._version) for t in tensors(self._x))
+        stamp = state_of(self.model), stamp_of(self._x)
         if self._kept is not None and self._kept[0] == stamp:
             return self._kept[1]
         self._kept = None  # frees the old graph before the new one is made
@@ -240,8 +239,6 @@ class Jacobian(Operator):
 
 
 def _with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:
-    """The batch with differentiable floating tensors, and those; the model sees clones, which it may write to."""
+    """The batch with differentiable floating tensors, and those."""
     leaves = [t.detach().requires_grad_() if t.is_floating_point() else t for t in tensors(x)]
-    given = iter(leaves)
-    copy = tree_map(lambda leaf: next(given).clone() if isinstance(leaf, Tensor) else leaf, plain(x))
-    return copy, [leaf for leaf in leaves if leaf.requires_grad]
+    return filled(x, leaves), [leaf for leaf in leaves if leaf.requires_grad]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
+from pullback.functional.batch import copied
 
 
 def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) -> list[Tensor]:
@@ -40,15 +41,15 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
         raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
     jacobians = []
     with undisturbed(model, training=False):
-        h = x
+        h = copied(x)
         for layer in chain_of(model, where):
 
             def of_one(sample: Tensor, layer: nn.Module = layer) -> Tensor:
-                return layer(sample.unsqueeze(0)).reshape(-1)
+                return layer(sample.unsqueeze(0).clone()).reshape(-1)
 
             matrix = torch.func.vmap(torch.func.jacrev(of_one))(h)
             jacobians.append(matrix.detach().flatten(2))
-            h = layer(h).detach()
+            h = layer(h).detach()  # the layer may write to it
     return [j.transpose(0, 1) for j in jacobians] if legacy_shape else jacobians
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pullback.functional import num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.losses import logits_of
-from pullback.functional.model_view import call_arguments
+from pullback.functional.model_view import evaluate
 
 
 def input_gradients(model: nn.Module, x: Batch) -> Tensor:
@@ -19,9 +19,8 @@ def input_gradients(model: nn.Module, x: Batch) -> Tensor:
     for i in range(num_samples(x)):
         one = take(x, [i])
         inputs = [t.requires_grad_() for t in tensors(one) if t.is_floating_point()]
-        args, kwargs = call_arguments(one)
         with undisturbed(model):
-            outputs = logits_of(model(*args, **kwargs)).reshape(-1)
+            outputs = logits_of(evaluate(model, one)).reshape(-1)
         each = [torch.autograd.grad(z, inputs, retain_graph=True, materialize_grads=True) for z in outputs]
         rows.append(torch.stack([torch.cat([g.reshape(-1) for g in gradients]) for gradients in each]))
     return torch.stack(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,15 +87,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 FORWARD = set(MODELS) - {"recurrent", "weight norm", "old weight norm"}  # torch has their forward derivatives not
 
 
-@pytest.fixture(autouse=True)
-def _eager() -> Iterator[None]:
+@pytest.fixture(name="model")
+def _model(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
+    model = MODELS[request.param]().double().eval()
     with eager():  # as within every call of the package
-        yield
-
-
-@pytest.fixture(params=MODELS, name="named")
-def _named(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
-    return request.param, MODELS[request.param]().double().eval()
+        yield model
 
 
 def inside(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -119,8 +114,8 @@ def written(view: ModelView, x: Tensor, values: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
-def test_values_stand_in_everywhere_and_nothing_stays(named: tuple[str, nn.Module]) -> None:
-    _, model = named
+@pytest.mark.parametrize("model", MODELS, indirect=True)
+def test_values_stand_in_everywhere_and_nothing_stays(model: nn.Module) -> None:
     view, x = ModelView.of(model), torch.randn(3, 4, dtype=torch.float64)
     moved = {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in view.parameters.items()}
     expected, own = written(view, x, moved), view.model(x).detach()
@@ -132,14 +127,12 @@ def test_values_stand_in_everywhere_and_nothing_stays(named: tuple[str, nn.Modul
         view(x[:, :2], moved)
     assert inside(model) == before
     assert torch.equal(view.model(x), own)
-    copy.deepcopy(view.model) if "weight norm" not in named[0] else None  # no tensor with a graph was left behind
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own, on first use
-@pytest.mark.parametrize("name", sorted(FORWARD))
-def test_transformations_pass_through(name: str) -> None:
-    model = MODELS[name]().double().eval()
+@pytest.mark.parametrize("model", sorted(FORWARD), indirect=True)
+def test_transformations_pass_through(model: nn.Module) -> None:
     view, x = ModelView.of(model), torch.randn(3, 4, dtype=torch.float64)
     at = {k: p.detach() for k, p in view.parameters.items()}
     along = {k: torch.randn_like(p) for k, p in at.items()}

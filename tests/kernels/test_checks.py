@@ -202,7 +202,7 @@ def test_plan_costs_what_is_run() -> None:
     """The plan from one sample is the plan of the run."""
     for case in CASES:
         model, loss_fn, x, y = build(case, 6)
-        if case.name in ("tokens", "bags"):
+        if case.name in ("tokens", "bags", "one_dict"):
             continue  # embedding costs depend on how many tokens differ, which one sample cannot tell
         before, after = pb.plan_kernel(model, loss_fn, x, y), pb.backward_kernel(model, loss_fn, x, y).plan
         assert [(a.parameters, a.form, a.flops) for a in before.layers] == [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pullback._checks import unsupported
 from pullback.functional import num_samples, take, undisturbed
 from pullback.functional.losses import logits_of
+from pullback.functional.model_view import evaluate
 
 IGNORED = -100  # the label of what is not to be predicted, throughout that package
 COMPARED = 2  # samples on which a form must give the model's own loss
@@ -42,7 +43,7 @@ class OwnLoss:
         seen: list[tuple[Tensor, Tensor, float]] = []
         with undisturbed(model, training=False), torch.no_grad():
             for i in range(min(num_samples(inputs), MOST_LOOKED_AT)):
-                outputs = model(**take(inputs, [i]))
+                outputs = evaluate(model, take(inputs, [i]))
                 own = float(outputs.get("loss", math.nan)) if isinstance(outputs, Mapping) else math.nan
                 if not math.isnan(own):
                     seen.append((logits_of(outputs), labels[[i]], own))

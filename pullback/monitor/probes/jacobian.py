@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.functional import take
+from pullback.functional.batch import copied
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.operators.layer_jacobians import chain_of, layer_jacobians
@@ -44,7 +45,7 @@ def measure(seen: Observation) -> Measurement:
 @torch.no_grad()
 def _small(model: nn.Module, one: Tensor) -> bool:
     """Whether every map's matrix, and that of the whole, may be formed."""
-    widths, h = [one.numel()], one
+    widths, h = [one.numel()], copied(one)
     for layer in chain_of(model, "jacobian"):
         h = layer(h)
         widths.append(h.numel())

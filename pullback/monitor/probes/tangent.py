@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pullback.diagnostics import kernel_drift, label_alignment, moments
 from pullback.functional import num_samples, take
+from pullback.functional.batch import copied
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.kernels.tangent import Contraction
@@ -29,7 +29,7 @@ def measure(seen: Observation) -> Measurement:
     kept = seen.memory.get("tangent")
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
-        x, y = (_copied(take(batch, count)) for batch in (seen.x, seen.y))
+        x, y = (copied(take(batch, count)) for batch in (seen.x, seen.y))
         contract: Contraction = "trace" if _num_outputs(seen.kernel.outputs) <= MOST_OUTPUTS else "sum"
         kept = x, y, contract, (), 0, Tensor()
     x, y, contract, parameters, since, first = kept
@@ -48,11 +48,6 @@ def measure(seen: Observation) -> Measurement:
 def _num_outputs(outputs: Any) -> int:
     """C, of a model that returns one tensor or an object with ``logits``."""
     return int(logits_of(outputs)[0].numel())
-
-
-def _copied(batch: Any) -> Any:
-    """A loop may write its next batch into the same memory."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
 
 
 PROBE = Probe("tangent", measure)

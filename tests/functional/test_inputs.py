@@ -1,0 +1,248 @@
+"""What a call hands to a model and to a loss: copies, in the containers they came in. The caller's data stay."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, UserDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback.functional import ModelView, num_samples, take
+from pullback.functional.batch import copied, filled, joined, plain, tensors
+from tests.entry_points import EVERYWHERE, ON_TENSORS, Entry
+
+CALLS = {**EVERYWHERE, **ON_TENSORS}
+UNSEEN = (
+    "backward_kernel",
+    "kernel_to_store",
+    "Hessian",
+    "GaussNewton",
+    "unit_activity",
+    "self_influence",
+    "smoothness",
+)
+
+
+class Writes(nn.Module):
+    """A first layer that writes to its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.1)
+        x[:, 0] = 0.0
+        return F.leaky_relu(x, 0.1, inplace=True)
+
+
+class WritesUnseen(Writes):
+    """Also in ways that autograd does not notice, so that nothing can be differentiated in its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.detach().numpy().__imul__(2.0)
+        x.data.mul_(2.0)
+        torch.mul(x, 0.25, out=x)
+        return super().forward(x)
+
+
+class Reads(nn.Module):
+    """The same without a trace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=x.dtype)
+        return F.leaky_relu((x - 0.1) * kept, 0.1)
+
+
+def writing_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs.mul_(0.5)
+    targets.neg_().add_(1)  # the other class
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def reading_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(0.5 * outputs, 1 - targets, reduction="none")
+
+
+def net(first: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Sequential(first, nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)).double().eval()
+
+
+def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A tensor the user owns, a part of it that is x, and the same of the targets."""
+    torch.manual_seed(2)
+    owned, labels = torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 2
+    return owned, owned[2:8, 1:5], labels, labels[2:8]
+
+
+def results(entry: Entry, *given: Any) -> tuple[Tensor, ...]:
+    found = entry(*given)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [*((name, Writes()) for name in CALLS), *((name, WritesUnseen()) for name in UNSEEN)]
+)
+def test_what_a_model_and_a_loss_write_to_stays_as_it_was(name: str, first: nn.Module) -> None:
+    owned, x, labels, y = data()
+    before, versions = (owned.clone(), labels.clone()), (owned._version, labels._version)
+    found = results(CALLS[name], net(first), writing_loss, x, y)
+    assert torch.equal(owned, before[0])
+    assert torch.equal(labels, before[1])
+    assert (owned._version, labels._version) == versions
+    same(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
+
+
+class Unpacks(nn.Module):
+    """Takes one mapping, or a tuple that holds one."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, batch: Any, flag: bool = True) -> Tensor:
+        inner = batch["inner"][0] if "inner" in batch else batch
+        left = inner.data["a"] if isinstance(inner, UserDict) else inner["a"]
+        return self.body(torch.cat([left, inner["b"]], 1))
+
+
+class ByKeyword(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.body(torch.cat([a, b], 1))
+
+
+class Kwargs(ByKeyword):
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return super().forward(inputs["a"], inputs["b"])
+
+
+class Plain(dict[str, Any]):
+    """A dict of a kind torch's tree functions do not know."""
+
+
+FORMS: dict[str, tuple[type[nn.Module], Any]] = {
+    "one dict": (Unpacks, lambda a, b: {"a": a, "b": b}),
+    "one dict in a tuple": (Unpacks, lambda a, b: ({"a": a, "b": b},)),
+    "a tokenizer's": (Unpacks, lambda a, b: UserDict(a=a, b=b)),
+    "a tokenizer's in a tuple": (Unpacks, lambda a, b: (UserDict(a=a, b=b), True)),
+    "a tokenizer's inside a dict": (Unpacks, lambda a, b: {"inner": (UserDict(a=a, b=b),)}),
+    "another kind of dict": (Unpacks, lambda a, b: [Plain(a=a, b=b)]),
+    "by keyword": (ByKeyword, lambda a, b: OrderedDict(b=b, a=a)),
+    "by keyword, of a tokenizer's": (ByKeyword, lambda a, b: UserDict(a=a, b=b)),
+    "by any keyword": (Kwargs, lambda a, b: {"a": a, "b": b}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_inputs(form: str) -> None:
+    kind, make = FORMS[form]
+    model, (_, x, _, y) = net(nn.Identity()), data()
+    given = make(x[:, :1], x[:, 1:])
+    assert num_samples(given) == 6
+    view = ModelView.of(kind(model))
+    torch.testing.assert_close(view(given), model(x))
+    torch.testing.assert_close(view(take(given, [3, 1])), model(x[[3, 1]]))
+    kernel = pb.backward_kernel(kind(model), nn.CrossEntropyLoss(), given, y).total
+    torch.testing.assert_close(kernel, pb.reference.total_kernel(model, nn.CrossEntropyLoss(), x, y))
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_one_dict_and_a_tokenizer_s_batch_in_a_tuple(name: str) -> None:
+    _, x, _, y = data()
+    model = net(nn.Identity())
+    expected = results(
+        EVERYWHERE[name], Unpacks(net(nn.Identity())), nn.CrossEntropyLoss(), ({"a": x[:, :1], "b": x[:, 1:]},), y
+    )
+    for given in ({"a": x[:, :1], "b": x[:, 1:]}, (UserDict(a=x[:, :1], b=x[:, 1:]),)):
+        model = Unpacks(net(nn.Identity()))
+        same(results(EVERYWHERE[name], model, nn.CrossEntropyLoss(), given, y), expected)
+
+
+class Pair(NamedTuple):
+    a: Tensor
+    b: Any
+
+
+def test_containers_are_new_and_of_the_kind_they_were() -> None:
+    t = torch.arange(3.0)
+    batch = (Pair(t, [UserDict(t=t, n=1), Plain(t=t)]), {"t": t, "more": OrderedDict(t=t)}, "text")
+    copy = copied(batch)
+    assert len(tensors(batch)) == 5
+    assert isinstance(copy[0], Pair)
+    assert [type(part) for part in copy[0].b] == [UserDict, Plain]
+    assert type(copy[1]["more"]) is OrderedDict
+    assert len({id(leaf) for leaf in tensors(copy)}) == 1  # one tensor in five places is one copy
+    assert tensors(copy)[0] is not t
+    copy[1]["new"], copy[0].b[0]["t"] = 1, None
+    assert "new" not in batch[1]
+    assert batch[0].b[0]["t"] is t
+    assert type(plain(batch)[0].b[0]) is dict
+    assert [float(leaf[0]) for leaf in tensors(filled(batch, [t + i for i in range(5)]))] == [0, 1, 2, 3, 4]
+    assert joined([batch, batch])[0].b[0]["t"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert joined([batch, batch])[0].b[0]["n"] == 1
+
+
+def test_layouts_are_kept() -> None:
+    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert copied(x).is_contiguous(memory_format=torch.channels_last)
+    leaf = torch.ones(2, requires_grad=True)
+    assert copied(leaf).grad_fn is not None  # in the graph, and not a leaf that cannot be written to
+
+
+def test_rows_are_those_of_the_data_at_the_time() -> None:
+    """A loop may fill the same tensor again before a layer's block is asked for."""
+    _, x, _, y = data()
+    model, loss_fn = net(nn.Identity()), nn.CrossEntropyLoss()
+    expected = pb.backward_kernel(model, loss_fn, x, y).parameters["0.1.weight"]
+    kernel, rows = pb.backward_kernel(model, loss_fn, x, y), pb.GradientMatrix(model, loss_fn, x, y)
+    dense = rows.to_dense()
+    x.zero_()
+    assert torch.equal(kernel.parameters["0.1.weight"], expected)
+    assert torch.equal(rows.to_dense(), dense)
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), WritesUnseen()])
+def test_a_watched_training_ends_in_the_same_weights(first: nn.Module, tmp_path: Path) -> None:
+    def trained(watch: bool) -> Tensor:
+        model, (_, x, _, y) = net(first), data()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = pb.Monitor(model, writing_loss, tmp_path, optimizer=optimizer, every=1) if watch else None
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = writing_loss(model(x.clone()), y.clone()).mean()
+            loss.backward()
+            optimizer.step()
+            if monitor:
+                monitor.step(x, y, loss=loss)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(trained(watch=False), trained(watch=True))
+
+
+def test_parameters_and_buffers_made_within_inference_mode() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 2)
+    with pytest.raises(pb.UnsupportedError, match=r"Hessian: expected parameters that a graph can hold, got `weight`"):
+        pb.Hessian(model, nn.CrossEntropyLoss(), (torch.randn(3, 4), torch.tensor([0, 1, 0])))
+    norm = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+    _, x, _, y = data()
+    expected = pb.reference.total_kernel(norm, nn.CrossEntropyLoss(), x, y)
+    with torch.inference_mode():
+        norm[0].running_mean = norm[0].running_mean.clone()
+    made = norm[0].running_mean
+    for name in ("Hessian", "backward_kernel", "Jacobian inputs"):
+        CALLS[name](norm, nn.CrossEntropyLoss(), x, y)
+        assert norm[0].running_mean is made
+    torch.testing.assert_close(pb.backward_kernel(norm, nn.CrossEntropyLoss(), x, y).total, expected)
