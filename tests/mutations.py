@@ -76,6 +76,9 @@ def executed(options: argparse.Namespace) -> Executed:
         record(copied(home / "copy"), home / "run", [*shlex.split(options.tests), "-n", str(options.jobs)])
         (home / "done").touch()
     found = Executed(home / "copy", home / "run")
+    if not found.seconds:
+        shutil.rmtree(home)
+        sys.exit("mutations: expected tests that pass, got none. Look at what pytest said above.")
     print(f"{len(found.seconds)} tests recorded, {sum(found.seconds.values()):.0f} s; failed: {found.failed or 'none'}")
     return found
 
