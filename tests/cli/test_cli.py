@@ -14,6 +14,7 @@ import pytest
 
 import pullback as pb
 from pullback._version import __version__
+from pullback.cli import training
 from pullback.functional import datasets
 from tests.command import run, run_alone
 from tests.functional.test_datasets import write_cifar
@@ -209,6 +210,16 @@ def test_divergence_is_said_recorded_and_steered(tmp_path: Path) -> None:
     assert len(losses) == 40
     assert losses[0] == pytest.approx(math.log(10), abs=0.05)
     assert losses[-1] < math.log(5)  # 0.6 to 1.1 with other seeds, which is how far other rounding takes it
+
+
+def test_an_interrupt_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    done = run("demo", "--out", tmp_path / "run")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
 
 
 def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:

@@ -91,6 +91,21 @@ def test_failed_pages_are_counted(elsewhere, tmp_path, capfd):
     gallery.command("smith1991_topic", **options)
 
 
+def test_a_page_that_refuses_its_options_ends_the_command(elsewhere, tmp_path, capfd):
+    import typer
+
+    folder = elsewhere / "gallery"
+    folder.mkdir()
+    for number, code in ((1, 2), (2, 0)):
+        (folder / f"smith199{number}_topic.py").write_text(f"import sys\nprint('page {number}')\nsys.exit({code})\n")
+    with pytest.raises(typer.Exit) as stopped:
+        gallery.command("all", preset=gallery.Preset.small, out=tmp_path / "out", force=False)
+    assert stopped.value.exit_code == 2
+    out, err = capfd.readouterr()
+    assert out == "page 1\n"
+    assert "failed" not in err
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_use_public_names_only(name):
     """Nothing private of the package is imported, nor used by attribute."""

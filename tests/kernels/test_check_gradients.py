@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.kernels import checks
 from pullback.kernels.rules.registry import RULES
 from tests.cases import CASES, Case, build
 from tests.kernels.test_user_rules import Sine, sine_rule
@@ -39,7 +38,8 @@ def test_every_case_agrees(case: Case, dtype: torch.dtype) -> None:
     check = pb.check_gradients(model, loss_fn, x, y)
     assert check.ok, str(check)
     assert [row.parameter for row in check.parameters] == list(pb.ModelView.of(model).parameters)
-    assert {row.tolerance for row in check.parameters} == {checks.tolerance(dtype)}
+    tolerance = {torch.float64: 1.49e-8, torch.float32: 3.453e-4}[dtype]  # the roots of 2.22e-16 and 1.19e-7
+    assert [row.tolerance for row in check.parameters] == pytest.approx([tolerance] * len(check.parameters), rel=1e-3)
     assert max(row.error for row in check.parameters) < 200 * torch.finfo(dtype).eps
     planned = pb.backward_kernel(model, loss_fn, x, y).plan.layers
     assert {r.parameter: (r.rule, r.form) for r in check.parameters} == {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -262,6 +265,99 @@ def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GhostPiece, "tile", broken)
     with pytest.raises(pb.SelfCheckError, match="summed kernel of"):
         pb.backward_kernel(small_mlp(), CE, *data(), forms={"0": "ghost"})
+
+
+@pytest.mark.parametrize(
+    ("contract", "what"),
+    [("full", "summed kernel"), ("sum", "summed kernel"), ("trace", "kernel entries"), ("diagonal", "kernel entries")],
+)
+def test_a_wrong_tile_is_found_under_every_contract(contract: Any, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pullback.kernels.outer import GhostPiece
+
+    right = GhostPiece.tile
+
+    def broken(self: Any, out: Tensor, *args: Any, **kwargs: Any) -> None:
+        right(self, out, *args, **kwargs)
+        out *= 1.5
+
+    monkeypatch.setattr(GhostPiece, "tile", broken)
+    with pytest.raises(pb.SelfCheckError, match=rf"tangent_kernel: expected the {what} of"):
+        pb.tangent_kernel(small_mlp(), data()[0], contract=contract, forms={"0": "ghost"})
+
+
+ENTRIES = {
+    "backward_kernel": pb.backward_kernel,
+    "cross": lambda model, loss_fn, x, y: pb.backward_kernel(model, loss_fn, x, y, x2=x[:3], y2=y[:3]),
+    "tangent_kernel": lambda model, _, x, __: pb.tangent_kernel(model, x),
+    "GradientMatrix": pb.GradientMatrix,
+    "sketch_kernel": lambda *args: pb.sketch_kernel(*args, size=2, repeats=2, exact="smaller"),
+    "kernel_to_store": lambda *args: pb.kernel_to_store(*args[:2], args[2:], stored(), progress=False),
+}
+
+
+def stored() -> str:
+    return tempfile.mkdtemp()
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], None]) -> None:
+    """Output gradients of every linear layer, changed in place before the rows are made from them."""
+    rule = RULES[F.linear]
+
+    def broken(call: Any) -> list[OuterFactor]:
+        (factor,) = rule.build(call)
+        gradients = factor.gradients.clone()
+        change(gradients)
+        return [replace(factor, gradients=gradients)]
+
+    monkeypatch.setitem(RULES, F.linear, replace(rule, build=broken))
+
+
+@pytest.mark.parametrize("samples", [slice(0, 1), slice(2, 3), slice(-1, None)], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.5], ids=["nan", "inf", "too large"])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_wrong_rows_are_found_by_every_entry(
+    entry: str, value: float, samples: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that are none, and too large ones: at the ends by the sample alone, between them by the sums."""
+
+    def change(gradients: Tensor) -> None:
+        gradients[samples] *= value
+
+    spoil(monkeypatch, change)
+    with pytest.raises((pb.UnsupportedError, pb.SelfCheckError), match="a difference of|summed gradient"):
+        ENTRIES[entry](small_mlp(), CE, *data())
+
+
+def test_errors_that_cancel_within_a_row_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output gradients of a middle sample wrong by +e and -e by turns: the gradient is probed along drawn signs."""
+
+    def change(gradients: Tensor) -> None:
+        width = gradients.shape[-1] // 2 * 2
+        gradients[2, ..., :width] += 0.1 * (1 - 2 * (torch.arange(width) % 2))
+
+    spoil(monkeypatch, change)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+    with pytest.raises(pb.SelfCheckError, match="summed gradient of"):
+        pb.backward_kernel(model, CE, *data())
+
+
+def test_a_kink_excuses_no_more_than_its_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One unit of 21 lies at its kink and weighs little; half too much of all others is an error."""
+    model = nn.Sequential(nn.Linear(2, 21, bias=False), nn.ReLU(), nn.Linear(21, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1.0]]).repeat(21, 1))
+        model[0].weight[0, 1] = -1.0
+        model[2].weight.fill_(1.0)
+        model[2].weight[0, 0] = 0.05
+    x, y = torch.ones(5, 2), torch.zeros(5, 1)
+    pb.backward_kernel(model, nn.MSELoss(), x, y)
+
+    def change(gradients: Tensor) -> None:
+        gradients[0, ..., 1:] *= 1.5
+
+    spoil(monkeypatch, change)
+    with pytest.raises(pb.UnsupportedError, match="for sample 0 and parameter `0.weight` a difference of"):
+        pb.backward_kernel(model, nn.MSELoss(), x, y)
 
 
 def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

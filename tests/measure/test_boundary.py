@@ -324,6 +324,17 @@ def test_bad_input(call: Any, message: str) -> None:
         call()
 
 
+def test_how_far_a_point_may_be_from_the_boundary() -> None:
+    """Relative to its norm: half of ``tol`` is on it, ten times is not."""
+    sphere = Level(lambda x: x @ x - 9)
+    for share, tol in ((0.5, 1e-3), (0.5, 1e-6)):
+        found = boundary_curvature(sphere, point(0, 0, 3 * (1 + share * tol)), tol=tol)
+        assert found.values.abs() == pytest.approx(torch.full((1, 2), 1 / 3).numpy(), rel=2 * tol)
+    for tol in (1e-3, 1e-6):
+        with pytest.raises(pb.InputError, match="expected points on the boundary, got point 0 about"):
+            boundary_curvature(sphere, point(0, 0, 3 * (1 + 10 * tol)), tol=tol)
+
+
 def test_random_models_are_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     with pytest.raises(pb.UnsupportedError, match="dropout in train mode"):

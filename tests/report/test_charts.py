@@ -137,7 +137,8 @@ def test_a_line_for_each_layer(tmp_path):
     made = charts(make_run(tmp_path / "r", "activations", values))
     assert list(made) == ["activations", "dead"]
     drawn = made["activations"].figure["data"]
-    assert [trace["name"] for trace in drawn] == [layers[place] for place in evenly(12, 8)]
+    places = (0, 2, 3, 5, 6, 8, 9, 11)  # k 11 / 7, rounded
+    assert [trace["name"] for trace in drawn] == [layers[place] for place in places]
     assert drawn[0]["y"] == [3.0, 4.0, 5.0]
     assert made["activations"].reading.endswith("8 of 12 layers are drawn.")
     assert made["activations"].tables[0].header == ("Step", *layers)
@@ -177,6 +178,38 @@ def test_the_spectrum_fades_with_rank_and_stops_at_twelve(tmp_path):
 def test_worst_pairs_are_the_second_table_of_alignment(full_run):
     table = charts(full_run)["alignment"].tables[1]
     assert table.rows[0] == [3, 200, -0.61]
+
+
+def test_worst_pairs_are_those_of_the_last_step_that_has_any(tmp_path):
+    pairs = ([[1, 2, -0.9]], [[3, 4, -0.8], [5, 6]], [])
+    run = make_run(tmp_path / "r", "alignment", [{"mean_cosine": 0.1, "worst_pairs": each} for each in pairs])
+    table = curves.worst_pairs(name_runs([run])[0], several=False)
+    assert table.caption == "Most opposed pairs of samples at step 10"
+    assert table.rows == [[3, 4, -0.8]]  # what is no triple is left out
+
+
+def test_the_heat_map_has_the_decimal_logarithm_of_each_norm(tmp_path):
+    norms = [{"a": 0.01, "b": 5.0}, {"a": 1000.0, "b": 0.0}]
+    made = charts(make_run(tmp_path / "r", "flow", [{"gradient_norm": each} for each in norms]))["flow"]
+    (heat,) = made.figure["data"]
+    assert heat["z"] == [[-2.0, 3.0], [0.699, None]]
+    assert heat["text"][0] == ["a: 0.01", "a: 1,000"]
+    places, words = heat["colorbar"]["tickvals"], heat["colorbar"]["ticktext"]
+    assert [10**place for place in places] == pytest.approx([float(word.replace(",", "")) for word in words])
+    assert (
+        made.summary[0]
+        == "2 layers at 2 steps, from 0.01 to 1,000. Left blank: 1 value at or below zero, NaN or infinite."
+    )
+
+
+def test_what_is_said_of_the_depth(tmp_path):
+    """First and last layer, and extremes only where they lie between."""
+    norms = [{"a": 1.0, "b": 9.0, "c": 0.5, "d": 2.0}, {"a": 4.0, "b": 3.0, "c": 2.5, "d": 2.0}]
+    made = charts(make_run(tmp_path / "r", "flow", [{"gradient_norm": each} for each in norms]))["depth"]
+    assert made.summary == (
+        "Step 0: 1 in the first layer, 2 in the last; least 0.5 in c; greatest 9 in b.",
+        "Step 10: 4 in the first layer, 2 in the last.",
+    )
 
 
 def test_layers_keep_their_order_and_are_drawn_at_three_steps(full_run):

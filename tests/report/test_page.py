@@ -16,11 +16,24 @@ import pytest
 
 from pullback._checks import InputError
 from pullback.report import write_report
+from pullback.report.header import key_numbers
 from pullback.report.sections import SECTIONS, charts_of
 from pullback.report.series import name_runs
 from pullback.runs import RunWriter, load_run
 
 SCRIPT = "<script>alert(1)</script>"
+
+
+def test_what_measuring_took_in_all_in_share_and_each(tmp_path):
+    """Measurements of 1 and 3 seconds in a run of 40."""
+    run_of_costs = [
+        {"step": 1, "time": 10.0, "probe": "cost", "values": {"seconds": 1.0}},
+        {"step": 2, "time": 40.0, "probe": "cost", "values": {"seconds": 3.0}},
+    ]
+    (tmp_path / "run.json").write_text('{"schema": 1}')
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_of_costs))
+    shown = {label: (value, note) for label, value, note in key_numbers(name_runs([load_run(tmp_path)])[0])}
+    assert shown["Time to watch"] == ("4.0 s", "10.0 % of the run, 2.0 s a measurement")
 
 
 class Page(HTMLParser):

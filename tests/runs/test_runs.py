@@ -72,6 +72,24 @@ def test_readable_while_it_is_written(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_a_run_begins_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between its first and its last file there is no run, and the folder can be begun again."""
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunWriter, "_open", interrupt)
+        RunWriter(path, {"model": "mlp"})
+    assert not (path / META_FILE).exists()
+    with pytest.raises(pb.InputError, match="a run folder with run.json, got none"):
+        load_run(path)
+    with RunWriter(path, {"model": "mlp"}) as writer:
+        writer.append(1, "loss", {"loss": 1.0})
+    assert load_run(path).steps == [1]
+
+
+def interrupt(self: RunWriter) -> int:
+    raise KeyboardInterrupt
+
+
 def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that sees half of it is neither warned nor left without it."""
     path = make_run(tmp_path / "run")

@@ -184,6 +184,21 @@ def test_residual_networks() -> None:
     assert scaled.gradient[0] == pytest.approx(math.exp(1.5**2 / 2), rel=0.01)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_gradients_of_residual_blocks(scale: float) -> None:
+    """Each block multiplies them by 1 + (scale sigma_w)^2 E phi'(sqrt(q) z)^2, at the length q that enters it."""
+    profile = residual_profile("tanh", 1.5, 0.3, 6, scale=scale)
+    z = np.linspace(-10, 10, 4001)  # the trapezoid rule: exact to rounding for a function that falls off so fast
+    weights = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    for k in range(6):
+        q = profile.length[k]
+        slope = weights @ (1 - np.tanh(math.sqrt(q) * z) ** 2) ** 2
+        assert profile.gradient[k] / profile.gradient[k + 1] == pytest.approx(1 + (1.5 * scale) ** 2 * slope, rel=1e-9)
+        square = weights @ np.tanh(math.sqrt(q) * z) ** 2
+        grown = (1.5 * scale) ** 2 * square + (0.3 * scale) ** 2
+        assert profile.length[k + 1] - q == pytest.approx(grown, rel=1e-9)
+
+
 def test_a_real_residual_network() -> None:
     torch.manual_seed(0)
     width, depth = 1000, 20
