@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -205,7 +206,7 @@ def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -
     """What a page does as a script: compute, write ``<name>.html`` and ``<name>.json``, print the table, check it.
 
     The files are written before the check, so that a page that fails can be looked at. Exit code 1 if it fails, 2 on
-    a usage error.
+    a usage error, 3 if it cannot be made.
     """
     script = Path(inspect.getfile(build))
     name = script.stem
@@ -222,7 +223,11 @@ def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -
             f"{name}: expected a folder without this page, got {taken[0]}. Pass --force, or another --out.\n"
         )
         sys.exit(2)
-    page = fill(build, Page(name, inspect.getmodule(build).__doc__ or name, asked.preset))
+    try:
+        page = fill(build, Page(name, inspect.getmodule(build).__doc__ or name, asked.preset))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(3)
     record = as_record(page, machine())
     stored = script.parent / "results" / f"{name}.json"
     if asked.store:

@@ -50,18 +50,19 @@ def command(
         check_free(chosen, out)
     # Each page is a process of its own: its time is its own, and it is exactly what the script does by hand.
     options = ["--preset", preset.value, "--out", str(out), *(["--force"] if force else [])]
-    failed = []
+    failed, worst = [], 0
     for place, page in enumerate(chosen):
         if len(chosen) > 1:
             typer.echo(f"[{place + 1}/{len(chosen)}] {page}", err=True)
         done = subprocess.run([sys.executable, str(pages[page]), *options], check=False)
-        if done.returncode == 2:
-            raise typer.Exit(2)
+        if done.returncode in (2, 130):  # the call is wrong, or was stopped: so it is for the other pages
+            raise typer.Exit(done.returncode)
         if done.returncode:
             failed.append(page)
+            worst = max(worst, 1 if done.returncode == 1 else 3)
     if failed:
         typer.echo(f"gallery: {len(failed)} of {len(chosen)} pages failed: {', '.join(failed)}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(worst)
 
 
 def find_pages() -> dict[str, Path]:

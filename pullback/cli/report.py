@@ -12,7 +12,8 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are drawn over each other.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the page [report.html in the first run].")] = None,
     figures: Annotated[Path | None, typer.Option(help="Also write every figure as PNG and CSV to this folder.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")] = False,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="PNG files beside the CSV files.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is already there.")] = False,
 ) -> None:
     """Write a report page that works offline."""
     import pullback as pb
@@ -22,5 +23,6 @@ def command(
     typer.echo(f"Report: {path}")
     if figures is not None:
         for run in loaded:
-            written = pb.write_figures(run, figures / run.path.name if len(loaded) > 1 else figures)
+            folder = figures / run.path.name if len(loaded) > 1 else figures
+            written = pb.write_figures(run, folder, images, overwrite=force)
             typer.echo(f"Figures: {len(written)} files for {run.path}")
