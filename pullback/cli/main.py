@@ -67,7 +67,7 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         code = 141
     except (Exception, KeyboardInterrupt) as error:
-        if debug:
+        if debug and not isinstance(error, KeyboardInterrupt | typer.Abort):
             traceback.print_exception(error)
         code = _say(error)
     sys.exit(code if isinstance(code, int) else 0)

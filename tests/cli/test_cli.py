@@ -166,7 +166,7 @@ def test_a_process_ends_with_one_sentence() -> None:
 
 def test_debug_shows_the_traceback() -> None:
     done = run_alone("--debug", "report", "nowhere")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 
