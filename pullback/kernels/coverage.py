@@ -210,9 +210,11 @@ def _factors_of(
         return []
     gradient = by_sample(gradients, one.output_shape, run.num_samples)
     run.gradients[place] = []  # together in `gradient`: the parts can go
+    sources = {k: s for k, s in (one if use.data is None else use).sources.items() if s.shape.numel()}
+    if not sources or not gradient.numel():  # no numbers, or no outputs: nothing is added to any row
+        return []
     data = None if use.data is None else one.arguments[use.data].shape
     views = (lambda t: t) if data is None else sample_view(data, run.num_samples)
-    sources = one.sources if use.data is None else use.sources
     made = use.rule.build(Call(use.arguments, sources, views, gradient, use.function))
     shapes = {name: p.shape for name, p in view.parameters.items()}
     built: Built = []

@@ -95,7 +95,7 @@ class GradientRows(Operator):
     def _split(self, matrix: Tensor) -> dict[str, Tensor]:
         """(P, K) -> parameter -> (K, *shape)."""
         pieces = matrix.T.split([shape.numel() for shape in self._shapes.values()], dim=1)
-        return {n: piece.reshape(-1, *shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+        return {n: piece.reshape(len(piece), *shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
 
     @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ class GradientRows(Operator):
             columns = slice(start, start + COLUMNS)
             weights = matrix[:, columns].unflatten(0, (self.num_samples, self.num_outputs))
             found = {n: v for factor in self._factors for n, v in transposed_times(factor, weights).items()}
-            count = weights.shape[2]
-            result[:, columns] = torch.cat([found[name].reshape(count, -1) for name in self._names], dim=1).T
+            flat = [found[name].reshape(weights.shape[2], shape.numel()) for name, shape in self._shapes.items()]
+            result[:, columns] = torch.cat(flat, dim=1).T
         return result
 
     @without_autocast()
@@ -129,8 +129,7 @@ class GradientRows(Operator):
     def to_dense(self) -> Tensor:
         """G itself, (N C, P)."""
         rows = {n: r for factor in self._factors for n, r in factor.rows(slice(0, self.num_samples)).items()}
-        count = self.shape[0]
-        return torch.cat([rows[name].reshape(count, -1) for name in self._names], dim=1)
+        return torch.cat([rows[n].reshape(self.shape[0], shape.numel()) for n, shape in self._shapes.items()], dim=1)
 
 
 class RowGram(Operator):

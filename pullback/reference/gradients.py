@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def per_sample_gradients(model: nn.Module, loss_fn: LossFunction, x: Batch, y: B
 
 def gradient_matrix(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
     """G, (N, P): row i is g_i, all parameters in the model's order."""
-    return torch.cat([g.reshape(len(g), -1) for g in per_sample_gradients(model, loss_fn, x, y).values()], dim=1)
+    return _rows(per_sample_gradients(model, loss_fn, x, y).values())
 
 
 def layer_gradient_matrices(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> dict[str, Tensor]:
@@ -32,7 +34,7 @@ def layer_gradient_matrices(model: nn.Module, loss_fn: LossFunction, x: Batch, y
     gradients = per_sample_gradients(model, loss_fn, x, y)
     layers = ModelView.of(model).layers
     return {
-        layer: torch.cat([gradients[n].reshape(len(gradients[n]), -1) for n in names], 1)
+        layer: _rows(gradients[n] for n in names)
         for layer, names in layers.items()
     }
 
@@ -72,3 +74,8 @@ def _flat(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) 
     pairs = zip(parameters, gradients, strict=True)
     dense = [torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g for p, g in pairs]
     return torch.cat([g.reshape(-1) for g in dense])
+
+
+def _rows(gradients: Iterable[Tensor]) -> Tensor:
+    """Gradients (N, *shape) of several parameters side by side, (N, numbers)."""
+    return torch.cat([g.reshape(len(g), g[0].numel()) for g in gradients], dim=1)

@@ -48,11 +48,11 @@ def _factors(
         transposed: the layer multiplies with (d, p), not (p, d).
     """
     inputs, gradient = full_precision(inputs), full_precision(gradient)
-    a = inputs.reshape(len(inputs), -1, 1, inputs.shape[-1])  # (N, T, 1, d)
     d = gradient.reshape(*gradient.shape[:2], -1, 1, gradient.shape[-1])  # (N, C, T, 1, p)
     if weight is None:
         assert bias is not None
         return [DenseFactor({bias.name: _spread(bias, d.sum(2).flatten(2))})]
+    a = inputs.reshape(len(inputs), -1, 1, inputs.shape[-1])  # (N, T, 1, d)
     shape, flipped = weight.shape, transposed != weight.transposed
     alone = bias is not None and (bias.rows != weight.rows or (flipped and bias.rows is not None))
     # rows of the parameter are inputs of the layer if it is flipped, else outputs
