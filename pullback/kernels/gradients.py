@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -20,10 +21,33 @@ from pullback.kernels.row_products import COLUMNS, gram_product, times, transpos
 from pullback.operators.base import Operator
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What rows are made of, without the model: it can be saved.
+
+    Args:
+        factors: of all parameters.
+        shapes: parameter -> shape, in the model's order.
+        layers: module name -> its parameters.
+        values: those whose gradients the rows are, (N, C).
+    """
+
+    factors: tuple[Factor, ...]
+    shapes: dict[str, torch.Size]
+    layers: dict[str, tuple[str, ...]]
+    values: Tensor
+
+    @classmethod
+    def of(cls, captured: Captured) -> _Held:
+        view = captured.view
+        return cls(captured.factors, {n: p.shape for n, p in view.parameters.items()}, view.layers, captured.values)
+
+
 class GradientRows(Operator):
     """Rows g_ic, (N C, P): gradients of the C values a readout takes from every sample, sample by sample.
 
-    Rows are held as layer inputs and output gradients. Columns follow the model's parameter order.
+    Rows are held as layer inputs and output gradients, which is what is saved of them. Columns follow the model's
+    parameter order.
 
     Attributes:
         num_samples: N.
@@ -39,13 +63,12 @@ class GradientRows(Operator):
     def of(cls, captured: Captured, where: str | None) -> GradientRows:
         """The rows of captured factors, after the check of their sums; None where the caller has made it."""
         made = cls.__new__(cls)
-        made._fill(captured, tuple(captured.view.parameters))
+        made._fill(_Held.of(captured), tuple(captured.view.parameters))
         if where is not None:
-            made._check_sums(where)
+            made._check_sums(captured, where)
         return made
 
-    def _check_sums(self, where: str) -> None:
-        captured = self._captured
+    def _check_sums(self, captured: Captured, where: str) -> None:
         checks = SumChecks(where, captured.dtype)
         with without_autocast():
             count = captured.num_samples * captured.num_outputs
@@ -56,18 +79,16 @@ class GradientRows(Operator):
                 checks.add_totals(factor, captured, sums, bound)
         checks.evaluate()
 
-    def _fill(self, captured: Captured, names: tuple[str, ...]) -> None:
-        parameters = captured.view.parameters
-        self._captured = captured
-        self._names = names
-        self._shapes = {name: parameters[name].shape for name in names}
+    def _fill(self, held: _Held, names: tuple[str, ...]) -> None:
+        self._held = held
+        self._shapes = {name: held.shapes[name] for name in names}
         self._factors = [
             factor if set(factor.shapes) <= set(names) else factor.only(name)
-            for factor in captured.factors
+            for factor in held.factors
             for name in (factor.shapes if not set(factor.shapes) <= set(names) else [next(iter(factor.shapes))])
             if name in names
         ]
-        self.num_samples, self.num_outputs = captured.num_samples, captured.num_outputs
+        self.num_samples, self.num_outputs = held.values.shape
         columns = sum(shape.numel() for shape in self._shapes.values())
         shape = self.num_samples * self.num_outputs, columns
         Operator.__init__(self, shape, self.like.dtype, self.like.device)
@@ -75,11 +96,11 @@ class GradientRows(Operator):
     @property
     def layers(self) -> Mapping[str, Self]:
         """Module name -> that module's columns."""
-        return {layer: self._restricted(names) for layer, names in self._captured.view.layers.items()}
+        return {layer: self._restricted(names) for layer, names in self._held.layers.items()}
 
     def _restricted(self, names: tuple[str, ...]) -> Self:
         part = type(self).__new__(type(self))
-        part._fill(self._captured, names)
+        part._fill(self._held, names)
         return part
 
     @property
@@ -95,7 +116,9 @@ class GradientRows(Operator):
     def _split(self, matrix: Tensor) -> dict[str, Tensor]:
         """(P, K) -> parameter -> (K, *shape)."""
         pieces = matrix.T.split([shape.numel() for shape in self._shapes.values()], dim=1)
-        return {n: piece.reshape(len(piece), *shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+        return {
+            n: piece.reshape(len(piece), *shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
 
     @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
@@ -138,12 +161,15 @@ class RowGram(Operator):
     symmetric = True
 
     def __init__(self, factors: Sequence[Factor]) -> None:
-        first = factors[0]
+        first, self._factors = factors[0], factors
         self._samples = first.num_samples, first.num_outputs
         with without_autocast():
             self._products = [gram_product(factor) for factor in factors]
         count = first.num_samples * first.num_outputs
         super().__init__((count, count), first.like.dtype, first.like.device)
+
+    def __reduce__(self) -> tuple[type[RowGram], tuple[Sequence[Factor]]]:
+        return RowGram, (self._factors,)
 
     @without_autocast()
     def _matmat(self, matrix: Tensor) -> Tensor:
@@ -196,10 +222,10 @@ class GradientMatrix(GradientRows):
         refuse_recurrent_dropout(view.model, where)
         with undisturbed(view.model):
             captured = capture_factors(view, loss_readout(loss_fn), x, y, where)
-        self._fill(captured, tuple(view.parameters))
-        self._check_sums(where)
+        self._fill(_Held.of(captured), tuple(view.parameters))
+        self._check_sums(captured, where)
 
     @property
     def losses(self) -> Tensor:
         """Each sample's loss, (N,)."""
-        return self._captured.values.squeeze(1)
+        return self._held.values.squeeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from pullback.operators.base import Operator
 class Kernel(Operator):
     """Inner products of gradients, as a matrix and an operator, with its blocks per layer and per parameter.
 
-    Rows are samples, or (sample, output) pairs with the outputs of a sample next to each other.
+    Rows are samples, or (sample, output) pairs with the outputs of a sample next to each other. A kernel that is copied
+    or saved (``copy.deepcopy``, ``pickle``, ``torch.save``) takes the blocks of all layers and parameters along, which
+    are computed then, and leaves the model behind.
 
     Attributes:
         total: Tensor (N1, N2), loss^2 / parameter^2; for tangent kernels see ``tangent_kernel``. Symmetric to the
@@ -116,6 +119,9 @@ class _Blocks(Mapping[str, Tensor]):
         if name not in self._known:
             self._known[name] = self._compute(name)
         return self._known[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_names": self._names, "_compute": None, "_known": dict(self)}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

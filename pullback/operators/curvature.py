@@ -181,6 +181,9 @@ class CurvatureOperator(Operator):
         self._seen_at = state_of(self.view.model)
         self.num_samples = sum(sizes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}  # a copy makes its own graph
+
     def _graphs(self) -> Iterator[Any]:
         """The graph of every batch; that of a lone batch is kept while weights, buffers, modes and data stay."""
         state = state_of(self.view.model)

@@ -218,6 +218,9 @@ class Jacobian(Operator):
             say_plain_attention(where)
         return outputs
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}  # a copy makes its own graph
+
     def _graph(self) -> Graph:
         """The graph, kept while weights, buffers, modes and inputs stay as they are."""
         stamp = state_of(self.model), stamp_of(self._x)

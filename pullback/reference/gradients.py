@@ -33,10 +33,7 @@ def layer_gradient_matrices(model: nn.Module, loss_fn: LossFunction, x: Batch, y
     """G^(l), layer name -> (N, P_l)."""
     gradients = per_sample_gradients(model, loss_fn, x, y)
     layers = ModelView.of(model).layers
-    return {
-        layer: _rows(gradients[n] for n in names)
-        for layer, names in layers.items()
-    }
+    return {layer: _rows(gradients[n] for n in names) for layer, names in layers.items()}
 
 
 def total_kernel(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:
