@@ -1,4 +1,4 @@
-"""Layers without inputs, outputs, positions or tokens: pruned or optional ones, without numbers or without a gradient."""
+"""Layers without inputs, outputs, positions or tokens: pruned or optional, without numbers or without a gradient."""
 
 from __future__ import annotations
 
