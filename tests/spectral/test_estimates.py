@@ -35,6 +35,10 @@ def holds(estimate: Callable[[int], pb.Estimate], exact: float, runs: int = RUNS
     return found
 
 
+# of the spread: Student's factor for few draws, and no more
+WIDEST = {6: 15.0, 12: 5.5, 30: 2.5}
+
+
 FEW = ("1/i", "indefinite", "low_rank")  # the other spectra with `make test-slow`
 
 
@@ -49,7 +53,7 @@ def test_trace(name: str, method: str, num_matvecs: int) -> None:
     runs = holds(lambda seed: pb.trace(matrix, num_matvecs, method=method, seed=seed), exact)
     values = torch.tensor([run.value for run in runs], dtype=torch.float64)
     spread = float((values - exact).square().mean().sqrt())
-    widest = {6: 15.0, 12: 5.5, 30: 2.5}[num_matvecs]  # Student's factor for few probes, and no more
+    widest = WIDEST[num_matvecs]
     typical = float(torch.tensor([run.stderr for run in runs]).double().median())
     assert typical <= widest * spread + 1e-12 * max(abs(exact), 1), f"{typical:.3g} against {spread:.3g}"
     bias = abs(float(values.mean()) - exact)
@@ -73,7 +77,10 @@ def test_xtrace_does_better_where_the_spectrum_decays() -> None:
 @pytest.mark.parametrize("name", SPECTRA)
 def test_frobenius_norm(name: str) -> None:
     matrix = planted(SPECTRA[name])
-    holds(lambda seed: pb.frobenius_norm(matrix, 30, seed=seed), float(matrix.norm()))
+    runs = holds(lambda seed: pb.frobenius_norm(matrix, 30, seed=seed), float(matrix.norm()))
+    errors = torch.tensor([abs(run.value - float(matrix.norm())) for run in runs], dtype=torch.float64)
+    typical = float(torch.tensor([run.stderr for run in runs]).double().median())
+    assert typical <= 7 * float(errors.median()) + 1e-7 * float(matrix.norm())  # the root of rounding, at the least
     wide = (matrix[:40] * torch.linspace(1, 2, 40, dtype=torch.float64)[:, None])[:, torch.randperm(n)]
     holds(lambda seed: pb.frobenius_norm(wide, 24, seed=seed), float(wide.norm()))
 
@@ -106,6 +113,9 @@ def test_diagonal(name: str) -> None:
         inside = ((values - matrix.diagonal()).abs() <= 3 * errors).double()
         assert inside.mean() >= 0.99
         assert inside.mean(0).min() >= 0.95
+        spread = float((values - matrix.diagonal()).square().mean().sqrt())
+        typical = float(errors.square().mean(1).sqrt().median())
+        assert typical <= WIDEST[num_matvecs] * spread + 1e-13, f"{typical:.3g} against {spread:.3g}"
 
 
 def test_exact_where_products_suffice() -> None:

@@ -218,8 +218,7 @@ def test_stack_of_matrices(layers: int, n: int, rank: int) -> None:
     found, _ = largest_eigenvalues(stack, num_matvecs=n)
     exact = torch.linalg.eigvalsh(stack)[:, -1]
     assert_same(found, exact, 1e-8, scale=float(exact.max().clamp(min=1)))
-    few, bounds = largest_eigenvalues(stack, num_matvecs=min(n, 4))
-    assert ((few - exact).abs() <= bounds + 1e-9 * exact.max()).all() or min(n, 4) < rank
+    few, _ = largest_eigenvalues(stack, num_matvecs=min(n, 4))  # its bounds: test_bounds.py
     assert (few <= exact * (1 + 1e-9) + 1e-9).all()
 
 
