@@ -53,8 +53,8 @@ def _half(x: Any, y: Any) -> list[tuple[Any, Any]]:
 
 
 def _frozen(model: Any, loss_fn: Any, x: Any, y: Any) -> Tensor:
-    torch.manual_seed(0)
-    normalised = torch.nn.Sequential(model, torch.nn.BatchNorm1d(2)).double()
+    with torch.inference_mode(False):
+        normalised = torch.nn.Sequential(model, torch.nn.BatchNorm1d(2)).double()
     with frozen_batch_norm(normalised, x):
         return pb.backward_kernel(normalised, loss_fn, x, y).total
 
@@ -96,6 +96,7 @@ INFLUENCE: dict[str, Entry] = {
     "self_influence": lambda m, f, x, y: pb.self_influence(m, f, (x, y), **TIGHT).values,
     "self_influence dual": lambda m, f, x, y: pb.self_influence(m, f, (x, y), method="dual", **TIGHT).values,
     "leave_one_out": lambda m, f, x, y: pb.leave_one_out(m, f, (x, y), **TIGHT).losses,
+    "response": lambda m, f, x, y: pb.response(m, f, (x, y), torch.ones(6), wrt="weights", **TIGHT).change,
     "MixedDerivative": lambda m, f, x, y: _vectors(pb.MixedDerivative(m, f, (x, y), "inputs")),
 }
 MEASURES: dict[str, Entry] = {

@@ -84,6 +84,7 @@ class CurvatureSpectrum:
         return "\n".join(lines)
 
 
+@torch.inference_mode(False)
 def curvature_spectrum(
     model: nn.Module,
     loss_fn: LossFunction,

@@ -49,6 +49,7 @@ class LeaveOneOut:
     converged: bool
 
 
+@torch.inference_mode(False)
 def leave_one_out(
     model: nn.Module,
     loss_fn: LossFunction,

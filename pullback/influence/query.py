@@ -39,6 +39,7 @@ class Influence:
     converged: bool
 
 
+@torch.inference_mode(False)
 def query_influence(
     model: nn.Module,
     loss_fn: LossFunction,

@@ -62,6 +62,7 @@ class Response:
             raise input_error(where, "the weights the response was computed at", "others", remedy)
 
 
+@torch.inference_mode(False)
 def response(
     model: nn.Module,
     loss_fn: LossFunction,

@@ -17,6 +17,7 @@ from pullback.influence.system import Matrix, Method, Solves, System, joined, ma
 from pullback.operators.data import Data
 
 
+@torch.inference_mode(False)
 def self_influence(
     model: nn.Module,
     loss_fn: LossFunction,

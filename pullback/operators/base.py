@@ -69,7 +69,9 @@ class Operator(ABC):
                 f"{other.dtype} on {other.device}",
                 "Convert the vector with .to(op.device, op.dtype)",
             )
-        product = self._matmat(other.unsqueeze(1) if other.dim() == 1 else other)
+        with torch.inference_mode(False):  # a caller's would leave tensors no graph can hold
+            other = other.clone() if other.is_inference() else other
+            product = self._matmat(other.unsqueeze(1) if other.dim() == 1 else other)
         return product.squeeze(1) if other.dim() == 1 else product
 
     def __rmatmul__(self, other: object) -> Operator:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
 from pullback.functional import ModelView, check_batch, take, undisturbed
-from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
+from pullback.functional.batch import Batch, filled, quiet_vmap, tensors, without_inference
 from pullback.functional.losses import check_finite, logits_of
 from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import refuse_sharded, unwrap
@@ -243,5 +243,6 @@ class Jacobian(Operator):
 
 def _with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:
     """The batch with differentiable floating tensors, and those."""
+    x = without_inference(x)
     leaves = [t.detach().requires_grad_() if t.is_floating_point() else t for t in tensors(x)]
     return filled(x, leaves), [leaf for leaf in leaves if leaf.requires_grad]

@@ -13,6 +13,7 @@ from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
 
 
+@torch.inference_mode(False)
 def input_gradients(model: nn.Module, x: Batch) -> Tensor:
     """Derivative of every output of every sample in its floating inputs, (N, C, D), all flattened."""
     rows = []

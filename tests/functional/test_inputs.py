@@ -101,6 +101,18 @@ def test_what_a_model_and_a_loss_write_to_stays_as_it_was(name: str, first: nn.M
     same(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_within_inference_mode(name: str) -> None:
+    """Data made there, as in a framework's validation loop: the numbers that come out elsewhere."""
+    _, x, _, y = data()
+    model, loss_fn = net(nn.Identity()), nn.CrossEntropyLoss()
+    expected = results(CALLS[name], model, loss_fn, x, y)
+    with torch.inference_mode():
+        found = results(CALLS[name], model, loss_fn, x.clone(), y.clone())
+    same(found, expected)
+    assert not any(p.is_inference() for p in model.parameters())
+
+
 class Unpacks(nn.Module):
     """Takes one mapping, or a tuple that holds one."""
 
