@@ -23,6 +23,8 @@ from pullback.kernels.plan import KernelPlan
 from pullback.kernels.planning import make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.store_plan import graph_bytes
+from pullback.operators.data import stamp_of
+from pullback.operators.repeatable import state_of
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,29 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     assert blocks is not None
     assert last is not None
 
+    made_of = _stamp(request)
+
     def block_of(names: tuple[str, ...]) -> Tensor:
+        if _stamp(request) != made_of:
+            what = f"{request.where}, block of `{names[0]}`"
+            raise input_error(
+                what,
+                "the model and data of the kernel: under a `memory_limit` they are captured again for this",
+                "other weights, buffers, modes or data",
+                "Ask for it before they change, or raise the limit",
+            )
         left, right = _both_in_batches(request, plan, names)
         with without_autocast():
             return partial_block(left, right, plan, names)
 
     order = forward_order(first)
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
+
+
+def _stamp(request: Request) -> list[object]:
+    """Differs once a model or its data have been written to; calls put buffers back, which raises their versions."""
+    sides = [side for side in (request.rows, request.columns) if side is not None]
+    return [(state_of(side.view.model)[1:], stamp_of(side.x, side.y)) for side in sides]
 
 
 def _both_in_batches(request: Request, plan: KernelPlan, names: tuple[str, ...]) -> tuple[Captured, Captured | None]:

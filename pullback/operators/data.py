@@ -29,7 +29,7 @@ class Mark:
     @classmethod
     def of(cls, x: Batch, y: Batch, count: int) -> Mark:
         """Read the mark off a batch: a pass over its numbers."""
-        leaves = tensors(x) + tensors(y)
+        leaves = [leaf.detach() for leaf in tensors(x) + tensors(y)]
         sums = [part.sum(dtype=torch.float64) for leaf in leaves for part in (leaf, leaf[0], leaf[-1])]
         values = [] if any(s.device.type == "meta" for s in sums) else [float(s) for s in sums]
         return cls(count, tuple(tuple(leaf.shape) for leaf in leaves), tuple(values))
@@ -45,9 +45,13 @@ class Mark:
 def stamp_of(*batches: Batch) -> tuple[Any, ...]:
     """Differs once a tensor has been written to: sums notice what no version counts (NumPy, ``.data``)."""
     leaves = [leaf for batch in batches for leaf in tensors(batch)]
-    versions = [0 if leaf.is_inference() else leaf._version for leaf in leaves]
     sums = [float(leaf.detach().sum(dtype=torch.float64)) for leaf in leaves if leaf.device.type != "meta"]
-    return tuple(id(leaf) for leaf in leaves), tuple(versions), tuple(sums)
+    return tuple(id(leaf) for leaf in leaves), tuple(version_of(leaf) for leaf in leaves), tuple(sums)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor has been written to, as far as torch counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Batches:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from pullback._checks import unsupported
 from pullback.functional.batch import Batch, take
+from pullback.operators.data import version_of
 
 
 def refuse_random_and_coupled(model: nn.Module, where: str) -> None:
@@ -70,7 +71,7 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
     with torch.no_grad():
         sums = [t.sum().item() for t in tensors]
     modes = tuple(m.training for m in model.modules())
-    return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(sums), modes
+    return tuple((id(t), t.data_ptr(), version_of(t)) for t in tensors), tuple(sums), modes
 
 
 class Watch(TorchDispatchMode):

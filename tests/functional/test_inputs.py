@@ -182,6 +182,50 @@ def test_one_dict_and_a_tokenizer_s_batch_in_a_tuple(name: str) -> None:
         same(results(EVERYWHERE[name], model, nn.CrossEntropyLoss(), given, y), expected)
 
 
+class WritingModule(nn.Module):
+    """A loss of a user's own with a reduction, applied sample by sample."""
+
+    reduction = "mean"
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return writing_loss(outputs, targets).mean()
+
+
+@pytest.mark.parametrize(
+    "name", ["backward_kernel", "Hessian", "GaussNewton", "curvature_spectrum", "self_influence dual"]
+)
+def test_a_loss_module_that_writes(name: str) -> None:
+    _, x, labels, y = data()
+    found = results(CALLS[name], net(nn.Identity()), WritingModule(), x, y)
+    assert torch.equal(labels, torch.arange(9) % 2)
+    same(found, results(CALLS[name], net(nn.Identity()), reading_loss, x, y))
+
+
+def test_a_loss_of_tokens_that_writes() -> None:
+    model, x, y = nn.Linear(3, 2).double(), torch.randn(4, 2, 3, dtype=torch.float64), torch.rand(4, 2, 2).double()
+    before = y.clone()
+
+    def writes(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mul_(0.5).sub_(targets.neg_()).square().sum(2)
+
+    def reads(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (0.5 * outputs + targets).square().sum(2)
+
+    found, expected = (pb.backward_kernel(model, loss, x, y, per="token").total for loss in (writes, reads))
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(y, before)
+
+
+def test_inputs_with_gradients_keep_none() -> None:
+    x, y = torch.randn(5, 4, dtype=torch.float64, requires_grad=True), torch.arange(5) % 2
+    model, loss_fn = net(nn.ReLU(inplace=True)), nn.CrossEntropyLoss()
+    expected = pb.reference.total_kernel(model, loss_fn, x.detach(), y)
+    torch.testing.assert_close(pb.backward_kernel(model, loss_fn, x, y).total, expected)
+    pb.Jacobian(model, x, wrt="input").to_dense()
+    pb.Hessian(model, loss_fn, (x, y)) @ torch.ones(37, dtype=torch.float64)
+    assert x.grad is None
+
+
 class Pair(NamedTuple):
     a: Tensor
     b: Any
@@ -223,6 +267,18 @@ def test_rows_are_those_of_the_data_at_the_time() -> None:
     x.zero_()
     assert torch.equal(kernel.parameters["0.1.weight"], expected)
     assert torch.equal(rows.to_dense(), dense)
+
+
+def test_blocks_made_when_asked_for_are_not_those_of_other_weights_or_data() -> None:
+    model, loss_fn = nn.Sequential(nn.Embedding(3, 40, max_norm=0.5), nn.Flatten(), nn.Linear(80, 2)), nn.MSELoss()
+    tokens, y = torch.randint(3, (60, 2)), torch.randn(60, 2)
+    kernel = pb.backward_kernel(model, loss_fn, tokens, y, memory_limit=2**30)
+    expected = pb.backward_kernel(model, loss_fn, tokens, y).parameters["2.weight"]
+    for _ in range(2):  # nothing has changed, though the table was rescaled and put back
+        torch.testing.assert_close(kernel.parameters["2.weight"], expected)
+    tokens[0] = (tokens[0] + 1) % 3
+    with pytest.raises(pb.InputError, match=r"block of `2\.bias`: expected the model and data .* got other weights"):
+        kernel.parameters["2.bias"]
 
 
 @pytest.mark.parametrize("first", [nn.ReLU(inplace=True), WritesUnseen()])
