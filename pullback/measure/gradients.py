@@ -33,7 +33,10 @@ def loss_and_gradient(
     with torch.enable_grad():
         losses = per_sample_loss(loss_fn, view(x, leaves), y, where)
         check_finite(losses, where)
-        found = torch.autograd.grad(losses.mean(), [leaves[n] for n in wanted], materialize_grads=True)
+        loss, inputs = losses.mean(), [leaves[n] for n in wanted]
+        if not loss.requires_grad:  # the model uses none of them
+            return loss, {name: torch.zeros_like(leaves[name]) for name in wanted}
+        found = torch.autograd.grad(loss, inputs, materialize_grads=True)
     return losses.detach().mean(), dict(zip(wanted, found, strict=True))
 
 

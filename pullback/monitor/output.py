@@ -96,6 +96,12 @@ class Output:
             self._unsaid += 1
             self.say_once("record", f"a record was lost ({in_words(error)})")
 
+    def refuse_once(self, step: int, about: str, error: BaseException, then: str) -> None:
+        """Record an error and warn of it, unless it was done before."""
+        if about not in self._warned:
+            self.error(step, "monitor", error)
+            self.say_once(about, f"{in_words(error)} {then}")
+
     def say_once(self, about: object, what: str) -> None:
         """Warn, unless it was said before; also where warnings are made errors, which would end the training."""
         if about in self._warned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from pullback._checks import input_error
-from pullback.diagnostics.step_sizes import Optimizers
+from pullback.diagnostics.step_sizes import Optimizers, step_groups
 from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
@@ -147,7 +148,11 @@ class Monitor:
         if writer.earlier is not None:
             costs = writer.earlier.series("cost", "seconds")[1]
             self.num_measurements, self.seconds = len(costs), sum(costs)
-        return Output(writer, sinks)
+        output = Output(writer, sinks)
+        if any(math.isnan(group.rate) for group in step_groups(self._measurer.optimizer or ())):
+            rates = "the optimizer shows no learning rate that is a number"
+            output.say_once("rate", f"{rates}; what it bears, and effective rates, are not recorded")
+        return output
 
     @property
     def num_lost(self) -> int:
@@ -201,8 +206,7 @@ class Monitor:
             expected = f"`step` as a whole number above the last, {self.num_steps}"
             remedy = "Call it once after each optimizer.step()"
             error = input_error("Monitor.step", expected, in_words(step), remedy)
-            self._output.error(following, "monitor", error)
-            self._output.say_once("number of the step", f"{error} It is counted as {following}")
+            self._output.refuse_once(following, "number of the step", error, f"It is counted as {following}")
         return following
 
     def _number(self, output: Output, loss: Any) -> float | None:

@@ -39,6 +39,7 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     Raises:
         TypeError: of a type that is none of these.
         ValueError: an array of more than ``MOST_NUMBERS``.
+        Exception: what a value raises when it is asked for its number.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -47,20 +48,29 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, Mapping):
-        return {str(key): encode(each, other) for key, each in value.items()}
+        return {in_words(key): encode(each, other) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset | deque):
         return [encode(each, other) for each in value]
+    try:
+        found = _plain(value)
+    except Exception:
+        if other is None:
+            raise
+        return other(value)
+    return encode(found, other)
+
+
+def _plain(value: Any) -> Any:
+    """What a path, an array or an object like a number stands for."""
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     if callable(getattr(value, "tolist", None)):  # of NumPy, torch and their kin, also where it is one number
-        if math.prod(value.shape) > MOST_NUMBERS:
-            message = f"an array of {math.prod(value.shape):,} numbers, where a record takes {MOST_NUMBERS:,}"
+        if (count := math.prod(value.shape)) > MOST_NUMBERS:
+            message = f"an array of {count:,} numbers, where a record takes {MOST_NUMBERS:,}"
             raise ValueError(message)
-        return encode(value.tolist(), other)
+        return value.tolist()
     if hasattr(type(value), "__float__"):
-        return _number(float(value))
-    if other is not None:
-        return other(value)
+        return float(value)
     message = f"a value of type {type(value).__name__}, which is no number, text, list or dict of these"
     raise TypeError(message)
 

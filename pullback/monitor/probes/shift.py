@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import unsupported
 from pullback.diagnostics.step_sizes import ADAM, Optimizers, step_groups
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.unwrap import unwrap
@@ -53,12 +52,22 @@ def _step(model: nn.Module, optimizer: Optimizers) -> Callable[[Iterable[Tensor]
     rates = [rate_of.get(id(p), 0.0) for p in params.values()]
     if any(map(math.isnan, rates)):
         return None
-    adam = {isinstance(group.optimizer, ADAM) for group in groups}
-    if len(adam) > 1:
-        got = " + ".join(sorted({type(group.optimizer).__name__ for group in groups}))
-        raise unsupported("shift", "optimisers of one kind", got, "Use pb.measure.internal_covariate_shift")
-    kind = torch.optim.Adam if True in adam else torch.optim.SGD
-    return lambda moved: kind([{"params": [p], "lr": rate} for p, rate in zip(moved, rates, strict=True)])
+    adam = {id(p) for group in groups for p in group.params if isinstance(group.optimizer, ADAM)}
+    kinds = [torch.optim.Adam if id(p) in adam else torch.optim.SGD for p in params.values()]
+    return lambda moved: Together([k([p], lr=rate) for k, p, rate in zip(kinds, moved, rates, strict=True)])
+
+
+class Together(torch.optim.Optimizer):
+    """The steps of several optimisers as one."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self.parts = parts
+
+    def step(self, closure: Any = None) -> None:
+        """Of each."""
+        for part in self.parts:
+            part.step()
 
 
 PROBE = Probe("shift", measure, sparse=True)
