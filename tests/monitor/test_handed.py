@@ -281,7 +281,7 @@ class NoRate(torch.optim.Optimizer):
     def __init__(self, params: Any, options: dict[str, Any]) -> None:
         super().__init__(params, options)
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         pass
 
 

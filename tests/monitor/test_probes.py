@@ -120,6 +120,53 @@ def test_updates_of_large_layers_are_sampled(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(len(v) for v in before.values.values()) == 1250 + 100
 
 
+def test_a_sampled_parameter_counts_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of equal size, so that a sample knows them: 20,000 that move by a hundredth, 100 by a half."""
+    model = nn.Linear(200, 100)
+    with torch.no_grad():
+        model.weight.fill_(-2.0)
+        model.bias.fill_(2.0)
+    monkeypatch.setattr(snapshot, "MOST_ENTRIES", 1250)
+    before = Snapshot.of(model)
+    with torch.no_grad():
+        model.weight.mul_(1.01)
+        model.bias.mul_(0.5)
+    exact = ((20_000 * 0.01**2 + 100 * 0.5**2) / 20_100) ** 0.5
+    assert before.ratios(model)["(model)"][0] == pytest.approx(exact, rel=1e-4)
+
+
+def test_the_standard_error_of_a_sampled_update_is_that_of_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither half nor double: the spread over 300 draws is known to 4 percent."""
+    generator = torch.Generator().manual_seed(0)
+    then = nn.Parameter(torch.randn(60, 50, generator=generator))
+    step = 0.01 * torch.randn(60, 50, generator=generator)
+    monkeypatch.setattr(snapshot, "MOST_ENTRIES", 300)
+    ratios, errors = [], []
+    for seed in range(300):
+        model = nn.Linear(50, 60, bias=False)
+        model.weight = nn.Parameter(then.detach().clone())
+        monkeypatch.setattr(snapshot, "make_generator", lambda _, seed=seed: torch.Generator().manual_seed(seed))
+        before = Snapshot.of(model)
+        with torch.no_grad():
+            model.weight.add_(step)
+        ratio, stderr = before.ratios(model)["(model)"]
+        ratios.append(ratio)
+        errors.append(stderr)
+    spread = float(torch.tensor(ratios).std())
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.2)
+
+
+def test_equal_gradients_alone_are_no_copies() -> None:
+    """Units that are dead on all samples: gradients of one class are then equal, whatever the inputs."""
+    x, y = separable(12)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    x[9], y[9] = x[3], y[3]
+    suspects = observe(model, x, y, "samples")["suspects"]
+    assert [index for index, _, reason in suspects if reason == "duplicate"] == [9]
+
+
 def test_a_snapshot_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise MemoryError("no room")

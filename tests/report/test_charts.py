@@ -153,6 +153,34 @@ def test_effective_rates_by_layer(tmp_path):
     assert made["effective-rate"].figure["data"][0]["y"] == [0.5, 0.25]
 
 
+def test_the_map_of_norms_is_drawn_in_powers_of_ten(tmp_path):
+    """As its colour bar counts: 0.01, 1 and 1000 lie at -2, 0 and 3."""
+    norms = [{"a": 0.01, "b": 1.0}, {"a": 1000.0, "b": 0.0}]
+    made = charts(make_run(tmp_path / "r", "flow", [{"gradient_norm": each} for each in norms]))["flow"]
+    (heat,) = made.figure["data"]
+    assert heat["z"] == [[-2.0, 3.0], [0.0, None]]
+    places = dict(zip(heat["colorbar"]["ticktext"], heat["colorbar"]["tickvals"], strict=True))
+    assert all(place == pytest.approx(round(place)) for place in places.values())
+    assert {-2, 0, 2} <= {round(place) for place in places.values()}
+
+
+def test_the_depth_chart_says_which_layer_is_first(tmp_path):
+    norms = [{"a": 0.25, "b": 8.0, "c": 2.0}, {"a": 0.5, "b": 0.125, "c": 4.0}]
+    made = charts(make_run(tmp_path / "r", "flow", [{"gradient_norm": each} for each in norms]))["depth"]
+    assert made.summary == (
+        "Step 0: 0.25 in the first layer, 2 in the last; greatest 8 in b.",
+        "Step 10: 0.5 in the first layer, 4 in the last; least 0.125 in b.",
+    )
+
+
+def test_the_most_opposed_pairs_are_the_last_ones(tmp_path):
+    pairs = [[[1, 2, -0.5]], [[3, 4, -0.9], [5, 6, -0.25]], []]
+    values = [{"mean_cosine": 0.1, "conflict_fraction": 0.2, "worst_pairs": each} for each in pairs]
+    made = charts(make_run(tmp_path / "r", "alignment", values))["alignment"]
+    assert made.tables[1].caption == "Most opposed pairs of samples at step 10"
+    assert made.tables[1].rows == [[3, 4, -0.9], [5, 6, -0.25]]
+
+
 def test_adam_s_own_curvature_has_its_own_panel(tmp_path):
     values = [
         {"hessian": 3.0, "limit": 20.0, "preconditioned": 90.0, "preconditioned_limit": 380.0, "optimizer": "Adam"}

@@ -18,8 +18,8 @@ from pullback._checks import InputError
 from pullback.report import write_report
 from pullback.report.header import key_numbers
 from pullback.report.sections import SECTIONS, charts_of
-from pullback.report.series import name_runs
-from pullback.runs import RunWriter, load_run
+from pullback.report.series import NamedRun, name_runs
+from pullback.runs import Record, Run, RunWriter, load_run
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -123,6 +123,31 @@ def test_the_head_shows_the_run_and_its_key_numbers(full):
     assert re.search(r"Test accuracy95\.\d %", full.text)
     assert re.search(r"Sharpness4\d\.\d\d?10\d(\.\d)? % of the limit 40", full.text)
     assert [attributes["lang"] for attributes in full.all("html")] == ["en"]
+
+
+def test_the_head_shows_what_watching_took():
+    """Two measurements of 0.5 and 1.5 seconds, in a run of 10."""
+    records = [Record(step, time, "cost", {"seconds": cost}) for step, time, cost in ((5, 4.0, 0.5), (9, 9.0, 1.5))]
+    run = Run(Path("r"), {}, (*records, Record(9, 10.0, "loss", {"loss": 1.0})))
+    numbers = {label: (value, note) for label, value, note in key_numbers(NamedRun("r", run))}
+    assert numbers["Time to watch"] == ("2.0 s", "20.0 % of the run, 1.0 s a measurement")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"hessian": 30.0, "limit": 20.0}, ("30", "150.0 % of the limit 20")),
+        (
+            {"hessian": 30.0, "limit": 20.0, "preconditioned": 19.0, "preconditioned_limit": 38.0},
+            ("19", "50.0 % of the limit 38"),
+        ),
+        ({"hessian": 30.0}, ("30", "its limit is unknown")),
+    ],
+)
+def test_the_head_holds_the_sharpness_against_the_limit_of_its_kind(values, shown):
+    run = Run(Path("r"), {}, (Record(5, 1.0, "sharpness", values),))
+    numbers = {label: (value, note) for label, value, note in key_numbers(NamedRun("r", run))}
+    assert numbers["Sharpness"] == shown
 
 
 def test_findings_stand_in_order_of_severity(full):

@@ -64,7 +64,7 @@ class Together(torch.optim.Optimizer):
         super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
         self.parts = parts
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Of each."""
         for part in self.parts:
             part.step()

@@ -1,0 +1,254 @@
+"""Every threshold of the advisor has a row just inside and one just outside, in numbers that are written out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import pullback as pb
+from pullback.advisor import thresholds
+from tests.advisor.runs import Line, a_run, losses
+
+FLAT = losses(2.0, 2.0, 2.0, 2.0, 2.0)
+DEAD_UNITS: Line = (0, "activations", {"dead": {"a": 0.9}})
+SGD = {"optimizer": "SGD", "learning_rate": 0.1, "limit": 20.0, "smallest_residual": 0.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run made of one number, and what is asked of its findings; ``yes`` and ``no`` lie on the two sides."""
+
+    make: Callable[[Any], list[Line]]
+    yes: Any
+    no: Any
+    name: str = ""
+    asked: Callable[[pb.Finding], bool] = lambda finding: True
+    least: float | None = 0.0
+
+    def says(self, value: Any) -> bool:
+        found = pb.diagnose(a_run(*self.make(value), least=self.least))
+        return any(finding.name == self.name and self.asked(finding) for finding in found)
+
+
+def verdicts(several: tuple[int, int]) -> list[Line]:
+    """So many measurements that show vanishing gradients, of so many."""
+    bad, whole = several
+    return [(k, "flow", {"verdict": "vanishing" if k < bad else "steady", "slope": -2.0}) for k in range(whole)]
+
+
+def is_info(finding: pb.Finding) -> bool:
+    return finding.severity == "info"
+
+
+def is_warning(finding: pb.Finding) -> bool:
+    return finding.severity == "warning"
+
+
+def curvature(value: float, steps: int = 2, **more: float) -> list[Line]:
+    return [(40 * k, "sharpness", SGD | {"hessian": value} | more) for k in range(steps)]
+
+
+def with_accuracy(share: float) -> list[Line]:
+    return [DEAD_UNITS, *[(k, "loss", {"loss": 2.0, "accuracy": share}) for k in range(4)]]
+
+
+def leaving(norm: float) -> list[Line]:
+    """Exploding gradients, of which the second layer is beyond or not."""
+    norms = {"a": 500.0, "b": norm, "c": 1.0}
+    return [(0, "flow", {"verdict": "exploding", "slope": 3.0, "gradient_norm": norms})]
+
+
+def noise(*ratios: float, batch: int, stderr: float = 0.0) -> list[Line]:
+    return [
+        (k, "noise", {"signal_to_noise": each, "signal_to_noise_stderr": stderr, "batch_size": batch})
+        for k, each in enumerate(ratios)
+    ]
+
+
+def scale_is(expected: float) -> Callable[[pb.Finding], bool]:
+    return lambda finding: finding.evidence["noise scale"] == pytest.approx(expected, rel=1e-9)
+
+
+def plateau(*values: float) -> list[Line]:
+    return [*losses(*values), (500, "sharpness", SGD | {"hessian": 10.0, "smallest": 0.0})]
+
+
+def saddle(smallest: float) -> list[Line]:
+    return [*losses(*[2.0] * 8), (500, "sharpness", SGD | {"hessian": 10.0, "smallest": smallest})]
+
+
+def inputs(largest: float, offset: float, ratio: float = 1.0) -> list[Line]:
+    return [(0, "inputs", {"largest_abs": largest, "largest_mean_over_std": offset, "std_ratio": ratio})]
+
+
+def weights(square: float) -> list[Line]:
+    values = {"invariant": {"a": True}, "weight_decay": 0.0}
+    return [(k, "effective_lr", values | {"norm": {"a": norm}}) for k, norm in enumerate((1.0, math.sqrt(square)))]
+
+
+def held_out(train: float, test: float) -> list[Line]:
+    return [(0, "loss", {"loss": 0.1, "accuracy": train}), (0, "test", {"accuracy": test})]
+
+
+def rising(last: float) -> list[Line]:
+    return [*losses(2.0, 1.0), *[(k, "test", {"loss": loss}) for k, loss in enumerate((0.5, 0.4, last))]]
+
+
+LR_LOW, LR_HIGH = "learning-rate-too-low", "learning-rate-too-high"
+ROWS: dict[str, tuple[Row, ...]] = {
+    "SHARE_OF_MEASUREMENTS": (Row(verdicts, (5, 10), (4, 9), "vanishing-gradients"),),
+    "LEARNS_LOSS": (
+        Row(lambda v: [DEAD_UNITS, *losses(1.0, v)], 0.799, 0.801, "dead-units", is_info),
+        Row(lambda v: [*losses(1.0, 1.0, 1.0, 1.0, v), *curvature(0.5)], 1.249, 1.251, LR_LOW),
+    ),
+    "LEARNS_CHANGES": (
+        Row(lambda v: [DEAD_UNITS, *losses(v, 1.0, 0.0, 1.0, 0.0)], 3.01, 2.99, "dead-units", is_info, None),
+        Row(lambda v: [*losses(0.0, 1.0, 0.0, 1.0, v), *curvature(0.5)], 2.99, 3.01, LR_LOW, least=None),
+    ),
+    "LEARNS_ACCURACY": (Row(with_accuracy, 0.801, 0.799, "dead-units", is_info),),
+    "DIVERGING": (Row(lambda v: losses(1.0, v), 2.001, 1.999, "divergence"),),
+    "DIVERGING_CHANGES": (Row(lambda v: losses(0.0, 1.0, 0.0, 1.0, v), 5.01, 4.99, "divergence", least=None),),
+    "STABLE_SHARE": (Row(lambda v: [*FLAT, *curvature(v)], 0.999, 1.001, LR_LOW),),
+    "SMALL_UPDATE": (Row(lambda v: [*FLAT, (0, "updates", {"median": v})], 0.99e-5, 1.01e-5, LR_LOW),),
+    "MANY_SHARPNESS": (Row(lambda v: [*FLAT, *curvature(0.5, v)], 2, 1, LR_LOW),),
+    "MANY_LOSSES": (
+        Row(lambda v: [*FLAT[:v], *curvature(0.5)], 5, 4, LR_LOW),
+        # of fewer each must lie below the one before; here one does not
+        Row(lambda v: [DEAD_UNITS, *losses(9.0, 1.0, 1.0, 1.0, 1.0)[:v]], 5, 4, "dead-units", is_info, None),
+    ),
+    "LEAVES": (Row(leaving, 10.01, 9.99, "exploding-gradients", lambda finding: finding.layer == "b"),),
+    "CHI_PRODUCT": (
+        Row(lambda v: [(0, "initialisation", {"chi": {"a": v, "b": 1.0}})], 100.1, 99.9, "chaotic-initialisation"),
+        Row(lambda v: [(0, "initialisation", {"chi": {"a": 1 / v}})], 100.1, 99.9, "ordered-initialisation"),
+    ),
+    "UNBALANCED": (Row(lambda v: [(0, "flow", {"balance": v})], 10_001.0, 9_999.0, "unbalanced-layers"),),
+    "SATURATED": (
+        Row(
+            lambda v: [(0, "activations", {"saturated": {"a": v}, "kind": {"a": "tanh"}})],
+            0.501, 0.499, "saturated-units",
+        ),
+    ),
+    "DEAD": (Row(lambda v: [(0, "activations", {"dead": {"a": v}})], 0.501, 0.499, "dead-units"),),
+    "COLLAPSED": (
+        Row(lambda v: [(0, "activations", {"effective_rank": {"a": v}})], 1.0499, 1.0501, "rank-collapse"),
+    ),
+    "ENOUGH_UNITS": (
+        Row(
+            lambda v: [(0, "activations", {"effective_rank": {"a": 1.0}, "width": {"a": v}})], 8, 7, "rank-collapse",
+        ),
+    ),
+    "ILL_CONDITIONED": (
+        Row(lambda v: [(0, "kernel", {"effective_rank": v, "num_samples": 256})], 3.99, 4.01, "ill-conditioning"),
+    ),
+    "ALIGNED": (
+        Row(
+            lambda v: [
+                (0, "kernel", {"effective_rank": 1.5, "num_samples": 256}), (0, "alignment", {"mean_cosine": v})
+            ],
+            0.301, 0.299, "ill-conditioning", lambda finding: "gradients are aligned" in finding.action,
+        ),
+    ),
+    "CONFLICT": (
+        Row(
+            lambda v: [(0, "alignment", {"mean_cosine": v, "conflict_fraction": 0.5})],
+            -0.0501, -0.0499, "conflicting-gradients",
+        ),
+    ),
+    "CLASS_CONFLICT": (
+        Row(
+            lambda v: [
+                (0, "alignment", {"mean_cosine": 0.0, "conflict_fraction": 0.5}),
+                (0, "classes", {"within": 0.9, "between": v}),
+            ],
+            -0.501, -0.499, "conflicting-gradients",
+        ),
+    ),
+    "SUSPECT_SHARE": (
+        Row(
+            lambda v: [(0, "samples", {"num_samples": 1000, "suspects": [[k, 5.0, "label"] for k in range(v)]})],
+            51, 50, "suspect-samples", is_warning,
+        ),
+    ),
+    "BATCH_TOO_SMALL": (Row(lambda v: noise(1 / 1000, batch=v), 99, 101, "batch-too-small"),),
+    "BATCH_TOO_LARGE": (Row(lambda v: noise(1 / 10, batch=v), 101, 99, "batch-too-large"),),
+    # a share of 1 / 1000 and two errors of it stay below 1 / 81, where a batch of 8 is a tenth of the scale, 80
+    "STDERRS": (
+        Row(
+            lambda v: noise(1 / 999, batch=8, stderr=v * (1000 / 999) ** 2),
+            0.99 * (1 / 81 - 1 / 1000) / 2, 1.01 * (1 / 81 - 1 / 1000) / 2, "batch-too-small",
+        ),
+    ),
+    # of a hundred measurements one is noise: its share is r / (1 + r), at least -1
+    "LEAST_SIGNAL": (
+        Row(
+            lambda v: noise(v, *[1.0] * 99, batch=512), -0.6, -0.49, "batch-too-large",
+            scale_is(1 / ((99 * 0.5 - 1) / 100) - 1),
+        ),
+        Row(
+            lambda v: noise(v, *[1.0] * 99, batch=512), -0.49, -0.51, "batch-too-large",
+            scale_is(1 / ((99 * 0.5 - 0.49 / 0.51) / 100) - 1),
+        ),
+    ),
+    "BATCH_NORM_COUNT": (
+        Row(lambda v: [(0, "batch_norm", {"smallest_count": {"a": v}})], 15, 16, "batch-norm-batch-too-small"),
+    ),
+    "PLATEAU": (
+        Row(lambda v: plateau(3.0, 2.0, 1.0, 1.0, 1.0, 1.0, v, v), 0.9901, 0.9899, "minimum-plateau"),
+        # of unknown zero: of the fall so far, 10
+        Row(
+            lambda v: plateau(10.0, 5.0, 1.0, 0.0, 0.0, 0.0, v, v), -0.1009, -0.1012, "minimum-plateau", least=None,
+        ),
+    ),
+    # halves that zigzag by 1 around levels that differ by v; what the loss fell by is no matter
+    "PLATEAU_CHANGES": (
+        Row(
+            lambda v: plateau(0.0, 0.0, 0.0, 0.0, 0.0, 1.0, v, v + 1), 1.49, 1.51, "minimum-plateau", least=None,
+        ),
+    ),
+    "PLATEAU_LOSSES": (Row(lambda v: plateau(*[2.0] * v), 8, 7, "minimum-plateau"),),
+    "NEGATIVE": (Row(saddle, -0.1001, -0.0999, "saddle-plateau"), Row(saddle, -0.0999, -0.1001, "minimum-plateau")),
+    "MEAN_OVER_STD": (Row(lambda v: inputs(53.0, v), 10.01, 9.99, "inputs-not-normalised"),),
+    "OFFSET_INPUT": (Row(lambda v: inputs(v, 50.0), 10.01, 9.99, "inputs-not-normalised"),),
+    "STD_RATIO": (Row(lambda v: inputs(1.0, 1.0, v), 1001.0, 999.0, "inputs-not-normalised"),),
+    "LARGEST_INPUT": (Row(lambda v: inputs(v, 1.0), 100.1, 99.9, "inputs-not-normalised"),),
+    "RATE_DECAY": (Row(weights, 2.001, 1.999, "effective-rate-decay"),),
+    "LAZY_DRIFT": (
+        Row(
+            lambda v: [*losses(2.0, 1.0), *[(k, "tangent", {"drift": each}) for k, each in enumerate((0.0, v))]],
+            0.0999, 0.1001, "lazy-regime",
+        ),
+    ),
+    "GENERALISATION_GAP": (Row(lambda v: held_out(1.0, v), 0.799, 0.801, "memorisation"),),
+    "KNOWN_BY_HEART": (Row(lambda v: held_out(v, 0.5), 0.9501, 0.9499, "memorisation"),),
+    "TEST_LOSS_RISE": (Row(rising, 0.6001, 0.5999, "memorisation"),),
+    "TEST_LOSS_SHARE": (Row(rising, 0.6001, 0.5999, "memorisation", least=None),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold", ROWS)
+def test_the_two_sides_of_every_threshold(threshold: str) -> None:
+    for row in ROWS[threshold]:
+        assert row.says(row.yes), row.yes
+        assert not row.says(row.no), row.no
+
+
+def test_every_threshold_has_its_rows() -> None:
+    assert set(ROWS) == {name for name in vars(thresholds) if name.isupper()}
+
+
+@pytest.mark.parametrize("threshold", ROWS)
+def test_a_threshold_that_is_moved_is_noticed(threshold: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a fifth, or by one where it counts, up and down, in every file that reads it."""
+    value = getattr(thresholds, threshold)
+    moved = (value + 1, value - 1) if isinstance(value, int) else (1.2 * value, 0.8 * value)
+    readers = [m for name, m in sys.modules.items() if name.startswith("pullback.advisor") and hasattr(m, threshold)]
+    for other in moved:
+        with monkeypatch.context() as patch:
+            for module in readers:
+                patch.setattr(module, threshold, other)
+            assert any(not row.says(row.yes) or row.says(row.no) for row in ROWS[threshold]), other
