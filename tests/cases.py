@@ -124,12 +124,12 @@ def flattened(n: int) -> Made:
 
 
 class Tied(nn.Module):
-    """An embedding that is also the head, and a linear layer used twice."""
+    """A sparse embedding that is also the head, and a linear layer used twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.again = nn.Linear(5, 5)
-        self.embed = nn.Embedding(7, 5)
+        self.embed = nn.Embedding(7, 5, sparse=True)
         self.head = nn.Linear(5, 7, bias=False)
         self.head.weight = self.embed.weight
 
@@ -259,12 +259,12 @@ def generator(n: int) -> Made:
 
 
 class Bags(nn.Module):
-    """Bags of tokens in all modes, one of them weighted by the data."""
+    """Bags of tokens in all modes, one of them weighted by the data; sparse where torch has it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sum, self.mean, self.max = (
-            nn.EmbeddingBag(7, 3, mode=mode, padding_idx=padding)
+            nn.EmbeddingBag(7, 3, mode=mode, padding_idx=padding, sparse=mode != "max")
             for mode, padding in (("sum", None), ("mean", 0), ("max", 1))
         )
         self.head = nn.Linear(3, 2)
@@ -334,6 +334,45 @@ def one_dict(n: int) -> Made:
     return OneDict(), nn.MSELoss(), x, torch.randn(n, 2)
 
 
+class InPlace(nn.Module):
+    """Writes over what its layers return: activations, sums, slices, masks, a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 3), nn.Conv1d(3, 3, 1), nn.Linear(3, 2)
+        self.norm = nn.InstanceNorm1d(3, affine=True)
+        self.token, self.gain = nn.Parameter(torch.randn(3)), nn.Parameter(torch.rand(3) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.silu(self.first(x), inplace=True)
+        h[:, 0] = self.token
+        h[:, 1:].mul_(self.gain)
+        z = self.norm(self.second(h.mT))
+        z += x.mT
+        z.masked_fill_(x.mT.abs() > 2, 0.0)
+        return self.head(torch.tanh_(z).mean(2)).mul_(0.5)
+
+
+def in_place(n: int) -> Made:
+    return InPlace(), nn.MSELoss(), torch.randn(n, 3, 3), torch.randn(n, 2)
+
+
+def only_biases(n: int) -> Made:
+    """Of convolutions, a norm and a linear layer only the biases are trained."""
+    model = nn.Sequential(
+        nn.Conv1d(2, 4, 2, groups=2),
+        nn.GroupNorm(2, 4),
+        nn.Tanh(),
+        nn.ConvTranspose1d(4, 2, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.endswith("bias"))
+    return model, nn.MSELoss(), torch.randn(n, 2, 4), torch.randn(n, 2)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -359,6 +398,8 @@ CASES = tuple(
         (aliased, "linear"),
         (overwriting, "linear"),
         (one_dict, "linear embedding"),
+        (in_place, "linear conv1d instance_norm"),
+        (only_biases, "conv1d group_norm conv_transpose1d linear"),
     )
 )
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from pullback.functional.group_norm import PlainGroupNorm
+from pullback.functional.plain_calls import PlainCalls
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager, without_parameter_hooks
 
@@ -48,7 +48,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         stack.enter_context(eager())
         stack.enter_context(without_parameter_hooks(model))
         stack.enter_context(stand_in(model, {name: tensor.clone() for name, tensor in made.items()}))
-        stack.enter_context(PlainGroupNorm())
+        stack.enter_context(PlainCalls())
         try:
             if training is not None:
                 model.train(training)

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback._checks import check_names, input_error
 from pullback._results import Solution
-from pullback.functional.group_norm import PlainGroupNorm
+from pullback.functional.plain_calls import PlainCalls
 from pullback.operators.base import Operator
 from pullback.spectral import solve
 
@@ -164,7 +164,7 @@ def _like(tree: Tree, named: dict[str, Tensor]) -> Any:
 def _value(
     cost: Cost, w: Tree, theta: Tree, at_w: dict[str, Tensor], at_theta: dict[str, Tensor], where: str
 ) -> Tensor:
-    with PlainGroupNorm():
+    with PlainCalls():
         value = cost(_like(w, at_w), _like(theta, at_theta))
     if not isinstance(value, Tensor) or value.dim() != 0:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

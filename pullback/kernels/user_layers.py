@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pullback._checks import check_names, input_error, unsupported
-from pullback.functional.group_norm import plain_group_norm
+from pullback.functional.plain_calls import plain_arguments
 from pullback.functional.stand_in import stand_in
 from pullback.kernels.factors import DenseFactor
 from pullback.kernels.recorder import Recorder
@@ -52,7 +52,7 @@ class _Unrecorded(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         refuse(func, args, kwargs, self.recorder.layers, self.recorder.where)
-        args, kwargs = plain_group_norm(func, args, kwargs)
+        args, kwargs = plain_arguments(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             return func(*args, **kwargs)
 

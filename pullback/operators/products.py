@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pullback._checks import check_option, input_error, unsupported
-from pullback.functional.group_norm import PlainGroupNorm
+from pullback.functional.plain_calls import PlainCalls
 
 Tree = Any  # a tensor, or a tuple, list or dict of them, nested
 MODES = ("forward", "reverse")
@@ -219,7 +219,7 @@ def _checked(f: Callable[[Tree], Tree], where: str) -> Callable[[Tree], Tree]:
     """``f`` with a check of what it returns."""
 
     def of(w: Tree) -> Tree:
-        with PlainGroupNorm():
+        with PlainCalls():
             value = f(w)
         check_like(where, "f(w)", value)
         return value
@@ -231,7 +231,7 @@ def _scalar(loss: Callable[[Tree], Tensor], where: str) -> Callable[[Tree], Tens
     """``loss`` with a check that it returns one number; (1,) counts as one."""
 
     def of(w: Tree) -> Tensor:
-        with PlainGroupNorm():
+        with PlainCalls():
             value = loss(w)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,5 +1,5 @@
 """Group norm in other memory formats than the plain one: the same numbers from every call, and no call that ends the
-process (torch's own backward pass does, where it is asked for scale and shift alone)."""
+process (torch's own backward pass does, where it is asked for scale and shift alone). Sparse tables, likewise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.functional.group_norm import PlainGroupNorm
+from pullback import reference
+from pullback.functional.plain_calls import PlainCalls
 from tests.compare import assert_same
 from tests.every_call import check_curvature, check_kernels, check_store, check_tangent
 
@@ -113,7 +114,44 @@ def test_products_of_functions() -> None:
 def test_inputs_are_laid_out_plainly() -> None:
     x = torch.randn(2, 4, 2, 2).contiguous(memory_format=torch.channels_last)
     assert not F.group_norm(x, 2).is_contiguous()
-    with PlainGroupNorm():
+    with PlainCalls():
         assert F.group_norm(x, 2).is_contiguous()
         assert torch.group_norm(x, 2).is_contiguous()
         assert torch.ops.aten.group_norm(x, 2).is_contiguous()
+
+
+class Sparse(nn.Module):
+    """Sparse tables in each of torch's ways, one of them also the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(5, 3, padding_idx=0, sparse=True), nn.Embedding(3, 3, sparse=True)
+        self.bag, self.weight = nn.EmbeddingBag(4, 3, sparse=True), nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.table(x) + self.places(torch.arange(x.shape[1])) + torch.embedding(self.weight, x, -1, False, True)
+        bags = self.bag(x.reshape(-1) % 4, torch.arange(len(x)) * x.shape[1])
+        return F.linear(torch.tanh(h.sum(1) + bags), self.table.weight)
+
+
+def test_sparse_tables(tmp_path: Path) -> None:
+    model, x, y = Sparse().double(), torch.randint(5, (4, 3)), torch.arange(4)
+    check_kernels(model, CE, x, y)
+    check_tangent(model, x)
+    check_store(model, CE, (x, y), tmp_path / "store")
+    jacobian, expected = pb.Jacobian(model, x), reference.output_gradients(model, x).flatten(0, 1)
+    assert_same(jacobian.to_dense(), expected)
+    v = torch.randn(expected.shape[1], dtype=torch.float64)
+    assert_same(jacobian @ v, expected @ v)
+    assert_same(jacobian.T @ (expected @ v), expected.T @ expected @ v)
+    assert_same(pb.GaussNewton(model, CE, (x, y)).to_dense(), reference.dense_gauss_newton(model, CE, x, y))
+    assert_same(pb.Fisher(model, CE, (x, y)).to_dense(), reference.dense_fisher(model, CE, x, y))
+    own = [
+        pb.self_influence(model, CE, (x, y), damping=5.0, method=m, tol=1e-12).values
+        for m in ("cg", "dual")  # type: ignore[arg-type]
+    ]
+    assert_same(own[0], own[1], 1e-8)
+    CE(model(x), y).backward()
+    assert model.table.weight.grad is not None
+    assert model.bag.weight.grad is not None
+    assert model.bag.weight.grad.is_sparse  # in the user's own training they stay what they were
