@@ -203,7 +203,7 @@ SPEC = NetworkSpec("tanh", 1.5, 0.2, depth=2, width=6)
         (lambda: curve_metrics(nn.Linear(2, 2)), r"curve_metrics: expected a `curve` for a module, got None"),
         (lambda: curve_metrics(NetworkSpec("relu", 1.5, depth=2, width=6)), r"a smooth activation, got relu"),
         (
-            lambda: curve_metrics(nn.Sequential(nn.Linear(5, 2), nn.Hardtanh()), polynomial),
+            lambda: curve_metrics(nn.Sequential(nn.Linear(5, 2), nn.Hardtanh()).double(), polynomial),
             r"a smooth activation, got hard_tanh, whose slope jumps. Use tanh, erf or gelu",
         ),
         (

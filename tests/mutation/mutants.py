@@ -283,7 +283,7 @@ def _other(value: object) -> str | None:
         case int():
             return repr(value + 1 if abs(value) < 8 else 2 * value)
         case float() if value:
-            return repr(value * (100 if abs(value) < 1e-3 else 2))
+            return repr(float(f"{value * (100 if abs(value) < 1e-3 else 2):.12g}"))
         case float():
             return "1.0"
     return None
