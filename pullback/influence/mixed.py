@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ from pullback.functional.batch import Batch, mapped, num_samples, tensors
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
 from pullback.operators.data import Batches, Data
+from pullback.operators.own_samples import check_own_samples, output_values
 from pullback.operators.repeatable import refuse_random_and_coupled
 from pullback.operators.twice import twice_differentiable
 
@@ -48,7 +49,7 @@ class MixedDerivative(Operator):
 
     Raises:
         InputError: integers where derivatives are asked for; missing or needless ``labels``; unfit data.
-        UnsupportedError: batch norm or dropout in train mode.
+        UnsupportedError: batch norm or dropout in train mode, a model or loss that mixes samples.
 
     Cost: for each batch and column one gradient with its graph and one backward pass through it, in both directions.
 
@@ -82,13 +83,15 @@ class MixedDerivative(Operator):
         self._counts = [mark.count for mark in self._batches.marks]
         self._labels = self._other_labels(labels)
         shapes = set()
-        with undisturbed(model), torch.no_grad():
+        with undisturbed(model), twice_differentiable(self.view.model):
             for (x, y), other in zip(self._batches, self._labels, strict=True):
-                outputs = self.view(x)
-                for targets in (y, other)[: 1 if other is None else 2]:
-                    check_targets(loss_fn, outputs, targets, where)
-                    check_finite(unchecked_loss(loss_fn, outputs, targets, where), where)
+                with torch.no_grad():
+                    outputs = self.view(x)
+                    for targets in (y, other)[: 1 if other is None else 2]:
+                        check_targets(loss_fn, outputs, targets, where)
+                        check_finite(unchecked_loss(loss_fn, outputs, targets, where), where)
                 shapes.add(self._theta(x, y)[1])
+                check_own_samples(self._values, self.view.parameters, x, y, num_samples(x), where)
         if len(shapes) > 1:
             got = f"shapes {sorted(shapes)}"
             raise input_error(where, "perturbed samples of one shape in all batches", got, "Pass one batch at a time")
@@ -138,6 +141,12 @@ class MixedDerivative(Operator):
         elif self.wrt == "labels":
             losses = losses + theta[:, 0] * (unchecked_loss(self.loss_fn, outputs, other, "MixedDerivative") - losses)
         return losses.sum() / self._total
+
+    def _values(self, x: Batch, y: Batch, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Outputs and losses by sample, (N, ...) each: of the model as it is, or at other parameters."""
+        outputs, count = self.view(x, parameters), num_samples(x)
+        losses = unchecked_loss(self.loss_fn, outputs, y, "MixedDerivative")
+        return {"loss": losses.reshape(count, -1), **output_values(outputs, count)}
 
     def _graphs(self) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
         """Theta (B, D), the parameters, and the cost as a function of both, batch by batch."""

@@ -24,6 +24,7 @@ from pullback.functional.batch import Batch, copied
 from pullback.functional.model_view import called
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
+from pullback.kernels.dependent import Projections, weighted_pass
 from pullback.kernels.factors import Tensors
 from pullback.kernels.recorder import Recorder, SelfDifferentiating
 from pullback.kernels.rules import Source
@@ -47,6 +48,7 @@ class Capture:
         values: the readout, (N, C).
         outputs: what the model returned, detached.
         dtypes: of everything the forward pass made of the samples.
+        weighted: see ``weighted_pass``; empty if it was not asked for.
     """
 
     num_samples: int
@@ -60,10 +62,18 @@ class Capture:
     values: Tensor
     outputs: Any
     dtypes: frozenset[torch.dtype]
+    weighted: Projections
 
 
 def capture(
-    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, *, like: Capture | None = None
+    view: ModelView,
+    readout: Readout,
+    x: Batch,
+    y: Batch,
+    where: str,
+    *,
+    like: Capture | None = None,
+    weighted: bool = False,
 ) -> Capture:
     """Run the model and the readout forwards, then backwards once per output, recording every use of a parameter.
 
@@ -74,6 +84,7 @@ def capture(
         y: targets, (N, ...), or None.
         where: the caller, for error messages.
         like: an earlier capture of more samples, whose structure this one is to show; no gradients are then taken.
+        weighted: make one more backward pass, which shows whose gradients depend on other samples.
     """
     count = num_samples(x)
     with torch.enable_grad():
@@ -87,6 +98,7 @@ def capture(
                 "Check for detach(), no_grad(), or checkpointing with use_reentrant=True",
             )
     with torch.enable_grad(), without_autocast(), differentiable(where):
+        projections = weighted_pass(recorder.uses, values) if weighted else {}
         gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
         probes = _probed(recorder.uses, gradients, values)
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
@@ -102,6 +114,7 @@ def capture(
         values.detach(),
         detached,
         frozenset(recorder.dtypes),
+        projections,
     )
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pullback._checks import check_positive
 from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, take, undisturbed
+from pullback.functional.agreement import norms, rounding, tolerance
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import plain_gradient
-from pullback.kernels.checks import rounding, tolerance
+from pullback.kernels.checks import SHARED
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Form, Tensors
 from pullback.kernels.planning import make_plan
@@ -156,14 +157,13 @@ def _compared(captured: Captured, index: int, alone: Callable[..., Tensors]) -> 
     own = alone()
     with without_autocast():
         rows = {n: row[0, 0] for factor in captured.factors for n, row in factor.rows(slice(index, index + 1)).items()}
-        norm = torch.linalg.vector_norm
-        errors = torch.stack([norm((rows[name] - g.to(rows[name])).double()) for name, g in own.items()])
-        sizes = torch.stack([norm(g.double()) for g in own.values()])
-        scale = sizes + 0.1 * norm(sizes)
+        errors = norms(rows[name] - g.to(rows[name]) for name, g in own.items())
+        sizes = norms(own.values())
+        scale = sizes + SHARED * sizes.norm()
         errors = torch.where(errors == 0, errors, errors / scale)  # NaN stays NaN
         limits = torch.full_like(errors, tolerance(captured.dtype))
     if (errors > limits).any():
         enough = dict(zip(own, (errors - limits) * scale / 2, strict=True))
-        moved = rounding(own, alone, captured.view, captured.dtype, enough)
+        moved = rounding(own, alone, captured.view.parameters, captured.dtype, enough)
         limits = limits + torch.where(moved == 0, moved, 2 * moved / scale)
     return errors, limits

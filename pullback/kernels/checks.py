@@ -1,9 +1,10 @@
 """The checks every call makes on itself: samples by definition, sums of rows, sums of kernels.
 
 1. No parameter has a gradient outside its recorded uses (``Capture.escaped``); those that do go to the fallback.
-2. For the first and the last sample, every parameter's rows equal the gradient of that sample alone in a batch of
-   one, taken by plain autograd, which is the definition. It fails if samples are coupled, if the model is random,
-   or if a rule is wrong, by more than the gradient moves when the parameters are rounded.
+2. For the first sample, the last, and the one between them that looks most as if it depended on others (see
+   ``dependent``), every parameter's rows equal the gradient of that sample alone in a batch of one, taken by plain
+   autograd, which is the definition. It fails if samples are coupled, if the model is random, or if a rule is wrong,
+   by more than the gradient moves when the parameters are rounded.
 3. Per parameter, the rows sum to the ordinary gradient (of a fixed combination of the outputs, if there are several).
    For weights a layer is linear in, one number of that gradient, along a direction of signs, is taken from the
    recorded tensors instead: it finds the same errors and saves the third of a training step the gradient costs.
@@ -22,8 +23,8 @@ import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
-from pullback._rng import make_generator
 from pullback.functional import ModelView
+from pullback.functional.agreement import disagreement, first_above, norms, tolerance
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import direction
 from pullback.kernels.factors import Contract, Factor, Tensors
@@ -32,17 +33,7 @@ if TYPE_CHECKING:
     from pullback.kernels.coverage import Captured
 
 
-ROUNDINGS = 8  # draws that show how well a gradient is known; each flips a unit at its kink with even chances
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Relative error above which two ways to one number disagree: the root of the dtype's rounding error."""
-    return math.sqrt(torch.finfo(dtype).eps)
-
-
-def loosest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
-    """The dtype with the largest rounding error."""
-    return max((d for d in dtypes if d.is_floating_point), key=lambda d: torch.finfo(d).eps, default=torch.float32)
+SHARED = 0.1  # of the size of a whole gradient: what a parameter whose own is zero but for rounding is measured by
 
 
 def check_sample(
@@ -68,70 +59,64 @@ def check_sample(
     """
     own = alone()
     with without_autocast():
-        compared = {n: each for factor in factors for n, each in _compared(factor, own, outputs, index).items()}
-    errors, sizes = torch.stack(list(compared.values())).unbind(1)
-    bounds = tolerance(dtype) * (sizes + 0.1 * sizes.norm())
-    if _first_above(errors, bounds) is None:
-        return
-    bounds = bounds + 2 * rounding(own, alone, view, dtype, dict(zip(compared, (errors - bounds) / 2, strict=True)))
-    if (place := _first_above(errors, bounds)) is not None:
+        errors = {n: each for factor in factors for n, each in _errors(factor, own, outputs, index).items()}
+    for name, each in errors.items():
+        if not torch.isfinite(each):
+            whose = "gradient" if not torch.isfinite(own[name]).all() else "row"
+            what = f"the {whose} of `{name}` for sample {index}"
+            raise undefined(what, dtype, where)
+    if (found := disagreement(errors, own, alone, view.parameters, dtype, SHARED)) is not None:
+        name, error, size = found
         raise unsupported(
             where,
             "samples whose gradients do not depend on the rest of the batch",
-            f"for sample {index} and parameter `{list(compared)[place]}` a difference of {float(errors[place]):.2e} "
-            f"from that sample alone (its norm: {float(sizes[place]):.2e})",
-            "Call model.eval(), remove operations that mix or shuffle samples or draw random numbers, "
-            "and see that the loss treats samples one by one",
+            f"for sample {index} and parameter `{name}` a difference of {error:.2e} "
+            f"from that sample alone (its norm: {size:.2e})",
+            "Call model.eval(), pass batch_first=True to layers that would take (T, N, ...), remove operations that "
+            "mix or shuffle samples or draw random numbers, and see that the loss treats samples one by one",
         )
 
 
-def _compared(factor: Factor, own: Tensors, outputs: Tensor, index: int) -> Tensors:
-    """Per parameter the norms of the difference and of the gradient, (2,)."""
+def undefined(what: str, dtype: torch.dtype, where: str) -> Exception:
+    """The error for numbers that are NaN or infinite although the losses are not."""
+    if dtype == torch.float16:
+        return unsupported(
+            where,
+            "gradients that float16 can hold",
+            f"NaN or infinity in {what}: float16 ends at 65504",
+            "Multiply the loss by a smaller factor, or use bfloat16 or float32",
+        )
+    return unsupported(
+        where,
+        "finite gradients",
+        f"NaN or infinity in {what}, although its loss is finite",
+        "Look for derivatives that do not exist where the model is evaluated (a root or a norm at 0, 0 / 0)",
+    )
+
+
+def check_half(gradients: Iterable[Tensor], where: str) -> None:
+    """Refuse float16 gradients beyond the range of that dtype: infinite, or so small that no digits are left."""
+    half = [g for g in gradients if g.dtype == torch.float16]
+    largest = max((float(g.abs().max()) for g in half if g.numel()), default=1.0)
+    if not largest < float("inf"):
+        raise undefined("the gradients of layers' outputs", torch.float16, where)
+    spacing = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+    if largest * tolerance(torch.float16) < spacing:
+        raise unsupported(
+            where,
+            "gradients that float16 can hold",
+            f"none above {largest:.1e}, where float16 knows multiples of {spacing:.1e} only",
+            "Multiply the loss by a larger factor (loss scaling), or use bfloat16 or float32",
+        )
+
+
+def _errors(factor: Factor, own: Tensors, outputs: Tensor, index: int) -> Tensors:
+    """Per parameter the norm of the difference between a sample's combined row and its gradient."""
     found = {}
     for name, row in factor.rows(slice(index, index + 1)).items():
         combined = torch.einsum("c...,c->...", row[0], outputs.to(row))
-        expected = own[name].to(row.dtype)
-        found[name] = _norms([combined - expected, expected])
+        found[name] = norms([combined - own[name].to(row.dtype)])[0]
     return found
-
-
-def rounding(
-    own: Tensors, alone: Callable[..., Tensors], view: ModelView, dtype: torch.dtype, enough: Tensors
-) -> Tensor:
-    """How far rounding all parameters moves a sample's gradient, for each in ``enough``: the most of some draws.
-
-    Draws end when all that is ``enough`` is explained, or after ``ROUNDINGS``.
-
-    A unit of a ReLU network may lie so close to its kink that a batch of one, summed in another order, falls on the
-    other side. With millions of units one does, and the gradient jumps by more than any rounding of its own. Zero if
-    the gradient moves with no cause at all: then the model is random.
-    """
-    draw, names, needed = make_generator(0), list(enough), torch.stack(list(enough.values()))
-    sizes = _norms([own[name] for name in names])
-    moved = torch.zeros_like(sizes)
-    for _ in range(ROUNDINGS):
-        here, near = {}, {}
-        for name, p in view.parameters.items():
-            signs = torch.randint(2, p.shape, generator=draw, device="cpu").to(p) * 2 - 1
-            here[name] = p.detach().clone().requires_grad_()
-            near[name] = (p.detach() * (1 + 4 * torch.finfo(dtype).eps * signs)).requires_grad_()
-        again, there = alone(here), alone(near)
-        if (_norms([again[name] - own[name] for name in names]) > tolerance(dtype) * sizes).any():
-            return torch.zeros_like(sizes)
-        moved = torch.maximum(moved, _norms([there[name] - own[name] for name in names]))
-        if (moved >= needed).all():
-            break
-    return moved
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(t) for t in tensors]).double()
-
-
-def _first_above(errors: Tensor, bounds: Tensor) -> int | None:
-    """Place of the first error that is not within its bound; NaN is not."""
-    bad = ~(errors <= bounds)
-    return int(bad.nonzero()[0]) if bad.any() else None
 
 
 @dataclass
@@ -148,6 +133,7 @@ class SumChecks:
     names: list[str] = field(default_factory=list)
     errors: list[Tensor] = field(default_factory=list)
     bounds: list[Tensor] = field(default_factory=list)
+    alone: set[str] = field(default_factory=set)  # of the names: sums of single samples' own gradients
 
     def add_totals(self, factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: Tensor) -> None:
         """Per parameter: summed rows against the ordinary gradient, or one number of it where only that was formed."""
@@ -161,10 +147,10 @@ class SumChecks:
                     found -= (factor.piece_order(name, expected) * along).sum(dtype=torch.float64)
                 error = found.abs()
             else:
-                error = torch.linalg.vector_norm(
-                    total if expected is None else total - factor.piece_order(name, expected)
-                )
+                error = norms([total if expected is None else total - factor.piece_order(name, expected)])[0]
             self._add(f"summed gradient of `{name}`", error, bound)
+            if factor.forms() == ("fallback",):
+                self.alone.add(self.names[-1])
 
     def add_kernel(self, layer: str, found: Tensor, left: list[Tensor], right: list[Tensor], bound: Tensor) -> None:
         """Per layer: ``u^T K u`` against the inner product of the two summed gradients (one, if K is symmetric)."""
@@ -191,13 +177,60 @@ class SumChecks:
         for kind in set(kinds):
             own = torch.tensor([kind == other for other in kinds], device=bounds.device)
             bounds = torch.where(own, bounds + 0.01 * bounds[own].norm(), bounds)
-        if (place := _first_above(errors, tolerance(self.dtype) * bounds)) is not None:
-            raise self_check_error(
+        allowed = tolerance(self.dtype) * bounds
+        if (place := first_above(errors, allowed)) is not None:
+            name, error, bound = self.names[place], float(errors[place]), float(bounds[place])
+            power = 2 if kinds[place] == "summed gradient" else 1
+            size = bound if math.isnan(error) else max(bound, error)
+            raise self._out_of_range(size**power) or self._error(name, error, float(allowed[place]))
+
+    def _out_of_range(self, square: float) -> Exception | None:
+        """The error for inner products beyond the range of the dtype they are summed in, of which ``square`` is one."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        range_ = torch.finfo(dtype)
+        if math.isnan(square) or range_.tiny / range_.eps <= square < float("inf"):
+            return None
+        size = "above" if square > 1 else "below"
+        end = range_.max if square > 1 else range_.tiny
+        return unsupported(
+            self.where,
+            f"gradients whose inner products {dtype} can hold",
+            f"some {size} {end:.1e}",
+            f"Multiply the loss by a {'smaller' if square > 1 else 'larger'} factor (inner products change by its "
+            "square), or convert model and data with .double()",
+        )
+
+    def _error(self, name: str, error: float, allowed: float) -> Exception:
+        if not error < float("inf"):
+            return undefined(f"the {name}", self.dtype, self.where)
+        got = f"a difference of {error:.2e} where rounding explains {allowed:.2e}"
+        if name in self.alone:
+            return unsupported(
                 self.where,
-                f"the {self.names[place]} to agree with the ordinary gradient",
-                f"a difference of {float(errors[place]):.2e} where at most {float(bounds[place]):.2e} is possible",
-                "Please report this model; meanwhile leave that part out with `params=`",
+                f"the {name} over samples alone to agree with the gradient of their batch",
+                got,
+                "Call model.eval(), pass batch_first=True to layers that would take (T, N, ...), and remove operations "
+                "that mix samples or draw random numbers",
             )
+        return self_check_error(
+            self.where,
+            f"the {name} to agree with the ordinary gradient",
+            got,
+            "Please report this model; meanwhile leave that part out with `params=`",
+        )
+
+
+def squared_size(factors: Iterable[Factor]) -> Tensor:
+    """``sum_ic |g_ic|^2`` of all rows, in float64; also where the squares are too small for the rows' own dtype."""
+    factors = list(factors)
+    like, limit = factors[0].like, torch.finfo(factors[0].like.dtype)
+    total = sum(
+        (f.squared_norms().sum(dtype=torch.float64) for f in factors), start=like.new_zeros((), dtype=torch.float64)
+    )
+    if float(total) > limit.tiny / limit.eps:
+        return total
+    rows = (row for f in factors for i in range(f.num_samples) for row in f.rows(slice(i, i + 1)).values())
+    return sum((norms([row])[0].square() for row in rows), start=torch.zeros_like(total))
 
 
 def summed(captured: Captured, where: str) -> Captured:

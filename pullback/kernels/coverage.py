@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pullback.functional import ModelView, take
+from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import Capture, capture, plain_gradient
-from pullback.kernels.checks import check_sample, loosest
+from pullback.kernels.checks import check_half, check_sample
+from pullback.kernels.dependent import most_dependent
 from pullback.kernels.factors import DenseFactor, Factor, UnusedFactor
 from pullback.kernels.fallback import fallback_rows
 from pullback.kernels.outer import OuterFactor
@@ -82,23 +84,34 @@ def capture_factors(
     *,
     check: bool = True,
 ) -> Captured:
-    """Capture all samples, build the factors, and check the rows of the first and the last by definition.
+    """Capture all samples, build the factors, and check the rows of three samples by definition.
+
+    These are the first, the last, and the one between them that looks most as if it depended on others.
 
     The first sample alone also tells which axis of every recorded tensor the samples are in. A caller that sees the
     same model again and again (the monitor, further batches of one kernel) may pass that capture of an earlier batch
     as ``known``: it then stands in for the shapes, and no sample is run alone. One that compares rows itself says no
     to ``check``.
     """
-    run = capture(view, readout, x, y, where)
+    check = check and known is None
+    run = capture(view, readout, x, y, where, weighted=check)
     if known is not None and not _fits(view, run, known):
         known = None
+    if torch.float16 in run.dtypes and run.values.device.type != "meta":
+        check_half((g for each in run.gradients for g in each if g is not None), where)
     first = known or _one_sample(view, readout, x, y, where, run)
+    between = _most_dependent(run, first) if check else 0
     captured = _captured(view, readout, x, y, where, run, first)
-    if check and known is None and captured.values.device.type != "meta":
-        for index in {0, run.num_samples - 1}:
+    if check and captured.values.device.type != "meta":
+        for index in dict.fromkeys((0, between, run.num_samples - 1)):
             alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
             check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)
     return captured
+
+
+def _most_dependent(run: Capture, first: Capture) -> int:
+    dtype = loosest([run.values.dtype, *run.dtypes])
+    return most_dependent(run.weighted, run.uses, run.gradients, first.uses, run.values, dtype)
 
 
 def _one_sample(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture) -> Capture:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback.functional import take, undisturbed
+from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks, aligned, forward_order, partial_block
 from pullback.kernels.assemble import check_sums as check_sums
-from pullback.kernels.checks import SumChecks, loosest
+from pullback.kernels.checks import SumChecks
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.distributed_blocks import SharedBlock, shared_blocks
 from pullback.kernels.distributed_captures import gather, share_of

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pullback._checks import input_error
-from pullback.kernels.checks import loosest
+from pullback.functional.agreement import loosest
 from pullback.kernels.coverage import Captured
 from pullback.kernels.distributed_team import Team
 from pullback.kernels.factors import DenseFactor, Factor, Tensors

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pullback.functional import ModelView, num_samples, take
+from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
 from pullback.kernels.capture import dense, differentiable
-from pullback.kernels.checks import tolerance
 from pullback.kernels.factors import DenseFactor, Tensors
 from pullback.kernels.rules.registry import full_precision
 

@@ -13,7 +13,7 @@ from pullback.functional import LossFunction, ModelView, check_batch, undisturbe
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.checks import SumChecks
+from pullback.kernels.checks import SumChecks, squared_size
 from pullback.kernels.coverage import Captured, capture_factors
 from pullback.kernels.factors import Factor
 from pullback.kernels.refused import refuse_recurrent_dropout
@@ -72,7 +72,7 @@ class GradientRows(Operator):
         checks = SumChecks(where, captured.dtype)
         with without_autocast():
             count = captured.num_samples * captured.num_outputs
-            bound = (count * self.squared_norms().sum()).sqrt()
+            bound = (count * squared_size(captured.factors)).sqrt()
             for factor in captured.factors:
                 totals = factor.total(captured.combination)
                 sums = {name: factor.piece_order(name, value) for name, value in totals.items()}

@@ -85,9 +85,10 @@ class Recorder(Reissuing):
         self.view, self.count, self.where = view, count, where
         self.layers = {id(b): layer_of(name) for name, b in view.model.named_buffers()}
         self.layers |= {id(p): layer_of(name) for name, p in view.model.named_parameters()}
-        self.samples: Any = WeakIdKeyDictionary()
+        self.samples: Any = WeakIdKeyDictionary()  # tensor -> whether a rule read a call that led to it
+        self._num_ruled = 0
         for tensor in tensors(x):
-            self.samples[tensor] = True
+            self.samples[tensor] = False
         self.dtypes: set[torch.dtype] = set()
         self.uses: list[Use] = []
         self.aliases: list[tuple[Source, Tensor]] = []
@@ -113,30 +114,32 @@ class Recorder(Reissuing):
         found = list(tensors_in(args)) + list(tensors_in(kwargs.values()))
         tainted = any(self.holds_samples(t) for t in found)
         shared = [t for t in found if t.requires_grad and not self.holds_samples(t) and self.reaches(t)]
+        behind, ruled = any(self._behind(t) for t in found), self._num_ruled
         before = [version(t) for t in found]
         if not shared or not torch.is_grad_enabled():
             output = func(*args, **kwargs)
         else:
             output, tainted = self._shared_call(func, args, kwargs, shared, tainted)
         if tainted:
-            self.mark(tensors_in((output,)))
-            self._mark_written(t for t, earlier in zip(found, before, strict=True) if version(t) != earlier)
+            behind = behind or self._num_ruled > ruled
+            self.mark(tensors_in((output,)), behind)
+            self._mark_written((t for t, earlier in zip(found, before, strict=True) if version(t) != earlier), behind)
         return output
 
     def holds_samples(self, tensor: Tensor) -> bool:
         """Whether a tensor was computed from samples, or shares memory that samples were written to."""
         return tensor in self.samples or (bool(self._written) and memory(tensor) in self._written)
 
-    def mark(self, found: Iterable[Tensor]) -> None:
-        """Note tensors down as computed from samples."""
+    def mark(self, found: Iterable[Tensor], behind: bool = True) -> None:
+        """Note tensors down as computed from samples, and whether a rule read a call that led to them."""
         for tensor in found:
-            self.samples[tensor] = True
+            self.samples[tensor] = behind
             self.dtypes.add(tensor.dtype)
 
-    def _mark_written(self, found: Iterable[Tensor]) -> None:
+    def _mark_written(self, found: Iterable[Tensor], behind: bool) -> None:
         for tensor in found:
             if id(tensor) not in self.names and (place := memory(tensor)) is not None:
-                self.mark([tensor])
+                self.mark([tensor], behind)
                 self._written.setdefault(place, StorageWeakRef(tensor.untyped_storage()))
 
     def _shared_call(
@@ -206,6 +209,8 @@ class Recorder(Reissuing):
         """Output of a call that a rule reads, run on aliases of its parameters and recorded."""
         sources = {}
         held = arguments[data]
+        self._num_ruled += 1
+        front = not self._behind(held)
         if isinstance(held, Tensor) and held.requires_grad and not self.holds_samples(held) and self.reaches(held):
             arguments = arguments | {data: self.copy(held)}  # rows of a table, spread over the samples
         swapped = dict(arguments)
@@ -230,8 +235,12 @@ class Recorder(Reissuing):
         if output.requires_grad:
             output = own(output) if output._is_view() else output
             edge, names = get_gradient_edge(output), tuple(probed)
-            self.uses.append(Use(rule, func, recorded, sources, names, data, edge, output.shape, versions))
+            self.uses.append(Use(rule, func, recorded, sources, names, data, edge, output.shape, versions, front))
         return output
+
+    def _behind(self, tensor: Any) -> bool:
+        """Whether the graph of a tensor leads through a recorded call of samples."""
+        return isinstance(tensor, Tensor) and tensor.requires_grad and bool(self.samples.get(tensor))
 
     def copy(self, tensor: Tensor) -> Tensor:
         """An alias of a shared tensor in a call no rule knows: its gradient can be read if it has a row a sample."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pullback.kernels.checks import tolerance
+from pullback.functional.agreement import tolerance
 from pullback.kernels.uses import Derived
 
 
@@ -58,5 +58,6 @@ def shared_by_all(many: Derived, one: Derived, count: int) -> bool:
         found = found[:1] if found.stride(0) == 0 else found
     if not found.is_floating_point():
         return bool((found == expected).all())
-    close = tolerance(found.dtype)
-    return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=close, equal_nan=True)
+    close, finite = tolerance(found.dtype), expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    allowed = close * float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=allowed, equal_nan=True)

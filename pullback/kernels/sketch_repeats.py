@@ -8,8 +8,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from pullback.functional.agreement import loosest
 from pullback.kernels.assemble import Part, parts
-from pullback.kernels.checks import SumChecks, loosest, quadratic
+from pullback.kernels.checks import SumChecks, quadratic
 from pullback.kernels.coverage import Captured
 from pullback.kernels.forms import tile_rows
 from pullback.kernels.gram import add_gram, block_shape, mirror

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 
 from pullback._checks import input_error
 from pullback.functional import ModelView, undisturbed
+from pullback.functional.agreement import tolerance
 from pullback.functional.batch import tensors
 from pullback.functional.readout import Readout
-from pullback.kernels.checks import tolerance
 from pullback.kernels.store_data import Blocks, digest
 
 PAIRS = 4  # looked at, evenly spaced over the data

@@ -27,6 +27,7 @@ class Use:
     edge: GradientEdge | Tensor
     output_shape: torch.Size
     versions: dict[str, int] = field(default_factory=dict)  # of the tensors among the arguments when it was called
+    front: bool = False  # no other recorded call of samples stands before it in the graph
 
     @property
     def overwritten(self) -> bool:

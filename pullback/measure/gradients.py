@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pullback.functional import LossFunction, ModelView, per_sample_loss
+from pullback.functional.agreement import agree
 from pullback.functional.batch import Batch
 from pullback.functional.losses import check_finite
-from pullback.operators.repeatable import agree, changed_answer
+from pullback.operators.repeatable import changed_answer
 
 
 def loss_and_gradient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,21 +13,14 @@ from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
 from pullback.functional import LossFunction, ModelView, undisturbed
-from pullback.functional.batch import Batch, quiet_vmap
+from pullback.functional.batch import Batch, num_samples, quiet_vmap
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
 from pullback.operators.blocks import Block
 from pullback.operators.data import Batches, Data
+from pullback.operators.own_samples import check_own_samples, output_values
 from pullback.operators.passes import put_flat, unflatten
-from pullback.operators.repeatable import (
-    Watch,
-    agree,
-    changed_answer,
-    first_sample,
-    mixed_samples,
-    refuse_random_and_coupled,
-    state_of,
-)
+from pullback.operators.repeatable import Watch, check_same_answer, refuse_random_and_coupled, state_of
 from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
 __all__ = ["CurvatureOperator", "Data"]
@@ -64,9 +58,9 @@ class CurvatureOperator(Operator):
                 raise input_error(where, expected, got, "Convert the model, or name the layers of one kind in `params`")
         self._batches = Batches(data, where)
         with undisturbed(model):
-            losses = self._watched_losses()
+            watched = self._watched_values()
             with self._evaluation():
-                self._first_look(losses)
+                self._first_look(watched)
         super().__init__((self.view.num_params, self.view.num_params), first.dtype, first.device)
 
     def block(self, rows: str | Iterable[str], columns: str | Iterable[str] | None = None) -> Operator:
@@ -85,6 +79,11 @@ class CurvatureOperator(Operator):
     def layers(self) -> dict[str, Operator]:
         """Module name -> its diagonal block."""
         return {layer: Block(self, names, names) for layer, names in self.view.layers.items()}
+
+    @property
+    def _every(self) -> dict[str, nn.Parameter]:
+        """All parameters of the model, also those that are not covered."""
+        return dict(self.view.model.named_parameters())
 
     def _names(self, asked: str | Iterable[str]) -> tuple[str, ...]:
         """Names of covered parameters, from those of parameters or modules."""
@@ -145,8 +144,8 @@ class CurvatureOperator(Operator):
         with undisturbed(self.view.model), twice_differentiable(self.view.model):
             yield
 
-    def _watched_losses(self) -> Tensor:
-        """Losses of the first batch, evaluated as the model runs by itself; counts bytes, notices fused attention."""
+    def _watched_values(self) -> dict[str, Tensor]:
+        """Values of the first batch, evaluated as the model runs by itself; counts bytes, notices fused attention."""
         refuse_random_and_coupled(self.view.model, self._where)
         x, y = next(iter(self._batches))
         with torch.enable_grad(), Watch() as watch:
@@ -156,33 +155,40 @@ class CurvatureOperator(Operator):
             say_plain_attention(self._where)
         with torch.no_grad():
             check_targets(self.loss_fn, outputs, y, self._where)
-            losses = self._losses(outputs, y)
-            check_finite(losses, self._where)
-            return losses
+            return self._values_of(outputs, y, num_samples(x))
 
-    def _first_look(self, watched: Tensor) -> None:
+    def _first_look(self, watched: dict[str, Tensor]) -> None:
         """Check model, loss and data in one walk, and remember sizes and losses."""
         where, sizes = self._where, []
         self._losses_seen: dict[int, Tensor] = {}
-        with torch.no_grad():
-            for index, (x, y) in enumerate(self._batches):
+        for index, (x, y) in enumerate(self._batches):
+            count = num_samples(x)
+            with torch.no_grad():
                 outputs = self.view(x)
                 check_targets(self.loss_fn, outputs, y, where)
                 losses = self._losses(outputs, y)
-                check_finite(losses, where)
-                sizes.append(self._size(losses, y))
-                self._losses_seen[index] = losses.sum()
-                if index == 0:
-                    if not agree(losses, watched):
-                        raise changed_answer(where, 0)
-                    one_x, one_y = first_sample(x, y)
-                    if not agree(losses[:1], self._losses(self.view(one_x), one_y)[:1]):
-                        raise mixed_samples(where)
+                values = self._values_of(outputs, y, count)
+            sizes.append(self._size(losses, y))
+            self._losses_seen[index] = losses
+            if index == 0:
+                again = partial(self._values, x, y)
+                check_same_answer(watched, values, again, self._every, where, 0)
+            check_own_samples(self._values, self.view.parameters, x, y, count, where)
         self._seen_at = state_of(self.view.model)
         self.num_samples = sum(sizes)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_kept": None}  # a copy makes its own graph
+
+    def _values(self, x: Batch, y: Batch, parameters: Directions | None = None) -> dict[str, Tensor]:
+        """What is asked of samples on their own, (N, ...) each: of the model as it is, or at other parameters."""
+        return self._values_of(self.view(x, parameters), y, num_samples(x))
+
+    def _values_of(self, outputs: Any, y: Batch, count: int) -> dict[str, Tensor]:
+        """Outputs and losses, by sample."""
+        losses = self._losses(outputs, y).reshape(count, -1)
+        check_finite(losses, self._where)
+        return {"loss": losses, **output_values(outputs, count)}
 
     def _graphs(self) -> Iterator[Any]:
         """The graph of every batch; that of a lone batch is kept while weights, buffers, modes and data stay."""
@@ -200,9 +206,9 @@ class CurvatureOperator(Operator):
             with torch.enable_grad():
                 outputs = self.view(x)
                 losses = self._losses(outputs, y)
-                value = losses.detach().sum()
-                if not agree(self._losses_seen.setdefault(index, value), value):
-                    raise changed_answer(self._where, index)
+                seen = self._losses_seen.setdefault(index, losses.detach())
+                again = partial(self._losses_at, x, y)
+                check_same_answer({"loss": seen}, {"loss": losses}, again, self._every, self._where, index)
                 graph = self._make_graph(outputs, losses, y, index)
             del outputs, losses
             if self._batches.alone:
@@ -213,6 +219,10 @@ class CurvatureOperator(Operator):
     def _losses(self, outputs: Any, y: Batch) -> Tensor:
         """Losses of a batch's samples, (N,)."""
         return unchecked_loss(self.loss_fn, outputs, y, self._where)
+
+    def _losses_at(self, x: Batch, y: Batch, parameters: Directions) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"loss": self._losses(self.view(x, parameters), y)}
 
     def _size(self, losses: Tensor, y: Batch) -> int:
         """What a batch counts for."""

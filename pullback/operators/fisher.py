@@ -96,7 +96,7 @@ class Fisher(LinearisedOperator):
             return len(losses)
         return int((y != ignored).sum())
 
-    def _first_look(self, watched: Tensor) -> None:
+    def _first_look(self, watched: dict[str, Tensor]) -> None:
         super()._first_look(watched)
         if self.num_samples == 0:
             raise input_error("Fisher", "positions that count", "all at `ignore_index`", "Check the targets")

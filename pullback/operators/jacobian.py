@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
-from pullback.functional import ModelView, check_batch, take, undisturbed
-from pullback.functional.batch import Batch, filled, quiet_vmap, tensors, without_inference
+from pullback.functional import ModelView, check_batch, undisturbed
+from pullback.functional.batch import Batch, quiet_vmap, tensors
 from pullback.functional.losses import check_finite, logits_of
-from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.operators.base import Operator
 from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD
 from pullback.operators.data import stamp_of
+from pullback.operators.own_samples import check_own_samples, with_gradients
 from pullback.operators.passes import derivative
-from pullback.operators.repeatable import (
-    Watch,
-    agree,
-    changed_answer,
-    mixed_samples,
-    refuse_random_and_coupled,
-    state_of,
-)
+from pullback.operators.repeatable import Watch, check_same_answer, refuse_random_and_coupled, state_of
 from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
 
@@ -188,9 +182,14 @@ class Jacobian(Operator):
         with undisturbed(self.model), twice_differentiable(self.model):
             yield
 
-    def _call(self, x: Batch) -> Tensor:
+    def _values(self, x: Batch, y: Batch = None, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The outputs by sample, (N, C): of the model as it is, or at other parameters."""
+        outputs = self._call(x, parameters)
+        return {"output": outputs.reshape(len(outputs), -1)}
+
+    def _call(self, x: Batch, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """The outputs (N, ...), one floating tensor."""
-        outputs = logits_of(evaluate(self.model, x))
+        outputs = logits_of(ModelView(self.model, {}, (), {})(x, parameters))
         if not isinstance(outputs, Tensor) or outputs.dim() == 0 or not outputs.is_floating_point():
             got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             expected = "a model that returns one floating tensor (N, ...)"
@@ -208,11 +207,19 @@ class Jacobian(Operator):
                 got = f"{len(outputs)} rows of outputs for {self.num_samples} samples"
                 raise input_error(where, "one row of outputs per sample", got, "Put samples along the first axis")
             check_finite(outputs, where, "output")
-            with torch.no_grad(), twice_differentiable(self.model):
-                if not agree(outputs, self._call(self._x)):
-                    raise changed_answer(where, 0, "outputs")
-                if not agree(outputs[:1], self._call(take(self._x, [0]))):
-                    raise mixed_samples(where, "output")
+            with twice_differentiable(self.model):
+                every = dict(self.model.named_parameters())
+                again = self._values(self._x)
+                check_same_answer(
+                    {"output": outputs.reshape(len(outputs), -1)},
+                    again,
+                    partial(self._values, self._x),
+                    every,
+                    where,
+                    0,
+                )
+                trained = {name: p for name, p in every.items() if p.requires_grad}
+                check_own_samples(self._values, trained, self._x, None, self.num_samples, where)
         self._forward_bytes = watch.num_bytes
         if watch.fused_attention:
             say_plain_attention(where)
@@ -231,7 +238,7 @@ class Jacobian(Operator):
         with torch.enable_grad():
             x, inputs = self._x, self._parameters
             if self._wrt == "input":
-                x, inputs = _with_gradients(self._x)
+                x, inputs = with_gradients(self._x)
             outputs = self._call(x).to(self.dtype)
             dummy = torch.zeros_like(outputs, requires_grad=True)
             pulled: Sequence[Tensor | None] = [None] * len(inputs)
@@ -239,10 +246,3 @@ class Jacobian(Operator):
                 pulled = torch.autograd.grad(outputs, inputs, dummy, create_graph=True, allow_unused=True)
         self._kept = stamp, Graph(outputs, inputs, dummy, pulled)
         return self._kept[1]
-
-
-def _with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:
-    """The batch with differentiable floating tensors, and those."""
-    x = without_inference(x)
-    leaves = [t.detach().requires_grad_() if t.is_floating_point() else t for t in tensors(x)]
-    return filled(x, leaves), [leaf for leaf in leaves if leaf.requires_grad]

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.batch import copied
+from pullback.operators.own_samples import check_rows
+from pullback.operators.repeatable import refuse_random_and_coupled
 
 
 def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) -> list[Tensor]:
@@ -26,6 +28,7 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
 
     Raises:
         InputError: the model is no chain of layers; ``legacy_shape`` with more than one sample.
+        UnsupportedError: a layer whose outputs for a sample depend on the other samples.
 
     Cost: per layer and sample as many backward passes through that layer as it has outputs, batched.
 
@@ -41,15 +44,18 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
         raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
     jacobians = []
     with undisturbed(model, training=False):
+        refuse_random_and_coupled(model, where)
         h = copied(x)
-        for layer in chain_of(model, where):
+        for place, layer in enumerate(chain_of(model, where)):
 
-            def of_one(sample: Tensor, layer: nn.Module = layer) -> Tensor:
-                return layer(sample.unsqueeze(0).clone()).reshape(-1)
+            def of_one(sample: Tensor, layer: nn.Module = layer) -> tuple[Tensor, Tensor]:
+                output = layer(sample.unsqueeze(0).clone()).reshape(-1)
+                return output, output
 
-            matrix = torch.func.vmap(torch.func.jacrev(of_one))(h)
+            matrix, own = torch.func.vmap(torch.func.jacrev(of_one, has_aux=True))(h)
             jacobians.append(matrix.detach().flatten(2))
             h = layer(h).detach()  # the layer may write to it
+            check_rows(h.reshape(count, -1), own.detach(), f"output of layer {place}", where)
     return [j.transpose(0, 1) for j in jacobians] if legacy_shape else jacobians
 
 

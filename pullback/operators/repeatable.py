@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from pullback._checks import unsupported
-from pullback.functional.batch import Batch, take
+from pullback.functional.agreement import Tensors, disagreement, loosest, norms
 from pullback.operators.data import version_of
 
 
@@ -20,8 +21,7 @@ def refuse_random_and_coupled(model: nn.Module, where: str) -> None:
     """Refuse layers that draw random numbers or mix the samples of a batch as they stand."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            remedy = "Call model.eval(), or use pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed"
-            raise _in_train_mode(where, "batch norm", name, remedy)
+            raise coupling_norm(where, name, tracked=module.running_mean is not None)
         rate = getattr(module, "p", 0) if isinstance(module, _DropoutNd) else 0
         if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
             rate = module.dropout
@@ -29,9 +29,44 @@ def refuse_random_and_coupled(model: nn.Module, where: str) -> None:
             raise _in_train_mode(where, "dropout", name, "Call model.eval()")
 
 
+def coupling_norm(where: str, name: str, *, tracked: bool) -> Exception:
+    """The error for batch norm that takes the batch's own statistics: for now, or always."""
+    if tracked:
+        remedy = "Call model.eval(), or use pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed"
+        return _in_train_mode(where, "batch norm", name, remedy)
+    return unsupported(
+        where,
+        "a model that gives every sample an answer of its own, the same each time",
+        f"batch norm without running statistics (track_running_stats=False), which mixes samples in eval mode too, "
+        f"in layer `{name}`",
+        "Use pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed, or track_running_stats=True",
+    )
+
+
 def _in_train_mode(where: str, what: str, name: str, remedy: str) -> Exception:
     kind = f"{what} in train mode in layer `{name}`" if name else f"{what} in train mode"
     return unsupported(where, "a model that gives every sample an answer of its own, the same each time", kind, remedy)
+
+
+def check_same_answer(
+    first: Tensors, second: Tensors, evaluate: Callable[..., Tensors], parameters: Tensors, where: str, batch: int
+) -> None:
+    """Refuse values (N, ...) by name that differ between two evaluations of one batch by more than rounding does.
+
+    Args:
+        first: one evaluation.
+        second: another, at the same weights.
+        evaluate: ``second`` once more, at the parameters given.
+        parameters: all those of the model.
+        where: the caller.
+        batch: its number, for the error.
+    """
+    errors = {name: norms([first[name] - second[name]])[0] for name in second}
+    kind = next(iter(second.values())).device.type
+    dtypes = [torch.get_autocast_dtype(kind)] if torch.is_autocast_enabled(kind) else []
+    dtype = loosest([*dtypes, *(t.dtype for t in (*first.values(), *second.values(), *parameters.values()))])
+    if (found := disagreement(errors, second, evaluate, parameters, dtype)) is not None:
+        raise changed_answer(where, batch, "losses" if found[0] == "loss" else "outputs")
 
 
 def changed_answer(where: str, batch: int, what: str = "losses") -> Exception:
@@ -42,27 +77,6 @@ def changed_answer(where: str, batch: int, what: str = "losses") -> Exception:
         f"other {what} on batch {batch} the second time",
         "Call model.eval(), and remove what is random in its forward pass (functional dropout, sampled noise)",
     )
-
-
-def mixed_samples(where: str, what: str = "loss") -> Exception:
-    """The error for a sample whose loss (or output) depends on which others are in the batch."""
-    return unsupported(
-        where,
-        "a model and loss that treat every sample on its own",
-        f"another {what} for sample 0 alone than for sample 0 in its batch",
-        "Call model.eval(), or rewrite what mixes samples (statistics over the batch)",
-    )
-
-
-def agree(first: Tensor, second: Tensor) -> bool:
-    """Whether two evaluations agree up to the rounding of their dtype."""
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
-    return torch.allclose(first.detach(), second.detach(), rtol=tolerance, atol=tolerance)
-
-
-def first_sample(x: Batch, y: Batch) -> tuple[Batch, Batch]:
-    """The batch that holds only the first sample."""
-    return take(x, [0]), take(y, [0])
 
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:

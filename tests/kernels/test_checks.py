@@ -242,11 +242,13 @@ def test_wrong_rows_in_the_middle_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(call: Any) -> list[OuterFactor]:
         (factor,) = rule.build(call)
         gradients = factor.gradients.clone()
-        gradients[1:-1] *= 1.01
+        gradients[1:3] *= 1.01  # the last, the first and the middle one are compared by themselves
         return [replace(factor, gradients=gradients)]
 
     monkeypatch.setitem(RULES, F.linear, replace(rule, build=broken))
-    with pytest.raises(pb.SelfCheckError, match="summed gradient of `0.weight` to agree with the ordinary gradient"):
+    with pytest.raises(
+        pb.SelfCheckError, match="summed gradient of `0.weight` to agree with the ordinary gradient.*rounding explains"
+    ):
         pb.backward_kernel(small_mlp(), CE, *data())
     with pytest.raises(pb.SelfCheckError, match="summed gradient of"):
         pb.GradientMatrix(small_mlp(), CE, *data())

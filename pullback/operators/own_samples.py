@@ -1,0 +1,236 @@
+"""Samples that depend on each other are found before any product is made.
+
+By definition a sample's values and their gradients are those of the batch that holds it alone. Three samples are
+compared with themselves alone: the first, the last, and the one in between that looks most as if it depended on others.
+That one is found from two backward passes over all of them: where samples are on their own, the derivative of
+sum_i w_i v_i in the inputs of sample i is w_i times that of sum_i v_i, whatever the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
+
+from pullback._checks import unsupported
+from pullback._rng import make_generator
+from pullback.functional.agreement import (
+    Tensors,
+    disagreement,
+    first_above,
+    loosest,
+    norms,
+    row_norms,
+    sample_weights,
+    tolerance,
+)
+from pullback.functional.batch import Batch, filled, take, tensors, without_inference
+from pullback.functional.losses import logits_of
+
+Evaluate = Callable[..., dict[str, Tensor]]  # (x, y, parameters or None) -> what a sample's values are, (N, ...) each
+
+
+def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batch, count: int, where: str) -> None:
+    """Refuse a model or a loss in which a sample's values or gradients depend on which others are in the batch.
+
+    Args:
+        evaluate: values by name ("output", "loss"), differentiable, of a batch; of the model or at other parameters.
+        parameters: those of the model that gradients are compared in.
+        x: inputs, (N, ...).
+        y: targets, (N, ...), or None.
+        count: N.
+        where: the caller.
+
+    Cost: a forward pass, two backward passes to the inputs and one to the parameters; three samples alone.
+    """
+    if count == 1:
+        return
+    with torch.enable_grad():
+        copy, leaves = with_gradients(x)
+        with _Lookups(tensors(copy), count) as lookups:
+            values = evaluate(copy, y)
+        dtype = loosest([*lookups.dtypes, *(value.dtype for value in values.values())])
+        between = most_dependent(_scalars(values, values), [*leaves, *lookups.found], dtype)
+        chosen = list(dict.fromkeys((0, between, count - 1)))
+        alone = [(take(x, [i]), take(y, [i])) for i in chosen]
+        for i, (one_x, one_y) in zip(chosen, alone, strict=True):
+            own = {name: value.detach() for name, value in evaluate(one_x, one_y).items()}
+            errors = {name: norms([values[name][i : i + 1] - own[name]])[0] for name in own}
+            again = lambda at, one_x=one_x, one_y=one_y: evaluate(one_x, one_y, at)  # noqa: E731
+            if (found := disagreement(errors, own, again, parameters, dtype)) is not None:
+                name, error, size = found
+                raise mixed_samples(where, name, f"sample {i}", error, size)
+        _check_gradients(evaluate, parameters, (values, leaves, dtype), dict(zip(chosen, alone, strict=True)), where)
+
+
+def _check_gradients(
+    evaluate: Evaluate,
+    parameters: Tensors,
+    batch: tuple[dict[str, Tensor], list[Tensor], torch.dtype],
+    alone: dict[int, tuple[Batch, Batch]],
+    where: str,
+) -> None:
+    """Compare some samples' gradients in their batch, in parameters and inputs, with those of the samples alone.
+
+    Args:
+        evaluate: as for ``check_own_samples``.
+        parameters: as for ``check_own_samples``.
+        batch: values of the whole batch with their graph, its real inputs, and what was computed in, at its loosest.
+        alone: sample -> the batch that holds it alone.
+        where: the caller.
+    """
+    values, leaves, dtype = batch
+    chosen = list(alone)
+    inputs = {f"input {k}" if k else "input": leaf for k, leaf in enumerate(leaves)}
+
+    def of_one(i: int, at: Tensors | None = None) -> dict[str, Tensor]:
+        x, own = with_gradients(alone[i][0])
+        total = _scalars(evaluate(x, alone[i][1], at), values).sum()
+        return _gradient(total, {**(at or parameters), **dict(zip(inputs, own, strict=True))})
+
+    # samples of all sizes count alike, so that a small gradient that is wrong shows beside large ones
+    each = [of_one(i) for i in chosen]
+    sizes = torch.stack([norms(g.values()).norm() for g in each])
+    factors = 1 / torch.where(sizes > 0, sizes, sizes.max())
+    if not torch.isfinite(factors).all():
+        return  # no gradient at all, or none that a number can hold
+
+    def combined(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        total = {n: torch.zeros_like(v, dtype=torch.float64) for n, v in {**parameters, **inputs}.items()}
+        for i, factor, part in zip(chosen, factors.tolist(), parts, strict=True):
+            for name, g in part.items():
+                (total[name][i : i + 1] if name in inputs else total[name]).add_(g, alpha=factor)
+        return total
+
+    own = combined(each)
+    whole = _scalars(values, values)
+    found = _gradient((factors.to(whole) * whole[chosen]).sum(), {**parameters, **inputs})
+    again = lambda at: combined(of_one(i, at) for i in chosen)  # noqa: E731
+    for names in (parameters, inputs):
+        errors = {name: norms([found[name].double() - own[name]])[0] for name in names}
+        if errors and (differs := disagreement(errors, own, again, parameters, dtype, 0.1)) is not None:
+            name, error, size = differs
+            listed = "samples " + ", ".join(map(str, chosen[:-1])) + f" and {chosen[-1]}"
+            raise mixed_samples(where, f"gradient in `{name}`", listed, error, size)
+
+
+def _gradient(total: Tensor, variables: Tensors) -> dict[str, Tensor]:
+    """Gradients of a number, whose graph is kept, by name."""
+    if not total.requires_grad:
+        return {name: torch.zeros_like(v) for name, v in variables.items()}
+    found = torch.autograd.grad(total, list(variables.values()), allow_unused=True, retain_graph=True)
+    pairs = zip(variables.items(), found, strict=True)
+    return {n: torch.zeros_like(v) if g is None else g.to_dense() for (n, v), g in pairs}
+
+
+def check_rows(found: Tensor, own: Tensor, what: str, where: str) -> None:
+    """Refuse rows (N, ...) of a batch that are not ``own``, those of every sample alone.
+
+    A tenth of the largest row's tolerance is allowed everywhere: a row may be zero but for rounding.
+    """
+    errors, sizes = row_norms(found - own), row_norms(own)
+    bounds = tolerance(loosest([found.dtype])) * (sizes + 0.1 * sizes.max())
+    if (i := first_above(errors, bounds)) is not None:
+        raise mixed_samples(where, what, f"sample {i}", float(errors[i]), float(sizes[i]))
+
+
+def mixed_samples(where: str, what: str, which: str, error: float, size: float) -> Exception:
+    """The error for samples whose values or gradients depend on which others are in the batch."""
+    return unsupported(
+        where,
+        "a model and loss that treat every sample on its own",
+        f"another {what} for {which} alone than in the batch, by {error:.2e} where its size is {size:.2e}",
+        "Call model.eval(), pass batch_first=True to layers that take (T, N, ...) otherwise, or rewrite what mixes "
+        "samples (statistics over the batch, sums along it)",
+    )
+
+
+def output_values(outputs: Any, count: int) -> dict[str, Tensor]:
+    """The floating numbers in what a model returned, by sample, (N, C); masked ones (-inf) count as zero."""
+    leaves = [t for t in tree_flatten(logits_of(outputs))[0] if isinstance(t, Tensor) and t.is_floating_point()]
+    flat = [t.reshape(count, -1) for t in leaves if t.dim() and len(t) == count]
+    return {"output": torch.cat([torch.where(torch.isfinite(t), t, 0.0) for t in flat], 1)} if flat else {}
+
+
+def with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:
+    """The batch with differentiable floating tensors, and those."""
+    x = without_inference(x)
+    leaves = [t.detach().requires_grad_() if t.is_floating_point() else t for t in tensors(x)]
+    return filled(x, leaves), [leaf for leaf in leaves if leaf.requires_grad]
+
+
+def most_dependent(values: Tensor, sources: list[Tensor], dtype: torch.dtype) -> int:
+    """The sample between first and last whose derivatives change most when the others are weighted otherwise.
+
+    The middle one if none does by more than rounding.
+
+    Args:
+        values: one number a sample, (N,), with its graph, which is kept.
+        sources: what they are differentiated in, (N, ...) each.
+        dtype: what they were computed in.
+    """
+    count = len(values)
+    if not sources or not values.requires_grad or count < 3:
+        return count // 2
+    weights = sample_weights(count, values)
+    passes = [
+        torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True)
+        for total in (values.sum(), (weights * values).sum())
+    ]
+    shares = [
+        row_norms(b / weights.to(b).view(-1, *[1] * (b.dim() - 1)) - a) / _allowed(row_norms(a), dtype)
+        for a, b in zip(*passes, strict=True)
+        if a is not None and b is not None
+    ]
+    if not shares:
+        return count // 2
+    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf)[1:-1]
+    return 1 + int(share.argmax()) if float(share.max()) > 1 else count // 2
+
+
+def _allowed(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    return tolerance(dtype) * sizes + torch.finfo(sizes.dtype).tiny
+
+
+def _scalars(values: dict[str, Tensor], scale: dict[str, Tensor]) -> Tensor:
+    """One number a sample, (N,): its values with fixed signs, each kind of them by its largest size in the batch."""
+    total = []
+    for name, value in values.items():
+        flat, size = value.reshape(len(value), -1), row_norms(scale[name]).max()
+        signs = torch.randint(2, flat.shape[1:], generator=make_generator(flat.shape[1])) * 2 - 1
+        total.append(flat.double() @ signs.to(flat.device, torch.float64) / torch.where(size > 0, size, 1.0))
+    return torch.stack(total).sum(0)
+
+
+class _Lookups(TorchFunctionMode):
+    """Collects what tables make of the integers in a batch: the first tensors of such samples with a derivative.
+
+    And the dtypes of everything that is computed.
+    """
+
+    def __init__(self, inputs: list[Tensor], count: int) -> None:
+        super().__init__()
+        self._inputs, self._count = [t for t in inputs if not t.is_floating_point()], count
+        self.found: list[Tensor] = []
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, Tensor):
+            self.dtypes.add(output.dtype)
+            if func is Tensor.clone and any(args[0] is t for t in self._inputs):  # what the model is handed
+                self._inputs.append(output)
+        if func in (F.embedding, F.embedding_bag) and isinstance(output, Tensor) and output.requires_grad:
+            index = args[0] if args else (kwargs or {})["input"]
+            if self._holds_samples(index) and len(output) == self._count:
+                self.found.append(output)
+        return output
+
+    def _holds_samples(self, index: Tensor) -> bool:
+        """Whether the first axis of an index is that of the samples; one that was put in another order is not known."""
+        return any((index is t or index._base is t) and index.stride()[:1] == t.stride()[:1] for t in self._inputs)
