@@ -61,10 +61,17 @@ def check_sample(
     with without_autocast():
         errors = {n: each for factor in factors for n, each in _errors(factor, own, outputs, index).items()}
     for name, each in errors.items():
-        if not torch.isfinite(each):
-            whose = "gradient" if not torch.isfinite(own[name]).all() else "row"
-            what = f"the {whose} of `{name}` for sample {index}"
+        if torch.isfinite(each):
+            continue
+        if dtype == torch.float16 or not torch.isfinite(own[name]).all():
+            what = f"the gradient of `{name}` for sample {index}"
             raise undefined(what, dtype, where)
+        raise self_check_error(
+            where,
+            f"finite rows of `{name}`",
+            f"NaN or infinity for sample {index}, whose gradient alone is finite",
+            "Correct the layer's rule, or report this model; meanwhile leave that part out with `params=`",
+        )
     if (found := disagreement(errors, own, alone, view.parameters, dtype, SHARED)) is not None:
         name, error, size = found
         raise unsupported(
@@ -180,9 +187,11 @@ class SumChecks:
         allowed = tolerance(self.dtype) * bounds
         if (place := first_above(errors, allowed)) is not None:
             name, error, bound = self.names[place], float(errors[place]), float(bounds[place])
-            power = 2 if kinds[place] == "summed gradient" else 1
-            size = bound if math.isnan(error) else max(bound, error)
-            raise self._out_of_range(size**power) or self._error(name, error, float(allowed[place]))
+            rows = kinds[place] == "summed gradient"
+            if rows and not math.isfinite(error):
+                raise self._error(name, error, float(allowed[place]))
+            size = (bound if math.isnan(error) else max(bound, error)) ** (2 if rows else 1)
+            raise self._out_of_range(size) or self._error(name, error, float(allowed[place]))
 
     def _out_of_range(self, square: float) -> Exception | None:
         """The error for inner products beyond the range of the dtype they are summed in, of which ``square`` is one."""
