@@ -39,7 +39,7 @@ def stand_in(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "sta
         if given.setdefault(id(own[name]), tensor) is not tensor:
             raise input_error(where, f"one tensor for the shared `{name}`", "two", "Pass it under one of its names")
     with kept_attributes(module), _computed_anew():
-        homes = [home for home in _homes(module) if id(home[2]) in given]
+        homes = [home for home in _homes(module) if id(home[2]) in given] if given else []
         try:
             for home, name, tensor in homes:
                 home[name] = given[id(tensor)]

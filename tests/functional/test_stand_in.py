@@ -15,6 +15,8 @@ from pullback.functional import ModelView
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager
 from pullback.runs import load_run
+from tests.cases import CASES, build
+from tests.entry_points import EVERYWHERE
 
 
 class Aliased(nn.Module):
@@ -198,6 +200,40 @@ class Fallback(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.stack(x)
         return self.head(h, h)
+
+
+class Once(nn.Module):
+    """The case "aliased" with every layer under one name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.head = model.body[0], model.body[2], model.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.head(torch.tanh(self.second(h)), h)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel], ids=["plain", "wrapped"])
+@pytest.mark.parametrize(
+    "name", ["backward_kernel limit", "curvature_spectrum", "sharpness", "smoothness", "internal_covariate_shift"]
+)
+def test_calls_see_one_layer_and_leave_it(name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, loss_fn, x, y = build(next(case for case in CASES if case.name == "aliased"), 6)
+    before = inside(model)
+    found = EVERYWHERE[name](wrap(model), loss_fn, x, y)
+    assert inside(model) == before
+    torch.testing.assert_close(found, EVERYWHERE[name](Once(model), loss_fn, x, y), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("asked", ["first", "body.0", "body.0.weight"])
+def test_further_names_choose_the_one_layer(asked: str) -> None:
+    model, loss_fn, x, y = build(next(case for case in CASES if case.name == "aliased"), 4)
+    kernel = pb.backward_kernel(model, loss_fn, x, y, params=[asked])
+    rows = pb.reference.per_sample_gradients(model, loss_fn, x, y)
+    wanted = ["first.weight"] if asked.endswith("weight") else ["first.weight", "first.bias"]
+    expected = sum(rows[name].flatten(1) @ rows[name].flatten(1).T for name in wanted)
+    torch.testing.assert_close(kernel.total, expected)
 
 
 def test_linearize_answers_the_same_every_time() -> None:
