@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch, copied, num_samples, quiet_vmap, take, without_inference
+from pullback.functional.stand_in import stand_in
 
 LossFunction = nn.Module | Callable[..., Tensor]
 
@@ -69,10 +70,13 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
 
 
 def apply_loss(loss_fn: LossFunction, outputs: Any, targets: Batch) -> Any:
-    """What a loss returns. Those of a user's own are handed copies: they may write to what they are given."""
+    """What a loss returns. A user's own may write to what it is given, and to its buffers: it sees copies."""
     if type(loss_fn).__module__ == nn.CrossEntropyLoss.__module__:
         return loss_fn(outputs, targets)
-    return loss_fn(copied(outputs), copied(targets))
+    if not isinstance(loss_fn, nn.Module):
+        return loss_fn(copied(outputs), copied(targets))
+    with stand_in(loss_fn, {name: buffer.clone() for name, buffer in loss_fn.named_buffers()}):
+        return loss_fn(copied(outputs), copied(targets))
 
 
 def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> None:

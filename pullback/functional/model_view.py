@@ -95,7 +95,11 @@ class ModelView:
         return replace(self, parameters={n: p for n, p in self.parameters.items() if n in wanted})
 
     def __call__(self, x: Batch, parameters: Mapping[str, Tensor] | None = None) -> Any:
-        """Outputs of the model, which sees copies of ``x``; with ``parameters`` those stand in for the model's own."""
+        """Outputs of the model, which sees copies of ``x``; with ``parameters`` those stand in for the model's own.
+
+        ``x``: a tensor, handed over alone; a tuple or list, in order; a mapping, by keyword, or whole if the forward
+        method knows none of its keys and takes one argument.
+        """
         if parameters is None:
             return evaluate(self.model, x)
         with stand_in(self.model, parameters, "ModelView"):

@@ -201,6 +201,34 @@ def test_a_loss_module_that_writes(name: str) -> None:
     same(found, results(CALLS[name], net(nn.Identity()), reading_loss, x, y))
 
 
+class Centring(nn.Module):
+    """A loss that keeps a running mean of outputs, as in self-distillation."""
+
+    reduction = "mean"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(2, dtype=torch.float64))
+        self.last: Tensor | None = None
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.centre.mul_(0.9).add_(outputs.detach().mean(0))
+        self.last = outputs
+        return F.cross_entropy(outputs - self.centre, targets)
+
+
+@pytest.mark.parametrize("name", ["backward_kernel", "Hessian", "sharpness", "leave_one_out", "Monitor"])
+def test_a_loss_with_buffers_of_its_own_keeps_them(name: str) -> None:
+    _, x, _, y = data()
+    loss_fn = Centring()
+    home, version = loss_fn.centre, loss_fn.centre._version
+    found = results(CALLS[name], net(nn.Identity()), loss_fn, x, y)
+    assert loss_fn.centre is home
+    assert (home._version, loss_fn.last) == (version, None)
+    reads = lambda z, t: F.cross_entropy(z - z.detach(), t, reduction="none")  # noqa: E731
+    same(found, results(CALLS[name], net(nn.Identity()), reads, x, y))
+
+
 def test_a_loss_of_tokens_that_writes() -> None:
     model, x, y = nn.Linear(3, 2).double(), torch.randn(4, 2, 3, dtype=torch.float64), torch.rand(4, 2, 2).double()
     before = y.clone()
