@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pullback import InputError
 from pullback.kernels.preview import plan_kernel
 from pullback.kernels.rates import Rates
-from pullback.kernels.scale import count, span
+from pullback.kernels.scale_plan import count, span
 from pullback.kernels.store_plan import SMALLEST_TILE
 
 CORE = Rates(gemm=1e11, bmm=8e10, stream=6e9, wire=1e9)  # a core of the machine of ``benchmarks/README.md``

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
+from pullback.kernels.captured import UNSEEN, Captured
 from pullback.kernels.checks import SumChecks, corner_entries, quadratic
-from pullback.kernels.coverage import UNSEEN, Captured
 from pullback.kernels.factors import DenseFactor, Factor
 from pullback.kernels.forms import tile_rows
 from pullback.kernels.gram import add_gram, block_shape, mirror

@@ -15,8 +15,9 @@ from pullback.functional.agreement import norms, rounding, tolerance
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import plain_gradient
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SHARED
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import Form, Tensors
 from pullback.kernels.planning import make_plan
 from pullback.kernels.refused import refuse_recurrent_dropout

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,11 +26,8 @@ from pullback.functional import ModelView
 from pullback.functional.agreement import disagreement, first_above, norms, tolerance
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import direction
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import Contract, Factor, Tensors
-
-if TYPE_CHECKING:
-    from pullback.kernels.coverage import Captured
-
 
 SHARED = 0.1  # of the size of a whole gradient: what a parameter whose own is zero but for rounding is measured by
 

@@ -21,7 +21,8 @@ from pullback.functional.likelihood import Likelihood, known_likelihood, likelih
 from pullback.functional.losses import check_finite, check_targets, logits_of, unchecked_loss
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.captured import Captured
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.gradients import GradientRows
 from pullback.kernels.refused import refuse_recurrent_dropout
 

@@ -24,8 +24,9 @@ from pullback.functional.batch import Batch, tensors
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks, aligned, forward_order, partial_block
 from pullback.kernels.assemble import check_sums as check_sums
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SumChecks
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.distributed_blocks import SharedBlock, shared_blocks
 from pullback.kernels.distributed_captures import gather, share_of
 from pullback.kernels.distributed_team import Team

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pullback.kernels.assemble import Part, new_block, parts
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.distributed_captures import share_of
 from pullback.kernels.distributed_team import Team
 from pullback.kernels.factors import Factor, Form, Piece, Tensors, dense_pieces

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pullback._checks import input_error
 from pullback.functional.agreement import loosest
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.distributed_team import Team
 from pullback.kernels.factors import DenseFactor, Factor, Tensors
 

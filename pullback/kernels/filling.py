@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pullback.kernels.assemble import aligned
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import Factor, Tensors
 
 

@@ -13,8 +13,9 @@ from pullback.functional import LossFunction, ModelView, check_batch, undisturbe
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SumChecks, squared_size
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import Factor
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.row_products import COLUMNS, gram_product, times, transposed_times

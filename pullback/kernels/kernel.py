@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Blocks
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.plan import KernelPlan
 from pullback.operators.base import Operator
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from pullback.kernels.factors import Contract, Factor, Form
-
-if TYPE_CHECKING:
-    from pullback.kernels.scale import ScalePlan
+from pullback.kernels.scale_plan import ScalePlan
 
 BASE_BYTES = 12 * 2**20  # what libraries and the allocator take beside the tensors, but no more than those
 ALLOCATED = 1.03  # bytes the allocator takes for a byte of tensors

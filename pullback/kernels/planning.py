@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from pullback._checks import check_names, input_error
 from pullback.functional.model_view import layer_of
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import Contract, Factor, Form
 from pullback.kernels.forms import choose_form, seconds_of, tile_rows
 from pullback.kernels.gram import block_shape

@@ -15,7 +15,8 @@ from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.allocator import freed_at_once, give_back
 from pullback.kernels.assemble import Blocks, aligned, assemble, forward_order, partial_block
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.captured import Captured
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import Contract, Form
 from pullback.kernels.filling import Filling
 from pullback.kernels.kernel import Kernel

@@ -13,7 +13,7 @@ from pullback.functional import undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.kernels.capture import capture
-from pullback.kernels.coverage import UNSEEN, Captured
+from pullback.kernels.captured import UNSEEN, Captured
 from pullback.kernels.factors import Factor
 from pullback.kernels.outer import OuterFactor
 

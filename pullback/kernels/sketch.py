@@ -19,8 +19,9 @@ from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import aligned, assemble, forward_order
 from pullback.kernels.backward import loss_request
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import summed
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.planning import make_plan
 from pullback.kernels.request import Request, Side
 from pullback.kernels.sketch_plan import SketchPlan, make_sketch_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import Factor, UnusedFactor, gram_flops
 from pullback.kernels.outer import OuterFactor
 from pullback.kernels.rules.embedding import TokenFactor

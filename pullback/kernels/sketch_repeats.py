@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pullback.functional.agreement import loosest
 from pullback.kernels.assemble import Part, parts
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SumChecks, quadratic
-from pullback.kernels.coverage import Captured
 from pullback.kernels.forms import tile_rows
 from pullback.kernels.gram import add_gram, block_shape, mirror
 from pullback.kernels.sketch_project import Sketch

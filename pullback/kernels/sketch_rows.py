@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import DenseFactor, Factor, Tensors
 from pullback.kernels.sketch_plan import exact_parameters
 from pullback.kernels.sketch_project import Sketch, as_matrix, key_of, project, project_matrix, projections, split

@@ -16,7 +16,8 @@ from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.readout import Readout, loss_readout
 from pullback.kernels.assemble import forward_order
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.captured import Captured
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.refused import refuse_recurrent_dropout
 from pullback.kernels.sketch_project import Sketch

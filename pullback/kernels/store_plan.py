@@ -19,7 +19,7 @@ from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
 from pullback.functional.readout import Readout
-from pullback.kernels.coverage import Captured
+from pullback.kernels.captured import Captured
 from pullback.kernels.factors import Form
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.planning import SMALLEST_PIECE_BYTES, make_plan

@@ -19,7 +19,8 @@ from pullback._checks import input_error, self_check_error
 from pullback._progress import Progress
 from pullback.functional import ModelView, undisturbed
 from pullback.functional.readout import Readout
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.captured import Captured
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.store_captures import Buffers, load, rebuilt, save, structure
 from pullback.kernels.store_data import Blocks, digest

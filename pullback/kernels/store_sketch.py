@@ -15,8 +15,8 @@ from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import aligned
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import summed
-from pullback.kernels.coverage import Captured
 from pullback.kernels.sketch_plan import exact_parameters
 from pullback.kernels.sketch_project import Sketch
 from pullback.kernels.sketch_rows import sketch_captured

@@ -23,8 +23,8 @@ from torch import Tensor
 from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.assemble import Part, aligned, parts, run_part
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SumChecks
-from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Piece
 from pullback.kernels.forms import TILE_ROWS, tile_rows
 from pullback.kernels.gram import matched, mirror, tiles

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from pullback.kernels.assemble import check_sums, new_block, parts, run_part
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import SumChecks
-from pullback.kernels.coverage import Captured
 from pullback.kernels.factors import Piece
 from pullback.kernels.forms import TILE_ROWS, tile_rows
 from pullback.kernels.gram import mirror, scaled, tiles

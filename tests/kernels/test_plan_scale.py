@@ -19,8 +19,8 @@ from pullback.functional.readout import loss_readout
 from pullback.kernels.coverage import capture_factors
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.rates import Rates
-from pullback.kernels.scale import ScalePlan, count, span
 from pullback.kernels.scale_passes import count_passes
+from pullback.kernels.scale_plan import ScalePlan, count, span
 from pullback.kernels.scale_share import Share
 from pullback.kernels.store import kernel_to_store
 from pullback.kernels.store_run import Grid

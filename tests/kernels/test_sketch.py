@@ -14,8 +14,9 @@ from pullback.functional import ModelView, take
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.kernels import sketch_project
 from pullback.kernels.assemble import assemble
+from pullback.kernels.captured import Captured
 from pullback.kernels.checks import summed
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import DenseFactor
 from pullback.kernels.planning import make_plan
 from pullback.kernels.sketch import SketchedKernel, estimate, sketch_kernel

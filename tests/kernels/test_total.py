@@ -10,7 +10,8 @@ import pullback as pb
 from pullback import reference
 from pullback.functional import ModelView, loss_readout, output_readout
 from pullback.kernels import total
-from pullback.kernels.coverage import Captured, capture_factors
+from pullback.kernels.captured import Captured
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.planning import make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
