@@ -141,10 +141,12 @@ def curvature(page: Page, problem: Problem) -> None:
     closed = float((lam[1] - lam[0]) * (a[0] - a[1]) / (a[0] + a[1]))
     page.row("Rayleigh quotient, rotation of units 1 and 2", 0.00041926137, rotation, 5e-7, source=PRINTED)
     page.row("Rayleigh quotient, rotation", closed, rotation, 1e-12, source=f"{CLOSED} (l2 - l1)(a1 - a2)/(a1 + a2)")
-    page.row("scaling over rotation", 3240, scaling / rotation, 1, source="ratio of the two closed forms")
+    page.row("scaling over rotation", 3240, scaling / rotation, 1, source="ratio of two rows above")
     reason = "the lecture's own two numbers are 3.5 orders of magnitude apart"
     orders = math.log10(scaling / rotation)
-    page.row("orders of magnitude between them", 4, orders, 0.1, source='"nearly 4"', not_reproduced=reason)
+    page.row(
+        "orders of magnitude between them", 4, orders, 0.1, source='"nearly 4"; of the row above', not_reproduced=reason
+    )
     top = pb.eigenvalues(hessian, 1, tol=1e-9, seed=0)
     page.row("largest eigenvalue, Lanczos", 2.0783638851589052, top.values[0], 1e-8, source=RERUN)
     spectrum = torch.linalg.eigvalsh(hessian.to_dense())

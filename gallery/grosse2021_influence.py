@@ -53,10 +53,16 @@ def figure_4(page: Page) -> None:
         page.row(f"dw/dλ at the {name} minimum", response, found, 1e-12, source=f"{CLOSED} -1/g''")
         minimum = pb.reference.minimise(lambda v: slanted(v, three), w)
         page.row(f"{name} minimum at λ = 3", after, minimum, 1e-6, source="roots of g' + 3")
-        page.at_most(f"{name} minimum's move from λ = 0 to 3", 0, minimum - w, source="figure 4: to the left")
+        page.at_most(
+            f"{name} minimum's move from λ = 0 to 3",
+            0,
+            minimum - w,
+            source="figure 4: to the left; follows from the row above",
+        )
         responses.append(float(found))
         moved.append(float(minimum))
-    page.row("flatter over sharper response", 2, responses[1] / responses[0], 1e-12, source="g'' = 48 and 24")
+    source = "g'' = 48 and 24; follows from the rows above"
+    page.row("flatter over sharper response", 2, responses[1] / responses[0], 1e-12, source=source)
     grid = torch.linspace(-1.6, 2.6, 106, dtype=torch.float64)
     heights = {lam: [float(slanted(w[None], torch.tensor(lam))) for w in grid] for lam in (0.0, 3.0)}
     points = [float(slanted(torch.tensor([w]), torch.tensor(lam))) for lam, w in zip((3.0, 3.0), moved, strict=True)]

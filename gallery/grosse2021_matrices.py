@@ -156,7 +156,7 @@ def relations(page: Page, model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Te
         "smallest eigenvalue of G, F, empirical Fisher, JᵀJ",
         -1e-14,
         min(smallest.values()),
-        source="the loss is convex",
+        source="the loss is convex: by construction, none has one",
     )
     page.at_most("smallest eigenvalue of H", -1e-3, torch.linalg.eigvalsh(hessian)[0], source="no optimum: indefinite")
     apart = relative(found["empirical Fisher"], found["Fisher"])

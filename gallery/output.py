@@ -13,7 +13,8 @@ from pullback.report.document import document_html, write_whole
 from pullback.report.markup import chart_html, table_html
 from pullback.report.text import duration, escape
 
-HEADER = ("quantity", "paper", "here", "tolerance", "")
+HEADERS = (("quantity", "paper", "here", "tolerance", ""), ("quantity", "computed", "here", "tolerance", ""))
+EARLIER = "This run was made by an earlier version of the script, whose computations differ from those below."
 
 
 def digits(value: float) -> str:
@@ -43,18 +44,24 @@ def _finite(value: Any) -> Any:
 def cells(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
     """A row of the table as texts; ``here`` shows as many digits as the comparison is about."""
     here = row["here"]
-    shown = here if isinstance(here, str) else (f"{here:.4g}" if row["tolerance"] == "bound" else digits(here))
+    shown = here if isinstance(here, str) else (f"{here:.4g}" if row["tolerance"].startswith("bound") else digits(here))
     return row["quantity"], row["paper"], shown, row["tolerance"], row["verdict"]
 
 
 def table_text(record: dict[str, Any]) -> str:
     """The page for a terminal or a pipe."""
-    lines = [HEADER, *map(cells, record["rows"])]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADER))]
+    lines = [line for header, rows in _tables(record) for line in (header, *map(cells, rows))]
+    widths = [max(len(line[place]) for line in lines) for place in range(5)]
     body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"not reproduced: {row['quantity']}: {row['not_reproduced']}" for row in _failures(record)]
     about = f"{record['preset']} size, {duration(record['seconds'])}, {record['machine']['threads']} threads"
     return "\n".join([f"{record['title']} ({record['page']}, {about})", *body, *notes])
+
+
+def _tables(record: dict[str, Any]) -> list[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    """Rows held to the paper's numbers, and those held to what the library computes by another route."""
+    tables = [(header, [row for row in record["rows"] if row["computed"] == k]) for k, header in enumerate(HEADERS)]
+    return [table for table in tables if table[1]]
 
 
 def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +75,8 @@ def write_page(record: dict[str, Any], text: str, stored: dict[str, Any] | None,
     parts += [_section("numbers", "The numbers", _numbers_html(record)), _charts_section("figures", charts)]
     if stored and record["preset"] != "full":
         kept = [_chart_of(each, "full-") for each in stored["charts"]]
-        numbers = _about_html(stored) + _numbers_html(stored)
+        earlier = "" if stored["code"] == record["code"] else f'<p class="prose">{EARLIER}</p>'
+        numbers = _about_html(stored) + earlier + _numbers_html(stored)
         parts.append(_section("stored", "The full size, from a stored run", numbers))
         parts.append(_charts_section("stored-figures", kept))
         charts += kept
@@ -110,19 +118,24 @@ def _about_html(record: dict[str, Any]) -> str:
 
 
 def _rows_html(record: dict[str, Any]) -> str:
-    """The table "paper, here, tolerance"."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in HEADER)
+    """The tables "paper, here, tolerance" and "computed, here, tolerance"."""
+    return "".join(_table_html(header, rows) for header, rows in _tables(record))
+
+
+def _table_html(header: tuple[str, ...], held: list[dict[str, Any]]) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in header)
     rows = []
-    for row in record["rows"]:
+    for row in held:
         quantity, paper, here, tolerance, verdict = map(escape, cells(row))
-        rest = zip(HEADER[1:4], (paper, here, tolerance), strict=True)
+        rest = zip(header[1:4], (paper, here, tolerance), strict=True)
         note = row["not_reproduced"] or row["source"]
         name = f'<th scope="row">{quantity}<span class="note">{escape(note)}</span></th>'
         tone = "open" if row["not_reproduced"] else ("holds" if row["holds"] else "fails")
         found = "".join(f'<td data-label="{label}">{text}</td>' for label, text in rest)  # the label is for phones
         rows.append(f'<tr>{name}{found}<td class="{tone}">{verdict}</td></tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="scroll rows" tabindex="0" role="region" aria-label="Paper, here, tolerance">{table}</div>'
+    label = f"{header[1].capitalize()}, here, tolerance"
+    return f'<div class="scroll rows" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 
 def _numbers_html(record: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import output
 import torch
+from code_hash import code_of
 
 import pullback as pb
 from pullback import measure
@@ -45,6 +46,7 @@ class Row:
         holds: whether ``here`` is within it.
         source: where the paper's number comes from: a figure, a printed line, a closed form.
         not_reproduced: the reason, for a row that is known not to hold; empty for all others.
+        computed: whether ``paper`` holds a number that the library computes by another route, and no printed one.
     """
 
     quantity: str
@@ -54,6 +56,7 @@ class Row:
     holds: bool
     source: str
     not_reproduced: str = ""
+    computed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -105,36 +108,91 @@ class Page:
         relative: bool = False,
         source: str = "",
         not_reproduced: str = "",
+        computed: bool = False,
     ) -> None:
-        """Compare a number with the paper's: ``|here - paper| <= within``, times ``|paper|`` if ``relative``."""
+        """Compare a number with the paper's: ``|here - paper| <= within``, times ``|paper|`` if ``relative``.
+
+        With ``computed`` the number is not the paper's but the library's own, by another route.
+        """
         paper, here = float(paper), float(here)
         holds = abs(here - paper) <= (within * abs(paper) if relative else within)  # false for NaN
         shown = f"±{within:.2g} relative" if relative else (f"±{within:.2g}" if within else "exact")
-        row = Row(quantity, output.digits(paper), here, shown, holds, source, not_reproduced)
+        row = Row(quantity, output.digits(paper), here, shown, holds, source, not_reproduced, computed)
         self.rows.append(row)
 
-    def at_most(self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "") -> None:
+    def measured(
+        self,
+        quantity: str,
+        theory: float,
+        value: float,
+        stderr: float,
+        *,
+        at_most: float,
+        relative: bool = True,
+        floor: float = 0.0,
+        source: str = "",
+    ) -> None:
+        """Compare a mean over networks with theory, within three standard errors that are not too wide to tell.
+
+        Args:
+            quantity: as of ``row``.
+            theory: computed by the library.
+            value: measured.
+            stderr: its standard error.
+            at_most: three standard errors may be, as a share of ``theory`` if ``relative``: beyond, nothing is shown.
+            relative: whether it is a share.
+            floor: what rounding leaves, where the standard error is smaller.
+            source: as of ``row``.
+        """
+        theory, value, within = float(theory), float(value), max(3 * float(stderr), floor)
+        holds = abs(value - theory) <= within and within <= at_most * (abs(theory) if relative else 1)
+        shown = f"±{within:.2g}, at most {at_most:g}{' relative' if relative else ''}"
+        self.rows.append(Row(quantity, output.digits(theory), value, shown, holds, source, computed=True))
+
+    def at_most(
+        self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "",
+        computed: bool = False,
+    ) -> None:  # fmt: skip
         """Hold a number to an upper bound."""
         holds = float(here) <= limit
-        self.rows.append(Row(quantity, f"≤ {limit:g}", float(here), "bound", holds, source, not_reproduced))
+        self.rows.append(Row(quantity, f"≤ {limit:g}", float(here), "bound", holds, source, not_reproduced, computed))
 
-    def at_least(self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "") -> None:
+    def at_least(
+        self, quantity: str, limit: float, here: float, *, source: str = "", not_reproduced: str = "",
+        computed: bool = False,
+    ) -> None:  # fmt: skip
         """Hold a number to a lower bound."""
         holds = float(here) >= limit
-        self.rows.append(Row(quantity, f"≥ {limit:g}", float(here), "bound", holds, source, not_reproduced))
+        self.rows.append(Row(quantity, f"≥ {limit:g}", float(here), "bound", holds, source, not_reproduced, computed))
 
-    def mostly(self, what: str, pairs: Sequence[tuple[measure.Profile, Sequence[float]]], *, source: str = "") -> None:
+    def mostly(
+        self,
+        what: str,
+        pairs: Sequence[tuple[measure.Profile, Sequence[float]]],
+        *,
+        at_most: float,
+        relative: bool = True,
+        source: str = "",
+    ) -> None:
         """Hold the share of measured numbers within three standard errors of theory to 95 percent.
 
         Args:
             what: the numbers, a plural.
             pairs: measurements, and theory of the same shape.
+            at_most: three standard errors may be in the median, as a share of theory if ``relative``.
+            relative: whether it is a share.
             source: as of ``row``.
         """
-        off = [((found.value - torch.as_tensor(known)) / found.stderr).abs().flatten() for found, known in pairs]
-        within = torch.cat(off) <= 3
-        quantity = f"share of {len(within)} {what} within 3 standard errors"
-        self.at_least(quantity, 0.95, float(within.double().mean()), source=source)
+        known = torch.cat([torch.as_tensor(each, dtype=torch.float64).flatten() for _, each in pairs])
+        value, stderr = (
+            torch.cat([getattr(found, name).flatten() for found, _ in pairs]) for name in ("value", "stderr")
+        )
+        share = float(((value - known).abs() <= 3 * stderr).double().mean())  # NaN is not within
+        width = float((3 * stderr / (known.abs() if relative else 1)).median())
+        quantity = f"share of {len(known)} {what} within 3 standard errors"
+        shown = f"bound; errors ±{width:.2g}, at most {at_most:g}{' relative' if relative else ''}"
+        holds = share >= 0.95 and width <= at_most
+        self.rows.append(Row(quantity, "≥ 0.95", share, shown, holds, source, computed=True))
 
     def draw(self, chart: Chart) -> None:
         """Add a figure; ``charts.py`` makes the usual ones."""
@@ -187,12 +245,13 @@ def machine() -> dict[str, str]:
     }
 
 
-def as_record(page: Page, made_on: dict[str, str]) -> dict[str, Any]:
-    """All that is kept of a page, as JSON."""
+def as_record(page: Page, made_on: dict[str, str], code: str) -> dict[str, Any]:
+    """All that is kept of a page, as JSON; ``code`` is the hash of what makes its numbers."""
     return {
         "page": page.name,
         "title": page.title,
         "preset": page.preset,
+        "code": code,
         "settings": page.settings,
         "seconds": round(page.seconds, 2),
         "machine": made_on,
@@ -228,7 +287,7 @@ def run(build: Callable[[Page], None], arguments: Sequence[str] | None = None) -
     except Exception:
         traceback.print_exc()
         sys.exit(3)
-    record = as_record(page, machine())
+    record = as_record(page, machine(), code_of(script))
     stored = script.parent / "results" / f"{name}.json"
     if asked.store:
         output.write_json(record, stored)

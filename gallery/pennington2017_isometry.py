@@ -162,10 +162,16 @@ def spectra(page: Page, width: int, seeds: int) -> None:
             variance, error = found.limit(relative_variance)
             predicted = net.jacobian_moments(DEPTH, weights).relative_variance
             page.row(f"{name}: Var s² / (E s²)², theory", PRINTED[activation, weights], predicted, 6e-4, source=FORMULA)
-            page.row(f"{name}: the same, measured", predicted, variance, max(3 * error, ROUNDING), source=INFINITE)
+            page.measured(
+                f"{name}: the same, measured", predicted, variance, error,
+                at_most=page.pick(small=3.0, full=1.5), relative=False, floor=ROUNDING, source=INFINITE,
+            )  # fmt: skip
             share, error = found.limit(share_above)
             above = f"{name}: share of s² above {LEVEL:g}"
-            page.row(above, expected.share_above(LEVEL), share, max(3 * error, ROUNDING), source=INFINITE)
+            page.measured(
+                above, expected.share_above(LEVEL), share, error,
+                at_most=page.pick(small=0.05, full=0.025), relative=False, floor=ROUNDING, source=INFINITE,
+            )  # fmt: skip
             mean, error = found.limit(lambda s: s.mean(1))
             means.append(abs(mean - 1) / max(error, ROUNDING))
             drawn += densities(expected, found, weights, colour)
@@ -240,7 +246,10 @@ def spreads(page: Page, width: int, seeds: int) -> None:
         found = net.jacobian_moments(1, weights).relative_variance
         page.row(f"hard tanh, {weights}: variance a layer, σ_b = 0.05", expected, found, 5e-6, source="1/p - 1 - s_1")
         value, error = Measured.of(net, weights, width, seeds).limit(relative_variance)
-        page.row(f"hard tanh, {weights}: the same, measured", found, value / DEPTH, 3 * error / DEPTH, source=INFINITE)
+        page.measured(
+            f"hard tanh, {weights}: the same, measured", found, value / DEPTH, error / DEPTH,
+            at_most=page.pick(small=0.1, full=0.05), relative=False, source=INFINITE,
+        )  # fmt: skip
         drawn.append(
             Curve(
                 f"hard tanh, {weights}, measured",

@@ -110,7 +110,9 @@ def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
         correlations.append(autocorrelation(w, known, along))
     page.draw(slides(tangles, [f"σ_w = {w}, layer {layer}" for w in COLOURS for layer in (5, 10)]))
     page.draw(slides(correlations, [f"σ_w = {w}" for w in COLOURS]))
-    page.mostly("correlations along the circle", pairs, source="figure 3, C: points on the lines")
+    page.mostly(
+        "correlations along the circle", pairs, at_most=0.2, relative=False, source="figure 3, C: points on the lines"
+    )
     for low, high in pairwise(COLOURS):
         gap = five[low].value - five[high].value - 3 * (five[low].stderr + five[high].stderr)
         name = f"variance in 5 components: σ_w = {low} less {high}, less 3 standard errors"
@@ -207,12 +209,17 @@ def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
         means += [(found.euclidean, known.euclidean[1:]), (found.gauss, known.gauss[1:])]
         bent.append((wide(found.curvature, half.curvature), known.curvature[1:]))
         for name, (profile, line) in zip(("g^E / N", "g^G", "N κ² extrapolated"), [*means[-2:], bent[-1]], strict=True):
-            tolerance, source = 3 * float(profile.stderr[2]), "theory of figure 4, C to E; 3 standard errors"
-            page.row(f"{name}, layer 3 of networks, σ_w = {w}", line[2], profile.value[2], tolerance, source=source)
+            page.measured(
+                f"{name}, layer 3 of networks, σ_w = {w}", line[2], profile.value[2], profile.stderr[2],
+                at_most=page.pick(small=0.3, full=0.15), source="theory of figure 4, C to E; 3 standard errors",
+            )  # fmt: skip
         if net.chi > 1:
             grown(page, w, found.gauss_length, known.gauss_length)
-    page.mostly("g^E and g^G", means, source="figure 4, C to E: points on the lines")
-    page.mostly("N κ², extrapolated to infinite width,", bent, source="figure 4, C to E")
+    page.mostly(
+        "g^E and g^G", means, at_most=page.pick(small=0.2, full=0.1), source="figure 4, C to E: points on the lines"
+    )
+    cap = page.pick(small=0.4, full=0.2)
+    page.mostly("N κ², extrapolated to infinite width,", bent, at_most=cap, source="figure 4, C to E")
     for name, (symbol, title, reading) in METRICS.items():
         ends = [f"{line.name}: {line.y[-1]:.4g} in layer 10 by theory." for line in drawn[name][::2]]
         axes = {"x": "layer", "y": symbol, "log_y": True, "summary": ends}
@@ -227,9 +234,10 @@ def wide(whole: measure.Profile, half: measure.Profile) -> measure.Profile:
 def grown(page: Page, w: float, found: measure.Profile, known: Sequence[float]) -> None:
     """The Gauss length's factor a layer, from the fifth to the tenth."""
     here = float(found.value[9] / found.value[4]) ** 0.2
-    tolerance = 3 * here / 5 * float((found.stderr / found.value)[[4, 9]].sum())
+    stderr = here / 5 * float((found.stderr / found.value)[[4, 9]].sum())
     name = f"growth of the tangent's path a layer, layers 5 to 10, σ_w = {w}"
-    page.row(name, (known[10] / known[5]) ** 0.2, here, tolerance, source="theory; errors of both ends added, times 3")
+    law = (known[10] / known[5]) ** 0.2
+    page.measured(name, law, here, stderr, at_most=0.05, source="theory; errors of both ends added")
 
 
 def boundaries(page: Page, nets: Nets) -> None:
@@ -245,7 +253,9 @@ def boundaries(page: Page, nets: Nets) -> None:
         gauss = net.curve_metrics(DEPTH).gauss
         pairs.append((found, [w**2 * (gauss[layers] - 1) / (3 * net.q_star) for layers in behind]))
         sums += beside(f"σ_w = {w}", behind, pairs[-1][1], found.value, found.stderr, COLOURS[w])
-    page.mostly("sums of squared curvatures", pairs, source="this page's formula")
+    page.mostly(
+        "sums of squared curvatures", pairs, at_most=page.pick(small=0.6, full=0.4), source="this page's formula"
+    )
     reading = (
         "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles. Behind many layers of "
         f"σ_w = 4 networks of only {width} units lie above theory."

@@ -85,11 +85,13 @@ def lengths(page: Page, nets: Nets, width: int, networks: int) -> None:
             pairs.append((found, theory.signal_profile(net, DEPTH, q0=q0).q))
             by_layer += by_layers(w, *pairs[-1], legend=start == 15)
             on_map.append(steps(w, found))
-        tolerance = 3 * float(found.stderr[-1])
-        page.row(
-            f"q in layer {DEPTH}, σ_w = {w}", net.q_star, found.value[-1], tolerance, source="q*, 3 standard errors"
-        )
-    page.mostly("lengths", pairs, source="figure 1, A and B: points on the lines")
+        page.measured(
+            f"q in layer {DEPTH}, σ_w = {w}", net.q_star, found.value[-1], found.stderr[-1],
+            at_most=page.pick(small=0.15, full=0.06), source="q*, 3 standard errors",
+        )  # fmt: skip
+    page.mostly(
+        "lengths", pairs, at_most=page.pick(small=0.15, full=0.06), source="figure 1, A and B: points on the lines"
+    )
     on_map.append(fixed("q*", [net.q_star for net in nets.values()]))
     reading = (
         "What a layer makes of a signal's length. Where a line meets the dashed diagonal lengths stay as they are; the "
@@ -115,7 +117,7 @@ def correlations(page: Page, nets: Nets, width: int, networks: int) -> None:
             pairs.append((found, theory.signal_profile(net, DEPTH, **inputs).c))
             by_layer += by_layers(w, *pairs[-1], legend=start == 0)
             on_map.append(steps(w, found))
-    page.mostly("correlations", pairs, source="figure 2, A and B: points on the lines")
+    page.mostly("correlations", pairs, at_most=0.15, relative=False, source="figure 2, A and B: points on the lines")
     on_map.append(fixed("c*", [net.c_star for net in nets.values()]))
     reading = "What a layer makes of the correlation of two signals of length q*, to be read as the length map."
     summary = [f"c* = {net.c_star:.4f}, slope at 1 χ₁ = {net.chi:.4f}, for σ_w = {w}." for w, net in nets.items()]
@@ -167,8 +169,10 @@ def cut(page: Page, width: int, networks: int) -> None:
         found.append(measure.signal_propagation(spec_of(w, width, depth), **inputs, seeds=networks))
         known.append((theory.signal_profile(net, depth, **inputs).c[-1], net.chi))
     last, growth = of_layer([each.c for each in found], -1), of_layer([each.gradients for each in found], -2)
-    page.mostly(f"correlations after {depth} layers", [(last, [c for c, _ in known])], source="figure 2, C")
-    page.mostly("growths of squared gradients", [(growth, [chi for _, chi in known])], source="χ₁ of figure 2, D")
+    quantity = f"correlations after {depth} layers"
+    page.mostly(quantity, [(last, [c for c, _ in known])], at_most=0.2, relative=False, source="figure 2, C")
+    quantity = "growths of squared gradients"
+    page.mostly(quantity, [(growth, [chi for _, chi in known])], at_most=0.2, source="χ₁ of figure 2, D")
     drawn = [
         Curve("c*", fine, [net.c_star for net in lines], "plain", PALETTE[0]),
         Curve(f"c after {depth} layers", at, last.value, "points", PALETTE[0], last.stderr, legend=False),

@@ -197,12 +197,13 @@ def small_steps(page: Page, data: pb.functional.Dataset, sizes: Sequence[int]) -
     g = torch.func.grad(cost)(w)
     known, source = pb.hvp(cost, w, g).norm() / g.norm(), "|Hg| / |g|"
     found = measure.smoothness(model, LOSS, x, y, [tiny]).effective_beta
-    page.row("effective β, small steps", known, found, 1e-4, relative=True, source=source)
+    page.row("effective β, small steps", known, found, 1e-4, relative=True, source=source, computed=True)
     last = sum(p.numel() for p in model.layers[-1].parameters())  # the read-out's, which come last
     before = torch.cat([g[:-last], torch.zeros_like(g[-last:])])
     known, source = pb.hvp(cost, w, before)[-last:].norm(), "the Hessian's rows of the read-out, times the others' g"
     found = measure.internal_covariate_shift(model, LOSS, x, y, tiny).shift[-1] / tiny
-    page.row("shift of the read-out over the rate, small steps", known, found, 1e-4, relative=True, source=source)
+    shifted = "shift of the read-out over the rate, small steps"
+    page.row(shifted, known, found, 1e-4, relative=True, source=source, computed=True)
 
 
 def sure(page: Page, quantity: str, limit: float, above: Tensor, below: Tensor, source: str, unlike: str = "") -> None:

@@ -86,7 +86,8 @@ def closed_forms(page: Page) -> None:
         page.row(f"λ of the identity, B = {B}", (B - 2) / (B - 3), factor("linear", B), 1e-9, source="theorem 8")
     others = ("relu", "leaky_relu", "tanh", "erf", "hard_tanh", "silu", "gelu", "sin", torch.sigmoid)
     least = min(factor(name, 16) for name in others)
-    page.at_least("least λ of nine activations, B = 16", factor("linear", 16), least, source="theorem 9: the identity")
+    source = "theorem 9: the identity"
+    page.at_least("least λ of nine activations, B = 16", factor("linear", 16), least, source=source, computed=True)
 
 
 def growth(page: Page, name: str, activation: Activation, B: int, size: Size) -> pb.Estimate:
@@ -97,8 +98,10 @@ def growth(page: Page, name: str, activation: Activation, B: int, size: Size) ->
     wide = measure.gradient_factors(twice, B, seeds=size.networks, seed=1000).mean
     # what is off at width N is c / N + O(1 / N²), which this leaves without its first term
     found = pb.Estimate(2 * wide.value - narrow.value, math.hypot(2 * wide.stderr, narrow.stderr), 2 * size.networks)
-    source = f"theory, within 3 standard errors of {found.stderr:.2g}"
-    page.row(f"λ measured: {name}, B = {B}", factor(activation, B), found.value, 3 * found.stderr, source=source)
+    page.measured(
+        f"λ measured: {name}, B = {B}", factor(activation, B), found.value, found.stderr,
+        at_most=page.pick(small=0.2, full=0.1), source="theory, within 3 standard errors",
+    )  # fmt: skip
     return found
 
 
@@ -147,8 +150,10 @@ def any_variance(page: Page, size: Size) -> None:
     page.at_most("spread of λ over σ_w = 0.5, 1, 1.9, relative", 1e-3, spread, source="cancels, but for torch's ε")
     plain = replace(size.spec("relu", theory.critical_sigma_w("relu", 0.0)), batch_norm=False)
     without = measure.gradient_factors(plain, 32, seeds=size.networks).mean
-    source = f"χ_1 = 1 at σ_w = √2; standard error {without.stderr:.2g}"
-    page.row("without batch norm, growth a layer", plain.theory().chi, without.value, 3 * without.stderr, source=source)
+    page.measured(
+        "without batch norm, growth a layer", plain.theory().chi, without.value, without.stderr,
+        at_most=page.pick(small=0.1, full=0.05), source="χ_1 = 1 at σ_w = √2, within 3 standard errors",
+    )  # fmt: skip
 
 
 def near_linear(page: Page, size: Size) -> None:
@@ -167,7 +172,8 @@ def near_linear(page: Page, size: Size) -> None:
         drawn.append(Curve(f"{name}, networks", measured, values, "points", colour, errors, legend=False))
     linear = factor("linear", B)
     smallest = factor(families[0][2](0.05), B)
-    page.row(f"λ of tanh(γ u), γ = 0.05, B = {B}", linear, smallest, 1e-4, source="figure 4 (a): γ to 0")
+    source = "figure 4 (a): γ to 0"
+    page.row(f"λ of tanh(γ u), γ = 0.05, B = {B}", linear, smallest, 1e-4, source=source, computed=True)
     drawn.append(Curve("identity", [0.1, 2.0], [linear] * 2, "dash"))
     reading = "The factor falls towards the identity's (dashed) as γ goes to 0 and as β grows; points are networks."
     page.draw(curves("linear", "Nearer the linear regime (figure 4, a and b)", reading, drawn, x="γ or β", y="λ"))

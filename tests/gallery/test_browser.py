@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_a_page_is_drawn(filled, load, open_page, tmp_path, name, width):
     """Lines, points, maps, and below them the charts of the stored run."""
     page, output = filled(name), load("output")
-    record = load("page").as_record(page, load("page").machine())
+    record = load("page").as_record(page, load("page").machine(), "0")
     script = Path(load(name).__file__)
     output.write_page(record, page.text, record, script, tmp_path / "page.html")
     window = open_page(tmp_path / "page.html", width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import torch
 import pullback as pb
 from pullback import measure
 from pullback.report.chart import Table
+from tests.gallery.conftest import GALLERY
 
 
 @pytest.fixture
@@ -55,12 +57,99 @@ def test_bounds_and_exact_numbers(page):
 
 def test_most_numbers_within_three_standard_errors(page):
     near = measure.Profile(torch.zeros(19), torch.ones(19))
+    options = {"at_most": 3, "relative": False}
     for far in (2.9, 3.1):
-        page.mostly("numbers", [(near, [-2.9] * 19), (measure.Profile(torch.zeros(1), torch.ones(1)), [far])])
-    page.mostly("numbers", [(near, [3.1, 3.1, *[0.0] * 17])])
-    page.mostly("numbers", [(measure.Profile(torch.zeros(1), torch.full((1,), math.nan)), [0.0])])
+        one = measure.Profile(torch.zeros(1), torch.ones(1))
+        page.mostly("numbers", [(near, [-2.9] * 19), (one, [far])], **options)
+    page.mostly("numbers", [(near, [3.1, 3.1, *[0.0] * 17])], **options)
+    page.mostly("numbers", [(measure.Profile(torch.zeros(1), torch.full((1,), math.nan)), [0.0])], **options)
     assert [row.here for row in page.rows] == pytest.approx([1, 0.95, 17 / 19, 0])
     assert [row.holds for row in page.rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("stderr", "holds"), [(0.0666, True), (0.0667, False), (math.nan, False), (math.inf, False)])
+def test_standard_errors_that_are_too_wide_show_nothing(page, stderr, holds):
+    """Just inside and just outside a tenth of 2, relative or not, for one number and for many; whatever is found."""
+    page.measured("one", 2, 2, stderr, at_most=0.1)
+    page.measured("negative", -2, -2, stderr, at_most=0.1)
+    page.measured("absolute", 5, 5, stderr, at_most=0.2, relative=False)
+    many = measure.Profile(torch.full((3,), 2.0), torch.tensor([0.0, stderr, 9.0]).nan_to_num(math.inf, math.inf))
+    page.mostly("numbers", [(many, [2.0] * 3)], at_most=0.1)
+    assert [row.holds for row in page.rows] == [holds] * 4
+    assert page.rows[0].tolerance == f"±{3 * stderr:.2g}, at most 0.1 relative"
+    assert page.rows[2].tolerance == f"±{3 * stderr:.2g}, at most 0.2"
+    assert all(row.computed for row in page.rows)
+
+
+@pytest.mark.parametrize(("value", "holds"), [(2.14, True), (2.16, False), (1.84, False)])
+def test_within_three_standard_errors(page, value, holds):
+    page.measured("one", 2, value, 0.05, at_most=0.1)
+    page.measured("rounding", 2, 2 + (value - 2) * 1e-9, 0.0, at_most=0.1, floor=0.15e-9)
+    assert [row.holds for row in page.rows] == [holds] * 2
+
+
+def test_every_row_held_to_standard_errors_has_a_cap():
+    """No page hands a standard error to ``row``, which would hold however wide it is."""
+    pages = [path for path in GALLERY.glob("*.py") if re.fullmatch(r"[a-z]+\d{4}_\w+", path.stem)]
+    assert len(pages) == 14
+    calls = [
+        (path.stem, ast.unparse(node))
+        for path in pages
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "row"
+        if {"stderr", "error", "tolerance"} & {
+            each.id if isinstance(each, ast.Name) else each.attr
+            for part in [*node.args[3:], *(k.value for k in node.keywords)]
+            for each in ast.walk(part)
+            if isinstance(each, ast.Name | ast.Attribute)
+        }
+    ]  # fmt: skip
+    assert not calls
+
+
+def test_computed_numbers_stand_under_another_head_than_the_paper_s(page, load):
+    page.row("printed", 1, 1, 0)
+    page.row("two routes", 2, 2, 0, computed=True)
+    page.measured("networks", 2, 2.01, 0.01, at_most=0.1)
+    record = load("page").as_record(page, load("page").machine(), "0")
+    lines = load("output").table_text(record).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["quantity", "printed", "quantity", "two", "networks"]
+    assert [line.split()[1] for line in lines if line.startswith("quantity")] == ["paper", "computed"]
+
+
+SCRIPT = '''"""A page."""
+import torch
+def found(x):
+    """What is found."""
+    return 2 * x
+def build(page):
+    within = 3 * float(torch.ones(1))
+    page.set(seed=0)
+    value = found(1.0)
+    page.row("name", 2, value + 1, within, source="figure 1")
+    page.draw(value)
+'''
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (("A page.", "Another page."), True),
+        (("figure 1", "figure 2"), True),
+        (('page.row("name", 2, value + 1, within', 'page.measured("n", 3, value + 1, 0.1, at_most=1'), True),
+        (("3 * float", "4 * float"), True),
+        (("    page.draw(value)\n", ""), True),
+        (("value + 1", "value + 2"), False),
+        (("2 * x", "3 * x"), False),
+        (("found(1.0)", "found(1.5)"), False),
+    ],
+)
+def test_the_hash_is_of_what_makes_the_numbers(load, tmp_path, change, same):
+    code_of = load("code_hash").code_of
+    (tmp_path / "a.py").write_text(SCRIPT)
+    (tmp_path / "b.py").write_text(SCRIPT.replace(*change))
+    assert SCRIPT.replace(*change) != SCRIPT
+    assert (code_of(tmp_path / "a.py") == code_of(tmp_path / "b.py")) == same
 
 
 def test_a_wrong_number_fails_its_page(page):
