@@ -111,7 +111,7 @@ def circles(page: Page, nets: Nets, width: int, networks: int) -> None:
     page.draw(slides(tangles, [f"σ_w = {w}, layer {layer}" for w in COLOURS for layer in (5, 10)]))
     page.draw(slides(correlations, [f"σ_w = {w}" for w in COLOURS]))
     page.mostly(
-        "correlations along the circle", pairs, at_most=0.2, relative=False, source="figure 3, C: points on the lines"
+        "correlations along the circle", pairs, at_most=0.3, relative=False, source="figure 3, C: points on the lines"
     )
     for low, high in pairwise(COLOURS):
         gap = five[low].value - five[high].value - 3 * (five[low].stderr + five[high].stderr)
@@ -211,14 +211,14 @@ def metrics(page: Page, nets: Nets, width: int, networks: int) -> None:
         for name, (profile, line) in zip(("g^E / N", "g^G", "N κ² extrapolated"), [*means[-2:], bent[-1]], strict=True):
             page.measured(
                 f"{name}, layer 3 of networks, σ_w = {w}", line[2], profile.value[2], profile.stderr[2],
-                at_most=page.pick(small=0.3, full=0.15), source="theory of figure 4, C to E; 3 standard errors",
+                at_most=page.pick(small=0.4, full=0.15), source="theory of figure 4, C to E; 3 standard errors",
             )  # fmt: skip
         if net.chi > 1:
             grown(page, w, found.gauss_length, known.gauss_length)
     page.mostly(
         "g^E and g^G", means, at_most=page.pick(small=0.2, full=0.1), source="figure 4, C to E: points on the lines"
     )
-    cap = page.pick(small=0.4, full=0.2)
+    cap = page.pick(small=0.5, full=0.2)
     page.mostly("N κ², extrapolated to infinite width,", bent, at_most=cap, source="figure 4, C to E")
     for name, (symbol, title, reading) in METRICS.items():
         ends = [f"{line.name}: {line.y[-1]:.4g} in layer 10 by theory." for line in drawn[name][::2]]
@@ -254,7 +254,7 @@ def boundaries(page: Page, nets: Nets) -> None:
         pairs.append((found, [w**2 * (gauss[layers] - 1) / (3 * net.q_star) for layers in behind]))
         sums += beside(f"σ_w = {w}", behind, pairs[-1][1], found.value, found.stderr, COLOURS[w])
     page.mostly(
-        "sums of squared curvatures", pairs, at_most=page.pick(small=0.6, full=0.4), source="this page's formula"
+        "sums of squared curvatures", pairs, at_most=page.pick(small=0.6, full=0.5), source="this page's formula"
     )
     reading = (
         "In chaos the boundary bends by another factor χ₁ for every layer, in order it settles. Behind many layers of "

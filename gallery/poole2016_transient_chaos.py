@@ -117,7 +117,8 @@ def correlations(page: Page, nets: Nets, width: int, networks: int) -> None:
             pairs.append((found, theory.signal_profile(net, DEPTH, **inputs).c))
             by_layer += by_layers(w, *pairs[-1], legend=start == 0)
             on_map.append(steps(w, found))
-    page.mostly("correlations", pairs, at_most=0.15, relative=False, source="figure 2, A and B: points on the lines")
+    cap = page.pick(small=0.15, full=0.06)
+    page.mostly("correlations", pairs, at_most=cap, relative=False, source="figure 2, A and B: points on the lines")
     on_map.append(fixed("c*", [net.c_star for net in nets.values()]))
     reading = "What a layer makes of the correlation of two signals of length q*, to be read as the length map."
     summary = [f"c* = {net.c_star:.4f}, slope at 1 χ₁ = {net.chi:.4f}, for σ_w = {w}." for w, net in nets.items()]
@@ -170,9 +171,10 @@ def cut(page: Page, width: int, networks: int) -> None:
         known.append((theory.signal_profile(net, depth, **inputs).c[-1], net.chi))
     last, growth = of_layer([each.c for each in found], -1), of_layer([each.gradients for each in found], -2)
     quantity = f"correlations after {depth} layers"
-    page.mostly(quantity, [(last, [c for c, _ in known])], at_most=0.2, relative=False, source="figure 2, C")
+    cap = page.pick(small=0.3, full=0.1)
+    page.mostly(quantity, [(last, [c for c, _ in known])], at_most=cap, relative=False, source="figure 2, C")
     quantity = "growths of squared gradients"
-    page.mostly(quantity, [(growth, [chi for _, chi in known])], at_most=0.2, source="χ₁ of figure 2, D")
+    page.mostly(quantity, [(growth, [chi for _, chi in known])], at_most=cap, source="χ₁ of figure 2, D")
     drawn = [
         Curve("c*", fine, [net.c_star for net in lines], "plain", PALETTE[0]),
         Curve(f"c after {depth} layers", at, last.value, "points", PALETTE[0], last.stderr, legend=False),
