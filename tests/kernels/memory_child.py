@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -49,8 +50,29 @@ def problem(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     return net, torch.randn(256, 3, 32, 32), torch.arange(256) % 10
 
 
+def store(limit: int = 210_000_000) -> dict[str, int]:
+    """A kernel of 3000 samples on disk, where its tiles do not all fit."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    layers = [nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)]
+    model, loss_fn = nn.Sequential(*layers), nn.CrossEntropyLoss()
+    data = torch.randn(3000, 300), torch.randint(3, (3000,))
+    with tempfile.TemporaryDirectory() as folder:
+        few = data[0][:100], data[1][:100]
+        pb.kernel_to_store(model, loss_fn, few, folder + "/first", tile=50, progress=False)  # libraries loaded
+        gc.collect()
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        made = pb.kernel_to_store(model, loss_fn, data, folder + "/store", memory_limit=limit, progress=False)
+        peak = status("VmHWM") - before
+    return {"limit": limit, "planned": made.plan.peak_bytes, "measured": peak, "tile": made.tile_size}
+
+
 def main() -> None:
     name, share = sys.argv[1], float(sys.argv[2])
+    if name == "store":
+        print(json.dumps(store()))
+        return
     torch.set_num_threads(1)  # each thread more has buffers of its own, which no plan knows
     model, x, y = problem(name)
     loss_fn = nn.CrossEntropyLoss()

@@ -92,9 +92,16 @@ def loops(
     return sigma_w**2 * k + sigma_b**2, own(k, terms, fan_in or 0) + sigma_w**2 * t
 
 
-@pytest.mark.parametrize("padding", ["circular", "zero"])
-@pytest.mark.parametrize("readout", ["flatten", "mean"])
-@pytest.mark.parametrize("channels", [None, 40])
+OPTIONS = tuple(product(("circular", "zero"), ("flatten", "mean"), (None, 40)))
+
+
+@pytest.mark.parametrize(  # half of them hold every two options together
+    ("padding", "readout", "channels"),
+    [
+        pytest.param(*options, marks=() if sum((number >> bit) & 1 for bit in range(3)) % 2 else pytest.mark.slow)
+        for number, options in enumerate(OPTIONS)
+    ],
+)
 def test_images_against_loops(padding: str, readout: str, channels: int | None) -> None:
     x, y = drawn(size=(2, 2, 2, 2))
     parametrisation = "ntk" if channels is None else "standard"
