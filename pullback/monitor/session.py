@@ -76,7 +76,7 @@ class Monitor:
         ``cost`` says how long each took, ``Monitor.seconds`` the sum.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> _ = torch.manual_seed(0)
         >>> model, loss_fn = nn.Linear(4, 2), nn.CrossEntropyLoss()
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
