@@ -45,6 +45,7 @@ def repeat(call: Callable[[], Any], level: int, seconds: float, most: int = MOST
     The peak is the highest resident memory of all calls, above ``level`` bytes.
     """
     times: list[float] = []
+    processor: list[float] = []
     peaks: list[int] = []
     result = None
     before = clocks()
@@ -52,9 +53,11 @@ def repeat(call: Callable[[], Any], level: int, seconds: float, most: int = MOST
         result = None
         gc.collect()
         reset_peak()
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         result = call()
         times.append(time.perf_counter() - start)
+        processor.append(time.process_time() - spent)
         peaks.append(resident("VmHWM") - level)
     others = share_of_others(before)
-    return {"seconds": times, "others": others, "peak_bytes": max(peaks), "level_bytes": level}, result
+    report = {"seconds": times, "processor_seconds": processor, "others": others}
+    return report | {"peak_bytes": max(peaks), "level_bytes": level}, result

@@ -44,7 +44,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    notes = []
+    notes, rows = [], {method: result["methods"][method] for method in result["reported"]}
     if result["scale"] != 1:
         notes.append(f"Number of samples scaled by {result['scale']:g}: a trial run, not a result.")
     if "gemm" in result["methods"] and "gemm_flops" in result:
@@ -53,6 +53,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(f"`gemm`: {flops / 1e9:.3g} GFLOP at {rate / 1e9:.3g} GFLOP/s.")
     if (others := max(row.get("others", 0) for row in result["methods"].values())) > BUSY:
         notes.append(f"Disturbed: other work took up to {others:.0%} of the machine during timed calls.")
+        spent = {m: row["median_processor_seconds"] for m, row in rows.items() if "median_processor_seconds" in row}
+        if spent:
+            shown = ", ".join(f"`{method}` {seconds:.3g} s" for method, seconds in spent.items())
+            notes.append(f"Processor time, median: {shown}.")
     whole = {m: row["process_peak_bytes"] for m, row in result["methods"].items() if "process_peak_bytes" in row}
     if whole:
         shown = ", ".join(f"`{method}` {peak / 1e6:.0f} MB" for method, peak in whole.items())

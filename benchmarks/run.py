@@ -113,6 +113,8 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "rounds": len(rounds),
         "others": max(report["others"] for report in rounds),
     }
+    if "processor_seconds" in rounds[0]:
+        row["median_processor_seconds"] = statistics.median(s for r in rounds for s in r["processor_seconds"])
     for peak in ("peak_bytes", "process_peak_bytes"):
         if peak in rounds[0]:
             row[peak] = max(report[peak] for report in rounds)

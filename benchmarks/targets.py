@@ -44,6 +44,16 @@ def speed(rows: Rows, ours: str, other: str, factor: float) -> Verdict:
     return verdict(text, f"{ratio:.3g}x", ratio >= factor)
 
 
+def cheaper(rows: Rows, ours: str, other: str, factor: float) -> Verdict:
+    """At most the processor time of one other row over ``factor``: for machines that have other work."""
+    text = f"at most 1/{factor:g} of the processor time of {other}"
+    field = "median_processor_seconds"
+    if any(field not in rows.get(name, {}) for name in (ours, other)):
+        return verdict(text, "not measured", None)
+    ratio = rows[other][field] / rows[ours][field]
+    return verdict(text, f"1/{ratio:.3g}", ratio >= factor)
+
+
 def leaner(rows: Rows, ours: str, peers: Iterable[str], factor: float) -> Verdict:
     """At most 1/``factor`` of the peak memory of the leanest peer."""
     share = f"1/{factor:g} of" if factor > 1 else ""
