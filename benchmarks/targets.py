@@ -46,7 +46,7 @@ def speed(rows: Rows, ours: str, other: str, factor: float) -> Verdict:
 
 def cheaper(rows: Rows, ours: str, other: str, factor: float) -> Verdict:
     """At most the processor time of one other row over ``factor``: for machines that have other work."""
-    text = f"at most 1/{factor:g} of the processor time of {other}"
+    text = f"`{ours}` takes at most {'' if factor == 1 else f'1/{factor:g} of '}the processor time of `{other}`"
     field = "median_processor_seconds"
     if any(field not in rows.get(name, {}) for name in (ours, other)):
         return verdict(text, "not measured", None)

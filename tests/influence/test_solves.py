@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import _progress, reference
 from pullback.influence import dual, query, rows, system
+from pullback.operators import as_operator
 from tests.compare import assert_same
 from tests.influence.test_response import LOSSES, dense_matrix, network
 
@@ -216,6 +217,25 @@ def test_the_worst_of_several_blocks_counts() -> None:
     alone = pb.query_influence(model, half, (x, model(x).detach()), x[:1], yq[:1], **settings)
     assert alone.converged
     assert alone.residual == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("matrix", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize(("units", "refused"), [(0.05, True), (0.5, True), (2.0, False), (100.0, False)])
+def test_which_matrices_are_singular(dtype: torch.dtype, matrix: Any, units: float, refused: bool) -> None:
+    """I7: a smallest eigenvalue of at most P units of rounding of the largest is zero, also where it is above."""
+    P = 8
+    values = torch.ones(P, dtype=dtype)
+    values[3] = units * P * torch.finfo(dtype).eps
+    asked = system.settings_of("here", matrix, "cg", 0.0, 1e-6, None, None)
+    operator = as_operator(torch.diag(values), symmetric=True)
+    if not refused:
+        system._check_definite(operator, asked, P, "here")
+        return
+    with pytest.raises(
+        pb.InputError, match=r"here: expected a positive definite matrix .* got a smallest eigenvalue of"
+    ):
+        system._check_definite(operator, asked, P, "here")
 
 
 def test_the_inverse_belongs_to_its_weights() -> None:
