@@ -373,6 +373,27 @@ def only_biases(n: int) -> Made:
     return model, nn.MSELoss(), torch.randn(n, 2, 4), torch.randn(n, 2)
 
 
+class Branches(nn.Module):
+    """Two layers side by side, both run before the activations of either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(3, 5), nn.Linear(3, 4), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = self.left(x), self.right(x)
+        return self.head(torch.cat([F.softplus(u), torch.tanh(v)], 1))
+
+
+def _density(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-density of a normal distribution of scale 1/8, about -1.2 an output at its mean: of either sign."""
+    return (32 * (targets - outputs).square() - 1.16).sum(1)
+
+
+def branches(n: int) -> Made:
+    return Branches(), _density, torch.randn(n, 3), torch.randn(n, 2)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -400,6 +421,7 @@ CASES = tuple(
         (one_dict, "linear embedding"),
         (in_place, "linear conv1d instance_norm"),
         (only_biases, "conv1d group_norm conv_transpose1d linear"),
+        (branches, "linear"),
     )
 )
 

@@ -17,7 +17,12 @@ from pullback.operators.base import Operator
 from tests.cases import CASES, Bags, Case, build
 from tests.compare import assert_different, assert_same
 
-LIKELIHOODS = {"conv3d": "label_smoothing", "two_inputs": "_squared", "zero_gradient": "<lambda>"}  # those without
+LIKELIHOODS = {  # those without
+    "conv3d": "label_smoothing",
+    "two_inputs": "_squared",
+    "zero_gradient": "<lambda>",
+    "branches": "_density",
+}
 
 
 class PlainBags(Bags):
