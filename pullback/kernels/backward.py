@@ -1,4 +1,4 @@
-"""``backward_kernel``: K_ij = <g_i, g_j>, whole and per layer, from one forward and one backward pass."""
+"""``backward_kernel``: K_ij = <g_i, g_j>, whole and per layer, from one forward pass."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def backward_kernel(
 ) -> Kernel:
     """Backward kernel K_ij = <g_i, g_j>, g_i the gradient of sample i's own loss; exact, no 1/N anywhere.
 
-    One forward and one backward pass over the samples. Gradients are never formed where their inner products are
-    cheaper from layer inputs and output gradients. It is not the tangent kernel (gradients of outputs), and what
-    it shares its spectrum with is the empirical Fisher matrix G^T G, not the Hessian.
+    One forward pass and two backward passes to the activations, one of them a check. Gradients are never formed where
+    their inner products are cheaper from layer inputs and output gradients. It is not the tangent kernel (gradients of
+    outputs), and what it shares its spectrum with is the empirical Fisher matrix G^T G, not the Hessian.
 
     Args:
         model: any module in eval mode; parameters no rule covers go through a fallback the plan reports.
@@ -72,9 +72,9 @@ def backward_kernel(
         SelfCheckError: a result contradicts the ordinary gradient; see ``checks``.
         WorkerError: with ``group``, another rank failed; names it and the cause.
 
-    Cost: a forward and a backward pass, then for a linear layer from d to p features N^2 (d + p) operations
-        without positions and the lesser of N^2 T^2 (d + p) and N^2 d p + 2 N T d p with T positions. Without a
-        memory limit the captured layer inputs and output gradients stay alive with the kernel.
+    Cost: a forward pass, two backward passes and three samples alone, then for a linear layer from d to p features
+        N^2 (d + p) operations without positions and the lesser of N^2 T^2 (d + p) and N^2 d p + 2 N T d p with T
+        positions. Without a memory limit the captured layer inputs and output gradients stay alive with the kernel.
         With a group of W ranks: passes over N / W samples and 1 / W of the operations on each rank; every rank
         receives (1 - 1 / W) of the captured tensors and holds all of them, and sends and receives about
         (1 - 1 / W) N^2 numbers for each layer's block; see ``docs/kernels.md``.
@@ -133,8 +133,8 @@ def loss_request(
 class KernelSeries:
     """Backward kernels of one model again and again while it trains, for callers that watch it.
 
-    The first call makes every check; later ones leave out the two samples that are run alone (unless ``anew``),
-    and keep the proof of coverage and the sums, which come with the one forward and backward pass.
+    The first call makes every check; later ones leave out the samples that are run alone and the pass that finds one
+    of them (unless ``anew``), and keep the proof of coverage and the sums, which come with forward and backward pass.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:

@@ -96,7 +96,7 @@ def check_gradients(
 ) -> GradientCheck:
     """Gradient rows of a few samples, as every kernel uses them, against autograd in batches of one.
 
-    Kernel calls make this comparison for two samples and raise; here a disagreement is reported, parameter by
+    Kernel calls make this comparison for three samples and raise; here a disagreement is reported, parameter by
     parameter, with the rule that wrote the rows down. Many that differ mean samples that depend on each other or on
     chance (see the errors of ``backward_kernel``); a single one means its rule.
 

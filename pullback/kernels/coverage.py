@@ -49,16 +49,17 @@ def capture_factors(
     as ``known``: it then stands in for the shapes, and no sample is run alone. One that compares rows itself says no
     to ``check``.
     """
-    check = check and known is None
-    run = capture(view, readout, x, y, where, weighted=check)
+    run = capture(view, readout, x, y, where, weighted=check and known is None)
     if known is not None and not _fits(view, run, known):
         known = None
-    if torch.float16 in run.dtypes and run.values.device.type != "meta":
+    has_numbers = run.values.device.type != "meta"
+    check = check and known is None and has_numbers
+    if torch.float16 in run.dtypes and has_numbers:
         check_half((g for each in run.gradients for g in each if g is not None), where)
     first = known or _one_sample(view, readout, x, y, where, run)
     between = _most_dependent(run, first) if check else 0
     captured = _captured(view, readout, x, y, where, run, first)
-    if check and captured.values.device.type != "meta":
+    if check:
         for index in dict.fromkeys((0, between, run.num_samples - 1)):
             alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
             check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)

@@ -72,6 +72,11 @@ def refuse(
     signature, is_active, what, remedy = _REFUSED[func]
     arguments = dict(zip(signature, args, strict=False)) | kwargs
     if is_active(arguments):
+        if func is F.batch_norm and arguments.get("running_mean") is None:
+            what = "batch norm without running statistics (track_running_stats=False)"
+            remedy = (
+                "Use pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed, or track_running_stats=True"
+            )
         layer = next((layers[id(a)] for a in arguments.values() if id(a) in layers), None)
         raise unsupported(
             where,

@@ -15,7 +15,7 @@ from pullback.kernels.captured import Captured
 from pullback.kernels.plan import KernelPlan
 from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates
-from pullback.kernels.scale_passes import PLAIN, Passes, count_passes
+from pullback.kernels.scale_passes import ALONE, PLAIN, Passes, count_passes
 from pullback.kernels.scale_plan import ScalePlan
 from pullback.kernels.scale_share import Share, areas
 from pullback.kernels.store_captures import named_tensors
@@ -106,11 +106,11 @@ def _timed(
         workers=workers,
         tile=tile,
         num_tiles=store.num_tiles,
-        forward_flops=N * passes.forward + blocks * 3 * passes.forward,
-        backward_flops=N * passes.backward + blocks * 2 * (PLAIN - 1) * passes.forward,
+        forward_flops=N * passes.forward + blocks * (1 + ALONE) * passes.forward,
+        backward_flops=N * passes.backward + blocks * ALONE * (PLAIN - 1) * passes.forward,
         check_flops=N * passes.checks,
         tile_flops=whole[0] * pair.flops + whole[1] * alone.flops * 2 * half,
-        passes=1 + 3 * blocks / N,
+        passes=1 + (1 + ALONE) * blocks / N,
         capture_bytes=footprint.factor_bytes // captured.num_samples,
         disk_bytes=store.disk_bytes + store.capture_bytes,
         model_bytes=model_bytes,
@@ -128,7 +128,7 @@ def _block_seconds(footprint: Footprint, passes: Passes, tile: int, rates: Rates
     """Time to capture a block: products, what autograd saves (written, read, its gradient), and the data's hash."""
     n, element = footprint.captured.num_samples, footprint.dtype.itemsize
     each = passes.forward + passes.backward + passes.checks
-    single = (1 + 2 * PLAIN) * passes.forward  # a block's first sample, and two samples by plain autograd
+    single = (1 + ALONE * PLAIN) * passes.forward  # a block's first sample, and some by plain autograd
     streamed = tile * footprint.graph_bytes / n / element * 3
     hashed = tile * footprint.data_bytes / n / HASH_BYTES
     return (tile * each + single) / rates.gemm + streamed / rates.stream + hashed

@@ -17,6 +17,7 @@ from pullback.kernels.captured import UNSEEN, Captured
 from pullback.kernels.factors import Factor
 from pullback.kernels.outer import OuterFactor
 
+ALONE = 3  # samples of a block that are compared with themselves alone
 PLAIN = 3  # forward passes a forward and a backward pass of plain autograd cost
 
 
@@ -52,7 +53,7 @@ def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where
             seen.append(counter.get_total_flops())  # the forward pass is over
             return readout.values(outputs, targets, caller)
 
-        capture(captured.view, replace(readout, values=values), x, y, where)
+        capture(captured.view, replace(readout, values=values), x, y, where, weighted=True)
     forward, both = (flops / captured.num_samples for flops in (seen[0], counter.get_total_flops()))
     fallback = PLAIN * forward if UNSEEN[0] in captured.rules else 0.0
     return Passes(forward, both - forward + fallback, sum(_check_flops(f) for f in captured.factors))

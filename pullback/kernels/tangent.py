@@ -58,7 +58,7 @@ def tangent_kernel(
         UnsupportedError: batch norm or dropout in train mode, a model that mixes samples.
         SelfCheckError: a result contradicts the ordinary gradient.
 
-    Cost: a forward pass and C backward passes to the activations ("sum": one). A A^T is computed once for all pairs
+    Cost: a forward pass and C + 1 backward passes to the activations ("sum": two). A A^T is computed once for all pairs
         of outputs: a linear layer costs N^2 (d + C^2 p) operations for "full", N^2 (d + C p) for the others. Where
         the last layer is linear, its block is (A A^T + 1) times the identity and costs N^2 d.
 

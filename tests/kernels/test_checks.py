@@ -42,6 +42,51 @@ def test_batch_norm_in_train_mode() -> None:
         pb.backward_kernel(plain, CE, *data())
 
 
+def test_batch_norm_without_running_statistics() -> None:
+    """``eval()`` does not help there, and is not advised; the advice given does."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)).eval()
+    x, y = data()
+    with pytest.raises(
+        pb.UnsupportedError, match=r"track_running_stats=False\) in layer `1`\. Use pb\.frozen"
+    ) as caught:
+        pb.backward_kernel(model, CE, x, y)
+    assert "eval()" not in str(caught.value)
+    with pb.frozen_batch_norm(model, x):
+        assert_same(pb.backward_kernel(model, CE, x, y).total, reference.total_kernel(model, CE, x, y), 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e5])
+def test_what_float16_cannot_hold(scale: float) -> None:
+    """Losses too small or too large for it are told as that, not as samples that depend on each other."""
+    x, y = data()
+    loss_fn = lambda z, t: scale * F.cross_entropy(z.float(), t, reduction="none")  # noqa: E731
+    with (
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(pb.UnsupportedError, match="gradients that float16 can hold, got .* use bfloat16"),
+    ):
+        pb.backward_kernel(small_mlp(), loss_fn, x, y)
+
+
+@pytest.mark.parametrize(("scale", "end"), [(1e-22, "below 1.2e-38"), (1e-30, "below"), (1e20, "above 3.4e\\+38")])
+def test_inner_products_out_of_range(scale: float, end: str) -> None:
+    """Rows that float32 holds, and squares that it does not: rows are answered, their kernel is refused."""
+    x, y = data()
+    model, loss_fn = small_mlp(), lambda z, t: scale * F.cross_entropy(z, t, reduction="none")
+    with pytest.raises(pb.UnsupportedError, match=f"inner products torch.float32 can hold, got some {end}.*double"):
+        pb.backward_kernel(model, loss_fn, x, y)
+    G, unit = pb.GradientMatrix(model, loss_fn, x, y).to_dense(), pb.GradientMatrix(model, CE, x, y).to_dense()
+    assert_same(G / scale, unit, 1e-5)
+    wide = pb.backward_kernel(model.double(), loss_fn, x.double(), y).total / scale**2
+    assert_same(wide, pb.backward_kernel(model, CE, x.double(), y).total, 1e-10)
+
+
+def test_gradients_that_do_not_exist() -> None:
+    """A root at zero has a finite loss and no derivative: told as that."""
+    loss_fn = lambda z, t: (z * 0).square().sum(1).sqrt()  # noqa: E731
+    with pytest.raises(pb.UnsupportedError, match="finite gradients, got NaN or infinity in the gradient of .* root"):
+        pb.backward_kernel(small_mlp(), loss_fn, *data())
+
+
 @pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.AlphaDropout(0.5)])
 def test_dropout_in_train_mode(drop: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(4, 5), drop, nn.Linear(5, 3))

@@ -100,11 +100,11 @@ def test_operations_of_an_mlp() -> None:
     products = sum(2 * d * p for d, p in sizes)
     forward, backward, checks = passes_of(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]))
     assert forward == products
-    assert backward == sum(2 * d * p for d, p in sizes[1:])  # weight gradients are probed, not formed
+    assert backward == 2 * sum(2 * d * p for d, p in sizes[1:])  # weighted and not; weight gradients are probed
     assert checks == products + sum(2 * (d + p) for d, p in sizes)
     plan = pb.plan_kernel(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]), num_samples=400, tile=100, rates=RATES)
     scale = scale_of(plan)
-    assert scale.forward_flops == (400 + 3 * 4) * products  # of four blocks the first sample, and two again alone
+    assert scale.forward_flops == (400 + 4 * 4) * products  # of four blocks the first sample, and three again alone
     pair = 2 * sum(d + 1 + p for d, p in sizes)
     assert scale.tile_flops == (6 + 4) * 100**2 * pair  # squares of 100: those on the diagonal are made whole
 
