@@ -78,7 +78,6 @@ def layers_of(model: nn.Module, where: str) -> dict[str, nn.Module]:
     return found
 
 
-@torch.no_grad()
 def draw_weights(
     layer: nn.Module, scale: float, sigma_b: float, generator: torch.Generator, *, orthogonal: bool
 ) -> None:
@@ -88,9 +87,10 @@ def draw_weights(
     dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision has no QR decomposition
     shape = filters(layer, weight).shape
     drawn = torch.randn(shape, generator=generator, dtype=dtype)
-    weight.copy_(from_filters(layer, scale * (_orthonormal(drawn) if orthogonal else drawn), weight))
-    if isinstance(bias, Tensor):
-        bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=dtype))
+    with torch.inference_mode(weight.is_inference()), torch.no_grad():  # what is made in it is written to in it alone
+        weight.copy_(from_filters(layer, scale * (_orthonormal(drawn) if orthogonal else drawn), weight))
+        if isinstance(bias, Tensor):
+            bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=dtype))
 
 
 def _orthonormal(matrices: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -166,7 +167,7 @@ def _of_code(model: nn.Module, units: dict[str, Activation], where: str) -> Orde
         if isinstance(own, Linearity) or "" in units:  # nothing around it to follow
             own = nn.Sequential(own)
             units = {"0": units[""]} if units else units
-        nodes = list(_Tracer(units).trace(own).nodes)
+        nodes = list(_Tracer(units).trace(own, _defaults(own)).nodes)
     except Exception as error:  # any code of a user's
         words = str(error).strip().split("\n")[0].rstrip(".") or "no message"
         got = f"{type(error).__name__} ({words})"
@@ -174,6 +175,13 @@ def _of_code(model: nn.Module, units: dict[str, Activation], where: str) -> Orde
             where, "a model whose order of calls its code alone shows", got, "Pass an example of its inputs as x="
         ) from error
     return _walk(own, nodes, units)
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """Arguments of the forward pass that have a plain default: it is taken, so that code may decide by it."""
+    parameters = inspect.signature(model.forward).parameters
+    plain_kinds = (bool, int, float, str, type(None))
+    return {name: each.default for name, each in parameters.items() if isinstance(each.default, plain_kinds)}
 
 
 def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activation]) -> Order:

@@ -155,6 +155,12 @@ def test_precisions_and_width_zero(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 30)).to(dtype)
     pb.initialise(model, weights="orthogonal")
     assert float(model[0].weight.detach().double().square().mean()) * 40 == pytest.approx(2, rel=0.01)
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(400, 30), nn.ReLU(), nn.Linear(30, 3))
+    pb.initialise(model)
+    with torch.inference_mode():
+        assert float(model[0].weight.square().mean()) * 400 == pytest.approx(2, rel=0.1)
+        pb.initialise(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
     with pytest.warns(UserWarning, match="zero-element"):
         none = nn.Sequential(nn.Linear(0, 5), nn.ReLU(), nn.Linear(5, 0))
     pb.initialise(none)

@@ -248,6 +248,20 @@ def test_branches_skips_and_attention() -> None:
     assert found(encoder, torch.randn(2, 5, 8)) == expected
 
 
+class Optional(Chain):
+    """Decides by arguments that are left out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, twice: bool = False, scale: float = 1.0) -> Tensor:
+        h = super().forward(x if mask is None else x * mask)
+        return super().forward(h) if twice or scale > 2 else h
+
+
+def test_arguments_that_are_left_out_have_their_defaults() -> None:
+    for x in (None, X, {"x": X, "twice": False}):
+        assert found(Optional(F.relu), x) == {"first": "relu", "second": "relu", "out": None}
+    assert found(Optional(F.relu), {"x": X, "mask": X, "twice": True})["first"] == "relu"
+
+
 class Outside(nn.Module):
     """An activation computed where torch sees nothing."""
 
