@@ -88,7 +88,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
             pl_module.get_submodule(self.module),
             self.loss_fn,
             self.run_dir,
-            optimizer=optimizers[0] if optimizers else None,
+            optimizer=optimizers,
             resume=trainer.global_step or None,
             **(self.options | {"forward": sinks}),
         )
@@ -98,7 +98,11 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         monitor = self.monitor
         if monitor is None or trainer.global_step == monitor.num_steps:
             return
-        x, y = self.split(batch)
+        try:
+            x, y = self.split(batch)
+        except Exception as error:  # what cannot be measured is recorded, and training goes on
+            monitor.log_error("monitor", error, step=trainer.global_step)
+            return
         with trainer.precision_plugin.forward_context():
             monitor.step(x, y, loss=_loss_of(outputs, trainer, pl_module), step=trainer.global_step)
 
