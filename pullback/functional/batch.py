@@ -78,15 +78,8 @@ def filled(batch: Batch, given: Iterable[Any]) -> Batch:
 
 
 def copied(batch: Batch) -> Batch:
-    """A batch of copies, to be written to; they stay in their graph, and what was one tensor twice is so again."""
-    copies: dict[int, Tensor] = {}
-
-    def once(tensor: Tensor) -> Tensor:
-        if id(tensor) not in copies:
-            copies[id(tensor)] = tensor.clone()
-        return copies[id(tensor)]
-
-    return mapped(once, batch)
+    """A batch of copies, to be written to. They stay in their graph; one tensor in two places becomes two."""
+    return mapped(Tensor.clone, batch)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

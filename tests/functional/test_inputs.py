@@ -254,6 +254,39 @@ def test_inputs_with_gradients_keep_none() -> None:
     assert x.grad is None
 
 
+class WritesToBoth(nn.Module):
+    """Writes to tensors and to the mapping they come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net(nn.Identity())
+
+    def forward(self, a: Any, b: Tensor | None = None) -> Tensor:
+        if b is None:
+            a, b = a.pop("a"), a.pop("more")[0]
+        a.add_(b)
+        b.zero_()
+        return self.body(a)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict", "one mapping", "one tensor twice"])
+@pytest.mark.parametrize("name", ["backward_kernel", "Hessian", "query_influence", "Jacobian inputs"])
+def test_several_inputs_that_are_written_to(name: str, form: str) -> None:
+    _, a, _, y = data()
+    b = a if form == "one tensor twice" else a.flip(0)
+    x: Any = {"tuple": (a, b), "dict": {"a": a, "b": b}, "one mapping": {"a": a, "more": (b,)}}.get(form, (a, a))
+    before = a.clone(), b.clone()
+
+    class Reading(WritesToBoth):
+        def forward(self, a: Any, b: Tensor | None = None) -> Tensor:
+            return self.body(a["a"] + a["more"][0] if b is None else a + b)
+
+    found = results(CALLS[name], WritesToBoth(), nn.CrossEntropyLoss(), x, y)
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
+    same(found, results(CALLS[name], Reading(), nn.CrossEntropyLoss(), x, y))
+
+
 class Pair(NamedTuple):
     a: Tensor
     b: Any
@@ -267,7 +300,7 @@ def test_containers_are_new_and_of_the_kind_they_were() -> None:
     assert isinstance(copy[0], Pair)
     assert [type(part) for part in copy[0].b] == [UserDict, Plain]
     assert type(copy[1]["more"]) is OrderedDict
-    assert len({id(leaf) for leaf in tensors(copy)}) == 1  # one tensor in five places is one copy
+    assert len({id(leaf) for leaf in tensors(copy)}) == 5  # as samples alone have no tensor in common either
     assert tensors(copy)[0] is not t
     copy[1]["new"], copy[0].b[0]["t"] = 1, None
     assert "new" not in batch[1]
