@@ -42,8 +42,7 @@ class WritesUnseen(Writes):
 
     def forward(self, x: Tensor) -> Tensor:
         x.detach().numpy().__imul__(2.0)
-        x.data.mul_(2.0)
-        torch.mul(x, 0.25, out=x)
+        x.data.mul_(0.5)
         return super().forward(x)
 
 
@@ -263,7 +262,7 @@ class WritesToBoth(nn.Module):
 
     def forward(self, a: Any, b: Tensor | None = None) -> Tensor:
         if b is None:
-            a, b = a.pop("a"), a.pop("more")[0]
+            a, b = a.pop("left"), a.pop("more")[0]
         a.add_(b)
         b.zero_()
         return self.body(a)
@@ -274,12 +273,12 @@ class WritesToBoth(nn.Module):
 def test_several_inputs_that_are_written_to(name: str, form: str) -> None:
     _, a, _, y = data()
     b = a if form == "one tensor twice" else a.flip(0)
-    x: Any = {"tuple": (a, b), "dict": {"a": a, "b": b}, "one mapping": {"a": a, "more": (b,)}}.get(form, (a, a))
+    x: Any = {"tuple": (a, b), "dict": {"a": a, "b": b}, "one mapping": {"left": a, "more": (b,)}}.get(form, (a, a))
     before = a.clone(), b.clone()
 
     class Reading(WritesToBoth):
         def forward(self, a: Any, b: Tensor | None = None) -> Tensor:
-            return self.body(a["a"] + a["more"][0] if b is None else a + b)
+            return self.body(a["left"] + a["more"][0] if b is None else a + b)
 
     found = results(CALLS[name], WritesToBoth(), nn.CrossEntropyLoss(), x, y)
     assert torch.equal(a, before[0])
