@@ -157,6 +157,18 @@ def same_results(rank: int) -> None:
         assert_same(shared @ v, alone @ v)
 
 
+def the_first_ranks_speed_counts(rank: int) -> None:
+    """Machines differ, and their forms with them; all take those of the first, or their collectives would not meet."""
+    model, loss_fn, x, y = build(case_named("positions"), N)
+    slow = pb.Rates(gemm=1e9 if rank else 1e12, bmm=1e12 if rank else 1e9, stream=1e6 if rank else 1e12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pullback.kernels.distributed.machine_rates", lambda *_: slow)
+        kernel = pb.backward_kernel(model, loss_fn, x, y, group="world")
+    plans = on_all_ranks(str(kernel.plan))
+    assert plans[0] == plans[1]
+    assert_same(kernel.total, reference.total_kernel(model, loss_fn, x, y))
+
+
 def data_parallel(rank: int) -> None:
     """The wrapper's own collectives are not called."""
     model, loss_fn, x, y = build(case_named("mlp"), N)

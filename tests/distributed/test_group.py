@@ -38,7 +38,7 @@ def test_kernels_of_two_processes(tmp_path: Path) -> None:
 def test_how_two_processes_share(tmp_path: Path) -> None:
     """Who does what, and what happens when they disagree or one of them fails."""
     shared = (works.same_results, works.work_is_shared, works.linear_stretches, works.other_paths, works.data_parallel)
-    shared += (works.one_against_many,)
+    shared += (works.one_against_many, works.the_first_ranks_speed_counts)
     failing = (works.one_rank_fails, works.a_wrong_tile_is_found, works.other_outputs)
     refusing = (works.different_arguments, works.subgroups, works.refused)
     in_two_processes((*shared, *failing, *refusing), tmp_path)

@@ -300,6 +300,14 @@ def test_equals_loops(name: str) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_masks_of_unequal_samples() -> None:
+    """The first and the last sample have as many places as samples have on average: no axis holds the samples."""
+    model, x, y = made("token_at_masked_places")
+    for sample, count in enumerate((2, 1, 3, 2, 2)):
+        x[sample, :, 0] = torch.where(torch.arange(T) < count, 1.0, -1.0) * x[sample, :, 0].abs()
+    assert_same(pb.backward_kernel(model, CE, x, y).total, reference.total_kernel(model, CE, x, y))
+
+
 class Residual(nn.Module):
     """A block of torchvision's kind, with instance norm."""
 

@@ -268,16 +268,19 @@ def test_a_wrong_tile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         make(tmp_path, tile=4)
 
 
-def test_wrong_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums of rows too, parameter by parameter, once a block."""
+@pytest.mark.parametrize("error", [1e-3, 1e-6])
+def test_wrong_rows_are_found(error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of rows too, parameter by parameter, once a block; in float64 by a millionth."""
     check = store_tile.SumChecks.add_totals
+    model, loss_fn, data = mlp()
+    model, data = model.double(), (data[0].double(), data[1])
 
     def wrong(self: Any, factor: Any, captured: Any, totals: dict[str, Tensor], bound: Tensor) -> None:
-        check(self, factor, captured, {name: 1.001 * total for name, total in totals.items()}, bound)
+        check(self, factor, captured, {name: (1 + error) * total for name, total in totals.items()}, bound)
 
     monkeypatch.setattr("pullback.kernels.store_tile.SumChecks.add_totals", wrong)
     with pytest.raises(pb.SelfCheckError, match="expected the summed gradient of `"):
-        make(tmp_path, tile=4)
+        make(tmp_path, model, loss_fn, data, tile=4)
 
 
 def test_what_backward_kernel_refuses_is_refused(tmp_path: Path) -> None:
