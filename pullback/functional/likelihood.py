@@ -126,17 +126,33 @@ def sample_targets(loss_fn: LossFunction, outputs: Tensor, targets: Batch, gener
     return drawn.masked_fill(targets == ignored, ignored)  # type: ignore[arg-type]
 
 
-def _of_probabilities(p: Tensor, t: Tensor) -> Tensor:
-    """(diag(p) - p p^T) t along the class axis, that of z (N, C, ...)."""
-    axis = 1 - p.dim()  # counted from the end: t may have further leading axes
-    weighted = p * t
-    return weighted - p * weighted.sum(axis, keepdim=True)
+def _of_probabilities(z: Tensor, t: Tensor) -> Tensor:
+    """(diag(p) - p p^T) t along the class axis, that of z (N, C, ...), with t relative to the likeliest class.
+
+    The matrix does not see a constant in t; without it nothing cancels where p of one class is 1 but for rounding.
+    """
+    axis = 1 - z.dim()  # counted from the end: t may have further leading axes
+    p, is_top = z.softmax(axis), _likeliest(z)
+    relative = (t - t.masked_fill(~is_top, 0.0).sum(axis, keepdim=True)).masked_fill(is_top, 0.0)
+    return p * (relative - (p * relative).sum(axis, keepdim=True))
 
 
-def _root_of_probabilities(p: Tensor, e: Tensor) -> Tensor:
+def _root_of_probabilities(z: Tensor, e: Tensor) -> Tensor:
     """(diag(sqrt p) - p sqrt(p)^T) e, whose square is diag(p) - p p^T because p sums to one."""
+    axis = 1 - z.dim()
+    p, is_top = z.softmax(axis), _likeliest(z)
     half = p.sqrt() * e
-    return half - p * half.sum(1 - p.dim(), keepdim=True)
+    others = half.masked_fill(is_top, 0.0).sum(axis, keepdim=True)
+    rest = p.masked_fill(is_top, 0.0).sum(axis, keepdim=True)  # 1 - p of the likeliest class
+    total = half.sum(axis, keepdim=True)
+    return torch.where(is_top, half * rest - p * others, half - p * total)
+
+
+def _likeliest(z: Tensor) -> Tensor:
+    """Whether a class is the likeliest, the first of equal ones."""
+    axis = 1 - z.dim()
+    classes = torch.arange(z.shape[axis], device=z.device).view(-1, *[1] * (z.dim() - 2))
+    return classes == z.argmax(axis, keepdim=True)
 
 
 def _draw_classes(p: Tensor, generator: torch.Generator) -> Tensor:
@@ -154,8 +170,8 @@ def _draw_normal(z: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
 _NORMAL = Likelihood("normal", lambda z, t: 2 * t, lambda z, e: 2**0.5 * e, _draw_normal)
 _SOFTMAX = Likelihood(
     "softmax",
-    lambda z, t: _of_probabilities(z.softmax(1), t),
-    lambda z, e: _root_of_probabilities(z.softmax(1), e),
+    _of_probabilities,
+    _root_of_probabilities,
     lambda z, c, generator: _draw_classes(z.softmax(1), generator),
 )
 _CLASSES = Likelihood(  # outputs are log-probabilities: one entry of them is the log-likelihood

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pullback._checks import unsupported
+from pullback._checks import UnsupportedError, unsupported
 from pullback.functional.batch import Batch, copied
+from pullback.functional.differentiable import differentiable, forward_derivatives, lacks_forward_derivative
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
+from pullback.functional.modes import mode_dependent
 from pullback.functional.stand_in import stand_in
 
 
@@ -25,7 +26,8 @@ def linearize(model: nn.Module) -> Linearized:
     at w0 its Hessian is the Gauss-Newton matrix of the model.
 
     Args:
-        model: in eval mode, with one tensor (or an object with ``logits``) as its output. It is copied, not changed.
+        model: with one tensor (or an object with ``logits``) as its output; in eval mode, or without layers that have
+            one. It is copied, not changed.
 
     Returns:
         A module in eval mode that is called as the model is, and returns a tensor. Parameters that were frozen are
@@ -33,9 +35,10 @@ def linearize(model: nn.Module) -> Linearized:
 
     Raises:
         InputError: no trainable parameters.
-        UnsupportedError: modules in train mode, whose linearisation would change from call to call.
+        UnsupportedError: modules in train mode that answer differently in eval mode.
 
-    Cost: a call is one forward pass that carries a derivative along, about two; attention runs unfused.
+    Cost: a call is one forward pass that carries a derivative along, about two; attention runs unfused. A model with
+        an operation that has no forward derivative takes a forward and two backward passes.
 
     References: Grosse (2021), Neural net training dynamics, chapter 2, eq. 13; Lee et al. (2019), arXiv:1902.06720.
 
@@ -59,11 +62,9 @@ class Linearized(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         view = ModelView.of(model, where="linearize")
-        training = [name or type(module).__name__ for name, module in view.model.named_modules() if module.training]
-        if training:
-            got = f"`{training[0]}` in train mode"
-            raise unsupported("linearize", "a model in eval mode", got, "Call model.eval()")
-        self.model = copy.deepcopy(view.model)
+        if (one := mode_dependent(view.model)) is not None:
+            raise unsupported("linearize", "a model in eval mode", f"{one} in train mode", "Call model.eval()")
+        self.model = _copied(view.model)
         self._names = tuple(view.parameters)
         for index, parameter in enumerate(view.parameters.values()):
             self.register_buffer(f"base_{index}", parameter.detach().clone())
@@ -86,9 +87,27 @@ class Linearized(nn.Module):
             with stand_in(self.model, weights):
                 return logits_of(self.model(*given, **named))
 
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            # torch's own tables for forward derivatives, on first use
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-            found: Any = torch.func.jvp(outputs, (base,), (change,))
-            value, slope = found
+        with differentiable():
+            value, slope = _with_slope(outputs, base, change)
         return value + slope
+
+
+def _with_slope(f: Callable[[Any], Tensor], at: Any, change: Any) -> tuple[Tensor, Tensor]:
+    """F and its derivative along ``change``; from J^T taken twice where an operation has no forward derivative."""
+    functions: Any = torch.func
+    try:
+        with forward_derivatives("linearize"):
+            value, slope = functions.jvp(f, (at,), (change,))
+    except UnsupportedError as error:
+        if error.__cause__ is None or not lacks_forward_derivative(error.__cause__):
+            raise
+        value, pull = functions.vjp(f, at)
+        slope = functions.vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](change)[0]
+    return value, slope
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy; tensors that hooks have left on a module (``torch.nn.utils.weight_norm``) are values in it."""
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    held = {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and t.grad_fn is not None}
+    return copy.deepcopy(model, held)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch, copied, num_samples, quiet_vmap, take, without_inference
+from pullback.functional.differentiable import differentiable
 from pullback.functional.stand_in import stand_in
 
 LossFunction = nn.Module | Callable[..., Tensor]
@@ -265,15 +266,18 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Te
     num_outputs = flat.shape[1]
     family, scale = _family(loss_fn, outputs, targets, num_outputs)
     if family == "cross-entropy":
-        p = flat.softmax(1)
-        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+        pairs = flat.softmax(1).unsqueeze(2) * flat.softmax(1).unsqueeze(1)  # p_a p_b
+        other = pairs.masked_fill(torch.eye(num_outputs, dtype=torch.bool, device=flat.device), 0.0)
+        return torch.diag_embed(other.sum(2)) - other  # p_a - p_a^2 is the sum of the others, without cancellation
     if family == "binary":
-        p = flat.sigmoid()
-        return torch.diag_embed(p * (1 - p)) * scale
+        return torch.diag_embed(flat.sigmoid() * (-flat).sigmoid()) * scale
     if family == "squared":
         return (2 * scale * torch.eye(num_outputs, dtype=flat.dtype, device=flat.device)).repeat(count, 1, 1)
     where = "output_hessian"
-    with torch.enable_grad():  # samples do not mix: one derivative of all slopes in an output is that of each sample
+    with (
+        differentiable(),
+        torch.enable_grad(),
+    ):  # samples do not mix: one derivative of all slopes in an output is that of each sample
         leaf = flat.detach().requires_grad_()
         losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
         (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback._checks import check_names, input_error
 from pullback._results import Solution
-from pullback.functional.plain_calls import PlainCalls
+from pullback.functional.differentiable import differentiable
 from pullback.operators.base import Operator
 from pullback.spectral import solve
 
@@ -63,7 +62,7 @@ def mixed_second_vp(cost: Cost, w: Tree, theta: Tree, v: Tree, *, transpose: boo
     at_w, at_theta = _leaves(w, None), _leaves(theta, w)
     first, second = (at_theta, at_w) if not transpose else (at_w, at_theta)
     given = _direction(v, theta if not transpose else w, first, where)
-    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():  # fused attention has no second derivative
+    with differentiable(), torch.enable_grad():
         value = _value(cost, w, theta, at_w, at_theta, where)
         slopes = _gradients(value, list(first.values()), create_graph=True)
         along = sum((s * given[name]).sum() for name, s in zip(first, slopes, strict=True) if name in given)
@@ -131,7 +130,7 @@ class _CostHessian(Operator):
     def __init__(self, cost: Cost, w: Tree, theta: Tree) -> None:
         at_w = _leaves(w, None)
         self._parameters = list(at_w.values())
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with differentiable(), torch.enable_grad():
             value = _value(cost, w, theta, at_w, _leaves(theta, w), "cost_response")
             slopes = _gradients(value, self._parameters, create_graph=True)
             self._slope = torch.cat([s.reshape(-1) for s in slopes])
@@ -139,7 +138,7 @@ class _CostHessian(Operator):
         super().__init__((P, P), self._slope.dtype, self._slope.device)
 
     def _matmat(self, matrix: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
+        with differentiable():
             columns = [_gradients((self._slope * v).sum(), self._parameters) for v in matrix.T]
         return torch.stack([torch.cat([c.reshape(-1) for c in column]) for column in columns], 1)
 
@@ -164,8 +163,7 @@ def _like(tree: Tree, named: dict[str, Tensor]) -> Any:
 def _value(
     cost: Cost, w: Tree, theta: Tree, at_w: dict[str, Tensor], at_theta: dict[str, Tensor], where: str
 ) -> Tensor:
-    with PlainCalls():
-        value = cost(_like(w, at_w), _like(theta, at_theta))
+    value = cost(_like(w, at_w), _like(theta, at_theta))
     if not isinstance(value, Tensor) or value.dim() != 0:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise input_error(where, "a scalar from `cost(w, theta)`", got, "Sum or average it in the cost")

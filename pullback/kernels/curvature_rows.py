@@ -8,7 +8,7 @@ is the second moment of the loss's slope. S_i is constant: the rows are gradient
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pullback._checks import unsupported
 from pullback.functional import LossFunction, ModelView, loss_readout, output_hessian, undisturbed
 from pullback.functional.batch import Batch, mapped
+from pullback.functional.differentiable import elementary
 from pullback.functional.likelihood import Likelihood, known_likelihood, likelihood_of
 from pullback.functional.losses import check_finite, check_targets, logits_of, unchecked_loss
 from pullback.functional.readout import Readout
@@ -69,7 +70,7 @@ def row_source(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, matri
         differentiations of it.
     """
     if matrix == "empirical_fisher":
-        return RowSource(view, loss_readout(loss_fn), x, y, 1)
+        return RowSource(view, _accurate(loss_readout(loss_fn)), x, y, 1)
     with undisturbed(view.model), torch.no_grad():
         outputs = view(x)
         z = output_tensor(outputs, where)
@@ -86,6 +87,16 @@ def row_source(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, matri
         root = square_root(middle, computed_in, where)
     root = root.to(torch.promote_types(z.dtype, torch.float32))
     return RowSource(view, Readout(_weighted, lambda outputs, targets, where: None), x, root, root.shape[2])
+
+
+def _accurate(readout: Readout) -> Readout:
+    """The same values, with slopes that keep their digits where a prediction is all but certain."""
+
+    def values(outputs: object, targets: Batch, where: str) -> Tensor:
+        with elementary():
+            return readout.values(outputs, targets, where)
+
+    return replace(readout, values=values)
 
 
 def output_tensor(outputs: object, where: str) -> Tensor:

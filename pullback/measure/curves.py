@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback._rng import make_generator
+from pullback.functional.differentiable import differentiable, forward_derivatives
 from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.layers import caught, check_finite, check_found
@@ -19,7 +20,7 @@ from pullback.measure.profile import Profile, over_units
 from pullback.measure.specs import NetworkSpec
 from pullback.modules import activation_module
 from pullback.modules.traced import order_of
-from pullback.operators.products import forward_derivatives, func, plain_attention
+from pullback.operators.products import func
 from pullback.spectral.inputs import check_count
 from pullback.theory.activations import activation_of
 
@@ -155,7 +156,8 @@ def _one_network(model: nn.Module, curve: Curve, theta: Tensor, where: str) -> t
         return func.jvp(outputs, (at,), (torch.ones_like(at),))[1]
 
     remedy = "Replace that operation by plain ones"
-    with undisturbed(model, training=False), torch.no_grad(), plain_attention(), forward_derivatives(where, remedy):
+    plain = differentiable(every_order=True)
+    with undisturbed(model, training=False), torch.no_grad(), plain, forward_derivatives(where, remedy):
         slopes, bends = func.jvp(velocity, (theta,), (torch.ones_like(theta),))
     _check_smooth(order_of(model, curve(theta[:2]), where).activations.values(), where)
     check_finite(names, bends, where)

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from pullback._checks import check_names, input_error
 from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.batch import Batch, num_samples, quiet_vmap
+from pullback.functional.differentiable import (
+    differentiable,
+    elementary,
+    lacks_derivative,
+    no_second_derivative,
+    refuse_not_finite,
+    say_plain_attention,
+)
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
 from pullback.operators.base import Operator
 from pullback.operators.blocks import Block
@@ -21,7 +29,6 @@ from pullback.operators.data import Batches, Data
 from pullback.operators.own_samples import check_own_samples, output_values
 from pullback.operators.passes import put_flat, unflatten
 from pullback.operators.repeatable import Watch, check_same_answer, refuse_random_and_coupled, state_of
-from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
 __all__ = ["CurvatureOperator", "Data"]
 
@@ -114,6 +121,7 @@ class CurvatureOperator(Operator):
             for index, graph in enumerate(self._graphs()):
                 for some, total in zip(vectors.split(at_once), result.split(at_once), strict=True):
                     self._put_product(graph, some, total, into, out_of, index > 0)
+        refuse_not_finite(result, matrix, self._where)
         return result.T
 
     def _put_product(
@@ -134,26 +142,28 @@ class CurvatureOperator(Operator):
         for vector, row in zip(vectors, total, strict=True):
             try:
                 found = self._graph_product(graph, into.unflatten(vector), names, False)
-            except NotImplementedError as error:
+            except RuntimeError as error:
+                if not lacks_derivative(error):
+                    raise
                 raise no_second_derivative(self._where, error) from None
             put_flat(found, row, out_of, adding)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Nothing of the model is left changed, and no operation is used that has no second derivative."""
-        with undisturbed(self.view.model), twice_differentiable(self.view.model):
+        with undisturbed(self.view.model), differentiable():
             yield
 
     def _watched_values(self) -> dict[str, Tensor]:
         """Values of the first batch, evaluated as the model runs by itself; counts bytes, notices fused attention."""
         refuse_random_and_coupled(self.view.model, self._where)
         x, y = next(iter(self._batches))
-        with torch.enable_grad(), Watch() as watch:
+        with torch.enable_grad(), elementary(), Watch() as watch:
             outputs = self.view(x)
         self._forward_bytes = watch.num_bytes
         if watch.fused_attention:
             say_plain_attention(self._where)
-        with torch.no_grad():
+        with torch.no_grad(), elementary():
             check_targets(self.loss_fn, outputs, y, self._where)
             return self._values_of(outputs, y, num_samples(x))
 

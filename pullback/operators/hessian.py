@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback._checks import self_check_error
 from pullback.functional.batch import Batch
+from pullback.functional.differentiable import open_functions, refuse_unreliable
 from pullback.operators.curvature import CurvatureOperator, Directions
 from pullback.operators.passes import derivative
 
@@ -37,7 +39,8 @@ class Hessian(CurvatureOperator):
     Raises:
         InputError: bad data; data that changes between two walks (a generator, a shuffling loader).
         UnsupportedError: dropout or batch norm in train mode, a model that answers differently the second time or
-            mixes samples.
+            mixes samples; an operation without a second derivative, or one that is not finite.
+        SelfCheckError: second derivatives that are not symmetric (once per operator, on the first full product).
 
     Cost: per batch one gradient with its graph, then one backward pass through that graph for every column: a
         linear layer takes 6 d p multiplications a sample and column (the first layer 2 d p) where its gradient takes
@@ -55,13 +58,17 @@ class Hessian(CurvatureOperator):
         True
     """
 
+    _confirmed = False
+
     def _make_graph(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> dict[str, Tensor]:
         """The gradient, by parameter, with its graph."""
         loss = losses.sum() / self.num_samples
         names, parameters = list(self.view.parameters), list(self.view.parameters.values())
         if not loss.requires_grad:
             return {}
-        gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        refuse_unreliable([loss], self._where)
+        with open_functions([loss], self._where):
+            gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         return {name: g for name, g in zip(names, gradient, strict=True) if g is not None}
 
     def _graph_product(
@@ -69,4 +76,36 @@ class Hessian(CurvatureOperator):
     ) -> Sequence[Tensor | None]:
         moving = {name: d for name, d in directions.items() if name in graph}
         inputs = [self.view.parameters[name] for name in rows]
-        return derivative([graph[name] for name in moving], inputs, list(moving.values()), batched)
+        found = derivative([graph[name] for name in moving], inputs, list(moving.values()), batched)
+        if not self._confirmed and len(directions) == len(rows) == len(self.view.parameters):
+            first = {name: d[0] if batched else d for name, d in directions.items()}
+            self._confirm(
+                graph, first, {n: f[0] if batched else f for n, f in zip(rows, found, strict=True) if f is not None}
+            )
+            self._confirmed = True
+        return found
+
+    def _confirm(self, graph: dict[str, Tensor], v: Directions, product: Directions) -> None:
+        """Compare u^T (H v) with v^T (H u) for random u: second derivatives that are wrong are not symmetric."""
+        make = torch.Generator().manual_seed(0)
+        u = {name: torch.randn(d.shape, generator=make, dtype=torch.float64).to(d) for name, d in v.items()}
+        inputs = [self.view.parameters[name] for name in v]
+        found = derivative(list(graph.values()), inputs, [u[name] for name in graph], False)
+        image = {name: f for name, f in zip(v, found, strict=True) if f is not None}
+        sizes = _norm(u) * _norm(product) + _norm(v) * _norm(image)
+        difference = abs(_inner(u, product) - _inner(v, image))
+        if difference > torch.finfo(self.dtype).eps ** 0.5 * sizes:
+            raise self_check_error(
+                self._where,
+                "a symmetric matrix",
+                f"u^T H v and v^T H u that differ by {difference / sizes:.2g} of the vectors' lengths",
+                "Look for an operation with a backward pass of its own, and let autograd make that one",
+            )
+
+
+def _inner(a: Directions, b: Directions) -> float:
+    return sum(float((a[name].double() * part.double()).sum()) for name, part in b.items())
+
+
+def _norm(a: Directions) -> float:
+    return _inner(a, a) ** 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pullback._checks import check_option, input_error
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, quiet_vmap, tensors
+from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
 from pullback.functional.losses import check_finite, logits_of
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.operators.base import Operator
@@ -20,17 +21,16 @@ from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD
 from pullback.operators.data import stamp_of
 from pullback.operators.own_samples import check_own_samples, with_gradients
 from pullback.operators.passes import derivative
+from pullback.operators.push import Push
 from pullback.operators.repeatable import Watch, check_same_answer, refuse_random_and_coupled, state_of
-from pullback.operators.twice import no_second_derivative, say_plain_attention, twice_differentiable
 
 
 class Graph(NamedTuple):
-    """Outputs z (N, ...), what they are differentiated in, and J^T u as a function of a dummy u."""
+    """Outputs z (N, ...), what they are differentiated in, and products J v."""
 
     outputs: Tensor
     inputs: list[Tensor]
-    dummy: Tensor
-    pulled: Sequence[Tensor | None]
+    push: Push
 
 
 class Jacobian(Operator):
@@ -55,7 +55,7 @@ class Jacobian(Operator):
     Raises:
         InputError: bad data, outputs that are not one tensor (N, ...), ``wrt="input"`` without floating inputs.
         UnsupportedError: dropout or batch norm in train mode, a model that answers differently the second time or
-            mixes samples; on use, an operation that cannot be differentiated twice (``J @ v`` needs that).
+            mixes samples; on use, derivatives that are not finite.
 
     Cost: one forward and one backward pass, whose graph is kept while weights and inputs stay; then per column of
         ``J @ v`` or ``J.T @ u`` about a backward pass. Columns are carried through in blocks of bounded memory.
@@ -95,6 +95,7 @@ class Jacobian(Operator):
             got, expected = kinds.pop(), (variables[0].dtype, variables[0].device)
             raise input_error(where, f"all in {expected[0]} on {expected[1]}", f"{got[0]} on {got[1]}", "Convert them")
         self.batched = True
+        self._confirmed = False
         self._kept: tuple[Any, Graph] | None = None
         outputs = self._first_look()
         self.num_outputs = outputs[0].numel()
@@ -133,36 +134,32 @@ class Jacobian(Operator):
         at_once = max(1, int(BLOCK_BYTES / (1 + GRAPH_TO_FORWARD * self._forward_bytes)))
         with self._evaluation():
             graph = self._graph()
-            return torch.cat([self._product(graph, some, transposed) for some in vectors.split(at_once)])
+            found = torch.cat([self._product(graph, some, transposed) for some in vectors.split(at_once)])
+        refuse_not_finite(found, vectors, self._where)
+        return found
 
     def _product(self, graph: Graph, vectors: Tensor, transposed: bool) -> Tensor:
-        """Products with some vectors: J^T u from the outputs' graph, J v as the derivative of J^T u along v."""
-        values: Sequence[Tensor | None]
-        if transposed:
-            values, starts, given = [graph.outputs], graph.inputs, [vectors.reshape(-1, *graph.outputs.shape)]
-        else:
-            values, starts, given = graph.pulled, [graph.dummy], self._split(vectors)
-        moving = [(v, g) for v, g in zip(values, given, strict=True) if v is not None]
-        ends, given = [v for v, _ in moving], [g for _, g in moving]
+        """Products with some vectors: J^T u from the outputs' graph, or J v."""
+        given = [vectors.reshape(-1, *graph.outputs.shape)] if transposed else self._split(vectors)
+
+        def product(along: list[Tensor], batched: bool) -> list[Tensor | None]:
+            if transposed:
+                return derivative([graph.outputs], graph.inputs, along, batched)
+            return graph.push(along, batched) or [None]  # outputs that depend on nothing
+
         found: list[Tensor | None] | None = None
         if len(vectors) > 1 and self.batched:
             try:
                 with quiet_vmap():
-                    found = derivative(ends, starts, given, True)
+                    found = product(given, True)
             except RuntimeError:  # no batching rule; a fault of another kind is raised again by the loop
                 self.batched = False
         if found is None:
-            rows = [self._one(ends, starts, [g[k] for g in given]) for k in range(len(vectors))]
+            rows = [product([g[k] for g in given], False) for k in range(len(vectors))]
             found = [None if part[0] is None else torch.stack(part) for part in zip(*rows, strict=True)]
-        filled = [s.new_zeros(len(vectors), *s.shape) if f is None else f for s, f in zip(starts, found, strict=True)]
-        return filled[0].flatten(1) if not transposed else self._join(filled)
-
-    def _one(self, ends: list[Tensor], starts: list[Tensor], given: list[Tensor]) -> list[Tensor | None]:
-        """One product, without vmap."""
-        try:
-            return derivative(ends, starts, given, False)
-        except NotImplementedError as error:
-            raise no_second_derivative(self._where, error) from None
+        starts = graph.inputs if transposed else [graph.outputs.detach()]
+        whole = [s.new_zeros(len(vectors), *s.shape) if f is None else f for s, f in zip(starts, found, strict=True)]
+        return self._join(whole) if transposed else whole[0].flatten(1)
 
     def _split(self, vectors: Tensor) -> list[Tensor]:
         """(K, columns) -> one tensor (K, *shape) for each parameter or input."""
@@ -179,7 +176,7 @@ class Jacobian(Operator):
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Nothing of the model is left changed, and no operation is used that has no second derivative."""
-        with undisturbed(self.model), twice_differentiable(self.model):
+        with undisturbed(self.model), differentiable():
             yield
 
     def _values(self, x: Batch, y: Batch = None, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -201,13 +198,13 @@ class Jacobian(Operator):
         where = self._where
         refuse_random_and_coupled(self.model, where)
         with undisturbed(self.model):
-            with torch.enable_grad(), Watch() as watch:
+            with torch.enable_grad(), elementary(), Watch() as watch:
                 outputs = self._call(self._x).detach()
             if len(outputs) != self.num_samples:
                 got = f"{len(outputs)} rows of outputs for {self.num_samples} samples"
                 raise input_error(where, "one row of outputs per sample", got, "Put samples along the first axis")
             check_finite(outputs, where, "output")
-            with twice_differentiable(self.model):
+            with differentiable():
                 every = dict(self.model.named_parameters())
                 again = self._values(self._x)
                 check_same_answer(
@@ -240,9 +237,9 @@ class Jacobian(Operator):
             if self._wrt == "input":
                 x, inputs = with_gradients(self._x)
             outputs = self._call(x).to(self.dtype)
-            dummy = torch.zeros_like(outputs, requires_grad=True)
-            pulled: Sequence[Tensor | None] = [None] * len(inputs)
-            if outputs.requires_grad:
-                pulled = torch.autograd.grad(outputs, inputs, dummy, create_graph=True, allow_unused=True)
-        self._kept = stamp, Graph(outputs, inputs, dummy, pulled)
+            push = Push([outputs] if outputs.requires_grad else [], inputs, self._where)
+        if outputs.requires_grad and not self._confirmed:
+            push.confirm()
+            self._confirmed = not push.by_rows
+        self._kept = stamp, Graph(outputs, inputs, push)
         return self._kept[1]

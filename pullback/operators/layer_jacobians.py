@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.batch import copied
+from pullback.functional.differentiable import differentiable
 from pullback.operators.own_samples import check_rows
 from pullback.operators.repeatable import refuse_random_and_coupled
 
@@ -43,7 +44,7 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     if legacy_shape and count != 1:
         raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
     jacobians = []
-    with undisturbed(model, training=False):
+    with undisturbed(model, training=False), differentiable():
         refuse_random_and_coupled(model, where)
         h = copied(x)
         for place, layer in enumerate(chain_of(model, where)):

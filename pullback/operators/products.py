@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pullback._checks import check_option, input_error, unsupported
-from pullback.functional.plain_calls import PlainCalls
+from pullback._checks import check_option, input_error
+from pullback.functional.differentiable import differentiable, forward_derivatives
 
 Tree = Any  # a tensor, or a tuple, list or dict of them, nested
 MODES = ("forward", "reverse")
@@ -50,9 +47,9 @@ def jvp(f: Callable[[Tree], Tree], w: Tree, v: Tree, *, mode: str = "forward") -
     check_option("jvp", "mode", mode, MODES)
     check_like("jvp", "v", v, "w", w)
     if mode == "forward":
-        with plain_attention(), forward_derivatives("jvp"):
+        with differentiable(every_order=True), forward_derivatives("jvp"):
             return in_dtype_of(*func.jvp(_checked(f, "jvp"), (w,), (v,)))
-    with plain_attention():
+    with differentiable(every_order=True), forward_derivatives("jvp"):
         value, pull = func.vjp(_checked(f, "jvp"), w)
         zeros = tree_map(torch.zeros_like, value)
         _, push = func.vjp(lambda u: pull(u)[0], zeros)
@@ -80,9 +77,10 @@ def vjp(f: Callable[[Tree], Tree], w: Tree, u: Tree) -> Tree:
         tensor([12.,  4.])
     """
     check_like("vjp", "w", w)
-    value, pull = func.vjp(_checked(f, "vjp"), w)
-    check_like("vjp", "u", u, "f(w)", value)
-    return pull(u)[0]
+    with differentiable(every_order=True):
+        value, pull = func.vjp(_checked(f, "vjp"), w)
+        check_like("vjp", "u", u, "f(w)", value)
+        return pull(u)[0]
 
 
 def hvp(loss: Callable[[Tree], Tensor], w: Tree, v: Tree, *, mode: str = "forward") -> Tree:
@@ -115,7 +113,7 @@ def hvp(loss: Callable[[Tree], Tensor], w: Tree, v: Tree, *, mode: str = "forwar
     check_option("hvp", "mode", mode, MODES)
     check_like("hvp", "v", v, "w", w)
     gradient = func.grad(_scalar(loss, "hvp"))
-    with plain_attention(), forward_derivatives("hvp"):
+    with differentiable(every_order=True), forward_derivatives("hvp"):
         if mode == "forward":
             return in_dtype_of(*func.jvp(gradient, (w,), (v,)))
         return func.vjp(gradient, w)[1](v)[0]
@@ -156,7 +154,7 @@ def gauss_newton_vp(
     check_option(where, "mode", mode, MODES)
     check_like(where, "v", v, "w", w)
     f, loss = _checked(f, where), _scalar(loss, where)
-    with plain_attention(), forward_derivatives(where):
+    with differentiable(every_order=True), forward_derivatives(where):
         if mode == "forward":
             # the value to be pulled back is z; J v comes out of the same pass beside it
             z, pull, change = func.vjp(lambda w: func.jvp(f, (w,), (v,)), w, has_aux=True)
@@ -188,39 +186,11 @@ def check_like(where: str, name: str, tree: Tree, like_name: str = "", like: Tre
             raise input_error(where, f"`{name}` shaped like `{like_name}`, {expected}", got, "Reshape or convert it")
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention that can be differentiated forward, and twice, in the block; torch's layers without their fast path."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def forward_derivatives(where: str, remedy: str = "Pass mode='reverse'") -> Iterator[None]:
-    """Say in this package's words that some operation has no forward derivative."""
-    try:
-        with warnings.catch_warnings():  # torch's own tables for forward derivatives, on first use
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-            yield
-    except (NotImplementedError, RuntimeError) as error:
-        text = str(error)
-        if "forward AD" not in text and "forward mode" not in text and "jvp" not in text:
-            raise
-        got = text.partition("\n")[0].rstrip(".")
-        raise unsupported(where, "operations with a forward derivative", got, remedy) from error
-
-
 def _checked(f: Callable[[Tree], Tree], where: str) -> Callable[[Tree], Tree]:
     """``f`` with a check of what it returns."""
 
     def of(w: Tree) -> Tree:
-        with PlainCalls():
-            value = f(w)
+        value = f(w)
         check_like(where, "f(w)", value)
         return value
 
@@ -231,8 +201,7 @@ def _scalar(loss: Callable[[Tree], Tensor], where: str) -> Callable[[Tree], Tens
     """``loss`` with a check that it returns one number; (1,) counts as one."""
 
     def of(w: Tree) -> Tensor:
-        with PlainCalls():
-            value = loss(w)
+        value = loss(w)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise input_error(where, "a scalar tensor from `loss`", got, "Take the mean or the sum over samples")

@@ -10,16 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pullback._checks import check_option
-from pullback.operators.products import (
-    Tree,
-    check_like,
-    combine,
-    forward_derivatives,
-    func,
-    in_dtype_of,
-    jvp,
-    plain_attention,
-)
+from pullback.functional.differentiable import differentiable, forward_derivatives
+from pullback.operators.products import Tree, check_like, combine, func, in_dtype_of, jvp
 
 
 def taylor(f: Callable[[Tree], Tree], w0: Tree, order: int) -> Callable[[Tree], Tree]:
@@ -65,7 +57,7 @@ def taylor(f: Callable[[Tree], Tree], w0: Tree, order: int) -> Callable[[Tree], 
         if order == 1:
             return combine(1.0, jvp(f, w0, change), value)
         along = partial(_slope, f, change)
-        with plain_attention(), forward_derivatives("taylor"):
+        with differentiable(every_order=True), forward_derivatives("taylor"):
             slope, bend = func.jvp(along, (w0,), (change,))
         return in_dtype_of(value, combine(0.5, bend, combine(1.0, slope, value)))
 

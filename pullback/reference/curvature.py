@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.differentiable import differentiable
 from pullback.functional.losses import logits_of
 from pullback.reference.gradients import gradient_matrix, output_gradients
 
@@ -20,7 +20,7 @@ def dense_hessian(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -
     """Hessian (P, P) of the mean per-sample loss: the derivative of each entry of the gradient in turn."""
     view = ModelView.of(model)
     params = list(view.parameters.values())
-    with undisturbed(view.model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+    with undisturbed(view.model), differentiable():
         loss = per_sample_loss(loss_fn, view(x), y).mean()
     first = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
     rows = []
@@ -50,7 +50,8 @@ def dense_gauss_newton(
     def linearised_loss(step: Tensor) -> Tensor:
         return per_sample_loss(loss_fn, z + (jacobian @ step).view(z.shape), y).mean()
 
-    return torch.func.jacrev(torch.func.jacrev(linearised_loss))(torch.zeros_like(jacobian[0, 0]))
+    with differentiable():
+        return torch.func.jacrev(torch.func.jacrev(linearised_loss))(torch.zeros_like(jacobian[0, 0]))
 
 
 def dense_empirical_fisher(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Tensor:

@@ -232,21 +232,21 @@ def test_an_operation_without_second_derivative_is_named() -> None:
 
 def test_bags_with_offsets() -> None:
     """Ragged bags of all modes, as torch makes them, empty ones and padding included."""
-    from pullback.operators.twice import _embedding_bag
+    from pullback.functional.elementary.layers import embedding_bag
 
     table, tokens = torch.randn(9, 4, dtype=torch.float64), torch.tensor([1, 2, 2, 5, 0, 8, 3])
     offsets, weights = torch.tensor([0, 3, 3, 5]), torch.rand(7, dtype=torch.float64)
     for mode in ("sum", "mean", "max"):
         for padding in (None, 0, -7):
             expected = F.embedding_bag(tokens, table, offsets, mode=mode, padding_idx=padding)
-            assert_same(_embedding_bag(tokens, table, offsets, mode=mode, padding_idx=padding), expected, 1e-14)
+            assert_same(embedding_bag(tokens, table, offsets, mode=mode, padding_idx=padding), expected, 1e-14)
     expected = F.embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights)
-    assert_same(_embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights), expected, 1e-14)
+    assert_same(embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights), expected, 1e-14)
     ends = torch.tensor([0, 3, 3, 5, 7])
     expected = F.embedding_bag(tokens, table, ends, mode="sum", include_last_offset=True)
-    assert_same(_embedding_bag(tokens, table, ends, mode="sum", include_last_offset=True), expected, 1e-14)
+    assert_same(embedding_bag(tokens, table, ends, mode="sum", include_last_offset=True), expected, 1e-14)
     with pytest.raises(pb.UnsupportedError, match="F.embedding_bag: expected a plain table, got `max_norm`"):
-        _embedding_bag(tokens, table, offsets, max_norm=1.0)
+        embedding_bag(tokens, table, offsets, max_norm=1.0)
 
 
 def test_a_loss_linear_in_the_parameters() -> None:

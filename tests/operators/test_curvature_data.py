@@ -15,7 +15,7 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 from torch.utils.data import DataLoader, TensorDataset
 
 import pullback as pb
-from pullback.operators.twice import say_plain_attention
+from pullback.functional.differentiable import say_plain_attention
 from tests.cases import CASES, build
 from tests.compare import assert_same
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.functional import output_hessian
-from pullback.operators import curvature, jacobian, twice
+from pullback.functional import differentiable, output_hessian
+from pullback.operators import curvature, jacobian
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
 from tests.stacks.models import stack
@@ -153,7 +153,7 @@ def test_an_operation_without_batching_rule_is_looped_over() -> None:
 
 def test_hugging_face_gpt2(caplog: pytest.LogCaptureFixture) -> None:
     """Dict inputs, an output object, tied embeddings, fused attention: said once, backend restored."""
-    twice.say_plain_attention.cache_clear()
+    differentiable.say_plain_attention.cache_clear()
     model, _, x, _ = stack("gpt2-sdpa").build(2)
     flash = torch.backends.cuda.flash_sdp_enabled()
     with caplog.at_level(logging.WARNING, "pullback"):
