@@ -5,6 +5,7 @@ A case is a name, a maker of (model, loss, x, y) in float64 for a number of samp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
 
 from pullback.functional.batch import mapped
 
@@ -394,6 +396,31 @@ def branches(n: int) -> Made:
     return Branches(), _density, torch.randn(n, 3), torch.randn(n, 2)
 
 
+def weight_normed(n: int) -> Made:
+    """Weight norm of both kinds, a part of one frozen, and an activation torch differentiates only once."""
+    first, last = nn.Conv1d(2, 3, 2), nn.Linear(9, 3)
+    with warnings.catch_warnings():  # the older kind, kept by torch for models that have it
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(parametrizations.weight_norm(first), nn.Hardsigmoid(), nn.Flatten(), weight_norm(last))
+    last.weight_g.requires_grad_(False)
+    return model, nn.CrossEntropyLoss(), torch.randn(n, 2, 4), _classes(n, 3)
+
+
+class Prototypes(nn.Module):
+    """Distances to learned centres."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.centres = nn.Linear(4, 2), nn.Parameter(torch.randn(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(self.body(x).unsqueeze(1), self.centres.expand(len(x), -1, -1)).squeeze(1)
+
+
+def prototypes(n: int) -> Made:
+    return Prototypes(), nn.CrossEntropyLoss(), torch.randn(n, 4), _classes(n, 3)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -417,6 +444,8 @@ CASES = tuple(
         (two_inputs, "linear"),
         (zero_gradient, "linear"),
         (aliased, "linear"),
+        (weight_normed, ""),
+        (prototypes, "linear"),
         (overwriting, "linear"),
         (one_dict, "linear embedding"),
         (in_place, "linear conv1d instance_norm"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,10 +45,18 @@ _ATTENTION = {  # of CPUs, which torch's counter leaves out
 }
 
 
+class _Untold(nullcontext[None]):
+    """In place of torch's tracker of modules, whose hooks fail on parameters that parametrisations take as inputs."""
+
+    parents = ("Global",)
+
+
 def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where: str) -> Passes:
     """Operations of one sample, counted while the samples of ``captured`` go through the model once more."""
     seen: list[int] = []
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, undisturbed(captured.view.model):
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    counter.mod_tracker = _Untold()  # type: ignore[assignment]
+    with counter, undisturbed(captured.view.model):
 
         def values(outputs: Any, targets: Batch, caller: str) -> Tensor:
             seen.append(counter.get_total_flops())  # the forward pass is over

@@ -24,13 +24,15 @@ def found(model: nn.Module, x: Any = None, activation: Any = None) -> dict[str, 
     """Layer -> activation, with nothing of the model changed."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     held = {name: set(vars(module)) for name, module in model.named_modules()}
+    hooks = [[*module._forward_hooks.values(), *module._forward_pre_hooks.values()] for module in model.modules()]
     random = torch.get_rng_state()
     table, _ = followed(model, activation, x, "initialise")
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert held == {name: set(vars(module)) for name, module in model.named_modules()}
     assert torch.equal(random, torch.get_rng_state())
     assert model.training
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    now = [[*module._forward_hooks.values(), *module._forward_pre_hooks.values()] for module in model.modules()]
+    assert now == hooks
     return {each.name: None if each.follows is None else name_of(each.follows) for each in table}
 
 
