@@ -83,7 +83,7 @@ class MixedDerivative(Operator):
         self._counts = [mark.count for mark in self._batches.marks]
         self._labels = self._other_labels(labels)
         shapes = set()
-        with undisturbed(model), twice_differentiable(self.view.model):
+        with undisturbed(model), differentiable():
             for (x, y), other in zip(self._batches, self._labels, strict=True):
                 with torch.no_grad():
                     outputs = self.view(x)
