@@ -54,6 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.randomly_reset_seed = False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers must agree on names: one with an address in it is another in every process."""
+    if found := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        message = f"expected names of tests without addresses, got {found[0]}. Pass `ids=`"
+        raise pytest.UsageError(message)
+
+
 def same_start() -> None:
     """All generators that have no owner, from the same state."""
     random.seed(0)

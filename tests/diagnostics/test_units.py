@@ -28,6 +28,11 @@ class Function(nn.Module):
         return self.phi(self.linear(x))
 
 
+def named(value: object) -> str:
+    """What a test is called after: no address, which differs from worker to worker."""
+    return getattr(value, "__name__", str(value))
+
+
 def test_saturated_sigmoid_and_dead_relu() -> None:
     """S3-08: phi' = 4.54e-5 at z = 10 is flagged, and so is a ReLU below zero; what is inside is not."""
     x = torch.ones(1, 1)
@@ -60,7 +65,7 @@ def test_zero_one_loss_is_a_plateau() -> None:
         (lambda u: u.tanh(), "tanh"), (lambda u: F.relu(input=u), "relu"), (nn.GELU("tanh"), "gelu"), (F.silu, "silu"),
         (nn.LeakyReLU(0.2), "leaky_relu"), (torch.erf, "erf"), (nn.Hardtanh(-0.3, 0.4), "hardtanh"), (nn.ELU(), "elu"),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_every_way_to_call_an_activation(phi: Callable[[Tensor], Tensor], kind: str) -> None:
     """Modules, functions, methods and calls in place, against slopes by finite differences."""
@@ -149,7 +154,7 @@ def residual(m: Wired, x: Tensor) -> Tensor:
     return m.b(m.phi(m.a(m.phi(m.a(x) - 100) + x)))
 
 
-@pytest.mark.parametrize("act", [F.relu, nn.ReLU(), nn.ReLU(inplace=True), torch.relu_, F.leaky_relu], ids=str)
+@pytest.mark.parametrize("act", [F.relu, nn.ReLU(), nn.ReLU(inplace=True), torch.relu_, F.leaky_relu], ids=named)
 @pytest.mark.parametrize(
     ("program", "layers"),
     [

@@ -35,7 +35,9 @@ def expected(case: Case, checkpoints: list[dict[str, Tensor]], rates: list[float
     return total / sum(rates) if normalise == "cosine" else total
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("mlp", "conv2d", "tied", "zero_gradient")], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name in ("mlp", "conv2d", "tied", "zero_gradient")], ids=lambda c: c.name
+)
 @pytest.mark.parametrize("normalise", ["dot", "cosine"])
 def test_sum_over_checkpoints(case: Case, normalise: Any) -> None:
     model, loss_fn, x, y = build(case, 4)

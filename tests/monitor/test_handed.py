@@ -285,7 +285,9 @@ class NoRate(torch.optim.Optimizer):
         pass
 
 
-@pytest.mark.parametrize("options", [{}, {"lr": None}, {"lr": "auto"}, {"lr": Speechless()}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"lr": None}, {"lr": "auto"}, {"lr": Speechless()}], ids=["none", "None", "text", "object"]
+)
 def test_optimizers_without_a_rate(options: dict[str, Any], tmp_path: Path) -> None:
     """Everything else is measured; that there is no rate is said."""
     run, texts, _ = watched(
