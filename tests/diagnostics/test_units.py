@@ -128,14 +128,13 @@ class Wired(nn.Module):
         self.conv = nn.Conv1d(6, 4, 1)
         self.act = act
         self.program = program
-        self.seen: list[Tensor] = []
+        self.note: Callable[[Tensor], object] = lambda u: None  # told every input of an activation
 
     def phi(self, u: Tensor) -> Tensor:
-        self.seen.append(u.detach().clone())
+        self.note(u.detach().clone())
         return self.act(u)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen = []
         return self.program(self, x)
 
 
@@ -178,7 +177,11 @@ def test_every_call_of_an_activation_has_its_own_row(
     found = unit_activity(model, x)
     kind = found.kinds[0]
     assert found.layers == tuple(kind if name == "kind" else name for name in layers)
-    for dead, width, u in zip(found.dead, found.widths, model.seen, strict=True):
+    seen: list[Tensor] = []
+    model.note = seen.append
+    with torch.no_grad():  # in place on a chunk, too
+        model(x)
+    for dead, width, u in zip(found.dead, found.widths, seen, strict=True):
         units = u.movedim(1, -1).reshape(-1, u.shape[1])  # channels and features alike stand along axis 1 here
         off = (units <= 0).all(0) if kind == "relu" else torch.zeros(width, dtype=torch.bool)
         assert dead.tolist() == off.tolist()
