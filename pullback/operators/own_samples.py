@@ -1,7 +1,7 @@
 """Samples that depend on each other are found before any product is made.
 
 By definition a sample's values and their gradients are those of the batch that holds it alone. Three samples are
-compared with themselves alone: the first, the last, and the one in between that looks most as if it depended on others.
+compared with themselves alone: the first, the last, and the one that looks most as if it depended on another.
 That one is found from two backward passes over all of them: where samples are on their own, the derivative of
 sum_i w_i v_i in the inputs of sample i is w_i times that of sum_i v_i, whatever the weights.
 """
@@ -165,9 +165,7 @@ def with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:
 
 
 def most_dependent(values: Tensor, sources: list[Tensor], dtype: torch.dtype) -> int:
-    """The sample between first and last whose derivatives change most when the others are weighted otherwise.
-
-    The middle one if none does by more than rounding.
+    """The sample that looks most as if it depended on another; the middle one if none does by more than rounding.
 
     Args:
         values: one number a sample, (N,), with its graph, which is kept.
@@ -177,24 +175,35 @@ def most_dependent(values: Tensor, sources: list[Tensor], dtype: torch.dtype) ->
     count = len(values)
     if not sources or not values.requires_grad or count < 3:
         return count // 2
-    weights = sample_weights(count, values)
-    passes = [
-        torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True)
-        for total in (values.sum(), (weights * values).sum())
-    ]
+    weighted = sample_weights(count, values) * values
     shares = [
-        row_norms(b / weights.to(b).view(-1, *[1] * (b.dim() - 1)) - a) / _allowed(row_norms(a), dtype)
-        for a, b in zip(*passes, strict=True)
+        row_norms(b / sample_weights(count, b).view(-1, *[1] * (b.dim() - 1)) - a)
+        / (tolerance(dtype) * row_norms(a) + torch.finfo(torch.float64).tiny)
+        for a, b in zip(_derivatives(values, sources), _derivatives(weighted, sources), strict=True)
         if a is not None and b is not None
     ]
-    if not shares:
-        return count // 2
-    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf)[1:-1]
-    return 1 + int(share.argmax()) if float(share.max()) > 1 else count // 2
+    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf) if shares else torch.zeros(1)
+    return _depending_on(int(share.argmax()), weighted, sources) if float(share.max()) > 1 else count // 2
 
 
-def _allowed(sizes: Tensor, dtype: torch.dtype) -> Tensor:
-    return tolerance(dtype) * sizes + torch.finfo(sizes.dtype).tiny
+def _depending_on(sample: int, weighted: Tensor, sources: list[Tensor]) -> int:
+    """Which of the others has the largest derivative in one sample's inputs.
+
+    That this sample's derivatives change with the weights of the others says that one of those depends on it, not
+    which: it is found by halves, in log2(N) pairs of passes that only models under suspicion pay for.
+    """
+    rest = torch.tensor([i for i in range(len(weighted)) if i != sample], device=weighted.device)
+    while len(rest) > 1:
+        halves = rest.tensor_split(2)
+        each = [_derivatives(weighted[half], sources) for half in halves]
+        sizes = [torch.stack([row_norms(g)[sample] for g in found if g is not None]).norm() for found in each]
+        rest = halves[int(sizes[1] > sizes[0])]
+    return int(rest)
+
+
+def _derivatives(values: Tensor, sources: list[Tensor]) -> list[Tensor | None]:
+    """Of the sum of some values, whose graph is kept."""
+    return list(torch.autograd.grad(values.sum(), sources, retain_graph=True, allow_unused=True))
 
 
 def _scalars(values: dict[str, Tensor], scale: dict[str, Tensor]) -> Tensor:
