@@ -92,11 +92,15 @@ def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: st
             type(outputs).__name__,
             "Pass a callable as `loss_fn` that picks the tensor and returns one loss per sample",
         )
-    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and _are_indices(targets):
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss):
+        _check_class_weights(loss_fn, outputs, where)
+    probabilities = isinstance(loss_fn, nn.CrossEntropyLoss) and not _are_indices(targets)
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and not probabilities:
         _check_labels(loss_fn, outputs, targets, where)
-    elif isinstance(loss_fn, nn.BCELoss | nn.BCEWithLogitsLoss):
-        _check_weight(loss_fn, outputs, where)
-    if isinstance(loss_fn, _SAME_SHAPE) and outputs.shape != targets.shape:
+    elif isinstance(loss_fn, nn.BCELoss | nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
+        for name in ("weight", "pos_weight"):
+            _check_weight(loss_fn, name, outputs, where)
+    if (probabilities or isinstance(loss_fn, _SAME_SHAPE)) and outputs.shape != targets.shape:
         raise input_error(
             where,
             f"targets of the outputs' shape {tuple(outputs.shape)}",
@@ -121,16 +125,30 @@ def least_loss(loss_fn: LossFunction) -> float | None:
     return float(own) if isinstance(own, int | float) and math.isfinite(own) else None
 
 
-def _check_weight(loss_fn: nn.BCELoss | nn.BCEWithLogitsLoss, outputs: Tensor, where: str) -> None:
+def _check_weight(loss_fn: nn.Module, name: str, outputs: Tensor, where: str) -> None:
     """Refuse a weight for each sample of a batch: a loss of one sample does not know which of them is its own."""
-    one = (1, *outputs.shape[1:])
-    own = () if loss_fn.weight is None else tuple(loss_fn.weight.shape)
+    one, weight = (1, *outputs.shape[1:]), getattr(loss_fn, name, None)
+    own = () if weight is None else tuple(weight.shape)
     if len(own) > len(one) or any(a not in (1, b) for a, b in zip(own[::-1], one[::-1], strict=False)):
         raise input_error(
             where,
-            f"a `weight` of {type(loss_fn).__name__} that broadcasts to one sample's outputs {one}",
+            f"a `{name}` of {type(loss_fn).__name__} that broadcasts to one sample's outputs {one}",
             f"{own}",
-            "Pass weights of samples with the targets, and a callable as `loss_fn` that multiplies by them",
+            "Pass weights of samples with the targets, and a callable as `loss_fn` that multiplies by them"
+            if name == "weight"
+            else "Pass one number for each output",
+        )
+
+
+def _check_class_weights(loss_fn: nn.Module, outputs: Tensor, where: str) -> None:
+    """Refuse weights that are not one for each class."""
+    classes, weight = outputs.shape[1:2], loss_fn.weight
+    if isinstance(weight, Tensor) and weight.shape != classes:
+        raise input_error(
+            where,
+            f"a `weight` of {type(loss_fn).__name__} with one number for each class, {tuple(classes)}",
+            f"{tuple(weight.shape)}",
+            "Correct the weights or the number of outputs",
         )
 
 

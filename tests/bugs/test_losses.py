@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
@@ -118,3 +121,36 @@ def test_outputs_whose_sum_overflows_are_finite() -> None:
         model.weight.fill_(2000.0)
     found = pb.tangent_kernel(model, torch.ones(2, 2).half(), contract="trace")
     assert found.total.tolist() == [[80.0, 80.0], [80.0, 80.0]]  # 40 outputs of two ones each
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "targets", "text"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.ones(5)), "labels", r"a `weight` of CrossEntropyLoss .* \(3,\), got \(5,\)"),
+        (nn.NLLLoss(weight=torch.ones(2)), "labels", r"a `weight` of NLLLoss .* \(3,\), got \(2,\)"),
+        (nn.MultiMarginLoss(weight=torch.ones(4)), "labels", r"a `weight` of MultiMarginLoss .* got \(4,\)"),
+        (nn.CrossEntropyLoss(weight=torch.ones(5)), "probabilities", r"a `weight` of CrossEntropyLoss"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(7)), "probabilities", r"a `pos_weight` .* \(1, 3\), got \(7,\)"),
+        (nn.MultiLabelSoftMarginLoss(weight=torch.ones(2)), "probabilities", r"a `weight` of MultiLabelSoftMarginLoss"),
+        (nn.CrossEntropyLoss(), "too many", r"targets of the outputs' shape \(6, 3\), got \(6, 4\)"),
+    ],
+)
+def test_weights_and_targets_of_another_number_of_classes(loss_fn: nn.Module, targets: str, text: str) -> None:
+    """Some were accepted: the table of weights is only ever read at the labels."""
+    model, x = nn.Linear(4, 3), torch.randn(6, 4)
+    y = torch.arange(6) % 3 if targets == "labels" else torch.rand(6, 3 + (targets == "too many"))
+    for call in (pb.backward_kernel, lambda m, loss, a, b: pb.Hessian(m, loss, (a, b))):
+        with pytest.raises(pb.InputError, match=text):
+            call(model, loss_fn, x, y)
+
+
+@pytest.mark.parametrize("weight", [torch.ones(5), torch.ones(2)])
+def test_weights_of_a_plain_callable_are_checked_as_torch_does(weight: Tensor) -> None:
+    """Also where its cross-entropy is computed in another way, for second derivatives."""
+    for function in (F.cross_entropy, F.multi_margin_loss):
+
+        def loss(z: Tensor, t: Tensor, function: Any = function) -> Tensor:
+            return function(z, t, weight=weight, reduction="none")
+
+        with pytest.raises(RuntimeError, match="weight"):
+            pb.Hessian(nn.Linear(4, 3), loss, (torch.randn(6, 4), torch.arange(6) % 3))

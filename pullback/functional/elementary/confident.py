@@ -125,6 +125,9 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
     axis = 0 if input.dim() == 1 else 1
+    one_each = weight is None or weight.shape == input.shape[axis : axis + 1]
+    if not one_each or (target.is_floating_point() and target.shape != input.shape):
+        return F.cross_entropy(input, target, weight)  # torch says what is wrong
     log_p = log_softmax(input, axis)
     weights = None if weight is None else weight.view(-1, *[1] * (input.dim() - axis - 1))
     smooth = label_smoothing / input.shape[axis]

@@ -63,6 +63,8 @@ def multi_margin_loss(
 ) -> Tensor:
     """Sum over wrong classes of max(0, margin - x_y + x_j)^p, over C."""
     scores, labels = (input, target) if input.dim() == 2 else (input.unsqueeze(0), target.reshape(1))
+    if weight is not None and weight.shape != scores.shape[1:]:
+        return F.multi_margin_loss(input, target, p, margin, weight)  # torch says what is wrong
     own = scores.gather(1, labels.unsqueeze(1))
     wrong = torch.arange(scores.shape[1], device=scores.device) != labels.unsqueeze(1)
     terms = (margin - own + scores).clamp(min=0) ** p
