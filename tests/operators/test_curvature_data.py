@@ -76,6 +76,17 @@ def test_sources_that_change_are_named(make: Callable[..., Any]) -> None:
     with pytest.raises(pb.InputError, match=f"{message} more batches at batch 1"):
         make(model, LOSS, Growing())
 
+    class Turned:  # the same samples in another order: a loader that shuffles its only batch
+        def __init__(self) -> None:
+            self.walks = 0
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            self.walks += 1
+            yield (x, y) if self.walks == 1 else (x.flip(0), y.flip(0))
+
+    with pytest.raises(pb.InputError, match=f"{message} other samples at batch 0 the second time"):
+        make(model, LOSS, Turned())
+
 
 def test_a_source_that_changes_later_is_named() -> None:
     model, (x, y) = net(), points()
