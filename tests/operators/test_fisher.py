@@ -210,3 +210,15 @@ def test_errors() -> None:
             pb.UnsupportedError, match=f"Fisher: expected a loss that is a neg.*, got {got}. Use one of"
         ):
             pb.Fisher(model, loss, (x, y))
+
+
+def test_batches_draw_anew() -> None:
+    """Two batches of the same sample get labels of their own: a third class is drawn, and the rank is two, not one."""
+    model = nn.Linear(1, 3, bias=False).double()
+    nn.init.zeros_(model.weight)  # three classes as likely as each other
+    batch = (torch.ones(1, 1, dtype=torch.float64), torch.tensor([0]))
+    ranks = set()
+    for seed in range(8):  # one stream for both would give rank one eight times
+        F = pb.Fisher(model, nn.CrossEntropyLoss(), [batch, batch], kind="sampled", seed=seed).to_dense()
+        ranks.add(int(torch.linalg.matrix_rank(F)))
+    assert 2 in ranks
