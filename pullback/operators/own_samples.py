@@ -51,9 +51,7 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
     if count == 1:
         return
     with torch.enable_grad():
-        copy, leaves = with_gradients(x)
-        with _Lookups(tensors(copy), count) as lookups:
-            values = evaluate(copy, y)
+        values, leaves, lookups = _with_graph(evaluate, x, y, count)
         dtype = loosest([*lookups.dtypes, *(value.dtype for value in values.values())])
         between = most_dependent(_scalars(values, values), [*leaves, *lookups.found], dtype)
         chosen = list(dict.fromkeys((0, between, count - 1)))
@@ -66,6 +64,20 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
                 name, error, size = found
                 raise mixed_samples(where, name, f"sample {i}", error, size)
         _check_gradients(evaluate, parameters, (values, leaves, dtype), dict(zip(chosen, alone, strict=True)), where)
+
+
+def _with_graph(evaluate: Evaluate, x: Batch, y: Batch, count: int) -> tuple[dict[str, Tensor], list[Tensor], _Lookups]:
+    """Values, the real inputs they can be differentiated in, and the look-ups of the others."""
+    copy, leaves = with_gradients(x)
+    try:
+        with _Lookups(tensors(copy), count) as lookups:
+            return evaluate(copy, y), leaves, lookups
+    except RuntimeError:
+        if not leaves:
+            raise
+    # a model may write to its input by ``out=``, which autograd has no derivative for: parameters alone are left
+    with _Lookups(tensors(x), count) as lookups:
+        return evaluate(x, y), [], lookups
 
 
 def _check_gradients(
@@ -89,7 +101,7 @@ def _check_gradients(
     inputs = {f"input {k}" if k else "input": leaf for k, leaf in enumerate(leaves)}
 
     def of_one(i: int, at: Tensors | None = None) -> dict[str, Tensor]:
-        x, own = with_gradients(alone[i][0])
+        x, own = with_gradients(alone[i][0]) if leaves else (alone[i][0], [])
         total = _scalars(evaluate(x, alone[i][1], at), values).sum()
         return _gradient(total, {**(at or parameters), **dict(zip(inputs, own, strict=True))})
 

@@ -234,3 +234,25 @@ def test_layer_jacobians_compare_samples() -> None:
     model = nn.Sequential(nn.Linear(3, 4), Mixing(), nn.Linear(4, 2)).double()
     with pytest.raises(pb.UnsupportedError, match=OWN):
         pb.layer_jacobians(model, torch.randn(4, 3, dtype=torch.float64))
+
+
+def test_inputs_that_cannot_be_differentiated() -> None:
+    """A layer that writes to its input by ``out=``: samples are compared in the parameters alone."""
+
+    class Scaled(nn.Module):
+        def __init__(self, coupled: bool) -> None:
+            super().__init__()
+            self.linear, self.coupled = nn.Linear(3, 2).double(), coupled
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.mul(x, 0.25, out=x)
+            h = self.linear(x)
+            return h - h.mean(0) if self.coupled else h
+
+    x, y, loss_fn = torch.randn(4, 3, dtype=torch.float64), torch.arange(4) % 2, nn.CrossEntropyLoss()
+    model = Scaled(False)
+    plain = nn.Sequential(model.linear)
+    assert_same(pb.Hessian(model, loss_fn, (x, y)).to_dense(), reference.dense_hessian(plain, loss_fn, x / 4, y))
+    for make in (pb.Hessian, lambda m, _, data: pb.Jacobian(m, data[0])):
+        with pytest.raises(pb.UnsupportedError, match=OWN):
+            make(Scaled(True), loss_fn, (x, y))
