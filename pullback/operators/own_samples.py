@@ -30,7 +30,7 @@ from pullback.functional.agreement import (
     tolerance,
 )
 from pullback.functional.batch import Batch, filled, take, tensors, without_inference
-from pullback.functional.losses import logits_of
+from pullback.functional.losses import check_finite, logits_of
 
 Evaluate = Callable[..., dict[str, Tensor]]  # (x, y, parameters or None) -> what a sample's values are, (N, ...) each
 
@@ -145,6 +145,8 @@ def check_rows(found: Tensor, own: Tensor, what: str, where: str) -> None:
 
     A tenth of the largest row's tolerance is allowed everywhere: a row may be zero but for rounding.
     """
+    for values in (own, found):
+        check_finite(values, where, what)
     errors, sizes = row_norms(found - own), row_norms(own)
     bounds = tolerance(loosest([found.dtype])) * (sizes + 0.1 * sizes.max())
     if (i := first_above(errors, bounds)) is not None:

@@ -48,7 +48,7 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, Mapping):
-        return {in_words(key): encode(each, other) for key, each in value.items()}
+        return {_key(key): encode(each, other) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset | deque):
         return [encode(each, other) for each in value]
     try:
@@ -92,7 +92,7 @@ def encode_values(values: Any) -> tuple[dict[str, Any], dict[str, str]]:
     kept: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for key, value in values.items():
-        name = in_words(key)
+        name = _key(key)
         try:
             found = encode(value)
         except Exception as error:
@@ -103,6 +103,10 @@ def encode_values(values: Any) -> tuple[dict[str, Any], dict[str, str]]:
         else:
             refused[name] = "lists or dicts within those of lists or dicts"
     return kept, refused
+
+
+def _key(key: Any) -> str:
+    return str(key) if isinstance(key, str) else in_words(key)
 
 
 def in_words(value: Any) -> str:

@@ -79,3 +79,11 @@ def test_errors() -> None:
         pb.layer_jacobians(nn.Linear(2, 2), torch.randn(1, 2))
     with pytest.raises(pb.InputError, match="one sample for `legacy_shape`, got 2"):
         pb.layer_jacobians(MLP([2, 2, 2]), torch.randn(2, 2), legacy_shape=True)
+
+
+def test_weights_that_are_no_numbers_are_not_told_as_coupling() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight.fill_(float("nan"))
+    with pytest.raises(pb.InputError, match="layer_jacobians: expected a finite output of layer 1 for every sample"):
+        pb.layer_jacobians(model, torch.randn(5, 3))
