@@ -17,6 +17,7 @@ from pullback._rng import make_generator
 
 Tensors = Mapping[str, Tensor]
 
+PIECE = 2**20  # numbers that are converted to float64 at a time
 ROUNDINGS = 8  # draws that show how well numbers are known; each flips a unit at its kink with even chances
 
 
@@ -32,13 +33,20 @@ def loosest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 def norms(tensors: Iterable[Tensor]) -> Tensor:
     """Euclidean norms, one a tensor, in float64: squares of small float32 numbers would underflow."""
-    return torch.stack([torch.linalg.vector_norm(t.detach(), dtype=torch.float64) for t in tensors])
+    return torch.stack([row_norms(t.detach().reshape(1, -1))[0] for t in tensors])
 
 
 def row_norms(tensor: Tensor) -> Tensor:
     """Euclidean norm of every sample's numbers, (N, ...) -> (N,), in float64."""
     flat = tensor.detach().reshape(len(tensor), -1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    if tensor.dtype == torch.float64 or flat.numel() <= PIECE:
+        return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    rows = max(1, PIECE // flat.shape[1])  # torch makes a whole copy in float64, of one piece at a time here
+    parts = [
+        torch.stack([torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in some.split(PIECE, dim=1)], 1)
+        for some in flat.split(rows)
+    ]
+    return torch.linalg.vector_norm(torch.cat(parts), dim=1)
 
 
 def agree(first: Tensor, second: Tensor) -> bool:
