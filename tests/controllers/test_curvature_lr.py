@@ -45,7 +45,7 @@ def test_the_bound_is_where_a_quadratic_begins_to_diverge(options: dict[str, flo
         model, x, y = quadratic()
         optimizer = torch.optim.SGD(model.parameters(), 123.0, **options)  # type: ignore[arg-type]
         controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e9)
-        losses = [one_step(controller, x, y) for _ in range(400)]
+        losses = [one_step(controller, x, y) for _ in range(200)]
         assert controller.curvature == pytest.approx(8.0, rel=1e-2)
         assert controller.get_last_lr()[0] == pytest.approx(target * bound / 8, rel=1e-2)
         assert (losses[-1] < losses[0]) is falls
@@ -119,7 +119,7 @@ def test_the_bound_of_unequal_groups_is_exact(rates: tuple[float, float], flippe
         groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)]
         optimizer = torch.optim.SGD(groups[::-1] if flipped else groups)
         controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e9)
-        losses = [one_step(controller, x, y) for _ in range(300)]
+        losses = [one_step(controller, x, y) for _ in range(60)]
         ratios = [rate / max(rates) for rate in rates]
         assert controller.curvature == pytest.approx(max(8 * ratios[0], 2 * ratios[1]), rel=1e-2)
         found = controller.get_last_lr()[:: -1 if flipped else 1]

@@ -25,6 +25,7 @@ from pullback.operators.base import Operator
 from tests import cases
 from tests.cases import CASES, Case
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 module = sys.modules["pullback.diagnostics.curvature_spectrum"]  # the package has a function of that name
 CE = nn.CrossEntropyLoss()
@@ -56,9 +57,7 @@ def _check(found: pb.CurvatureSpectrum, dense: Tensor, tolerance: float = 1e-9) 
     assert float(measured.max()) <= float(found.residuals.max()) + tolerance * top
 
 
-@pytest.mark.parametrize("method", ["gram", "lanczos"])
-@pytest.mark.parametrize("matrix", DENSE)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "matrix", "method"), thinned(CASES, tuple(DENSE), ("gram", "lanczos")))
 def test_whole_spectrum_equals_the_dense_reference(case: Case, matrix: Matrix, method: Method) -> None:
     """Over all cases, by both methods: smooth ones and those with kinks, convolutions, tied weights, attention."""
     model, loss_fn, x, y = build(case, 4)

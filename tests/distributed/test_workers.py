@@ -63,6 +63,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for file in sorted(path.glob("ledger-*")) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_bytes(tmp_path: Path, alone: Path) -> None:
     """In a process group of the caller's own, which is there afterwards; also if one worker is late."""
     path = tmp_path / "store"
@@ -90,6 +91,7 @@ def test_under_torchrun(tmp_path: Path, alone: Path) -> None:
     assert contents(path) == contents(alone)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies(tmp_path: Path, alone: Path) -> None:
     """The others end with an error that says who, and one process alone goes on from there."""
     path = tmp_path / "store"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.functional import output_hessian
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 N, C = 6, 4
 MARGINS = (5.0, 16.0, 20.0, 40.0, 60.0)
@@ -90,9 +91,7 @@ def in_dtype(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype) if t.is_floating_point() else t
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("margin", MARGINS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "margin", "dtype"), thinned(tuple(LOSSES), MARGINS, DTYPES))
 def test_gauss_newton(name: str, margin: float, dtype: torch.dtype) -> None:
     loss_fn, y, bend, factors = LOSSES[name]
     z = scores(margin, C).to(dtype)

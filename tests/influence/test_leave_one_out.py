@@ -27,7 +27,7 @@ def step_without(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor, i: int, d
     return torch.linalg.solve(matrix + damping * torch.eye(len(matrix), dtype=torch.float64), gradient / n)
 
 
-@limits(max_examples=8)
+@limits(max_examples=4)
 @given(
     n=st.integers(2, 6),
     width=st.integers(1, 4),

@@ -5,8 +5,6 @@ process, over all cases, against the loop; that of two processes is ``tests/dist
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from pullback.kernels.factors import DensePiece
 from pullback.kernels.gram import matched
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 N, CUT = 5, 2
 DTYPES, FORMS, SIDES, TILES = (
@@ -29,24 +28,13 @@ DTYPES, FORMS, SIDES, TILES = (
 )
 
 
-def combinations() -> list[Any]:
-    """All of the matrix; in all but a third, which has every two entries of different columns together, as slow."""
-    found = []
-    for case in CASES:
-        for a, b, c, d in product(range(len(DTYPES)), range(len(FORMS)), range(len(SIDES)), range(len(TILES))):
-            entries = (case, DTYPES[a], FORMS[b], SIDES[c], TILES[d])
-            name = "-".join([case.name, str(DTYPES[a])[6:], *map(str, entries[2:])])
-            found.append(pytest.param(*entries, id=name, marks=() if (a + b + c + d) % 3 == 0 else pytest.mark.slow))
-    return found
-
-
 @cache
 def looped(name: str) -> Tensor:
     model, loss_fn, x, y = build(next(case for case in CASES if case.name == name), N)
     return reference.total_kernel(model, loss_fn, x, y)
 
 
-@pytest.mark.parametrize(("case", "dtype", "form", "sides", "tile"), combinations())
+@pytest.mark.parametrize(("case", "dtype", "form", "sides", "tile"), thinned(CASES, DTYPES, FORMS, SIDES, TILES))
 def test_equals_the_loop(
     case: Case, dtype: torch.dtype, form: str, sides: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from pullback.kernels.outer import GhostPiece
 from pullback.kernels.store import kernel_to_store, open_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 CE = nn.CrossEntropyLoss()
@@ -60,8 +61,8 @@ def test_equals_the_loop(case: Case, tmp_path: Path) -> None:
             assert store.layers[layer].frobenius_norm == pytest.approx(float(block.norm()), abs=1e-7 * size)
 
 
-@every_case
-def test_squares_do_not_matter(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("case", "form"), thinned(CASES, ("ghost", "materialise")))
+def test_squares_do_not_matter(case: Case, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles made of several squares of unequal sides, rows formed or not."""
     model, loss_fn, x, y = build(case, 7)
     monkeypatch.setattr("pullback.kernels.store_tile.TILE_ROWS", 2)
@@ -69,15 +70,14 @@ def test_squares_do_not_matter(case: Case, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("pullback.kernels.forms.TILE_POSITIONS", 5)
     total = reference.total_kernel(model, loss_fn, x, y)
     size = max(float(total.abs().max()), 1e-12)
-    for form in ("ghost", "materialise"):
-        monkeypatch.setattr(
-            "pullback.kernels.forms.cheapest_form",
-            lambda factor, *args, form=form: form if form in factor.forms() else factor.forms()[0],
-        )
-        store = make(tmp_path / form, model, loss_fn, (x, y), tile=5)
-        assert_same(store.to_dense(), total, scale=size)
-        norm = sum(float(b.norm() ** 2) for b in reference.layer_kernels(model, loss_fn, x, y).values())
-        assert float(store.layer_inner_products().trace()) == pytest.approx(norm, rel=1e-9)
+    monkeypatch.setattr(
+        "pullback.kernels.forms.cheapest_form",
+        lambda factor, *args: form if form in factor.forms() else factor.forms()[0],
+    )
+    store = make(tmp_path / form, model, loss_fn, (x, y), tile=5)
+    assert_same(store.to_dense(), total, scale=size)
+    norm = sum(float(b.norm() ** 2) for b in reference.layer_kernels(model, loss_fn, x, y).values())
+    assert float(store.layer_inner_products().trace()) == pytest.approx(norm, rel=1e-9)
 
 
 def test_float32(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def check_products(op: Operator, dense: Tensor, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(n=st.integers(1, 4), width=st.integers(1, 4), seed=st.integers(0, 1000), factor=st.floats(-3, 3))
 def test_algebra_of_every_operator(name: str, n: int, width: int, seed: int, factor: float) -> None:
     """Adjoint identity <u, A v> = <A^T u, v> and linearity, of operators and everything made from them."""

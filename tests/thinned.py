@@ -1,0 +1,30 @@
+"""Combinations of which a part is tried by every run, and the rest by the slow ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+
+def thinned(*columns: Sequence[Any]) -> list[Any]:
+    """All combinations of one entry a column, for ``parametrize``; all but a third (or half) are marked slow.
+
+    In the third the places of the entries add up to a multiple of three: every entry is in it, and of three columns or
+    more any two entries of different ones, where a third column has at least three. Of two columns, one of which has
+    two entries, it is a half.
+    """
+    found, part = [], min(3, sorted(len(column) for column in columns)[-2])
+    for places in product(*(range(len(column)) for column in columns)):
+        entries = [column[place] for column, place in zip(columns, places, strict=True)]
+        marks = () if sum(places) % part == 0 else pytest.mark.slow
+        found.append(pytest.param(*entries, id="-".join(map(_name, entries)), marks=marks))
+    return found
+
+
+def _name(entry: Any) -> str:
+    text = str(entry)[6:] if isinstance(entry, torch.dtype) else str(getattr(entry, "name", entry))
+    return text.replace(" ", "_")
