@@ -26,5 +26,9 @@ def thinned(*columns: Sequence[Any]) -> list[Any]:
 
 
 def _name(entry: Any) -> str:
-    text = str(entry)[6:] if isinstance(entry, torch.dtype) else str(getattr(entry, "name", entry))
+    text = (
+        str(entry)[6:]
+        if isinstance(entry, torch.dtype)
+        else str(getattr(entry, "name", getattr(entry, "__name__", entry)))
+    )
     return text.replace(" ", "_")

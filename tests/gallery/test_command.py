@@ -117,6 +117,7 @@ def test_pages_use_public_names_only(name):
     assert not [a for a in attributes if a.startswith("_") and not a.startswith("__")]
 
 
+@pytest.mark.slow
 def test_the_documentation_lists_every_page_and_its_own_page_runs(tmp_path):
     text = (Path(__file__).parents[2] / "docs/gallery.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(PAGES)

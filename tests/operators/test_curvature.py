@@ -16,6 +16,7 @@ from pullback.operators import curvature
 from pullback.operators.base import Operator
 from tests.cases import CASES, Bags, Case, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 LIKELIHOODS = {  # those without
     "conv3d": "label_smoothing",
@@ -67,8 +68,7 @@ OPERATORS: dict[str, tuple[Callable[..., Operator], Callable[..., Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", OPERATORS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "kind"), thinned(CASES, tuple(OPERATORS)))
 def test_equals_the_dense_reference(case: Case, kind: str) -> None:
     """Vectors, blocks of columns, the transpose, the dense form, sub-blocks; S2-11: H is symmetric. S2-19, S2-31."""
     model, loss_fn, x, y = build(case, 4)

@@ -15,12 +15,18 @@ from pullback.theory.gaussian import pair_mean
 from pullback.theory.hermite import coefficients
 from pullback.theory.pairs import pair_means
 from pullback.theory.piecewise import pair_moments, pieces_of
+from tests.thinned import thinned
 
 CORRELATIONS = (-1.0, -0.999999, -0.7, 0.0, 0.3, 0.9, 0.9999, 1 - 1e-9, 1.0)
 
 
-@pytest.mark.parametrize("lengths", [(0.5, 0.5), (2.0, 2.0), (0.3, 7.0), (1e-4, 1.0)])
-@pytest.mark.parametrize("function", [functional.hardtanh, functional.relu6, functional.leaky_relu])
+@pytest.mark.parametrize(
+    ("function", "lengths"),
+    thinned(
+        (functional.hardtanh, functional.relu6, functional.leaky_relu),
+        ((0.5, 0.5), (2.0, 2.0), (0.3, 7.0), (1e-4, 1.0)),
+    ),
+)
 def test_piecewise_linear_activations_in_closed_form(function, lengths) -> None:
     """By Owen's T, against the nested rule, whose panels follow the kinks."""
     phi = activation_of(function, "test")
