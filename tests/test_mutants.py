@@ -64,6 +64,7 @@ def test_a_constant_is_watched_where_it_is_read_and_a_default_in_its_function() 
     assert default.watch == range(5, 7)
 
 
+@pytest.mark.slow
 def test_a_draw_is_of_its_seed_and_every_change_can_be_compiled() -> None:
     first, again, other = (draw(ROOT, 40, seed, ["runs", "report"]) for seed in (1, 1, 2))
     assert first == again

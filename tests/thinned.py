@@ -15,9 +15,9 @@ def thinned(*columns: Sequence[Any]) -> list[Any]:
 
     In the third the places of the entries add up to a multiple of three: every entry is in it, and of three columns or
     more any two entries of different ones, where a third column has at least three. Of two columns, one of which has
-    two entries, it is a half.
+    two entries, it is a half; of one column every third entry.
     """
-    found, part = [], min(3, sorted(len(column) for column in columns)[-2])
+    found, part = [], 3 if len(columns) == 1 else min(3, sorted(len(column) for column in columns)[-2])
     for places in product(*(range(len(column)) for column in columns)):
         entries = [column[place] for column, place in zip(columns, places, strict=True)]
         marks = () if sum(places) % part == 0 else pytest.mark.slow

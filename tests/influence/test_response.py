@@ -16,6 +16,7 @@ from pullback import reference
 from pullback.functional import ModelView, per_sample_loss
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 LOSSES = {"squares": nn.MSELoss(reduction="sum"), "classes": nn.CrossEntropyLoss(), "bits": nn.BCEWithLogitsLoss()}
 
@@ -69,7 +70,7 @@ def test_dual_equals_primal(n: int, d: int, width: int, outputs: int, loss: str,
         assert (found.solution.iterations == 0) == (method == "dual" or not expected.any())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_influence_of_weights_over_all_cases(case: Case) -> None:
     """Adjoint = forward = dense, on losses, by conjugate gradients and by the dual with the empirical Fisher."""
     model, loss_fn, x, y = build(case, 4)

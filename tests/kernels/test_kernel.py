@@ -12,6 +12,7 @@ from pullback.functional import take
 from pullback.kernels.rules import RULES
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -94,8 +95,7 @@ def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(tiled, tiled.T)
 
 
-@pytest.mark.parametrize("form", ["ghost", "materialise", "shift"])
-@every_case
+@pytest.mark.parametrize(("case", "form"), thinned(CASES, ("ghost", "materialise", "shift")))
 def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """S0-08: the form that never makes a gradient equals the one that does."""
 

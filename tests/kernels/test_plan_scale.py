@@ -189,6 +189,7 @@ def test_what_is_printed() -> None:
     assert [span(n) for n in (5, 7200, 864000, 1e10)] == ["5 s", "2.0 h", "10 days", "317 years"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_large_language_model_allocates_nothing() -> None:
     """A Llama of 32 layers and 2.2 billion parameters, 4.5 GB: planned with less than 300 MB."""

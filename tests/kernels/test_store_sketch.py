@@ -21,6 +21,7 @@ from pullback.kernels.store_run import Filler
 from pullback.kernels.store_sketch import Sketching
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 SMALL = pb.Sketch(4, 5, 3, "smaller")
@@ -44,7 +45,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*")) if "c" in f.parts and f.is_file()}
 
 
-@every_case
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_equals_sketch_kernel(case: Case, tmp_path: Path) -> None:
     """Total and every layer's summary; the last block is smaller."""
     model, loss_fn, x, y = build(case, 7)
@@ -62,8 +63,7 @@ def test_equals_sketch_kernel(case: Case, tmp_path: Path) -> None:
         assert store.layers[name].frobenius_norm == pytest.approx(float(layer.norm()), abs=1e-6 * size)
 
 
-@every_case
-@pytest.mark.parametrize("tile", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("case", "tile"), thinned(CASES, (3, 1)))
 def test_a_sample_alone(case: Case, tile: int, tmp_path: Path) -> None:
     """As the last block and as every block, against the kernel between all samples and that one."""
     model, loss_fn, x, y = build(case, 7)

@@ -15,6 +15,7 @@ from pullback.kernels.coverage import capture_factors
 from pullback.kernels.planning import make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 
 def _gram(captured: Captured) -> torch.Tensor:
@@ -22,8 +23,7 @@ def _gram(captured: Captured) -> torch.Tensor:
     return total.total_gram(captured, plan, "test")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(("case", "small"), thinned(CASES, (True, False)))
 def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, small: bool) -> None:
     """Over all cases, for losses and for outputs, in one square and in many."""
     if small:
