@@ -162,13 +162,13 @@ def _whole(request: Request, side: Side) -> Captured:
 
 def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
-    few = template(request, check=False)
-    first = few.captured
-    plan = plan_of(request, first, few.graph_bytes)
-    print(plan, file=sys.stderr)
     blocks: Blocks | None = None
     last: Captured | None = None
     with freed_at_once(request.memory_limit):
+        few = template(request, check=False)
+        first = few.captured
+        plan = plan_of(request, first, few.graph_bytes)
+        print(plan, file=sys.stderr)
         for names in plan.passes:
             last = None  # its outputs are made again
             left, right = _both_in_batches(request, plan, names)
