@@ -6,13 +6,14 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pullback._checks import input_error
+from pullback.runs.course import Course
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
 
 MOMENT = 0.02  # seconds in which a writer that is alive has finished its line
@@ -41,6 +42,7 @@ class Run:
         skipped: lines that were no records.
         superseded: records that were left behind.
         resumed: steps that training was resumed from.
+        courses: what was shown at every step, see ``course``.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     skipped: int = 0
     superseded: int = 0
     resumed: tuple[int, ...] = ()
+    courses: Course = field(default_factory=Course)
 
     @property
     def steps(self) -> list[int]:
@@ -70,9 +73,26 @@ class Run:
         pairs = [(record.step, record.values[metric]) for record in self.of(probe) if metric in record.values]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
+    def course(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What the loop handed over or showed at every step, measured or not.
+
+        Args:
+            name: "loss" as it was handed over; "gradient_norm", of all gradients together as the optimizer saw them,
+                at steps where it costs next to nothing; "learning_rate" of the first group that trains, and with
+                several groups "learning_rate.1" and so on of the others. See ``docs/monitor.md``.
+
+        Returns:
+            Steps (S,) int64, ascending, and values (S,) float64, NaN and infinities among them; only those at which
+            something was given, none for a name that never was.
+
+        Cost: about 0.1 microseconds a step.
+        """
+        return self.courses.of(name)
+
     def until(self, step: int) -> Run:
         """The run as it stood after that many steps."""
-        return replace(self, records=tuple(record for record in self.records if record.step <= step))
+        kept = tuple(record for record in self.records if record.step <= step)
+        return replace(self, records=kept, courses=replace(self.courses, last=step))
 
     def table(self) -> dict[str, list[Any]]:
         """Columns of equal length, ``step`` first; what was not measured at a step is None.
@@ -141,7 +161,7 @@ def load_run(path: str | Path) -> Run:
         kept = [earlier for earlier in current if earlier.step <= record.step]
         superseded += len(current) - len(kept)
         current, resumed = kept, [*(step for step in resumed if step <= record.step), record.step]
-    return Run(path, meta, tuple(current), skipped, superseded, tuple(resumed))
+    return Run(path, meta, tuple(current), skipped, superseded, tuple(resumed), Course.read(path))
 
 
 def _lines(path: Path) -> list[bytes]:

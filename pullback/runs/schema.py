@@ -6,6 +6,7 @@
                     "error" in place of "values". A record of the probe "resume" at step s says that training went on
                     from there: what was recorded before it of later steps belongs to weights that were given up.
 ``arrays.zarr``     group: <probe>/<step>/<name>
+``course.bin``      what was shown at every step, see ``runs.course``
 
 JSON has no NaN and no infinity: they stand as the texts "NaN", "Infinity" and "-Infinity".
 """

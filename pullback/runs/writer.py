@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
+from pullback.runs.course import CourseWriter
 from pullback.runs.reader import Run, load_run
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode, encode_values, in_words
 
@@ -32,6 +33,7 @@ class RunWriter:
 
     Attributes:
         earlier: the run that is continued, as it stood after ``resume`` steps; None for a new one.
+        course: takes what is shown at every step.
 
     Raises:
         InputError: the folder already holds a run that is not to be continued, or anything else: nothing is
@@ -61,6 +63,7 @@ class RunWriter:
         else:
             _check_same_model(self.earlier, meta)
             self._continue(self.earlier, resume or 0, now)
+        self.course = CourseWriter(self.path, None if self.earlier is None else resume)
 
     def _begin(self, document: dict[str, Any]) -> None:
         check_free(self.path)
@@ -128,9 +131,12 @@ class RunWriter:
         if self._records >= 0:
             records, self._records = self._records, -1
             try:
-                os.fsync(records)
+                self.course.close()
             finally:
-                os.close(records)
+                try:
+                    os.fsync(records)
+                finally:
+                    os.close(records)
 
     def __enter__(self) -> RunWriter:
         return self
