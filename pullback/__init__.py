@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pullback import functional, measure, modules, monitor, reference, theory
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
-    from pullback.advisor import Finding, diagnose
+    from pullback.advisor import Change, Finding, diagnose
     from pullback.controllers import ConflictSampler, CurvatureLR, NoiseScaleBatch
     from pullback.diagnostics import (
         CurvatureSpectrum,
@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
     "pullback._results": ("Estimate", "Solution"),
-    "pullback.advisor": ("Finding", "diagnose"),
+    "pullback.advisor": ("Change", "Finding", "diagnose"),
     "pullback.controllers": ("ConflictSampler", "CurvatureLR", "NoiseScaleBatch"),
     "pullback.diagnostics": (
         "CurvatureSpectrum",
@@ -205,6 +205,7 @@ _PACKAGES = ("functional", "measure", "modules", "monitor", "reference", "theory
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Change",
     "ConflictSampler",
     "ConvexityCheck",
     "CostResponse",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from pullback.advisor.change import Change
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -21,6 +24,9 @@ class Finding:
         threshold: the rule they crossed, in words.
         source: where that rule comes from.
         action: one remedy in the user's terms.
+        summary: one sentence: what is wrong, and why it matters.
+        because: names of the findings of this run that it follows from; empty of a cause.
+        change: the remedy as a program can carry it out, or None: of what has none, and of what follows from others.
     """
 
     name: str
@@ -31,14 +37,38 @@ class Finding:
     threshold: str
     source: str
     action: str
+    summary: str = ""
+    because: tuple[str, ...] = ()
+    change: Change | None = None
 
     def as_record(self) -> dict[str, Any]:
         """As the values of a run record of the probe "finding"."""
-        return asdict(self) | {"steps": list(self.steps)}
+        more = {"steps": list(self.steps), "because": list(self.because)}
+        return asdict(self) | more | {"change": None if self.change is None else self.change.as_record()}
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Finding:
+        """The finding of a record, also of one written before there were summaries, causes and changes.
+
+        Raises:
+            KeyError: a record of something else.
+        """
+        first, last = values["steps"]
+        return cls(
+            **{name: values[name] for name in ("name", "severity", "layer", "threshold", "source", "action")},
+            steps=(first, last),
+            evidence=dict(values["evidence"]),
+            summary=values.get("summary", ""),
+            because=tuple(values.get("because", ())),
+            change=Change.from_record(values.get("change")),
+        )
 
     def __str__(self) -> str:
         place = f" in {self.layer}" if self.layer else ""
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items())
+        told = f" {self.summary}" if self.summary else ""
+        after = f" It follows from {' and '.join(self.because)}." if self.because else ""
         return (
-            f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}). {self.action}."
+            f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}).{told}{after} "
+            f"{self.action}."
         )

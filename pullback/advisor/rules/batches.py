@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from statistics import mean, median, stdev
 
+from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import by_layer, has, lasts, number, records_with, severity, span
 from pullback.advisor.thresholds import BATCH_NORM_COUNT, BATCH_TOO_LARGE, BATCH_TOO_SMALL, LEAST_SIGNAL, STDERRS
 from pullback.runs import Record, Run
 
+LARGEST_FACTOR = 16.0  # of the batch size at once
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 
@@ -42,6 +44,8 @@ def batch_norm_too_small(run: Run) -> Iterator[Finding]:
             f"fewer than {BATCH_NORM_COUNT} values: their variance is off by sqrt(2 / (n - 1)), a third or more",
             "sampling error of a normal variance; Wu and He (2018), arXiv:1803.08494, figure 1",
             "Use larger batches, or group or layer norm in place of batch norm",
+            summary="Batch norm takes its statistics of so few values that a sample's output hangs on its company.",
+            change=Change("normalisation", "layer"),
         )
 
 
@@ -61,13 +65,23 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
         wanted = scale if scale < math.inf else least
         side, limit, level = "below", BATCH_TOO_SMALL, severity(run)
         action = f"Use batches of up to {wanted:.0f} samples, or average over steps (momentum, a lower rate)"
+        summary, change = (
+            "The gradient of a batch is mostly noise, so that most of a step is lost.",
+            _factor(wanted / batch),
+        )
     elif not small and batch > BATCH_TOO_LARGE * most:
         side, limit, level = "above", BATCH_TOO_LARGE, "info"
         action = f"Batches of {max(1.0, scale):.0f} samples reach the same loss with less computation"
+        summary, change = "The samples of a batch mostly repeat each other: fewer cost less and say the same.", None
     else:
         return
     threshold = f"batch {side} {limit:g} noise scales by {STDERRS:g} standard errors, over all measurements"
-    yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action)
+    yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action, summary=summary, change=change)
+
+
+def _factor(wanted: float) -> Change:
+    """Larger batches, within what one change may do: further ones can follow."""
+    return Change("batch_size", min(LARGEST_FACTOR, max(1.0, wanted)))
 
 
 def _signal_share(records: list[Record]) -> tuple[float, float]:

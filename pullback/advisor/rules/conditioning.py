@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
 from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
@@ -38,6 +39,7 @@ def ill_conditioning(run: Run) -> Iterator[Finding]:
             f"log(N / effective rank) above {ILL_CONDITIONED} log(N) in half of the measurements",
             CONVENTION,
             CONDITIONING_ACTION + (REINFORCED if aligned and aligned[0] > ALIGNED else ""),
+            summary="Nearly all of the gradients' energy lies in a few directions; one rate cannot suit the others.",
         )
 
 
@@ -56,6 +58,9 @@ def inputs_not_normalised(run: Run) -> Iterator[Finding]:
             f"{OFFSET_INPUT:g}, a |mean| above {MEAN_OVER_STD:g} standard deviations",
             "LeCun, Bottou, Orr and Müller (1998), Efficient BackProp, section 4.3; " + CONVENTION,
             "Subtract each feature's mean over the training set and divide by its standard deviation",
+            summary="The inputs are far from zero mean and unit scale, which the curvature of the loss inherits: "
+            "no learning rate suits all weights.",
+            change=Change("standardise_inputs"),
         )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
+from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, records_with, severity, span
 from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED
@@ -21,14 +22,27 @@ EXPLODING_ACTION = (
 )
 
 
+PHASES = {
+    "ordered": "The starting weights are so small that samples look alike to the last layers, and gradients vanish.",
+    "chaotic": "The starting weights are so large that like samples become unlike, and gradients explode.",
+}
+
+
 def vanishing_gradients(run: Run) -> Iterator[Finding]:
     """Gradients that shrink a hundredfold (squared) from the last layer to the first."""
-    yield from _flow(run, "vanishing", VANISHING_ACTION)
+    yield from _flow(
+        run, "vanishing", VANISHING_ACTION, "The gradient dies on its way back, so that early layers hardly learn."
+    )
 
 
 def exploding_gradients(run: Run) -> Iterator[Finding]:
     """Gradients that grow a hundredfold (squared) from the last layer to the first."""
-    yield from _flow(run, "exploding", EXPLODING_ACTION)
+    yield from _flow(
+        run,
+        "exploding",
+        EXPLODING_ACTION,
+        "The gradient grows on its way back, so that one rate is too high for early layers and too low for late ones.",
+    )
 
 
 def ordered_initialisation(run: Run) -> Iterator[Finding]:
@@ -58,10 +72,12 @@ def unbalanced_layers(run: Run) -> Iterator[Finding]:
             CONVENTION,
             "Use an optimiser that scales each layer's step (Adam, LARS, LAMB), normalisation, or the critical "
             "initialisation",
+            summary="Layers learn at rates of other orders: what suits one leaves another where it is.",
+            change=Change("normalisation", "layer"),
         )
 
 
-def _flow(run: Run, verdict: str, action: str) -> Iterator[Finding]:
+def _flow(run: Run, verdict: str, action: str, summary: str) -> Iterator[Finding]:
     records = list(run.of("flow"))
     seen = [r for r in records if r.values.get("verdict") == verdict and has(r, "slope")]
     if not lasts(seen, records):
@@ -80,6 +96,8 @@ def _flow(run: Run, verdict: str, action: str) -> Iterator[Finding]:
         "a hundredfold change of the squared gradient norm over the depth, in half of the measurements",
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
         action,
+        summary=summary,
+        change=Change("normalisation", "layer"),
     )
 
 
@@ -111,6 +129,8 @@ def _phase(run: Run, phase: str, sign: int) -> Iterator[Finding]:
             f"the product of chi over the layers is beyond {CHI_PRODUCT:g} or its inverse",
             "mean-field theory, chi = 1 is critical; Schoenholz et al. (2017), arXiv:1611.01232; " + CONVENTION,
             _critical(record),
+            summary=PHASES[phase],
+            change=Change("initialisation", "critical"),
         )
 
 

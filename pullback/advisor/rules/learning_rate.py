@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pullback.advisor.change import Change
 from pullback.advisor.course import grew, growth
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import (
@@ -81,7 +82,16 @@ def divergence(run: Run) -> Iterator[Finding]:
         threshold += ", along the sharpest direction, in which the learning rate is above the limit of stability"
         action = f"Lower the {sharp[0].which} to below {sharp[0].stable_rate:.3g}"
     yield Finding(
-        "divergence", "critical", _fastest_layer(run), steps, evidence, threshold, "definition; " + STABILITY, action
+        "divergence",
+        "critical",
+        _fastest_layer(run),
+        steps,
+        evidence,
+        threshold,
+        "definition; " + STABILITY,
+        action,
+        summary="The loss left the finite numbers." if bad else "The loss grows: the model is worse than at its start.",
+        change=lower(sharp[0].limit / sharp[0].sharpness if sharp and sharp[0].sharpness > 0 else 1.0),
     )
 
 
@@ -105,6 +115,8 @@ def too_high(run: Run) -> Iterator[Finding]:
             "of a run that does not learn",
             STABILITY,
             f"Lower the {worst.which} to below {worst.stable_rate:.3g}",
+            summary="Steps are longer than the curvature of the loss can bear, so that they overshoot.",
+            change=lower(worst.limit / worst.sharpness),
         )
 
 
@@ -121,12 +133,14 @@ def too_low(run: Run) -> Iterator[Finding]:
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
     if not slow and not lasts(small, updates):
         return
+    factor = 10.0
     evidence = {"first loss": losses[0].values["loss"], "last loss": losses[-1].values["loss"]}
     action = "Raise the learning rate tenfold"
     if curvatures:
         sharpest = max(curvatures, key=lambda c: c.sharpness / c.limit)
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
         action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {sharpest.stable_rate / 2:.3g}"
+        factor = min(factor, sharpest.limit / sharpest.sharpness / 2)
     if small:
         evidence["median |dw| / |w|"] = small[-1].values["median"]
     yield Finding(
@@ -140,7 +154,14 @@ def too_low(run: Run) -> Iterator[Finding]:
         + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth"),
         CONVENTION,
         action,
+        summary="The steps are so short that the loss hardly moves.",
+        change=Change("learning_rate", factor),
     )
+
+
+def lower(room: float) -> Change:
+    """A rate at a quarter of the limit, at least ten times lower: at the limit itself training works badly."""
+    return Change("learning_rate", min(0.1, room / 4))
 
 
 def _curvatures(run: Run) -> list[_Curvature]:

@@ -44,6 +44,9 @@ def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
         "Raise the learning rate or add momentum, or use smaller batches: noise leaves a saddle"
         if saddle
         else "Stop here, lower the learning rate if the loss is noisy, or use a larger or better initialised model",
+        summary="The loss stands still at a saddle: there is a way down, and noise or momentum would find it."
+        if saddle
+        else "The loss stands still, and no direction leads further down.",
     )
 
 

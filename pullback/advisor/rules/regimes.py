@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pullback.advisor.change import Change
 from pullback.advisor.course import rose_again
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, by_layer, has, learns, least_loss, number, records_with, severity, span
@@ -45,6 +46,7 @@ def effective_rate_decay(run: Run) -> Iterator[Finding]:
             f"|w|^2 of a scale-invariant layer grew more than {RATE_DECAY:g} times, without weight decay",
             "van Laarhoven (2017), arXiv:1706.05350; " + CONVENTION,
             "Add weight decay to the layers before normalisation, which holds |w| at an equilibrium",
+            summary="Weights before a normalisation grow, and with them their steps lose size: the rate falls unasked.",
         )
 
 
@@ -71,6 +73,7 @@ def lazy_regime(run: Run) -> Iterator[Finding]:
         f"relative change of the tangent kernel below {LAZY_DRIFT:g} while the loss fell",
         "Chizat, Oyallon and Bach (2019), arXiv:1812.07956; " + CONVENTION,
         "For learnt features use a larger learning rate, a smaller scale of the output, or a narrower network",
+        summary="The loss falls, but the features stay those of the random start: a linear model is being fitted.",
     )
 
 
@@ -103,6 +106,8 @@ def memorisation(run: Run) -> Iterator[Finding]:
             f"loss {_above(least)} while the training loss fell",
             "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
             "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
+            summary="The training samples are learnt by heart; what is learnt no longer helps on others.",
+            change=Change("early_stopping"),
         )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
 from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, SUSPECT_SHARE
@@ -16,6 +17,12 @@ REMEDIES = {
     "label": "check the labels of samples",
     "duplicate": "remove the copies among samples",
     "outlier": "look at samples",
+}
+
+REASONS = {
+    "label": "the model contradicts their labels",
+    "duplicate": "they are copies of others",
+    "outlier": "their gradients outweigh all others",
 }
 
 
@@ -47,6 +54,7 @@ def conflicting_gradients(run: Run) -> Iterator[Finding]:
         "Look at the most conflicting pairs for wrong labels"
         + (f" ({', '.join(where)})" if where else "")
         + ", and consider a larger batch",
+        summary="A step for some samples undoes that for others, so that much of every step is lost.",
     )
 
 
@@ -79,6 +87,8 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         f"{SUSPECT_SHARE:.0%} of the samples have suspect labels",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
         _listed(found, {reason: seen[reason].step for reason in found}),
+        summary="Some samples stand out: " + ", ".join(REASONS[reason] for reason in found) + ".",
+        change=Change("check_samples", tuple(sorted({s[0] for each in found.values() for s in each}))),
     )
 
 

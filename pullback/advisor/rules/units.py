@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, SATURATED
@@ -29,6 +30,7 @@ def saturated_units(run: Run) -> Iterator[Finding]:
         f"more than {SATURATED:g} of all activations with a slope below 5 percent of its largest",
         "Glorot and Bengio (2010), section 3; ",
         "Lower the weight scale of the initialisation or the learning rate, or add normalisation before the activation",
+        "Most units sit at the flat ends of their activation, where no gradient passes.",
     )
 
 
@@ -42,6 +44,7 @@ def dead_units(run: Run) -> Iterator[Finding]:
         f"more than {DEAD:g} of a layer's units without slope on every measured sample",
         "Lu et al. (2019), arXiv:1903.06733; ",
         "Lower the learning rate, use a leaky activation, or add normalisation before the activation",
+        "Most units are off for every sample: they get no gradient and do not come back.",
     )
 
 
@@ -61,6 +64,8 @@ def rank_collapse(run: Run) -> Iterator[Finding]:
             f"effective rank of a layer's activations below {COLLAPSED:g} in half of the measurements",
             "Daneshmand et al. (2020), arXiv:2003.01652; Dong et al. (2021), arXiv:2103.03404; " + CONVENTION,
             "Add skip connections or normalisation, or make the network less deep",
+            summary="A layer gives the same direction to every sample; what is behind it cannot tell them apart.",
+            change=Change("residual"),
         )
 
 
@@ -91,6 +96,7 @@ def _share(
     threshold: str,
     source: str,
     action: str,
+    summary: str,
 ) -> Iterator[Finding]:
     """A finding at the worst layer, where one layer or another is beyond the limit in half of the measurements."""
     records = list(run.of("activations"))
@@ -107,4 +113,6 @@ def _share(
             threshold + ", in half of the measurements",
             source + CONVENTION,
             action,
+            summary=summary,
+            change=Change("normalisation", "layer"),
         )
