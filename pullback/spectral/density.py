@@ -126,7 +126,7 @@ def spectral_density(
     nodes, weights = _run(operator, steps, num_probes, seed, memory_limit, where)
     low, high = float(nodes.min()), float(nodes.max())
     if width is None:
-        width = (high - low) / steps or max(abs(high), 1.0) * 1e-3  # a single eigenvalue has no extent of its own
+        width = (high - low) / steps or (abs(high) or 1.0) * 1e-3  # a single eigenvalue has no extent of its own
     points = _grid(grid, low - 4 * width, high + 4 * width, where)
     scaled = (points.view(-1, 1, 1) - nodes) / width  # (G, probes, steps)
     kernel = torch.exp(-0.5 * scaled.square()) / (width * (2 * torch.pi) ** 0.5)

@@ -108,9 +108,11 @@ def test_the_whole_space_and_degenerate_spectra() -> None:
     assert few.nodes.shape == (4, 3)
     assert few.num_matvecs == 12
     assert_same(few.nodes, torch.tensor([1.0, 2, 3]).expand(4, 3).double(), 1e-5)
-    one = pb.spectral_density(2 * torch.eye(30), 10, 3)
-    assert float(one.grid[one.density.argmax()]) == pytest.approx(2, abs=1e-2)
-    assert one.moment(1).value == pytest.approx(2, abs=1e-5)
+    for size in (2.0, 2e-9, 2e9):  # no unit of an eigenvalue is built in
+        one = pb.spectral_density(size * torch.eye(30, dtype=torch.float64), 10, 3)
+        assert float(one.grid[one.density.argmax()]) == pytest.approx(size, rel=1e-2)
+        assert one.width <= 1e-3 * size
+        assert one.moment(1).value == pytest.approx(size, rel=1e-5)
     zero = pb.spectral_density(torch.zeros(30, 30), 10, 3)
     assert torch.isfinite(zero.density).all()
     assert zero.share(-1e-9, 1e-9).value == pytest.approx(1)
