@@ -13,7 +13,15 @@ from pullback._checks import check_positive, input_error
 from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import check_asymmetry, check_count, check_finite, gaussian, product, square_operator
+from pullback.spectral.inputs import (
+    check_asymmetry,
+    check_count,
+    check_finite,
+    gaussian,
+    product,
+    square_operator,
+    work_dtype,
+)
 from pullback.spectral.statistics import student
 from pullback.spectral.tridiagonal import quadrature, tridiagonalise
 
@@ -124,9 +132,13 @@ def spectral_density(
         check_positive(where, "width", width)
     steps = min(num_matvecs, n)
     nodes, weights = _run(operator, steps, num_probes, seed, memory_limit, where)
-    low, high = float(nodes.min()), float(nodes.max())
+    found = nodes[weights > 0]  # where Lanczos ended early the rest of the nodes carry nothing
+    low, high = float(found.min()), float(found.max())
     if width is None:
-        width = (high - low) / steps or (abs(high) or 1.0) * 1e-3  # a single eigenvalue has no extent of its own
+        width = (high - low) / steps
+        size = max(abs(low), abs(high))
+        if high - low <= n * torch.finfo(work_dtype(operator)).eps * size:  # a single eigenvalue: no extent of its own
+            width = 1e-3 * (size or 1.0)
     points = _grid(grid, low - 4 * width, high + 4 * width, where)
     scaled = (points.view(-1, 1, 1) - nodes) / width  # (G, probes, steps)
     kernel = torch.exp(-0.5 * scaled.square()) / (width * (2 * torch.pi) ** 0.5)
