@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
+
+from torch import nn
 
 from pullback._version import __version__
 from pullback.diagnostics.step_sizes import Optimizers, optimizers_of, step_groups
@@ -26,6 +29,7 @@ def describe(
             "num_params": view.num_params,
             "layers": list(view.layers),
             "frozen": list(view.frozen),
+            "modules": _modules(view.model),
         },
         "loss": getattr(loss_fn, "__name__", type(loss_fn).__name__),
         "settings": settings,
@@ -33,14 +37,30 @@ def describe(
     if (least := least_loss(loss_fn)) is not None:
         described["least_loss"] = least
     if optimizer is not None:
-        described["optimizer"] = _optimizer(optimizer)
+        described["optimizer"] = _optimizer(optimizer, view)
     return described
 
 
-def _optimizer(optimizer: Optimizers) -> dict[str, Any]:
+def _modules(model: nn.Module) -> dict[str, int]:
+    """How many there are of each class of modules that hold no others, or are torch's own."""
+    counted = Counter(type(m).__name__ for m in model.modules() if _is_known(m))
+    return dict(counted)
+
+
+def _is_known(module: nn.Module) -> bool:
+    return not any(True for _ in module.children()) or type(module).__module__.startswith("torch.nn.")
+
+
+def _optimizer(optimizer: Optimizers, view: ModelView) -> dict[str, Any]:
+    """Classes, rates, the largest weight decay, and the names of trainable parameters that no optimizer holds."""
     names = sorted({type(each).__name__ for each in optimizers_of(optimizer)})
     described: dict[str, Any] = {"class": " + ".join(names)}
     rates = sorted({group.rate for group in step_groups(optimizer) if not math.isnan(group.rate)}, reverse=True)
     if rates:
         described["learning_rate"] = rates[0]
-    return described | ({"learning_rates": rates} if len(rates) > 1 else {})
+    described |= {"learning_rates": rates} if len(rates) > 1 else {}
+    decays = [decay for group in step_groups(optimizer) if (decay := group.number("weight_decay")) > 0]
+    described |= {"weight_decay": max(decays)} if decays else {}
+    held = {id(p) for each in optimizers_of(optimizer) for group in each.param_groups for p in group["params"]}
+    left_out = [name for name, p in view.parameters.items() if id(p) not in held]
+    return described | ({"left_out": left_out} if left_out else {})

@@ -73,6 +73,18 @@ class Snapshot:
                 found[layer] = ratio, math.sqrt(variance) / (2 * ratio) if ratio > 0 else 0.0
         return found
 
+    def shrinkage(self, model: nn.Module) -> tuple[float, float]:
+        """|w0| of all weights, and the cosine between w - w0 and -w0; 0 where nothing moved."""
+        view = ModelView.of(model, where="Monitor")
+        size = moved = along = 0.0
+        for name, before in self.values.items():
+            p = view.parameters[name]
+            scale, change = p.numel() / max(1, len(before)), _entries(p, self.places[name]).double() - before.double()
+            size += scale * float(before.double().square().sum())
+            moved += scale * float(change.square().sum())
+            along -= scale * float((change * before.double()).sum())
+        return math.sqrt(size), along / math.sqrt(size * moved) if size * moved > 0 else 0.0
+
     def _squares(self, name: str, p: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Squared change and squared value of the known entries, scaled so that they sum to all; whether sampled."""
         places, before = self.places[name], self.values[name].double()

@@ -104,7 +104,7 @@ def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
     train(4, tmp_path / "run", model, optimizer, x, y, every=2)
     run = pb.load_run(tmp_path / "run")
     expected = {
-        "loss": {"loss", "accuracy", "constant_accuracy", "batch_loss"},
+        "loss": {"loss", "accuracy", "constant_accuracy", "batch_loss", "constant_loss", "form", "outputs"},
         "gradients": {"mean_gradient_norm", "rms_gradient_norm"},
         "kernel": {
             "M1",
@@ -161,6 +161,9 @@ TWINS = {
         "loss": float(CE(m(x), y).detach()),
         "accuracy": float((m(x).argmax(1) == y).float().mean()),
         "constant_accuracy": max(y.tolist().count(label) for label in y.tolist()) / len(y),
+        "constant_loss": twins.constant_loss(y),
+        "form": "cross-entropy",
+        "outputs": "scores",
     },
     "gradients": lambda k, m, x, y: {
         "mean_gradient_norm": float(reference.gradient_matrix(m, CE, x, y).mean(0).norm()),
@@ -190,6 +193,7 @@ TWINS = {
     },
     "noise": twins.noise,
     "updates": twins.updates,
+    "targets": twins.targets,
     "classes": twins.classes,
     "activations": twins.activations,
     "inputs": twins.inputs,

@@ -203,7 +203,7 @@ def test_suspects_are_found() -> None:
 def test_samples_of_a_regression_have_no_class() -> None:
     x, _ = separable()
     found = observe(network(6, 4, 1), x, torch.randn(60, 1), "samples", loss_fn=nn.MSELoss())
-    assert set(found) == {"kernel_norm", "losses", "num_samples", "suspects"}
+    assert set(found) == {"kernel_norm", "losses", "num_samples", "suspects", "num_suspects"}
     assert set(observe(network(6, 4, 1), x, torch.randn(60, 1), "classes", loss_fn=nn.MSELoss())) == {"layer_cosine"}
 
 
@@ -369,3 +369,64 @@ def test_initialisation_is_measured_once_before_the_first_step(tmp_path: Path) -
     model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
     assert set(observe(model, x, y, "initialisation")) == {"sigma_w", "sigma_b"}
     assert observe(nn.Linear(6, 3), x, y, "initialisation") == {}
+
+
+def test_targets_are_counted_or_measured() -> None:
+    model = nn.Linear(3, 1)
+
+    def of(y: Any) -> dict[str, Any]:
+        return observe(model, torch.zeros(4, 3), y, "targets")
+
+    expected = {"counts": {"0": 1, "7": 3}, "num_samples": 4}
+    assert of(torch.tensor([7, 7, 0, 7])) == expected
+    assert of(torch.tensor([[7], [7], [0], [7]])) == expected
+    binary = {"counts": {"0": 1, "1": 3}, "num_samples": 4}
+    assert of(torch.tensor([[1.0], [1.0], [0.0], [1.0]])) == binary
+    assert of(torch.tensor([True, True, False, True])) == binary
+    found = of(torch.tensor([[1.0, -10.0], [3.0, -30.0], [1.0, -10.0], [3.0, -30.0]]))
+    assert found == {
+        "mean": -9.0, "largest_mean": -20.0, "std": pytest.approx((101 / 2) ** 0.5), "sample_mean": -9.0,
+        "sample_std": pytest.approx(4.5 * (4 / 3) ** 0.5), "num_samples": 4,
+    }  # fmt: skip
+    assert of(torch.zeros(4, 6, dtype=torch.long)) == {}  # tokens
+    assert of({"a": torch.zeros(4), "b": torch.zeros(4)}) == {}
+    assert observe(model, torch.zeros(300, 3), torch.arange(300), "targets") == {}  # a vocabulary
+
+
+def test_decay_is_told_from_a_step_of_the_gradient(tmp_path: Path) -> None:
+    """The cosine between a step and minus the weights, whichever optimizer makes it."""
+    x, y = separable()
+    for decay, optimizer_kind, least, most in (
+        (0.0, torch.optim.SGD, -0.5, 0.5),
+        (500.0, torch.optim.SGD, 0.99, 1.0),
+        (0.0, torch.optim.AdamW, -0.5, 0.5),
+        (50.0, torch.optim.AdamW, 0.9, 1.0),
+    ):
+        model = network(6, 12, 3)
+        optimizer = optimizer_kind(model.parameters(), lr=1e-3, weight_decay=decay)
+        folder = tmp_path / f"{optimizer_kind.__name__}{decay}"
+        norms = []
+        with pb.Monitor(model, CE, folder, optimizer=optimizer, every=1, probes=["updates"], budget=None) as monitor:
+            for _ in range(3):
+                norms.append(float(torch.cat([p.detach().flatten() for p in model.parameters()]).norm()))
+                optimizer.zero_grad()
+                CE(model(x), y).backward()
+                optimizer.step()
+                monitor.step(x, y)
+        run = pb.load_run(folder)
+        assert all(least <= cosine <= most + 1e-9 for cosine in run.series("updates", "shrink")[1]), decay
+        assert run.series("updates", "norm")[1][-1] == pytest.approx(norms[-1], rel=1e-6)
+
+
+def test_what_is_described_of_parameters_that_do_not_train(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.LSTM(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].bias.requires_grad_(False)
+    held = [*model[0].parameters(), *model[2].parameters(), model[4].weight]
+    optimizer = torch.optim.SGD([{"params": held[:2]}, {"params": held[2:], "weight_decay": 0.3}], 0.1)
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer):
+        pass
+    meta = pb.load_run(tmp_path / "run").meta
+    assert meta["model"]["frozen"] == ["0.bias"]
+    assert meta["model"]["modules"] == {"Sequential": 1, "Linear": 3, "ReLU": 1, "LSTM": 1}
+    assert meta["optimizer"]["left_out"] == ["3.weight", "3.bias", "4.bias"]
+    assert meta["optimizer"]["weight_decay"] == 0.3

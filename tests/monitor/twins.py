@@ -49,7 +49,33 @@ def updates(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
                 torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (module, before[name])
             )
             ratio[name] = float((now - then).norm() / then.norm())
-    return {"ratio": ratio, "median": median(ratio.values())}
+    now, then = (torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (m, earlier_model()))
+    return {
+        "ratio": ratio,
+        "median": median(ratio.values()),
+        "norm": float(then.norm()),
+        "shrink": float(-(now - then) @ then / ((now - then).norm() * then.norm())),
+    }
+
+
+def targets(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    found = y.tolist()
+    return {"counts": {str(label): found.count(label) for label in (0, 1, 2)}, "num_samples": len(found)}
+
+
+def constant_loss(y: Tensor) -> float:
+    """The least mean loss of one vector of scores for all samples, by descent."""
+    scores = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([scores], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = CE(scores.expand(len(y), 3), y)
+        loss.backward()
+        return loss
+
+    search.step(closure)  # type: ignore[no-untyped-call]
+    return float(closure().detach())
 
 
 def classes(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pullback.monitor.probes import (
     sharpness,
     shift,
     tangent,
+    targets,
     updates,
 )
 from pullback.monitor.probes.base import Measurement, Observation, Probe
@@ -31,6 +32,7 @@ _MODULES = (
     loss,
     gradients,
     updates,
+    targets,
     kernel,
     noise,
     alignment,
@@ -49,8 +51,19 @@ _MODULES = (
 )
 PROBES: dict[str, Probe] = {module.PROBE.name: module.PROBE for module in _MODULES}
 
-_LIGHT = ("loss", "gradients", "updates")
-_STANDARD = ("kernel", "noise", "alignment", "classes", "flow", "activations", "inputs", "batch_norm", "sharpness")
+_LIGHT = ("loss", "gradients", "updates", "targets")
+_STANDARD = (
+    "kernel",
+    "noise",
+    "alignment",
+    "classes",
+    "flow",
+    "activations",
+    "inputs",
+    "batch_norm",
+    "sharpness",
+    "samples",
+)
 PRESETS: dict[str, tuple[str, ...]] = {
     "light": _LIGHT,
     "standard": (*_LIGHT, *_STANDARD),

@@ -7,19 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback.diagnostics.constant_answer import constant_answer
+from pullback.functional.losses import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+_OPTIONS = {"label_smoothing": "smoothing", "ignore_index": "ignored"}  # what cross-entropy calls them
 
 
 def measure(seen: Observation) -> Measurement:
     """``loss``: mean per-sample loss. Where targets are class labels ``accuracy``, the share of right classes.
 
-    Beside it ``constant_accuracy``, that of the best answer that is the same for every sample.
+    Beside it ``constant_accuracy``, that of the best answer that is the same for every sample. Of a loss whose form is
+    known (``diagnostics.constant_answer``) its ``form``, that answer's ``constant_loss``, and whether the ``outputs``
+    are scores or probabilities.
     """
     values: dict[str, Any] = {"loss": float(seen.kernel.losses.mean())}
     outputs, labels = seen.kernel.outputs, seen.labels
     if labels is not None and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
         values["accuracy"] = float((outputs.argmax(1) == labels).to(torch.float32).mean())
         values["constant_accuracy"] = int(labels.unique(return_counts=True)[1].max()) / len(labels)
+    options = {name: getattr(seen.loss_fn, own) for own, name in _OPTIONS.items() if hasattr(seen.loss_fn, own)}
+    answer = constant_answer(logits_of(outputs), seen.y, seen.kernel.losses, **options)
+    if answer is not None:
+        values |= {"form": answer.form, "constant_loss": answer.loss, "outputs": answer.outputs}
     if seen.batch_loss is not None:
         values["batch_loss"] = seen.batch_loss
     return Measurement(values)

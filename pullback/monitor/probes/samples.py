@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ MOST_SUSPECTS = 20
 
 
 def measure(seen: Observation) -> Measurement:
-    """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``; ``suspects`` among them.
+    """``suspects`` among the ``num_samples``, and ``num_suspects``, how many there are for each reason.
 
     A suspect is [index, score, reason], at most ``MOST_SUSPECTS``, the highest scores of each reason first. "label":
     its gradient opposes another class more than it agrees with its own, and the model holds another label for more than
@@ -26,21 +27,35 @@ def measure(seen: Observation) -> Measurement:
     others', scored by the modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by
     the cosine.
     """
-    total, losses = seen.kernel.total.double(), seen.kernel.losses.double()
-    norms = total.diagonal().clamp(min=0).sqrt()
-    values: dict[str, Any] = {
-        "kernel_norm": norms.tolist(),
-        "losses": losses.tolist(),
-        "num_samples": len(total),
-    }
-    suspects = _duplicates(total, seen.x) + _outliers(norms)
-    if seen.labels is not None:
+    total = seen.kernel.total.double()
+    suspects = _duplicates(total, seen.x) + _outliers(_norms(total))
+    outputs = seen.kernel.outputs
+    if (
+        seen.labels is not None
+        and isinstance(outputs, Tensor)
+        and outputs.dim() == 2
+        and outputs.shape[1] > int(seen.labels.max())
+    ):
         own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
+        suspects = _mislabelled(own, opposed, _log_odds(outputs, seen.labels)) + suspects
+    counts = Counter(reason for _, _, reason in suspects)
+    return Measurement({"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)})
+
+
+def measure_each(seen: Observation) -> Measurement:
+    """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``."""
+    values: dict[str, Any] = {
+        "kernel_norm": _norms(seen.kernel.total.double()).tolist(),
+        "losses": seen.kernel.losses.double().tolist(),
+    }
+    if seen.labels is not None:
+        own = _by_class(seen.alignment.cosine.double(), seen.labels)[0]
         values["mean_cosine_to_own_class"] = [None if each.isnan() else float(each) for each in own]
-        outputs = seen.kernel.outputs
-        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > int(seen.labels.max()):
-            suspects = _mislabelled(own, opposed, _log_odds(outputs, seen.labels)) + suspects
-    return Measurement(values | {"suspects": suspects[:MOST_SUSPECTS]})
+    return Measurement(values)
+
+
+def _norms(total: Tensor) -> Tensor:
+    return total.diagonal().clamp(min=0).sqrt()
 
 
 def _by_class(cosine: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,4 +118,4 @@ def _listed(scores: Tensor, reason: str, above: float) -> list[list[Any]]:
     return [[int(i), float(scores[i]), reason] for i in order]
 
 
-PROBE = Probe("samples", measure, sparse=True)
+PROBE = Probe("samples", measure, extra=measure_each)

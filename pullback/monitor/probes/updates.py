@@ -10,15 +10,21 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 def measure(seen: Observation) -> Measurement:
     """``ratio`` = |dw| / |w| of each layer in the last step, ``ratio_stderr`` where entries were sampled; ``median``.
 
+    ``norm`` is |w| of all weights before the step, ``shrink`` the share of the step that made them smaller by the same
+    factor: the cosine between dw and -w, which is 1 where a step is nothing but weight decay.
+
     Nothing where the weights before the step are not known: at the first step, or where steps were left out.
     """
     ratios = {} if seen.before is None else seen.before.ratios(seen.model)
-    if not ratios:
+    if seen.before is None or not ratios:
         return Measurement({})
     values = {"ratio": {layer: ratio for layer, (ratio, _) in ratios.items()}}
     errors = {layer: error for layer, (_, error) in ratios.items() if error > 0}
+    norm, shrink = seen.before.shrinkage(seen.model)
     return Measurement(
-        values | ({"ratio_stderr": errors} if errors else {}) | {"median": median(values["ratio"].values())}
+        values
+        | ({"ratio_stderr": errors} if errors else {})
+        | {"median": median(values["ratio"].values()), "norm": norm, "shrink": shrink}
     )
 
 
