@@ -6,6 +6,7 @@ import math
 
 from pullback.diagnostics import unit_activity
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 
 
 def measure(seen: Observation) -> Measurement:
@@ -28,4 +29,4 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-PROBE = Probe("activations", measure)
+PROBE = Probe("activations", measure, work=Work(0.5))  # a forward pass

@@ -16,6 +16,7 @@ from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.kernels import Kernel, KernelSeries
+from pullback.monitor.probes.work import FREE, Work
 from pullback.monitor.snapshot import Snapshot
 
 
@@ -88,6 +89,7 @@ class Probe:
         extra: a dearer part, added at the sparse turns of ``schedule.is_sparse_turn``.
         sparse: measure at those turns only.
         at_start: measure once, before the first step, from the model alone: there are no samples yet.
+        work: what it costs beside the kernel, or a function that tells from the samples at hand, in less than a pass.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Probe:
     extra: Callable[[Observation], Measurement] | None = None
     sparse: bool = False
     at_start: bool = False
+    work: Work | Callable[[Observation], Work] = FREE
 
     def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pullback.functional import ModelView, num_samples, take
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 
 
 def measure(seen: Observation) -> Measurement:
@@ -41,4 +42,4 @@ def measure(seen: Observation) -> Measurement:
     return Measurement(values)
 
 
-PROBE = Probe("batch_norm", measure, sparse=True)
+PROBE = Probe("batch_norm", measure, sparse=True, work=Work(fixed=0.5))

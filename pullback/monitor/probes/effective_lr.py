@@ -14,6 +14,7 @@ from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.losses import per_sample_loss
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.initialisation import NORMALISES
+from pullback.monitor.probes.work import Work
 
 NUM_SAMPLES = 32  # on which invariance is looked for, until it is found
 
@@ -110,4 +111,13 @@ def _gradient_norms(seen: Observation, view: ModelView, groups: dict[str, tuple[
     return {layer: _norm([next(gradients) for _ in names]) for layer, names in groups.items()}
 
 
-PROBE = Probe("effective_lr", measure)
+def work(seen: Observation) -> Work:
+    """While invariance is looked for two passes for every layer, later at most that of a gradient."""
+    view = ModelView.of(seen.model, where="effective_lr")
+    of, groups = seen.memory.get("effective_lr", (None, {}))
+    if of == seen.parameters and (any(groups.values()) or not _normalises(view)):
+        return Work(1.0)
+    return Work(2.0 + 2 * len(view.layers), most=NUM_SAMPLES)
+
+
+PROBE = Probe("effective_lr", measure, work=work)

@@ -11,6 +11,7 @@ from pullback.functional import take
 from pullback.functional.batch import copied
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 from pullback.operators.layer_jacobians import chain_of, layer_jacobians
 
 NUM_SAMPLES = 4
@@ -24,8 +25,7 @@ def measure(seen: Observation) -> Measurement:
     Nothing for models that are no chain of layers (``pb.layer_jacobians``), and for maps beyond 2^20 entries.
     """
     model, x = unwrap(seen.model), seen.x
-    chain = callable(getattr(model, "layer_maps", None)) or isinstance(model, nn.Sequential)
-    if not chain or not isinstance(x, Tensor) or not x.is_floating_point() or not _small(model, take(x, slice(0, 1))):
+    if not _is_chain(seen) or not _small(_widths(model, take(x, slice(0, 1)))):
         return Measurement({})
     matrices = layer_jacobians(model, take(x, slice(0, NUM_SAMPLES)))
     singular = {str(place): torch.linalg.svdvals(matrix.double()) for place, matrix in enumerate(matrices, start=1)}
@@ -42,14 +42,33 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
+def _is_chain(seen: Observation) -> bool:
+    model, x = unwrap(seen.model), seen.x
+    chain = callable(getattr(model, "layer_maps", None)) or isinstance(model, nn.Sequential)
+    return chain and isinstance(x, Tensor) and x.is_floating_point()
+
+
 @torch.no_grad()
-def _small(model: nn.Module, one: Tensor) -> bool:
-    """Whether every map's matrix, and that of the whole, may be formed."""
+def _widths(model: nn.Module, one: Tensor) -> list[int]:
+    """Numbers that go into the first map, and that come out of each."""
     widths, h = [one.numel()], copied(one)
     for layer in chain_of(model, "jacobian"):
         h = layer(h)
         widths.append(h.numel())
+    return widths
+
+
+def _small(widths: list[int]) -> bool:
+    """Whether every map's matrix, and that of the whole, may be formed."""
     return max([a * b for a, b in pairwise(widths)] + [widths[0] * max(widths)]) <= MOST_ENTRIES
 
 
-PROBE = Probe("jacobian", measure, sparse=True)
+def work(seen: Observation) -> Work:
+    """Of every map a pass back for every one of its outputs."""
+    if not _is_chain(seen):
+        return Work()
+    widths = _widths(unwrap(seen.model), take(seen.x, slice(0, 1)))
+    return Work(1.0 + max(widths), most=NUM_SAMPLES) if _small(widths) else Work(fixed=1.0)
+
+
+PROBE = Probe("jacobian", measure, sparse=True, work=work)

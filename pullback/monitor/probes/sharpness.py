@@ -15,6 +15,7 @@ from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.unwrap import full_precision
 from pullback.kernels.store_plan import graph_bytes
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 from pullback.operators import GaussNewton, Hessian
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues
@@ -24,6 +25,7 @@ TOLERANCE = 1e-1  # relative residual, stored beside the value, whose own error 
 MAX_MATVECS = {"both": 12, "largest": 8}
 HELD_BYTES = 2**25  # up to 64 samples whose graph this holds; beyond it 16, and parts of the loop's batch,
 AT_ONCE = 4  # a fourth of it: the graph is several times a training step's a sample
+PRODUCT, GRADIENTS, COMPARED = 2.0, 16.0, 80.0  # passes: a product's, a sample's else, and in all for the checks
 GRAPHS = 8  # what a Hessian's graph and a product hold, in graphs of a loss
 
 
@@ -110,4 +112,13 @@ def _alike(groups: list[StepGroup], view: ModelView) -> bool:
     return len({group.limit for group in groups}) == 1 and held == view.num_params
 
 
-PROBE = Probe("sharpness", measure, sparse=True)
+def work(seen: Observation) -> Work:
+    """Gradients with their graphs, two passes a product of curvature, and a few samples that are compared alone."""
+    count, _ = _num_samples(seen)
+    products = MAX_MATVECS["both"] + MAX_MATVECS["largest"]
+    if seen.optimizer is not None and not all(type(each) is torch.optim.SGD for each in optimizers_of(seen.optimizer)):
+        products += MAX_MATVECS["largest"]  # of the preconditioned curvature
+    return Work(PRODUCT * products + GRADIENTS, fixed=COMPARED, most=count)
+
+
+PROBE = Probe("sharpness", measure, sparse=True, work=work)

@@ -13,6 +13,7 @@ from pullback.diagnostics.step_sizes import ADAM, Optimizers, step_groups
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 
 NUM_SAMPLES = 64  # a pass forward and back for every layer
 
@@ -70,4 +71,9 @@ class Together(torch.optim.Optimizer):
             part.step()
 
 
-PROBE = Probe("shift", measure, sparse=True)
+def work(seen: Observation) -> Work:
+    """A pass for every layer and one for all, and what it takes to see in which order they run."""
+    return Work(len(ModelView.of(seen.model, where="shift").layers) + 3.0, most=NUM_SAMPLES)
+
+
+PROBE = Probe("shift", measure, sparse=True, work=work)

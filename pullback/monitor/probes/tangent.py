@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pullback.diagnostics import kernel_drift, label_alignment, moments
-from pullback.functional import num_samples, take
+from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import copied
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.kernels.tangent import Contraction
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.work import Work
 
 NUM_SAMPLES = 32  # kept from the first measurement
+COMPARED = 8  # samples' worth of passes for the checks
 MOST_OUTPUTS = 128  # a backward pass each; with more, as in language models, the kernel is that of their sum
 
 
@@ -50,4 +53,16 @@ def _num_outputs(outputs: Any) -> int:
     return int(logits_of(outputs)[0].numel())
 
 
-PROBE = Probe("tangent", measure)
+def work(seen: Observation) -> Work:
+    """A pass forward and, for every output, one back; a few samples are compared alone."""
+    kept = seen.memory.get("tangent")
+    x = seen.x if kept is None else kept[0]
+    with torch.no_grad():
+        outputs = _num_outputs(ModelView.of(seen.model, where="tangent")(take(x, slice(0, 1))))
+    each = 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
+    if kept is None:
+        return Work(each, fixed=COMPARED * each, most=NUM_SAMPLES)
+    return Work(fixed=(COMPARED + num_samples(x)) * each)
+
+
+PROBE = Probe("tangent", measure, work=work)
