@@ -1,0 +1,161 @@
+"""Draws set-ups, tells what is wrong with each by outcome, and tries what ``pb.diagnose`` says to do.
+
+Usage: python -m benchmarks.remedies.run [--preset small|full] [--count K] [--out FOLDER] [--leave-out] [--render]
+
+Results are kept by set-up, so that a run that was stopped goes on where it stood; what the rules say is asked anew once
+the package has changed, and what came of trainings is kept until the benchmark itself has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import environment
+from benchmarks.remedies import score
+from benchmarks.remedies.faults import FAULTS
+from benchmarks.remedies.setups import Drawn, draw, tiny
+from benchmarks.remedies.truth import Outcomes, truth
+from benchmarks.remedies.watching import row
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RESULTS = HERE / "results"
+FULL = 300
+TRAINING = ("setups", "faults", "data", "networks", "training", "truth")  # the files that say what a training is
+MARK, END = "<!-- table:remedies -->", "<!-- /table -->"
+
+Row = dict[str, Any]
+Known = dict[str, dict[str, float]]
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Of sources: what they make is made anew when they change."""
+    state = hashlib.sha256()
+    for path in sorted(paths):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def sources() -> dict[str, str]:
+    """Digests of what trainings depend on, and of what else a row does."""
+    training = [HERE / f"{name}.py" for name in TRAINING]
+    others = [path for folder in (ROOT / "pullback", HERE) for path in folder.rglob("*.py")]
+    return {"trained_by": digest(training), "made_by": digest(others)}
+
+
+def set_ups(preset: str, number: int) -> list[Drawn]:
+    return tiny() if preset == "small" else [draw(each, FAULTS) for each in range(number)]
+
+
+def result(drawn: Drawn, known: Known) -> tuple[Row, Known]:
+    """The row of a set-up, and what came of its trainings."""
+    outcomes = Outcomes(known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what the monitor says on stderr is in the record too
+        return row(drawn, truth(drawn, outcomes), outcomes), outcomes.known
+
+
+def made(drawn: list[Drawn], known: dict[str, Known], processes: int) -> Iterator[tuple[Row, Known]]:
+    """Results as they come; one thread a process."""
+    tasks = [(each, known.get(str(each.number), {})) for each in drawn]
+    if processes == 1:
+        yield from map(_result, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        yield from pool.imap_unordered(_result, tasks)
+
+
+def _result(task: tuple[Drawn, Known]) -> tuple[Row, Known]:
+    return result(*task)
+
+
+def read(path: Path) -> tuple[dict[int, Row], dict[str, Known], float]:
+    """Rows and outcomes that still hold, and the minutes they took."""
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    now = sources()
+    known = kept.get("outcomes", {}) if kept.get("trained_by") == now["trained_by"] else {}
+    rows = kept.get("rows", []) if known and kept.get("made_by") == now["made_by"] else []
+    return {row["number"]: row for row in rows}, known, kept.get("minutes", 0.0) if known else 0.0
+
+
+def write(path: Path, rows: dict[int, Row], known: dict[str, Known], minutes: float) -> None:
+    """All at once, so that a run that is stopped leaves a whole file."""
+    kept = {
+        "environment": environment.describe(1, ("scikit-learn",)),
+        **sources(),
+        "minutes": round(minutes, 1),
+        "rows": [rows[number] for number in sorted(rows)],
+        "outcomes": {number: known[number] for number in sorted(known, key=int)},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(kept, indent=1) + "\n")
+    part.replace(path)
+
+
+def run(drawn: list[Drawn], path: Path, processes: int) -> list[Row]:
+    """Make what is missing of the set-ups; all their rows."""
+    rows, known, before = read(path)
+    start = time.perf_counter()
+    missing = [each for each in drawn if each.number not in rows]
+    for found, outcomes in made(missing, known, processes):
+        rows[found["number"]], known[str(found["number"])] = found, outcomes
+        write(path, rows, known, before + (time.perf_counter() - start) / 60)
+        print(found["number"], told(found), flush=True)
+    return [rows[each.number] for each in drawn]
+
+
+def told(found: Row) -> str:
+    """A row in a line."""
+    setup, first = found["setup"], found.get("first")
+    said = "nothing above info" if first is None else f"{first['name']} {first['change']} -> {found['did']}"
+    skill = sum(found["skills"]) / len(found["skills"]) if found["skills"] else float("nan")
+    twin = sum(found["twin"]) / len(found["twin"]) if found["twin"] else float("nan")
+    where = f"{setup['kind']}, {setup['data']}, {setup['optimizer']} {setup['rate']:.1g}"
+    return f"{where}; {found['planted']}: {found['verdict']} ({skill:.2f} of {twin:.2f}); {said}"
+
+
+def page(rows: list[Row]) -> str:
+    """The tables, in Markdown."""
+    counts: dict[str, int] = {}
+    for each in rows:
+        counts[each["verdict"]] = counts.get(each["verdict"], 0) + 1
+    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda each: -each[1]))
+    parts = [f"The first {len(rows)} set-ups: {verdicts}.", score.summary(rows), score.left_out(rows)]
+    return "\n\n".join([*parts, score.by_fault(rows)])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=("small", "full"), default="small")
+    parser.add_argument("--count", type=int, default=FULL, help="set-ups of the full preset, from the first")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--processes", type=int, default=2, help="at once")
+    parser.add_argument("--leave-out", action="store_true", help="print each data set and kind, left out in turn")
+    parser.add_argument("--render", action="store_true", help="make nothing, only write the tables into README.md")
+    options = parser.parse_args(arguments)
+    path = options.out / f"{options.preset}.json"
+    if options.render:
+        rows = json.loads(path.read_text())["rows"]
+    else:
+        rows = run(set_ups(options.preset, options.count), path, options.processes)
+    print(score.left_out(rows) if options.leave_out else page(rows))
+    if options.preset == "full" and options.out == RESULTS:
+        readme = HERE.parent / "README.md"
+        before, _, rest = readme.read_text().partition(MARK)
+        readme.write_text(f"{before}{MARK}\n{page(rows)}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What is wrong with a set-up, told by outcome: of trainings that nobody watches, on three seeds each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from benchmarks.remedies.faults import FAULTS, sound
+from benchmarks.remedies.setups import Drawn, Setup, described, rates
+from benchmarks.remedies.training import train
+
+SEEDS = (0, 1, 2)
+MARGIN, LEAST_MARGIN = 0.05, 0.02  # a difference of skill that matters: this share of the larger one, and no less
+LEARNS = 0.1  # the skill a set-up has to reach at its best rate, to be one that should train
+
+Skills = list[float]
+
+
+def compare(after: Sequence[float], before: Sequence[float]) -> str:
+    """Whether it is "better", the "same" or "worse".
+
+    Every seed has to be on the same side of all seeds of the other (of three against three, chance does so in one of
+    20), and the means have to differ by the margin.
+    """
+    gap = fmean(after) - fmean(before)
+    if abs(gap) < margin(after, before):
+        return "same"
+    if min(after) > max(before):
+        return "better"
+    return "worse" if max(after) < min(before) else "same"
+
+
+def margin(*skills: Sequence[float]) -> float:
+    return max(LEAST_MARGIN, MARGIN * max(fmean(each) for each in skills))
+
+
+@dataclass
+class Outcomes:
+    """Skills that are known, by set-up and seed: a run that goes on, or rules that changed, train nothing twice."""
+
+    known: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def skills(self, setup: Setup, seeds: Sequence[int] = SEEDS) -> Skills:
+        by_seed = self.known.setdefault(json.dumps(described(setup), sort_keys=True), {})
+        for seed in seeds:
+            if str(seed) not in by_seed:
+                by_seed[str(seed)] = train(setup, seed).skill
+        return [by_seed[str(seed)] for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A verdict on a set-up.
+
+    Attributes:
+        setup: with its rate and its fault.
+        verdict: "healthy"; "rate too high", "rate too low" or "fault", which are broken; "harmless" (a fault that costs
+            nothing), "unclear" (neither as good as the best nor worse by more than chance), or "untrainable" (no rate
+            trains it even without the fault).
+        best: the rate in the middle of those that do best.
+        sweep: rate -> skill, of the twin without the fault, seed 0.
+        skills: of the set-up.
+        twin: skills of the best rate, or of the same rate without the fault.
+    """
+
+    setup: Setup
+    verdict: str
+    best: float
+    sweep: dict[float, float]
+    skills: Skills
+    twin: Skills
+
+    @property
+    def broken(self) -> bool:
+        return self.verdict in ("rate too high", "rate too low", "fault")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "setup": described(self.setup),
+            "verdict": self.verdict,
+            "best_rate": self.best,
+            "sweep": [[rate, reached] for rate, reached in self.sweep.items()],
+            "skills": self.skills,
+            "twin": self.twin,
+        }
+
+
+def truth(drawn: Drawn, outcomes: Outcomes) -> Truth:
+    """Sweep the rates of the sound set-up, then judge the one that was drawn."""
+    whole = sound(drawn)
+    grid = rates(whole.optimizer)
+    sweep = {rate: outcomes.skills(replace(whole, rate=rate), SEEDS[:1])[0] for rate in grid}
+    top = max(sweep.values())
+    good = [rate for rate, reached in sweep.items() if reached >= top - margin([top])]
+    best = good[len(good) // 2]
+    among = grid if drawn.planted == "rate" else good
+    at_rate = replace(whole, rate=among[int(drawn.place * len(among))])
+    setup = FAULTS[drawn.planted].plant(at_rate) if drawn.planted in FAULTS else at_rate
+    if top < LEARNS:
+        return Truth(setup, "untrainable", best, sweep, [], [])
+    reference = outcomes.skills(replace(whole, rate=best))
+    healthy = outcomes.skills(at_rate)
+    held = compare(healthy, reference)
+    if drawn.planted in FAULTS:
+        skills = outcomes.skills(setup)
+        verdict = {"worse": "fault"}.get(compare(skills, healthy), "harmless") if held != "worse" else "unclear"
+        return Truth(setup, verdict, best, sweep, skills, healthy)
+    if held == "worse":
+        verdict = "rate too high" if setup.rate > best else "rate too low"
+    else:
+        as_good = fmean(healthy) >= fmean(reference) - margin(healthy, reference)
+        verdict = "healthy" if as_good else "unclear"
+    return Truth(setup, verdict, best, sweep, healthy, reference)
