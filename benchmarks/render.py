@@ -92,7 +92,7 @@ def write_readme(results: Path, readme: Path) -> None:
 
     def filled(match: re.Match[str]) -> str:
         path = results / f"{match[2]}.json"
-        if match[2] == "watching":  # written by its own script
+        if match[2] in ("watching", "remedies"):  # written by their own scripts
             return match[0]
         text = table(json.loads(path.read_text())) if path.exists() else "Not measured yet."
         return f"{match[1]}{text}\n{match[3]}"
