@@ -16,11 +16,12 @@ from pullback.kernels import coverage
 from tests.cases import CASES, build
 from tests.compare import assert_same
 from tests.coupled import COUPLED, COUPLED_BY_LOSS, build_coupled
+from tests.thinned import thinned
 
 REFUSED = "depend on the rest of the batch|over samples alone to agree with the gradient of their batch"
 
 
-@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("name", thinned(list(COUPLED)))
 def test_coupled_samples_are_refused(name: str, tmp_path: Path) -> None:
     model, loss_fn, x, y = build_coupled(name)
     for call in (pb.backward_kernel, pb.GradientMatrix, pb.sketch_kernel):

@@ -13,6 +13,7 @@ import pullback as pb
 from pullback import reference
 from tests.compare import assert_same
 from tests.every_call import check_curvature, check_kernels, check_rows, check_store, check_tangent
+from tests.thinned import thinned
 
 CE = nn.CrossEntropyLoss()
 N = 4
@@ -89,8 +90,7 @@ def named(model: nn.Module, which: str) -> list[str]:
     return [name for name, _ in model.named_parameters() if ("bias" in name) == (which == "biases")]
 
 
-@pytest.mark.parametrize("which", ["biases", "weights"])
-@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize(("make", "which"), thinned(KINDS, ["biases", "weights"]))
 def test_every_call(make: Callable[[], tuple[nn.Module, Tensor]], which: str, tmp_path: Path) -> None:
     model, x, y = made(make)
     params = named(model, which)

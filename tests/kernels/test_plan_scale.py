@@ -26,6 +26,7 @@ from pullback.kernels.store import kernel_to_store
 from pullback.kernels.store_run import Grid
 from pullback.kernels.workers import Workers
 from tests.cases import CASES, Case, build
+from tests.thinned import thinned
 
 RATES = Rates(gemm=1e11, bmm=5e10, stream=5e9, wire=1e9)
 CE = nn.CrossEntropyLoss()
@@ -47,7 +48,7 @@ def scale_of(plan: KernelPlan) -> ScalePlan:
     return plan.scale
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_meta_is_as_the_cpu(case: Case) -> None:
     """The same layers, forms, operations and bytes from shapes alone; where tokens decide, an upper bound."""
     options = {"num_samples": 1000, "workers": 3, "tile": 128, "rates": RATES}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pullback.kernels.rules import recurrent
 from tests.kernels.test_rules import compare
 from tests.kernels.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
+from tests.thinned import thinned
 
 few = st.integers(1, 3)
 
@@ -161,9 +162,10 @@ class Reading(nn.Module):
         return torch.cat([outputs.flatten(1), *(s.transpose(0, 1).flatten(1) for s in states)], 1)
 
 
-@pytest.mark.parametrize("kind", FUNCTIONS)
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True}])
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "options", "n"),
+    thinned(list(FUNCTIONS), [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True}], [1, 3]),
+)
 def test_recurrent(kind: str, options: dict[str, Any], n: int) -> None:
     model, x = Reading(kind, **options), torch.randn(n, 4, 2, dtype=torch.float64)
     compare(model, x, expect="linear")

@@ -35,7 +35,7 @@ def make(path: Path, *args: Any, **options: Any) -> Any:
     return kernel_to_store(*(args or mlp()), path, **{"progress": False} | options)
 
 
-@every_case
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_equals_the_loop(case: Case, tmp_path: Path) -> None:
     """Total and every layer's summary; with a last block that is smaller, and with one of a single sample."""
     model, loss_fn, x, y = build(case, 7)

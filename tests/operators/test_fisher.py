@@ -17,6 +17,7 @@ from pullback import reference
 from pullback.functional import sample_targets
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 LIKELIHOODS: dict[str, tuple[nn.Module, str]] = {
     "cross-entropy": (nn.CrossEntropyLoss(), "labels"),
@@ -56,8 +57,7 @@ def problem(name: str, positions: tuple[int, ...] = (), n: int = 3, c: int = 3) 
     return Net(), loss_fn, torch.randn(n, *positions, 2, dtype=torch.float64), y
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-@pytest.mark.parametrize("positions", [(), (4,), (2, 2)])
+@pytest.mark.parametrize(("name", "positions"), thinned(list(LIKELIHOODS), [(), (4,), (2, 2)]))
 def test_true_fisher_is_the_sum_over_targets(name: str, positions: tuple[int, ...]) -> None:
     """S1-84: the expectation over targets drawn from the model, by a sum over all of them."""
     model, loss_fn, x, y = problem(name, positions)
@@ -78,7 +78,7 @@ def test_terms_are_independent() -> None:
     assert_same(pb.Fisher(model, loss_fn, (x, y)).to_dense(), total, 1e-10)
 
 
-@pytest.mark.parametrize("name", [n for n in LIKELIHOODS if n != "log-probabilities"])
+@pytest.mark.parametrize("name", thinned([n for n in LIKELIHOODS if n != "log-probabilities"]))
 @given(positions=st.sampled_from([(), (2,), (2, 3)]), n=st.integers(1, 4), c=st.integers(1, 3))
 def test_true_fisher_is_gauss_newton_at_the_stated_scale(name: str, positions: tuple[int, ...], n: int, c: int) -> None:
     """S1-86, S2-48: equal for sums and squared errors; 1 / m of it where a loss is a mean over m terms."""
@@ -150,7 +150,7 @@ def test_per_token_without_positions() -> None:
     assert_same(each.to_dense(), by_token(model, x, y), 1e-10)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", thinned(list(LIKELIHOODS)))
 def test_sampled_fisher(name: str) -> None:
     """One draw: the empirical Fisher of the drawn targets. Many: the true one, within their spread."""
     model, loss_fn, x, y = problem(name, (2,) if "cross" in name else ())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.operators import Operator, as_operator
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 
 def network(n: int, width: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -79,7 +80,7 @@ def check_products(op: Operator, dense: Tensor, seed: int) -> None:
         assert_same(dense, dense.T, 1e-11, scale=size)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", thinned(list(MAKERS)))
 @settings(max_examples=2)
 @given(n=st.integers(1, 4), width=st.integers(1, 4), seed=st.integers(0, 1000), factor=st.floats(-3, 3))
 def test_algebra_of_every_operator(name: str, n: int, width: int, seed: int, factor: float) -> None:

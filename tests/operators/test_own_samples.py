@@ -17,6 +17,7 @@ from pullback.operators.own_samples import most_dependent
 from tests.cases import CASES, build
 from tests.compare import assert_same
 from tests.coupled import COUPLED, COUPLED_BY_LOSS, build_coupled
+from tests.thinned import thinned
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Hessian": pb.Hessian,
@@ -28,7 +29,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 OWN = "a model and loss that treat every sample on its own"
 
 
-@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("name", thinned(list(COUPLED)))
 def test_coupled_samples_are_refused(name: str) -> None:
     """By every operator, as a pair and as a later batch of a list; by calls made of operators as well."""
     model, loss_fn, x, y = build_coupled(name)

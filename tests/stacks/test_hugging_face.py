@@ -15,6 +15,7 @@ from pullback.functional import take
 from tests.compare import assert_same
 from tests.stacks.models import STACKS, Stack, stack
 from tests.stacks.plain import unchanged
+from tests.thinned import thinned
 
 every_stack = pytest.mark.parametrize("each", STACKS, ids=lambda each: each.name)
 
@@ -42,7 +43,7 @@ def assert_exact(made: tuple[Any, ...], n: int) -> pb.Kernel:
     return kernel
 
 
-@every_stack
+@pytest.mark.parametrize("each", thinned(STACKS))
 def test_equals_the_loop(each: Stack) -> None:
     made = each.build(5)
     with unchanged(made[0]):

@@ -158,6 +158,7 @@ def network(padding: str, readout: str, channels: int, seed: int) -> nn.Sequenti
     return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), *pool, nn.Flatten(), last)
 
 
+@pytest.mark.slow  # sixty networks
 @pytest.mark.parametrize(("padding", "readout"), [("circular", "mean"), ("zero", "flatten")])
 def test_real_networks(padding: str, readout: str) -> None:
     """Means over 60 networks of 96 channels, the NNGP kernel from the features, within three standard errors."""
