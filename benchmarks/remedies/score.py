@@ -30,6 +30,10 @@ def healthy(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["verdict"] == "healthy"]
 
 
+def harmless(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["verdict"] == "harmless"]
+
+
 def cause_first(row: Row) -> bool:
     """The first finding above "info" names the cause, and its change helps."""
     return bool(row.get("cause_first")) and row.get("did") == "better"
@@ -81,6 +85,7 @@ QUESTIONS: tuple[tuple[str, Callable[[list[Row]], list[Row]], Callable[[Row], bo
     ("broken runs without a word", broken, silent, "none"),
     ("healthy runs with anything above info", healthy, is_alarm, "at most 3 %"),
     ("healthy runs with more than one info line", healthy, many_lines, "at most 15 %"),
+    ("faults that cost nothing, with anything above info", harmless, is_alarm, "no limit"),
     ("doubled within 10 steps: named before", lambda rows: diverging(rows, soon=True), named_before, "at least 80 %"),
     ("doubled later: named within 3 steps of it", lambda rows: diverging(rows, soon=False), named_soon, "all"),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ DATA = {
 ALL_DATA = tuple(dict.fromkeys(name for names in DATA.values() for name in names))
 RATES = 11  # half decades apart: five decades
 LARGEST_RATE = {"SGD": 10.0, "momentum": 1.0, "Adam": 0.3, "AdamW": 0.3}
-SHARES = {"healthy": 0.25, "rate": 0.3, "fault": 0.45}
+BESIDE = {"healthy": 11, "rate": 14}  # set-ups without a fault for one of each fault
 TRANSFORMERS = ("post-norm transformer", "pre-norm transformer")
 RECURRENT = ("RNN", "GRU")
 
@@ -90,39 +92,49 @@ def rates(optimizer: str) -> list[float]:
 def draw(number: int, faults: dict[str, Any]) -> Drawn:
     """The set-up of a number; no other number's depends on it.
 
+    What is planted comes as from a deck of cards, so that the first set-ups hold each fault as often as the others.
+
     Args:
         number: from 0.
-        faults: name -> fault, of which those that fit are drawn from.
+        faults: name -> fault.
     """
-    generator = np.random.default_rng([SEED, number])
+    deck, place = divmod(number, len(faults) + sum(BESIDE.values()))
+    cards = [*faults, *(name for name, count in BESIDE.items() for _ in range(count))]
+    planted = cards[np.random.default_rng([SEED, deck]).permutation(len(cards))[place]]
+    generator = np.random.default_rng([SEED, deck, place])
+    turn = number  # each kind of network in turn, but those that have no place for the fault
+    setup = _setup(generator, tuple(DATA)[turn % len(DATA)], number)
+    while planted in faults and not faults[planted].fits(setup):
+        turn += 1
+        setup = _setup(generator, tuple(DATA)[turn % len(DATA)], number)
+    return Drawn(number, setup, planted, float(generator.random()))
 
-    def one(options: Any) -> Any:
-        return options[int(generator.integers(len(options)))]
 
-    kind = tuple(DATA)[number % len(DATA)]  # each kind of network in turn
+def _setup(generator: np.random.Generator, kind: str, split: int) -> Setup:
+    one = partial(_one, generator)
     data = one(DATA[kind])
     sequence, conv = kind in (*TRANSFORMERS, *RECURRENT), "conv" in kind
-    smooth = kind in ("RNN", "GRU")
-    setup = Setup(
+    if kind in RECURRENT:
+        depth, activations = 1, ("tanh",)
+    else:
+        depth = one((1, 2) if sequence else (2, 3) if conv else (1, 2, 3, 4))
+        activations = ("relu", "gelu") if sequence else ("relu", "tanh", "gelu", "silu")
+    return Setup(
         kind=kind,
         data=data,
         width=one((24, 32, 48) if sequence else (8, 12, 16) if conv else (24, 48, 96)),
-        depth=1 if kind in RECURRENT else one((1, 2) if sequence else (2, 3) if conv else (1, 2, 3, 4)),
-        activation=one(("tanh",) if smooth else ("relu", "gelu") if sequence else ("relu", "tanh", "gelu", "silu")),
+        depth=depth,
+        activation=one(activations),
         normalisation=_normalisation(kind, one(("none", "none", "layer", "batch"))),
         residual=kind in (*TRANSFORMERS, "residual conv net"),
         initialisation=one(("default", "xavier") if sequence else ("default", "he", "xavier")),
-        optimizer=one(("Adam", "AdamW") if kind in TRANSFORMERS else ("SGD", "momentum", "Adam", "AdamW")),
+        optimizer=one(("Adam", "AdamW") if kind in TRANSFORMERS else tuple(LARGEST_RATE)),
         batch_size=one((16, 32)) if data in ("wine", "iris") or sequence else one((16, 32, 64, 128)),
         steps=160 if sequence or conv else 300,
-        split=number,
+        split=split,
         weight_decay=one((0.0, 0.0, 1e-4)),
         logs=bool(generator.random() < 0.5),
     )
-    planted = one_of(SHARES, generator.random())
-    if planted == "fault":
-        planted = one([name for name, fault in faults.items() if fault.fits(setup)])
-    return Drawn(number, setup, planted, float(generator.random()))
 
 
 def tiny() -> list[Drawn]:
@@ -138,13 +150,8 @@ def tiny() -> list[Drawn]:
     ]
 
 
-def one_of(shares: dict[str, float], place: float) -> str:
-    """The name in whose share the place lies."""
-    for name, share in shares.items():
-        if place < share:
-            return name
-        place -= share
-    return list(shares)[-1]
+def _one(generator: np.random.Generator, options: Sequence[Any]) -> Any:
+    return options[int(generator.integers(len(options)))]
 
 
 def task(setup: Setup) -> str:

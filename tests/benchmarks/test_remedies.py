@@ -109,7 +109,7 @@ def test_every_number_has_what_it_is_of() -> None:
         a_row("untrainable"),
     ]
     found = {title: score.count(rows, chosen, good) for title, chosen, good, _ in score.QUESTIONS}
-    assert list(found.values()) == [(1, 5), (2, 5), (1, 5), (1, 5), (1, 2), (1, 2), (1, 2), (1, 1)]
+    assert list(found.values()) == [(1, 5), (2, 5), (1, 5), (1, 5), (1, 2), (1, 2), (1, 1), (1, 2), (1, 1)]
     assert [score.in_calibration(row) for row in rows].count(True) == 2
     text = score.summary(rows)
     assert "| cause first, with a change that helps | 1 of 4: 25% (5% to 70%) | 0 of 1: 0% (0% to 79%) | 1 of 5" in text

@@ -49,7 +49,7 @@ def test_draws_cover_what_they_are_of() -> None:
     assert {each.setup.optimizer for each in drawn} == set(LARGEST_RATE)
     assert {each.setup.normalisation for each in drawn} == {"none", "layer", "batch"}
     assert {"healthy", "rate"} < {each.planted for each in drawn}
-    assert len({each.planted for each in drawn} & set(FAULTS)) >= 20
+    assert len({each.planted for each in drawn} & set(FAULTS)) >= 24
     for each in drawn:
         assert each.planted not in FAULTS or FAULTS[each.planted].fits(each.setup)
 
@@ -173,7 +173,7 @@ def test_every_fault_changes_its_set_ups_and_has_a_name() -> None:
     known = re.findall(r"[a-z]+(?:-[a-z]+)+|divergence|duplicates|memorisation", pb.diagnose.__doc__ or "")
     rates_too = {"rate too high", "rate too low"}
     for name, fault in FAULTS.items():
-        fitting = [each.setup for each in (draw(k, FAULTS) for k in range(60)) if fault.fits(each.setup)]
+        fitting = [each.setup for each in (draw(k, FAULTS) for k in range(120)) if fault.fits(each.setup)]
         assert fitting, name
         for setup in fitting:
             whole = fault.sound(setup)
