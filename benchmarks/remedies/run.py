@@ -80,21 +80,17 @@ def _result(task: tuple[Drawn, Known]) -> tuple[Row, Known]:
     return result(*task)
 
 
-def read(path: Path) -> tuple[dict[int, Row], dict[str, Known], float]:
-    """Rows and outcomes that still hold, and the minutes they took."""
+def read(path: Path, now: dict[str, str]) -> tuple[dict[int, Row], dict[str, Known], float]:
+    """Rows and outcomes that still hold with the sources as they are, and the minutes they took."""
     kept = json.loads(path.read_text()) if path.is_file() else {}
-    now = sources()
     known = kept.get("outcomes", {}) if kept.get("trained_by") == now["trained_by"] else {}
     rows = kept.get("rows", []) if known and kept.get("made_by") == now["made_by"] else []
     return {row["number"]: row for row in rows}, known, kept.get("minutes", 0.0) if known else 0.0
 
 
-def write(path: Path, rows: dict[int, Row], known: dict[str, Known], minutes: float) -> None:
+def write(path: Path, facts: Row, rows: dict[int, Row], known: dict[str, Known]) -> None:
     """All at once, so that a run that is stopped leaves a whole file."""
-    kept = {
-        "environment": environment.describe(1, ("scikit-learn",)),
-        **sources(),
-        "minutes": round(minutes, 1),
+    kept = facts | {
         "rows": [rows[number] for number in sorted(rows)],
         "outcomes": {number: known[number] for number in sorted(known, key=int)},
     }
@@ -106,12 +102,15 @@ def write(path: Path, rows: dict[int, Row], known: dict[str, Known], minutes: fl
 
 def run(drawn: list[Drawn], path: Path, processes: int) -> list[Row]:
     """Make what is missing of the set-ups; all their rows."""
-    rows, known, before = read(path)
+    now = sources()  # as they are when the program starts: they may be edited meanwhile
+    described = environment.describe(1, ("scikit-learn",))
+    rows, known, before = read(path, now)
     start = time.perf_counter()
     missing = [each for each in drawn if each.number not in rows]
     for found, outcomes in made(missing, known, processes):
         rows[found["number"]], known[str(found["number"])] = found, outcomes
-        write(path, rows, known, before + (time.perf_counter() - start) / 60)
+        minutes = round(before + (time.perf_counter() - start) / 60, 1)
+        write(path, {"environment": described, **now, "minutes": minutes}, rows, known)
         print(found["number"], told(found), flush=True)
     return [rows[each.number] for each in drawn]
 

@@ -148,10 +148,10 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert kept["environment"]["packages"]["torch"]
     # Another package: rows are made anew, of the trainings that are known. Another benchmark: everything is.
     path.write_text(json.dumps(kept | {"made_by": "other"}))
-    rows, known, _ = run.read(path)
+    rows, known, _ = run.read(path, run.sources())
     assert (rows, known) == ({}, kept["outcomes"])
     path.write_text(json.dumps(kept | {"trained_by": "other"}))
-    assert run.read(path) == ({}, {}, 0.0)
+    assert run.read(path, run.sources()) == ({}, {}, 0.0)
 
 
 def test_a_row_has_what_was_said_and_done(tmp_path: Path) -> None:
