@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pullback._hooks import judges as _judges
 from pullback._version import __version__
 
 if TYPE_CHECKING:
@@ -319,6 +320,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
+
+
+_judges[:] = [lambda run: __getattr__("diagnose")(run)]  # loaded when a run's findings are first asked for
 
 
 def __dir__() -> list[str]:

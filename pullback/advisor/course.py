@@ -3,14 +3,21 @@
 A loss whose smallest value is known (``least_loss`` in the run's description) is judged by its height above that, of
 which it lost or gained a share. Of any other, a density or a score minus one, only differences mean something: they are
 held against what the loss changes from one measurement to the next.
+
+``Losses`` is the course that the loop handed over at every step. Its levels are medians over windows, its noise is told
+by differences of neighbours, so that neither a trend nor a single leap counts as noise.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
+
+import numpy as np
 
 from pullback.advisor.thresholds import (
     DIVERGING,
@@ -23,6 +30,98 @@ from pullback.advisor.thresholds import (
     TEST_LOSS_RISE,
     TEST_LOSS_SHARE,
 )
+
+WINDOW = 50  # steps whose median is a level
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A run's training losses, step by step.
+
+    Attributes:
+        steps: (S,), ascending.
+        values: (S,), those that are not finite among them.
+        least: the smallest value the loss can have, or None.
+        constant: what the best answer reaches that is the same for every sample, or None.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    least: float | None = None
+    constant: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.finite)
+
+    @cached_property
+    def finite(self) -> np.ndarray:
+        """The values that are."""
+        return self.values[np.isfinite(self.values)]
+
+    @cached_property
+    def start(self) -> float:
+        """The first loss, or that of one answer for all, whichever is higher: a first batch may be an easy one."""
+        first = float(self.finite[0])
+        return first if self.constant is None else max(first, self.constant)
+
+    @cached_property
+    def last(self) -> float:
+        """Median of the last tenth, of at most ``WINDOW`` and at least one."""
+        return float(np.median(self.finite[-_window(len(self)) :]))
+
+    @cached_property
+    def error(self) -> float:
+        """Standard error of ``last``, by the differences of neighbours, as of normal noise."""
+        late = self.finite[-max(8, _window(len(self))) :]
+        noise = float(np.median(np.abs(np.diff(late)))) * 1.4826 / math.sqrt(2) if len(late) > 1 else 0.0
+        return 1.2533 * noise / math.sqrt(_window(len(self)))
+
+    @cached_property
+    def running(self) -> np.ndarray:
+        """(S - 2,), medians of three in a row: one batch that stands out is no change of the course."""
+        values = self.values
+        return np.median(np.stack([values[:-2], values[1:-1], values[2:]]), 0) if len(values) > 2 else values[:0]
+
+    @cached_property
+    def peak(self) -> float:
+        """The highest running median in units of the start, both above the least; 0 where that is not known."""
+        running = self.running[np.isfinite(self.running)]
+        if not len(running) or self.least is None or self.start <= self.least:
+            return 0.0
+        return (float(running.max()) - self.least) / (self.start - self.least)
+
+    @property
+    def leapt_at(self) -> int | None:
+        """The first step by which the loss, as running median, stood above ``DIVERGING`` starts."""
+        if self.peak <= DIVERGING or self.least is None:
+            return None
+        above = self.running - self.least > DIVERGING * (self.start - self.least)
+        return int(self.steps[2:][above][0])
+
+    @property
+    def grew(self) -> bool:
+        """Whether it stands there at the end."""
+        if self.leapt_at is None or self.least is None:
+            return False
+        return bool(self.running[-1] - self.least > DIVERGING * (self.start - self.least))
+
+    @cached_property
+    def share(self) -> float | None:
+        """What is left of the loss of one answer for all, or None where that is not known: 1 has learnt nothing."""
+        if self.constant is None or self.least is None or self.constant <= self.least or not len(self):
+            return None
+        return (self.last - self.least) / (self.constant - self.least)
+
+    @property
+    def share_error(self) -> float:
+        """Standard error of ``share``."""
+        assert self.constant is not None
+        assert self.least is not None
+        return self.error / (self.constant - self.least)
+
+
+def _window(count: int) -> int:
+    return max(1, min(WINDOW, count // 10))
 
 
 def change(losses: Sequence[float]) -> float:

@@ -1,26 +1,34 @@
-"""``diagnose``: every rule over a run, the most severe findings first."""
+"""``diagnose``: every rule over a run, causes first and what follows from them beneath."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from pullback.advisor.causes import in_order
 from pullback.advisor.findings import SEVERITIES, Finding
 from pullback.advisor.rules import RULES
 from pullback.runs import Run, load_run
 
 
 def diagnose(run: Run | str | Path) -> list[Finding]:
-    """Findings of a run, most severe first; an empty list if its record shows nothing.
+    """Findings of a run, causes first, each with what follows from it beneath; empty if its record shows nothing.
 
-    A rule reads what probes recorded and is silent where they did not run. Thresholds stand in
-    ``advisor/thresholds.py``; those that are conventions make a warning only where the loss shows that training does
-    not work (it stayed above four fifths of the first one measured, and fewer than four fifths of the samples are
-    right), and are "info" otherwise.
+    The first one is what to do next. A rule reads the loop's losses at every step and what probes recorded, and is
+    silent where they did not run; a record that cannot be judged says so as "not-measured". Thresholds stand in
+    ``advisor/thresholds.py``; those that are conventions make a warning only where training does not work (the loss is
+    not well below that of one answer for all samples, and fewer than four fifths of them are right), and are "info"
+    otherwise. What follows from what is a table, ``advisor/causes.py``. Findings that were stored with the run under
+    other names come last.
 
-    Names: divergence, learning-rate-too-high, learning-rate-too-low, vanishing-gradients, exploding-gradients,
-    ordered-initialisation, chaotic-initialisation, unbalanced-layers, saturated-units, dead-units, rank-collapse,
-    ill-conditioning, inputs-not-normalised, conflicting-gradients, suspect-samples, batch-too-small, batch-too-large,
-    batch-norm-batch-too-small, saddle-plateau, minimum-plateau, effective-rate-decay, lazy-regime, memorisation.
+    Names: not-measured, non-finite-data, loss-of-probabilities, gradients-not-zeroed, parameters-not-trained,
+    weight-decay-too-high, schedule-at-zero, data-not-shuffled, targets-not-normalised, inputs-not-normalised,
+    class-imbalance, learning-rate-too-high, learning-rate-too-low, non-finite-gradients, divergence,
+    vanishing-gradients, exploding-gradients, ordered-initialisation, chaotic-initialisation, unbalanced-layers,
+    saturated-units, dead-units, rank-collapse, ill-conditioning, conflicting-gradients, suspect-samples, duplicates,
+    batch-too-small, batch-too-large, batch-norm-batch-too-small, not-learning, saddle-plateau, minimum-plateau,
+    effective-rate-decay, lazy-regime, memorisation.
 
     Args:
         run: a run, or its folder.
@@ -37,5 +45,15 @@ def diagnose(run: Run | str | Path) -> list[Finding]:
         ['divergence']
     """
     run = run if isinstance(run, Run) else load_run(run)
-    found = [finding for rule in RULES for finding in rule(run)]
-    return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
+    found = in_order([finding for rule in RULES for finding in rule(run)])
+    names = {finding.name for finding in found}
+    return found + [finding for finding in _stored(run) if finding.name not in names]
+
+
+def _stored(run: Run) -> Iterator[Finding]:
+    """Findings that the run's own loop has stored, as far as they are whole."""
+    for record in run.of("finding"):
+        with suppress(KeyError, TypeError, ValueError):
+            finding = Finding.from_record(record.values)
+            if finding.severity in SEVERITIES and all(isinstance(step, int) for step in finding.steps):
+                yield finding

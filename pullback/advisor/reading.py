@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from pullback.advisor.course import fell
-from pullback.advisor.thresholds import LEARNS_ACCURACY, SHARE_OF_MEASUREMENTS
+import numpy as np
+
+from pullback.advisor.course import Losses, fell
+from pullback.advisor.thresholds import COMPARABLE, FEW_STEPS, LEARNS_ACCURACY, LEARNS_SHARE, SHARE_OF_MEASUREMENTS
 from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
+FEW_RATIOS = 3  # of which no median says anything
 
 
 def number(value: Any) -> float:
@@ -58,6 +62,9 @@ def not_finite(run: Run) -> list[int]:
         for record in run.of(probe)
         if metric in record.values and not math.isfinite(number(record.values[metric]))
     ]
+    steps, values = run.course("loss")
+    bad += [int(step) for step in steps[~np.isfinite(values)]]
+    bad += [r.step for r in run.of("not_finite") if "loss" in r.values and not math.isfinite(number(r.values["loss"]))]
     return bad + [record.step for record in run.records if record.error and "a finite loss" in record.error]
 
 
@@ -68,23 +75,102 @@ def least_loss(run: Run) -> float | None:
     return None if below or not math.isfinite(least) else least
 
 
-def learns(run: Run) -> bool:
-    """Whether the measured loss fell, or most samples are right; False where that is not known.
+def class_counts(run: Run) -> dict[str, float]:
+    """Class -> how often it was among the measured targets, over all measurements; empty where there are no classes."""
+    counts: Counter[str] = Counter()
+    for record in run.of("targets"):
+        counts.update(by_layer(record, "counts"))
+    return dict(counts)
 
-    A loss also falls from that of wild first weights to that of one answer for all samples, which is not learning.
+
+def constant_loss(run: Run) -> float | None:
+    """What the best answer reaches that is the same for every sample, over the data of all measurements.
+
+    Of classes it is the entropy of their frequencies: within a batch of few samples, or of one class, that is too low.
     """
-    records = records_with(run, "loss", "loss")
-    if not_finite(run) or not records:
-        return False
-    late = records[-max(1, len(records) // 4) :]
-    judged = [record.values for record in late if has(record, "accuracy")]
-    if judged and median(values["accuracy"] for values in judged) >= LEARNS_ACCURACY:
-        return True
-    ahead = [
-        v["accuracy"] - v["constant_accuracy"] for v in judged if math.isfinite(number(v.get("constant_accuracy")))
+    records = [
+        r for r in records_with(run, "loss", "constant_loss") if math.isfinite(number(r.values["constant_loss"]))
     ]
-    losses = [float(record.values["loss"]) for record in records]
-    return fell(losses, least_loss(run)) and not (ahead and median(ahead) <= 0)
+    if not records:
+        return None
+    counts = [count for count in class_counts(run).values() if count > 0]
+    if counts and records[-1].values.get("form") in ("cross-entropy", "nll", "binary", "binary-nll"):
+        whole = sum(counts)
+        return -sum(count / whole * math.log(count / whole) for count in counts)
+    within = median(float(r.values["constant_loss"]) for r in records)
+    means = [number(r.values["mean"]) for r in records_with(run, "targets", "mean")]
+    if records[-1].values.get("form") == "squared" and len(means) > 2:  # batches that differ more than samples do
+        within = max(within, float(np.var(means)))
+    return within
+
+
+def summed_over(run: Run) -> float:
+    """Samples whose losses are added up in the loop's loss; 1 of a mean."""
+    for record in run.of("loss_form"):
+        batch = number(record.values.get("batch_size"))
+        if record.values.get("reduction") == "sum" and batch > 0:
+            return batch
+    return 1.0
+
+
+def training_losses(run: Run) -> Losses:
+    """The losses of the loop at every step, of a sum over the batch as its mean; of older records what was measured.
+
+    One answer's loss is of what was measured: where the loop's numbers are of another kind (scaled, with a penalty),
+    they are not compared with it.
+    """
+    steps, values = run.course("loss")
+    least, constant = least_loss(run), constant_loss(run)
+    if len(steps):
+        batch = summed_over(run)
+        if least is not None and bool((values < least).any()):
+            least = None
+        return Losses(steps, values / batch, least, constant if _comparable(run, batch) else None)
+    for probe, metric in (("loss", "loss"), ("epoch", "train_loss")):
+        found = [(r.step, number(r.values[metric])) for r in run.of(probe) if metric in r.values]
+        if found:
+            steps, values = np.array([s for s, _ in found], np.int64), np.array([v for _, v in found])
+            return Losses(steps, values, least, constant if probe == "loss" else None)
+    return Losses(np.empty(0, np.int64), np.empty(0), least, constant)
+
+
+def _comparable(run: Run, batch: float) -> bool:
+    """Whether the loop's losses are, on the whole, those that are measured."""
+    ratios = [
+        r.values["batch_loss"] / batch / r.values["loss"]
+        for r in records_with(run, "loss", "loss", "batch_loss")
+        if r.values["loss"] != 0
+    ]
+    return len(ratios) < FEW_RATIOS or 1 / COMPARABLE < median(ratios) < COMPARABLE
+
+
+def learns(run: Run) -> bool:
+    """Whether training works: the loss is well below that of one answer for all samples, or most samples are right.
+
+    Where the loss of one answer is not known, whether the loss fell. A loss also falls from that of wild first weights
+    to that of one answer, which is not learning. False where nothing is known.
+    """
+    losses = training_losses(run)
+    if not_finite(run) or not len(losses):
+        return False
+    records = list(run.of("loss"))
+    late = [r.values for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
+    accuracy = median(values["accuracy"] for values in late) if late else math.nan
+    constant = _constant_accuracy(run, late)
+    if accuracy >= LEARNS_ACCURACY and not accuracy <= constant:
+        return True
+    if losses.share is not None and len(losses) >= FEW_STEPS:
+        return losses.share <= LEARNS_SHARE
+    return fell(list(map(float, losses.finite)), losses.least) and not accuracy <= constant
+
+
+def _constant_accuracy(run: Run, late: Sequence[dict[str, Any]]) -> float:
+    """Share of right answers of the most frequent class; nan where it is not known."""
+    counts = class_counts(run).values()
+    if counts:
+        return max(counts) / sum(counts)
+    known = [c for values in late if math.isfinite(c := number(values.get("constant_accuracy")))]
+    return median(known) if known else math.nan
 
 
 def severity(run: Run) -> str:

@@ -12,6 +12,12 @@ LEARNS_LOSS = 0.8  # a run learns if its loss fell to this share of the first on
 LEARNS_CHANGES = 3.0  # where that is not known by this many changes from measurement to measurement: noise about a
 # level does so in 5 of 100 runs of five measurements, 1 of 100 of twenty,
 LEARNS_ACCURACY = 0.8  # or if it gets this share of the samples right
+LEARNS_SHARE = 0.9  # where the loss of one answer for all is known: of it, as the last level; convention
+FEW_STEPS = 4  # of the course, below which no level is compared with that
+COMPARABLE = 1.5  # loop's loss over measured one, as the median: dropout and regularisers stay below; convention
+LEARNT_NOTHING = 0.97  # of the loss of one answer for all: hard data, of which a tenth is explained, stay below it
+MANY_STEPS = 30  # of the course, below which nothing is said of a loss that does not fall
+UNSEEN_STEPS = 0.5  # of the steps, after the last measurement; convention
 
 # Learning rate and loss.
 DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
@@ -19,6 +25,9 @@ DIVERGING_CHANGES = 5.0  # where its smallest value is not known: times its chan
 # level does so in 1 of 100 runs of five measurements, 1 of 10,000 of twenty, a loss that grows evenly does not
 STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay stable; convention
 SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
+LARGE_UPDATE = 0.1  # |dw| / |w| a step: ten steps to move the weights by their size; healthy runs of Adam start at 0.03
+GOOD_UPDATE = 0.01  # what a rate that is too high by this is lowered to; convention
+TRAVELLED = 0.5  # |dw| / |w| times steps: weights that went that far were not held back by their rate; convention
 MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
 MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
 
@@ -40,7 +49,8 @@ CONFLICT = -0.05  # mean cosine; independent directions give 0; convention
 CLASS_CONFLICT = (
     -0.5
 )  # mean cosine between classes; C classes that share the softmax alone give -1 / (C - 1); convention
-SUSPECT_SHARE = 0.05  # of the measured samples: wrong labels beyond it cost accuracy; convention
+SUSPECT_SHARE = 0.03  # of the measured samples: wrong labels beyond it cost accuracy; convention
+OUTLIER = 7.0  # modified z-score of log |g|: hard samples of healthy runs reach 6; convention
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).
 BATCH_TOO_SMALL = 0.1
@@ -71,3 +81,20 @@ GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
 TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention
+
+# The loop. Each is a convention, between what mistakes give and what healthy runs of this repository's suite do.
+MOVES = 1e-6  # |dw| / |w| of a layer that is trained
+NOT_ZEROED = 5.0  # growth of |.grad| over the batch's own gradient: 10 steps of equal gradients
+SMOOTH = 0.3  # relative change of |.grad| from step to step: of a sum of many it is small, of a batch's own one large
+DECAY_SHARE = 0.5  # of a step's length that decay would make alone; convention
+DECAY_COSINE = 0.5  # of a step with minus the weights; a gradient's own is below 0 as a rule: weights grow
+DECAY_NORM = 0.5  # last over first norm of all weights
+DECAY_HARMS = 0.3  # of the loss of one answer for all, above which decay that dominates is no regulariser
+RATE_GONE = 1000.0  # highest over present learning rate
+RATE_GONE_SHARE = 0.2  # of the steps; a cosine ends with 2 percent of them there
+
+# Data.
+TARGET_SCALE = 10.0  # standard deviation, or mean, of targets
+IMBALANCED = 20.0  # most frequent class over the median of the others
+IMBALANCED_ALWAYS = 50.0  # where accuracy says nothing any more
+IN_ORDER = 0.2  # of the targets' spread between batches, beyond chance

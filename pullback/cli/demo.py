@@ -85,15 +85,13 @@ def command(
             controller=steering,
             after_epoch=advance,
         )
-        findings = pb.diagnose(out)
-        for finding in findings:
-            monitor.log("finding", finding.as_record())
     typer.echo("Finished Training" if fine else "Training diverged")
     typer.echo(f"Accuracy on test set: {100 * evaluate(model, loss_fn, dataset)[1]:.2f}%")
     for index, jacobian in enumerate(pb.layer_jacobians(model, dataset.x_test[:1]) if fine else []):
         shape = "x".join(map(str, jacobian.shape[1:]))
         typer.echo(f"Jacobian between Layer {index} and Layer {index + 1}: {shape}")
-    _summary(pb.load_run(out), findings, monitor.seconds)
+    run = pb.load_run(out)
+    _summary(run, pb.diagnose(run), monitor.seconds)
     path = pb.write_report(out, out / "report.html")
     typer.echo(f"Report: {path}")
     if not fine:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-
-def command(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Print the findings of a run; exits with 1 if one is a warning or worse."""
+if TYPE_CHECKING:
     import pullback as pb
 
-    findings = pb.diagnose(run)
-    for finding in findings:
-        typer.echo(str(finding))
-    if not findings:
-        typer.echo("No findings.")
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as a JSON list.")] = False,
+) -> None:
+    """Print the findings of a run, causes first; exits with 1 if one is a warning or worse."""
+    import pullback as pb
+
+    loaded = pb.load_run(run)
+    findings = pb.diagnose(loaded)
+    if as_json:
+        from pullback.runs.schema import encode  # JSON has no NaN and no infinity
+
+        typer.echo(json.dumps(encode([finding.as_record() for finding in findings]), indent=1, allow_nan=False))
+    else:
+        for finding in findings:
+            typer.echo(f"{'  ' if finding.because else ''}{finding}")
+        if not findings:
+            typer.echo("No findings.")
+        _what_was_left_out(loaded)
     if any(finding.severity != "info" for finding in findings):
         raise typer.Exit(1)
+
+
+def _what_was_left_out(run: pb.Run) -> None:
+    for record in list(run.of("schedule"))[-1:]:
+        count = record.values.get("left_out")
+        if isinstance(count, int) and count > 0:
+            typer.echo(f"{count} measurements that were due were left out: they would have cost more than the budget.")

@@ -29,6 +29,7 @@ def describe(
             "num_params": view.num_params,
             "layers": list(view.layers),
             "frozen": list(view.frozen),
+            "frozen_behind": _frozen_behind(view.model),
             "modules": _modules(view.model),
         },
         "loss": getattr(loss_fn, "__name__", type(loss_fn).__name__),
@@ -39,6 +40,13 @@ def describe(
     if optimizer is not None:
         described["optimizer"] = _optimizer(optimizer, view)
     return described
+
+
+def _frozen_behind(model: nn.Module) -> list[str]:
+    """Frozen parameters that come after one that is trained: no backbone under a new head."""
+    parameters = list(model.named_parameters())
+    first = next(place for place, (_, p) in enumerate(parameters) if p.requires_grad)
+    return [name for name, p in parameters[first:] if not p.requires_grad]
 
 
 def _modules(model: nn.Module) -> dict[str, int]:

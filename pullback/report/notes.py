@@ -1,4 +1,4 @@
-"""Two lists of the page: what the stored findings say, and which probes failed."""
+"""Two lists of the page: what a run's findings say, and which probes failed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ MOST_FAILURES = 60
 
 
 def findings_html(runs: Sequence[NamedRun]) -> str:
-    """The findings of all runs, the most severe first."""
+    """The findings of all runs, run by run, causes first and what follows from one beneath it."""
     found = [(named, values) for named in runs for values in named.run.findings]
-    found.sort(key=lambda pair: SEVERITIES.index(severity_of(pair[1])))
     if not found:
-        return '<p class="absent">No findings stored.</p>'
+        return '<p class="absent">No findings.</p>'
     items = "".join(_finding(values, named.name if len(runs) > 1 else "") for named, values in found)
     return f'<ul class="findings">{items}</ul>'
 
@@ -43,11 +42,16 @@ def _finding(values: dict[str, Any], run_name: str) -> str:
     )
     told = [("Threshold", values.get("threshold")), ("Source", values.get("source"))]
     footing = " · ".join(f"{label}: {escape(shorten(text, 300))}" for label, text in told if text)
+    because = [str(each) for each in values["because"]] if isinstance(values.get("because"), list) else []
+    where += [f"follows from {' and '.join(each.replace('-', ' ') for each in because)}"] if because else []
+    summary = f"<p>{escape(shorten(values['summary'], 1000))}</p>" if values.get("summary") else ""
     return (
-        f'<li class="{severity}"><p class="finding"><span class="badge">{severity}</span> '
+        f'<li class="{severity}{" consequence" if because else ""}"><p class="finding">'
+        f'<span class="badge">{severity}</span> '
         f"<strong>{escape(shorten(name[:1].upper() + name[1:], 120))}</strong> "
         f'<span class="where">{" · ".join(escape(shorten(each, 120)) for each in where)}</span></p>'
-        + (f"<p>{escape(shorten(values['action'], 1000))}</p>" if values.get("action") else "")
+        + summary
+        + (f'<p class="action">{escape(shorten(values["action"], 1000))}</p>' if values.get("action") else "")
         + (f'<dl class="evidence">{evidence}</dl>' if evidence else "")
         + (f'<p class="footing">{footing}</p>' if footing else "")
         + "</li>"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
+from pullback._hooks import judges
 from pullback.runs.course import Course
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
 
@@ -60,8 +61,13 @@ class Run:
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        """Findings stored with the run, as plain records."""
-        return [record.values for record in self.of("finding")]
+        """What ``pullback.diagnose`` says of the run as it stands, as plain records, in its order.
+
+        Then findings that were stored under other names, and those that are damaged.
+        """
+        found = [finding.as_record() for judge in judges for finding in judge(self)]
+        names = {values["name"] for values in found}
+        return found + [record.values for record in self.of("finding") if record.values.get("name") not in names]
 
     def of(self, probe: str) -> Iterator[Record]:
         """Records of one probe that succeeded, by step."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pullback as pb
+from pullback.advisor.causes import ORDER
 from pullback.advisor.reading import learns
 from pullback.advisor.rules import RULES
 from pullback.runs import RunWriter
@@ -18,11 +21,19 @@ from tests.advisor.runs import LEARNS, a_run, losses
 
 
 def test_findings_are_stored_and_read(tmp_path: Path) -> None:
-    (found,) = pb.diagnose(a_run((50, "kernel", {"effective_rank": 1.2, "num_samples": 256})))
+    """What a run's findings are is told when it is read; what its own loop stored under other names comes last."""
     with RunWriter(tmp_path / "run", {}) as writer:
-        writer.append(50, "finding", found.as_record())
-    assert pb.load_run(tmp_path / "run").findings == [found.as_record()]
-    assert pb.diagnose(tmp_path / "run") == []
+        writer.append(0, "loss", {"loss": 2.0})
+        writer.append(50, "loss", {"loss": math.nan})
+        (found,) = pb.diagnose(tmp_path / "run")
+        own = replace(found, name="my-own", severity="info", action="Look")
+        for stored in (own, replace(found, action="Of an earlier version")):
+            writer.append(50, "finding", stored.as_record())
+        writer.append(50, "finding", {"name": "damaged", "severity": "info"})
+    run = pb.load_run(tmp_path / "run")
+    assert pb.diagnose(run) == [found, own]
+    assert run.findings == [found.as_record(), own.as_record(), {"name": "damaged", "severity": "info"}]
+    assert run.until(0).findings == []
 
 
 def test_a_run_that_learns_has_no_findings_of_its_own() -> None:
@@ -44,7 +55,8 @@ def test_a_loss_that_fell_to_one_answer_for_all_samples_is_not_learning() -> Non
 def test_every_name_of_the_docstring_has_its_rule_and_its_test() -> None:
     text = (pb.diagnose.__doc__ or "").partition("Names: ")[2].partition(".")[0]
     names = re.findall(r"[a-z]+(?:-[a-z]+)*", text)
-    assert len(names) == len(set(names)) == len(RULES) == 23
+    assert len(names) == len(set(names)) == len(RULES) == 36
+    assert set(names) == set(ORDER)
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
     assert [name for name in names if f'"{name}"' not in tests] == []
 

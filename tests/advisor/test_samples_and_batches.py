@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,16 +37,25 @@ def test_conflicting_gradients_name_classes_and_samples() -> None:
     assert found("conflicting-gradients", calm, (50, "classes", {"within": 0.9, "between": -0.1})) is None
 
 
+def many_labels(count: int) -> list[list[Any]]:
+    return [[place, 5.0, "label"] for place in range(count)]
+
+
 def test_suspect_samples_are_listed_by_reason() -> None:
-    suspects = [[4, 5.0, "label"], [9, 1.0, "duplicate"], [7, 4.0, "outlier"], ["x"], 3]
+    suspects = [[4, 5.0, "label"], [9, 1.0, "duplicate"], [7, 9.0, "outlier"], [8, 4.0, "outlier"], ["x"], 3]
     finding = found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": suspects}))
     assert finding is not None
     assert finding.severity == "info"
-    assert finding.evidence == {"labels": 1, "duplicates": 1, "outliers": 1, "samples": 100}
-    assert finding.action.startswith(
-        "Check the labels of samples 4 of step 50; remove the copies among samples 9 of step 50; look at"
-    )
-    many = [[place, 5.0, "label"] for place in range(8)]
+    assert finding.evidence == {"labels": 1, "outliers": 1, "samples": 100, "share of suspect labels": 0.01}
+    assert finding.action.startswith("Check the labels of samples 4 of step 50; look at samples 7 of step 50")
+    assert finding.change == pb.Change("check_samples", (4, 7))
+    copies = found("duplicates", (50, "samples", {"num_samples": 100, "suspects": suspects}))
+    assert copies is not None
+    assert (copies.severity, copies.evidence["duplicates"]) == ("info", 1)
+    assert copies.action.startswith("Remove the copies among samples 9 of step 50")
+    assert copies.change == pb.Change("check_samples", (9,))
+    assert found("duplicates", (50, "samples", {"num_samples": 100, "suspects": many_labels(8)})) is None
+    many = many_labels(8)
     finding = found("suspect-samples", (50, "samples", {"num_samples": 100, "suspects": many}))
     assert finding is not None
     assert finding.severity == "warning"
@@ -58,12 +69,35 @@ def test_outliers_are_named_by_the_measurement_that_saw_most_labels_by_the_last(
     lines = [(step, "samples", {"num_samples": 100, "suspects": each}) for step, each in records]
     finding = found("suspect-samples", *lines)
     assert finding is not None
-    assert finding.evidence == {"outliers": 2, "samples": 100}
-    assert finding.steps == (0, 0)
+    assert finding.evidence == {"labels": 2, "outliers": 2, "samples": 100, "share of suspect labels": 0.01}
+    assert finding.steps == (0, 50)
     finding = found("suspect-samples", *lines[:2])
     assert finding is not None
-    assert finding.evidence == {"labels": 2, "outliers": 2, "samples": 100}
+    assert finding.evidence == {"labels": 2, "outliers": 2, "samples": 100, "share of suspect labels": 0.02}
     assert (finding.steps, "labels of samples 8, 9 of step 50" in finding.action) == ((0, 50), True)
+
+
+def test_the_probe_lists_some_and_counts_all() -> None:
+    """Of forty percent wrong labels in 256 samples twenty are listed."""
+    seen = {"num_samples": 256, "suspects": many_labels(20), "num_suspects": {"label": 100}}
+    finding = found("suspect-samples", (50, "samples", seen))
+    assert finding is not None
+    assert finding.evidence["labels"] == 100
+    assert finding.evidence["share of suspect labels"] == 100 / 256
+
+
+def test_labels_a_model_contradicts_before_it_has_learnt_anything() -> None:
+    """Weights that are too large are sure of what they do not know: order in time tells them from wrong labels."""
+    sure = [(step, "samples", {"num_samples": 100, "suspects": many_labels(8)}) for step in (1, 60, 100)]
+
+    def right(first: float) -> list[tuple[int, str, dict[str, Any]]]:
+        shares = ((1, first), (60, 0.7), (100, 0.8))
+        return [(s, "loss", {"loss": 1.0, "accuracy": a, "constant_accuracy": 0.1}) for s, a in shares]
+
+    known, unlearnt = (found("suspect-samples", *sure, *right(first)) for first in (0.6, 0.1))
+    assert known is not None
+    assert unlearnt is not None
+    assert (known.severity, unlearnt.severity) == ("warning", "info")
 
 
 def noise(scale: float, batch: int, stderr: float = 0.0, step: int = 50) -> tuple[int, str, dict[str, float]]:

@@ -426,7 +426,7 @@ def test_what_is_described_of_parameters_that_do_not_train(tmp_path: Path) -> No
     with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer):
         pass
     meta = pb.load_run(tmp_path / "run").meta
-    assert meta["model"]["frozen"] == ["0.bias"]
+    assert meta["model"]["frozen"] == meta["model"]["frozen_behind"] == ["0.bias"]
     assert meta["model"]["modules"] == {"Sequential": 1, "Linear": 3, "ReLU": 1, "LSTM": 1}
     assert meta["optimizer"]["left_out"] == ["3.weight", "3.bias", "4.bias"]
     assert meta["optimizer"]["weight_decay"] == 0.3

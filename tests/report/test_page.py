@@ -9,11 +9,13 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import pullback as pb
 from pullback._checks import InputError
 from pullback.report import write_report
 from pullback.report.header import key_numbers
@@ -150,10 +152,17 @@ def test_the_head_holds_the_sharpness_against_the_limit_of_its_kind(values, show
     assert numbers["Sharpness"] == shown
 
 
-def test_findings_stand_in_order_of_severity(full):
-    names = ("Learning rate too high", "Vanishing gradients", "Conflicting gradients")
+def test_findings_stand_in_the_order_of_the_diagnosis(full, full_run):
+    """Also of a run with which none was stored."""
+    names = [each["name"].replace("-", " ").capitalize() for each in full_run.findings]
+    assert {"Learning rate too high", "Vanishing gradients", "Conflicting gradients"} <= set(names)
     places = [full.text.index(name) for name in names]
     assert places == sorted(places)
+    bare = replace(full_run, records=tuple(r for r in full_run.records if r.probe != "finding"))
+    assert [each["name"] for each in bare.findings] == [finding.name for finding in pb.diagnose(bare)] != []
+    for finding in pb.diagnose(full_run):
+        assert finding.summary in full.text
+        assert finding.action in full.text
     assert "layer conv1.weight" in full.text
 
 
@@ -215,7 +224,8 @@ def test_failed_probes_are_listed(nasty, full):
 
 def test_an_empty_run_makes_a_page_that_says_so(write, empty_run):
     page = Page(write(empty_run).read_text(encoding="utf-8"))
-    assert "No findings stored." in page.text
+    assert "Not measured" in page.text
+    assert "the record holds no loss" in page.text.lower()
     assert page.text.count("not measured") >= 12
     assert "Probes that failed" not in page.text
     assert page.all("figure") == []

@@ -5,10 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pullback.advisor.findings import Finding
-from pullback.advisor.rules import batches, conditioning, depth, learning_rate, plateaus, regimes, samples, units
+from pullback.advisor.rules import (
+    batches,
+    conditioning,
+    data,
+    depth,
+    learning,
+    learning_rate,
+    loop,
+    plateaus,
+    record,
+    regimes,
+    samples,
+    units,
+)
 from pullback.runs import Run
 
 RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
+    record.not_measured,
+    data.non_finite_data,
+    loop.non_finite_gradients,
+    loop.loss_of_probabilities,
+    loop.gradients_not_zeroed,
+    loop.parameters_not_trained,
+    loop.weight_decay_too_high,
+    loop.schedule_at_zero,
+    data.data_not_shuffled,
+    data.targets_not_normalised,
+    data.class_imbalance,
     learning_rate.divergence,
     learning_rate.too_high,
     learning_rate.too_low,
@@ -24,9 +48,11 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     conditioning.inputs_not_normalised,
     samples.conflicting_gradients,
     samples.suspect_samples,
+    samples.duplicates,
     batches.too_small,
     batches.too_large,
     batches.batch_norm_too_small,
+    learning.not_learning,
     plateaus.saddle_plateau,
     plateaus.minimum_plateau,
     regimes.effective_rate_decay,

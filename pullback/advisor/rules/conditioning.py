@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
+from pullback.advisor.reading import CONVENTION, lasts, learns, number, records_with, severity, span
 from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
 from pullback.runs import Record, Run
 
@@ -20,13 +20,13 @@ REINFORCED = ", once the first phase is over: gradients are aligned, so that sam
 
 
 def ill_conditioning(run: Run) -> Iterator[Finding]:
-    """Almost all of the gradients' energy in a few directions.
+    """Almost all of the gradients' energy in a few directions. A run that works ends so, at its last hard samples.
 
     Where they point the same way that has its use: the first phase of training is fast.
     """
     records = [r for r in records_with(run, "kernel", "effective_rank", "num_samples") if r.values["num_samples"] > 1]
     ill = [r for r in records if _concentration(r) > ILL_CONDITIONED]
-    if lasts(ill, records):
+    if lasts(ill, records) and not learns(run):
         last = ill[-1].values
         aligned = [r.values["mean_cosine"] for r in records_with(run, "alignment", "mean_cosine")][-1:]
         yield Finding(

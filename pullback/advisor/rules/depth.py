@@ -8,19 +8,10 @@ from statistics import median
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
+from pullback.advisor.model import for_depth
 from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, records_with, severity, span
 from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED
 from pullback.runs import Record, Run
-
-VANISHING_ACTION = (
-    "Use an activation that keeps gradients (ReLU family), add normalisation (layer or batch norm), "
-    "skip connections, or He initialisation"
-)
-EXPLODING_ACTION = (
-    "Lower the weight scale of the initialisation, add normalisation (layer or batch norm) or skip connections, "
-    "or clip gradients by norm"
-)
-
 
 PHASES = {
     "ordered": "The starting weights are so small that samples look alike to the last layers, and gradients vanish.",
@@ -30,19 +21,13 @@ PHASES = {
 
 def vanishing_gradients(run: Run) -> Iterator[Finding]:
     """Gradients that shrink a hundredfold (squared) from the last layer to the first."""
-    yield from _flow(
-        run, "vanishing", VANISHING_ACTION, "The gradient dies on its way back, so that early layers hardly learn."
-    )
+    yield from _flow(run, "vanishing", "The gradient dies on its way back, so that early layers hardly learn.")
 
 
 def exploding_gradients(run: Run) -> Iterator[Finding]:
     """Gradients that grow a hundredfold (squared) from the last layer to the first."""
-    yield from _flow(
-        run,
-        "exploding",
-        EXPLODING_ACTION,
-        "The gradient grows on its way back, so that one rate is too high for early layers and too low for late ones.",
-    )
+    words = "The gradient grows on its way back: one rate is too high for early layers and too low for late ones."
+    yield from _flow(run, "exploding", words)
 
 
 def ordered_initialisation(run: Run) -> Iterator[Finding]:
@@ -77,7 +62,7 @@ def unbalanced_layers(run: Run) -> Iterator[Finding]:
         )
 
 
-def _flow(run: Run, verdict: str, action: str, summary: str) -> Iterator[Finding]:
+def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     records = list(run.of("flow"))
     seen = [r for r in records if r.values.get("verdict") == verdict and has(r, "slope")]
     if not lasts(seen, records):
@@ -87,6 +72,7 @@ def _flow(run: Run, verdict: str, action: str, summary: str) -> Iterator[Finding
     if norms:
         first, *_, last = [*norms.values(), *norms.values()]
         evidence |= {"first layer's gradient norm": first, "last layer's": last}
+    action, change = for_depth(run, verdict)
     yield Finding(
         f"{verdict}-gradients",
         severity(run),
@@ -97,7 +83,7 @@ def _flow(run: Run, verdict: str, action: str, summary: str) -> Iterator[Finding
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
         action,
         summary=summary,
-        change=Change("normalisation", "layer"),
+        change=change,
     )
 
 

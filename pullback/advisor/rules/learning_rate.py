@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
 
 from pullback.advisor.change import Change
-from pullback.advisor.course import grew, growth
+from pullback.advisor.course import Losses, grew, growth
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import (
     CONVENTION,
@@ -21,16 +24,20 @@ from pullback.advisor.reading import (
     number,
     records_with,
     severity,
+    summed_over,
+    training_losses,
 )
-from pullback.advisor.rules.units import dead_units
 from pullback.advisor.thresholds import (
     DIVERGING,
     DIVERGING_CHANGES,
+    GOOD_UPDATE,
+    LARGE_UPDATE,
     LEARNS_CHANGES,
     MANY_LOSSES,
     MANY_SHARPNESS,
     SMALL_UPDATE,
     STABLE_SHARE,
+    TRAVELLED,
 )
 from pullback.runs import Record, Run
 
@@ -38,6 +45,9 @@ STABILITY = (
     "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
     "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
 )
+SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
+LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
+RAISED = 10.0  # at most, by one change
 
 
 @dataclass(frozen=True)
@@ -65,111 +75,173 @@ class _Curvature:
 
 def divergence(run: Run) -> Iterator[Finding]:
     """The loss left the finite numbers, or is on its way: the trained weights do worse than the first ones."""
-    bad = not_finite(run)
+    losses, bad = training_losses(run), not_finite(run)
+    found = None
     if bad:
         steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
         evidence = {"measurements": float(len(set(bad)))}
-    elif worse := max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]:
-        lowest = min(worse, key=lambda pair: pair[1])
-        steps, threshold = (lowest[0], worse[-1][0]), _grown(least_loss(run))
-        evidence = {"first loss": worse[0][1], "lowest loss": lowest[1], "last loss": worse[-1][1]}
+        words = f"The loss left the finite numbers at step {min(bad)}"
+    elif losses.grew and losses.leapt_at is not None:
+        steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
+        evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
+        words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
+    elif found := _grown_records(run, losses):
+        lowest = min(found, key=lambda pair: pair[1])
+        steps, threshold = (lowest[0], found[-1][0]), _grown(least_loss(run))
+        evidence = {"first loss": found[0][1], "lowest loss": lowest[1], "last loss": found[-1][1]}
+        words = f"The loss grew to {found[-1][1]:.3g}, from {found[0][1]:.3g} at the start"
     else:
         return
     action = "Lower the learning rate, or clip gradients by norm"
-    sharp = _curvatures(run)[-1:]
-    if sharp and sharp[0].sharpness > sharp[0].limit:
+    change = Change("learning_rate", 0.1)
+    sharp = [each for each in _curvatures(run)[-1:] if each.sharpness > each.limit]
+    if sharp:
         evidence |= {"sharpness": sharp[0].sharpness, "limit": sharp[0].limit}
         threshold += ", along the sharpest direction, in which the learning rate is above the limit of stability"
         action = f"Lower the {sharp[0].which} to below {sharp[0].stable_rate:.3g}"
+        change = lower(sharp[0].limit / sharp[0].sharpness)
+    source = "definition; " + STABILITY
+    summary = f"{words}: the model is worse than before training."
+    layer = _fastest_layer(run)
     yield Finding(
-        "divergence",
-        "critical",
-        _fastest_layer(run),
-        steps,
-        evidence,
-        threshold,
-        "definition; " + STABILITY,
-        action,
-        summary="The loss left the finite numbers." if bad else "The loss grows: the model is worse than at its start.",
-        change=lower(sharp[0].limit / sharp[0].sharpness if sharp and sharp[0].sharpness > 0 else 1.0),
+        "divergence", "critical", layer, steps, evidence, threshold, source, action, summary=summary, change=change
     )
 
 
 def too_high(run: Run) -> Iterator[Finding]:
-    """Curvature above what the optimiser can bear at this rate; training may hover at the limit and still learn.
+    """Steps that are too long: for the curvature, for the weights, or by what the loss did at once.
 
-    Where it does not learn, the first measurement is enough: units that the first steps killed have no curvature.
+    Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
+    units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
     """
-    curvatures = _curvatures(run)
+    curvatures, works = _curvatures(run), learns(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
-    at_first = above[:1] == curvatures[:1] and not learns(run)
+    at_first = above[:1] == curvatures[:1] and not works
+    factors: list[float] = []
+    evidence: dict[str, float] = {}
+    reasons: list[str] = []
+    steps: list[int] = []
     if above and (at_first or lasts([each.record for each in above], [each.record for each in curvatures])):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
-        yield Finding(
-            "learning-rate-too-high",
-            severity(run),
-            None,
-            (above[0].record.step, above[-1].record.step),
-            {"sharpness": worst.sharpness, "limit": worst.limit},
-            "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first "
-            "of a run that does not learn",
-            STABILITY,
-            f"Lower the {worst.which} to below {worst.stable_rate:.3g}",
-            summary="Steps are longer than the curvature of the loss can bear, so that they overshoot.",
-            change=lower(worst.limit / worst.sharpness),
-        )
+        evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
+        steps += [above[0].record.step, above[-1].record.step]
+        factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
+        reasons.append("longer than the curvature of the loss can bear")
+    if not works and (updates := _large_updates(run)):
+        evidence["|dw| / |w|"] = updates[0].values["median"]
+        steps += [min(1, updates[0].step), updates[-1].step]
+        factors.append(GOOD_UPDATE / updates[0].values["median"])
+        reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
+    losses = training_losses(run)
+    if not works and losses.leapt_at is not None and not losses.grew and not not_finite(run):
+        evidence["highest loss, in first ones"] = losses.peak
+        steps += [max(0, losses.leapt_at - 3), losses.leapt_at]
+        factors.append(0.1)
+        reasons.append(f"so long that the loss leapt to {losses.peak:.2g} times its start")
+    if not reasons:
+        return
+    which, target = "learning rate", ""
+    if above and "sharpness" in evidence:
+        worst = max(above, key=lambda each: each.sharpness / each.limit)
+        which, target = worst.which, f" to below {worst.stable_rate:.3g}"
+    factor = max(LOWEST_FACTOR, min(factors))
+    summed = summed_over(run)
+    summed_words = (
+        f" The loss is summed over {summed:.0f} samples, which makes them as many times longer." if summed > 1 else ""
+    )
+    yield Finding(
+        "learning-rate-too-high",
+        severity(run),
+        None,
+        (min(steps), max(steps)),
+        evidence,
+        "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
+        f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}, or a loss that leapt to "
+        f"{DIVERGING:g} times its start",
+        STABILITY + "; " + CONVENTION,
+        f"Lower the {which}{target}"
+        + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
+        summary=f"Steps are {' and '.join(reasons)}, so that they overshoot.{summed_words}",
+        change=Change("learning_rate", factor),
+    )
+
+
+def _large_updates(run: Run) -> list[Record]:
+    """Measurements of steps that move the weights by a tenth of their size, if the first shows it or half of them."""
+    records = records_with(run, "updates", "median")
+    large = [r for r in records if r.values["median"] > LARGE_UPDATE]
+    return large if large and (large[0] is records[0] or lasts(large, records)) else []
 
 
 def too_low(run: Run) -> Iterator[Finding]:
-    """The loss hardly moves, and steps could be many times longer; dead units move at no rate."""
-    losses, least = records_with(run, "loss", "loss"), least_loss(run)
-    if any(True for rule in (divergence, too_high, dead_units) for _ in rule(run)):
+    """The loss hardly moves, or still falls evenly from near its start, and steps could be many times longer."""
+    losses, least = training_losses(run), least_loss(run)
+    finite = list(map(float, losses.finite))
+    if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
-    if len(losses) < MANY_LOSSES or learns(run) or grew([float(r.values["loss"]) for r in losses], least):
+    if learns(run) and not _still_falls(losses):
         return
     curvatures = [each for each in _curvatures(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
-    if not slow and not lasts(small, updates):
+    way = median(r.values["median"] for r in updates) * (max(run.steps, default=0)) if updates else 0.0
+    if (not slow and not lasts(small, updates)) or way > TRAVELLED:
         return
-    factor = 10.0
-    evidence = {"first loss": losses[0].values["loss"], "last loss": losses[-1].values["loss"]}
-    action = "Raise the learning rate tenfold"
+    evidence = {"first loss": finite[0], "last loss": finite[-1]}
+    action, factor = "Raise the learning rate tenfold", RAISED
     if curvatures:
         sharpest = max(curvatures, key=lambda c: c.sharpness / c.limit)
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
-        action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {sharpest.stable_rate / 2:.3g}"
-        factor = min(factor, sharpest.limit / sharpest.sharpness / 2)
+        goal = 2 * SHARE_OF_LIMIT * sharpest.stable_rate
+        action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {goal:.3g}"
+        factor = min(factor, max(1.0, SHARE_OF_LIMIT * sharpest.limit / sharpest.sharpness))
     if small:
         evidence["median |dw| / |w|"] = small[-1].values["median"]
+    if updates:
+        evidence["|dw| / |w|, all steps together"] = way
     yield Finding(
         "learning-rate-too-low",
-        "warning",
+        severity(run),
         None,
-        (losses[0].step, losses[-1].step),
+        (int(losses.steps[0]), int(losses.steps[-1])),
         evidence,
         f"curvature below {STABLE_SHARE:g} of the limit in all measurements, or relative updates below "
-        f"{SMALL_UPDATE:g} in half of them, while the loss changes by less than "
-        + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth"),
+        f"{SMALL_UPDATE:g} in half of them, weights that went less than {TRAVELLED:g} of their size, while the loss "
+        "changes by less than "
+        + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth")
+        + ", or falls as evenly at the end as at the start",
         CONVENTION,
         action,
-        summary="The steps are so short that the loss hardly moves.",
+        summary="The steps are so short that the loss hardly moves: the same training could be many times faster.",
         change=Change("learning_rate", factor),
     )
 
 
+def _still_falls(losses: Losses) -> bool:
+    """Whether most of one answer's loss is still there, and the second half fell by at least half of the first."""
+    if losses.share is None or losses.share < HALF_WAY or len(losses) < MANY_STEPS_OF_FALL:
+        return False
+    quarter = len(losses) // 4
+    first, second, third, last = (float(np.median(losses.finite[k * quarter : (k + 1) * quarter])) for k in range(4))
+    return second - last > 0.5 * (first - third) > 0
+
+
+HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
+MANY_STEPS_OF_FALL = 40
+
+
 def lower(room: float) -> Change:
-    """A rate at a quarter of the limit, at least ten times lower: at the limit itself training works badly."""
-    return Change("learning_rate", min(0.1, room / 4))
+    """A rate at a quarter of the limit, which is ``room`` times the present one; at least ten times lower."""
+    return Change("learning_rate", max(LOWEST_FACTOR, min(0.1, SHARE_OF_LIMIT * room)))
 
 
 def _curvatures(run: Run) -> list[_Curvature]:
     """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
 
-    Other optimisers have no known limit.
+    Other optimisers have no known limit. What is measured is of the mean loss: of a loop that sums, B times as much.
     """
-    found = []
+    found, times = [], summed_over(run)
     for record in run.of("sharpness"):
         if has(record, "preconditioned", "preconditioned_limit"):
             values = (record.values["preconditioned"], record.values["preconditioned_limit"])
@@ -177,8 +249,16 @@ def _curvatures(run: Run) -> list[_Curvature]:
             values = (record.values["hessian"], record.values["limit"])
         else:
             continue
-        found.append(_Curvature(record, *map(float, values)))
+        sharpness, limit = map(float, values)
+        found.append(_Curvature(record, sharpness * times, limit))
     return found
+
+
+def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
+    """Steps and losses of what was measured, if that is divergence; the loop's course says more where it is long."""
+    if len(run.course("loss")[0]) >= MANY_LOSSES and losses.least is not None:
+        return []
+    return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
 
 
 def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, float]]]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, SUSPECT_SHARE
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, severity, span
+from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, OUTLIER, SUSPECT_SHARE
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
+UNLEARNT = 0.2  # of the samples right, beyond one answer for all
+CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
 REMEDIES = {
     "label": "check the labels of samples",
     "duplicate": "remove the copies among samples",
@@ -21,7 +23,6 @@ REMEDIES = {
 
 REASONS = {
     "label": "the model contradicts their labels",
-    "duplicate": "they are copies of others",
     "outlier": "their gradients outweigh all others",
 }
 
@@ -59,37 +60,85 @@ def conflicting_gradients(run: Run) -> Iterator[Finding]:
 
 
 def suspect_samples(run: Run) -> Iterator[Finding]:
-    """Samples the probe suspects: of a wrong label, of being copies, or of a gradient that outweighs the others.
+    """Samples the probe suspects of a wrong label, or of a gradient that outweighs the others.
 
-    Wrong labels show when the others are learnt, so the last measurement names them. Copies and outliers are named by
-    the one that saw most: the gradient of a sample a hundred times too large vanishes as soon as it is learnt.
+    Wrong labels show when the others are learnt, so the measurements of the second half of the run tell their share
+    together, and the last that has any names them. Outliers are named by the one that saw most: the gradient of a
+    sample a hundred times too large vanishes as soon as it is learnt.
     """
-    records = [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
+    records = _with_samples(run)
     if not records:
         return
+    late = [r for r in records if 2 * r.step >= records[-1].step]
     seen = {
-        reason: records[-1] if reason == "label" else max(records, key=lambda r: len(_suspects(r, reason)))
-        for reason in REMEDIES
+        "label": next((r for r in reversed(late) if _suspects(r, "label")), records[-1]),
+        "outlier": max(records, key=lambda r: len(_suspects(r, "outlier"))),
     }
-    found = {reason: _suspects(record, reason) for reason, record in seen.items() if _suspects(record, reason)}
+    found = {reason: each for reason, record in seen.items() if (each := _suspects(record, reason))}
+    if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
+        found.pop("label", None)
     if not found:
         return
-    wrong = len(found.get("label", [])) / records[-1].values["num_samples"]
+    share = _label_share(late)
+    early = [r for r in records if r.step in _unlearnt(run)]
+    confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
+    evidence = {f"{reason}s": float(_count(seen[reason], reason)) for reason in found}
     yield Finding(
         "suspect-samples",
-        "warning" if wrong > SUSPECT_SHARE else "info",
+        "warning" if share > SUSPECT_SHARE and not confident else "info",
         None,
         (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
-        {f"{reason}s": float(len(each)) for reason, each in found.items()}
-        | {"samples": records[-1].values["num_samples"]},
+        evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
         "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
-        "3.5 (outliers); equal inputs and gradients (copies); a warning if more than "
-        f"{SUSPECT_SHARE:.0%} of the samples have suspect labels",
+        f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
+        "run have suspect labels",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
         _listed(found, {reason: seen[reason].step for reason in found}),
-        summary="Some samples stand out: " + ", ".join(REASONS[reason] for reason in found) + ".",
+        summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
         change=Change("check_samples", tuple(sorted({s[0] for each in found.values() for s in each}))),
     )
+
+
+def duplicates(run: Run) -> Iterator[Finding]:
+    """Samples that repeat others of the same batch: they weigh more than they should."""
+    records = _with_samples(run)
+    seen = max(records, key=lambda r: _count(r, "duplicate"), default=None)
+    if seen is None or not (found := _suspects(seen, "duplicate")):
+        return
+    count, samples = float(_count(seen, "duplicate")), seen.values["num_samples"]
+    yield Finding(
+        "duplicates",
+        "info",
+        None,
+        (seen.step, seen.step),
+        {"duplicates": count, "samples": samples},
+        "inputs and gradients that are equal to those of an earlier sample of the batch",
+        "definition",
+        _listed({"duplicate": found}, {"duplicate": seen.step}),
+        summary=f"{count:.0f} of {samples:.0f} samples of a batch are copies of others: they count several times over, "
+        "and may be among the held-out ones as well.",
+        change=Change("check_samples", tuple(sorted({s[0] for s in found}))),
+    )
+
+
+def _label_share(records: Sequence[Record]) -> float:
+    return sum(_count(r, "label") for r in records) / sum(r.values["num_samples"] for r in records)
+
+
+def _unlearnt(run: Run) -> set[int]:
+    """Steps at which hardly more samples are right than with one answer for all."""
+    records = records_with(run, "loss", "accuracy", "constant_accuracy")
+    return {r.step for r in records if r.values["accuracy"] < r.values["constant_accuracy"] + UNLEARNT}
+
+
+def _with_samples(run: Run) -> list[Record]:
+    return [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
+
+
+def _count(record: Record, reason: str) -> int:
+    """How many there are; of records that name all of them, as many as are named."""
+    counts = by_layer(record, "num_suspects")
+    return int(counts.get(reason, 0)) if counts and reason != "outlier" else len(_suspects(record, reason))
 
 
 def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
@@ -104,7 +153,8 @@ def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
 
 def _suspects(record: Record, reason: str) -> list[Any]:
     suspects = record.values.get("suspects")
-    return [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
+    found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
+    return [s for s in found if reason != "outlier" or number(s[1]) > OUTLIER]
 
 
 def _is_suspect(value: Any) -> bool:

@@ -6,18 +6,10 @@ from collections.abc import Callable, Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
+from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, SATURATED
 from pullback.runs import Record, Run
-
-BOUNDED = (
-    "tanh",
-    "sigmoid",
-    "erf",
-    "hardtanh",
-    "hardsigmoid",
-    "softsign",
-)  # flat at both ends; a ReLU is off, not full
 
 
 def saturated_units(run: Run) -> Iterator[Finding]:
@@ -29,7 +21,6 @@ def saturated_units(run: Run) -> Iterator[Finding]:
         SATURATED,
         f"more than {SATURATED:g} of all activations with a slope below 5 percent of its largest",
         "Glorot and Bengio (2010), section 3; ",
-        "Lower the weight scale of the initialisation or the learning rate, or add normalisation before the activation",
         "Most units sit at the flat ends of their activation, where no gradient passes.",
     )
 
@@ -43,7 +34,6 @@ def dead_units(run: Run) -> Iterator[Finding]:
         DEAD,
         f"more than {DEAD:g} of a layer's units without slope on every measured sample",
         "Lu et al. (2019), arXiv:1903.06733; ",
-        "Lower the learning rate, use a leaky activation, or add normalisation before the activation",
         "Most units are off for every sample: they get no gradient and do not come back.",
     )
 
@@ -95,7 +85,6 @@ def _share(
     limit: float,
     threshold: str,
     source: str,
-    action: str,
     summary: str,
 ) -> Iterator[Finding]:
     """A finding at the worst layer, where one layer or another is beyond the limit in half of the measurements."""
@@ -104,6 +93,7 @@ def _share(
     if lasts([r for r, _ in seen], records):
         record, found = seen[-1]
         layer = max(found, key=lambda each: found[each])
+        action, change = for_units(run, name.partition("-")[0], seen[0][0] is records[0])
         yield Finding(
             name,
             severity(run),
@@ -114,5 +104,5 @@ def _share(
             source + CONVENTION,
             action,
             summary=summary,
-            change=Change("normalisation", "layer"),
+            change=change,
         )

@@ -1,0 +1,8 @@
+"""What lower packages ask of higher ones: handed down when the package is imported, so that none imports upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+judges: list[Callable[[Any], list[Any]]] = []  # one: a run to its findings, ``pullback.diagnose``

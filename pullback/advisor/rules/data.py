@@ -1,0 +1,156 @@
+"""What the data brings along: numbers that are none, targets off scale, rare classes, an order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from pullback.advisor.change import Change
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, by_layer, class_counts, number, records_with, severity, span
+from pullback.advisor.thresholds import IMBALANCED, IMBALANCED_ALWAYS, IN_ORDER, TARGET_SCALE
+from pullback.runs import Record, Run
+
+MANY_BATCHES = 5  # of which an order shows
+MANY_LABELS = 100  # of which frequencies show
+CHANCE = 6.0  # standard errors beyond chance; 1e-9 of shuffled runs
+
+
+def non_finite_data(run: Run) -> Iterator[Finding]:
+    """NaN or infinity in a batch: no rate and no clipping helps against it."""
+    for record in run.of("not_finite"):
+        found = {name: _indices(record.values.get(name)) for name in ("inputs", "targets")}
+        bad = sorted({i for each in found.values() for i in each})
+        if not bad:
+            continue
+        where = " and ".join(name for name, each in found.items() if each)
+        listed = ", ".join(map(str, bad[:8])) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+        yield Finding(
+            "non-finite-data",
+            "critical",
+            None,
+            (record.step, record.step),
+            {f"samples with bad {name}": float(len(each)) for name, each in found.items() if each},
+            f"NaN or infinity among the {where} of a batch",
+            "definition",
+            f"Take samples {listed} of the batch of step {record.step} out of the data, or fill in what is missing",
+            summary=f"The data holds NaN or infinity ({where} of {len(bad)} samples of step {record.step}), which one "
+            "step spreads to all weights.",
+            change=Change("check_samples", tuple(bad)),
+        )
+        return
+
+
+def targets_not_normalised(run: Run) -> Iterator[Finding]:
+    """Numbers to be predicted that are far from zero mean and unit scale: the loss and its curvature are as large."""
+    records = records_with(run, "targets", "std", "largest_mean")
+    if not records:
+        return
+    spread = median(float(r.values["std"]) for r in records)
+    offset = median(abs(float(r.values["largest_mean"])) for r in records)
+    if spread > TARGET_SCALE or offset > TARGET_SCALE:
+        yield Finding(
+            "targets-not-normalised",
+            severity(run),
+            None,
+            span(records),
+            {"standard deviation": spread, "largest mean of an output": offset},
+            f"targets whose standard deviation, or the mean of an output, is above {TARGET_SCALE:g}",
+            "LeCun, Bottou, Orr and Müller (1998), Efficient BackProp, section 4; " + CONVENTION,
+            "Subtract the targets' mean over the training set and divide by their standard deviation; undo it when "
+            "predicting",
+            summary="The targets are far from zero mean and unit scale: first the outputs have to travel there, with "
+            "gradients as large as the distance.",
+            change=Change("standardise_targets"),
+        )
+
+
+def class_imbalance(run: Run) -> Iterator[Finding]:
+    """One class many times as frequent as the others: answering it always is nearly right."""
+    counts = class_counts(run)
+    whole = sum(counts.values())
+    if len(counts) < 2 or whole < MANY_LABELS:
+        return
+    largest = max(counts, key=lambda label: counts[label])
+    ratio = counts[largest] / median(count for label, count in counts.items() if label != largest)
+    if ratio > IMBALANCED:
+        yield Finding(
+            "class-imbalance",
+            "warning" if ratio > IMBALANCED_ALWAYS else severity(run),
+            None,
+            span(list(run.of("targets"))),
+            {"times as frequent": ratio, "share of the class": counts[largest] / whole},
+            f"a class more than {IMBALANCED:g} times as frequent as the median of the others; a warning from "
+            f"{IMBALANCED_ALWAYS:g}",
+            "Buda, Maki and Mazurowski (2018), arXiv:1710.05381; " + CONVENTION,
+            "Draw the classes equally often (WeightedRandomSampler) or weight the loss by their inverse frequency, and "
+            "judge by balanced accuracy",
+            summary=f"Class {largest} makes up {counts[largest] / whole:.0%} of the samples: a model that always says "
+            "so looks good, and the others hardly count.",
+            change=Change("balance_classes"),
+        )
+
+
+def data_not_shuffled(run: Run) -> Iterator[Finding]:
+    """Batches that differ from each other by more than chance: each step unlearns what the ones before have taught."""
+    records = list(run.of("targets"))
+    found = _of_classes([counts for r in records if (counts := by_layer(r, "counts"))]) or _of_numbers(records)
+    if found is None:
+        return
+    share, errors = found
+    if share > IN_ORDER and errors > CHANCE:
+        yield Finding(
+            "data-not-shuffled",
+            "warning",
+            None,
+            span(records),
+            {"share of the spread that lies between batches": share, "beyond chance by standard errors": errors},
+            f"more than {IN_ORDER:g} of the targets' spread lies between batches, by {CHANCE:g} standard errors more "
+            "than batches drawn at random show",
+            "chi-squared test of homogeneity, analysis of variance; " + CONVENTION,
+            "Shuffle the training samples every epoch (DataLoader(shuffle=True))",
+            summary="The samples come in an order: a batch looks like no other, and each step unlearns what the ones "
+            "before have taught.",
+            change=Change("shuffle"),
+        )
+
+
+def _of_classes(batches: list[dict[str, float]]) -> tuple[float, float] | None:
+    """Share of the spread between batches (Cramér's V squared, less what chance gives), and its standard errors."""
+    labels = sorted({label for counts in batches for label in counts})
+    if len(batches) < MANY_BATCHES or len(labels) < 2:
+        return None
+    table = np.array([[counts.get(label, 0.0) for label in labels] for counts in batches])
+    table = table[table.sum(1) > 0]
+    whole = table.sum()
+    expected = table.sum(1, keepdims=True) * table.sum(0) / whole
+    statistic = float(((table - expected) ** 2 / np.maximum(expected, 1e-12)).sum())
+    freedom = (len(table) - 1) * (len(labels) - 1)
+    share = (statistic - freedom) / (whole * min(len(table) - 1, len(labels) - 1))
+    return share, (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+def _of_numbers(records: list[Record]) -> tuple[float, float] | None:
+    """The same of an analysis of variance."""
+    rows = [[number(r.values.get(name)) for name in ("sample_mean", "sample_std", "num_samples")] for r in records]
+    table = np.array([row for row in rows if all(map(math.isfinite, row)) and row[2] > 1])
+    if len(table) < MANY_BATCHES:
+        return None
+    means, within, counts = table[:, 0], table[:, 1] ** 2, table[:, 2]
+    noise = float((within * (counts - 1)).sum() / (counts - 1).sum())
+    centre = float((means * counts).sum() / counts.sum())
+    between = float((counts * (means - centre) ** 2).sum())
+    if not noise + between > 0:
+        return None
+    freedom = len(table) - 1
+    total = between + noise * float((counts - 1).sum())
+    excess = between - freedom * noise
+    return excess / total, (excess / noise if noise > 0 else math.inf) / math.sqrt(2 * freedom)
+
+
+def _indices(value: Any) -> list[int]:
+    return [each for each in value if type(each) is int] if isinstance(value, list) else []

@@ -1,0 +1,127 @@
+"""One cause first: what follows from what, by mechanism and by time, and no two remedies for one cause."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pullback as pb
+from pullback.advisor.causes import AT_THE_END, FOLLOWS, FROM_START, GIVES_WAY, ORDER, in_order
+from pullback.advisor.change import Change
+from pullback.advisor.findings import SEVERITIES, Finding
+
+
+def a_finding(name: str, step: int = 1, severity: str = "warning", last: int = 100) -> Finding:
+    return Finding(
+        name, severity, None, (step, last), {}, "t", "s", f"do {name}", change=Change("learning_rate", 0.5)
+    )  # fmt: skip
+
+
+def told(*findings: Finding) -> list[tuple[str, tuple[str, ...]]]:
+    return [(f.name, f.because) for f in in_order(findings)]
+
+
+def test_the_tables_name_what_there_is() -> None:
+    assert set(FOLLOWS) | FROM_START | AT_THE_END | set(GIVES_WAY) <= set(ORDER)
+    for causes in (*FOLLOWS.values(), *GIVES_WAY.values()):
+        assert set(causes) <= set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_a_rate_out_of_reach_before_dead_units_before_vanishing_gradients() -> None:
+    chain = [a_finding(n, 1) for n in ("vanishing-gradients", "dead-units", "learning-rate-too-high", "not-learning")]
+    for order in itertools.permutations(chain):
+        found = in_order(order)
+        assert [f.name for f in found] == [
+            "learning-rate-too-high", "dead-units", "vanishing-gradients", "not-learning",
+        ]  # fmt: skip
+        assert [f.because[:1] for f in found] == [(), *[("learning-rate-too-high",)] * 3]
+        assert [f.change is None for f in found] == [False, True, True, True]
+        assert {f.action for f in found} == {"do learning-rate-too-high"}
+
+
+def test_what_was_seen_first_does_not_follow_from_what_came_later() -> None:
+    early, late = a_finding("dead-units", 0), a_finding("learning-rate-too-high", 30)
+    assert told(early, late) == [("learning-rate-too-high", ()), ("dead-units", ())]
+    assert told(a_finding("dead-units", 30), late)[1] == ("dead-units", ("learning-rate-too-high",))
+    exploding = a_finding("exploding-gradients", 0)
+    assert told(late, exploding) == [
+        ("exploding-gradients", ()), ("learning-rate-too-high", ("exploding-gradients",)),
+    ]  # fmt: skip
+    wrecked = a_finding("exploding-gradients", 40)
+    assert told(late, wrecked) == [
+        ("learning-rate-too-high", ()), ("exploding-gradients", ("learning-rate-too-high",)),
+    ]  # fmt: skip
+
+
+def test_the_data_and_the_loop_are_there_from_the_start_whenever_they_are_seen() -> None:
+    found = in_order([a_finding("divergence", 2, "critical"), a_finding("inputs-not-normalised", 64)])
+    assert [(f.name, f.severity) for f in found] == [("inputs-not-normalised", "critical"), ("divergence", "critical")]
+
+
+def test_what_is_only_worth_knowing_causes_no_harm() -> None:
+    frozen = a_finding("parameters-not-trained", 0, "info")
+    assert told(a_finding("not-learning"), frozen) == [("not-learning", ()), ("parameters-not-trained", ())]
+    assert in_order([a_finding("not-learning"), frozen])[1].severity == "info"
+
+
+def test_advice_gives_way_to_what_contradicts_it() -> None:
+    low = a_finding("learning-rate-too-low")
+    assert told(low, a_finding("rank-collapse")) == [("rank-collapse", ())]
+    assert told(low, a_finding("not-learning")) == [
+        ("learning-rate-too-low", ()), ("not-learning", ("learning-rate-too-low",)),
+    ]  # fmt: skip
+    nan = a_finding("non-finite-data", 7, "critical")
+    assert told(nan, a_finding("learning-rate-too-high", 1), a_finding("divergence", 7, "critical")) == [
+        ("non-finite-data", ()), ("divergence", ("non-finite-data",)),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_judged_is_said_first() -> None:
+    found = told(a_finding("divergence", severity="critical"), a_finding("not-measured"))
+    assert [name for name, _ in found] == ["not-measured", "divergence"]
+    found = told(a_finding("divergence", severity="critical"), a_finding("not-measured", severity="info"))
+    assert [name for name, _ in found] == ["divergence", "not-measured"]
+
+
+@given(
+    st.lists(st.sampled_from(ORDER), unique=True, max_size=12).flatmap(
+        lambda names: st.tuples(
+            *[st.tuples(st.just(n), st.integers(0, 3), st.sampled_from(SEVERITIES), st.integers(3, 5)) for n in names]
+        )
+    )
+)
+def test_any_findings_come_out_once_each_beneath_their_cause(drawn: tuple[tuple[str, int, str, int], ...]) -> None:
+    given_ = [a_finding(name, step, severity, last) for name, step, severity, last in drawn]
+    found = in_order(given_)
+    names = [f.name for f in found]
+    kept = {f.name for f in given_ if not {g.name for g in given_} & set(GIVES_WAY.get(f.name, ()))}
+    assert sorted(names) == sorted(kept)
+    for place, finding in enumerate(found):
+        assert (finding.change is None) == bool(finding.because)
+        for cause in finding.because:
+            assert cause in FOLLOWS[finding.name]
+        if finding.because:
+            assert names.index(finding.because[0]) < place
+    roots = [f for f in found if not f.because]
+    for root, after in itertools.pairwise(f for f in roots if f.name != "not-measured"):
+        assert SEVERITIES.index(root.severity) >= SEVERITIES.index(after.severity)
+
+
+def test_the_order_does_not_hang_on_that_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [a_finding(name, place % 3) for place, name in enumerate(ORDER)]
+    assert in_order(findings) == in_order(findings[::-1])
+
+
+def test_a_finding_that_stays_a_cause_keeps_all_it_says() -> None:
+    only = a_finding("dead-units")
+    assert in_order([only]) == [only]
+    assert in_order([]) == []
+    assert pb.Finding is Finding
+    assert replace(only, steps=(1, 100)) == only
+    assert math.isclose(only.change.value, 0.5)  # type: ignore[union-attr]

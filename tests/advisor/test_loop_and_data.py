@@ -1,0 +1,252 @@
+"""Mistakes of the loop and of the data, told from records made by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pullback as pb
+from pullback.runs import Record, Run
+from tests.advisor.runs import LEARNS, STUCK, Line, a_run, found, losses
+
+FELL = {"loss": [2.3 * 0.9**k for k in range(60)]}
+NOT_FINITE = {"loss": math.nan, "gradients": [], "weights": [], "inputs": [], "targets": [], "outputs": []}
+
+
+def test_numbers_that_are_none_in_the_data_are_never_blamed_on_the_rate() -> None:
+    sharp = (6, "sharpness", {"hessian": 30.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1})
+    bad = (7, "not_finite", NOT_FINITE | {"inputs": [3, 19], "targets": [4], "weights": ["a"], "gradients": ["a"]})
+    run = a_run(sharp, bad, loss=[2.3] * 6 + [math.nan] * 3)
+    first, *rest = pb.diagnose(run)
+    assert (first.name, first.severity, first.steps) == ("non-finite-data", "critical", (7, 7))
+    assert first.change == pb.Change("check_samples", (3, 4, 19))
+    assert "samples 3, 4, 19 of the batch of step 7" in first.action
+    assert [(f.name, f.because, f.change) for f in rest] == [("divergence", ("non-finite-data",), None)]
+    assert found("non-finite-data", (7, "not_finite", NOT_FINITE | {"weights": ["a"]})) is None
+
+
+def test_a_gradient_that_is_none_beside_a_loss_that_is_one() -> None:
+    broken = NOT_FINITE | {"loss": 2.0, "gradients": ["net.2.weight", "net.2.bias"]}
+    first, second = pb.diagnose(a_run((4, "not_finite", broken), loss=[2.3, 2.2, 2.1, 2.0, math.nan]))
+    assert (first.name, first.layer, first.change) == ("non-finite-gradients", "net.2", None)
+    assert "net.2.weight, net.2.bias" in first.summary
+    assert (second.name, second.because) == ("divergence", ("non-finite-gradients",))
+    for other in ({"loss": math.nan}, {"inputs": [1]}, {"gradients": []}):
+        assert found("non-finite-gradients", (4, "not_finite", broken | other)) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "outputs", "word"),
+    [
+        ("cross-entropy", "probabilities", "Take the softmax out"),
+        ("nll", "probabilities", "CrossEntropyLoss"),
+        ("nll", "scores", "CrossEntropyLoss"),
+        ("binary", "probabilities", "Take the sigmoid out"),
+    ],
+)
+def test_a_loss_of_probabilities(form: str, outputs: str, word: str) -> None:
+    def seen(count: int = 4, **changed: Any) -> list[Line]:
+        values = {"loss": 1.0, "constant_loss": 2.0, "form": form, "outputs": outputs}
+        return [(k, "loss", values | (changed if k == 2 else {})) for k in range(count)]
+
+    finding = found("loss-of-probabilities", *seen())
+    assert finding is not None
+    assert (finding.severity, finding.change) == ("warning", pb.Change("loss_from_logits"))
+    assert word in finding.action
+    assert found("loss-of-probabilities", *seen(outputs="log-probabilities")) is None  # not in all of them
+
+
+@pytest.mark.parametrize(
+    ("form", "outputs"),
+    [("cross-entropy", "scores"), ("cross-entropy", "log-probabilities"), ("binary-nll", "probabilities"),
+     ("binary", "scores"), ("squared", "scores")],
+)  # fmt: skip
+def test_losses_of_what_they_ask_for(form: str, outputs: str) -> None:
+    values = {"loss": 1.0, "constant_loss": 2.0, "form": form, "outputs": outputs}
+    assert found("loss-of-probabilities", *[(k, "loss", values) for k in range(5)]) is None
+
+
+def test_one_binary_score_between_0_and_1_for_all_samples_is_no_probability() -> None:
+    values = {"loss": 0.69, "constant_loss": 0.69, "form": "binary", "outputs": "probabilities"}
+    assert found("loss-of-probabilities", *[(k, "loss", values) for k in range(5)]) is None
+
+
+def described(**parts: Any) -> dict[str, Any]:
+    return {"meta": {"model": {"layers": ["a", "b"], "frozen": parts.get("frozen", []),
+                               "frozen_behind": parts.get("behind", [])},
+                     "optimizer": {"class": "SGD", "left_out": parts.get("left_out", [])}}}  # fmt: skip
+
+
+def test_parameters_in_no_optimizer() -> None:
+    finding = found("parameters-not-trained", *LEARNS, **described(left_out=["head.weight", "head.bias"]))
+    assert finding is not None
+    assert (finding.severity, finding.layer) == ("warning", "head")
+    assert finding.change == pb.Change("train_parameters", ("head.weight", "head.bias"))
+    assert found("parameters-not-trained", *STUCK, **described()) is None
+
+
+def test_frozen_on_purpose_and_by_mistake() -> None:
+    backbone = described(frozen=["base.weight"])
+    for course in (LEARNS, STUCK):
+        finding = found("parameters-not-trained", *course, **backbone)
+        assert finding is not None
+        assert (finding.severity, finding.change) == ("info", None)
+    behind = described(frozen=["base.weight", "head.weight"], behind=["head.weight"])
+    levels = [found("parameters-not-trained", *course, **behind) for course in (LEARNS, STUCK)]
+    assert [f.severity for f in levels if f] == ["info", "warning"]
+    assert levels[1] is not None
+    assert levels[1].change == pb.Change("train_parameters", ("head.weight",))
+
+
+def test_layers_that_no_gradient_reaches_and_dead_units_that_explain_it() -> None:
+    still = [(k, "updates", {"ratio": {"a": 0.0, "b": 0.01}, "median": 0.005}) for k in (2, 4, 8)]
+    finding = found("parameters-not-trained", *still, *STUCK)
+    assert finding is not None
+    assert finding.change == pb.Change("train_parameters", ("a",))
+    assert found("parameters-not-trained", *still[:1], *STUCK) is None
+    once = [still[0], (4, "updates", {"ratio": {"a": 0.01, "b": 0.01}, "median": 0.01}), still[2]]
+    assert found("parameters-not-trained", *once, *STUCK) is None
+    dead = [(k, "activations", {"dead": {"a": 1.0}}) for k in (1, 2, 4, 8)]
+    names = [f.name for f in pb.diagnose(a_run(*still, *dead, *STUCK))]
+    assert names.index("dead-units") < names.index("parameters-not-trained")
+
+
+def gradients(norms: list[float], measured: float = 1.0, every: int = 10, **known: Any) -> Run:
+    lines = [(k, "gradients", {"mean_gradient_norm": measured}) for k in [1, *range(every, len(norms), every)]]
+    return a_run(*lines, *known.pop("more", []), gradient_norm=norms, **known)
+
+
+def names(run: Run) -> list[str]:
+    return [f.name for f in pb.diagnose(run)]
+
+
+def test_gradients_that_add_up() -> None:
+    """Against a factor that stays, and against a batch's own noise."""
+    assert "gradients-not-zeroed" in names(gradients([float(k) for k in range(1, 80)]))
+    assert "gradients-not-zeroed" not in names(gradients([30.0] * 80))  # accumulated, scaled or summed
+    summed = (0, "loss_form", {"reduction": "sum", "batch_size": 30})
+    assert "gradients-not-zeroed" not in names(gradients([30.0] * 80, more=[summed]))
+    assert "gradients-not-zeroed" in names(gradients([30.0 * k for k in range(1, 80)], more=[summed]))
+    noisy = np.random.default_rng(0).lognormal(2.0, 0.7, 80).tolist()
+    assert "gradients-not-zeroed" not in names(gradients([1.0, *noisy]))
+    assert "gradients-not-zeroed" not in names(gradients([]))
+
+
+def test_a_sum_over_the_batch_makes_the_limit_as_many_times_lower() -> None:
+    sharp = [
+        (k, "sharpness", {"hessian": 2.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}) for k in (1, 8)
+    ]
+    assert found("learning-rate-too-high", *sharp, *STUCK) is None
+    summed = (0, "loss_form", {"reduction": "sum", "batch_size": 64})
+    finding = found("learning-rate-too-high", summed, *sharp, *STUCK)
+    assert finding is not None
+    assert finding.evidence["sharpness"] == 128.0
+    assert "summed over 64 samples" in finding.summary
+    assert found("learning-rate-too-high", (0, "loss_form", {"reduction": "mean", "batch_size": 64}), *sharp) is None
+
+
+def batches(tables: list[list[float]]) -> list[Line]:
+    return [(k, "targets", {"counts": {str(c): n for c, n in enumerate(row) if n}}) for k, row in enumerate(tables)]
+
+
+def test_an_order_of_the_classes_and_of_numbers() -> None:
+    pure = [[32.0 if c == k // 2 else 0.0 for c in range(5)] for k in range(10)]
+    finding = found("data-not-shuffled", *batches(pure))
+    assert finding is not None
+    assert finding.change == pb.Change("shuffle")
+    mixed = np.random.default_rng(1).multinomial(32, [0.2] * 5, 10).astype(float).tolist()
+    assert found("data-not-shuffled", *batches(mixed)) is None
+    assert found("data-not-shuffled", *batches(pure[:4])) is None
+
+    def numbers(between: float) -> list[Line]:
+        values = {"sample_std": 1.0, "num_samples": 32, "std": 1.0, "largest_mean": 0.0}
+        return [(k, "targets", values | {"sample_mean": between * k}) for k in range(10)]
+
+    assert found("data-not-shuffled", *numbers(0.3)) is not None
+    assert found("data-not-shuffled", *numbers(0.02)) is None
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_batches_drawn_at_random_are_hardly_ever_called_ordered(classes: int) -> None:
+    """Of 300 shuffled runs none: the bound lies six standard errors beyond chance."""
+    generator = np.random.default_rng(3)
+    shares = generator.dirichlet([0.5] * classes, 300)
+    for share in shares:
+        table = generator.multinomial(16, share, 12).astype(float).tolist()
+        assert found("data-not-shuffled", *batches(table)) is None
+
+
+def test_a_class_that_is_rare() -> None:
+    most = found("class-imbalance", *batches([[99.0, 1.0]] * 3), *LEARNS)
+    assert most is not None
+    assert (most.severity, most.change) == ("warning", pb.Change("balance_classes"))
+    some = [found("class-imbalance", *batches([[30.0, 1.0, 1.0]] * 5), *course) for course in (LEARNS, STUCK)]
+    assert [f.severity for f in some if f] == ["info", "warning"]
+    assert found("class-imbalance", *batches([[10.0, 1.0]] * 20)) is None
+    assert found("class-imbalance", *batches([[45.0, 1.0]])) is None  # of 46 labels
+    assert found("class-imbalance", *batches([[500.0]])) is None
+
+
+def test_targets_off_scale() -> None:
+    far = (0, "targets", {"std": 77.0, "largest_mean": 152.0})
+    finding = found("targets-not-normalised", far, *STUCK)
+    assert finding is not None
+    assert (finding.severity, finding.change) == ("warning", pb.Change("standardise_targets"))
+    assert found("targets-not-normalised", (0, "targets", {"std": 1.0, "largest_mean": -3.0})) is None
+
+
+def test_a_schedule_that_has_come_to_nothing() -> None:
+    rates = [0.7**k for k in range(100)]
+    finding = found("schedule-at-zero", learning_rate=rates, loss=[2.3] * 100)
+    assert finding is not None
+    assert (finding.severity, finding.steps) == ("warning", (21, 100))
+    assert "learning-rate-too-low" not in names(a_run(learning_rate=rates, loss=[2.3] * 100))
+    cosine = [0.5 * (1 + math.cos(math.pi * k / 100)) for k in range(100)]
+    warm = [min(1.0, k / 50) for k in range(100)]
+    for healthy in (cosine, warm, [0.1] * 100, [0.0] * 100, rates[:10]):
+        assert found("schedule-at-zero", learning_rate=healthy, loss=[2.3] * len(healthy)) is None
+
+
+def failing(*records: tuple[int, str, str]) -> Run:
+    errors = tuple(Record(step, 0.0, probe, {}, error) for step, probe, error in records)
+    run = a_run(*losses(2.0, 1.0, 0.5))
+    return Run(run.path, run.meta, (*run.records, *errors), courses=run.courses)
+
+
+def test_probes_that_failed_are_said_first_with_what_to_change() -> None:
+    words = "InputError: kernel: expected labels of shape (8,), got (8, 4). Put the class axis second"
+    first = pb.diagnose(failing((0, "kernel", words), (10, "kernel", words), (10, "flow", words)))[0]
+    assert (first.name, first.severity) == ("not-measured", "warning")
+    assert first.action == "Put the class axis second"
+    assert first.summary.startswith("kernel, flow could not be measured (InputError: kernel: expected labels")
+    assert pb.diagnose(failing((0, "loss", words))) == []  # the probe answered at other steps
+    assert pb.diagnose(failing((0, "jacobian", words)))[0].severity == "info"
+    first = pb.diagnose(failing((0, "kernel", "RuntimeError: no")))[0]
+    assert "eval mode" in first.action
+
+
+def test_probes_that_fail_because_the_loss_is_none_are_no_riddle() -> None:
+    words = "InputError: kernel: expected a finite loss for every sample, got nan for sample 0. Check that sample"
+    assert [f.name for f in pb.diagnose(failing((30, "kernel", words), (30, "flow", "RuntimeError: svd")))] == [
+        "divergence"
+    ]
+
+
+def test_what_cannot_be_seen_is_no_all_clear() -> None:
+    assert [(f.name, f.severity) for f in pb.diagnose(a_run())] == [("not-measured", "warning")]
+    unseen = pb.diagnose(a_run((1, "loss", {"loss": 1.0}), loss=[1.0 - k / 200 for k in range(100)]))
+    assert unseen[0].name == "not-measured"
+    assert "of step 1, of 100" in unseen[0].summary
+    assert pb.diagnose(a_run((90, "loss", {"loss": 1.0}), loss=[1.0 - k / 200 for k in range(100)])) == []
+    assert pb.diagnose(a_run(loss=[1.0 - k / 200 for k in range(100)]))[0].name == "not-measured"
+
+
+def test_an_error_that_ended_the_training() -> None:
+    def ended(error: str | None) -> list[str]:
+        return names(a_run(*LEARNS, (20, "end", {"steps": 20, "error": error})))
+
+    assert ended("RuntimeError: out of memory") == ["not-measured"]
+    assert ended(None) == ended("KeyboardInterrupt") == []
