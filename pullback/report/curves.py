@@ -96,7 +96,7 @@ SHARPNESS = Spec(
         Metric("sharpness", "preconditioned", "preconditioned Hessian", panel=1),
         Metric("sharpness", "preconditioned_limit", "its limit", panel=1, reference=True),
     ),
-    (Panel("largest eigenvalue of mean loss", "auto"), Panel("preconditioned by the optimizer", "auto")),
+    (Panel("largest eigenvalue", "auto"), Panel("preconditioned", "auto")),
 )
 
 
