@@ -23,11 +23,14 @@ def _gram(captured: Captured) -> torch.Tensor:
     return total.total_gram(captured, plan, "test")
 
 
-@pytest.mark.parametrize(("case", "small"), thinned(CASES, (True, False)))
-def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, small: bool) -> None:
-    """Over all cases, for losses and for outputs, in one square and in many."""
-    if small:
+@pytest.mark.parametrize(("case", "squares"), thinned(CASES, ("one", "many", "of tiles")))
+def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, squares: str) -> None:
+    """Over all cases, for losses and for outputs, in one square, in many, and in squares of several tiles."""
+    if squares != "one":
         monkeypatch.setattr(total, "SMALLEST_SQUARE", 1)
+    if squares == "of tiles":
+        monkeypatch.setattr(total, "SQUARES", 2)
+        monkeypatch.setattr("pullback.kernels.forms.TILE_ROWS", 1)
     model, loss_fn, x, y = build(case, 7)
     view = ModelView.of(model)
     g = reference.gradient_matrix(model, loss_fn, x, y)

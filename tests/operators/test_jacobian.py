@@ -259,6 +259,26 @@ def test_the_loss_s_output_hessian_as_metric_gives_gauss_newton(name: str) -> No
     assert A.symmetric
 
 
+def test_a_metric_is_asked_for_once_at_the_same_outputs() -> None:
+    model, x = nn.Linear(2, 2).double(), torch.randn(3, 2, dtype=torch.float64)
+    seen: list[torch.Tensor] = []
+
+    def metric(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z)
+        return torch.diag_embed(z.square())
+
+    A = pb.pullback_metric(model, x, metric)
+    for _ in range(2):
+        A @ torch.ones(6, dtype=torch.float64)
+    assert len(seen) == 1
+    with torch.no_grad():
+        model.bias.add_(1.0)
+    for _ in range(2):
+        A @ torch.ones(6, dtype=torch.float64)
+    assert len(seen) == 2
+    assert_same(seen[1].detach(), model(x).detach(), 1e-15)
+
+
 @given(n=st.integers(1, 3), shared=st.booleans(), seed=st.integers(0, 99))
 def test_metrics_of_both_sides(n: int, shared: bool, seed: int) -> None:
     """J^T M J / N by explicit matrices, one metric or one a sample, in parameters and inputs; PSD."""

@@ -44,6 +44,7 @@ def test_shorten_keeps_both_ends(limit):
     assert len(short) == limit
     assert (short[0], short[-1]) == ("a", "l")
     assert shorten("abc", limit) == "abc"
+    assert shorten("abcdefghijkl"[:limit], limit) == "abcdefghijkl"[:limit]
 
 
 def test_json_in_a_script_cannot_end_it_and_means_the_same():
