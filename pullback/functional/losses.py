@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,23 @@ _NEVER_NEGATIVE = (
     nn.SmoothL1Loss, nn.CTCLoss, nn.SoftMarginLoss, nn.MultiMarginLoss, nn.MultiLabelMarginLoss,
     nn.MultiLabelSoftMarginLoss,
 )  # fmt: skip
+
+_MODULES: dict[Any, type[nn.Module]] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.kl_div: nn.KLDivLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
+}
 
 
 def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str = "per_sample_loss") -> Tensor:
@@ -54,7 +73,7 @@ def per_sample_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: 
 
 def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> Tensor:
     """``per_sample_loss`` without reading the labels, so that vmap and compilers can pass through."""
-    if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
+    if reduces(loss_fn):
         return _module_loss(loss_fn, logits_of(outputs), without_inference(targets), where)
     losses = apply_loss(loss_fn, outputs, targets)
     count = num_samples(targets, where, "targets")
@@ -68,6 +87,25 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
             "Compute it with reduction='none' and reduce all axes but the first",
         )
     return losses
+
+
+def reduces(loss_fn: Any) -> TypeGuard[nn.Module]:
+    """Whether a loss is a module that says by its ``reduction`` how it sums up a batch."""
+    return isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction")
+
+
+def as_module(loss_fn: Any) -> Any:
+    """The module that is the same loss as a function of ``torch.nn.functional``, or a partial one; all else as it is.
+
+    Example:
+        >>> from functools import partial
+        >>> as_module(partial(F.cross_entropy, label_smoothing=0.1)).label_smoothing
+        0.1
+    """
+    function, options = (loss_fn.func, loss_fn.keywords) if isinstance(loss_fn, partial) else (loss_fn, {})
+    kind = _MODULES.get(function) if callable(function) and not getattr(loss_fn, "args", ()) else None
+    known = kind is not None and options.keys() <= signature(kind).parameters.keys()
+    return kind(**options) if known and kind is not None else loss_fn
 
 
 def apply_loss(loss_fn: LossFunction, outputs: Any, targets: Batch) -> Any:
@@ -158,7 +196,8 @@ def _are_indices(targets: Batch) -> bool:
 
 def logits_of(outputs: Any) -> Any:
     """The tensor a module loss is applied to: the outputs, or their ``logits`` (Hugging Face models)."""
-    return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    return outputs if isinstance(outputs, Tensor) or found is None else found
 
 
 def check_finite(values: Tensor, where: str, what: str = "loss") -> None:

@@ -152,6 +152,7 @@ def check_sums(
         squares = [torch.stack([f.squared_norms().sum() for f in side if f is not None]).sum() for side in factors]
     counts = [side.num_samples * side.num_outputs for side in sides]
     bounds = [(count * square.clamp(min=0)).sqrt() for count, square in zip(counts, squares, strict=True)]
+    checks.parts += [(part.layer, part.left) for part, _ in done]
     for part, totals in done:
         for side, factor, total, bound in zip(sides, (part.left, part.right), totals, bounds, strict=False):
             assert factor is not None
@@ -164,7 +165,7 @@ def check_sums(
     expected = torch.stack([corner_entries(p.left, p.right or p.left, plan.contract) for p, _ in done]).sum(0)
     last = [0, block.shape[-2] - 1], [0, block.shape[-1] - 1]
     found = torch.stack([block[..., i, j] for i in last[0] for j in last[1]])
-    checks.add_entries(layer, found, expected, bounds[0] * bounds[-1] / (counts[0] * counts[-1]) ** 0.5)
+    checks.add_entries(layer, found, expected, bounds[0] * bounds[-1] / (counts[0] * counts[-1]) ** 0.5, block)
 
 
 def aligned(*sides: Captured) -> list[Captured]:

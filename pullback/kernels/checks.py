@@ -136,6 +136,7 @@ class SumChecks:
     names: list[str] = field(default_factory=list)
     errors: list[Tensor] = field(default_factory=list)
     bounds: list[Tensor] = field(default_factory=list)
+    parts: list[tuple[str, Factor]] = field(default_factory=list)  # layers and their rows, to name those at fault
     alone: set[str] = field(default_factory=set)  # of the names: sums of single samples' own gradients
 
     def add_totals(self, factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: Tensor) -> None:
@@ -162,9 +163,10 @@ class SumChecks:
         )
         self._add(f"summed kernel of `{layer}`", (found - inner).abs(), bound)
 
-    def add_entries(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor) -> None:
-        """Per layer: some entries of the kernel against inner products of rows."""
-        self._add(f"kernel entries of `{layer}`", (found.double() - expected.double()).abs().max(), bound)
+    def add_entries(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor, block: Tensor) -> None:
+        """Per layer: some entries of the kernel against inner products of rows, and none beyond the dtype's range."""
+        error = (found.double() - expected.double()).abs().max()
+        self._add(f"kernel entries of `{layer}`", error.where(torch.isfinite(block).all(), torch.inf), bound)
 
     def _add(self, name: str, error: Tensor, bound: Tensor) -> None:
         self.names.append(name)
@@ -180,27 +182,30 @@ class SumChecks:
         for kind in set(kinds):
             own = torch.tensor([kind == other for other in kinds], device=bounds.device)
             bounds = torch.where(own, bounds + 0.01 * bounds[own].norm(), bounds)
-        allowed = tolerance(self.dtype) * bounds
+        products = torch.tensor([kind != "summed gradient" for kind in kinds], device=bounds.device)
+        allowed = tolerance(self.dtype) * bounds.where(~products | torch.isfinite(bounds), torch.nan)
         if (place := first_above(errors, allowed)) is not None:
             name, error, bound = self.names[place], float(errors[place]), float(bounds[place])
             rows = kinds[place] == "summed gradient"
             if rows and not math.isfinite(error):
                 raise self._error(name, error, float(allowed[place]))
-            size = (bound if math.isnan(error) else max(bound, error)) ** (2 if rows else 1)
+            finite = math.isfinite(bound) and math.isfinite(error)  # products of finite rows are, unless they overflow
+            size = max(bound, error) ** (2 if rows else 1) if finite else math.inf
             raise self._out_of_range(size) or self._error(name, error, float(allowed[place]))
 
     def _out_of_range(self, square: float) -> Exception | None:
         """The error for inner products beyond the range of the dtype they are summed in, of which ``square`` is one."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         range_ = torch.finfo(dtype)
-        if math.isnan(square) or range_.tiny / range_.eps <= square < float("inf"):
+        if range_.tiny / range_.eps <= square < float("inf"):
             return None
         size = "above" if square > 1 else "below"
         end = range_.max if square > 1 else range_.tiny
+        beyond = [] if math.isfinite(square) else [f"`{name}`" for name, factor in self.parts if _overflows(factor)]
         return unsupported(
             self.where,
             f"gradients whose inner products {dtype} can hold",
-            f"some {size} {end:.1e}",
+            f"some {size} {end:.1e}" + (f" in {', '.join(dict.fromkeys(beyond))}" if beyond else ""),
             f"Multiply the loss by a {'smaller' if square > 1 else 'larger'} factor (inner products change by its "
             "square), or convert model and data with .double()",
         )
@@ -223,6 +228,10 @@ class SumChecks:
             got,
             "Please report this model; meanwhile leave that part out with `params=`",
         )
+
+
+def _overflows(factor: Factor) -> bool:
+    return not bool(torch.isfinite(factor.squared_norms()).all())
 
 
 def squared_size(factors: Iterable[Factor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pullback._checks import input_error
 
@@ -43,6 +43,41 @@ def _refuse(*, complex_: bool, count: int) -> None:
     if complex_ or not count:
         message = "complex numbers" if complex_ else "no number at all"
         raise ValueError(message)
+
+
+def as_tensors(model: nn.Module, batch: Any) -> Any:
+    """The batch with tensors for arrays, and for lists of numbers: what the loop must have made of them for its model.
+
+    Numbers with a point take the dtype of the model's parameters, whole ones are int64. Tensors are handed on as they
+    are, on their device and in their dtype, and so is what holds no array.
+    """
+    if isinstance(batch, Tensor) or batch is None or isinstance(batch, str | bytes):
+        return batch
+    if isinstance(batch, Mapping):
+        made = {key: as_tensors(model, value) for key, value in batch.items()}
+        return batch if all(made[key] is batch[key] for key in made) else made
+    if isinstance(batch, list | tuple) and not (isinstance(batch, list) and _are_numbers(batch)):
+        parts = [as_tensors(model, each) for each in batch]
+        if all(a is b for a, b in zip(parts, batch, strict=True)):
+            return batch
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    if isinstance(batch, list) or callable(getattr(batch, "__array__", None)):
+        return _as_tensor(model, np.asarray(batch))
+    return batch
+
+
+def _are_numbers(batch: list[Any]) -> bool:
+    return bool(batch) and all(isinstance(each, int | float | np.generic) for each in batch)
+
+
+def _as_tensor(model: nn.Module, array: np.ndarray) -> Any:
+    if array.dtype.kind not in "biuf":  # texts, objects, complex numbers: no model was called with these
+        return array
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = torch.bool if array.dtype.kind == "b" else torch.int64
+    if array.dtype.kind == "f":
+        dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    return torch.tensor(array, dtype=dtype, device=None if weight is None else weight.device)
 
 
 def as_index(value: Any) -> int | None:

@@ -112,3 +112,11 @@ class Output:
             warnings.warn(text, stacklevel=4)
         except Warning:
             print(text, file=sys.stderr)
+
+
+def unseen(failed: dict[str, str]) -> str:
+    """What one measurement did not see, in a sentence: the probes of each reason, and the reason with its remedy."""
+    reasons: dict[str, list[str]] = {}
+    for probe, reason in failed.items():
+        reasons.setdefault(reason, []).append(probe)
+    return "not measured: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())

@@ -18,10 +18,11 @@ from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
 from pullback.monitor.describe import describe
-from pullback.monitor.handed import as_index, as_number, chosen_optimizers
+from pullback.monitor.handed import as_index, as_number, as_tensors, chosen_optimizers
 from pullback.monitor.measuring import Measurer
 from pullback.monitor.output import Output
 from pullback.monitor.probes import chosen_probes
+from pullback.monitor.recognised import chosen_loss
 from pullback.monitor.schedule import Schedule, chosen_budget, is_sparse_turn
 from pullback.monitor.sinks import Sink
 from pullback.monitor.snapshot import Snapshot
@@ -45,7 +46,8 @@ class Monitor:
 
     Args:
         model: the model being trained.
-        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
+        loss_fn: as the loop has it, of (outputs, targets): a module, a function of torch's or your own, of the mean, the
+            sum or one loss per sample, which is told by the first batch; None where the model returns its loss.
         run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
         optimizer: for the learning rate; a list of several, if they hold parameters of this model; None leaves out what
             needs it.
@@ -97,7 +99,7 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        loss_fn: LossFunction,
+        loss_fn: LossFunction | None,
         run_dir: str | Path,
         *,
         optimizer: Optimizers | None = None,
@@ -119,6 +121,7 @@ class Monitor:
         made = as_index(resume)
         if resume is not None and (isinstance(resume, bool) or made is None or made < 0):
             raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
+        loss_fn = chosen_loss(loss_fn)
         self._measurer = Measurer(model, loss_fn, optimizers, chosen_probes(probes, where), max_samples)
         self.num_steps = made or 0
         self.num_measurements = 0
@@ -175,6 +178,7 @@ class Monitor:
             last, self.num_steps = self.num_steps, self._counted(step)
             if self._output is None:
                 return
+            x, y = as_tensors(self.model, x), as_tensors(self.model, y)
             self._measurer.recent.see(x)
             if self.schedule.is_due(self.num_steps, last):
                 before = self._before if self.num_steps == last + 1 else None
@@ -252,6 +256,7 @@ class Monitor:
         """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
         with self._harmless("measure"):
             if self._output is not None:
+                x, y = as_tensors(self.model, x), as_tensors(self.model, y)
                 self._measured_at_start += not self.num_steps  # it takes no turn of those that follow
                 self._timed_measurement(self._output, x, y, loss, None, dear=True)
 

@@ -18,7 +18,7 @@ import transformers
 import pullback as pb
 from pullback.functional import take
 from pullback.monitor import TransformersCallback
-from pullback.monitor.adapters.own_loss import FORMS, OwnLoss, classes, next_token
+from pullback.monitor.own_loss import FORMS, OwnLoss, classes, next_token
 from tests.compare import assert_same
 from tests.stacks.watched import assert_same_to_the_bit, assert_untouched, options, read, state
 

@@ -14,7 +14,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded
 from pullback.monitor.adapters import base_class
-from pullback.monitor.adapters.own_loss import OwnLoss
+from pullback.monitor.own_loss import OwnLoss
 from pullback.monitor.session import Monitor
 
 _Callback: Any = base_class(("transformers",), "TrainerCallback", "hf")

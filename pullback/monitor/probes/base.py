@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pullback._checks import PullbackError
 from pullback.diagnostics import Alignment, alignment
 from pullback.diagnostics.step_sizes import Optimizers
-from pullback.functional import LossFunction, ModelView
+from pullback.functional import LossFunction, ModelView, loss_readout
 from pullback.functional.batch import Batch
-from pullback.kernels import Kernel, KernelSeries
+from pullback.kernels import Kernel
 from pullback.monitor.probes.work import FREE, Work
 from pullback.monitor.snapshot import Snapshot
 
@@ -31,6 +32,7 @@ class Observation:
         optimizer: the user's, one or several, or None.
         batch_loss: the loss the user's loop reported, or None.
         kernels: makes the kernel; one object for the whole run.
+        scale: the loss the optimizer descends, in means over samples: B where it is their sum.
         batch_size: B of the user's batch, of which ``x`` may be a part; None if it is all of it.
         step: number of the training step before.
         before: some weights as they were before that step, or None.
@@ -43,16 +45,34 @@ class Observation:
     y: Batch
     optimizer: Optimizers | None
     batch_loss: float | None
-    kernels: KernelSeries
+    kernels: Callable[[Batch, Batch], Kernel]
+    scale: float = 1.0
     batch_size: int | None = None
     step: int = 0
     before: Snapshot | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    _refused: PullbackError | None = field(default=None, init=False)
 
     @cached_property
     def kernel(self) -> Kernel:
-        """Backward kernel of the samples."""
-        return self.kernels(self.x, self.y)
+        """Backward kernel of the samples; what it was refused for is said to every probe that asks."""
+        if self._refused is not None:
+            raise type(self._refused)(str(self._refused))
+        try:
+            return self.kernels(self.x, self.y)
+        except PullbackError as error:  # without its frames, which hold what the next probe may need the memory of
+            self._refused = type(error)(str(error))
+            raise
+
+    @cached_property
+    def evaluated(self) -> tuple[Tensor, Any]:
+        """Losses (N,) and outputs: those of the kernel or, where there is none, of a forward pass."""
+        try:
+            return self.kernel.losses, self.kernel.outputs
+        except PullbackError:
+            with torch.no_grad():
+                outputs = ModelView.of(self.model, where="Monitor")(self.x)
+                return loss_readout(self.loss_fn)(outputs, self.y, "Monitor").squeeze(1), outputs
 
     @cached_property
     def alignment(self) -> Alignment:

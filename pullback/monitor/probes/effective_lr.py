@@ -99,13 +99,13 @@ def _norm(parts: list[Tensor]) -> float:
 
 
 def _gradient_norms(seen: Observation, view: ModelView, groups: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """|grad| of the mean loss in every group, batch norm with the batch's statistics as in training."""
+    """|grad| of the loss the optimiser descends in every group, batch norm with the batch's statistics as in training."""
     with undisturbed(view.model, training=False):
         for module in view.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
         with torch.enable_grad():
-            loss = per_sample_loss(seen.loss_fn, view(seen.x), seen.y).mean()
+            loss = seen.scale * per_sample_loss(seen.loss_fn, view(seen.x), seen.y).mean()
             wanted = [view.parameters[name] for names in groups.values() for name in names]
             gradients = iter(torch.autograd.grad(loss, wanted))
     return {layer: _norm([next(gradients) for _ in names]) for layer, names in groups.items()}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import torch
+
+from pullback._checks import PullbackError, unsupported
+from pullback.functional import ModelView, loss_readout
+from pullback.functional.agreement import norms
+from pullback.functional.differentiable import differentiable
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """``mean_gradient_norm`` = |mean_i g_i| = sqrt(1^T K 1) / N; ``rms_gradient_norm`` = sqrt(mean_i |g_i|^2)."""
-    total = seen.kernel.total
+    """``mean_gradient_norm`` = |mean_i g_i| = sqrt(1^T K 1) / N; ``rms_gradient_norm`` = sqrt(mean_i |g_i|^2).
+
+    Where there is no kernel, as where squares of activations are beyond the dtype, the first alone, of a pass of its own.
+    """
+    try:
+        total = seen.kernel.total
+    except PullbackError:
+        return Measurement({"mean_gradient_norm": _mean_gradient_norm(seen)})
     n = len(total)
     return Measurement(
         {
@@ -15,6 +27,22 @@ def measure(seen: Observation) -> Measurement:
             "rms_gradient_norm": float((total.diagonal().sum() / n).clamp(min=0).sqrt()),
         }
     )
+
+
+def _mean_gradient_norm(seen: Observation) -> float:
+    view = ModelView.of(seen.model, where="gradients")
+    with differentiable(), torch.enable_grad():
+        loss = loss_readout(seen.loss_fn)(view(seen.x), seen.y, "gradients").mean()
+        slopes = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+    sizes = {name: norms([s])[0] for name, s in zip(view.parameters, slopes, strict=True) if s is not None}
+    if not_finite := [name for name, size in sizes.items() if not torch.isfinite(size)]:
+        raise unsupported(
+            "gradients",
+            "a finite gradient of the mean loss",
+            f"NaN or infinity in {', '.join(f'`{name}`' for name in not_finite)}, although the losses are finite",
+            "Lower the learning rate or scale the starting weights down, and look for roots and divisions at 0",
+        )
+    return float(torch.stack(list(sizes.values())).norm())
 
 
 PROBE = Probe("gradients", measure)

@@ -21,8 +21,9 @@ def measure(seen: Observation) -> Measurement:
     known (``diagnostics.constant_answer``) its ``form``, that answer's ``constant_loss``, and whether the ``outputs``
     are scores or probabilities.
     """
-    values: dict[str, Any] = {"loss": float(seen.kernel.losses.mean())}
-    outputs, labels = seen.kernel.outputs, seen.labels
+    losses, outputs = seen.evaluated
+    values: dict[str, Any] = {"loss": float(losses.mean())}
+    labels = seen.labels
     if labels is not None and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
         values["accuracy"] = float((outputs.argmax(1) == labels).to(torch.float32).mean())
         values["constant_accuracy"] = int(labels.unique(return_counts=True)[1].max()) / len(labels)

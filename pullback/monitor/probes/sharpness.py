@@ -32,6 +32,8 @@ GRAPHS = 8  # what a Hessian's graph and a product hold, in graphs of a loss
 def measure(seen: Observation) -> Measurement:
     """Largest eigenvalue of ``hessian`` and ``gauss_newton``, the Hessian's ``smallest``, all with ``…_residual``.
 
+    They are those of the loss the optimiser descends: where it is the sum over a batch, that of the mean times its size.
+
     Of ``num_samples``, which are fewer where their graph is large: few see a larger curvature than the whole data.
 
     With an optimiser its ``learning_rate`` and the ``limit`` it sets: 2 / lr, for SGD with ``momentum`` as of
@@ -44,7 +46,7 @@ def measure(seen: Observation) -> Measurement:
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     data = [(take(seen.x, part), take(seen.y, part)) for part in parts]
     with full_precision(seen.model):
-        H = Hessian(seen.model, seen.loss_fn, data)
+        H = _descended(Hessian(seen.model, seen.loss_fn, data), seen)
         ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
         values: dict[str, Any] = {
             "hessian": float(ends.values[0]),
@@ -56,12 +58,15 @@ def measure(seen: Observation) -> Measurement:
         if seen.optimizer is not None:
             values |= _limits(seen, seen.optimizer, H)
         del H  # and the graph it holds
-        gauss_newton = eigenvalues(
-            GaussNewton(seen.model, seen.loss_fn, data), tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"]
-        )
+        A = _descended(GaussNewton(seen.model, seen.loss_fn, data), seen)
+        gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
+
+
+def _descended(mean: Operator, seen: Observation) -> Operator:
+    return mean if seen.scale == 1 else seen.scale * mean
 
 
 def _num_samples(seen: Observation) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def measure(seen: Observation) -> Measurement:
     """
     from pullback.measure import internal_covariate_shift  # loads SciPy with it
 
-    step = None if seen.optimizer is None else _step(seen.model, seen.optimizer)
+    step = None if seen.optimizer is None else _step(seen.model, seen.optimizer, seen.scale)
     if step is None:
         return Measurement({})
     part = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
@@ -45,8 +45,13 @@ def measure(seen: Observation) -> Measurement:
     return Measurement(values)
 
 
-def _step(model: nn.Module, optimizer: Optimizers) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None:
-    """Every parameter at its own rate, 0 for what no group holds; None where one is not known."""
+def _step(
+    model: nn.Module, optimizer: Optimizers, scale: float
+) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None:
+    """Every parameter at its own rate, 0 for what no group holds; None where one is not known.
+
+    The loss descended is ``scale`` times the mean: plain steps are so much longer, Adam's first one is the same.
+    """
     params = ModelView.of(model, where="shift").parameters
     groups = step_groups(optimizer, params.values())
     rate_of = {id(p): group.rate for group in groups for p in group.params}
@@ -55,6 +60,7 @@ def _step(model: nn.Module, optimizer: Optimizers) -> Callable[[Iterable[Tensor]
         return None
     adam = {id(p) for group in groups for p in group.params if isinstance(group.optimizer, ADAM)}
     kinds = [torch.optim.Adam if id(p) in adam else torch.optim.SGD for p in params.values()]
+    rates = [rate * (scale if kind is torch.optim.SGD else 1) for kind, rate in zip(kinds, rates, strict=True)]
     return lambda moved: Together([k([p], lr=rate) for k, p, rate in zip(kinds, moved, rates, strict=True)])
 
 

@@ -33,7 +33,7 @@ def measure(seen: Observation) -> Measurement:
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
         x, y = (copied(take(batch, count)) for batch in (seen.x, seen.y))
-        contract: Contraction = "trace" if _num_outputs(seen.kernel.outputs) <= MOST_OUTPUTS else "sum"
+        contract: Contraction = "trace" if _num_outputs(seen) <= MOST_OUTPUTS else "sum"
         kept = x, y, contract, (), 0, Tensor()
     x, y, contract, parameters, since, first = kept
     now = tangent_kernel(seen.model, x, contract=contract).total
@@ -48,9 +48,12 @@ def measure(seen: Observation) -> Measurement:
     return Measurement(values | {"since": since, "contract": contract})
 
 
-def _num_outputs(outputs: Any) -> int:
+@torch.no_grad()
+def _num_outputs(seen: Observation) -> int:
     """C, of a model that returns one tensor or an object with ``logits``."""
-    return int(logits_of(outputs)[0].numel())
+    outputs = ModelView.of(seen.model, where="tangent")(take(seen.x, slice(0, 1)))
+    found = logits_of(outputs)
+    return int(found.numel()) if isinstance(found, Tensor) else 1  # others are refused by the kernel
 
 
 def work(seen: Observation) -> Work:

@@ -1,22 +1,24 @@
-"""The loss a model of the transformers package computes for itself, sample by sample."""
+"""The loss a model computes for itself, as models of the transformers package do, sample by sample."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import unsupported
-from pullback.functional import num_samples, take, undisturbed
-from pullback.functional.losses import logits_of
+from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional.batch import Batch, tensors
+from pullback.functional.losses import apply_loss, logits_of
 from pullback.functional.model_view import evaluate
 
 IGNORED = -100  # the label of what is not to be predicted, throughout that package
 COMPARED = 2  # samples on which a form must give the model's own loss
+LABELS = ("labels", "label", "targets", "target", "y")  # names of theirs among a model's inputs
 MOST_LOOKED_AT = 16  # samples tried for that; those without labels have no loss
 
 
@@ -66,6 +68,74 @@ class OwnLoss:
                 "Pass loss_fn=, a function of the model's outputs and the labels that returns one loss per sample",
             )
         return self.form(logits_of(outputs), labels)
+
+
+def stated_loss(outputs: Any, targets: Batch = None) -> Any:
+    """The loss among what a model returned: its ``loss``, the one number of several outputs, or all there is."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping):
+        return outputs.get("loss")
+    stated = getattr(outputs, "loss", None)
+    numbers = [each for each in outputs if isinstance(each, Tensor) and not each.dim()] if _is_tuple(outputs) else []
+    return numbers[0] if stated is None and len(numbers) == 1 else stated
+
+
+def own_loss(
+    model: nn.Module, loss_fn: LossFunction, inputs: Batch, outputs: Any, labels: Iterable[tuple[Any, Batch]]
+) -> tuple[LossFunction, Literal["mean", "sum", "weighted mean"], Any] | None:
+    """The form of a loss that the model returned beside its outputs, and how the batch's is made of it.
+
+    Args:
+        model: in eval mode.
+        loss_fn: picks the loss out of the outputs.
+        inputs: of some samples.
+        outputs: for those.
+        labels: what may be the labels, each with its name.
+
+    Returns:
+        The loss per sample, the reduction and the name of the labels it takes; None where no form gives the loss.
+    """
+    value, logits = stated_loss(outputs), _scores(outputs)
+    if not isinstance(value, Tensor) or value.dim() or logits is None:
+        return None
+    for name, given in labels:
+        try:
+            value = float(apply_loss(loss_fn, outputs, given))
+            few = [take(inputs, [i]) for i in range(min(COMPARED, num_samples(inputs)))]
+            with torch.no_grad():
+                alone = [(evaluate(model, each), take(given, [i])) for i, each in enumerate(few)]
+            own = [(_scores(z), y, float(apply_loss(loss_fn, z, y))) for z, y in alone]
+        except (TypeError, ValueError, RuntimeError, IndexError):  # no loss of these labels
+            continue
+        for form in FORMS:
+            if all(_gives(form, *each) for each in own) and (reduction := _reduction(form, logits, given, value)):
+                return lambda z, y, form=form: form(_scores(z), y), reduction, name  # type: ignore[misc]
+    return None
+
+
+def _reduction(
+    form: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, value: float
+) -> Literal["mean", "sum", "weighted mean"] | None:
+    each = form(logits, labels).double()
+    shown = labels[:, 1:] if form is next_token else labels
+    counts = (shown != IGNORED).reshape(len(labels), -1).sum(1).double()
+    allowed = max(1e-5, 4 * torch.finfo(logits.dtype).eps) * max(1.0, abs(value))
+    for name, found in (("mean", each.mean()), ("sum", each.sum()), ("weighted mean", each @ counts / counts.sum())):
+        if abs(float(found) - value) <= allowed:
+            return name  # type: ignore[return-value]
+    return None
+
+
+def _scores(outputs: Any) -> Any:
+    """The tensor a model's own loss is of: its ``logits``, or the first of its outputs that has axes for more."""
+    logits = logits_of(outputs)
+    found = [leaf for leaf in tensors(outputs) if leaf.dim() > 1 and leaf.is_floating_point()]
+    return logits if isinstance(logits, Tensor) and logits.dim() else next(iter(found), None)
+
+
+def _is_tuple(outputs: Any) -> bool:
+    return isinstance(outputs, tuple | list)
 
 
 def next_token(logits: Tensor, labels: Tensor) -> Tensor:

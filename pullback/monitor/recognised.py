@@ -1,0 +1,287 @@
+"""What a loop hands over, in the form that measurements take: a model's inputs, targets of samples, their losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pullback._checks import PullbackError, input_error
+from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional.agreement import agree
+from pullback.functional.batch import Batch, mapped, tensors
+from pullback.functional.losses import as_module
+from pullback.functional.model_view import evaluate
+from pullback.functional.unwrap import unwrap
+from pullback.kernels import Kernel, KernelSeries
+from pullback.monitor.output import Output
+from pullback.monitor.own_loss import LABELS, own_loss, stated_loss
+from pullback.monitor.readings import BroadcastError, Reduction, read
+
+MOST_SAMPLES = 64  # of the batch at hand, by whose losses the batch's is recognised
+where = "Monitor"
+
+RETURNED = "Return the outputs too, `return outputs, loss`, or one loss per sample, and pick it in `loss_fn`"
+
+
+def chosen_loss(loss_fn: Any) -> LossFunction:
+    """The loss a monitor is given, as a module where it is one of torch's functions; None for the model's own.
+
+    Raises:
+        InputError: what can be seen without data to be no loss of outputs and targets.
+    """
+    if loss_fn is None:
+        return stated_loss
+    remedy = "Pass a function of (outputs, targets) that returns one loss per sample, or a module like nn.MSELoss()"
+    if isinstance(loss_fn, type) or not callable(loss_fn):
+        got = f"the class {loss_fn.__name__}" if isinstance(loss_fn, type) else repr(loss_fn)
+        remedy = f"Pass {loss_fn.__name__}()" if isinstance(loss_fn, type) else remedy
+        raise input_error(where, "`loss_fn` as a loss that can be called", got, remedy)
+    try:
+        signature = inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn)
+    except (TypeError, ValueError):  # code without a signature
+        return as_module(loss_fn)
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise input_error(where, "a `loss_fn` of (outputs, targets)", f"{name}{signature}", remedy) from error
+    return as_module(loss_fn)
+
+
+def refused(error: PullbackError) -> Callable[..., Any]:
+    """In place of a loss that cannot be read: whoever asks for it is told why."""
+
+    def refuse(*_: Any) -> Any:
+        raise type(error)(str(error))
+
+    return refuse
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """How the loop's batches are read.
+
+    Attributes:
+        loss_fn: one loss per sample, of the model's outputs and the targets as they are here.
+        reduction: how the loop's loss is made of them.
+        kernels: of that loss; one object for as long as it is read so.
+        whole: whether x as a whole is the model's one argument.
+        labels: where the targets are: "" as they were given, else their key or place among the inputs.
+        merged: of every tensor of the targets, whether the loop has positions as rows, (N T, ...).
+        unfolded: whether the model returns them so.
+        certain: whether the batch could tell a mean from a sum.
+    """
+
+    loss_fn: LossFunction
+    reduction: Reduction
+    kernels: Callable[[Batch, Batch], Kernel]
+    whole: bool
+    labels: Any
+    merged: tuple[bool, ...]
+    unfolded: bool
+    certain: bool
+
+    def data(self, x: Batch, y: Batch) -> tuple[Batch, Batch]:
+        """Inputs as the model takes them, and targets with the samples along their first axis."""
+        return (x,) if self.whole else x, _targets(x, y, self.labels, self.merged)
+
+    def scale(self, batch_size: int) -> float:
+        """What the loop's optimizer descends, in means over samples."""
+        return float(batch_size) if self.reduction == "sum" else 1.0
+
+
+class Recogniser:
+    """Looks at the first batch of a run, and again where batches come in another form or told too little.
+
+    Args:
+        model: the model being trained.
+        loss_fn: as of ``chosen_loss``.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        self.model, self.loss_fn = model, loss_fn
+        self._said: str | None = None  # the reduction that stands in the record
+        self._found: tuple[Any, Recognised] | None = None
+
+    def __call__(self, x: Batch, y: Batch) -> Recognised:
+        """How a batch is read.
+
+        Raises:
+            InputError: it cannot be; the error has the remedy.
+
+        Cost: where it is looked for, one forward pass of at most ``MOST_SAMPLES`` samples.
+        """
+        form = _form(x), _form(y)
+        if self._found is not None and self._found[0] == form and self._found[1].certain:
+            return self._found[1]
+        found = recognised(self.model, self.loss_fn, x, y)
+        if self._found is not None and _alike(found, self._found[1]):
+            found = replace(found, kernels=self._found[1].kernels)  # what they have proved stands
+        self._found = form, found
+        return found
+
+    def said(self, output: Output, step: int, x: Batch, y: Batch, batch_size: int) -> Recognised:
+        """How a batch is read, recorded where it is new; where it cannot be, every probe that needs a loss says why."""
+        try:
+            found = self(x, y)
+        except PullbackError as error:
+            if isinstance(error, BroadcastError):
+                output.values(step, "targets_broadcast", error.shapes, forward=False)
+            return Recognised(refused(error), "mean", refused(error), False, "", (), False, False)
+        if found.certain and found.reduction != (self._said or _said_before(output)):
+            output.values(step, "loss_form", {"reduction": found.reduction, "batch_size": batch_size}, forward=False)
+        self._said = found.reduction if found.certain else self._said
+        return found
+
+
+def _said_before(output: Output) -> str | None:
+    """What the record of a training that was resumed says."""
+    earlier = output.writer.earlier
+    records = [] if earlier is None else [*earlier.of("loss_form")]
+    return records[-1].values["reduction"] if records else None
+
+
+def _form(batch: Batch) -> list[Any]:
+    return [(leaf.dim(), leaf.dtype, leaf.device) for leaf in tensors(batch)]
+
+
+def _alike(a: Recognised, b: Recognised) -> bool:
+    same = "whole", "labels", "merged", "unfolded"
+    return type(a.loss_fn) is type(b.loss_fn) and all(getattr(a, name) == getattr(b, name) for name in same)
+
+
+def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Recognised:
+    """How a batch of the loop is read; see ``Recogniser``."""
+    if not tensors(x):
+        num_samples(x)  # says what is wrong with it
+    count = num_samples(x)
+    with undisturbed(model, training=False):
+        whole, labels = _called(model, x), ""
+        merged = _merged(y, count)
+        few = slice(0, min(count, MOST_SAMPLES))
+        inputs = take((x,) if whole else x, few)
+        targets = take(_targets(x, y, labels, merged), few)
+        with torch.no_grad():
+            outputs = evaluate(model, inputs)
+        rows = min(count, MOST_SAMPLES)
+        unfolded = _is_unfolded(model, inputs, outputs, rows)
+        if unfolded:
+            outputs = _folded(outputs, rows)
+        try:
+            flags = (*(unfolded and leaf.dim() > 1 for leaf in tensors(outputs)), *merged)
+            loss, reduction = read(loss_fn, outputs, targets, flags)
+        except BroadcastError:
+            raise
+        except Exception as error:
+            own = own_loss(model, loss_fn, inputs, outputs, _candidates(x, y, few, merged))
+            if own is None:
+                raise error from None
+            loss, reduction, labels = own
+            merged = merged if labels == "" else ()
+    certain = rows > 1
+    return Recognised(loss, reduction, KernelSeries(model, loss), whole, labels, merged, unfolded, certain)
+
+
+def _called(model: nn.Module, x: Batch) -> bool:
+    """Whether the model takes x as its one argument, where it does not take its parts."""
+    first: Exception | None = None
+    for whole in (False, True):
+        if whole and not isinstance(x, Mapping | list | tuple):
+            break
+        try:
+            with torch.no_grad():
+                evaluate(model, take((x,) if whole else x, slice(0, 2)))
+        except Exception as error:
+            first = first or error
+            continue
+        return whole
+    assert first is not None
+    if isinstance(first, PullbackError):
+        raise first
+    got = f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
+    remedy = "Hand `step` what the loop calls the model with: a tensor, a tuple of several, or a dict by name"
+    raise input_error(where, "inputs that the model takes", got, remedy) from first
+
+
+def _merged(y: Batch, count: int) -> tuple[bool, ...]:
+    """Which of the targets have k rows a sample, k above one.
+
+    Raises:
+        InputError: rows that belong to no sample.
+    """
+    found = [] if tensors(y) else [False]  # of what stands for them
+    for leaf in tensors(y):
+        rows = len(leaf) if leaf.dim() else 0
+        if not rows or rows % count:
+            raise input_error(where, f"targets of {count} samples", f"{rows} rows", "Pass one target per sample")
+        found.append(rows > count)
+    return tuple(found)
+
+
+def _by_sample(tensor: Tensor, count: int) -> Tensor:
+    return tensor.unflatten(0, (count, -1)) if tensor.dim() else tensor
+
+
+def _targets(x: Batch, y: Batch, labels: Any, merged: tuple[bool, ...]) -> Batch:
+    count = num_samples(x)
+    y = y if labels == "" else x[labels]
+    if not tensors(y):  # none: one number a sample, which no loss reads
+        return {"none": torch.zeros(count, device=tensors(x)[0].device)}
+    flags = iter(merged)
+    return mapped(lambda t: _by_sample(t, count) if next(flags, False) else t, y)
+
+
+def _candidates(x: Batch, y: Batch, few: slice, merged: tuple[bool, ...]) -> Iterator[tuple[Any, Tensor]]:
+    """Where the labels of the model's own loss may be: handed over as such, or among its inputs."""
+    if isinstance(y, Tensor) and not any(merged):
+        yield "", y[few]
+    keys = [key for key in LABELS if key in x] if isinstance(x, Mapping) else []
+    keys = list(range(1, len(x))) if isinstance(x, tuple | list) else keys
+    yield from ((key, x[key][few]) for key in keys if isinstance(x[key], Tensor))
+
+
+def _is_unfolded(model: nn.Module, inputs: Batch, outputs: Any, count: int) -> bool:
+    """Whether the model returns k rows a sample, sample after sample, which the first sample alone shows."""
+    leaves = [leaf for leaf in tensors(outputs) if leaf.dim()]
+    if any(len(leaf) == count for leaf in leaves):
+        return False
+    if not leaves:
+        raise input_error(where, "outputs of single samples beside the loss", "a loss alone", RETURNED)
+    if all(len(leaf) % count == 0 for leaf in leaves):
+        with torch.no_grad():
+            alone = [leaf for leaf in tensors(evaluate(model, take(inputs, slice(0, 1)))) if leaf.dim()]
+        rows = [leaf[: len(leaf) // count] for leaf in leaves]
+        if all(a.shape == b.shape and agree(a, b) for a, b in zip(alone, rows, strict=True)):
+            return True
+    raise input_error(
+        where,
+        f"a model that returns a row for each of {count} samples, or several, sample after sample",
+        f"first axes {sorted({len(leaf) for leaf in leaves})}",
+        "Put the samples along the first axis of inputs and outputs (batch_first=True)",
+    )
+
+
+def _folded(outputs: Any, count: int) -> Any:
+    return mapped(lambda t: _by_sample(t, count), outputs)
+
+
+@contextmanager
+def by_sample(model: nn.Module, unfolded: bool) -> Iterator[None]:
+    """Within the block a model that returns a row for every position returns (N, T, ...)."""
+
+    def fold(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+        count = num_samples((args, kwargs))
+        return _folded(outputs, count)
+
+    hook = unwrap(model).register_forward_hook(fold, with_kwargs=True) if unfolded else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
