@@ -88,7 +88,7 @@ def label_alignment(kernel: Kernel | Tensor, y: Tensor) -> float:
     if len(y) != len(total):
         raise input_error(where, f"{len(total)} targets", f"{len(y)}", "Pass the targets of the kernel's samples")
     classes = not y.is_floating_point() and y.dim() == 1
-    rows = (F.one_hot(y - y.min()) if classes else y.reshape(len(y), -1)).to(total)
+    rows = (F.one_hot(y.long() - y.min().long()) if classes else y.reshape(len(y), -1)).to(total)
     return _cosine(_centred(total, eps), _centred(rows @ rows.T, eps))
 
 

@@ -149,8 +149,9 @@ def classes(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits (N, ..., C) with labels (N, ...)."""
     if logits.shape[:-1] != labels.shape or labels.is_floating_point():
         raise ValueError
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
     ).view(len(labels), -1)
     counted = (labels != IGNORED).view(len(labels), -1).sum(1)
     return each.sum(1) / counted.clamp(min=1)

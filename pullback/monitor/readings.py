@@ -19,7 +19,7 @@ from pullback._rng import make_generator
 from pullback.functional import LossFunction, num_samples
 from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
-from pullback.functional.losses import apply_loss, check_targets, logits_of, reduces
+from pullback.functional.losses import apply_loss, check_finite, check_targets, logits_of, reduces
 
 Reduction = Literal["mean", "sum", "weighted mean"]
 Call = Callable[[Any, Batch], Any]  # outputs and targets, as the loop has them, to what the loss returns
@@ -183,8 +183,7 @@ def _formed(
         raise input_error("Monitor", f"a scalar or one loss per sample, shape ({count},)", f"{tuple(value.shape)}", PER_SAMPLE)
     if value.dim():
         return alone, "mean"
-    if not torch.isfinite(value):
-        raise input_error("Monitor", "a finite loss of the batch", f"{float(value)}", "Look for what is not finite first")
+    check_finite(each[0], "Monitor")
     z, y = logits_of(outputs), targets
     if not changed and isinstance(z, Tensor) and isinstance(y, Tensor) and _spread(z, y):
         _refuse_broadcast(alone, loss_fn, z, y)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import PullbackError, input_error
-from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional import LossFunction, check_batch, num_samples, take, undisturbed
 from pullback.functional.agreement import agree
 from pullback.functional.batch import Batch, mapped, tensors
 from pullback.functional.losses import as_module
@@ -132,10 +132,10 @@ class Recogniser:
             found = self(x, y)
         except PullbackError as error:
             if isinstance(error, BroadcastError):
-                output.values(step, "targets_broadcast", error.shapes, forward=False)
+                output.values(step, "targets_broadcast", error.shapes)
             return Recognised(refused(error), "mean", refused(error), False, "", (), False, False)
         if found.certain and found.reduction != (self._said or _said_before(output)):
-            output.values(step, "loss_form", {"reduction": found.reduction, "batch_size": batch_size}, forward=False)
+            output.values(step, "loss_form", {"reduction": found.reduction, "batch_size": batch_size})
         self._said = found.reduction if found.certain else self._said
         return found
 
@@ -167,6 +167,7 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
         few = slice(0, min(count, MOST_SAMPLES))
         inputs = take((x,) if whole else x, few)
         targets = take(_targets(x, y, labels, merged), few)
+        check_batch(where, inputs, targets)
         with torch.no_grad():
             outputs = evaluate(model, inputs)
         rows = min(count, MOST_SAMPLES)
@@ -219,7 +220,8 @@ def _merged(y: Batch, count: int) -> tuple[bool, ...]:
     for leaf in tensors(y):
         rows = len(leaf) if leaf.dim() else 0
         if not rows or rows % count:
-            raise input_error(where, f"targets of {count} samples", f"{rows} rows", "Pass one target per sample")
+            got = f"{count} and {rows} samples"
+            raise input_error(where, "`x` and `y` of the same length", got, "Pass one target per sample")
         found.append(rows > count)
     return tuple(found)
 

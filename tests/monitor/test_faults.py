@@ -245,6 +245,7 @@ def test_an_interrupt_within_a_probe_passes_through(tmp_path: Path, monkeypatch:
     assert all(torch.equal(a, b) for a, b in zip(loop.state(), before, strict=True))
     assert all(module.training for module in loop.model.modules())
     assert [record.probe for record in pb.load_run(tmp_path / "run").records] == [
+        "loss_form",
         "loss",
         "gradients",
         "kernel",

@@ -69,10 +69,15 @@ class Observation:
         """Losses (N,) and outputs: those of the kernel or, where there is none, of a forward pass."""
         try:
             return self.kernel.losses, self.kernel.outputs
-        except PullbackError:
-            with torch.no_grad():
-                outputs = ModelView.of(self.model, where="Monitor")(self.x)
-                return loss_readout(self.loss_fn)(outputs, self.y, "Monitor").squeeze(1), outputs
+        except PullbackError as refused:
+            try:
+                with torch.no_grad():
+                    outputs = ModelView.of(self.model, where="Monitor")(self.x)
+                    return loss_readout(self.loss_fn)(outputs, self.y, "Monitor").squeeze(1), outputs
+            except PullbackError:
+                raise
+            except Exception:  # the kernel has said it in words
+                raise refused from None
 
     @cached_property
     def alignment(self) -> Alignment:

@@ -28,7 +28,7 @@ def measure(seen: Observation) -> Measurement:
         values["accuracy"] = float((outputs.argmax(1) == labels).to(torch.float32).mean())
         values["constant_accuracy"] = int(labels.unique(return_counts=True)[1].max()) / len(labels)
     options = {name: getattr(seen.loss_fn, own) for own, name in _OPTIONS.items() if hasattr(seen.loss_fn, own)}
-    answer = constant_answer(logits_of(outputs), seen.y, seen.kernel.losses, **options)
+    answer = constant_answer(logits_of(outputs), seen.y, losses, **options)
     if answer is not None:
         values |= {"form": answer.form, "constant_loss": answer.loss, "outputs": answer.outputs}
     if seen.batch_loss is not None:
