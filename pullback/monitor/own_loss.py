@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.losses import apply_loss, logits_of
 from pullback.functional.model_view import evaluate
+from pullback.monitor.readings import Reduction
 
 IGNORED = -100  # the label of what is not to be predicted, throughout that package
 COMPARED = 2  # samples on which a form must give the model's own loss
@@ -83,7 +84,7 @@ def stated_loss(outputs: Any, targets: Batch = None) -> Any:
 
 def own_loss(
     model: nn.Module, loss_fn: LossFunction, inputs: Batch, outputs: Any, labels: Iterable[tuple[Any, Batch]]
-) -> tuple[LossFunction, Literal["mean", "sum", "weighted mean"], Any] | None:
+) -> tuple[LossFunction, Reduction, Any] | None:
     """The form of a loss that the model returned beside its outputs, and how the batch's is made of it.
 
     Args:
@@ -110,21 +111,27 @@ def own_loss(
             continue
         for form in FORMS:
             if all(_gives(form, *each) for each in own) and (reduction := _reduction(form, logits, given, value)):
-                return lambda z, y, form=form: form(_scores(z), y), reduction, name  # type: ignore[misc]
+                return _of_scores(form), reduction, name
     return None
+
+
+def _of_scores(form: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
+    return lambda outputs, targets: form(_scores(outputs), targets)
 
 
 def _reduction(
     form: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, value: float
-) -> Literal["mean", "sum", "weighted mean"] | None:
+) -> Reduction | None:
     each = form(logits, labels).double()
     shown = labels[:, 1:] if form is next_token else labels
     counts = (shown != IGNORED).reshape(len(labels), -1).sum(1).double()
     allowed = max(1e-5, 4 * torch.finfo(logits.dtype).eps) * max(1.0, abs(value))
-    for name, found in (("mean", each.mean()), ("sum", each.sum()), ("weighted mean", each @ counts / counts.sum())):
-        if abs(float(found) - value) <= allowed:
-            return name  # type: ignore[return-value]
-    return None
+    made: dict[Reduction, Tensor] = {
+        "mean": each.mean(),
+        "sum": each.sum(),
+        "weighted mean": each @ counts / counts.sum(),
+    }
+    return next((name for name, found in made.items() if abs(float(found) - value) <= allowed), None)
 
 
 def _scores(outputs: Any) -> Any:
@@ -150,9 +157,9 @@ def classes(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[:-1] != labels.shape or labels.is_floating_point():
         raise ValueError
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    each = F.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view(len(labels), -1)
+    each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none").view(
+        len(labels), -1
+    )
     counted = (labels != IGNORED).view(len(labels), -1).sum(1)
     return each.sum(1) / counted.clamp(min=1)
 

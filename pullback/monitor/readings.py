@@ -87,7 +87,9 @@ def _alone(row: Tensor, own: bool, merged: bool) -> Tensor:
     return torch.full_like(row, torch.nan) if row.is_floating_point() else row  # the batch's own belongs to no sample
 
 
-def read(loss_fn: LossFunction, outputs: Any, targets: Batch, merged: tuple[bool, ...]) -> tuple[LossFunction, Reduction]:
+def read(
+    loss_fn: LossFunction, outputs: Any, targets: Batch, merged: tuple[bool, ...]
+) -> tuple[LossFunction, Reduction]:
     """A loss per sample, and how the loop's loss is made of them.
 
     Where the loss cannot be called with outputs and targets as they are, the loop has changed them before: flattened,
@@ -180,7 +182,9 @@ def _formed(
         return loss_fn, "mean"  # one loss per sample, as it is asked for
     each = _evaluated(alone, outputs, targets)
     if each[0].shape != (count,):
-        raise input_error("Monitor", f"a scalar or one loss per sample, shape ({count},)", f"{tuple(value.shape)}", PER_SAMPLE)
+        raise input_error(
+            "Monitor", f"a scalar or one loss per sample, shape ({count},)", f"{tuple(value.shape)}", PER_SAMPLE
+        )
     if value.dim():
         return alone, "mean"
     check_finite(each[0], "Monitor")
@@ -251,9 +255,9 @@ def _refuse_broadcast(alone: Alone, loss_fn: LossFunction, z: Tensor, y: Tensor)
     shaped = Alone(_call_of(loss_fn, _as_outputs), alone.merged)
     if _reduction(shaped.whole(z, drawn), own) is not None:
         message = (
-            f"Monitor: expected targets of the outputs' shape, {tuple(z.shape)}, got {tuple(y.shape)}: the loss spreads "
-            f"them to {tuple(torch.broadcast_shapes(z.shape, y.shape))}, every output against every target. Use "
-            f"`y.view({', '.join(map(str, (-1, *z.shape[1:])))})` in the loop's loss and in `monitor.step`."
+            f"Monitor: expected targets of the outputs' shape, {tuple(z.shape)}, got {tuple(y.shape)}: the loss "
+            f"spreads them to {tuple(torch.broadcast_shapes(z.shape, y.shape))}, every output against every target. "
+            f"Use `y.view({', '.join(map(str, (-1, *z.shape[1:])))})` in the loop's loss and in `monitor.step`."
         )
         error = BroadcastError(message)
         error.shapes = {"outputs": list(z.shape), "targets": list(y.shape)}

@@ -243,8 +243,8 @@ def _candidates(x: Batch, y: Batch, few: slice, merged: tuple[bool, ...]) -> Ite
     """Where the labels of the model's own loss may be: handed over as such, or among its inputs."""
     if isinstance(y, Tensor) and not any(merged):
         yield "", y[few]
-    keys = [key for key in LABELS if key in x] if isinstance(x, Mapping) else []
-    keys = list(range(1, len(x))) if isinstance(x, tuple | list) else keys
+    keys: list[Any] = [key for key in LABELS if key in x] if isinstance(x, Mapping) else []
+    keys = [*range(1, len(x))] if isinstance(x, tuple | list) else keys
     yield from ((key, x[key][few]) for key in keys if isinstance(x[key], Tensor))
 
 

@@ -46,8 +46,8 @@ class Monitor:
 
     Args:
         model: the model being trained.
-        loss_fn: as the loop has it, of (outputs, targets): a module, a function of torch's or your own, of the mean, the
-            sum or one loss per sample, which is told by the first batch; None where the model returns its loss.
+        loss_fn: as the loop has it, of (outputs, targets): a module, a function of torch's or your own, of the mean,
+            the sum or one loss per sample, which the first batch tells; None where the model returns its loss.
         run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
         optimizer: for the learning rate; a list of several, if they hold parameters of this model; None leaves out what
             needs it.

@@ -220,14 +220,16 @@ def test_each_sample_s_own_loss_is_measured(name: str, tmp_path: Path) -> None:
 
 MIXES = lambda z, y: F.cross_entropy(z - z.mean(0), y)  # noqa: E731
 
+flat = lambda: nn.Sequential(Net(1), nn.Flatten(0))  # noqa: E731
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, str]] = {
     "mixed": (net, MIXES, X, LABELS, "the mean or the sum of its samples' own.*reduction='none'"),
     "drawn": (net, lambda z, y: F.cross_entropy(z + torch.randn_like(z), y), X, LABELS, "reduction='none'"),
-    "positions kept": (net, lambda z, y: (z - 1).square(), X, LABELS, r"one loss per sample, shape \(6,\), got \(6, 4\)"),
+    "positions kept": (net, lambda z, y: z.square(), X, LABELS, r"one loss per sample, shape \(6,\), got \(6, 4\)"),
     "spread": (one, nn.MSELoss(), X, NUMBERS[:, 0], r"got \(6,\): .* to \(6, 6\).*`y.view\(-1, 1\)`"),
     "spread, function": (one, F.mse_loss, X, NUMBERS[:, 0], r"Use `y.view\(-1, 1\)`"),
     "spread, by hand": (one, lambda z, y: (z - y).square().mean(), X, NUMBERS[:, 0], r"Use `y.view\(-1, 1\)`"),
-    "spread, the other way": (lambda: nn.Sequential(Net(1), nn.Flatten(0)), F.l1_loss, X, NUMBERS, r"Use `y.view\(-1\)`"),
+    "spread, the other way": (flat, F.l1_loss, X, NUMBERS, r"Use `y.view\(-1\)`"),
     "spread, equal targets": (one, F.mse_loss, X, torch.ones(N, dtype=torch.float64), r"Use `y.view\(-1, 1\)`"),
     "labels out of range": (net, F.cross_entropy, X, LABELS + 1, "labels from 0 to 3, got 4"),
     "labels out of range of a lambda": (net, lambda z, y: F.cross_entropy(z, y), X, LABELS + 1, "IndexError"),

@@ -99,7 +99,7 @@ def _norm(parts: list[Tensor]) -> float:
 
 
 def _gradient_norms(seen: Observation, view: ModelView, groups: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """|grad| of the loss the optimiser descends in every group, batch norm with the batch's statistics as in training."""
+    """|grad| of the loss the optimiser descends in every group, batch norm with its own statistics."""
     with undisturbed(view.model, training=False):
         for module in view.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -14,7 +14,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 def measure(seen: Observation) -> Measurement:
     """``mean_gradient_norm`` = |mean_i g_i| = sqrt(1^T K 1) / N; ``rms_gradient_norm`` = sqrt(mean_i |g_i|^2).
 
-    Where there is no kernel, as where squares of activations are beyond the dtype, the first alone, of a pass of its own.
+    Where there is no kernel (squares of activations beyond the dtype, say) the first alone, of a pass of its own.
     """
     try:
         total = seen.kernel.total

@@ -32,7 +32,7 @@ GRAPHS = 8  # what a Hessian's graph and a product hold, in graphs of a loss
 def measure(seen: Observation) -> Measurement:
     """Largest eigenvalue of ``hessian`` and ``gauss_newton``, the Hessian's ``smallest``, all with ``…_residual``.
 
-    They are those of the loss the optimiser descends: where it is the sum over a batch, that of the mean times its size.
+    They are those of the loss the optimiser descends: where it is a batch's sum, the mean's times its size.
 
     Of ``num_samples``, which are fewer where their graph is large: few see a larger curvature than the whole data.
 
