@@ -23,7 +23,7 @@ from pullback.monitor.output import Output
 from pullback.monitor.own_loss import LABELS, own_loss, stated_loss
 from pullback.monitor.readings import BroadcastError, Reduction, read
 
-MOST_SAMPLES = 64  # of the batch at hand, by whose losses the batch's is recognised
+MOST_SAMPLES = 16  # of the batch at hand, by whose losses the batch's is recognised
 where = "Monitor"
 
 RETURNED = "Return the outputs too, `return outputs, loss`, or one loss per sample, and pick it in `loss_fn`"

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pullback.diagnostics import kernel_drift, label_alignment, moments
 from pullback.functional import ModelView, num_samples, take
-from pullback.functional.batch import copied
+from pullback.functional.batch import Batch, copied
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.kernels.tangent import Contraction
@@ -33,7 +33,7 @@ def measure(seen: Observation) -> Measurement:
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
         x, y = (copied(take(batch, count)) for batch in (seen.x, seen.y))
-        contract: Contraction = "trace" if _num_outputs(seen) <= MOST_OUTPUTS else "sum"
+        contract: Contraction = "trace" if _num_outputs(seen.model, seen.x) <= MOST_OUTPUTS else "sum"
         kept = x, y, contract, (), 0, Tensor()
     x, y, contract, parameters, since, first = kept
     now = tangent_kernel(seen.model, x, contract=contract).total
@@ -49,10 +49,9 @@ def measure(seen: Observation) -> Measurement:
 
 
 @torch.no_grad()
-def _num_outputs(seen: Observation) -> int:
+def _num_outputs(model: nn.Module, x: Batch) -> int:
     """C, of a model that returns one tensor or an object with ``logits``."""
-    outputs = ModelView.of(seen.model, where="tangent")(take(seen.x, slice(0, 1)))
-    found = logits_of(outputs)
+    found = logits_of(ModelView.of(model, where="tangent")(take(x, slice(0, 1))))
     return int(found.numel()) if isinstance(found, Tensor) else 1  # others are refused by the kernel
 
 
@@ -60,8 +59,7 @@ def work(seen: Observation) -> Work:
     """A pass forward and, for every output, one back; a few samples are compared alone."""
     kept = seen.memory.get("tangent")
     x = seen.x if kept is None else kept[0]
-    with torch.no_grad():
-        outputs = _num_outputs(ModelView.of(seen.model, where="tangent")(take(x, slice(0, 1))))
+    outputs = _num_outputs(seen.model, x)
     each = 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
     if kept is None:
         return Work(each, fixed=COMPARED * each, most=NUM_SAMPLES)
