@@ -20,7 +20,7 @@ from pullback.functional.batch import Batch, take
 from pullback.functional.model_view import called
 
 N, T, C = 6, 3, 4
-PROBES = ("loss", "gradients", "kernel", "noise", "flow", "activations", "sharpness", "samples", "tangent", "shift")
+PROBES = ("loss", "gradients", "kernel", "samples", "activations", "sharpness", "tangent")
 
 
 class Net(nn.Module):
@@ -366,7 +366,7 @@ def test_activations_whose_squares_overflow(loss_fn: Any, tmp_path: Path) -> Non
     model = Large()
     run, said = watched(tmp_path / "run", model, loss_fn, X.float(), LABELS)
     failed = {record.probe: record.error for record in run.records if record.error}
-    assert set(failed) <= {"kernel", "noise", "flow", "samples", "tangent", "alignment", "classes"}
+    assert set(failed) == {"kernel", "samples", "tangent"}
     assert all("above 3.4e+38 in `middle`" in error for error in failed.values())
     assert len(said) == 1
     assert "`middle`" in said[0]
