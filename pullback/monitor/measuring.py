@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels import KernelSeries
 from pullback.monitor.output import Output, unseen
+from pullback.monitor.plan import FEWEST, Allowed, Plan, cheap_passes, dear_parts, most_samples, works
 from pullback.monitor.probes import Observation, Probe
+from pullback.monitor.probes.work import Work
 from pullback.monitor.recent import Recent
 from pullback.monitor.recognised import Recogniser, by_sample
 from pullback.monitor.snapshot import Snapshot
 from pullback.runs.schema import in_words
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the loop hands over at a step: its batch and loss, and some weights before the step."""
+
+    x: Batch
+    y: Batch
+    loss: float | Tensor | None = None
+    before: Snapshot | None = None
 
 
 class Measurer:
@@ -45,6 +58,8 @@ class Measurer:
         self._recogniser = Recogniser(model, loss_fn)
         self._memory: dict[str, Any] = {}
         self._failed: dict[str, str] = {}  # probes of this measurement
+        self._works: dict[str, Work] = {}  # of the last measurement
+        self.is_first = True  # whether the next is the run's first
 
     def names(self) -> set[str]:
         """Of the probes."""
@@ -60,24 +75,21 @@ class Measurer:
                 for probe in probes:
                     self._run(output, 0, probe, seen, dear=False)
 
-    def measure(
-        self,
-        output: Output,
-        step: int,
-        x: Batch,
-        y: Batch,
-        loss: float | None,
-        before: Snapshot | None,
-        *,
-        dear: bool,
-    ) -> None:
-        """Measure with every probe, or with ``dear=False`` with those that are not."""
+    def measure(self, output: Output, step: int, seen: Seen, allowed: Allowed) -> Plan:
+        """Measure with what may be spent; returns what was taken on."""
+        plan = Plan(0)
         try:
-            seen, read = self._observation(output, step, x, y, loss, before)
+            everything, read = self._observation(output, step, seen)
             with undisturbed(self.model, training=False), by_sample(self.model, read):
+                plan = self._plan(everything, allowed)
+                part, of = slice(0, plan.num_samples), everything
+                cheap = replace(of, x=take(of.x, part), y=take(of.y, part))
                 for probe in self.probes:
-                    if not probe.at_start and (dear or not probe.sparse):
-                        self._run(output, step, probe, seen, dear=dear)
+                    if plan.has(probe):
+                        count = slice(0, plan.dear.get(probe.name, plan.num_samples))
+                        own = probe.name in plan.dear and not self._works[probe.name].is_free
+                        given = replace(of, x=take(of.x, count), y=take(of.y, count)) if own else cheap
+                        self._run(output, step, probe, given, dear=plan.extras)
         # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
         # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
         except Exception as error:
@@ -86,13 +98,32 @@ class Measurer:
         if self._failed:
             output.say_once("probes", unseen(self._failed))
             self._failed = {}
+        return plan
 
-    def _observation(
-        self, output: Output, step: int, x: Batch, y: Batch, loss: float | None, before: Snapshot | None
-    ) -> tuple[Observation, bool]:
+    def passes(self, samples: int) -> float:
+        """Of the probes that always run, as far as is known before they are given the samples."""
+        return cheap_passes(self._cheap(), samples, first=self.is_first)
+
+    def _cheap(self) -> list[Work]:
+        return [self._works[probe.name] for probe in self.probes if not probe.sparse and probe.name in self._works]
+
+    def _plan(self, seen: Observation, allowed: Allowed) -> Plan:
+        first, self.is_first = self.is_first, False
+        available = num_samples(seen.x)
+        self._works = works(self.probes, seen)
+        cheap = self._cheap()
+        count = max(min(FEWEST, available), most_samples(cheap, allowed.cheap, available, first=first))
+        wanted = [probe.name for probe in self.probes if probe.sparse and probe.name in allowed.wanted]
+        dear, dearer, waiting = dear_parts(self._works, wanted, allowed.dear, available)
+        return Plan(
+            count, available, dear, extras=allowed.extras, cheap=cheap_passes(cheap, count, first=first),
+            dearer=dearer, waiting=waiting,
+        )  # fmt: skip
+
+    def _observation(self, output: Output, step: int, given: Seen) -> tuple[Observation, bool]:
         """What probes are given, and whether the model returns a row for every position."""
-        batch = self.recent.batch_size or num_samples(x)
-        x, y = self.recent.together(x, y)
+        batch = self.recent.batch_size or num_samples(given.x)
+        x, y = self.recent.together(given.x, given.y)
         read = self._recogniser.said(output, step, x, y, batch)
         x, y = read.data(x, y)
         part = slice(0, min(self.max_samples, num_samples(x)))
@@ -102,12 +133,12 @@ class Measurer:
             take(x, part),
             take(y, part),
             self.optimizer,
-            loss,
+            None if given.loss is None else float(given.loss),
             read.kernels,
             scale=read.scale(batch),
             batch_size=batch,
             step=step,
-            before=before and before.still_there(self.model),
+            before=given.before and given.before.still_there(self.model),
             memory=self._memory,
         )
         return seen, read.unfolded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class Output:
         self._write(step, self.writer.append, step, probe, kept)
         if self.sinks and forward:
             self._scalars |= scalars_of(probe, decode(kept))
+
+    def course(self, step: int, shown: dict[str, float]) -> None:
+        """Take in what a step showed. What the disk refuses is kept and tried again, at the last by ``close``."""
+        with suppress(OSError):
+            self.writer.course.add(step, shown)
 
     def refuse(self, step: int, probe: str, name: str, reason: str) -> None:
         """Say once, in the record too, that something handed over cannot be recorded."""

@@ -40,6 +40,12 @@ class Recent:
         except Exception:  # no batch; whoever measures it says so, and training goes on
             self.batch_size = None
 
+    @property
+    def num_available(self) -> int:
+        """Samples that a measurement can look at, at most."""
+        size = self.batch_size or 1
+        return size if size >= FEW else min(TOGETHER, size * (1 + len(self._kept)))
+
     def add(self, x: Batch, y: Batch) -> None:
         """Keep the batch just seen, if it is small, and let go of those that are no longer needed."""
         size = self.batch_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,23 +17,28 @@ from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
 from pullback.monitor.describe import describe
-from pullback.monitor.handed import as_index, as_number, as_tensors, chosen_optimizers
+from pullback.monitor.handed import as_index, as_tensors, chosen_optimizers
 from pullback.monitor.measuring import Measurer
 from pullback.monitor.output import Output
 from pullback.monitor.probes import chosen_probes
 from pullback.monitor.recognised import chosen_loss
-from pullback.monitor.schedule import Schedule, chosen_budget, is_sparse_turn
+from pullback.monitor.schedule import Schedule, chosen_budget
 from pullback.monitor.sinks import Sink
-from pullback.monitor.snapshot import Snapshot
+from pullback.monitor.watch import Watch
 from pullback.runs import RunWriter
 from pullback.runs.schema import in_words
 
 
 class Monitor:
-    """Measures a model while it trains, and leaves no trace in it.
+    """Sees every step of a training, measures the model at some of them, and leaves no trace in it.
+
+    Of every step it keeps the loss, the learning rates and, where that costs next to nothing, the gradient norm; a loss
+    that is not finite, or leaps, is recorded at once and said. Measurements are made after steps 1, 2, 4, 8 and so on
+    and then every ``every`` steps, and at the end, also where the loop leaves by an exception. They take no more than a
+    share of the training's work, counted in passes of samples: the same on every machine, see ``docs/monitor.md``.
 
     Weights, gradients, train and eval modes, buffers, hooks and the global random state are after a measurement
-    what they were before it. Probes run in eval mode on the first ``max_samples`` samples of the batch at hand; where
+    what they were before it. Probes run in eval mode on at most ``max_samples`` samples of the batch at hand; where
     that has one sample or two, up to 32 of the batches before it join them, as long as memory allows. A probe that
     fails is recorded and never stops training, whatever the loop hands over; what cannot be recorded is said once. An
     exception of the user's loop passes through.
@@ -51,12 +55,13 @@ class Monitor:
         run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
         optimizer: for the learning rate; a list of several, if they hold parameters of this model; None leaves out what
             needs it.
-        every: measure after every so many steps.
+        every: steps between measurements, from the first ``every`` steps on.
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
-        max_samples: N, samples a measurement looks at.
-        budget: share of the wall time that measuring may take: after the first few, measurements that are due are
-            left out until enough unwatched time has passed; ``num_skipped`` counts them. None measures whenever due;
-            "auto" is 0.001 for "light" and 0.015 for all else.
+        max_samples: N, samples a measurement looks at, at most.
+        budget: share of the training's forward-and-backward passes of samples that measuring may take. To keep to it
+            measurements take fewer samples, then those that are due are left out, but never so that more than ``every``
+            steps, or a fifth of those made, lie between two. "auto" is 0.05. None measures after every ``every``-th
+            step, and after no other but the last, whatever that costs.
         about: anything else to store with the run (data, options); what is no number, text, list or dict is stored as
             its text. ``{"least_loss": 0.0}`` says that a loss of your own cannot be lower, see ``docs/advisor.md``.
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
@@ -66,16 +71,17 @@ class Monitor:
     Attributes:
         num_steps: counted so far.
         num_measurements: made, with those of a run that is continued.
-        num_skipped: that were due and too dear.
-        seconds: taken by measuring.
+        num_skipped: that were due and left out.
+        seconds: taken by measuring. Nothing hangs on it.
 
     Raises:
         InputError: the folder holds something, an unknown preset or probe, ``every`` or ``max_samples`` below 1,
             ``resume`` below 0 or of a run of another model.
         UnsupportedError: the parameters are spread over processes (FSDP, tensor parallelism).
 
-    Cost: a measurement of the standard preset takes about as long as two to four training steps; the record
-        ``cost`` says how long each took, ``Monitor.seconds`` the sum.
+    Cost: ``budget``; the start takes at most 20 steps' worth of passes. The record ``work`` says the passes of
+        each measurement, ``cost`` its seconds, ``Monitor.seconds`` their sum. A reference to the last batch is kept for
+        the measurement at the end: memory of one batch.
 
     Example:
         >>> import tempfile, torch
@@ -84,7 +90,7 @@ class Monitor:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> x, y = torch.randn(16, 4), torch.randint(2, (16,))
         >>> folder = tempfile.mkdtemp() + "/run"
-        >>> with Monitor(model, loss_fn, folder, optimizer=optimizer, every=5) as monitor:
+        >>> with Monitor(model, loss_fn, folder, optimizer=optimizer, every=5, budget=None) as monitor:
         ...     for _ in range(10):
         ...         optimizer.zero_grad()
         ...         loss = loss_fn(model(x), y)
@@ -115,23 +121,15 @@ class Monitor:
         optimizers = chosen_optimizers(optimizer, where)
         self.model = model
         every = every if (whole := as_index(every)) is None or isinstance(every, bool) else whole  # NumPy's, torch's
-        self.schedule = Schedule(every, budget := chosen_budget(budget, probes))
+        self.schedule = Schedule(every, budget := chosen_budget(budget))
         if max_samples < 2:
             raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
         made = as_index(resume)
         if resume is not None and (isinstance(resume, bool) or made is None or made < 0):
             raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
         loss_fn = chosen_loss(loss_fn)
-        self._measurer = Measurer(model, loss_fn, optimizers, chosen_probes(probes, where), max_samples)
+        chosen = chosen_probes(probes, where)
         self.num_steps = made or 0
-        self.num_measurements = 0
-        self.num_skipped = 0
-        self.seconds = 0.0
-        self._last_cost = {True: 0.0, False: 0.0}  # of a measurement with and without the dearer parts
-        self._last_end = dict.fromkeys((True, False), time.perf_counter())
-        self._dear_wanted = False
-        self._measured_at_start = 0
-        self._before: Snapshot | None = None
         settings = {
             "every": every,
             "probes": probes if isinstance(probes, str) else list(probes),
@@ -139,28 +137,34 @@ class Monitor:
             "budget": budget,
         }
         about = describe(ModelView.of(model, where=where), loss_fn, optimizers, settings) | (about or {})
-        self._output = None if is_replica(model) else self._open(run_dir, about, made, forward)
-        if self._output is not None and self._output.writer.earlier is None and not self.num_steps:
-            start = time.perf_counter()
-            self._measurer.measure_start(self._output)
-            self.seconds += time.perf_counter() - start
+        self._watch: Watch | None = None
+        if not is_replica(model):
+            output = Output(RunWriter(run_dir, about, resume=made), forward)
+            if any(math.isnan(group.rate) for group in step_groups(optimizers or ())):
+                rates = "the optimizer shows no learning rate that is a number"
+                output.say_once("rate", f"{rates}; what it bears, and effective rates, are not recorded")
+            measurer = Measurer(model, loss_fn, optimizers, chosen, max_samples)
+            self._watch = Watch(measurer, self.schedule, output, self.num_steps)
 
-    def _open(self, run_dir: str | Path, about: dict[str, Any], resume: int | None, sinks: Sequence[Sink]) -> Output:
-        """Begin the record, or go on where it stood."""
-        writer = RunWriter(run_dir, about, resume=resume)
-        if writer.earlier is not None:
-            costs = writer.earlier.series("cost", "seconds")[1]
-            self.num_measurements, self.seconds = len(costs), sum(costs)
-        output = Output(writer, sinks)
-        if any(math.isnan(group.rate) for group in step_groups(self._measurer.optimizer or ())):
-            rates = "the optimizer shows no learning rate that is a number"
-            output.say_once("rate", f"{rates}; what it bears, and effective rates, are not recorded")
-        return output
+    @property
+    def num_measurements(self) -> int:
+        """Measurements made."""
+        return 0 if self._watch is None else self._watch.num_measurements
+
+    @property
+    def num_skipped(self) -> int:
+        """Measurements that were due and left out."""
+        return 0 if self._watch is None else self._watch.turns.left_out
 
     @property
     def num_lost(self) -> int:
         """Records that the disk did not take."""
-        return 0 if self._output is None else self._output.num_lost
+        return 0 if self._watch is None else self._watch.output.num_lost
+
+    @property
+    def seconds(self) -> float:
+        """Taken by measuring."""
+        return 0.0 if self._watch is None else self._watch.seconds
 
     def step(self, x: Batch, y: Batch, loss: Any = None, *, step: int | None = None) -> None:
         """Count one training step, after ``optimizer.step()``, and measure if the schedule says so.
@@ -170,25 +174,15 @@ class Monitor:
         Args:
             x: the batch's inputs, (B, ...).
             y: its targets, (B, ...).
-            loss: the loss the loop computed, recorded beside the measured one: a number, tensor or array; of several
-                numbers, one loss a sample, their mean.
+            loss: the loss the loop computed, kept at every step: a number, tensor or array; of several numbers, one
+                loss a sample, their mean. One on a device is not waited for.
             step: the step's number, above the last; None, and what is no such number, takes the next.
         """
         with self._harmless("step"):
             last, self.num_steps = self.num_steps, self._counted(step)
-            if self._output is None:
-                return
-            x, y = as_tensors(self.model, x), as_tensors(self.model, y)
-            self._measurer.recent.see(x)
-            if self.schedule.is_due(self.num_steps, last):
-                before = self._before if self.num_steps == last + 1 else None
-                self._measure_if_affordable(self._output, x, y, loss, before)
-            elif last == 0 and loss is not None:  # what a loss that leaps at once is compared with
-                number = self._number(self._output, loss)
-                if number is not None:
-                    self._output.values(self.num_steps, "start", {"batch_loss": number}, forward=False)
-            self._measurer.recent.add(x, y)
-            self._before = self._snapshot(self._output)
+            if self._watch is not None:
+                x, y = as_tensors(self.model, x), as_tensors(self.model, y)
+                self._watch.step(self.num_steps, last, x, y, loss)
 
     @contextmanager
     def _harmless(self, what: str) -> Iterator[None]:
@@ -196,9 +190,9 @@ class Monitor:
         try:
             yield
         except Exception as error:
-            if self._output is not None:
-                self._output.error(self.num_steps, "monitor", error)
-                self._output.say_once(what, f"`{what}` failed ({in_words(error)})")
+            if self._watch is not None:
+                self._watch.output.error(self.num_steps, "monitor", error)
+                self._watch.output.say_once(what, f"`{what}` failed ({in_words(error)})")
 
     def _counted(self, step: Any) -> int:
         """The number of the step that was made."""
@@ -206,82 +200,24 @@ class Monitor:
         number = None if step is None else as_index(step)
         if number is not None and number >= following:
             return number
-        if step is not None and self._output is not None:
+        if step is not None and self._watch is not None:
             expected = f"`step` as a whole number above the last, {self.num_steps}"
             remedy = "Call it once after each optimizer.step()"
             error = input_error("Monitor.step", expected, in_words(step), remedy)
-            self._output.refuse_once(following, "number of the step", error, f"It is counted as {following}")
+            self._watch.output.refuse_once(following, "number of the step", error, f"It is counted as {following}")
         return following
-
-    def _number(self, output: Output, loss: Any) -> float | None:
-        """The loop's loss, if it is one that can be recorded."""
-        try:
-            return None if loss is None else as_number(loss)
-        except Exception as error:
-            output.refuse(self.num_steps, "loss", "batch_loss", in_words(error))
-            return None
-
-    def _measure_if_affordable(self, output: Output, x: Batch, y: Batch, loss: Any, before: Snapshot | None) -> None:
-        wanted = self._dear_wanted or is_sparse_turn(self.num_measurements + 1 - self._measured_at_start)
-        if self._can_afford(dear=False):
-            dear = wanted and self._can_afford(dear=True)
-            self._dear_wanted = wanted and not dear
-            self._timed_measurement(output, x, y, loss, before, dear=dear)
-        else:
-            self.num_skipped += 1
-
-    def _snapshot(self, output: Output) -> Snapshot | None:
-        """Weights before the next step, if it will be measured with a probe that asks for them."""
-        if not self.is_due() or "updates" not in self._measurer.names():
-            return None
-        start = time.perf_counter()
-        try:
-            return Snapshot.of(self.model)
-        except Exception as error:  # no memory, for example: training goes on
-            output.error(self.num_steps, "updates", error)
-            return None
-        finally:
-            self.seconds += time.perf_counter() - start
 
     def is_due(self, step: int | None = None) -> bool:
         """Whether ``step`` will measure at that step, the next if None, as far as the schedule says."""
         step = self.num_steps + 1 if step is None else step
-        return self._output is not None and self.schedule.is_due(step, self.num_steps)
-
-    def _can_afford(self, *, dear: bool) -> bool:
-        unwatched = time.perf_counter() - self._last_end[dear]
-        return self.schedule.is_affordable(self.num_measurements, self._last_cost[dear], unwatched)
+        return self._watch is not None and self.schedule.is_due(step, self.num_steps)
 
     def measure(self, x: Batch, y: Batch, loss: Any = None) -> None:
-        """Measure now with every probe, whatever schedule and budget say: at the end of training, for example."""
+        """Measure now with every probe, whatever schedule and budget say: before the first step, for example."""
         with self._harmless("measure"):
-            if self._output is not None:
+            if self._watch is not None:
                 x, y = as_tensors(self.model, x), as_tensors(self.model, y)
-                self._measured_at_start += not self.num_steps  # it takes no turn of those that follow
-                self._timed_measurement(self._output, x, y, loss, None, dear=True)
-
-    def _timed_measurement(
-        self,
-        output: Output,
-        x: Batch,
-        y: Batch,
-        loss: Any,
-        before: Snapshot | None,
-        *,
-        dear: bool,
-    ) -> None:
-        start = time.perf_counter()
-        try:
-            self.num_measurements += 1
-            number = self._number(output, loss)
-            self._measurer.measure(output, self.num_steps, x, y, number, before, dear=dear)
-            output.values(self.num_steps, "cost", {"seconds": time.perf_counter() - start})
-            output.send(self.num_steps)
-        finally:
-            taken = time.perf_counter() - start
-            self.seconds += taken
-            self._last_cost[dear] = taken
-            self._last_end |= {False: start + taken} | ({True: start + taken} if dear else {})
+                self._watch.asked_for(self.num_steps, x, y, loss)
 
     def log(self, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own (an epoch's test accuracy, say) at the current step.
@@ -289,24 +225,33 @@ class Monitor:
         Numbers may be Python's, tensors or arrays. What a record cannot hold is left out and said once: other objects,
         lists deeper than a list of lists, arrays of more than 65,536 numbers.
         """
-        start = time.perf_counter()
         with self._harmless("log"):
-            if self._output is not None:
-                self._output.values(self.num_steps, probe, values)
-                self._output.send(self.num_steps)
-        self.seconds += time.perf_counter() - start
+            if self._watch is not None:
+                self._watch.log(self.num_steps, probe, values)
 
     def log_error(self, probe: str, error: BaseException, *, step: int | None = None) -> None:
         """Append that something could not be measured, at the current step or, in place of ``step``, at the next."""
         with self._harmless("log_error"):
             self.num_steps = self.num_steps if step is None else self._counted(step)
-            if self._output is not None:
-                self._output.error(self.num_steps, probe, error)
+            if self._watch is not None:
+                self._watch.output.error(self.num_steps, probe, error)
 
-    def close(self) -> None:
-        """Finish the record; the files stay readable whether or not this is called."""
-        if self._output is not None:
-            self._output.close()
+    def close(self, error: BaseException | None = None) -> None:
+        """Measure the end, unless the last step was measured, and finish the record; further calls do nothing.
+
+        The files stay readable whether or not this is called. ``with`` calls it, also where the loop leaves by an
+        exception.
+
+        Args:
+            error: what ended the training, if it was no end of its own.
+        """
+        if self._watch is None:
+            return
+        try:
+            with self._harmless("close"):
+                self._watch.finish(self.num_steps, error)
+        finally:
+            self._watch.output.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -314,4 +259,4 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(error)

@@ -16,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,6 @@ class CourseWriter:
 
     def __init__(self, folder: Path, resume: int | None = None) -> None:
         self._path = folder / COURSE_FILE
-        self._file = -1
         self._waiting: dict[str, tuple[array[int], array[float]]] = {}
         self._num_steps = self._num_waiting = 0
         self._last = -1
@@ -224,24 +224,18 @@ class CourseWriter:
 
     def close(self) -> None:
         """Write what has gathered, onto the disk; further calls do nothing."""
-        try:
-            self.flush()
-        finally:
-            if self._file >= 0:
-                file, self._file = self._file, -1
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
+        self.flush()
+        if self._path.exists():
+            with FileIO(self._path, "ab") as file:
+                os.fsync(file.fileno())
 
     def _append(self, block: bytes) -> None:
-        if self._file < 0:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        end = os.fstat(self._file).st_size
-        try:
-            rest = block
-            while rest:  # a full disk may take a part and refuse the rest
-                rest = rest[os.write(self._file, rest) :]
-        except OSError:
-            os.ftruncate(self._file, end)
-            raise
+        with FileIO(self._path, "ab") as file:
+            end = os.fstat(file.fileno()).st_size
+            try:
+                rest = block
+                while rest:  # a full disk may take a part and refuse the rest
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                os.ftruncate(file.fileno(), end)
+                raise

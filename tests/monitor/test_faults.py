@@ -250,6 +250,8 @@ def test_an_interrupt_within_a_probe_passes_through(tmp_path: Path, monkeypatch:
         "gradients",
         "kernel",
         "alignment",
+        "schedule",
+        "end",
     ]
 
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.monitor.handed import as_index, as_number, chosen_optimizers
+from pullback.monitor.measuring import Measurer
+from pullback.monitor.recent import Recent
 from pullback.runs import RunWriter
 from pullback.runs.schema import encode, in_words
 
@@ -127,7 +129,11 @@ def test_losses_that_are_numbers(kind: str, tmp_path: Path, alone: list[Tensor])
     start, x, y = network()
     first = float(CE(start(x), y).detach())
     assert found[0] == pytest.approx(expected(first), rel=1e-3, nan_ok=True)
-    assert not texts
+    assert [text for text in texts if "the loss of step 1 is nan" not in text] == []
+    assert len(texts) == (kind == "nan")
+    course = run.course("loss")
+    assert course[0].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(course[1], np.array(found))
     assert not [record.error for record in run.records if record.error]
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), alone, strict=True))
 
@@ -145,6 +151,7 @@ def test_losses_that_are_none_cost_no_other_number(loss: Any, reason: str, tmp_p
     run, texts, model = watched(tmp_path / "run", loss=lambda _: loss)
     assert len(run.series("loss", "loss")[1]) == 3
     assert run.series("loss", "batch_loss") == ([], [])
+    assert not len(run.course("loss")[0])
     assert len(texts) == 1
     assert reason in texts[0]
     assert "training goes on" in texts[0]
@@ -156,7 +163,7 @@ def test_losses_that_are_none_cost_no_other_number(loss: Any, reason: str, tmp_p
 def test_the_first_loss_is_kept_where_it_is_one(tmp_path: Path) -> None:
     for loss, kept in ((torch.ones(4), [1.0]), ("x", [])):
         run, _, _ = watched(tmp_path / type(loss).__name__, loss=lambda _, loss=loss: loss, every=10)
-        assert run.series("start", "batch_loss")[1] == kept
+        assert run.series("loss", "batch_loss")[1][:1] == kept
 
 
 def test_values_that_are_logged(tmp_path: Path) -> None:
@@ -224,7 +231,7 @@ def test_step_numbers_of_numpy_and_torch(tmp_path: Path) -> None:
         assert not texts
     options = {"every": np.int64(2), "max_samples": np.int32(8), "resume": torch.tensor(0), "budget": np.float32(1.0)}
     run, _, _ = watched(tmp_path / "options", **options)
-    assert run.series("loss", "loss")[0] == [2]
+    assert run.series("loss", "loss")[0] == [1, 2, 3]  # with a budget the first steps, and the last
     assert run.meta["settings"] == {"every": 2, "probes": "light", "max_samples": 8, "budget": 1.0}
 
 
@@ -257,9 +264,9 @@ def test_what_fails_inside_and_after_the_end(tmp_path: Path, monkeypatch: pytest
     model, x, y = network()
     with said() as texts, pb.Monitor(model, CE, tmp_path / "run", every=1, probes="light") as monitor:
         with monkeypatch.context() as patch:
-            patch.setattr(monitor._measurer.recent, "see", lambda x: 1 / 0)
+            patch.setattr(Recent, "see", lambda self, x: 1 / 0)
             monitor.step(x, y)
-            patch.setattr(monitor, "_timed_measurement", lambda *_, **__: 1 / 0)
+            patch.setattr(Measurer, "measure", lambda *_, **__: 1 / 0)
             monitor.measure(x, y)
         monitor.step(x, y)
         monitor.log_error("mine", Speechless())  # type: ignore[arg-type]

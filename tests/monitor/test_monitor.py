@@ -20,7 +20,6 @@ from pullback.kernels import KernelSeries
 from pullback.modules import MLP
 from pullback.monitor import PRESETS, PROBES
 from pullback.monitor.probes import Measurement, Observation, Probe
-from pullback.monitor.schedule import SURE_MEASUREMENTS, Schedule, is_sparse_turn
 from pullback.monitor.snapshot import Snapshot
 from tests.monitor import twins
 
@@ -72,7 +71,7 @@ def test_weights_are_the_same_to_the_bit(tmp_path: Path, options: dict[str, Any]
 def test_every_five_of_twenty_steps_are_four_records(tmp_path: Path) -> None:
     """S0-25."""
     model, optimizer, x, y = make()
-    train(20, tmp_path / "run", model, optimizer, x, y, every=5)
+    train(20, tmp_path / "run", model, optimizer, x, y, every=5, budget=None)
     run = pb.load_run(tmp_path / "run")
     for probe in ("loss", "gradients", "kernel", "alignment", "flow", "cost"):
         assert [record.step for record in run.of(probe)] == [5, 10, 15, 20], probe
@@ -82,7 +81,7 @@ def test_every_five_of_twenty_steps_are_four_records(tmp_path: Path) -> None:
 
 def test_a_measurement_before_the_first_step_takes_no_turn_of_those_that_follow(tmp_path: Path) -> None:
     model, optimizer, x, y = make()
-    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=5) as monitor:
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=5, budget=None) as monitor:
         monitor.measure(x, y)
         for _ in range(10):
             monitor.step(x, y)
@@ -101,7 +100,7 @@ def finite(value: Any) -> bool:
 def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
     """S0-26."""
     model, optimizer, x, y = make()
-    train(4, tmp_path / "run", model, optimizer, x, y, every=2)
+    train(4, tmp_path / "run", model, optimizer, x, y, every=2, budget=None)
     run = pb.load_run(tmp_path / "run")
     expected = {
         "loss": {"loss", "accuracy", "constant_accuracy", "batch_loss", "constant_loss", "form", "outputs"},
@@ -244,7 +243,7 @@ def assert_close(found: Any, expected: Any, tolerance: float, where: str) -> Non
 
 def test_samples_are_the_first_of_the_batch(tmp_path: Path) -> None:
     model, optimizer, x, y = make()
-    train(1, tmp_path / "run", model, optimizer, x, y, every=1, max_samples=7)
+    train(1, tmp_path / "run", model, optimizer, x, y, every=1, budget=None, max_samples=7)
     run = pb.load_run(tmp_path / "run")
     assert run.series("kernel", "num_samples") == ([1], [7])
     assert run.series("loss", "loss")[1][0] == pytest.approx(float(CE(model.eval()(x[:7]), y[:7]).detach()), rel=1e-5)
@@ -270,7 +269,7 @@ def test_a_probe_that_fails_is_recorded_and_never_stops_training(
     states = []
     for folder in (None, tmp_path / "run"):
         model, optimizer, x, y = make(dropout=0.2)
-        train(6, folder, model, optimizer, x, y, **({} if folder is None else {"every": 2}))
+        train(6, folder, model, optimizer, x, y, **({} if folder is None else {"every": 2, "budget": None}))
         states.append([*model.state_dict().values(), torch.get_rng_state()])
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     run = pb.load_run(tmp_path / "run")
@@ -293,7 +292,7 @@ def test_what_cannot_be_measured_is_recorded(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer, x, y = make()
-    monitor = pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=1)
+    monitor = pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=1, budget=None)
 
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -314,8 +313,10 @@ def test_probes_together_are_probes_alone(tmp_path: Path) -> None:
     for probes in ("standard", *[[name] for name in PRESETS["standard"]]):
         model, optimizer, x, y = make()
         folder = tmp_path / str(len(tables))
-        train(2, folder, model, optimizer, x, y, every=2, probes=probes)
-        tables[str(probes)] = {k: v for k, v in pb.load_run(folder).table().items() if not k.startswith("cost")}
+        train(2, folder, model, optimizer, x, y, every=2, budget=None, probes=probes)
+        tables[str(probes)] = {
+            k: v for k, v in pb.load_run(folder).table().items() if not k.startswith(("cost", "work", "schedule"))
+        }
     together = tables.pop("standard")
     for alone in tables.values():
         assert all(together[column] == values for column, values in alone.items())
@@ -341,45 +342,12 @@ def test_regression_and_dict_inputs(tmp_path: Path) -> None:
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return self.linear(a + b)
 
-    with pb.Monitor(Sum(), nn.MSELoss(), tmp_path / "run", every=1) as monitor:
+    with pb.Monitor(Sum(), nn.MSELoss(), tmp_path / "run", every=1, budget=None) as monitor:
         monitor.step({"a": torch.randn(5, 3), "b": torch.randn(5, 3)}, torch.randn(5, 2))
     run = pb.load_run(tmp_path / "run")
     assert not [r.error for r in run.records if r.error]
     assert "accuracy" not in next(run.of("loss")).values
     assert "limit" not in next(run.of("sharpness")).values
-
-
-def test_schedules() -> None:
-    assert [step for step in range(1, 11) if Schedule(3).is_due(step)] == [3, 6, 9]
-    assert [m for m in range(1, 50) if is_sparse_turn(m)] == [1, 8]
-    for bad in (0, -1, 2.5, True):
-        with pytest.raises(pb.InputError, match="`every` as a whole number from 1"):
-            Schedule(bad)  # type: ignore[arg-type]
-
-
-def test_budget() -> None:
-    """The first few are sure; after them a measurement must be a small share of the time before it."""
-    schedule = Schedule(1, budget=0.05)
-    assert schedule.is_affordable(SURE_MEASUREMENTS - 1, expected=9.0, unwatched=1.0)
-    assert not schedule.is_affordable(SURE_MEASUREMENTS, expected=0.051, unwatched=1.0)
-    assert schedule.is_affordable(SURE_MEASUREMENTS, expected=0.049, unwatched=1.0)
-    assert Schedule(1).is_affordable(100, expected=9.0, unwatched=1.0)
-    for bad in (0, 1.5, -1):
-        with pytest.raises(pb.InputError, match="`budget` above 0 and at most 1"):
-            Schedule(1, budget=bad)
-
-
-@pytest.mark.parametrize(
-    ("probes", "asked", "budget"),
-    [("light", "auto", 0.001), ("standard", "auto", 0.015), (["loss"], "auto", 0.015), ("light", 0.2, 0.2)],
-)
-def test_the_budget_of_a_preset(tmp_path: Path, probes: Any, asked: Any, budget: float) -> None:
-    model, optimizer, _, _ = make()
-    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, probes=probes, budget=asked) as monitor:
-        assert monitor.schedule.budget == budget
-    assert pb.load_run(tmp_path / "run").meta["settings"]["budget"] == budget
-    with pytest.raises(pb.InputError, match="`budget` as a share, \"auto\" or None, got 'all'"):
-        pb.Monitor(model, CE, tmp_path / "other", budget="all")
 
 
 @pytest.mark.parametrize(("held", "sizes"), [(2**26, [40]), (0, [4, 4, 4, 4])])
@@ -404,18 +372,6 @@ def test_the_graph_of_the_hessian_is_held_as_far_as_memory_is_no_matter(
     assert found["num_samples"] == count
     top = float(torch.linalg.eigvalsh(pb.Hessian(model, CE, (x[:count], y[:count])).to_dense()).max())
     assert found["hessian"] == pytest.approx(top, rel=0.02)
-
-
-def test_budget_leaves_measurements_out_and_the_end_can_be_asked_for(tmp_path: Path) -> None:
-    model, optimizer, x, y = make()
-    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=1, budget=1e-9) as monitor:
-        for _ in range(20):
-            monitor.step(x, y)
-        assert (monitor.num_measurements, monitor.num_skipped) == (SURE_MEASUREMENTS, 20 - SURE_MEASUREMENTS)
-        monitor.measure(x, y)
-    run = pb.load_run(tmp_path / "run")
-    assert [record.step for record in run.of("loss")] == [*range(1, SURE_MEASUREMENTS + 1), 20]
-    assert [record.step for record in run.of("sharpness")] == [1, 20]
 
 
 def test_errors(tmp_path: Path) -> None:

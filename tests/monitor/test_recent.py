@@ -28,7 +28,7 @@ def pairs(count: int, size: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
 def test_the_last_batches_are_measured_together(tmp_path: Path) -> None:
     model, batches = MLP([6, 8, 3]), pairs(20, 2, 6)
     buffers = torch.empty(2, 6), torch.empty(2, dtype=torch.long)
-    with pb.Monitor(model, CE, tmp_path / "run", every=20, probes=["noise", "gradients"]) as monitor:
+    with pb.Monitor(model, CE, tmp_path / "run", every=20, budget=None, probes=["noise", "gradients"]) as monitor:
         for x, y in batches:  # as loops do that fill the same tensors again and again
             buffers[0].copy_(x)
             buffers[1].copy_(y)
@@ -118,7 +118,7 @@ def test_where_memory_is_short_the_batch_alone_is_measured(tmp_path: Path, monke
         return measure(seen)
 
     monkeypatch.setitem(PROBES, "kernel", Probe("kernel", hungry))
-    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=5, probes=["kernel"]) as monitor:
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=5, budget=None, probes=["kernel"]) as monitor:
         for x, y in pairs(15, 2, 6):
             monitor.step(x, y)
     run = pb.load_run(tmp_path / "run")
@@ -128,16 +128,9 @@ def test_where_memory_is_short_the_batch_alone_is_measured(tmp_path: Path, monke
 
 def test_a_measurement_of_other_samples_keeps_the_batch_size_of_the_loop(tmp_path: Path) -> None:
     (x, y), *_ = pairs(1, 64, 6)
-    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, probes=["noise"]) as monitor:
+    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, budget=None, probes=["noise"]) as monitor:
         monitor.measure(x, y)  # before the loop
         for pair in pairs(3, 2, 6):
             monitor.step(*pair)
         monitor.measure(x, y)
     assert pb.load_run(tmp_path / "run").series("noise", "batch_size") == ([0, 3], [64, 2])
-
-
-def test_the_first_loss_is_kept_whenever_measuring_begins(tmp_path: Path) -> None:
-    with pb.Monitor(MLP([6, 8, 3]), CE, tmp_path / "run", every=50, probes="light") as monitor:
-        for place, (x, y) in enumerate(pairs(3, 40, 6)):
-            monitor.step(x, y, loss=torch.tensor(float(place + 2)))
-    assert pb.load_run(tmp_path / "run").series("start", "batch_loss") == ([1], [2.0])

@@ -65,7 +65,7 @@ def test_steps_counted_by_others(tmp_path: Path) -> None:
         assert not monitor.is_due()
         monitor.step(x, y)
         assert monitor.is_due()
-    assert pb.load_run(tmp_path / "run").steps == [4, 6, 10]
+    assert pb.load_run(tmp_path / "run").steps == [4, 6, 10, 11]  # the last is the end
     assert [s for s in range(1, 13) if Schedule(4).is_due(s)] == [4, 8, 12]
     assert Schedule(4).is_due(9, 3)
     assert not Schedule(4).is_due(7, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,7 @@ def test_work_of_so_many_samples() -> None:
     assert [work.of(n) for n in (1, 8, 20)] == [12.0, 26.0, 26.0]
     assert [work.affordable(p, 20) for p in (9.0, 12.0, 15.9, 100.0)] == [0, 1, 2, 8]
     assert work.affordable(100.0, 5) == 5
+    assert work.affordable(math.inf, 20) == 8
     assert (Work(fixed=3.0).affordable(2.9, 7), Work(fixed=3.0).affordable(3.0, 7)) == (0, 7)
     assert Work().is_free
     assert not work.is_free

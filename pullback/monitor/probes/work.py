@@ -39,7 +39,7 @@ class Work:
         most = self.taken(samples)
         if not self.sample:
             return most if self.fixed <= passes else 0
-        return max(0, min(most, int((passes - self.fixed) // self.sample)))
+        return max(0, int(min(most, (passes - self.fixed) / self.sample)))
 
 
 FREE = Work()

@@ -1,0 +1,146 @@
+"""One run as it is watched: every step goes into its course, some are measured, the end is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from pullback.functional.batch import Batch
+from pullback.monitor.alarms import Alarms
+from pullback.monitor.handed import as_number
+from pullback.monitor.measuring import Measurer, Seen
+from pullback.monitor.output import Output
+from pullback.monitor.plan import Allowed
+from pullback.monitor.schedule import Schedule
+from pullback.monitor.snapshot import Snapshot
+from pullback.monitor.steps import Steps
+from pullback.monitor.turns import Turns
+from pullback.runs.schema import in_words
+
+
+class Watch:
+    """What a ``Monitor`` does on the process that records.
+
+    Args:
+        measurer: the probes.
+        schedule: when they run.
+        output: of the run; where that goes on, its earlier part is taken up.
+        steps: made before.
+
+    Attributes:
+        num_measurements: made, with those of a run that is continued.
+        seconds: taken by them. Told, and nothing hangs on it.
+    """
+
+    def __init__(self, measurer: Measurer, schedule: Schedule, output: Output, steps: int) -> None:
+        self.measurer, self.output, self._begun = measurer, output, steps
+        self.turns = Turns(schedule, (probe.name for probe in measurer.probes if probe.sparse))
+        self._alarms = Alarms(measurer.model, output)
+        self._steps = Steps(measurer.model, measurer.optimizer, output, self._arrived)
+        self.num_measurements, self.seconds = 0, 0.0
+        self._before: Snapshot | None = None
+        self._last: tuple[int, Seen] | None = None
+        self._finished = False
+        if (earlier := output.writer.earlier) is not None:
+            costs = earlier.series("cost", "seconds")[1]
+            self.num_measurements, self.seconds = len(costs), sum(costs)
+            self.turns.go_on(earlier, steps)
+            measurer.is_first = not costs
+        elif not steps:
+            with self._timed():
+                measurer.measure_start(output)
+
+    @contextmanager
+    def _timed(self) -> Iterator[float]:
+        start = time.perf_counter()
+        try:
+            yield start
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def step(self, step: int, last: int, x: Batch, y: Batch, loss: Any) -> None:
+        """Take in a step, the one before it, its batch and its loss; measure if it is due and may be."""
+        self.measurer.recent.see(x)
+        samples = self.measurer.recent.batch_size or 1
+        self.turns.budget.train(samples, step - last)
+        self._alarms.batch, self._alarms.step = (x, y), step
+        seen = Seen(x, y, self._steps.see(step, loss, samples), self._before if step == last + 1 else None)
+        if self.turns.schedule.is_due(step, last):
+            allowed = self._allowed(step)
+            if allowed is None:
+                self.turns.left_out += 1
+            else:
+                self._measure(step, seen, allowed, turn=True)
+        self._last = step, replace(seen, before=None)  # a reference: what the loop writes over is what the end sees
+        self.measurer.recent.add(x, y)
+        self._before = self._snapshot(step)
+
+    def _arrived(self, step: int, loss: float) -> None:
+        """The loss of a step is known."""
+        samples = self.measurer.recent.batch_size or 1
+        if self._alarms.look(step, loss, samples):
+            self.turns.budget.asked += samples  # to see which outputs are not finite
+
+    def _allowed(self, step: int) -> Allowed | None:
+        available = min(self.measurer.max_samples, self.measurer.recent.num_available)
+        return self.turns.allowed(step, available, self.measurer.passes)
+
+    def _snapshot(self, step: int) -> Snapshot | None:
+        """Weights before the next step, if it will be measured with a probe that asks for them."""
+        due = self.turns.schedule.is_due(step + 1)
+        if not due or "updates" not in self.measurer.names() or self._allowed(step + 1) is None:
+            return None
+        with self._timed():
+            try:
+                return Snapshot.of(self.measurer.model)
+            except Exception as error:  # no memory, for example: training goes on
+                self.output.error(step, "updates", error)
+                return None
+
+    def asked_for(self, step: int, x: Batch, y: Batch, loss: Any) -> None:
+        """Measure with every probe."""
+        number = None
+        if loss is not None:
+            try:
+                number = as_number(loss)
+            except Exception as error:
+                self.output.refuse(step, "loss", "batch_loss", in_words(error))
+        self._measure(step, Seen(x, y, number), self.turns.asked_for(), asked=True)
+
+    def _measure(self, step: int, seen: Seen, allowed: Allowed, *, turn: bool = False, asked: bool = False) -> None:
+        with self._timed() as start:
+            self.num_measurements += 1
+            self.turns.begin(step)
+            self._steps.fetch()
+            plan = self.measurer.measure(self.output, step, seen, allowed)
+            self.turns.spend(plan, asked=asked, turn=turn)
+            work = {"passes": plan.cheap + plan.dearer, "num_samples": plan.num_samples}
+            self.output.values(step, "work", work | self.turns.state())
+            self.output.values(step, "cost", {"seconds": time.perf_counter() - start})
+            self.output.send(step)
+
+    def log(self, step: int, probe: str, values: dict[str, Any]) -> None:
+        """Append numbers of the loop's own."""
+        with self._timed():
+            self.output.values(step, probe, values)
+            self.output.send(step)
+
+    def finish(self, step: int, error: BaseException | None) -> None:
+        """Measure the last step, unless it was, and tell what was left out and how the training ended."""
+        if self._finished or step == self._begun:
+            return
+        self._finished = True
+        self._steps.fetch()
+        if self._last is not None and self.turns.measured < self._last[0]:
+            self._measure(*self._last, self.turns.at_end())
+        self._last = self._before = None
+        self._alarms.batch = None
+        text = None
+        if error is not None:
+            kind, words = type(error).__name__, in_words(error)
+            text = kind if words == kind else f"{kind}: {words}"
+        self.output.values(step, "schedule", self.turns.summary(), forward=False)
+        self.output.values(step, "end", {"steps": step, "error": text}, forward=False)
