@@ -59,7 +59,7 @@ def test_record_and_report_of_the_demo(demo: tuple[Path, str]) -> None:
     """S0-25: 102 steps at every 50th are two measurements and the end; the page is one self-contained file."""
     out, _ = demo
     loaded = pb.load_run(out)
-    assert [r.step for r in loaded.of("kernel")] == [50, 100, 102]  # and the end
+    assert [r.step for r in loaded.of("kernel")] == [1, 2, 4, 8, 16, 32, 50, 100, 102]  # and the end
     assert len(list(loaded.of("epoch"))) == 34
     assert not [r for r in loaded.records if r.error]
     page = (out / REPORT).read_text(encoding="utf-8")

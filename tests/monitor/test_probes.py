@@ -63,7 +63,7 @@ def test_updates_are_those_of_the_last_step(tmp_path: Path, kind: type[torch.opt
     optimizer = kind(model.parameters(), lr=0.05, weight_decay=0.1)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     expected = []
-    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=3, probes="light") as monitor:
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=3, budget=None, probes="light") as monitor:
         for step in range(1, 7):
             before = {n: p.detach().clone() for n, p in model.named_parameters()}
             optimizer.zero_grad()
@@ -246,7 +246,7 @@ def test_tangent_drift_is_of_fixed_samples(tmp_path: Path) -> None:
     model = network(6, 12, 3)
     first = x[:32].clone()
     before = pb.tangent_kernel(model, first).total
-    with pb.Monitor(model, CE, tmp_path / "run", every=1, probes=["tangent"]) as monitor:
+    with pb.Monitor(model, CE, tmp_path / "run", every=1, budget=None, probes=["tangent"]) as monitor:
         monitor.step(x, y)
         x += 1
         with torch.no_grad():
