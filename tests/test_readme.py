@@ -1,0 +1,25 @@
+"""The README's first block, pasted into a file and run, prints what stands below it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?")
+
+
+def words(text: str) -> str:
+    """Without line breaks; the digits of numbers are the processor's."""
+    return NUMBER.sub("0", " ".join(text.split()))
+
+
+def test_the_first_block_prints_the_finding_below_it(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    code, printed = re.search(r"^```python\n(.*?)^```.*?^```text\n(.*?)^```", page, re.M | re.S).groups()  # type: ignore[union-attr]
+    assert page.index("```python\n" + code) == page.index("```python")
+    assert len(code.splitlines()) <= 12
+    (tmp_path / "first.py").write_text(code)
+    done = subprocess.run([sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert words(done.stdout) == words(printed)
