@@ -103,16 +103,30 @@ def own_loss(
     for name, given in labels:
         try:
             value = float(apply_loss(loss_fn, outputs, given))
-            few = [take(inputs, [i]) for i in range(min(COMPARED, num_samples(inputs)))]
-            with torch.no_grad():
-                alone = [(evaluate(model, each), take(given, [i])) for i, each in enumerate(few)]
-            own = [(_scores(z), y, float(apply_loss(loss_fn, z, y))) for z, y in alone]
+            own = _own(model, loss_fn, inputs, given)
         except (TypeError, ValueError, RuntimeError, IndexError):  # no loss of these labels
             continue
         for form in FORMS:
-            if all(_gives(form, *each) for each in own) and (reduction := _reduction(form, logits, given, value)):
+            if (
+                own
+                and all(_gives(form, *each) for each in own)
+                and (reduction := _reduction(form, logits, given, value))
+            ):
                 return _of_scores(form), reduction, name
     return None
+
+
+@torch.no_grad()
+def _own(model: nn.Module, loss_fn: LossFunction, inputs: Batch, labels: Batch) -> list[tuple[Any, Batch, float]]:
+    """Scores, labels and the model's own loss of a few samples that have one."""
+    found: list[tuple[Any, Batch, float]] = []
+    for i in range(min(num_samples(inputs), MOST_LOOKED_AT)):
+        outputs, own = evaluate(model, take(inputs, [i])), take(labels, [i])
+        loss = float(apply_loss(loss_fn, outputs, own))
+        found += [] if math.isnan(loss) else [(_scores(outputs), own, loss)]
+        if len(found) == COMPARED:
+            break
+    return found
 
 
 def _of_scores(form: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 import pullback as pb
+from pullback.monitor.adapters.metrics import held_out
 
 PACKAGES = ("transformers", "accelerate", "lightning", "pytorch_lightning", "tensorboard", "wandb")
 CODE = f"""
@@ -57,6 +58,19 @@ except pullback.InputError as error:
 """
     expected = f"pullback.monitor[{extra}]: expected the package {package}, got no such package. "
     assert run(code).strip() == expected + f"pip install 'pullback[{extra}]'."
+
+
+def test_names_of_held_out_metrics() -> None:
+    """Loss and accuracy whatever they are called; a second one, and all else, under its own name; nothing timed."""
+    for name in ("val_loss", "eval_loss", "valid/loss", "validation loss", "test_loss", "loss", "Val_Loss"):
+        assert held_out({name: 1.0}) == {"loss": 1.0}, name
+    for name in ("val_acc", "eval_accuracy", "val/acc", "accuracy", "acc"):
+        assert held_out({name: 1.0}) == {"accuracy": 1.0}, name
+    others = {"val_f1": 1.0, "train_loss": 2.0, "eval_a_loss": 3.0, "evaluation": 4.0, "loss_scale": 5.0}
+    assert held_out(others) == others
+    assert held_out({"val_loss": 1.0, "test_loss": 2.0}) == {"loss": 1.0, "test_loss": 2.0}
+    times = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch", "eval_jit_compilation_time")
+    assert held_out(dict.fromkeys(times, 1.0)) == {}
 
 
 def test_names_that_do_not_exist() -> None:

@@ -137,6 +137,41 @@ def test_a_module_without_a_forward_pass(tmp_path: Path) -> None:
     assert "layers.0.linear" in run.meta["model"]["layers"]
 
 
+class Validated(Module):
+    """Logs in training and in validation; one metric never changes."""
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        loss = super().training_step(batch, index)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        outputs = self(batch[0])
+        self.log_dict({"val_loss": CE(outputs, batch[1]), "val_acc": 0.5, "val_margin": outputs.amax(1).mean()})
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_what_a_validation_logs(tmp_path: Path, sanity: int) -> None:
+    """At its step, without what training logged, the check before training and validations after it."""
+    module, seen = Validated(), []
+
+    class Kept(L.Callback):  # type: ignore[misc, name-defined]
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                seen.append((trainer.global_step, float(trainer.callback_metrics["val_loss"])))
+
+    watch = LightningCallback(tmp_path / "run", CE, probes="light", every=2)
+    made = trainer(tmp_path, [watch, Kept()], val_check_interval=3, num_sanity_val_steps=sanity)
+    made.fit(module, loader(), loader(2))
+    expected = list(seen)
+    made.validate(module, loader(3), verbose=False)
+    assert [step for step, _ in expected] == [3, 6, 9, 12]
+    records = list(pb.load_run(tmp_path / "run").of("test"))
+    assert [(record.step, record.values["loss"]) for record in records] == expected
+    assert all(set(record.values) == {"loss", "accuracy", "val_margin"} for record in records)
+    assert {record.values["accuracy"] for record in records} == {0.5}
+
+
 def test_two_optimizers_by_hand(tmp_path: Path) -> None:
     """The trainer counts two steps a batch; so does the record."""
     watched, alone = (trained(tmp_path, watched, module=Module(optimizers=2)) for watched in (True, False))

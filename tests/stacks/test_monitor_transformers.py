@@ -251,6 +251,42 @@ def test_no_labels_reach_the_model(tmp_path: Path) -> None:
     assert all("the labels `labels` among the model's inputs, got only" in str(r.error) for r in run.records)
 
 
+def test_metrics_of_evaluations_are_recorded(tmp_path: Path) -> None:
+    """At the step of each, and none of an evaluation after training."""
+    watch = TransformersCallback(tmp_path / "run", probes="light", every=2)
+    made = trainer(gpt2(), tmp_path, [watch], evaluated=samples(tokens(8, 2)), eval_strategy="steps", eval_steps=2)
+    made.compute_metrics = lambda _: {"accuracy": 0.25, "perplexity": 3.0}
+    made.train()
+    made.evaluate()
+    shown = [(each["step"], each["eval_loss"]) for each in made.state.log_history if "eval_loss" in each]
+    records = list(pb.load_run(tmp_path / "run").of("test"))
+    assert [(record.step, record.values["loss"]) for record in records] == shown[:3]
+    assert [record.step for record in records] == [2, 4, 6]
+    assert all(record.values == record.values | {"accuracy": 0.25, "eval_perplexity": 3.0} for record in records)
+    assert all(set(record.values) == {"loss", "accuracy", "eval_perplexity"} for record in records)
+
+
+@pytest.mark.parametrize("handed", ["labels", "inputs"])
+def test_a_loop_of_one_s_own(tmp_path: Path, handed: str) -> None:
+    """The model's own loss, with the tokenizer's batch as it is; the padded positions count as they do in it."""
+    model, data = gpt2().double(), transformers.BatchEncoding(tokens(6))
+    probes = ["loss", "gradients", "kernel", "sharpness"]
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with pb.Monitor(model, None, tmp_path / "run", optimizer=optimizer, every=1, probes=probes) as monitor:
+        loss = model(**data).loss
+        loss.backward()
+        optimizer.step()
+        y = data["labels"] if handed == "labels" else None
+        monitor.step(data, y, loss=loss)
+    run = pb.load_run(tmp_path / "run")
+    assert not [record.error for record in run.records if record.error]
+    assert [record.values for record in run.of("loss_form")] == [{"reduction": "weighted mean", "batch_size": 6}]
+    with torch.no_grad():
+        own = [model.eval()(**take(dict(data), [i])).loss for i in range(6)]
+    expected = torch.stack(own).nan_to_num(0.0).mean()
+    assert run.series("loss", "loss")[1] == pytest.approx([float(expected)], rel=1e-6)  # that package takes losses in float32
+
+
 def test_evaluation_is_not_taken_for_training(tmp_path: Path) -> None:
     """Batches of an evaluation between the steps are larger, and are not measured."""
     model = gpt2()

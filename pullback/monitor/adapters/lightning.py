@@ -15,6 +15,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded
 from pullback.monitor.adapters import base_class
+from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.session import Monitor
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one code under two names; a trainer knows its own classes
@@ -36,7 +37,8 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
 
     Steps are the trainer's ``global_step``; accumulated batches count once, at the step of the optimizer. Measurements
     run in the trainer's precision. On several processes the first measures. A run goes on where the checkpoint passed
-    to ``trainer.fit(ckpt_path=...)`` was made. Scalars go on to the trainer's loggers.
+    to ``trainer.fit(ckpt_path=...)`` was made. What a validation logs is recorded as ``test``: ``val_loss`` and
+    ``val_acc`` as ``loss`` and ``accuracy``, others under their own names. Scalars go on to the trainer's loggers.
 
     Args:
         run_dir: folder of the record.
@@ -75,6 +77,8 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         self.run_dir, self.loss_fn, self.split, self.to_loggers = run_dir, loss_fn, split, to_loggers
         self.module, self.options = module, options
         self.monitor: Monitor | None = None
+        self._logged: dict[str, Tensor] = {}
+        self._validated: set[str] = set()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the record, before the first step."""
@@ -106,6 +110,18 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         with trainer.precision_plugin.forward_context():
             monitor.step(x, y, loss=_loss_of(outputs, trainer, pl_module), step=trainer.global_step)
 
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Keep what training has logged so far: a trainer shows it among the metrics of a validation."""
+        self._logged = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Record the metrics that the validation logged, at the step it was made at."""
+        before, now = self._logged, dict(trainer.callback_metrics)
+        self._validated |= {name for name in now if name not in before or not _same(now[name], before[name])}
+        metrics = {name: value for name, value in now.items() if name in self._validated}
+        if self.monitor is not None and trainer.state.fn == "fit" and trainer.validating and metrics:
+            self.monitor.log(PROBE, held_out(metrics))
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Finish the record."""
         self._close()
@@ -125,6 +141,10 @@ def _loss_of(outputs: Any, trainer: Any, pl_module: Any) -> Tensor | None:
     if not isinstance(loss, Tensor):
         return None
     return loss * trainer.accumulate_grad_batches if pl_module.automatic_optimization else loss
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _to_loggers(trainer: Any) -> Callable[[int, dict[str, float]], None]:

@@ -14,6 +14,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded
 from pullback.monitor.adapters import base_class
+from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.own_loss import OwnLoss
 from pullback.monitor.session import Monitor
 
@@ -25,6 +26,9 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
 
     Steps are the Trainer's ``global_step``; accumulated batches count once, and the last of them is measured. On
     several processes the first measures. A training resumed from a checkpoint goes on in the same record.
+
+    Metrics of an evaluation are recorded as ``test``: ``eval_loss`` and ``eval_accuracy`` as ``loss`` and ``accuracy``,
+    others under their own names.
 
     Callbacks are not shown batches. The last one is kept by a forward hook on the model, which stays until training
     ends; after an exception in training, which the Trainer tells no callback, until the callback is used again.
@@ -90,6 +94,11 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
             self.monitor.log_error("monitor", error, step=state.global_step)
         else:
             self.monitor.step(x, y, step=state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Record what was measured on held-out data, at the step it was measured at."""
+        if self.monitor is not None and self._hook is not None:  # in training
+            self.monitor.log(PROBE, held_out(known.get("metrics") or {}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Finish the record."""
