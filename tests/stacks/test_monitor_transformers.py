@@ -284,7 +284,9 @@ def test_a_loop_of_one_s_own(tmp_path: Path, handed: str) -> None:
     with torch.no_grad():
         own = [model.eval()(**take(dict(data), [i])).loss for i in range(6)]
     expected = torch.stack(own).nan_to_num(0.0).mean()
-    assert run.series("loss", "loss")[1] == pytest.approx([float(expected)], rel=1e-6)  # that package takes losses in float32
+    assert run.series("loss", "loss")[1] == pytest.approx(
+        [float(expected)], rel=1e-6
+    )  # that package takes losses in float32
 
 
 def test_evaluation_is_not_taken_for_training(tmp_path: Path) -> None:
