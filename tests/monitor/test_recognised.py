@@ -293,7 +293,9 @@ def test_a_sum_is_descended_as_many_times_as_it_has_samples(optimizer: Any, tmp_
         loss_fn(model(X), LABELS).backward()
         made.step()
         probes = ("sharpness", "effective_lr", "shift", "noise")
-        with pb.Monitor(model, loss_fn, tmp_path / reduction, optimizer=made, every=1, probes=probes) as monitor:
+        with pb.Monitor(
+            model, loss_fn, tmp_path / reduction, optimizer=made, every=1, budget=None, probes=probes
+        ) as monitor:
             monitor.step(X, LABELS)
         run = pb.load_run(tmp_path / reduction)
         assert not [record.error for record in run.records if record.error]
