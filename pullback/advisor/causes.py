@@ -69,6 +69,7 @@ _STOPS = (
 
 FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "parameters-not-trained": (*_WRECKS, *_SCALE, "dead-units", "saturated-units", "vanishing-gradients"),
+    "gradients-not-zeroed": ("parameters-not-trained",),  # no optimizer zeroes what none holds
     "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", *_SCALE),
     "divergence": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "non-finite-gradients": (
@@ -164,7 +165,7 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
     if cause.name in FROM_START:
         return True
     if effect.name in FROM_START:
-        return False
+        return cause.steps[0] == 0
     seen = effect.steps[1] if effect.name in AT_THE_END else effect.steps[0]
     if cause.name in FOLLOWS.get(effect.name, ()) and effect.name in FOLLOWS.get(cause.name, ()):
         return (cause.steps[0], ORDER.index(cause.name)) < (seen, ORDER.index(effect.name))

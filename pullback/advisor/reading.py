@@ -16,6 +16,7 @@ from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
+ENOUGH = 64  # samples of which a share of right answers is taken against the loss of all steps
 FEW_RATIOS = 3  # of which no median says anything
 
 
@@ -154,14 +155,22 @@ def learns(run: Run) -> bool:
     if not_finite(run) or not len(losses):
         return False
     records = list(run.of("loss"))
-    late = [r.values for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
-    accuracy = median(values["accuracy"] for values in late) if late else math.nan
-    constant = _constant_accuracy(run, late)
-    if accuracy >= LEARNS_ACCURACY and not accuracy <= constant:
+    late = [r for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
+    accuracy = median(r.values["accuracy"] for r in late) if late else math.nan
+    constant = _constant_accuracy(run, [r.values for r in late])
+    known = len(losses) >= FEW_STEPS and losses.share is not None
+    if accuracy >= LEARNS_ACCURACY and not accuracy <= constant and not (known and _samples_of(run, late) < ENOUGH):
         return True
     if losses.share is not None and len(losses) >= FEW_STEPS:
         return losses.share <= LEARNS_SHARE
     return fell(list(map(float, losses.finite)), losses.least) and not accuracy <= constant
+
+
+def _samples_of(run: Run, records: Sequence[Record]) -> float:
+    """Samples that were measured at these steps; infinite where that is not known."""
+    steps = {r.step for r in records}
+    counts = [number(r.values.get("num_samples")) for r in run.of("kernel") if r.step in steps]
+    return sum(counts) if counts and all(map(math.isfinite, counts)) else math.inf
 
 
 def _constant_accuracy(run: Run, late: Sequence[dict[str, Any]]) -> float:

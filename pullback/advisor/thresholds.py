@@ -27,6 +27,7 @@ STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay
 SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
 LARGE_UPDATE = 0.1  # |dw| / |w| a step: ten steps to move the weights by their size; healthy runs of Adam start at 0.03
 GOOD_UPDATE = 0.01  # what a rate that is too high by this is lowered to; convention
+LITTLE_WAY = 0.1  # of it in all steps: no training moves weights less; convention
 TRAVELLED = 0.5  # |dw| / |w| times steps: weights that went that far were not held back by their rate; convention
 MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
 MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
@@ -84,8 +85,8 @@ TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the trai
 
 # The loop. Each is a convention, between what mistakes give and what healthy runs of this repository's suite do.
 MOVES = 1e-6  # |dw| / |w| of a layer that is trained
-NOT_ZEROED = 5.0  # growth of |.grad| over the batch's own gradient: 10 steps of equal gradients
-SMOOTH = 0.3  # relative change of |.grad| from step to step: of a sum of many it is small, of a batch's own one large
+NOT_ZEROED = 5.0  # growth of |.grad| over the size of samples' gradients
+ADDS_UP = 0.5  # of the first norm a step: equal gradients that add up give 1, unrelated ones less than 0.3 over 8 steps
 DECAY_SHARE = 0.5  # of a step's length that decay would make alone; convention
 DECAY_COSINE = 0.5  # of a step with minus the weights; a gradient's own is below 0 as a rule: weights grow
 DECAY_NORM = 0.5  # last over first norm of all weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pullback as pb
@@ -28,7 +29,8 @@ def test_learning_rate_too_high_by_the_limit_of_the_optimiser() -> None:
     assert "below 0.05" in finding.action  # where 3.8 / lr = 76
     assert found("learning-rate-too-high", (50, "sharpness", SGD | {"optimizer": "RMSprop"})) is None
     assert found("learning-rate-too-high", *[(s, "sharpness", SGD | {"hessian": 9.0}) for s in (1, 2)]) is None
-    assert severities("learning-rate-too-high", (50, "sharpness", SGD)) == ("info", "warning")
+    assert severities("learning-rate-too-high", (50, "sharpness", SGD)) == (None, "warning")  # once: it hovers there
+    assert severities("learning-rate-too-high", *[(s, "sharpness", SGD) for s in (1, 50)]) == ("info", "warning")
 
 
 def test_a_rate_that_killed_the_units_is_told_by_the_first_measurement() -> None:
@@ -119,3 +121,54 @@ def test_a_falling_or_noisy_loss_is_no_divergence() -> None:
     assert found("divergence", *LEARNS) is None
     assert found("divergence", *losses(2.3, 1e-6, 1e-4, 1.0)) is None  # far above its minimum, below where it began
     assert found("divergence", *losses(2.3)) is None
+
+
+def test_a_loss_that_leaps_is_named_within_three_steps() -> None:
+    """Also where no measurement saw it."""
+    course = [2.3] * 10 + [2.3 * 1.5**k for k in range(40)]
+    run = a_run((1, "kernel", {"num_samples": 5}), loss=course)
+    doubled = next(k for k, loss in enumerate(course, start=1) if loss > 2 * course[0])
+    named = next(k for k in range(1, len(course)) if any(f.name == "divergence" for f in pb.diagnose(run.until(k))))
+    assert named - doubled <= 3
+    assert not any(f.name == "divergence" for f in pb.diagnose(run.until(doubled - 1)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_no_divergence(seed: int) -> None:
+    """Losses of single samples, with tails: one in twenty is three times the mean or more."""
+    noise = np.random.default_rng(seed).exponential(1.0, 300)
+    course = (noise * np.linspace(2.0, 0.5, 300)).tolist()
+    known = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+    assert [f.name for f in pb.diagnose(a_run(known, (299, "kernel", {}), loss=course)) if f.severity != "info"] == []
+
+
+def test_a_loss_that_leapt_and_came_back_to_one_answer_for_all() -> None:
+    """Adam at a rate thirty times too high: no curvature is left, and updates are small."""
+    course = [2.3, 9.0, 40.0, 60.0, 30.0, 9.0, 4.0] + [2.31] * 60
+    known = (1, "loss", {"loss": 2.3, "constant_loss": 2.3})
+    first = pb.diagnose(a_run(known, (60, "kernel", {}), loss=course))[0]
+    assert first.name == "learning-rate-too-high"
+    assert first.change == pb.Change("learning_rate", 0.1)
+    assert [
+        f.name for f in pb.diagnose(a_run(known, (60, "kernel", {}), loss=[2.3, 9.0, 40.0, 9.0] + [0.2] * 60))
+    ] == []
+
+
+def test_updates_as_long_as_the_weights() -> None:
+    """A collapsed transformer: the loss never leapt, and nothing is learnt."""
+    known = (1, "loss", {"loss": 3.2, "constant_loss": 3.2})
+    large = [(step, "updates", {"median": size}) for step, size in ((2, 0.3), (4, 0.2), (60, 0.002))]
+    first = pb.diagnose(a_run(known, *large, loss=[3.3] * 30 + [3.2] * 40))[0]
+    assert (first.name, first.steps[0]) == ("learning-rate-too-high", 1)
+    assert first.change is not None
+    assert first.change.value == pytest.approx(0.01 / 0.3)
+
+
+def test_weights_that_have_travelled_are_not_held_back_by_their_rate() -> None:
+    known = (1, "loss", {"loss": 3.2, "constant_loss": 3.2})
+    flat = [(step, "sharpness", SGD | {"hessian": 0.5}) for step in (1, 60)]
+    far = [(step, "updates", {"median": 0.05}) for step in (2, 30, 60)]
+    near = [(step, "updates", {"median": 1e-4}) for step in (2, 30, 60)]
+    course = [3.2] * 70
+    assert found("learning-rate-too-low", known, *flat, *far, loss=course) is None
+    assert found("learning-rate-too-low", known, *flat, *near, loss=course) is not None

@@ -115,7 +115,7 @@ def test_layers_that_no_gradient_reaches_and_dead_units_that_explain_it() -> Non
 
 
 def gradients(norms: list[float], measured: float = 1.0, every: int = 10, **known: Any) -> Run:
-    lines = [(k, "gradients", {"mean_gradient_norm": measured}) for k in [1, *range(every, len(norms), every)]]
+    lines = [(k, "gradients", {"rms_gradient_norm": measured}) for k in [1, *range(every, len(norms), every)]]
     return a_run(*lines, *known.pop("more", []), gradient_norm=norms, **known)
 
 
@@ -127,11 +127,17 @@ def test_gradients_that_add_up() -> None:
     """Against a factor that stays, and against a batch's own noise."""
     assert "gradients-not-zeroed" in names(gradients([float(k) for k in range(1, 80)]))
     assert "gradients-not-zeroed" not in names(gradients([30.0] * 80))  # accumulated, scaled or summed
-    summed = (0, "loss_form", {"reduction": "sum", "batch_size": 30})
-    assert "gradients-not-zeroed" not in names(gradients([30.0] * 80, more=[summed]))
-    assert "gradients-not-zeroed" in names(gradients([30.0 * k for k in range(1, 80)], more=[summed]))
-    noisy = np.random.default_rng(0).lognormal(2.0, 0.7, 80).tolist()
-    assert "gradients-not-zeroed" not in names(gradients([1.0, *noisy]))
+    assert "gradients-not-zeroed" in names(gradients([30.0 * k for k in range(1, 80)]))
+    generator = np.random.default_rng(0)
+    walk = np.linalg.norm(np.cumsum(generator.standard_normal((400, 30)) / 30, 0), axis=1).tolist()
+    assert "gradients-not-zeroed" in names(gradients(walk))  # unrelated ones: the root of their number
+    for seed in range(100):  # a batch's own, below the samples' root mean square
+        own = np.minimum(0.9, 0.2 * np.random.default_rng(seed).lognormal(0.0, 0.5, 80)).tolist()
+        assert "gradients-not-zeroed" not in names(gradients(own))
+    assert "gradients-not-zeroed" not in names(gradients([1.0], measured=0.0))
+    left_out = gradients([30.0 * k for k in range(1, 80)], **described(left_out=["b"]))
+    found_names = names(left_out)
+    assert found_names.index("parameters-not-trained") < found_names.index("gradients-not-zeroed")
     assert "gradients-not-zeroed" not in names(gradients([]))
 
 

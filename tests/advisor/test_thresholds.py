@@ -135,17 +135,21 @@ def layers_moving(ratio: float) -> list[Line]:
 
 
 def zeroed(growth: float) -> Run:
-    """A gradient that the optimizer sees growing by this beside one that stays."""
+    """A gradient that the optimizer sees growing by this, beside samples whose gradients stay."""
     norms = [1.0] + [growth] * 63
-    measured = [(step, "gradients", {"mean_gradient_norm": 1.0}) for step in (1, 20, 40, 60)]
+    measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 20, 40, 60)]
     return a_run(*measured, gradient_norm=norms)
 
 
-def zigzag(jump: float) -> Run:
-    """A gradient ten times the measured one from the fourth step on, that changes by this share of itself."""
-    norms = [1.0, 2.0, 4.0] + [10.0 * (1 - jump) ** (k % 2) for k in range(61)]
-    measured = [(step, "gradients", {"mean_gradient_norm": 1.0}) for step in (1, 20, 40, 60)]
+def adding(share: float) -> Run:
+    norms = [0.1 + 0.1 * share * k for k in range(8)]
+    measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 2, 4, 8)]
     return a_run(*measured, gradient_norm=norms)
+
+
+def crawling(way: float) -> Run:
+    updates = [(step, "updates", {"median": way / 100}) for step in (2, 50, 100)]
+    return a_run(*updates, loss=[2.0] * 100)
 
 
 def decay(share: float = 0.0, cosine: float = 0.0, norm: float = 1.0, left: float = 2.0) -> Run:
@@ -205,7 +209,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "TRAVELLED": (Row(slow, 0.499, 0.501, LR_LOW),),
     "MOVES": (Row(layers_moving, 1.01e-6, 0.99e-6, "parameters-not-trained"),),
     "NOT_ZEROED": (Row(zeroed, 5.01, 4.99, "gradients-not-zeroed"),),
-    "SMOOTH": (Row(zigzag, 0.299, 0.301, "gradients-not-zeroed"),),
+    "ADDS_UP": (Row(adding, 0.501, 0.499, "gradients-not-zeroed"),),
+    "LITTLE_WAY": (Row(crawling, 0.0999, 0.1001, LR_LOW),),
     "DECAY_SHARE": (Row(lambda v: decay(share=v), 0.501, 0.499, "weight-decay-too-high"),),
     "DECAY_COSINE": (Row(lambda v: decay(cosine=v, norm=0.1), 0.501, 0.499, "weight-decay-too-high"),),
     "DECAY_NORM": (Row(lambda v: decay(cosine=0.9, norm=v), 0.499, 0.501, "weight-decay-too-high"),),

@@ -33,6 +33,7 @@ from pullback.advisor.thresholds import (
     GOOD_UPDATE,
     LARGE_UPDATE,
     LEARNS_CHANGES,
+    LITTLE_WAY,
     MANY_LOSSES,
     MANY_SHARPNESS,
     SMALL_UPDATE,
@@ -117,17 +118,20 @@ def too_high(run: Run) -> Iterator[Finding]:
     curvatures, works = _curvatures(run), learns(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
     at_first = above[:1] == curvatures[:1] and not works
+    lasting = lasts([each.record for each in above], [each.record for each in curvatures])
+    updates = [] if works else _large_updates(run)
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
     steps: list[int] = []
-    if above and (at_first or lasts([each.record for each in above], [each.record for each in curvatures])):
+    if above and (at_first or (lasting and (len(above) >= MANY_SHARPNESS or not works))):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
         steps += [above[0].record.step, above[-1].record.step]
-        factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
+        if not (updates and has(above[0].record, "preconditioned")):  # in Adam's first steps that is far above its own
+            factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
         reasons.append("longer than the curvature of the loss can bear")
-    if not works and (updates := _large_updates(run)):
+    if updates:
         evidence["|dw| / |w|"] = updates[0].values["median"]
         steps += [min(1, updates[0].step), updates[-1].step]
         factors.append(GOOD_UPDATE / updates[0].values["median"])
@@ -186,7 +190,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
     way = median(r.values["median"] for r in updates) * (max(run.steps, default=0)) if updates else 0.0
-    if (not slow and not lasts(small, updates)) or way > TRAVELLED:
+    crawls = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY and not learns(run)
+    if not (slow or crawls or lasts(small, updates)) or way > TRAVELLED:
         return
     evidence = {"first loss": finite[0], "last loss": finite[-1]}
     action, factor = "Raise the learning rate tenfold", RAISED
@@ -207,7 +212,8 @@ def too_low(run: Run) -> Iterator[Finding]:
         (int(losses.steps[0]), int(losses.steps[-1])),
         evidence,
         f"curvature below {STABLE_SHARE:g} of the limit in all measurements, or relative updates below "
-        f"{SMALL_UPDATE:g} in half of them, weights that went less than {TRAVELLED:g} of their size, while the loss "
+        f"{SMALL_UPDATE:g} in half of them, or below {LITTLE_WAY:g} in all steps together, weights that "
+        f"went less than {TRAVELLED:g} of their size, while the loss "
         "changes by less than "
         + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth")
         + ", or falls as evenly at the end as at the start",

@@ -11,18 +11,9 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    lasts,
-    number,
-    records_with,
-    severity,
-    span,
-    summed_over,
-    training_losses,
-)
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, severity, span, training_losses
 from pullback.advisor.thresholds import (
+    ADDS_UP,
     DECAY_COSINE,
     DECAY_HARMS,
     DECAY_NORM,
@@ -32,7 +23,6 @@ from pullback.advisor.thresholds import (
     NOT_ZEROED,
     RATE_GONE,
     RATE_GONE_SHARE,
-    SMOOTH,
 )
 from pullback.runs import Record, Run
 
@@ -99,38 +89,62 @@ def _still(run: Run) -> list[str]:
 
 
 def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
-    """Gradients that add up over the steps: what the optimizer sees grows away from the batch's own gradient.
+    """Gradients that add up over the steps.
 
-    A factor between the two that stays the same has other reasons: a loss that is summed, accumulated or scaled.
+    A mean is never longer than the root mean square of what it is made of, so .grad stays below that of the measured
+    samples or, where losses are summed or scaled, at the same multiple of it. A sum of all gradients so far outgrows
+    it; in the first steps, while gradients are alike, it does so evenly.
     """
     steps, norms = run.course("gradient_norm")
-    seen = dict(zip(steps.tolist(), norms.tolist(), strict=True))
-    records = [
-        r
-        for r in records_with(run, "gradients", "mean_gradient_norm")
-        if r.values["mean_gradient_norm"] > 0 and 0 < seen.get(r.step, math.nan) < math.inf
-    ]
-    ratios = [seen[r.step] / r.values["mean_gradient_norm"] for r in records]
-    if len(ratios) < 3:
+    kept = np.isfinite(norms) & (norms > 0)
+    steps, norms = steps[kept], norms[kept]
+    sizes = _sizes_at(run, steps)
+    if len(steps) < MANY_NORMS or sizes is None:
         return
-    first = max(ratios[0], 1.0 if summed_over(run) == 1 else ratios[0])
-    above = [r for r, ratio in zip(records, ratios, strict=True) if ratio > NOT_ZEROED * first]
-    finite = norms[np.isfinite(norms) & (norms > 0)]
-    jumps = np.abs(np.diff(finite)) / np.maximum(finite[1:], finite[:-1])
-    if lasts(above, records[1:]) and len(jumps) and float(np.median(jumps)) < SMOOTH:
+    ratios = norms / sizes
+    late = float(np.median(ratios[len(ratios) // 2 :]))
+    if late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED) or _adds_up(steps, norms, sizes):
         yield Finding(
             "gradients-not-zeroed",
             "warning",
             None,
             (int(steps[0]), int(steps[-1])),
-            {"gradient of the optimizer over the batch's own": ratios[-1], "at first": ratios[0]},
-            f"the norm of .grad over that of the measured gradient grew {NOT_ZEROED:g}-fold in half of the "
-            f"measurements, and changes by less than {SMOOTH:g} of itself from step to step",
-            "sum of all gradients so far; " + CONVENTION,
+            {"|.grad| over samples' root mean square, at last": float(ratios[-1]), "at first": float(ratios[0])},
+            "the norm of .grad, over the root mean square of the measured samples' gradients, above 2 and grown "
+            f"{NOT_ZEROED:g}-fold in the second half of the run, or in the first steps grown from step to step by "
+            f"{ADDS_UP:g} of the first one or more",
+            "triangle inequality; sum of all gradients so far; " + CONVENTION,
             "Call optimizer.zero_grad() before every loss.backward()",
             summary="Gradients of all earlier steps add up, so that the optimizer follows what is long past.",
             change=Change("zero_grad"),
         )
+
+
+def _sizes_at(run: Run, steps: np.ndarray) -> np.ndarray | None:
+    """Root mean square of samples' gradients at these steps: the largest of the measurements around each."""
+    found = [
+        (r.step, float(r.values["rms_gradient_norm"])) for r in records_with(run, "gradients", "rms_gradient_norm")
+    ]
+    found = [(step, size) for step, size in found if size > 0]
+    if len(found) < 2:
+        return None
+    at, sizes = np.array([step for step, _ in found]), np.array([size for _, size in found])
+    places = np.searchsorted(at, steps)
+    return np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
+
+
+def _adds_up(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the norms of the first steps in a row grow each by each, on the whole as a sum of like ones does."""
+    apart = np.flatnonzero(np.diff(steps) != 1)
+    count = int(apart[0]) + 1 if len(apart) else len(steps)
+    count = min(count, MANY_NORMS + 3)
+    first = norms[:count]
+    if count < MANY_NORMS or not bool((np.diff(first) > 0).all()) or sizes[count - 1] > 2 * sizes[0]:
+        return False
+    return bool(first[-1] - first[0] > ADDS_UP * (count - 1) * first[0])
+
+
+MANY_NORMS = 5  # of which all that grow by chance are 1 in 120
 
 
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, OUTLIER, SUSPE
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
+MANY = 16  # samples of which one can stand out
 UNLEARNT = 0.2  # of the samples right, beyond one answer for all
 CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
 REMEDIES = {
@@ -85,7 +86,7 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     evidence = {f"{reason}s": float(_count(seen[reason], reason)) for reason in found}
     yield Finding(
         "suspect-samples",
-        "warning" if share > SUSPECT_SHARE and not confident else "info",
+        "warning" if share > SUSPECT_SHARE and not confident and sum(_count(r, "label") for r in late) > 1 else "info",
         None,
         (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
         evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
@@ -154,7 +155,9 @@ def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
 def _suspects(record: Record, reason: str) -> list[Any]:
     suspects = record.values.get("suspects")
     found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
-    return [s for s in found if reason != "outlier" or number(s[1]) > OUTLIER]
+    if reason != "outlier":
+        return found
+    return [s for s in found if number(s[1]) > OUTLIER] if number(record.values.get("num_samples")) >= MANY else []
 
 
 def _is_suspect(value: Any) -> bool:

@@ -80,7 +80,7 @@ def _log_odds(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def _mislabelled(own: Tensor, opposed: Tensor, odds: Tensor) -> list[list[Any]]:
-    odd = (own + opposed < 0) & (odds > ODDS)
+    odd = (own.nan_to_num(0.0) + opposed < 0) & (odds > ODDS)  # of a class of its own there is nothing to agree with
     return _listed(torch.where(odd, odds, 0), "label", ODDS)
 
 
