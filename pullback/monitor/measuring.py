@@ -135,6 +135,7 @@ class Measurer:
             self.optimizer,
             None if given.loss is None else float(given.loss),
             read.kernels,
+            whole=(x, y),
             scale=read.scale(batch),
             batch_size=batch,
             step=step,

@@ -141,17 +141,21 @@ def test_gradients_that_add_up() -> None:
     assert "gradients-not-zeroed" not in names(gradients([]))
 
 
-def test_a_sum_over_the_batch_makes_the_limit_as_many_times_lower() -> None:
-    sharp = [
-        (k, "sharpness", {"hessian": 2.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}) for k in (1, 8)
-    ]
-    assert found("learning-rate-too-high", *sharp, *STUCK) is None
+def test_a_sum_over_the_batch_is_said_where_steps_are_too_long() -> None:
+    """The curvature that is recorded is that of the sum; the loop's losses are taken as means."""
+    values = {"hessian": 128.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}
+    sharp = [(k, "sharpness", values) for k in (1, 8)]
+    for reduction, told in (("sum", True), ("mean", False)):
+        form = (0, "loss_form", {"reduction": reduction, "batch_size": 64})
+        finding = found("learning-rate-too-high", form, *sharp, *STUCK)
+        assert finding is not None
+        assert ("summed over 64 samples" in finding.summary) == told
+        assert finding.change is not None
+        assert finding.change.value == pytest.approx(1 / 64 if told else 0.25 * 20 / 128)
+    known = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
     summed = (0, "loss_form", {"reduction": "sum", "batch_size": 64})
-    finding = found("learning-rate-too-high", summed, *sharp, *STUCK)
-    assert finding is not None
-    assert finding.evidence["sharpness"] == 128.0
-    assert "summed over 64 samples" in finding.summary
-    assert found("learning-rate-too-high", (0, "loss_form", {"reduction": "mean", "batch_size": 64}), *sharp) is None
+    stuck = a_run(known, summed, (40, "kernel", {}), loss=[128.0] * 40)
+    assert [f.name for f in pb.diagnose(stuck)] == ["not-learning"]
 
 
 def batches(tables: list[list[float]]) -> list[Line]:

@@ -430,3 +430,14 @@ def test_what_is_described_of_parameters_that_do_not_train(tmp_path: Path) -> No
     assert meta["model"]["modules"] == {"Sequential": 1, "Linear": 3, "ReLU": 1, "LSTM": 1}
     assert meta["optimizer"]["left_out"] == ["3.weight", "3.bias", "4.bias"]
     assert meta["optimizer"]["weight_decay"] == 0.3
+
+
+def test_inputs_and_targets_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    """They cost no pass, so a budget takes no sample of them."""
+    x, y = separable(60)
+    model = network(6, 4, 3)
+    with pb.Monitor(model, CE, tmp_path / "run", max_samples=2, probes=["loss", "targets", "inputs"]) as monitor:
+        monitor.measure(x, y)
+    run = pb.load_run(tmp_path / "run")
+    assert run.series("targets", "counts")[1] == [{"0": 20, "1": 20, "2": 20}]
+    assert run.series("inputs", "largest_abs")[1] == [pytest.approx(float(x.abs().max()))]

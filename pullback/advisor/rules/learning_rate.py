@@ -148,8 +148,8 @@ def too_high(run: Run) -> Iterator[Finding]:
     if above and "sharpness" in evidence:
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         which, target = worst.which, f" to below {worst.stable_rate:.3g}"
-    factor = max(LOWEST_FACTOR, min(factors))
     summed = summed_over(run)
+    factor = max(LOWEST_FACTOR, min([*factors, 1 / summed]))
     summed_words = (
         f" The loss is summed over {summed:.0f} samples, which makes them as many times longer." if summed > 1 else ""
     )
@@ -245,9 +245,9 @@ def lower(room: float) -> Change:
 def _curvatures(run: Run) -> list[_Curvature]:
     """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
 
-    Other optimisers have no known limit. What is measured is of the mean loss: of a loop that sums, B times as much.
+    Other optimisers have no known limit. Of a loop that sums its losses, what is measured is of the sum.
     """
-    found, times = [], summed_over(run)
+    found = []
     for record in run.of("sharpness"):
         if has(record, "preconditioned", "preconditioned_limit"):
             values = (record.values["preconditioned"], record.values["preconditioned_limit"])
@@ -256,7 +256,7 @@ def _curvatures(run: Run) -> list[_Curvature]:
         else:
             continue
         sharpness, limit = map(float, values)
-        found.append(_Curvature(record, sharpness * times, limit))
+        found.append(_Curvature(record, sharpness, limit))
     return found
 
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from pullback._checks import PullbackError
 from pullback.diagnostics import Alignment, alignment
 from pullback.diagnostics.step_sizes import Optimizers
-from pullback.functional import LossFunction, ModelView, loss_readout
+from pullback.functional import LossFunction, ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch
 from pullback.kernels import Kernel
 from pullback.monitor.probes.work import FREE, Work
 from pullback.monitor.snapshot import Snapshot
+
+MOST_READ = 4096  # samples whose inputs and targets are read
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Observation:
         optimizer: the user's, one or several, or None.
         batch_loss: the loss the user's loop reported, or None.
         kernels: makes the kernel; one object for the whole run.
+        whole: inputs and targets of the loop's batch, of which ``x`` and ``y`` are a part, for what costs no pass; None
+            where they are all of it.
         scale: the loss the optimizer descends, in means over samples: B where it is their sum.
         batch_size: B of the user's batch, of which ``x`` may be a part; None if it is all of it.
         step: number of the training step before.
@@ -47,6 +51,7 @@ class Observation:
     batch_loss: float | None
     kernels: Callable[[Batch, Batch], Kernel]
     scale: float = 1.0
+    whole: tuple[Batch, Batch] | None = None
     batch_size: int | None = None
     step: int = 0
     before: Snapshot | None = None
@@ -83,6 +88,14 @@ class Observation:
     def alignment(self) -> Alignment:
         """Signs and cosines of the kernel."""
         return alignment(self.kernel)
+
+    @property
+    def batch(self) -> tuple[Batch, Batch]:
+        """Inputs and targets of the loop's batch, of at most ``MOST_READ`` samples."""
+        if self.whole is None:
+            return self.x, self.y
+        part = slice(0, min(MOST_READ, num_samples(self.whole[0])))
+        return take(self.whole[0], part), take(self.whole[1], part)
 
     @property
     def parameters(self) -> tuple[tuple[str, torch.Size], ...]:

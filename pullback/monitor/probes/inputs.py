@@ -9,12 +9,12 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
-    """Over the features of all inputs that are real numbers, standard deviations over the measured samples.
+    """Over the features of all inputs that are real numbers, standard deviations over the loop's batch.
 
     ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
     features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. Nothing for tokens.
     """
-    parts = [leaf.detach().flatten(1) for leaf in tensors(seen.x) if leaf.is_floating_point() and leaf.dim() > 1]
+    parts = [leaf.detach().flatten(1) for leaf in tensors(seen.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1]
     if not parts:
         return Measurement({})
     blocks = (block.double() for part in parts for block in part.split(512, 1))  # copies of a few columns at a time

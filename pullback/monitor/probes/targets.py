@@ -13,14 +13,14 @@ MOST_CLASSES = 256  # a record counts each; of more, vocabularies, none
 
 
 def measure(seen: Observation) -> Measurement:
-    """Of classes (N,) the ``counts``, class -> number; of numbers the ``mean`` and ``std`` of all, over samples.
+    """Over the loop's batch. Of classes (N,) the ``counts``, class -> number; of numbers ``mean`` and ``std`` of all.
 
     ``mean`` averages over a target's outputs too, ``largest_mean`` is that of one output, largest in size; ``std`` is
     the root mean square over the outputs of their standard deviations. ``sample_mean`` and ``sample_std`` are mean and
     standard deviation, over samples, of each sample's own average: by them batches can be compared. Numbers that are 0
     or 1, one a sample, are counted as classes. Nothing for tokens.
     """
-    leaves = list(tensors(seen.y))
+    leaves = list(tensors(seen.batch[1]))
     if len(leaves) != 1:
         return Measurement({})
     y = leaves[0].detach()
