@@ -113,7 +113,7 @@ FAULTS: dict[str, Fault] = {
     "a tenth of the labels wrong": Fault(
         lambda s, seed: _labels(s, 0.1, seed), ("suspect-samples",), classes=True, evidence="labels"
     ),
-    "copies in the data": Fault(lambda s, seed: _copies(s, seed), ("suspect-samples",), evidence="duplicates"),
+    "copies in the data": Fault(lambda s, seed: _copies(s, seed), ("duplicates",), evidence="duplicates"),
     "samples a hundred times too large": Fault(
         lambda s, seed: _outliers(s, seed), ("suspect-samples",), classes=True, evidence="outliers"
     ),
