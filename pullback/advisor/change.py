@@ -17,7 +17,8 @@ class Change:
     Attributes:
         kind: one of ``KINDS``.
         value: of "learning_rate", "batch_size" and "weight_decay" the factor on what is set now (of a schedule, on its
-            highest rate, which is then held; 0 takes a weight decay out); of "clip_norm" the largest norm of the gradient, of "warmup_steps" their number; of "initialisation"
+            highest rate, which is then held; 0 takes a weight decay out); of "clip_norm" the largest norm of the
+            gradient, of "warmup_steps" their number; of "initialisation"
             "critical", "he" or "xavier", of "normalisation" "layer" or "batch", of "activation" its name; of
             "check_samples" their indices, of "train_parameters" their names; None of all others.
 
