@@ -147,9 +147,11 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
 
 
 def _norm(parts: list[Tensor], dtype: torch.dtype | None) -> Tensor:
-    if dtype is None and all(part.dtype in (torch.float32, torch.float64) for part in parts):
+    dtypes = {part.dtype for part in parts}
+    if dtype is None and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}:
         return torch.nn.utils.get_total_norm(parts)
-    norms = [torch.linalg.vector_norm(part, dtype=dtype or torch.float32) for part in parts]
+    dtype = dtype or (torch.float64 if torch.float64 in dtypes else torch.float32)  # half precision overflows
+    norms = [torch.linalg.vector_norm(part, dtype=dtype) for part in parts]
     return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 
