@@ -74,7 +74,9 @@ class Watch:
                 self.turns.left_out += 1
             else:
                 self._measure(step, seen, allowed, turn=True)
-        self._last = step, replace(seen, before=None)  # a reference: what the loop writes over is what the end sees
+        self._last = (
+            None if x is None else (step, replace(seen, before=None))
+        )  # a reference: what the loop writes over is what the end sees
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
 

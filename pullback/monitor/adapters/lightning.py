@@ -123,16 +123,18 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
             self.monitor.log(PROBE, held_out(metrics))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Finish the record."""
-        self._close()
+        """Measure the end, in the trainer's precision, and finish the record."""
+        with trainer.precision_plugin.forward_context():
+            self._close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Finish the record of a training that ends early."""
-        self._close()
+        """Measure the end of a training that leaves early, and finish the record."""
+        with trainer.precision_plugin.forward_context():
+            self._close(exception)
 
-    def _close(self) -> None:
+    def _close(self, error: BaseException | None = None) -> None:
         if self.monitor is not None:
-            self.monitor.close()
+            self.monitor.close(error)
 
 
 def _loss_of(outputs: Any, trainer: Any, pl_module: Any) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +77,27 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
             resume=state.global_step or None,
             **self.options,
         )
-        self._hook = model.register_forward_pre_hook(self._last, with_kwargs=True)
+        self._hook = model.register_forward_hook(self._last, with_kwargs=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Measure, if a measurement is due."""
-        inputs, self._last.inputs = self._last.inputs or {}, None
+        inputs, loss = self._last.inputs or {}, self._last.loss
+        self._last.inputs = self._last.loss = None
         if self.monitor is None:
             return
-        x = y = None
         try:
-            if self.monitor.is_due(state.global_step):
-                x, y = split(known["model"], inputs, args.label_names or ["labels"])
-                if isinstance(self.loss_fn, OwnLoss) and self.loss_fn.form is None:
-                    self.loss_fn.settle(known["model"], _given(inputs), y)
+            x, y = split(known["model"], inputs, args.label_names or ["labels"])
+            own = self.loss_fn
+            if isinstance(own, OwnLoss) and own.form is None and self.monitor.is_due(state.global_step):
+                own.settle(known["model"], _given(inputs), y)
         except Exception as error:  # what cannot be measured is recorded, and training goes on
-            self.monitor.log_error("monitor", error, step=state.global_step)
+            if self.monitor.is_due(state.global_step):
+                self.monitor.log_error("monitor", error, step=state.global_step)
+            else:
+                self.monitor.step(None, None, loss=loss, step=state.global_step)
         else:
-            self.monitor.step(x, y, step=state.global_step)
+            whole = args.gradient_accumulation_steps == 1  # else it is the loss of a part of the step
+            self.monitor.step(x, y, loss=loss if whole else None, step=state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Record what was measured on held-out data, at the step it was measured at."""
@@ -105,7 +109,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
         self._close()
 
     def _close(self) -> None:
-        self._last.inputs = None
+        self._last.inputs = self._last.loss = None
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -114,7 +118,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
 
 
 class LastBatch:
-    """A forward hook that keeps what the model was last called with in training.
+    """A forward hook that keeps what the model was last called with in training, and the loss it returned.
 
     It knows nothing else, so that models can be copied and saved with it, and it always does the same, so that compiled
     code is not compiled again.
@@ -122,11 +126,13 @@ class LastBatch:
 
     def __init__(self) -> None:
         self.inputs: dict[str, Any] | None = None
+        self.loss: Any = None
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called before every forward pass."""
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        """Called after every forward pass."""
         if module.training:
             self.inputs = kwargs
+            self.loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
 
 
 def split(model: nn.Module, inputs: dict[str, Any], names: Sequence[str]) -> tuple[Batch, Batch]:
