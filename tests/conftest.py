@@ -31,6 +31,8 @@ settings.register_profile(
 )
 settings.load_profile("pullback")
 
+BROWSER_MS = 300_000  # a browser that hangs; one that is slow on a busy machine does not
+
 # Operations a second, stated: which form a layer takes, and with it the plan, follows from the machine's rates, and no
 # test may depend on the machine.
 RATES = rates.Rates(gemm=1e11, bmm=5e10, stream=2e9)
@@ -109,6 +111,7 @@ def open_page(browser: Any) -> Callable[..., Any]:
 
     def opened(path: Path, width: int = 1280, wait_ms: int = 300) -> Any:
         page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(BROWSER_MS)
         page.trouble = []
         page.on("console", lambda message: page.trouble.append(message.text))
         page.on("pageerror", lambda error: page.trouble.append(str(error)))

@@ -46,7 +46,15 @@ class Squares:
 
     def run(self, work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
         """Results in the order of the items."""
-        return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
+        if self._pool is None:
+            return [work(item) for item in items]
+        mode = torch.is_inference_mode_enabled()  # a thread begins outside, and may not write to tensors made inside
+
+        def alike(item: Any) -> Result:
+            with torch.inference_mode(mode):
+                return work(item)
+
+        return list(self._pool.map(alike, items))
 
     def workspace(self, like: Tensor, size: int) -> Tensor:
         """Numbers for the calling thread to work in, the same from square to square."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, check_batch, num_samples, take, undisturbed
 from pullback.functional.agreement import agree
-from pullback.functional.batch import Batch, mapped, tensors
+from pullback.functional.batch import Batch, copied, mapped, tensors
 from pullback.functional.losses import as_module
 from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import unwrap
@@ -166,7 +166,7 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
         merged = _merged(y, count)
         few = slice(0, min(count, MOST_SAMPLES))
         inputs = take((x,) if whole else x, few)
-        targets = take(_targets(x, y, labels, merged), few)
+        targets = copied(take(_targets(x, y, labels, merged), few))  # those of inference mode enter no graph
         check_batch(where, inputs, targets)
         with torch.no_grad():
             outputs = evaluate(model, inputs)
@@ -242,10 +242,10 @@ def _targets(x: Batch, y: Batch, labels: Any, merged: tuple[bool, ...]) -> Batch
 def _candidates(x: Batch, y: Batch, few: slice, merged: tuple[bool, ...]) -> Iterator[tuple[Any, Tensor]]:
     """Where the labels of the model's own loss may be: handed over as such, or among its inputs."""
     if isinstance(y, Tensor) and not any(merged):
-        yield "", y[few]
+        yield "", copied(y[few])
     keys: list[Any] = [key for key in LABELS if key in x] if isinstance(x, Mapping) else []
     keys = [*range(1, len(x))] if isinstance(x, tuple | list) else keys
-    yield from ((key, x[key][few]) for key in keys if isinstance(x[key], Tensor))
+    yield from ((key, copied(x[key][few])) for key in keys if isinstance(x[key], Tensor))
 
 
 def _is_unfolded(model: nn.Module, inputs: Batch, outputs: Any, count: int) -> bool:

@@ -112,6 +112,17 @@ def test_calls_within_inference_mode(name: str) -> None:
     assert not any(p.is_inference() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["kernel_to_store", "backward_kernel"])
+def test_threads_compute_in_the_mode_of_their_caller(name: str) -> None:
+    """What several threads make side by side is written to tensors that were made in inference mode."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        test_calls_within_inference_mode(name)
+    finally:
+        torch.set_num_threads(before)
+
+
 class Unpacks(nn.Module):
     """Takes one mapping, or a tuple that holds one."""
 

@@ -313,14 +313,16 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         make_square(*args)
 
     monkeypatch.setattr(store_tile, "_make_square", noting)
-    alone = make(tmp_path / "alone", *arguments, tile=6)
-    assert names == {"MainThread"}
-    torch.set_num_threads(3)
+    before = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)
+        alone = make(tmp_path / "alone", *arguments, tile=6)
+        assert names == {"MainThread"}
+        torch.set_num_threads(3)
         together = make(tmp_path / "together", *arguments, tile=6)
         assert torch.get_num_threads() == 3
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
     assert len(names) > 1
     assert torch.equal(together.to_dense(), alone.to_dense())
     assert together.layers == alone.layers

@@ -45,6 +45,15 @@ def map_drawn(page):
     return image.evaluate("each => each.href.baseVal")
 
 
+def settles(page, holds):
+    """Whether the page comes to a state; on a busy machine that takes a while."""
+    for _ in range(200):
+        if holds():
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
 def overflow(page):
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
@@ -53,7 +62,7 @@ def overflow(page):
 def test_every_chart_is_drawn_without_a_complaint(kind, request):
     page = request.getfixturevalue(kind)
     assert page.locator(".plot").count() >= 11
-    assert undrawn(page) == []
+    assert settles(page, lambda: undrawn(page) == [])
     assert page.trouble == []
 
 
@@ -76,9 +85,8 @@ def test_nothing_is_wider_than_the_window(kind, width, request):
     page = request.getfixturevalue(kind)
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-    page.wait_for_timeout(300)
-    assert overflow(page) <= 0
-    page.wait_for_function(FITTED, timeout=10_000)  # charts follow the window after a moment
+    assert settles(page, lambda: overflow(page) <= 0)
+    page.wait_for_function(FITTED)  # charts follow the window after a moment
     assert page.locator(".main-svg").count() >= 11
     columns = page.evaluate("getComputedStyle(document.querySelector('.charts')).gridTemplateColumns")
     assert len(columns.split()) == (2 if width == 1280 else 1)
@@ -88,10 +96,9 @@ def test_nothing_is_wider_than_the_window(kind, width, request):
 
 def test_several_runs_fit_too(open_report, full_run, small_run):
     page = open_report(full_run, small_run)
-    assert undrawn(page) == []
+    assert settles(page, lambda: undrawn(page) == [])
     page.set_viewport_size({"width": 400, "height": 900})
-    page.wait_for_timeout(300)
-    assert overflow(page) <= 0
+    assert settles(page, lambda: overflow(page) <= 0)
     assert page.trouble == []
 
 
@@ -117,8 +124,7 @@ def test_tables_and_slider_are_reached_by_the_keyboard(full):
     before = map_drawn(full)
     full.keyboard.press("ArrowLeft")
     assert full.locator("#cosine output").inner_text() == "step 390"
-    full.wait_for_timeout(200)
-    assert map_drawn(full) != before
+    assert settles(full, lambda: map_drawn(full) != before)
     full.locator("#loss summary").focus()
     full.keyboard.press("Enter")
     assert full.locator("#loss table").is_visible()
@@ -128,6 +134,5 @@ def test_charts_follow_the_colour_scheme(full):
     ink = "getComputedStyle(document.querySelector('#loss-plot .xtick text')).fill"
     light = full.evaluate(ink)
     full.emulate_media(color_scheme="dark")
-    full.wait_for_timeout(300)
-    assert full.evaluate(ink) != light
+    full.wait_for_function(f"{ink} !== '{light}'")
     full.emulate_media(color_scheme="light")
