@@ -98,11 +98,20 @@ def constant_loss(run: Run) -> float | None:
     if counts and records[-1].values.get("form") in ("cross-entropy", "nll", "binary", "binary-nll"):
         whole = sum(counts)
         return -sum(count / whole * math.log(count / whole) for count in counts)
-    within = median(float(r.values["constant_loss"]) for r in records)
+    counted = {r.step: float(r.values["num_samples"]) for r in records_with(run, "targets", "num_samples")}
+    squared = records[-1].values.get("form") == "squared"
+    within = median(
+        float(r.values["constant_loss"]) * (_unbiased(counted.get(r.step, 1.0)) if squared else 1.0) for r in records
+    )
     means = [number(r.values["mean"]) for r in records_with(run, "targets", "mean")]
-    if records[-1].values.get("form") == "squared" and len(means) > 2:  # batches that differ more than samples do
+    if squared and len(means) > 2:  # batches that differ more than samples do
         within = max(within, float(np.var(means)))
     return within
+
+
+def _unbiased(samples: float) -> float:
+    """What the mean square about the samples' own mean falls short by."""
+    return samples / (samples - 1) if samples > 1 else 1.0
 
 
 def summed_over(run: Run) -> float:

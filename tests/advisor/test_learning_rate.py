@@ -10,7 +10,7 @@ import pytest
 
 import pullback as pb
 from pullback.runs import Record, Run
-from tests.advisor.runs import LEARNS, a_run, found, losses, severities
+from tests.advisor.runs import LEARNS, Line, a_run, found, losses, severities
 
 SGD = {"hessian": 30.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}
 ADAM = {"hessian": 30.0, "limit": 2000.0, "optimizer": "Adam", "learning_rate": 1e-3}
@@ -172,3 +172,40 @@ def test_weights_that_have_travelled_are_not_held_back_by_their_rate() -> None:
     course = [3.2] * 70
     assert found("learning-rate-too-low", known, *flat, *far, loss=course) is None
     assert found("learning-rate-too-low", known, *flat, *near, loss=course) is not None
+
+
+def barely_moved(update: float, *more: Line, loss: float = 2.3) -> Run:
+    """Sixty steps of a loss that stays, their relative updates measured five times."""
+    lines = [(step, "updates", {"median": update}) for step in (1, 2, 4, 30, 60)]
+    return a_run(*lines, *more, loss=[loss - 1e-4 * k for k in range(60)])
+
+
+def test_weights_that_barely_moved_have_a_rate_too_low() -> None:
+    (finding,) = [f for f in pb.diagnose(barely_moved(1e-4)) if f.name == "learning-rate-too-low"]
+    assert finding.change is not None
+    assert (finding.change.kind, finding.change.value) == ("learning_rate", pytest.approx(0.5 / 6e-3))
+    assert finding.action == "Raise the learning rate 83 times"
+    assert "learning-rate-too-low" not in {f.name for f in pb.diagnose(barely_moved(3e-3))}
+
+
+def test_adams_first_curvature_is_none_of_a_run_that_stands_still() -> None:
+    """Of the second moments of one batch the preconditioned curvature is far too large, whatever the rate."""
+    first = (1, "sharpness", {"learning_rate": 1e-5, "preconditioned": 4e6, "preconditioned_limit": 1e6})
+    names = {f.name: f for f in pb.diagnose(barely_moved(1e-4, first))}
+    assert "learning-rate-too-high" not in names
+    assert names["learning-rate-too-low"].change.value > 80
+    moving = {f.name for f in pb.diagnose(barely_moved(3e-3, first))}
+    assert "learning-rate-too-high" in moving
+    later = (40, "sharpness", first[2] | {"preconditioned": 1e5})
+    limited = {f.name: f for f in pb.diagnose(barely_moved(1e-4, later))}
+    assert limited["learning-rate-too-low"].change.value == pytest.approx(2.5)
+
+
+def test_the_variance_of_few_targets_is_that_of_many() -> None:
+    """Of four samples the mean square about their own mean is a quarter too small: an answer for all seems better."""
+    values = {"loss": 0.7, "form": "squared", "constant_loss": 0.75}
+    measured = [(step, "loss", values) for step in range(1, 6)]
+    targets = [(step, "targets", {"num_samples": 4}) for step in range(1, 6)]
+    course = [1.0] * 20 + [0.75] * 40
+    assert "not-learning" in {f.name for f in pb.diagnose(a_run(*measured, loss=course))}
+    assert "not-learning" not in {f.name for f in pb.diagnose(a_run(*measured, *targets, loss=course))}

@@ -46,9 +46,10 @@ STABILITY = (
     "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
     "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
 )
+FIRST_MOMENTS = 10  # steps: a tenth of the memory that Adam's second moments have at 0.99
 SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
 LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
-RAISED = 10.0  # at most, by one change
+RAISED, RAISED_FAR = 10.0, 100.0  # at most, by one change; of weights that barely moved
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class _Curvature:
         """The learning rate whose limit is this sharpness: both limits are a constant over the rate."""
         rate = number(self.record.values.get("learning_rate"))
         return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
+
+    @property
+    def at_start(self) -> bool:
+        """Whether it is of Adam's first steps, whose second moments are those of a batch or two."""
+        return "preconditioned" in self.record.values and self.record.step < FIRST_MOMENTS
 
     @property
     def which(self) -> str:
@@ -117,14 +123,14 @@ def too_high(run: Run) -> Iterator[Finding]:
     """
     curvatures, works = _curvatures(run), learns(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
-    at_first = above[:1] == curvatures[:1] and not works
+    at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
     updates = [] if works else _large_updates(run)
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
     steps: list[int] = []
-    if above and (at_first or (lasting and (len(above) >= MANY_SHARPNESS or not works))):
+    if above and (at_first or (lasting and not _crawls(run) and (len(above) >= MANY_SHARPNESS or not works))):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
         steps += [above[0].record.step, above[-1].record.step]
@@ -189,14 +195,15 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
-    way = median(r.values["median"] for r in updates) * (max(run.steps, default=0)) if updates else 0.0
-    crawls = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY and not learns(run)
+    way, crawls = _way(updates, run), _crawls(run)
     if not (slow or crawls or lasts(small, updates)) or way > TRAVELLED:
         return
     evidence = {"first loss": finite[0], "last loss": finite[-1]}
-    action, factor = "Raise the learning rate tenfold", RAISED
-    if curvatures:
-        sharpest = max(curvatures, key=lambda c: c.sharpness / c.limit)
+    factor = min(RAISED_FAR, TRAVELLED / way) if crawls and way > 0 else RAISED
+    action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{factor:.2g} times'}"
+    bent = [c for c in curvatures if not (c.at_start and crawls)]
+    if bent:
+        sharpest = max(bent, key=lambda c: c.sharpness / c.limit)
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
         goal = 2 * SHARE_OF_LIMIT * sharpest.stable_rate
         action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {goal:.3g}"
@@ -222,6 +229,22 @@ def too_low(run: Run) -> Iterator[Finding]:
         summary="The steps are so short that the loss hardly moves: the same training could be many times faster.",
         change=Change("learning_rate", factor),
     )
+
+
+def _way(updates: list[Record], run: Run) -> float:
+    """How far the weights went at most, in units of their size: a step's share times the steps."""
+    return median(r.values["median"] for r in updates) * max(run.steps, default=0) if updates else 0.0
+
+
+def _crawls(run: Run) -> bool:
+    """Whether nothing is learnt, the loss never leapt, and all steps together are a small share of the weights.
+
+    Of Adam's first steps the preconditioned curvature says nothing then: its second moments are those of one batch.
+    """
+    updates, losses = records_with(run, "updates", "median"), training_losses(run)
+    if len(updates) <= MANY_SHARPNESS or len(losses) < MANY_LOSSES or not_finite(run) or losses.leapt_at is not None:
+        return False
+    return _way(updates, run) < LITTLE_WAY and not learns(run)
 
 
 def _still_falls(losses: Losses) -> bool:
