@@ -21,6 +21,7 @@ LOSS = Spec(
         Metric("loss", "loss", "measured samples"),
         Metric("epoch", "train_loss", "training, mean of epoch"),
         Metric("epoch", "test_loss", "test set"),
+        Metric("test", "loss", "held out"),
     ),
     (Panel("mean loss per sample", "auto"),),
 )
@@ -28,7 +29,11 @@ ACCURACY = Spec(
     "accuracy",
     "Accuracy on training samples and on the test set",
     "The distance between the two curves is the generalisation gap.",
-    (Metric("loss", "accuracy", "measured samples"), Metric("epoch", "test_accuracy", "test set")),
+    (
+        Metric("loss", "accuracy", "measured samples"),
+        Metric("epoch", "test_accuracy", "test set"),
+        Metric("test", "accuracy", "held out"),
+    ),
     (Panel("share classified correctly", percent=True),),
 )
 GRADIENTS = Spec(

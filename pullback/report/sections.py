@@ -12,6 +12,7 @@ from pullback.report.chart import Chart
 from pullback.report.cosine import cosine_chart
 from pullback.report.layers import depth_chart, flow_chart, share_chart
 from pullback.report.lines import line_chart
+from pullback.report.logged import logged_charts
 from pullback.report.series import NamedRun
 
 
@@ -19,12 +20,14 @@ from pullback.report.series import NamedRun
 class Entry:
     """One chart to try: its maker, and what to say if no run measured it; nothing of what few presets measure.
 
-    ``make`` takes all runs at once, ``make_each`` one run: such charts cannot be laid over each other.
+    ``make`` takes all runs at once, ``make_each`` one run: such charts cannot be laid over each other. ``make_all``
+    makes as many charts as the runs ask for.
     """
 
     missing: str
     make: Callable[[Sequence[NamedRun]], Chart | None] | None = None
     make_each: Callable[[NamedRun], Chart | None] | None = None
+    make_all: Callable[[Sequence[NamedRun]], list[Chart]] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ SECTIONS = (
             Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
             Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
             Entry("", partial(line_chart, curves.NOISE)),
+            Entry("", make_all=logged_charts),
         ),
     ),
     Section(
@@ -88,12 +92,16 @@ def charts_of(section: Section, runs: Sequence[NamedRun]) -> tuple[list[Chart], 
     charts: list[Chart] = []
     absent: list[str] = []
     for entry in section.entries:
-        made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
-        found = [chart for chart in made if chart is not None]
+        found = entry.make_all(runs) if entry.make_all else _made(entry, runs)
         charts += found
         if not found and entry.missing:
             absent.append(entry.missing)
     return charts, absent
+
+
+def _made(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart]:
+    made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
+    return [chart for chart in made if chart is not None]
 
 
 def _one_each(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart | None]:

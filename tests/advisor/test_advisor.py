@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,3 +102,14 @@ def test_altered_records_are_no_crash(records: list[tuple[int, str, dict[str, An
 def test_no_run() -> None:
     with pytest.raises(pb.InputError, match=r"a run folder with run\.json"):
         pb.diagnose("nowhere")
+
+
+@pytest.mark.parametrize("name", ["LightningCallback", "TransformersCallback"])
+def test_callbacks_show_the_same_list(name: str, tmp_path: Path) -> None:
+    module = pytest.importorskip("pullback.monitor")
+    pytest.importorskip("lightning" if name == "LightningCallback" else "transformers")
+    with RunWriter(tmp_path / "run", {}) as writer:
+        writer.append(3, "loss", {"loss": math.nan})
+    callback = getattr(module, name)(tmp_path / "run", torch.nn.MSELoss())
+    assert callback.findings == pb.load_run(tmp_path / "run").findings != []
+    assert [each["name"] for each in callback.findings] == [finding.name for finding in pb.diagnose(tmp_path / "run")]

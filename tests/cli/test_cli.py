@@ -16,6 +16,7 @@ import pullback as pb
 from pullback._version import __version__
 from pullback.cli import training
 from pullback.functional import datasets
+from pullback.runs import RunWriter
 from tests.command import run, run_alone
 from tests.functional.test_datasets import write_cifar
 
@@ -243,6 +244,18 @@ def test_diagnose_exits_with_one_when_it_finds_something(tmp_path: Path) -> None
     done = run("diagnose", tmp_path / "run")
     assert done.returncode == 1, done.stdout
     assert "warning: vanishing-gradients" in done.stdout
+
+
+def test_diagnose_prints_the_same_list_as_json(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", {}) as writer:
+        writer.append(0, "loss", {"loss": 2.0})
+        writer.append(9, "loss", {"loss": float("inf")})
+    done = run("diagnose", tmp_path / "run", "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found == pb.load_run(tmp_path / "run").findings
+    assert [each["name"] for each in found] == ["divergence"]
+    assert run("diagnose", tmp_path / "run").stdout.startswith("critical: divergence")
 
 
 def test_version_and_help_are_quick() -> None:

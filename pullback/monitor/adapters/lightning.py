@@ -17,6 +17,7 @@ from pullback.functional.unwrap import refuse_sharded
 from pullback.monitor.adapters import base_class
 from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.session import Monitor
+from pullback.runs import load_run
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one code under two names; a trainer knows its own classes
 if sys.modules.get("pytorch_lightning") and "lightning.pytorch" not in sys.modules:
@@ -79,6 +80,11 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         self.monitor: Monitor | None = None
         self._logged: dict[str, Tensor] = {}
         self._validated: set[str] = set()
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What ``pullback.diagnose`` says of the run so far, as ``Run.findings``."""
+        return load_run(self.run_dir).findings
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the record, before the first step."""

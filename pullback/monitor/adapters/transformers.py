@@ -17,6 +17,7 @@ from pullback.monitor.adapters import base_class
 from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.own_loss import OwnLoss
 from pullback.monitor.session import Monitor
+from pullback.runs import load_run
 
 _Callback: Any = base_class(("transformers",), "TrainerCallback", "hf")
 
@@ -61,6 +62,11 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
         self.monitor: Monitor | None = None
         self._last = LastBatch()
         self._hook: RemovableHandle | None = None
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What ``pullback.diagnose`` says of the run so far, as ``Run.findings``."""
+        return load_run(self.run_dir).findings
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Open the record, before the first step."""
