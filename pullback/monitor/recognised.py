@@ -233,7 +233,7 @@ def _by_sample(tensor: Tensor, count: int) -> Tensor:
 def _targets(x: Batch, y: Batch, labels: Any, merged: tuple[bool, ...]) -> Batch:
     count = num_samples(x)
     y = y if labels == "" else x[labels]
-    if not tensors(y):  # none: one number a sample, which no loss reads
+    if not all(leaf.dim() for leaf in tensors(y)) or not tensors(y):  # none: one number a sample, which no loss reads
         return {"none": torch.zeros(count, device=tensors(x)[0].device)}
     flags = iter(merged)
     return mapped(lambda t: _by_sample(t, count) if next(flags, False) else t, y)

@@ -52,18 +52,19 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
         return
     with torch.enable_grad():
         values, leaves, lookups = _with_graph(evaluate, x, y, count)
+        of_samples = lambda *given: {name: v for name, v in evaluate(*given).items() if name in values}  # noqa: E731
         dtype = loosest([*lookups.dtypes, *(value.dtype for value in values.values())])
         between = most_dependent(_scalars(values, values), [*leaves, *lookups.found], dtype)
         chosen = list(dict.fromkeys((0, between, count - 1)))
         alone = [(take(x, [i]), take(y, [i])) for i in chosen]
         for i, (one_x, one_y) in zip(chosen, alone, strict=True):
-            own = {name: value.detach() for name, value in evaluate(one_x, one_y).items()}
+            own = {name: value.detach() for name, value in of_samples(one_x, one_y).items()}
             errors = {name: norms([values[name][i : i + 1] - own[name]])[0] for name in own}
-            again = lambda at, one_x=one_x, one_y=one_y: evaluate(one_x, one_y, at)  # noqa: E731
+            again = lambda at, one_x=one_x, one_y=one_y: of_samples(one_x, one_y, at)  # noqa: E731
             if (found := disagreement(errors, own, again, parameters, dtype)) is not None:
                 name, error, size = found
                 raise mixed_samples(where, name, f"sample {i}", error, size)
-        _check_gradients(evaluate, parameters, (values, leaves, dtype), dict(zip(chosen, alone, strict=True)), where)
+        _check_gradients(of_samples, parameters, (values, leaves, dtype), dict(zip(chosen, alone, strict=True)), where)
 
 
 def _with_graph(evaluate: Evaluate, x: Batch, y: Batch, count: int) -> tuple[dict[str, Tensor], list[Tensor], _Lookups]:
@@ -165,10 +166,14 @@ def mixed_samples(where: str, what: str, which: str, error: float, size: float) 
 
 
 def output_values(outputs: Any, count: int) -> dict[str, Tensor]:
-    """The floating numbers in what a model returned, by sample, (N, C); masked ones (-inf) count as zero."""
+    """The floating numbers in each tensor a model returned, by sample, (N, C); masked ones (-inf) count as zero.
+
+    Those without an axis of samples are left out. A batch of one cannot tell (the state of one recurrent layer).
+    """
     leaves = [t for t in tree_flatten(logits_of(outputs))[0] if isinstance(t, Tensor) and t.is_floating_point()]
-    flat = [t.reshape(count, -1) for t in leaves if t.dim() and len(t) == count]
-    return {"output": torch.cat([torch.where(torch.isfinite(t), t, 0.0) for t in flat], 1)} if flat else {}
+    names = ["output", *(f"output {place}" for place in range(2, len(leaves) + 1))]
+    flat = {n: t.reshape(count, -1) for n, t in zip(names, leaves, strict=False) if t.dim() and len(t) == count}
+    return {name: torch.where(torch.isfinite(t), t, 0.0) for name, t in flat.items()}
 
 
 def with_gradients(x: Batch) -> tuple[Batch, list[Tensor]]:

@@ -307,3 +307,27 @@ def test_a_unit_at_its_kink_is_not_taken_for_coupling() -> None:
     assert pb.check_gradients(model, loss, x, y).ok
     with pytest.raises(pb.UnsupportedError, match="do not depend on the rest of the batch"):
         pb.backward_kernel(Kinked(coupling=0.5), loss, x + 0.1 * torch.eye(3, 2), y)
+
+
+class WithState(nn.Module):
+    """Returns the state of its one recurrent layer too, (1, N, H): of one sample that looks like samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(3, 2, batch_first=True), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h, (state, _) = self.body(x)
+        return self.head(h[:, -1]), state
+
+
+def test_outputs_without_an_axis_of_samples() -> None:
+    torch.manual_seed(0)
+    model, x, y = WithState().double(), torch.randn(4, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    loss_fn = lambda z, t: nn.functional.cross_entropy(z[0], t, reduction="none")  # noqa: E731
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(loss_fn(model(x), y).mean(), list(model.parameters()), create_graph=True)
+        flat = torch.cat([s.flatten() for s in slopes])
+        rows = [torch.autograd.grad(each, list(model.parameters()), retain_graph=True) for each in flat]
+    expected = torch.stack([torch.cat([r.flatten() for r in row]) for row in rows])
+    assert_same(pb.Hessian(model, loss_fn, (x, y)).to_dense(), expected, 1e-9)

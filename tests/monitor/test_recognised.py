@@ -234,6 +234,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, str]] = {
     "labels out of range": (net, F.cross_entropy, X, LABELS + 1, "labels from 0 to 3, got 4"),
     "labels out of range of a lambda": (net, lambda z, y: F.cross_entropy(z, y), X, LABELS + 1, "IndexError"),
     "too few targets": (net, F.cross_entropy, X, LABELS[:4], "same length, got 6 and 4 samples"),
+    "one target": (net, F.cross_entropy, X, torch.tensor(1), "same length, got 6 and 0 samples"),
     "no targets": (net, F.cross_entropy, X, None, "targets that `step` is given"),
     "other inputs": (net, F.cross_entropy, (X, X, X), LABELS, "inputs that the model takes, got TypeError"),
     "a loss alone": (partial(Losses, form="mean"), None, (X, LABELS), None, "a loss alone. Return the outputs too"),
