@@ -28,22 +28,21 @@ from pullback.monitor.watch import Watch
 from pullback.runs import RunWriter
 from pullback.runs.schema import in_words
 
+NO_RATE = "the optimizer shows no learning rate that is a number; what it bears, and effective rates, are not recorded"
+
 
 class Monitor:
     """Sees every step of a training, measures the model at some of them, and leaves no trace in it.
 
-    Of every step it keeps the loss, the learning rates and, where that costs next to nothing, the gradient norm; a loss
-    that is not finite, or leaps, is recorded at once and said. Measurements are made after steps 1, 2, 4, 8 and so on
-    and then every ``every`` steps, and at the end, also where the loop leaves by an exception. They take no more than a
-    share of the training's work, counted in passes of samples: the same on every machine, see ``docs/monitor.md``.
+    Of every step it keeps the loss, the learning rates and, where it is next to free, the gradient norm; a loss that is
+    not finite, or leaps, is recorded at once and said. Measurements, after steps 1, 2, 4 and so on, every ``every``
+    steps and at the end, take a share of the training's work, the same on every machine; see ``docs/monitor.md``.
 
     Weights, gradients, train and eval modes, buffers, hooks and the global random state are after a measurement
     what they were before it. Probes run in eval mode on at most ``max_samples`` samples of the batch at hand; where
     that has one sample or two, up to 32 of the batches before it join them, as long as memory allows. A probe that
     fails is recorded and never stops training, whatever the loop hands over; what cannot be recorded is said once. An
     exception of the user's loop passes through.
-
-    To see the model before its first step, call ``measure`` with a batch before the loop.
 
     Under ``DistributedDataParallel`` make one on every process, or on the first alone: the first measures and writes,
     without any communication, the others only count steps. Sharded models are refused; see ``docs/monitor.md``.
@@ -55,13 +54,12 @@ class Monitor:
         run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
         optimizer: for the learning rate; a list of several, if they hold parameters of this model; None leaves out what
             needs it.
-        every: steps between measurements, from the first ``every`` steps on.
+        every: steps between measurements, from the first ``every`` on. ``measure`` sees the model before the loop.
         probes: "light", "standard" or "full", or names out of ``monitor.PROBES``.
         max_samples: N, samples a measurement looks at, at most.
-        budget: share of the training's forward-and-backward passes of samples that measuring may take. To keep to it
-            measurements take fewer samples, then those that are due are left out, but never so that more than ``every``
-            steps, or a fifth of those made, lie between two. "auto" is 0.05. None measures after every ``every``-th
-            step, and after no other but the last, whatever that costs.
+        budget: share of the training's forward-and-backward passes of samples that measuring may take: with fewer
+            samples, then by leaving out what is due, never so that more than ``every`` steps, or a fifth of those made,
+            lie between two. "auto" is 0.05. None measures every ``every``-th step and the last, whatever that costs.
         about: anything else to store with the run (data, options); what is no number, text, list or dict is stored as
             its text. ``{"least_loss": 0.0}`` says that a loss of your own cannot be lower, see ``docs/advisor.md``.
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
@@ -75,8 +73,7 @@ class Monitor:
         seconds: taken by measuring. Nothing hangs on it.
 
     Raises:
-        InputError: the folder holds something, an unknown preset or probe, ``every`` or ``max_samples`` below 1,
-            ``resume`` below 0 or of a run of another model.
+        InputError: the folder holds something; an unknown preset or probe; a bad number; ``resume`` of another model.
         UnsupportedError: the parameters are spread over processes (FSDP, tensor parallelism).
 
     Cost: ``budget``; the start takes at most 20 steps' worth of passes. The record ``work`` says the passes of
@@ -141,8 +138,7 @@ class Monitor:
         if not is_replica(model):
             output = Output(RunWriter(run_dir, about, resume=made), forward)
             if any(math.isnan(group.rate) for group in step_groups(optimizers or ())):
-                rates = "the optimizer shows no learning rate that is a number"
-                output.say_once("rate", f"{rates}; what it bears, and effective rates, are not recorded")
+                output.say_once("rate", NO_RATE)
             measurer = Measurer(model, loss_fn, optimizers, chosen, max_samples)
             self._watch = Watch(measurer, self.schedule, output, self.num_steps)
 

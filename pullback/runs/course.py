@@ -15,6 +15,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -183,7 +184,7 @@ class CourseWriter:
     """
 
     def __init__(self, folder: Path, resume: int | None = None) -> None:
-        self._path = folder / COURSE_FILE
+        self._process, self._path = os.getpid(), folder / COURSE_FILE
         self._waiting: dict[str, tuple[array[int], array[float]]] = {}
         self._num_steps = self._num_waiting = 0
         self._last = -1
@@ -228,6 +229,12 @@ class CourseWriter:
         if self._path.exists():
             with FileIO(self._path, "ab") as file:
                 os.fsync(file.fileno())
+
+    def __del__(self) -> None:
+        """A loop that closes nothing loses nothing; a process that was forked from its own writes nothing."""
+        if os.getpid() == self._process:
+            with suppress(Exception):
+                self.flush()
 
     def _append(self, block: bytes) -> None:
         with FileIO(self._path, "ab") as file:

@@ -167,6 +167,21 @@ def test_until_and_resumed_runs(tmp_path: Path) -> None:
     assert told(folder) == ([1], [9.0])
 
 
+def test_a_writer_that_is_not_closed_loses_nothing_and_a_forked_one_writes_nothing(tmp_path: Path) -> None:
+    writer = CourseWriter(tmp_path)
+    for step in range(1, 107):
+        writer.add(step, {"loss": 1.0})
+    assert len(Course.read(tmp_path).of("loss")[0]) < 106
+    child = os.fork()
+    if not child:
+        writer.__del__()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(Course.read(tmp_path).of("loss")[0]) < 106
+    del writer
+    assert Course.read(tmp_path).of("loss")[0].tolist() == list(range(1, 107))
+
+
 def test_a_run_is_read_as_it_stands(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", {}) as writer:
         writer.course.add(1, {"loss": 1.0})
