@@ -125,14 +125,18 @@ def told(found: Row) -> str:
     return f"{where}; {found['planted']}: {found['verdict']} ({skill:.2f} of {twin:.2f}); {said}"
 
 
-def page(rows: list[Row]) -> str:
-    """The tables, in Markdown."""
+def page(rows: list[Row], facts: Row) -> str:
+    """The tables, in Markdown, and what they were measured on."""
     counts: dict[str, int] = {}
     for each in rows:
         counts[each["verdict"]] = counts.get(each["verdict"], 0) + 1
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda each: -each[1]))
     parts = [f"The first {len(rows)} set-ups: {verdicts}.", score.summary(rows), score.left_out(rows)]
-    return "\n\n".join([*parts, score.by_fault(rows)])
+    measured = (
+        f"Measured {facts['date']} at commit {facts['commit']} on {facts['cpu']}, {facts['cores']} cores, one thread a "
+        f"process; Python {facts['python']}, torch {facts['packages']['torch']}. Set-ups: `remedies/results/full.json`."
+    )
+    return "\n\n".join([*parts, score.by_fault(rows), measured])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -145,15 +149,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--render", action="store_true", help="make nothing, only write the tables into README.md")
     options = parser.parse_args(arguments)
     path = options.out / f"{options.preset}.json"
-    if options.render:
-        rows = json.loads(path.read_text())["rows"]
-    else:
-        rows = run(set_ups(options.preset, options.count), path, options.processes)
-    print(score.left_out(rows) if options.leave_out else page(rows))
+    if not options.render:
+        run(set_ups(options.preset, options.count), path, options.processes)
+    kept = json.loads(path.read_text())
+    rows, facts = kept["rows"][: options.count], kept["environment"]
+    print(score.left_out(rows) if options.leave_out else page(rows, facts))
     if options.preset == "full" and options.out == RESULTS:
         readme = HERE.parent / "README.md"
         before, _, rest = readme.read_text().partition(MARK)
-        readme.write_text(f"{before}{MARK}\n{page(rows)}\n{END}{rest.partition(END)[2]}")
+        readme.write_text(f"{before}{MARK}\n{page(rows, facts)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
