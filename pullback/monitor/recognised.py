@@ -105,7 +105,7 @@ class Recogniser:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self.model, self.loss_fn = model, loss_fn
+        self.model, self.loss_fn = unwrap(model), loss_fn  # a replica's own forward pass talks to the others
         self._said: str | None = None  # the reduction that stands in the record
         self._found: tuple[Any, Recognised] | None = None
 

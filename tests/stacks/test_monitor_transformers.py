@@ -272,7 +272,7 @@ def test_a_loop_of_one_s_own(tmp_path: Path, handed: str) -> None:
     model, data = gpt2().double(), transformers.BatchEncoding(tokens(6))
     probes = ["loss", "gradients", "kernel", "sharpness"]
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    with pb.Monitor(model, None, tmp_path / "run", optimizer=optimizer, every=1, probes=probes) as monitor:
+    with pb.Monitor(model, None, tmp_path / "run", optimizer=optimizer, every=1, probes=probes, budget=None) as monitor:
         loss = model(**data).loss
         loss.backward()
         optimizer.step()
