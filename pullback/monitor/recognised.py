@@ -17,7 +17,7 @@ from pullback.functional.agreement import agree
 from pullback.functional.batch import Batch, copied, mapped, tensors
 from pullback.functional.losses import as_module
 from pullback.functional.model_view import evaluate
-from pullback.functional.unwrap import unwrap
+from pullback.functional.unwrap import unwrap, without_autocast
 from pullback.kernels import Kernel, KernelSeries
 from pullback.monitor.output import Output
 from pullback.monitor.own_loss import LABELS, own_loss, stated_loss
@@ -176,7 +176,8 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
             outputs = _folded(outputs, rows)
         try:
             flags = (*(unfolded and leaf.dim() > 1 for leaf in tensors(outputs)), *merged)
-            loss, reduction = read(loss_fn, outputs, targets, flags)
+            with without_autocast():
+                loss, reduction = read(loss_fn, mapped(_in_full, outputs), targets, flags)
         except BroadcastError:
             raise
         except Exception as error:
@@ -187,6 +188,11 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
             merged = merged if labels == "" else ()
     certain = rows > 1
     return Recognised(loss, reduction, KernelSeries(model, loss), whole, labels, merged, unfolded, certain)
+
+
+def _in_full(tensor: Tensor) -> Tensor:
+    """Half precision would hide whether a loss is a mean."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _called(model: nn.Module, x: Batch) -> bool:

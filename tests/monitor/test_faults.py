@@ -60,7 +60,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="1 damaged lines"):
         run = pb.load_run(tmp_path / "run")
     assert run.steps == [1, 2, 3, 8, 9, 10, 11, 12]
-    lost = 4 * len(("loss", "gradients", "kernel", "alignment", "flow", "cost"))
+    lost = 4 * len(("loss", "gradients", "kernel", "alignment", "flow", "work", "cost"))
     assert monitor.num_lost == lost
     assert [r.error for r in run.records if r.probe == "record"] == [
         f"OSError: {lost} records before this one were lost"

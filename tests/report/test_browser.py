@@ -86,7 +86,7 @@ def test_nothing_is_wider_than_the_window(kind, width, request):
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert settles(page, lambda: overflow(page) <= 0)
-    page.wait_for_function(FITTED)  # charts follow the window after a moment
+    assert settles(page, lambda: page.evaluate(FITTED))  # charts follow the window after a moment
     assert page.locator(".main-svg").count() >= 11
     columns = page.evaluate("getComputedStyle(document.querySelector('.charts')).gridTemplateColumns")
     assert len(columns.split()) == (2 if width == 1280 else 1)
@@ -134,5 +134,5 @@ def test_charts_follow_the_colour_scheme(full):
     ink = "getComputedStyle(document.querySelector('#loss-plot .xtick text')).fill"
     light = full.evaluate(ink)
     full.emulate_media(color_scheme="dark")
-    full.wait_for_function(f"{ink} !== '{light}'")
+    assert settles(full, lambda: full.evaluate(ink) != light)
     full.emulate_media(color_scheme="light")
