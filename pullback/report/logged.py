@@ -17,12 +17,13 @@ DRAWN = frozenset({
     "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
     "inputs",
     "batch_norm", "sharpness", "samples", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
-    "start", "cost", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form", "resume",
+    "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
+    "targets_broadcast", "resume",
 })  # fmt: skip
 ELSEWHERE = {
     ("test", "loss"),
     ("test", "accuracy"),
-    *(("epoch", n) for n in ("train_loss", "test_loss", "test_accuracy")),
+    *(("epoch", n) for n in ("epoch", "train_loss", "test_loss", "test_accuracy")),
 }
 
 

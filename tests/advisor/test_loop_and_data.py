@@ -245,6 +245,20 @@ def test_probes_that_fail_because_the_loss_is_none_are_no_riddle() -> None:
     ]
 
 
+def test_a_probe_that_fails_in_a_run_that_blows_up_does_not_stand_before_the_cause() -> None:
+    words = "SelfCheckError: Hessian: expected a symmetric matrix, got u^T H v and v^T H u that differ"
+
+    def told(*values: float) -> list[tuple[str, str]]:
+        run = failing((1, "sharpness", words))
+        found = pb.diagnose(Run(run.path, run.meta, (*a_run(*losses(*values)).records, *run.records[3:])))
+        return [(f.name, f.severity) for f in found]
+
+    assert told(2.0, 1.0, 0.5)[0] == ("not-measured", "warning")
+    first, *rest = told(2.0, 40.0, float("nan"))
+    assert first == ("divergence", "critical")
+    assert ("not-measured", "info") in rest
+
+
 def test_what_cannot_be_seen_is_no_all_clear() -> None:
     assert [(f.name, f.severity) for f in pb.diagnose(a_run())] == [("not-measured", "warning")]
     unseen = pb.diagnose(a_run((1, "loss", {"loss": 1.0}), loss=[1.0 - k / 200 for k in range(100)]))

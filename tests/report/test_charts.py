@@ -17,7 +17,7 @@ from pullback.report.series import evenly, name_runs, read_series
 from pullback.runs import Run, RunWriter, load_run
 
 KEYS = (
-    *("loss", "accuracy", "gradients", "sharpness", "logged-1", "alignment", "cosine"),
+    *("loss", "accuracy", "gradients", "sharpness", "alignment", "cosine"),
     *("spectrum", "moments", "conditioning", "depth", "flow", "share"),
 )
 
@@ -51,7 +51,7 @@ def test_figures_are_valid_plotly(kind, request):
 def test_an_empty_run_has_none_and_says_so_for_each(empty_run):
     assert charts(empty_run) == {}
     absent = [sentence for section in SECTIONS for sentence in charts_of(section, name_runs([empty_run]))[1]]
-    assert len(absent) == len(KEYS) - 1  # what a loop logs is not missed
+    assert len(absent) == len(KEYS)
     assert "Sharpness was not measured (probe “sharpness”)." in absent
 
 

@@ -23,7 +23,7 @@ def rows_of(path):
 
 def test_every_chart_gets_its_numbers_in_full(full_run, tmp_path):
     written = write_figures(full_run, tmp_path / "figures", images=False)
-    assert len(written) == 13
+    assert len(written) == 12
     assert all(path.suffix == ".csv" and path.stat().st_size for path in written)
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())
     header, *rows = rows_of(tmp_path / "figures" / "sharpness.csv")

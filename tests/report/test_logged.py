@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from pullback.monitor import PROBES
+import torch
+from torch import nn
+
+from pullback.monitor import PROBES, Monitor
 from pullback.report.logged import DRAWN, MOST_CHARTS, logged_charts
 from pullback.report.sections import SECTIONS, charts_of
 from pullback.report.series import name_runs
-from pullback.runs import Record, Run
+from pullback.runs import Record, Run, load_run
 
 
 def a_run(*records: tuple[int, str, dict[str, object]]) -> Run:
@@ -24,6 +28,26 @@ def test_every_probe_is_known_and_all_else_is_the_users() -> None:
     assert "1 at step 10, 2 at step 20" in charts[0].summary[0]
     assert len({chart.key for chart in charts}) == 2
     assert logged_charts(name_runs([a_run((1, "loss", {"loss": 1.0}))])) == []
+
+
+def test_a_monitor_logs_nothing_in_the_users_name(tmp_path: Path) -> None:
+    """Whatever it records, also of a loss that leaps and leaves the finite numbers, and of targets that broadcast."""
+    for name, rate, loss_fn in (("apart", 1e30, nn.CrossEntropyLoss()), ("broadcast", 0.1, nn.MSELoss())):
+        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1 if name == "broadcast" else 3))
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+        x, y = torch.randn(16, 4), torch.arange(16) % 3 if name == "apart" else torch.randn(16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Monitor(model, loss_fn, tmp_path / name, optimizer=optimizer, probes="full") as monitor:
+                for _ in range(6):
+                    optimizer.zero_grad()
+                    loss = loss_fn(model(x), y)
+                    loss.backward()
+                    optimizer.step()
+                    monitor.step(x, y, loss=loss)
+        run = load_run(tmp_path / name)
+        assert next(run.of({"apart": "not_finite", "broadcast": "targets_broadcast"}[name]), None) is not None
+        assert logged_charts(name_runs([run])) == []
 
 
 def test_held_out_numbers_stand_beside_those_of_training() -> None:

@@ -32,7 +32,8 @@ def _failed(run: Run) -> Finding | None:
         return None
     probes = list(dict.fromkeys(r.probe for r in never))
     words, count = Counter(str(r.error) for r in never).most_common(1)[0]
-    important = any(probe in ALWAYS_ASKED for probe in probes)
+    blew_up = bad is not None and "loss" in whole  # the loss, which was seen, says why curvature could not be had
+    important = any(probe in ALWAYS_ASKED for probe in probes) and not blew_up
     named = ", ".join(probes[:MOST_NAMED]) + (
         f" and {len(probes) - MOST_NAMED} more" if len(probes) > MOST_NAMED else ""
     )
