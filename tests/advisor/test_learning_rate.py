@@ -201,6 +201,21 @@ def test_adams_first_curvature_is_none_of_a_run_that_stands_still() -> None:
     assert limited["learning-rate-too-low"].change.value == pytest.approx(2.5)
 
 
+def test_layers_behind_dead_units_stand_still_without_crawling() -> None:
+    """A rate far too high has killed the units of most layers; the outputs go on, with steps as long as before."""
+    first = (0, "sharpness", SGD)
+
+    def told(ratios: dict[str, float]) -> dict[str, pb.Finding]:
+        median = sorted(ratios.values())[len(ratios) // 2]
+        lines = [(step, "updates", {"median": median, "ratio": ratios}) for step in (1, 2, 4, 30, 60)]
+        return {f.name: f for f in pb.diagnose(a_run(first, *lines, loss=[2.3 - 1e-4 * k for k in range(60)]))}
+
+    killed = told({"a": 0.0, "b": 0.0, "outputs": 0.02})
+    assert killed["learning-rate-too-high"].severity == "warning"
+    assert killed["learning-rate-too-high"].change == pb.Change("learning_rate", 0.25 * 20 / 30)
+    assert "learning-rate-too-high" not in told({"a": 1e-5, "b": 1e-5, "outputs": 1e-4})
+
+
 def test_the_variance_of_few_targets_is_that_of_many() -> None:
     """Of four samples the mean square about their own mean is a quarter too small: an answer for all seems better."""
     values = {"loss": 0.7, "form": "squared", "constant_loss": 0.75}

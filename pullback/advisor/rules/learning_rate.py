@@ -240,11 +240,19 @@ def _crawls(run: Run) -> bool:
     """Whether nothing is learnt, the loss never leapt, and all steps together are a small share of the weights.
 
     Of Adam's first steps the preconditioned curvature says nothing then: its second moments are those of one batch.
+    Layers behind units that a rate far too high has killed stand still as well, but not all: outputs go on.
     """
     updates, losses = records_with(run, "updates", "median"), training_losses(run)
     if len(updates) <= MANY_SHARPNESS or len(losses) < MANY_LOSSES or not_finite(run) or losses.leapt_at is not None:
         return False
-    return _way(updates, run) < LITTLE_WAY and not learns(run)
+    return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < TRAVELLED and not learns(run)
+
+
+def _furthest(updates: list[Record], run: Run) -> float:
+    """How far the weights of a layer went at most, as ``_way`` does of all."""
+    ratios = [by_layer(r, "ratio") for r in updates]
+    ways = [median(each.get(layer, 0.0) for each in ratios) for layer in {name for each in ratios for name in each}]
+    return max(ways, default=0.0) * max(run.steps, default=0)
 
 
 def _still_falls(losses: Losses) -> bool:
