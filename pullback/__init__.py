@@ -12,7 +12,7 @@ from pullback._hooks import judges as _judges
 from pullback._version import __version__
 
 if TYPE_CHECKING:
-    from pullback import functional, measure, modules, monitor, reference, theory
+    from pullback import dynamics, functional, measure, modules, monitor, reference, theory
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Change, Finding, diagnose
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
         sharpness,
         spectrum,
         trade_off,
+    )
+    from pullback.dynamics import (
+        Dynamics,
+        Ensemble,
+        KernelRegression,
+        ensemble_dynamics,
+        kernel_regression,
+        linear_dynamics,
     )
     from pullback.functional import ModelView, frozen_batch_norm, linearize
     from pullback.influence import (
@@ -126,6 +134,14 @@ _HOME = {
         "spectrum",
         "trade_off",
     ),
+    "pullback.dynamics": (
+        "Dynamics",
+        "Ensemble",
+        "KernelRegression",
+        "ensemble_dynamics",
+        "kernel_regression",
+        "linear_dynamics",
+    ),
     "pullback.functional": ("ModelView", "frozen_batch_norm", "linearize"),
     "pullback.influence": (
         "CostResponse",
@@ -202,7 +218,7 @@ _HOME = {
         "trace",
     ),
 }
-_PACKAGES = ("functional", "measure", "modules", "monitor", "reference", "theory")
+_PACKAGES = ("dynamics", "functional", "measure", "modules", "monitor", "reference", "theory")
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -214,7 +230,9 @@ __all__ = [
     "CurvatureSpectrum",
     "DampedInverse",
     "Density",
+    "Dynamics",
     "Eigenpairs",
+    "Ensemble",
     "Estimate",
     "Finding",
     "Fisher",
@@ -228,6 +246,7 @@ __all__ = [
     "Jacobian",
     "Kernel",
     "KernelPlan",
+    "KernelRegression",
     "KernelStore",
     "LeaveOneOut",
     "MixedDerivative",
@@ -256,7 +275,9 @@ __all__ = [
     "damp",
     "diagnose",
     "diagonal",
+    "dynamics",
     "eigenvalues",
+    "ensemble_dynamics",
     "frobenius_norm",
     "frozen_batch_norm",
     "functional",
@@ -269,11 +290,13 @@ __all__ = [
     "is_positive_definite",
     "jvp",
     "kernel_drift",
+    "kernel_regression",
     "kernel_to_store",
     "layer_flow",
     "layer_jacobians",
     "layer_spectra",
     "leave_one_out",
+    "linear_dynamics",
     "linearize",
     "load_run",
     "loewner_order",

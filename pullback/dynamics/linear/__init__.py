@@ -1,0 +1,1 @@
+"""Models linear in their parameters: trained outputs, their distribution, and regression, from kernels alone."""
