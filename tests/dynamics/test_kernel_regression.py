@@ -40,6 +40,7 @@ def test_leaving_out_is_a_fit_of_its_own(full: bool, ridge: float) -> None:
         kernel, cross = (k[:, :, :1, :1] * eye for k in (kernel, cross))
     given = (kernel, cross) if full else (kernel[:, :, 0, 0], cross[:, :, 0, 0])
     found = pb.kernel_regression(given[0], y, cross=given[1], ridge=ridge)
+    assert isinstance(found, pb.KernelRegression)
     torch.testing.assert_close(found.left_out, fits(kernel, y, ridge))
     assert found.loo_error == pytest.approx(float((found.left_out - y).square().mean()))
     matrix = kernel.permute(0, 2, 1, 3).reshape(14, 14)

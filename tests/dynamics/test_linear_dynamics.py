@@ -53,6 +53,7 @@ def test_closed_form_is_simulated_descent(samples: int, outputs: int, momentum: 
     limit = pb.linear_dynamics(gram(J, J), y, time=0, **options).max_lr
     steps = [0, 1, 2, 17, STEPS if outputs == 3 else 60]
     found = pb.linear_dynamics(gram(J, J), y, lr=0.7 * limit, time=steps, **options)
+    assert isinstance(found, pb.Dynamics)
     assert found.stable
     assert found.excess == pytest.approx(0.7)
     for place, count in enumerate(steps):
