@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.mutants import draw, mutants_of
+from tests.mutation.mutants import TUNING, draw, mutants_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,40 @@ def test_changes_of_a_line(line: str, changes: list[str]) -> None:
 )
 def test_words_types_and_looks_are_left_alone(text: str) -> None:
     assert mutants_of("pullback/f.py", text + "\n") == []
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ("x = zip(a, b, strict=True)", "x = zip(a, b, strict=False)"),
+        ("x = zip(a, b, strict=True)", "x = batched(a, strict=True)"),
+        ("def f(seed=0): ...", "def f(count=0): ..."),
+        ("def f(a, seed=0): ...", "def f(seed, a=0): ..."),
+        ("def f(*, a, seed=0): ...", "def f(*, seed, a=0): ..."),
+        ("class A:\n    seed: int = 0", "class A:\n    count: int = 0"),
+        ("def f():\n    self.progress.start(3 * n)", "def f():\n    self.clock.start(3 * n)"),
+        ("def f():\n    shown.advance(3)", "def f():\n    shown.append(3)"),
+        ("def f():\n    x = bar.start(a + b)", "def f():\n    x = bar.start(a + b)"),
+    ],
+)
+def test_what_cannot_alter_an_answer_is_left_alone_and_what_stands_beside_it_is_not(left: str, kept: str) -> None:
+    assert bool(mutants_of("pullback/f.py", left + "\n")) == (left == kept)
+    assert mutants_of("pullback/f.py", kept + "\n")
+
+
+def test_constants_that_only_cut_work_are_left_alone_in_their_file() -> None:
+    line = "COLUMNS = 32\n"
+    assert mutants_of("pullback/kernels/row_products.py", line) == []
+    assert len(mutants_of("pullback/kernels/plan.py", line)) == 1
+    assert len(mutants_of("pullback/kernels/row_products.py", "def f():\n    return COLUMNS + 1\n")) == 2
+
+
+@pytest.mark.parametrize("path", sorted(TUNING))
+def test_every_constant_that_is_left_alone_exists(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text())
+    assigned = [target for each in tree.body if isinstance(each, ast.Assign) for target in each.targets]
+    names = {target.id for target in assigned if isinstance(target, ast.Name)}
+    assert TUNING[path] <= names
 
 
 def test_what_returns_a_number_or_a_truth_returns_a_constant() -> None:

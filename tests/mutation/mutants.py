@@ -2,6 +2,14 @@
 
 Left alone are words (texts of messages, docstrings, names), types, imports, decorators and the looks of charts: no test
 should hold a package to them. So is a comparison's edge between floats (``<`` for ``<=``), which no float tells apart.
+
+Left alone is also what cannot alter an answer, an error, a record, a file or what a memory limit is kept by:
+
+- ``strict=True`` of a ``zip``: it guards against a fault of the package itself, whose sides are equally long.
+- The default of a parameter ``seed``: another seed is as good, and a test of the one draw would hold to chance.
+- ``TUNING``: constants that only say into how large pieces a loop is cut, how long speeds are measured, or how often
+  progress is told. Constants that a plan's bytes or seconds, a route, a file or a refusal follow from are not in it.
+- Calls that move a bar of progress (``PROGRESS``): their amounts are shown and nothing else.
 """
 
 from __future__ import annotations
@@ -64,6 +72,18 @@ LOOKS = {
     ),
     *("standoff", "style", "thickness", "tickangle", "width", "x0", "xanchor", "yanchor", "stacklevel"),
 }
+TUNING = {
+    "pullback/_progress.py": {"PATIENCE", "LINE_EVERY"},
+    "pullback/functional/agreement.py": {"PIECE"},
+    "pullback/influence/rows.py": {"CAPTURED", "BLOCK_BYTES"},
+    "pullback/kernels/factors.py": {"_CACHED_BYTES"},
+    "pullback/kernels/rates.py": {"WHILE"},
+    "pullback/kernels/row_products.py": {"COLUMNS", "_NUMBERS"},
+    "pullback/kernels/shared.py": {"_ROWS_AT_A_TIME"},
+    "pullback/measure/boundary.py": {"COLUMNS_AT_ONCE"},
+    "pullback/operators/curvature.py": {"BLOCK_BYTES", "GRAPH_TO_FORWARD"},
+}
+PROGRESS = {"bar", "progress", "shown"}, {"start", "advance", "update", "stop"}  # what is called, and by which names
 CONSTANT = {"bool": ("True", "False"), "int": ("0",), "float": ("0.0",)}
 Edit = tuple[ast.AST, str]  # what is replaced, and the text in its place
 
@@ -122,6 +142,8 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
         starts.append(starts[-1] + len(line))
     found: list[Mutant] = []
     for (node, after), home in _edits(ast.parse(source)):
+        if home.uses in TUNING.get(path, ()):
+            continue
         a = starts[node.lineno] + node.col_offset  # type: ignore[attr-defined]
         b = starts[node.end_lineno] + node.end_col_offset  # type: ignore[attr-defined]
         before = data[a:b].decode()
@@ -160,9 +182,11 @@ def _of_statement(
             return
         case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
             return
+        case ast.AnnAssign(target=ast.Name(id="seed")):  # of a dataclass
+            return
         case ast.FunctionDef():
             inside = replace(home, watch=range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1), uses=None)
-            for default in [*node.args.defaults, *(each for each in node.args.kw_defaults if each)]:
+            for default in _defaults(node.args):
                 yield from ((edit, inside) for edit in _of_expression(default))
             returns = ast.unparse(node.returns) if node.returns else ""
             for each in node.body:
@@ -178,6 +202,16 @@ def _of_statement(
                 yield from _of_statement(each, replace(home, watch=_lines(each)), returns, where)
 
 
+def _defaults(args: ast.arguments) -> Iterator[ast.expr]:
+    """Of all parameters but seeds."""
+    positional = [*args.posonlyargs, *args.args]
+    pairs = [
+        *zip(reversed(positional), reversed(args.defaults), strict=False),
+        *zip(args.kwonlyargs, args.kw_defaults, strict=True),
+    ]
+    yield from (default for parameter, default in pairs if default and parameter.arg != "seed")
+
+
 def _below(node: ast.stmt) -> Iterator[ast.stmt]:
     """Statements of the bodies of one that branches or repeats."""
     for field in ("body", "orelse", "finalbody"):
@@ -191,6 +225,10 @@ def _of_simple(node: ast.stmt, returns: str, where: str) -> Iterator[Edit]:
     match node:
         case ast.Raise():
             yield node, "pass"
+            return
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=receiver, attr=called))) if _is_progress(
+            receiver, called
+        ):
             return
         case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Continue():
             yield node, "pass"
@@ -253,9 +291,22 @@ def _of_children(node: ast.AST) -> Iterator[Edit]:
             return
         case _:
             for child in ast.iter_child_nodes(node):
-                if isinstance(child, ast.keyword) and child.arg in LOOKS:
+                if isinstance(child, ast.keyword) and (child.arg in LOOKS or _is_strict(node, child)):
                     continue
                 yield from _of_expression(child)
+
+
+def _is_progress(receiver: ast.expr, called: str) -> bool:
+    name = getattr(receiver, "attr", None) or getattr(receiver, "id", None)
+    return name in PROGRESS[0] and called in PROGRESS[1]
+
+
+def _is_strict(node: ast.AST, keyword: ast.keyword) -> bool:
+    """Whether this is ``strict=True`` of a ``zip``."""
+    match node, keyword:
+        case ast.Call(func=ast.Name(id="zip")), ast.keyword(arg="strict", value=ast.Constant(value=True)):
+            return True
+    return False
 
 
 def _counts(node: ast.expr) -> bool:
