@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +23,12 @@ from pullback import reference
 from pullback.functional import take
 from pullback.kernels import coverage
 from pullback.kernels.outer import GhostPiece, OuterFactor
-from pullback.kernels.workers import WorkerError
+from pullback.kernels.store import kernel_to_store
+from pullback.kernels.workers import WorkerError, Workers
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.kernels.store_child import SAMPLES, TILE, arguments
+from tests.kernels.test_store_resume import contents
 from tests.stacks.workers import no_collectives
 
 N, CUT = 5, 2  # two samples for rank 0 and three for rank 1; 2 x 3 between two sets, 1 and 1, 1 and 2 of them a rank
@@ -130,6 +137,72 @@ def tangent(rank: int) -> None:
     alone = pb.backward_kernel(model, loss_fn, x, y, per="token")
     shared = pb.backward_kernel(model, loss_fn, x, y, per="token", group="world")
     assert_same(shared.total, alone.total)
+
+
+def one_case(rank: int) -> None:
+    """The least that shows every way of sharing: both forms, both contractions, one sample for two ranks."""
+    for form in ("ghost", "materialise"):
+        check_case(case_named("mlp"), torch.float64, form)
+    model, loss_fn, x, y = build(case_named("mlp"), 3)
+    full = reference.tangent_kernel(model, x)
+    for contract, expected in (("full", full), ("trace", full.diagonal(dim1=2, dim2=3).sum(2))):
+        assert_same(pb.tangent_kernel(model, x, contract=contract, group="world").total, expected)
+    kernel = pb.backward_kernel(model, loss_fn, x[:1], y[:1], group="world")
+    assert_same(kernel.total, reference.total_kernel(model, loss_fn, x[:1], y[:1]))
+    assert_equal_bits(kernel.total)
+
+
+def one_store(rank: int) -> None:
+    """A store both ranks fill holds the bytes of one that a process fills alone."""
+    [folder, _] = on_all_ranks(tempfile.mkdtemp())
+    if rank == 1:  # fills one by itself, in a group of its own
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "is_initialized", lambda: False)
+            kernel_to_store(*arguments(), Path(folder) / "alone", tile=TILE, progress=False)
+    store = kernel_to_store(*arguments(), Path(folder) / "both", tile=TILE, progress=False)
+    assert dist.is_initialized()
+    assert store.shape == (SAMPLES, SAMPLES)
+    assert contents(Path(folder) / "both") == contents(Path(folder) / "alone")
+    ledgers = [(Path(folder) / "both" / f"ledger-{k}.jsonl").read_text() for k in (0, 1)]
+    assert all('"block"' in ledger and '"tile"' in ledger for ledger in ledgers)
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(folder)
+
+
+def a_store_of_two_models(rank: int) -> None:
+    """An error in one worker is an error in both; the other is told whose and what."""
+    [folder, _] = on_all_ranks(tempfile.mkdtemp())
+    model, loss_fn, data = arguments()
+    with torch.no_grad():
+        model[1].weight.mul_(1 + rank)
+    if rank == 1:
+        with pytest.raises(pb.InputError, match="expected the weights the store"):
+            kernel_to_store(model, loss_fn, data, Path(folder) / "store", tile=TILE, progress=False)
+    else:
+        said = "expected all 2 workers to finish, got an error in worker 1: InputError: kernel_to_store: expected the w"
+        with pytest.raises(WorkerError, match=said):
+            kernel_to_store(model, loss_fn, data, Path(folder) / "store", tile=TILE, progress=False)
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(folder)
+
+
+def the_first_worker_fails(rank: int) -> None:
+    workers = Workers("fill", "Begin again")
+    said = "fill: expected all 2 workers to finish, got an error in worker 0: OSError: disk full. Begin again."
+
+    def work() -> None:
+        with workers.phase():
+            if rank == 0:
+                raise OSError("disk full")
+
+    with pytest.raises(WorkerError if rank else OSError, match=re.escape(said) if rank else "disk full"):
+        work()
+    with workers.phase():  # still usable
+        pass
+    workers.leave()
+    assert dist.is_initialized()
 
 
 def few_samples(rank: int) -> None:

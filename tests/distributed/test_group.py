@@ -44,6 +44,16 @@ def test_how_two_processes_share(tmp_path: Path) -> None:
     in_two_processes((*shared, *failing, *refusing), tmp_path)
 
 
+@two_processes
+def test_two_processes_in_short(tmp_path: Path) -> None:
+    """What can be shared, and what goes wrong, by one case each; the rest of the cases is slow."""
+    shared = (works.one_case, works.work_is_shared, works.linear_stretches, works.other_paths)
+    shared += (works.the_first_ranks_speed_counts, works.one_store)
+    failing = (works.one_rank_fails, works.a_wrong_tile_is_found, works.other_outputs, works.a_store_of_two_models)
+    refusing = (works.the_first_worker_fails, works.different_arguments, works.subgroups, works.refused)
+    in_two_processes((*shared, *failing, *refusing), tmp_path, "fork")
+
+
 def test_without_a_process_group() -> None:
     model, loss_fn, x, y = build(CASES[0], 3)
     said = "expected torch.distributed to be initialised, as `group` was given, got a process on its own. Start the"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +16,17 @@ WORLD = 2
 PATIENCE = timedelta(minutes=10)  # a collective that only one process calls fails then instead of waiting for ever
 
 
-def in_two_processes(works: Sequence[Callable[[int], None]], folder: Path) -> None:
-    """Run ``work(rank)``, one after the other, in every process; an assertion that fails in one fails the test."""
-    mp.spawn(_run, (works, str(folder / "meeting")), nprocs=WORLD)
+def in_two_processes(works: Sequence[Callable[[int], None]], folder: Path, method: str = "spawn") -> None:
+    """Run ``work(rank)``, one after the other, in every process; an assertion that fails in one fails the test.
+
+    Args:
+        works: what is run.
+        folder: where the processes meet.
+        method: "fork" starts them in no time: for short work on one thread each.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        mp.start_processes(_run, (works, str(folder / "meeting")), nprocs=WORLD, start_method=method)  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _run(rank: int, works: Sequence[Callable[[int], None]], meeting: str) -> None:
