@@ -11,13 +11,17 @@ import torch
 
 
 def thinned(*columns: Sequence[Any]) -> list[Any]:
-    """All combinations of one entry a column, for ``parametrize``; all but a third (or half) are marked slow.
+    """All combinations of one entry a column, for ``parametrize``; all but a third (half, sixth) are marked slow.
 
-    In the third the places of the entries add up to a multiple of three: every entry is in it, and of three columns or
-    more any two entries of different ones, where a third column has at least three. Of two columns, one of which has
-    two entries, it is a half; of one column every third entry.
+    In the third the places of the entries add up to a multiple of three: every entry is in it. Of two columns, one of
+    which has two entries, it is a half; of one column every third entry. Of three or more, the longest of which has at
+    least six entries, it is a sixth: any two entries of the others are in it together.
     """
-    found, part = [], 3 if len(columns) == 1 else min(3, sorted(len(column) for column in columns)[-2])
+    lengths = sorted(len(column) for column in columns)
+    part = 3 if len(columns) == 1 else min(3, lengths[-2])
+    if len(columns) > 2 and lengths[-1] >= 6:
+        part = 6
+    found = []
     for places in product(*(range(len(column)) for column in columns)):
         entries = [column[place] for column, place in zip(columns, places, strict=True)]
         marks = () if sum(places) % part == 0 else pytest.mark.slow

@@ -13,11 +13,12 @@ import pullback as pb
 from pullback import reference
 from pullback.diagnostics import preconditioned_sharpness, stability_limit
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 RATE = 0.1
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+@pytest.mark.parametrize("options", thinned([{"momentum": 0.9, "nesterov": True}, {}, {"momentum": 0.9}]))
 def test_limits_divide_what_converges_from_what_does_not(options: dict[str, Any]) -> None:
     """Gradient descent on a w^2 / 2, two percent below and above the limit."""
     ends = []

@@ -15,6 +15,7 @@ import pullback as pb
 from pullback.functional import ModelView, num_samples, take
 from pullback.functional.batch import copied, filled, joined, plain, tensors
 from tests.entry_points import EVERYWHERE, ON_TENSORS, Entry
+from tests.thinned import thinned
 
 CALLS = {**EVERYWHERE, **ON_TENSORS}
 UNSEEN = (
@@ -100,7 +101,7 @@ def test_what_a_model_and_a_loss_write_to_stays_as_it_was(name: str, first: nn.M
     same(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", thinned(tuple(CALLS)))
 def test_calls_within_inference_mode(name: str) -> None:
     """Data made there, as in a framework's validation loop: the numbers that come out elsewhere."""
     _, x, _, y = data()
@@ -180,7 +181,7 @@ def test_forms_of_inputs(form: str) -> None:
     torch.testing.assert_close(kernel, pb.reference.total_kernel(model, nn.CrossEntropyLoss(), x, y))
 
 
-@pytest.mark.parametrize("name", EVERYWHERE)
+@pytest.mark.parametrize("name", thinned(tuple(EVERYWHERE)))
 def test_one_dict_and_a_tokenizer_s_batch_in_a_tuple(name: str) -> None:
     _, x, _, y = data()
     model = net(nn.Identity())

@@ -26,6 +26,7 @@ from pullback.kernels.sketch_project import Sketch, as_matrix, project, projecti
 from pullback.kernels.sketch_rows import SketchFactor, sketch_captured, sketch_factors
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 BY_NAME = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("name", BY_NAME)
@@ -49,7 +50,7 @@ def rows_of(factor: DenseFactor) -> Tensor:
     return torch.cat([g.flatten(2) for g in factor.gradients.values()], 2).flatten(0, 1)
 
 
-@every_case
+@pytest.mark.parametrize("name", thinned(tuple(BY_NAME)))
 def test_mean_over_many_seeds_is_the_exact_kernel(name: str) -> None:
     """Every entry within four standard errors of the mean over seeds, from the standard errors each seed reports."""
     model, loss_fn, x, y = build(BY_NAME[name], 6)
@@ -72,7 +73,7 @@ def layer_sides(parameters: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     return (0, 0) if weight.dim() < 2 else (len(weight), weight[0].numel() + (bias != name and bias in parameters))
 
 
-@every_case
+@pytest.mark.parametrize("name", thinned(tuple(BY_NAME)))
 def test_layers_are_estimated_without_bias(name: str) -> None:
     model, loss_fn, x, y = build(BY_NAME[name], 6)
     layers = reference.layer_kernels(model, loss_fn, x, y)
@@ -100,7 +101,7 @@ def pair_variance(w: Tensor, v: Tensor, left: int | None, right: int | None) -> 
     return p * of_rows + q * of_columns + p * q * mixed
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv1d", "tied", "tokens"])
+@pytest.mark.parametrize("name", thinned(["mlp", "conv1d", "tied", "tokens"]))
 def test_variance_is_that_of_the_formula(name: str) -> None:
     """Of every entry of every sketched factor: groups, tables, vectors and one-sided ones among them."""
     left, repeats, size = captured(name, 4), 1500, 3

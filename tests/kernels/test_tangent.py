@@ -57,7 +57,7 @@ def test_equals_the_loop(case: Case, contract: str, form: str, monkeypatch: pyte
     assert_same(cross.total, expected[:1, 1:], scale=float(expected.abs().max()))
 
 
-@every_case
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_symmetric_to_the_bit(case: Case) -> None:
     model, _, x, _ = build(case, 4, torch.float32)
     full = pb.tangent_kernel(model, x, contract="full")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from tests.every_call import check_curvature, check_kernels, check_store, check_tangent
+from tests.thinned import thinned
 
 CE = nn.CrossEntropyLoss()
 MADE: dict[str, Callable[[nn.ModuleDict, Tensor], Tensor]] = {
@@ -38,7 +39,7 @@ class Model(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", thinned(tuple(MADE)))
 def test_every_call(name: str, tmp_path: Path) -> None:
     model, x, y = Model(name).double(), torch.randn(4, 3, dtype=torch.float64), torch.arange(4) % 3
     check_kernels(model, CE, x, y)

@@ -20,6 +20,7 @@ from pullback import reference
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
 from tests.stacks.models import stack
+from tests.thinned import thinned
 
 VALUES = json.loads((Path(__file__).parents[1] / "data" / "taylor_curvature.json").read_text())
 MODES = ("forward", "reverse")
@@ -251,7 +252,7 @@ def test_nests_of_tensors(mode: str) -> None:
     assert_same(pb.taylor(scalar, nest(w), 2)(nest(v)), pb.taylor(loss, w, 2)(v), 1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", thinned(MODES))
 def test_fused_attention_inside(mode: str) -> None:
     """Second derivatives through scaled_dot_product_attention; the backend is restored."""
     model, loss_fn, x, y = build(next(c for c in CASES if c.name == "sequence_first"), 2)
