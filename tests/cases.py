@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from pullback.functional.batch import mapped
+from pullback.modules import WideNetwork
 
 Made = tuple[nn.Module, Callable[..., Tensor], object, object]
 
@@ -421,6 +422,12 @@ def prototypes(n: int) -> Made:
     return Prototypes(), nn.CrossEntropyLoss(), torch.randn(n, 4), _classes(n, 3)
 
 
+def wide_network(n: int) -> Made:
+    """Scaled maps before each weight, a read-out that is a buffer, a function behind it."""
+    model = WideNetwork(4, [6, 5], "gelu", "softmax", bottleneck=(2, 3), outputs=3)
+    return model, nn.MSELoss(), torch.randn(n, 4), torch.rand(n, 3)
+
+
 CASES = tuple(
     Case(make.__name__, make, frozenset(rules.split()))
     for make, rules in (
@@ -451,6 +458,7 @@ CASES = tuple(
         (in_place, "linear conv1d instance_norm"),
         (only_biases, "conv1d group_norm conv_transpose1d linear"),
         (branches, "linear"),
+        (wide_network, "linear"),
     )
 )
 

@@ -125,7 +125,7 @@ def first_line(error: Exception) -> str:
 
 def refuse_unreliable(values: Iterable[Tensor], where: str) -> None:
     """Refuse graphs with operations whose further derivatives are wrong; one look at every node."""
-    for node in _nodes(values):
+    for node in nodes(values):
         if (found := UNRELIABLE.get(node.name())) is not None:
             raise unsupported(
                 where,
@@ -152,7 +152,7 @@ def open_functions(values: Iterable[Tensor], where: str) -> Iterator[None]:
 
         return see
 
-    own = [node for node in _nodes(values) if isinstance(node, BackwardCFunction)]
+    own = [node for node in nodes(values) if isinstance(node, BackwardCFunction)]
     hidden += [node.name() for node in own if _once(type(node)._forward_cls.backward)]  # type: ignore[attr-defined]
     handles = [] if hidden else [node.register_hook(watch(node)) for node in own]
     try:
@@ -172,7 +172,7 @@ def _once(backward: Any) -> bool:
     )
 
 
-def _nodes(values: Iterable[Tensor]) -> Iterator[Any]:
+def nodes(values: Iterable[Tensor]) -> Iterator[Any]:
     """Every node of the values' graph, once."""
     waiting: list[Any] = [value.grad_fn for value in values if value.grad_fn is not None]
     seen: set[Any] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pullback._checks import input_error
+from pullback._memory import physical_bytes
 from pullback._progress import duration
 from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
@@ -198,14 +198,6 @@ class Footprint:
                 f"{memory_limit}",
                 "Raise the limit" + (", or pass a smaller `tile`" if tile > SMALLEST_TILE else ""),
             )
-
-
-def physical_bytes() -> int:
-    """Memory of this machine; 16 GiB where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**34
 
 
 def _sides() -> Iterator[int]:

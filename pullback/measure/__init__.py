@@ -7,11 +7,15 @@ from pullback.measure.curves import CurveProfiles, curve_metrics
 from pullback.measure.effective import EffectiveVariances, effective_variances
 from pullback.measure.factors import GradientFactors, gradient_factors
 from pullback.measure.jacobians import JacobianSpectrum, jacobian_extremes, jacobian_spectrum
+from pullback.measure.linearity import linearity, linearity_table
+from pullback.measure.linearity_result import Linearity
 from pullback.measure.profile import Profile
 from pullback.measure.propagation import SignalPropagation, signal_propagation
 from pullback.measure.shift import CovariateShift, internal_covariate_shift
+from pullback.measure.slopes import Slope
 from pullback.measure.smoothness import Smoothness, smoothness
 from pullback.measure.specs import NetworkSpec
+from pullback.measure.tensor_norms import NormBounds, norm_221
 
 __all__ = [
     "BoundaryCurvature",
@@ -21,11 +25,14 @@ __all__ = [
     "EffectiveVariances",
     "GradientFactors",
     "JacobianSpectrum",
+    "Linearity",
     "Lyapunov",
     "MatrixPowers",
     "NetworkSpec",
+    "NormBounds",
     "Profile",
     "SignalPropagation",
+    "Slope",
     "Smoothness",
     "boundary_curvature",
     "boundary_points",
@@ -35,8 +42,11 @@ __all__ = [
     "internal_covariate_shift",
     "jacobian_extremes",
     "jacobian_spectrum",
+    "linearity",
+    "linearity_table",
     "lyapunov_exponents",
     "matrix_powers",
+    "norm_221",
     "recurrent_jacobians",
     "signal_propagation",
     "smoothness",

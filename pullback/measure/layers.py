@@ -79,12 +79,17 @@ def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: in
             )  # fmt: skip
         calls[name] = calls.get(name, 0) + 1
         label = name if calls[name] == 1 else f"{name}#{calls[name]}"
-        if in_graph and not output.requires_grad:
+        if in_graph and not output.requires_grad and not is_transformed(output):
             output.requires_grad_()
         found.append(LayerOutput(label, output, 1 if isinstance(module, nn.modules.conv._ConvNd) else output.dim() - 1))
         return output.clone()
 
     return hook
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether it belongs to a transformation of torch.func, outside of which it is nothing."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def check_found(found: list[LayerOutput], where: str) -> tuple[str, ...]:

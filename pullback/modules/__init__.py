@@ -4,5 +4,14 @@ from pullback.modules.activations import ACTIVATIONS, activation_module
 from pullback.modules.critical import initialise
 from pullback.modules.initialise import SCHEMES, initialise_weights
 from pullback.modules.mlp import MLP
+from pullback.modules.wide_network import WideNetwork
 
-__all__ = ["ACTIVATIONS", "MLP", "SCHEMES", "activation_module", "initialise", "initialise_weights"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "SCHEMES",
+    "WideNetwork",
+    "activation_module",
+    "initialise",
+    "initialise_weights",
+]

@@ -15,6 +15,15 @@ from pullback.theory.phase import PhaseDiagram, phase_diagram
 from pullback.theory.residual import ResidualProfile, residual_profile
 from pullback.theory.signals import SignalProfile, signal_profile
 from pullback.theory.spectra import JacobianDensity, jacobian_density
+from pullback.theory.wide import (
+    SmoothnessConstants,
+    hessian_slope,
+    kernel_change_bound,
+    output_hessian_bound,
+    path_radius,
+    smoothness_constants,
+    wide_network_kernels,
+)
 
 __all__ = [
     "CriticalPoint",
@@ -25,15 +34,22 @@ __all__ = [
     "PhaseDiagram",
     "ResidualProfile",
     "SignalProfile",
+    "SmoothnessConstants",
     "backward_profile",
     "batch_norm_gradient_factor",
     "convolutional_kernels",
     "critical_points",
     "critical_sigma_w",
+    "hessian_slope",
     "infinite_width_kernels",
     "jacobian_density",
+    "kernel_change_bound",
+    "output_hessian_bound",
+    "path_radius",
     "phase_diagram",
     "residual_profile",
     "signal_profile",
+    "smoothness_constants",
     "starting_point",
+    "wide_network_kernels",
 ]

@@ -1,0 +1,24 @@
+"""How much memory there is, and work that needs more: refused before it begins."""
+
+from __future__ import annotations
+
+import os
+
+from pullback._checks import input_error
+
+
+def physical_bytes() -> int:
+    """Memory of this machine; 16 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**34
+
+
+def check_fits(where: str, what: str, needed: int, limit: int | None, remedy: str) -> None:
+    """Refuse ``what`` if it needs more bytes than ``limit``, or than this machine has where that is None."""
+    allowed = physical_bytes() if limit is None else limit
+    if needed > allowed:
+        whose = "this machine has" if limit is None else "`memory_limit` allows"
+        got = f"{what}, {needed / 2**30:.3g} GiB"
+        raise input_error(where, f"at most the {allowed / 2**30:.3g} GiB {whose}", got, remedy)
