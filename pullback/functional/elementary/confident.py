@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.functional.elementary.losses import reduced
+from pullback.functional.elementary.losses import reduced, stated
 
 
 def relative(z: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,8 +122,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Minus the log-likelihood of classes (N, ...) or of probabilities (N, C, ...)."""
-    if size_average is not None or reduce is not None:
-        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    reduction = stated(reduction, size_average, reduce)
     axis = 0 if input.dim() == 1 else 1
     one_each = weight is None or weight.shape == input.shape[axis : axis + 1]
     if not one_each or (target.is_floating_point() and target.shape != input.shape):
@@ -134,7 +133,7 @@ def cross_entropy(
     if target.is_floating_point():
         wanted = target * (1 - label_smoothing) + smooth
         losses = -(log_p * (wanted if weights is None else wanted * weights)).sum(axis)
-        return losses.sum() / max(1, losses.numel()) if reduction == "mean" else reduced(losses, reduction, None, None)
+        return losses.sum() / max(1, losses.numel()) if reduction == "mean" else reduced(losses, reduction)
     kept = target != ignore_index
     place = target.where(kept, 0).long()
     own = torch.ones_like(place, dtype=log_p.dtype) if weight is None else weight[place]
@@ -143,7 +142,7 @@ def cross_entropy(
     if label_smoothing:
         every = (log_p if weights is None else log_p * weights).sum(axis)
         losses = losses - smooth * every.masked_fill(~kept, 0.0)
-    return losses.sum() / own.sum() if reduction == "mean" else reduced(losses, reduction, None, None)
+    return losses.sum() / own.sum() if reduction == "mean" else reduced(losses, reduction)
 
 
 CONFIDENT: dict[Any, Callable[..., Any]] = {

@@ -16,10 +16,16 @@ from torch.nn.utils.rnn import pad_sequence
 IMPOSSIBLE = -1e30  # log-probability of paths that do not exist: infinity has no derivative
 
 
-def reduced(losses: Tensor, reduction: str, size_average: bool | None, reduce: bool | None) -> Tensor:
+def stated(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+    """The reduction, or what the two older flags say in its place."""
+    if size_average is None and reduce is None:
+        return reduction
+    return "none" if reduce is False else "sum" if size_average is False else "mean"
+
+
+def reduced(losses: Tensor, reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> Tensor:
     """As ``reduction`` says, or the two older flags in its place."""
-    if size_average is not None or reduce is not None:
-        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    reduction = stated(reduction, size_average, reduce)
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
@@ -31,24 +37,28 @@ def mse_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Squared differences; torch's slope of it cannot be differentiated forward where ``target`` is constant."""
+    """Squared differences; torch's slope of it cannot be differentiated forward where ``target`` is constant.
+
+    The weighted mean is that of the weights, other than ``huber_loss``'s.
+    """
     squares = (input - target).square()
     if weight is None:
         return reduced(squares, reduction, size_average, reduce)
-    total = reduced(squares * weight, "none" if reduction == "none" else "sum", size_average, reduce)
-    return total / weight.expand_as(squares).sum() if reduction == "mean" else total
+    if weight.shape != input.shape:
+        return F.mse_loss(input, target, weight=weight)  # torch says what is wrong
+    reduction = stated(reduction, size_average, reduce)
+    return (squares * weight).sum() / weight.sum() if reduction == "mean" else reduced(squares * weight, reduction)
 
 
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:
     """Squares near zero, absolute values beyond ``delta``."""
+    if weight is not None and weight.shape != input.shape:
+        return F.huber_loss(input, target, weight=weight)  # torch says what is wrong
     distance = (input - target).abs()
     losses = torch.where(distance <= delta, 0.5 * distance.square(), delta * (distance - 0.5 * delta))
-    if weight is None:
-        return reduced(losses, reduction, None, None)
-    total = reduced(losses * weight, "none" if reduction == "none" else "sum", None, None)
-    return total / weight.expand_as(losses).sum() if reduction == "mean" else total
+    return reduced(losses if weight is None else losses * weight, reduction)
 
 
 def multi_margin_loss(
