@@ -45,7 +45,7 @@ def mse_loss(
     if weight is None:
         return reduced(squares, reduction, size_average, reduce)
     if weight.shape != input.shape:
-        return F.mse_loss(input, target, weight=weight)  # torch says what is wrong
+        return F.mse_loss(input, target, weight=weight)  # type: ignore[call-arg]  # torch says what is wrong
     reduction = stated(reduction, size_average, reduce)
     return (squares * weight).sum() / weight.sum() if reduction == "mean" else reduced(squares * weight, reduction)
 
@@ -55,7 +55,7 @@ def huber_loss(
 ) -> Tensor:
     """Squares near zero, absolute values beyond ``delta``."""
     if weight is not None and weight.shape != input.shape:
-        return F.huber_loss(input, target, weight=weight)  # torch says what is wrong
+        return F.huber_loss(input, target, weight=weight)  # type: ignore[call-arg]  # torch says what is wrong
     distance = (input - target).abs()
     losses = torch.where(distance <= delta, 0.5 * distance.square(), delta * (distance - 0.5 * delta))
     return reduced(losses if weight is None else losses * weight, reduction)
