@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pullback.controllers import ConflictSampler, CurvatureLR, NoiseScaleBatch
     from pullback.diagnostics import (
         CurvatureSpectrum,
+        TangentPath,
         alignment,
         compare_curvatures,
         curvature_spectrum,
@@ -122,6 +123,7 @@ _HOME = {
     "pullback.controllers": ("ConflictSampler", "CurvatureLR", "NoiseScaleBatch"),
     "pullback.diagnostics": (
         "CurvatureSpectrum",
+        "TangentPath",
         "alignment",
         "compare_curvatures",
         "curvature_spectrum",
@@ -263,6 +265,7 @@ __all__ = [
     "SketchedKernel",
     "Solution",
     "StationaryPoint",
+    "TangentPath",
     "UnsupportedError",
     "__version__",
     "alignment",

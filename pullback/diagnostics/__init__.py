@@ -11,6 +11,7 @@ from pullback.diagnostics.preconditioned import preconditioned_sharpness
 from pullback.diagnostics.scale import ScaleSchedule, equilibrium_norm, scale_invariance, scale_schedule
 from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.step_sizes import stability_limit
+from pullback.diagnostics.tangent_path import PathPoint, TangentPath, follow
 from pullback.diagnostics.trade_off import TradeOff, trade_off
 from pullback.diagnostics.units import UnitActivity, unit_activity
 
@@ -21,15 +22,18 @@ __all__ = [
     "KernelDrift",
     "LayerFlow",
     "Moments",
+    "PathPoint",
     "ScaleSchedule",
     "Sharpness",
     "Spectrum",
+    "TangentPath",
     "TradeOff",
     "UnitActivity",
     "alignment",
     "compare_curvatures",
     "curvature_spectrum",
     "equilibrium_norm",
+    "follow",
     "gradient_noise",
     "kernel_drift",
     "label_alignment",

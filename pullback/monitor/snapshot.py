@@ -73,6 +73,14 @@ class Snapshot:
                 found[layer] = ratio, math.sqrt(variance) / (2 * ratio) if ratio > 0 else 0.0
         return found
 
+    def distance(self, model: nn.Module) -> tuple[float, float]:
+        """|w - w0| over all parameters, and its standard error, 0 where all entries are known."""
+        view = ModelView.of(model, where="Monitor")
+        parts = [self._squares(name, view.parameters[name]) for name in self.values]
+        moved = math.sqrt(sum(float(change.sum()) for change, _, _ in parts))
+        variance = sum(_variance(*part, 0.0) for part in parts if part[2])
+        return moved, math.sqrt(variance) / (2 * moved) if moved > 0 else 0.0
+
     def shrinkage(self, model: nn.Module) -> tuple[float, float]:
         """|w0| of all weights, and the cosine between w - w0 and -w0; 0 where nothing moved."""
         view = ModelView.of(model, where="Monitor")

@@ -105,6 +105,20 @@ SHARPNESS = Spec(
 )
 
 
+TANGENT = Spec(
+    "tangent",
+    "How far the tangent kernel and the weights have moved",
+    "A kernel that hardly moves while the loss falls makes training that of a linear model; one that stays "
+    "well-conditioned keeps every direction learning, whether or not it moves.",
+    (
+        Metric("tangent", "drift", "kernel, |K - K₀| / |K₀|"),
+        Metric("tangent", "distance", "weights, |w - w₀|"),
+        Metric("tangent", "condition", "condition number of K", panel=1),
+    ),
+    (Panel("moved", "auto"), Panel("condition", "auto")),
+)
+
+
 def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:
     """Mean cosine and share of conflicting pairs, with the most opposed pairs as a second table."""
     chart = line_chart(ALIGNMENT, runs)

@@ -296,6 +296,40 @@ def test_tangent_kernel_of_many_outputs_is_that_of_their_sum() -> None:
     assert found["drift"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
 
 
+def test_tangent_remembers_its_largest_drift_and_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S4-26: the weights go away and come back; entries of large parameters are sampled, within their errors."""
+    x, y = separable()
+    model = network(6, 30, 3)
+    start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    for most in (2**16, 50):
+        monkeypatch.setattr(snapshot, "MOST_ENTRIES", most)
+        memory: dict[str, Any] = {}
+        assert observe(model, x, y, "tangent", memory=memory)["delta_k"] == 0
+        torch.manual_seed(1)
+        change = [0.1 * torch.randn_like(p) for p in model.parameters()]
+        with torch.no_grad():
+            for p, d in zip(model.parameters(), change, strict=True):
+                p += d
+        there = observe(model, x, y, "tangent", memory=memory)
+        moved = float((torch.cat([p.detach().flatten() for p in model.parameters()]) - start).norm())
+        assert ("distance_error" in there) == (most == 50)
+        assert abs(there["distance"] - moved) <= 4 * there.get("distance_error", 0.0) + 1e-6
+        with torch.no_grad():
+            for p, d in zip(model.parameters(), change, strict=True):
+                p -= d
+        back = observe(model, x, y, "tangent", memory=memory)
+        assert there["drift"] == there["delta_k"] == back["delta_k"] > 0.01
+        assert back["drift"] < 1e-5
+
+
+def test_tangent_has_no_condition_that_is_rounding() -> None:
+    """Two equal samples: the smallest eigenvalue is 0 up to rounding."""
+    x, y = torch.ones(2, 6), torch.tensor([0, 1])
+    found = observe(network(6, 4, 3), x, y, "tangent")
+    assert "condition" not in found
+    assert found["smallest"] < 1e-5
+
+
 def test_effective_rates_before_a_normalisation() -> None:
     """lr / |w|^2 for SGD, lr / |w| for Adam; the equilibrium from the gradient in train mode, where w . grad = 0."""
     x, y = separable()

@@ -165,6 +165,15 @@ def tangent(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
         "cka": centred_cosine(then, now),
         "label_alignment": centred_cosine(now, same),
         "effective_rank": float(now.trace() ** 2 / now.square().sum()),
+        "delta_k": float((now - then).norm() / then.norm()),
+        "smallest": float(torch.linalg.eigvalsh(now)[0]),
+        "condition": float(torch.linalg.cond(now)),
+        "distance": math.sqrt(
+            sum(
+                float((a - b).detach().square().sum())
+                for a, b in zip(m.parameters(), earlier_model().parameters(), strict=True)
+            )
+        ),
         "since": 0,
         "contract": "trace",
     }

@@ -64,6 +64,17 @@ def test_a_line_holds_the_values_and_the_summary_names_them(tmp_path):
     assert made.summary == (said,)
 
 
+def test_the_tangent_kernel_has_a_chart_where_a_run_measured_it(tmp_path):
+    """S4-30: what moved in one panel, the condition number in another."""
+    values = [{"drift": d, "distance": 2 * d, "condition": 10 + d, "delta_k": d} for d in (0.0, 0.1, 0.3)]
+    made = charts(make_run(tmp_path / "r", "tangent", values))["tangent"]
+    lines = {trace["name"]: trace["y"] for trace in made.figure["data"] if trace.get("y")}
+    assert lines["kernel, |K - K₀| / |K₀|"] == [0.0, 0.1, 0.3]
+    assert lines["weights, |w - w₀|"] == [0.0, 0.2, 0.6]
+    assert lines["condition number of K"] == [10.0, 10.1, 10.3]
+    assert {trace.get("yaxis", "y") for trace in made.figure["data"]} == {"y", "y2"}
+
+
 def test_values_that_are_no_numbers_are_gaps_and_are_counted(tmp_path):
     run = make_run(tmp_path / "r", "loss", [{"loss": value} for value in (2.0, math.nan, math.inf, 1.0)])
     made = line_chart(curves.LOSS, name_runs([run]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,36 +17,67 @@ from pullback.kernels import tangent_kernel
 from pullback.kernels.tangent import Contraction
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
+from pullback.monitor.snapshot import Snapshot
 
 NUM_SAMPLES = 32  # kept from the first measurement
 COMPARED = 8  # samples' worth of passes for the checks
 MOST_OUTPUTS = 128  # a backward pass each; with more, as in language models, the kernel is that of their sum
 
 
+@dataclass
+class Kept:
+    """Samples, and the kernel and weights of the first measurement of the parameters that are trained now."""
+
+    x: Batch
+    y: Batch
+    contract: Contraction
+    parameters: tuple[tuple[str, torch.Size], ...] | None = None
+    since: int = 0
+    kernel: Tensor = field(default_factory=Tensor)
+    weights: Snapshot | None = None
+    largest_drift: float = 0.0
+
+
 def measure(seen: Observation) -> Measurement:
     """Of the tangent kernel of fixed samples: ``drift`` and ``cka`` since the first measurement.
 
-    Also ``label_alignment`` and ``effective_rank`` as it is now, ``since``, the step of the first measurement, and
+    Also ``delta_k``, the largest drift so far, ``distance``, that of the weights from those of the first measurement
+    (``distance_error`` where parameters are sampled), ``label_alignment``, ``effective_rank``, the ``smallest``
+    eigenvalue and the ``condition`` number as they are now, ``since``, the step of the first measurement, and
     ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``. A kernel
     is that of its parameters: where some are frozen or released, the next measurement is the first.
     """
-    kept = seen.memory.get("tangent")
+    kept: Kept | None = seen.memory.get("tangent")
     if kept is None:
         count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
         x, y = (copied(take(batch, count)) for batch in (seen.x, seen.y))
-        contract: Contraction = "trace" if _num_outputs(seen.model, seen.x) <= MOST_OUTPUTS else "sum"
-        kept = x, y, contract, (), 0, Tensor()
-    x, y, contract, parameters, since, first = kept
-    now = tangent_kernel(seen.model, x, contract=contract).total
-    if parameters != seen.parameters:
-        since, first = seen.step, now
-        seen.memory["tangent"] = x, y, contract, seen.parameters, since, first
-    moved = kernel_drift(first, now)
-    numbers = {"drift": moved.drift, "cka": moved.cka, "effective_rank": moments(now, num_params=1).effective_rank}
-    if isinstance(y, Tensor):
-        numbers["label_alignment"] = label_alignment(now, y)
+        kept = Kept(x, y, "trace" if _num_outputs(seen.model, seen.x) <= MOST_OUTPUTS else "sum")
+    now = tangent_kernel(seen.model, kept.x, contract=kept.contract).total
+    if kept.parameters != seen.parameters or kept.weights is None:
+        weights = Snapshot.of(seen.model)
+        kept = Kept(kept.x, kept.y, kept.contract, seen.parameters, seen.step, now, weights)
+        seen.memory["tangent"] = kept
+    assert kept.weights is not None  # as the kernel, from the first measurement on
+    moved = kernel_drift(kept.kernel, now)
+    kept.largest_drift = max(kept.largest_drift, moved.drift)
+    numbers = {"drift": moved.drift, "delta_k": kept.largest_drift, "cka": moved.cka}
+    numbers |= _spectrum(now) | {"effective_rank": moments(now, num_params=1).effective_rank}
+    numbers["distance"], error = kept.weights.distance(seen.model)
+    if error:
+        numbers["distance_error"] = error
+    if isinstance(kept.y, Tensor):
+        numbers["label_alignment"] = label_alignment(now, kept.y)
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
-    return Measurement(values | {"since": since, "contract": contract})
+    return Measurement(values | {"since": kept.since, "contract": kept.contract})
+
+
+def _spectrum(kernel: Tensor) -> dict[str, float]:
+    """Smallest eigenvalue and condition number, as far as rounding lets them be told."""
+    values = torch.linalg.eigvalsh(kernel.double())
+    smallest, largest = float(values[0]), float(values[-1])
+    if smallest <= len(kernel) * torch.finfo(kernel.dtype).eps * largest:
+        return {"smallest": max(smallest, 0.0)}
+    return {"smallest": smallest, "condition": largest / smallest}
 
 
 @torch.no_grad()
@@ -58,7 +90,7 @@ def _num_outputs(model: nn.Module, x: Batch) -> int:
 def work(seen: Observation) -> Work:
     """A pass forward and, for every output, one back; a few samples are compared alone."""
     kept = seen.memory.get("tangent")
-    x = seen.x if kept is None else kept[0]
+    x = seen.x if kept is None else kept.x
     outputs = _num_outputs(seen.model, x)
     each = 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
     if kept is None:
