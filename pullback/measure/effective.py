@@ -13,10 +13,10 @@ from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.profile import Profile
-from pullback.modules.elementwise import name_of
 from pullback.modules.followers import Followed, followed
 from pullback.theory import MeanField
 from pullback.theory.activations import Activation, activation_of
+from pullback.theory.calls import name_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pullback._checks import check_option, input_error, unsupported
 from pullback._rng import make_generator
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded, unwrap
-from pullback.modules.elementwise import Activation, name_of
 from pullback.modules.fan_in import filters
 from pullback.modules.followers import followed
 from pullback.modules.initialise import draw_weights, layers_of
 from pullback.theory import MeanField, critical_sigma_w, starting_point
 from pullback.theory.activations import activation_of
+from pullback.theory.calls import Activation, name_of
 
 CHI = {"critical": 1.0, "ordered": 0.8, "chaotic": 1.25}
 # their outputs are no sums of inputs with weights of their own, or they go round in themselves

@@ -8,10 +8,10 @@ from torch import nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch
-from pullback.modules.elementwise import Activation, name_of
 from pullback.modules.fan_in import Linearity, fan_in
 from pullback.modules.order import Order
 from pullback.modules.traced import order_of
+from pullback.theory.calls import Activation, name_of
 
 
 @dataclass(frozen=True)

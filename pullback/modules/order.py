@@ -12,7 +12,8 @@ from functools import reduce
 from itertools import permutations
 from typing import Any
 
-from pullback.modules.elementwise import CALLS, Activation, composed, name_of, of_call
+from pullback.modules.elementwise import composed
+from pullback.theory.calls import CALLS, Activation, name_of, of_call
 
 # calls that mix units by a matrix; the matrix is the layer
 PRODUCTS = frozenset({

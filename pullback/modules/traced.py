@@ -19,9 +19,10 @@ from pullback._checks import input_error
 from pullback.functional.batch import Batch, copied, tensors
 from pullback.functional.model_view import called
 from pullback.functional.undisturbed import undisturbed
-from pullback.modules.elementwise import MODULES, Activation, of_module
+from pullback.modules.elementwise import of_module
 from pullback.modules.fan_in import Linearity
 from pullback.modules.order import Flow, Order
+from pullback.theory.calls import MODULES, Activation
 
 NORMALISES = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.LocalResponseNorm
 

@@ -5,10 +5,8 @@
 
 from pullback.theory.backward import backward_profile
 from pullback.theory.batch_norm import batch_norm_gradient_factor
-from pullback.theory.convolutional import convolutional_kernels
 from pullback.theory.critical import CriticalPoint, critical_points, critical_sigma_w, starting_point
 from pullback.theory.curves import CurveMetrics
-from pullback.theory.infinite_width import infinite_width_kernels
 from pullback.theory.jacobians import JacobianMoments
 from pullback.theory.mean_field import MeanField
 from pullback.theory.phase import PhaseDiagram, phase_diagram
@@ -16,9 +14,13 @@ from pullback.theory.residual import ResidualProfile, residual_profile
 from pullback.theory.signals import SignalProfile, signal_profile
 from pullback.theory.spectra import JacobianDensity, jacobian_density
 from pullback.theory.wide import (
+    Limit,
     SmoothnessConstants,
+    convolutional_kernels,
     hessian_slope,
+    infinite_width_kernels,
     kernel_change_bound,
+    limit_of,
     output_hessian_bound,
     path_radius,
     smoothness_constants,
@@ -30,6 +32,7 @@ __all__ = [
     "CurveMetrics",
     "JacobianDensity",
     "JacobianMoments",
+    "Limit",
     "MeanField",
     "PhaseDiagram",
     "ResidualProfile",
@@ -44,6 +47,7 @@ __all__ = [
     "infinite_width_kernels",
     "jacobian_density",
     "kernel_change_bound",
+    "limit_of",
     "output_hessian_bound",
     "path_radius",
     "phase_diagram",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pullback._checks import check_option, input_error
 from pullback.theory.activations import Activation, Array, activation_of
 from pullback.theory.curves import check_depth
-from pullback.theory.infinite_width import check_parametrisation
 from pullback.theory.mean_field import check_sigmas
-from pullback.theory.pairs import pair_means, second_moments
+from pullback.theory.wide.infinite_width import check_parametrisation
+from pullback.theory.wide.pixels import Places, numbered, padded, windows
+from pullback.theory.wide.signals import Weighted, activated, convolution, dense, of_inputs, pooled
 
 PADDINGS, READOUTS = ("circular", "zero"), ("flatten", "mean")
 
@@ -90,29 +90,24 @@ def convolutional_kernels(
         shape = ", ".join(map(str, a.shape[1:]))
         raise input_error(where, f"`x2` (N2, {shape})", f"{b.shape}", "Pass images of one size")
     size = a.shape[2:]
-    neighbours, pixels = _neighbours(size, kernel_size, padding, where), math.prod(size)
-    every = readout == "mean"  # whether all pairs of pixels count, or equal ones alone
-    second = _inner(a, b, every)
-    lengths = [(x * x).mean(1).reshape(len(x), pixels) for x in (a, b)]
-    tangent = np.zeros_like(second)
-    for layer in range(depth + 1):
-        width = a.shape[1] if layer == 0 else channels
-        if layer < depth:
-            second, tangent = (_filtered(each, neighbours, every) for each in (second, tangent))
-            terms = len(neighbours)
-        else:
-            second, tangent = (each.mean((-1, -2) if every else -1) for each in (second, tangent))
-            terms = 1 if every else pixels
-        kernel = sigma_w**2 * second + sigma_b**2
-        own = width * terms * second + 1 if standard and width is not None else kernel
-        tangent = own + sigma_w**2 * tangent
-        if layer == depth:
-            break
-        lengths = [sigma_w**2 * _filtered(q, neighbours, every=False) + sigma_b**2 for q in lengths]
-        second, slopes = _pairs(phi, kernel, lengths[0], lengths[1], every)
-        lengths = [second_moments(phi, q) for q in lengths]
-        tangent = slopes * tangent
-    return kernel, tangent
+    places = _places(size, kernel_size, padding, where)
+
+    def layer(number: int, terms: int) -> Weighted:
+        """Layer ``number``, whose filter has this many entries a channel."""
+        variance, width = sigma_w**2 / terms, a.shape[1] if number == 0 else channels
+        name = str(number)
+        if standard and width is not None:
+            return Weighted(variance, sigma_b**2, width, 1.0, name)
+        return Weighted(variance, sigma_b**2, variance, sigma_b**2, name)
+
+    signal = of_inputs(a, b, channels_last=False, pairs=readout == "mean")
+    for number in range(depth):
+        signal = activated(convolution(signal, layer(number, len(places)), places, size), phi)
+    if readout == "mean":
+        out = dense(pooled(signal, np.full((1, signal.pixels), 1 / signal.pixels), ()), layer(depth, 1))
+        return out.nngp[..., 0, 0], out.ntk[..., 0, 0]
+    out = dense(replace(signal, flat=True), layer(depth, signal.pixels))
+    return out.nngp[..., 0], out.ntk[..., 0]
 
 
 def _images(x: ArrayLike, name: str, where: str) -> Array:
@@ -123,8 +118,8 @@ def _images(x: ArrayLike, name: str, where: str) -> Array:
     return found
 
 
-def _neighbours(size: tuple[int, ...], kernel_size: int, padding: str, where: str) -> NDArray[np.intp]:
-    """Pixels under the filter, (offsets, P), numbered along the image; P itself stands for outside."""
+def _places(size: tuple[int, ...], kernel_size: int, padding: str, where: str) -> Places:
+    """Pixels under the filter, (offsets, P)."""
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise input_error(where, "an odd `kernel_size`", repr(kernel_size), "Pass 1, 3, 5, …")
     reach = kernel_size // 2
@@ -132,38 +127,6 @@ def _neighbours(size: tuple[int, ...], kernel_size: int, padding: str, where: st
         raise input_error(
             where, f"a filter that reaches at most {min(size)} pixels", f"{reach}", "Pass a smaller `kernel_size`"
         )
-    at = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, len(size))
-    found = []
-    for offset in product(range(-reach, reach + 1), repeat=len(size)):
-        moved = at + np.array(offset)
-        inside = ((moved >= 0) & (moved < size)).all(1) | (padding == "circular")
-        found.append(np.where(inside, np.ravel_multi_index(tuple(moved.T % np.array(size)[:, None]), size), len(at)))
-    return np.array(found)
-
-
-def _inner(a: Array, b: Array, every: bool) -> Array:
-    """Mean over channels of x(p) x'(p'), (N1, N2, P, P), or of equal pixels, (N1, N2, P)."""
-    a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
-    return np.einsum("acp,bcq->abpq" if every else "acp,bcp->abp", a, b, optimize=True) / a.shape[1]
-
-
-def _filtered(kernel: Array, neighbours: NDArray[np.intp], every: bool) -> Array:
-    """A: mean over the filter's offsets, which both pixels of a pair move by."""
-    axes = 2 if every else 1
-    padded = np.pad(kernel, [(0, 0)] * (kernel.ndim - axes) + [(0, 1)] * axes)
-    total = np.zeros_like(kernel)
-    for moved in neighbours:
-        total += padded[..., moved[:, None], moved] if every else padded[..., moved]
-    return total / len(neighbours)
-
-
-def _pairs(phi: Activation, kernel: Array, left: Array, right: Array, every: bool) -> tuple[Array, Array]:
-    """E phi phi and E phi' phi' of pairs of pixels with variances ``left`` (N1, P) and ``right`` (N2, P)."""
-    if not every:
-        each = [pair_means(phi, kernel[..., p], left[:, p], right[:, p]) for p in range(left.shape[1])]
-        return np.stack([value for value, _ in each], -1), np.stack([slope for _, slope in each], -1)
-    n1, n2, pixels, _ = kernel.shape
-    matrix = kernel.transpose(0, 2, 1, 3).reshape(n1 * pixels, n2 * pixels)
-    found = pair_means(phi, matrix, left.ravel(), right.ravel())
-    values, slopes = (each.reshape(n1, pixels, n2, pixels).transpose(0, 2, 1, 3) for each in found)
-    return values, slopes
+    axes, mode = len(size), "zeros" if padding == "zero" else padding
+    image = padded(numbered(size), [(reach, reach)] * axes, mode)
+    return windows(image, (kernel_size,) * axes, (1,) * axes, (1,) * axes)[0]

@@ -1,0 +1,440 @@
+"""Limits of users' networks: against neural-tangents' numbers, against real wide networks, and refusals by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback.spectral.statistics import mean_and_stderr
+from pullback.theory import convolutional_kernels, infinite_width_kernels, limit_of
+
+F64 = torch.float64
+KNOWN = json.loads((Path(__file__).parents[2] / "data" / "neural_tangents.json").read_text())
+INPUTS = {kind: [torch.tensor(x, dtype=F64) for x in pair] for kind, pair in KNOWN["inputs"].items()}
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64)
+
+
+class Dense(nn.Module):
+    """A linear layer in the NTK parametrisation: numbers N(0, 1), scaled in the forward pass."""
+
+    def __init__(self, inputs: int, outputs: int = 64, w: float = 1.4, b: float | None = 0.1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, dtype=F64))
+        self.bias = None if b is None else nn.Parameter(torch.randn(outputs, dtype=F64))
+        self.gain, self.b = w / math.sqrt(inputs), b
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None or self.b is None else self.b * self.bias
+        return F.linear(x, self.gain * self.weight, bias)
+
+
+class Conv(nn.Module):
+    """A convolution in the NTK parametrisation."""
+
+    def __init__(self, inputs: int, outputs: int = 64, w: float = 1.4, b: float = 0.1, **options: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3, dtype=F64))
+        self.bias = nn.Parameter(torch.randn(outputs, dtype=F64))
+        self.gain, self.b, self.mode = w / math.sqrt(9 * inputs), b, options.pop("mode", "same")
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "circular":
+            x = F.pad(x, (1, 1, 1, 1), "circular")
+        padding = "same" if self.mode == "same" else "valid"
+        return F.conv2d(x, self.weight * self.gain, self.bias * self.b, padding=padding, **self.options)
+
+
+class Residual(nn.Module):
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class Total(nn.Module):
+    """Sum over positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(dim=(-2, -1))
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(x, (2, 3))
+
+
+class Leaky(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.01)
+
+
+def network(name: str, m: int = 64) -> nn.Sequential:
+    """The network of a name, with ``m`` units or channels."""
+
+    def head(inputs: int = m) -> Dense:
+        return Dense(inputs, 1, 1.2, 0.2)
+
+    def norm(*shape: int) -> nn.LayerNorm:
+        return nn.LayerNorm(shape, eps=1e-12, elementwise_affine=False)
+
+    five = [each for k in range(5) for each in (Dense(m if k else 5, m, 2**0.5, 0.05), nn.ReLU())]
+    first, image = Dense(5, m), Conv(3, m)
+    pairs: dict[str, Callable[[], list[nn.Module]]] = {
+        "relu_5": lambda: [*five, head()],
+        "no_bias": lambda: [Dense(5, m, 1.1, None), pb.modules.activation_module("erf"), Dense(m, 1, 1.3, None)],
+        **{
+            f"{phi}_2": lambda phi=phi: [
+                first, pb.modules.activation_module(phi), Dense(m, m), pb.modules.activation_module(phi), head()
+            ]
+            for phi in ("erf", "gelu", "sin")
+        },
+        "leaky_relu_2": lambda: [first, nn.LeakyReLU(), Dense(m, m), Leaky(), head()],
+        "residual": lambda: [first, Residual(nn.ReLU(), Dense(m, m, 0.9, 0.3)), nn.ReLU(), head()],
+        "layer_norm": lambda: [
+            first, norm(m), nn.ReLU(), Dense(m, m), norm(m), pb.modules.activation_module("erf"), head()
+        ],
+        "conv_flatten": lambda: [
+            image, nn.ReLU(), Conv(m, m, mode="circular"), pb.modules.activation_module("erf"), nn.Flatten(),
+            head(24 * m),
+        ],
+        "conv_strided": lambda: [
+            Conv(3, m, mode="valid", stride=(2, 1)), nn.ReLU(), Conv(m, m), nn.ReLU(), nn.Flatten(), head(4 * m)
+        ],
+        "conv_global": lambda: [image, nn.ReLU(), Conv(m, m), nn.ReLU(), Mean(), head()],
+        "average_pool": lambda: [
+            image, nn.ReLU(), nn.AvgPool2d(2), Conv(m, m), nn.ReLU(), nn.Flatten(), head(6 * m)
+        ],
+        "average_pool_overlap": lambda: [image, nn.ReLU(), nn.AvgPool2d((3, 2), (1, 2)), nn.Flatten(), head(6 * m)],
+        "sum_pool": lambda: [
+            image, nn.ReLU(), nn.AvgPool2d(2, divisor_override=1), Conv(m, m), nn.ReLU(), Total(), head()
+        ],
+        "residual_images": lambda: [
+            image, Residual(nn.ReLU(), Conv(m, m)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head()
+        ],
+        "layer_norm_images": lambda: [image, norm(m, 4, 6), nn.ReLU(), nn.Flatten(), head(24 * m)],
+    }  # fmt: skip
+    return nn.Sequential(*pairs[name]()).double().eval()
+
+
+def ones(model: nn.Module) -> dict[str, float]:
+    """Standard deviations of layers in the NTK parametrisation."""
+    return {name: 1.0 for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", KNOWN["networks"])
+def test_numbers_of_neural_tangents(name: str) -> None:
+    known, model = KNOWN["networks"][name], network(name)
+    x1, x2 = INPUTS[known["input"]]
+    found = limit_of(model, weights=ones(model))(x1, x2)
+    for kernel, key in zip(found, ("nngp", "ntk"), strict=True):
+        np.testing.assert_allclose(kernel, known[key], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["relu_5", "residual", "conv_flatten", "average_pool", "residual_images"])
+def test_one_set_is_two_that_are_the_same(name: str) -> None:
+    model = network(name)
+    limit, x = limit_of(model, weights=ones(model)), INPUTS[KNOWN["networks"][name]["input"]][0]
+    for one, two in zip(limit(x), limit(x, x), strict=True):
+        assert one == pytest.approx(two, rel=1e-12)
+        assert np.array_equal(one, one.T)
+        assert np.linalg.eigvalsh(one).min() > 0
+
+
+def test_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("average_pool")
+    limit, (x1, x2) = limit_of(model, weights=ones(model)), INPUTS["images"]
+    whole = limit(x1, x2)
+    monkeypatch.setattr("pullback.theory.wide.limit._ENTRIES", 4)
+    for kernel, expected in zip((*limit(x1, x2), *limit(x1)), (*whole, *limit(x1, x1)), strict=True):
+        assert kernel == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_named_kernels_are_limits_too() -> None:
+    """The functions of settings and the reading of a network agree, in both parametrisations."""
+    x = drawn(3, 5)
+    for sigma_w, sigma_b in ((1.3, 0.2), (2**0.5, 0.0)):
+        layers = [Dense(5, 16, sigma_w, sigma_b), nn.Tanh(), Dense(16, 16, sigma_w, sigma_b), nn.Tanh()]
+        model = nn.Sequential(*layers, Dense(16, 1, sigma_w, sigma_b))
+        found = limit_of(model, weights=ones(model))(x)
+        for kernel, expected in zip(found, infinite_width_kernels("tanh", 2, sigma_w, sigma_b, x), strict=True):
+            assert kernel == pytest.approx(expected, rel=1e-9)
+    plain = nn.Sequential(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)).double()
+    std = {f"{k}.weight": 1.5 / (40 if k else 5) ** 0.5 for k in (0, 2, 4)} | {f"{k}.bias": 0.3 for k in (0, 2, 4)}
+    found = limit_of(plain, weights=std)(x)
+    expected_kernels = infinite_width_kernels("relu", 2, 1.5, 0.3, x, parametrisation="standard", width=40)
+    for kernel, expected in zip(found, expected_kernels, strict=True):
+        assert kernel == pytest.approx(expected, rel=1e-9)
+    images, m = drawn(2, 2, 3, 3), 30
+    for pool in (True, False):
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(m, 1)] if pool else [nn.Flatten(), nn.Linear(9 * m, 1)]
+        conv = nn.Sequential(nn.Conv2d(2, m, 3, padding=1), nn.Tanh(), nn.Conv2d(m, m, 3, padding=1), nn.Tanh(), *head)
+        std = {
+            name: 0.3 if name.endswith("bias") else 1.5 / math.sqrt(p[0].numel()) for name, p in conv.named_parameters()
+        }
+        expected_kernels = convolutional_kernels(
+            "tanh", 2, 1.5, 0.3, images, parametrisation="standard", padding="zero",
+            readout="mean" if pool else "flatten", channels=m,
+        )  # fmt: skip
+        for kernel, expected in zip(limit_of(conv, weights=std)(images), expected_kernels, strict=True):
+            assert kernel == pytest.approx(expected, rel=1e-9)
+
+
+def compared(make: Callable[[], nn.Module], x: Tensor, count: int, widest: float) -> None:
+    """The tangent kernel of networks as torch draws them: mean within three standard errors of the limit's."""
+    torch.manual_seed(0)
+    kernels, limits = [], []
+    for _ in range(count):
+        model = make().double().eval()
+        outputs = model(x[:1]).numel()
+        kernels.append(pb.tangent_kernel(model, x).total / outputs)
+        limits.append(torch.from_numpy(limit_of(model, weights="torch")(x)[1]))
+    expected = limits[0]
+    assert bool((torch.stack(limits) - expected).abs().max() < 1e-9 * expected.abs().max())
+    mean, error = mean_and_stderr(torch.stack(kernels))
+    assert float((error / expected.abs().max()).max()) < widest
+    assert bool(((mean - expected).abs() < 3 * error + 1e-9).all()), (mean, expected, error)
+
+
+class TokenNet(nn.Module):
+    """Residual blocks with layer norm on tokens, positions averaged, a view and a squeeze, as people write them."""
+
+    def __init__(self, m: int) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, m), nn.LayerNorm(m)
+        self.up, self.down, self.head = nn.Linear(m, 2 * m), nn.Linear(2 * m, m), nn.Linear(m, 1)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed((x - 0.5) * 2)
+        h = h + self.drop(self.down(torch.relu(self.up(self.norm(h)))))
+        h = h.mean(dim=1)
+        return self.head(h.view(h.size(0), -1)).squeeze(-1)
+
+
+class Affine(nn.Sequential):
+    """Group norm with trained gains and shifts on maps, RMS norm on vectors."""
+
+    def __init__(self, m: int) -> None:
+        super().__init__(
+            nn.Conv2d(2, m, 3, padding=1, padding_mode="reflect"), nn.GroupNorm(1, m), nn.GELU(),
+            nn.Conv2d(m, m, 3, stride=2, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(2 * m, m), nn.RMSNorm(m),
+            nn.SiLU(), nn.Linear(m, 2),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tokens", pytest.param("affine", marks=pytest.mark.slow)])
+def test_real_networks_scatter_around_their_limit(kind: str) -> None:
+    if kind == "tokens":
+        compared(lambda: TokenNet(128), drawn(2, 4, 3), 12, 0.1)
+    else:
+        compared(lambda: Affine(128), drawn(2, 2, 4, 6), 40, 0.1)
+
+
+def test_measured_variances_and_what_is_frozen() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 2000), nn.ReLU(), nn.Linear(2000, 1, bias=False))
+    pb.modules.initialise_weights(model, "he", seed=1)
+    x = drawn(3, 6)
+    limit = limit_of(model)
+    assert "sigma_w = 1.4" in str(limit)
+    known = {"0.weight": (2 / 6) ** 0.5, "0.bias": 0.0, "2.weight": (2 / 2000) ** 0.5}
+    exact = limit_of(model, weights=known)(x)
+    for found, expected in zip(limit(x), exact, strict=True):
+        assert found == pytest.approx(expected, rel=0.06)  # 12,000 weights: 3 sqrt(2 / 2000)
+    frozen = nn.Sequential(nn.Linear(6, 2000), nn.ReLU(), nn.Linear(2000, 1, bias=False))
+    frozen.load_state_dict(model.state_dict())
+    for p in frozen[0].parameters():
+        p.requires_grad_(False)
+    last = limit_of(frozen, weights=known)(x)
+    assert last[0] == pytest.approx(exact[0])
+    assert last[1] == pytest.approx(exact[0] * 2000 / 2)  # the read-out's own part alone
+    before = limit(x)[1]
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert limit(x)[1] == pytest.approx(before)  # as it was when it was read
+
+
+class Fixed(nn.Module):
+    """The network of the theory of constant kernels: one hidden layer, outputs of random signs that are not trained."""
+
+    def __init__(self, m: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(m, 3, dtype=F64))
+        self.register_buffer("v", torch.randint(0, 2, (m,)).double() * 2 - 1)
+        self.m = m
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x @ self.weight.T / math.sqrt(3)) @ self.v / self.m**0.5
+
+
+def test_fixed_outputs_of_random_signs() -> None:
+    """S4-12: x^2 E sigma'^2 for one input, here with three."""
+    torch.manual_seed(0)
+    x, model = drawn(4, 3), Fixed(4000)
+    found = limit_of(model, weights={"weight": 1.0})(x)
+    nngp, parts = infinite_width_kernels("tanh", 1, 1.0, 0.0, x, by_layer=True)
+    assert found[0] == pytest.approx(nngp, rel=1e-9)
+    assert found[1] == pytest.approx(parts[0], rel=1e-9)
+    assert pb.tangent_kernel(model, x).total.numpy() == pytest.approx(found[1], abs=0.1)
+
+
+def test_branches_with_means_and_other_signs() -> None:
+    """Sums of branches that are not around 0 have their means in common: against many networks."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 300), nn.Linear(3, 300), nn.Linear(300, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.a(x)) - 0.5 * F.softplus(self.b(x)) / 2)
+
+    x, found, features = drawn(2, 3), [], []
+    torch.manual_seed(0)
+    for _ in range(30):
+        model = Branches().double()
+        found.append(pb.tangent_kernel(model, x).total)
+        features.append(limit_of(model, weights="torch")(x)[1])
+    mean, error = mean_and_stderr(torch.stack(found))
+    assert bool(((mean - torch.from_numpy(features[0])).abs() < 3 * error).all())
+    assert float(error.max()) < 0.03 * float(mean.max())
+
+
+def test_the_network_is_only_read() -> None:
+    model = TokenNet(8).double().eval()
+    seen: list[Any] = []
+    model.up.register_forward_hook(lambda *a: seen.append(a))
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    limit_of(model, weights="torch")(drawn(2, 4, 3))
+    assert not seen
+    assert len(model.up._forward_hooks) == 1
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not model.training
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.relu(self.inner(x)))
+
+
+class Shared(nn.Module):
+    """A signal added to a function of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        return self.out(h + torch.relu(h))
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.gate(x)
+        return h * torch.sigmoid(h)
+
+
+def chain(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), *layers)
+
+
+VECTORS, IMAGES = torch.ones(2, 4), torch.ones(2, 3, 6, 6)
+CONV = nn.Conv2d(3, 8, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (chain(nn.BatchNorm1d(8), nn.ReLU()), VECTORS, r"limit of infinite width, got BatchNorm1d `1`\. See"),
+        (chain(nn.BatchNorm1d(8).train(), nn.ReLU()), VECTORS, r"got BatchNorm1d `1`"),
+        (nn.Sequential(CONV, nn.ReLU(), nn.MaxPool2d(2)), IMAGES, r"got MaxPool2d `2`"),
+        (chain(nn.Softmax(1)), VECTORS, r"got Softmax `1`"),
+        (nn.Sequential(chain(nn.ReLU()), nn.LSTM(8, 4)), VECTORS, r"got LSTM `1`"),
+        (nn.Sequential(nn.Embedding(4, 3)), VECTORS, r"got Embedding `0`"),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.ones(2, 3, 8), r"limit_of: expected"),
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), IMAGES, r"got ConvTranspose2d `0`"),
+        (nn.Sequential(CONV, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), IMAGES, r"a single channel in a group `2`"),
+        (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), torch.ones(2, 4, 6, 6), r"with groups of input channels, `0`"),
+        (chain(nn.ReLU(), nn.Tanh()), VECTORS, r"got tanh of units that are not Gaussian .*, `2`"),
+        (chain(nn.ReLU(), nn.PReLU(8)), VECTORS, r"`2`"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), VECTORS, r"limit_of: expected"),
+        (nn.Sequential(CONV, nn.ReLU(), nn.AdaptiveAvgPool2d(2)), IMAGES, r"to more than one position `2`"),
+        (nn.Sequential(CONV, nn.ReLU(), nn.AvgPool2d(4, ceil_mode=True)), IMAGES, r"whole windows, got ceil_mode=True"),
+        (nn.Sequential(CONV, nn.LayerNorm(6)), IMAGES, r"LayerNorm over some of the positions, `1`"),
+        (nn.Sequential(CONV, nn.Flatten(2)), IMAGES, r"flattening of axes 2 to -1, `1`"),
+        (nn.Sequential(CONV, nn.Linear(6, 2)), IMAGES, r"a linear layer over an axis of positions, `1`"),
+        (Twice(), VECTORS, r"weights `inner.weight` used twice, by `inner`"),
+        (Shared(), VECTORS, r"a sum of branches that share the units of `inner.weight`"),
+        (Gated(), VECTORS, r"got mul of several signals or weights,"),
+        (chain(nn.Dropout(0.5)).train(), VECTORS, r"a model in eval mode, got Dropout `1` in train"),
+    ],
+)  # fmt: skip
+def test_layers_without_a_limit_are_named(model: nn.Module, x: Tensor, message: str) -> None:
+    model = model if "eval mode" in message else model.eval()
+    with pytest.raises(pb.PullbackError, match=message):
+        limit_of(model)(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: limit_of(torch.relu), r"limit_of: expected a module, got builtin"),
+        (lambda: limit_of(Decides()), r"a model whose calls its code alone shows, got TraceError"),
+        (lambda: limit_of(nn.Linear(4, 2), weights="he"), r"`weights` to be one of 'measured', 'torch', got 'he'"),
+        (lambda: limit_of(nn.Linear(4, 2), weights={"w": 1.0}), r"parameters in `weights` among weight, bias"),
+        (lambda: limit_of(nn.Linear(4, 2), weights={"bias": -1.0}), r"at least 0 in `weights`, got -1.0 for 'bias'"),
+        (lambda: limit_of(nn.Linear(4, 2))(torch.ones(4)), r"finite `x1` \(N, ...\), got shape \(4,\)"),
+        (lambda: limit_of(nn.Linear(4, 2))(VECTORS * math.nan), r"finite `x1` .*, got NaN or infinity"),
+        (lambda: limit_of(nn.Linear(4, 2))(VECTORS, torch.ones(1, 3)), r"expected `x2` \(N2, 4\), got \(1, 3\)"),
+        (lambda: limit_of(nn.ReLU())(VECTORS), r"one tensor made by layers with random weights, .* got inputs"),
+        (lambda: limit_of(nn.Sequential(CONV))(IMAGES), r"without positions, got positions \(6, 6\). Flatten"),
+        (lambda: limit_of(ones_like(nn.Linear(40, 2)))(torch.ones(1, 40)), r"around 0 in `weight`, got a mean of 1"),
+        (lambda: limit_of(ones_like(nn.Linear(40, 2), math.inf)), r"expected finite numbers in `weight`"),
+        (
+            lambda: limit_of(nn.Sequential(CONV, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))(
+                torch.zeros(1, 3, 91, 91)
+            ),
+            r"at most 8192 pixels where a layer mixes them, got 8281",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input(call: Any, message: str) -> None:
+    with pytest.raises(pb.InputError, match=message):
+        call()
+
+
+def ones_like(model: nn.Module, value: float = 1.0) -> nn.Module:
+    for p in model.parameters():
+        nn.init.constant_(p, value)
+    return model
