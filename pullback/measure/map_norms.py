@@ -19,10 +19,11 @@ from pullback.functional.differentiable import differentiable, forward_derivativ
 from pullback.functional.stand_in import stand_in
 from pullback.measure.tensor_norms import NormBounds, norm_221
 from pullback.modules.activations import Elementwise
-from pullback.modules.elementwise import MODULES, of_module
+from pullback.modules.elementwise import of_module
 from pullback.modules.wide_network import ScaledLinear
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues
+from pullback.theory.calls import MODULES
 
 LARGEST = 2**21  # entries of a tensor of second derivatives that is formed for an upper bound
 _TOLERANCE = 1e-4  # residual of a squared norm, relative
