@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -259,42 +257,3 @@ def test_samples_that_are_not_finite_in_any_batch() -> None:
     assert bad_samples(bad, 4) == []
     assert bad_samples(None) == bad_samples("text") == bad_samples(torch.tensor(math.nan)) == []
     assert bad_samples(torch.complex(bad, bad)) == [0, 2]
-
-
-CHILD = """
-import json, sys, torch
-torch.set_num_threads(int(sys.argv[2]))
-from pathlib import Path
-from tests.monitor.test_steps import *
-run = train(Path(sys.argv[1]), 30, rate=0.5, every=10, probes=["loss", "activations", "sharpness"])
-shown = [[r.step, r.probe, r.error is None, r.values.get("num_samples")] for r in run.records]
-numbers = [run.course("loss")[1].tolist(), run.series("loss", "loss")[1], run.series("sharpness", "hessian")[1]]
-print(json.dumps([shown, numbers, run.course("gradient_norm")[0].tolist()]))
-"""
-BUSY = "while True: pass"
-
-
-@pytest.mark.slow
-def test_the_same_record_on_one_thread_and_two_and_on_a_busy_machine(tmp_path: Path) -> None:
-    """The same steps, probes and samples, and the numbers up to rounding: nothing hangs on time."""
-    found = []
-    for place, threads in enumerate((1, 2)):
-        busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(place)]
-        try:
-            child = subprocess.run(
-                [sys.executable, "-c", CHILD, str(tmp_path / str(place)), str(threads)],
-                cwd=Path(__file__).parents[2],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        finally:
-            for each in busy:
-                each.kill()
-                each.wait()
-        found.append(json.loads(child.stdout.splitlines()[-1]))
-    for shown, numbers, norms in found[1:]:
-        assert shown == found[0][0]
-        assert norms == found[0][2]
-        for values, expected in zip(numbers, found[0][1], strict=True):
-            assert values == pytest.approx(expected, rel=1e-3)
