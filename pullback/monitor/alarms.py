@@ -15,6 +15,7 @@ from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.output import Output
+from pullback.monitor.probes.work import FORWARD
 
 MOST = 1000  # samples that are named
 LEAST_SEEN = 8  # samples before a loss can leap: that of one alone tells little of the next
@@ -40,26 +41,39 @@ class Alarms:
         self._largest, self._least = -math.inf, math.inf
         self._seen = 0  # samples
 
-    def look(self, step: int, loss: float, samples: int) -> bool:
-        """Record what is wrong with a loss, if anything is; whether something was recorded."""
+    def look(self, step: int, loss: float, samples: int, passes: float = math.inf) -> float:
+        """Record what is wrong with a loss, if anything is.
+
+        Args:
+            step: at which it was the loss.
+            loss: as the loop handed it over.
+            samples: of a batch.
+            passes: that may be made to see which samples' outputs are not finite.
+
+        Returns:
+            The passes that were made.
+        """
         if not math.isfinite(loss):
-            return self._turn("not_finite") and self._not_finite(step, loss)
+            outputs = FORWARD * samples <= passes
+            return FORWARD * samples if self._turn("not_finite") and self._not_finite(step, loss, outputs) else 0.0
         before, spread = self._largest, self._largest - self._least
         leaps = self._seen >= LEAST_SEEN and loss - before > (1 + NOISE / samples) * max(abs(before), spread)
         self._largest, self._least = max(before, loss), min(self._least, loss)
         self._seen += samples
-        return leaps and self._turn("leap") and self._leap(step, loss, before)
+        if leaps and self._turn("leap"):
+            self._leap(step, loss, before)
+        return 0.0
 
     def _turn(self, kind: str) -> bool:
         self._counts[kind] += 1
         return self._counts[kind] & (self._counts[kind] - 1) == 0
 
-    def _leap(self, step: int, loss: float, before: float) -> bool:
+    def _leap(self, step: int, loss: float, before: float) -> None:
         self.output.values(step, "leap", {"loss": loss, "before": before}, forward=False)
         self.output.say_once("leap", f"the loss of step {step} is {loss:.4g}, at most {before:.4g} before")
-        return True
 
-    def _not_finite(self, step: int, loss: float) -> bool:
+    def _not_finite(self, step: int, loss: float, outputs: bool) -> bool:
+        """Record what is not finite; whether outputs were looked at."""
         named = [(name, p) for name, p in unwrap(self.model).named_parameters()]
         found: dict[str, Any] = {
             "loss": loss,
@@ -67,14 +81,15 @@ class Alarms:
             "weights": [name for name, p in named if not _is_finite(p)],
         }
         x, y = self.batch if self.batch is not None else ((), ())
-        found |= {"inputs": bad_samples(x), "targets": bad_samples(y), "outputs": self._bad_outputs(x)}
+        found |= {"inputs": bad_samples(x), "targets": bad_samples(y)}
+        found |= {"outputs": self._bad_outputs(x)} if outputs else {}
         if step != self.step:  # a number fetched from a device: everything else is of now
             found["looked_at"] = self.step
         self.output.values(step, "not_finite", found, forward=False)
-        parts = [f"{len(found[key])} {what}" for key, what in SAID.items() if found[key]]
+        parts = [f"{len(found[key])} {what}" for key, what in SAID.items() if found.get(key)]
         also = f"; not finite either: {', '.join(parts)}" if parts else ""
         self.output.say_once("not_finite", f"the loss of step {step} is {loss}{also}")
-        return True
+        return outputs
 
     def _bad_outputs(self, x: Batch) -> list[int]:
         """Samples whose outputs in eval mode are not finite; none where the model does not take the batch."""

@@ -61,6 +61,11 @@ class Budget:
         start = self._start_steps * self.training / max(1, self.steps)
         return start, max(0.0, self.share * self.training - start)
 
+    def left(self) -> float:
+        """Passes for anything."""
+        start, later = self._parts()
+        return start + later - self.cheap - self.dear
+
     def cheap_left(self, *, end: bool = False) -> float:
         """Passes for a measurement, at the end with what was kept for it."""
         start, later = self._parts()
@@ -69,4 +74,4 @@ class Budget:
     def dear_left(self) -> float:
         """Passes for dear probes."""
         start, later = self._parts()
-        return DEAR * start + DEAR_LATER * later - self.dear
+        return min(DEAR * start + DEAR_LATER * later - self.dear, self.left())

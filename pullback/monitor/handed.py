@@ -88,6 +88,20 @@ def as_index(value: Any) -> int | None:
         return None
 
 
+def chosen_start(max_samples: int, resume: Any, where: str) -> int | None:
+    """Steps a resumed training has behind it, as Python's number; None of a new one.
+
+    Raises:
+        InputError: no such number, or samples of which nothing can be told.
+    """
+    if max_samples < 2:
+        raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
+    made = as_index(resume)
+    if resume is not None and (isinstance(resume, bool) or made is None or made < 0):
+        raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
+    return made
+
+
 def chosen_optimizers(optimizer: Any, where: str) -> tuple[torch.optim.Optimizer, ...] | None:
     """One optimizer or several, taken out of the wrappers of accelerate and Lightning; None without any.
 

@@ -13,12 +13,13 @@ from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.kernels import KernelSeries
+from pullback.monitor.called import by_sample
 from pullback.monitor.output import Output, unseen
-from pullback.monitor.plan import FEWEST, Allowed, Plan, cheap_passes, dear_parts, most_samples, works
+from pullback.monitor.plan import LEAST, Allowed, Plan, asking, cheap_part, cheap_passes, dear_parts, is_dear, works
 from pullback.monitor.probes import Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.monitor.recent import Recent
-from pullback.monitor.recognised import Recogniser, by_sample
+from pullback.monitor.recognised import Recogniser
 from pullback.monitor.snapshot import Snapshot
 from pullback.runs.schema import in_words
 
@@ -82,6 +83,8 @@ class Measurer:
             everything, read = self._observation(output, step, seen)
             with undisturbed(self.model, training=False), by_sample(self.model, read):
                 plan = self._plan(everything, allowed)
+                if plan.is_left_out:
+                    return plan
                 part, of = slice(0, plan.num_samples), everything
                 cheap = replace(of, x=take(of.x, part), y=take(of.y, part))
                 for probe in self.probes:
@@ -102,22 +105,36 @@ class Measurer:
 
     def passes(self, samples: int) -> float:
         """Of the probes that always run, as far as is known before they are given the samples."""
-        return cheap_passes(self._cheap(), samples, first=self.is_first)
+        always = [work for work in self._always().values() if not is_dear(work)]
+        return cheap_passes(always, samples, first=self.is_first)
 
-    def _cheap(self) -> list[Work]:
-        return [self._works[probe.name] for probe in self.probes if not probe.sparse and probe.name in self._works]
+    def least(self, samples: int, *, later: bool = False) -> float:
+        """Of a measurement that cannot be left out, ``later`` than the first: on the fewest samples, of what all share.
+
+        With what is looked at to plan it.
+        """
+        shared = cheap_passes((), min(LEAST, samples), first=self.is_first and not later)
+        return shared + self._recogniser.expected(samples, self.recent.batch_size or samples) + asking(self.probes)
+
+    def _always(self) -> dict[str, Work]:
+        return {p.name: self._works[p.name] for p in self.probes if not p.sparse and p.name in self._works}
 
     def _plan(self, seen: Observation, allowed: Allowed) -> Plan:
-        first, self.is_first = self.is_first, False
         available = num_samples(seen.x)
-        self._works = works(self.probes, seen)
-        cheap = self._cheap()
-        count = max(min(FEWEST, available), most_samples(cheap, allowed.cheap, available, first=first))
-        wanted = [probe.name for probe in self.probes if probe.sparse and probe.name in allowed.wanted]
-        dear, dearer, waiting = dear_parts(self._works, wanted, allowed.dear, available)
+        asked = [probe for probe in self.probes if not probe.sparse or probe.name in allowed.wanted]
+        self._works = works(asked, seen)
+        spent, always = self._recogniser.passes + asking(asked), self._always()
+        count, without = cheap_part(always, allowed, spent, available, first=self.is_first)
+        if not count:
+            return Plan(0, available, cheap=spent)
+        kept = [work for name, work in always.items() if name not in without]
+        cheap = spent + cheap_passes(kept, count, first=self.is_first)
+        self.is_first = False
+        wanted = [probe.name for probe in asked if probe.sparse]
+        dear, dearer, waiting = dear_parts(self._works, wanted, min(allowed.dear, allowed.most - cheap), available)
         return Plan(
-            count, available, dear, extras=allowed.extras, cheap=cheap_passes(cheap, count, first=first),
-            dearer=dearer, waiting=waiting,
+            count, available, dear, extras=allowed.extras, cheap=cheap, dearer=dearer, waiting=waiting,
+            without=without,
         )  # fmt: skip
 
     def _observation(self, output: Output, step: int, given: Seen) -> tuple[Observation, bool]:

@@ -14,7 +14,7 @@ from pullback._checks import unsupported
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.losses import apply_loss, logits_of
-from pullback.functional.model_view import evaluate
+from pullback.monitor.called import Calls
 from pullback.monitor.readings import Reduction
 
 IGNORED = -100  # the label of what is not to be predicted, throughout that package
@@ -39,25 +39,33 @@ class OwnLoss:
 
     def __init__(self) -> None:
         self.form: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._passes = 0.0
         self.problem = "no sample with labels so far"
 
     def settle(self, model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> None:
         """Find the form by which the model's loss follows from its logits and labels; costs a few samples' passes."""
         seen: list[tuple[Tensor, Tensor, float]] = []
-        with undisturbed(model, training=False), torch.no_grad():
+        call = Calls(model)
+        with undisturbed(model, training=False):
             for i in range(min(num_samples(inputs), MOST_LOOKED_AT)):
-                outputs = evaluate(model, take(inputs, [i]))
+                outputs = call(take(inputs, [i]))
                 own = float(outputs.get("loss", math.nan)) if isinstance(outputs, Mapping) else math.nan
                 if not math.isnan(own):
                     seen.append((logits_of(outputs), labels[[i]], own))
                 if len(seen) == COMPARED:
                     break
+        self._passes += call.passes
         for form in FORMS:
             if seen and all(_gives(form, *each) for each in seen):
                 self.form = form
                 return
         if seen:
             self.problem = f"a loss of {seen[0][2]:.6g}, which follows in another way"
+
+    def taken(self) -> float:
+        """Passes that were made to find it, since they were last asked for."""
+        passes, self._passes = self._passes, 0.0
+        return passes
 
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
         """Losses (N,)."""
@@ -83,12 +91,12 @@ def stated_loss(outputs: Any, targets: Batch = None) -> Any:
 
 
 def own_loss(
-    model: nn.Module, loss_fn: LossFunction, inputs: Batch, outputs: Any, labels: Iterable[tuple[Any, Batch]]
+    call: Calls, loss_fn: LossFunction, inputs: Batch, outputs: Any, labels: Iterable[tuple[Any, Batch]]
 ) -> tuple[LossFunction, Reduction, Any] | None:
     """The form of a loss that the model returned beside its outputs, and how the batch's is made of it.
 
     Args:
-        model: in eval mode.
+        call: the model, in eval mode.
         loss_fn: picks the loss out of the outputs.
         inputs: of some samples.
         outputs: for those.
@@ -103,7 +111,7 @@ def own_loss(
     for name, given in labels:
         try:
             value = float(apply_loss(loss_fn, outputs, given))
-            own = _own(model, loss_fn, inputs, given)
+            own = _own(call, loss_fn, inputs, given)
         except (TypeError, ValueError, RuntimeError, IndexError):  # no loss of these labels
             continue
         for form in FORMS:
@@ -117,11 +125,11 @@ def own_loss(
 
 
 @torch.no_grad()
-def _own(model: nn.Module, loss_fn: LossFunction, inputs: Batch, labels: Batch) -> list[tuple[Any, Batch, float]]:
+def _own(call: Calls, loss_fn: LossFunction, inputs: Batch, labels: Batch) -> list[tuple[Any, Batch, float]]:
     """Scores, labels and the model's own loss of a few samples that have one."""
     found: list[tuple[Any, Batch, float]] = []
     for i in range(min(num_samples(inputs), MOST_LOOKED_AT)):
-        outputs, own = evaluate(model, take(inputs, [i])), take(labels, [i])
+        outputs, own = call(take(inputs, [i])), take(labels, [i])
         loss = float(apply_loss(loss_fn, outputs, own))
         found += [] if math.isnan(loss) else [(_scores(outputs), own, loss)]
         if len(found) == COMPARED:

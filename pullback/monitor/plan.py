@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pullback.monitor.probes import Observation, Probe
-from pullback.monitor.probes.work import KERNEL_FIRST, Work
+from pullback.monitor.probes.work import FORWARD, KERNEL_FIRST, Work
 
-FEWEST = 4  # samples of a measurement that must not be left out, and of a dear probe
+LEAST, FEWEST = 3, 4  # samples of a measurement that must not be left out: at least, and if it can be; of a dear probe
 ENOUGH = 16  # of one that may be
 
 
@@ -22,12 +22,14 @@ class Allowed:
         dear: passes of those that do not.
         wanted: names of dear probes whose turn it is.
         extras: whether it is the turn of what makes no passes and is dear in other ways.
+        most: passes of all together.
     """
 
     cheap: float = math.inf
     dear: float = math.inf
     wanted: frozenset[str] = frozenset()
     extras: bool = False
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ class Plan:
     """A measurement before it is made.
 
     Args:
-        num_samples: N, that all probes share.
+        num_samples: N, that all probes share; 0 where none can be afforded.
         available: samples there are, up to what a measurement looks at.
         dear: samples of each dear probe that joins, by name.
         extras: whether probes add their dearer parts, which make no passes of the model.
-        cheap: passes of the probes that always run.
+        cheap: passes of the probes that always run, and of what was looked at to plan them.
         dearer: passes of the others.
         waiting: dear probes whose turn it was and that are put off.
+        without: probes of every measurement that cannot be afforded in this one.
     """
 
     num_samples: int
@@ -51,10 +54,16 @@ class Plan:
     cheap: float = 0.0
     dearer: float = 0.0
     waiting: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether there are samples, and too little to spend on any."""
+        return self.available > 0 and not self.num_samples
 
     def has(self, probe: Probe) -> bool:
         """Whether a probe takes part."""
-        return not probe.at_start and (not probe.sparse or probe.name in self.dear)
+        return not probe.at_start and (probe.name in self.dear if probe.sparse else probe.name not in self.without)
 
 
 def works(probes: Iterable[Probe], seen: Observation) -> dict[str, Work]:
@@ -67,6 +76,39 @@ def works(probes: Iterable[Probe], seen: Observation) -> dict[str, Work]:
             except Exception:
                 found[probe.name] = Work()
     return found
+
+
+def asking(probes: Iterable[Probe]) -> float:
+    """Passes to tell what they cost: some look at one sample."""
+    return FORWARD * sum(not isinstance(probe.work, Work) for probe in probes if not probe.at_start)
+
+
+def is_dear(work: Work) -> bool:
+    """Whether a probe of every measurement makes more passes of few samples than the kernel that all share."""
+    return work.of(FEWEST) > FEWEST
+
+
+def cheap_part(
+    of: Mapping[str, Work], allowed: Allowed, spent: float, available: int, *, first: bool
+) -> tuple[int, tuple[str, ...]]:
+    """Samples that the probes of every measurement share, 0 if there can be none, and the names of those left out.
+
+    Where it is more than may be spent there are fewer samples first, then go the dear ones, and at last all that make
+    passes of their own, dearest first.
+    """
+    kept, least, fewest = dict(of), min(LEAST, available), min(FEWEST, available)
+    share, most = allowed.cheap - spent, allowed.most - spent
+    while True:
+        of_kept = list(kept.values())
+        count = most_samples(of_kept, min(share, most), available, first=first)
+        count = max(count, most_samples(of_kept, most, fewest, first=first))
+        dearest = max(kept, key=lambda name: kept[name].of(fewest), default=None)
+        if dearest is None or kept[dearest].is_free:
+            return (count if count >= least else 0), tuple(name for name in of if name not in kept)
+        beyond = is_dear(kept[dearest]) and cheap_passes(of_kept, fewest, first=first) > share
+        if count >= least and not beyond:
+            return count, tuple(name for name in of if name not in kept)
+        del kept[dearest]
 
 
 def cheap_passes(of: Sequence[Work], samples: int, *, first: bool) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,20 +12,18 @@ from torch import Tensor, nn
 
 from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, check_batch, num_samples, take, undisturbed
-from pullback.functional.agreement import agree
 from pullback.functional.batch import Batch, copied, mapped, tensors
 from pullback.functional.losses import as_module
-from pullback.functional.model_view import evaluate
 from pullback.functional.unwrap import unwrap, without_autocast
 from pullback.kernels import Kernel, KernelSeries
+from pullback.monitor.called import Calls, by_rows, folded, is_unfolded, takes_whole
 from pullback.monitor.output import Output
-from pullback.monitor.own_loss import LABELS, own_loss, stated_loss
+from pullback.monitor.own_loss import LABELS, OwnLoss, own_loss, stated_loss
 from pullback.monitor.readings import BroadcastError, Reduction, read
+from pullback.monitor.recent import FEW
 
-MOST_SAMPLES = 16  # of the batch at hand, by whose losses the batch's is recognised
+MOST_SAMPLES, FEW_SAMPLES = 16, 4  # by whose losses the batch's is recognised; of batches of one sample or two
 where = "Monitor"
-
-RETURNED = "Return the outputs too, `return outputs, loss`, or one loss per sample, and pick it in `loss_fn`"
 
 
 def chosen_loss(loss_fn: Any) -> LossFunction:
@@ -102,34 +99,48 @@ class Recogniser:
     Args:
         model: the model being trained.
         loss_fn: as of ``chosen_loss``.
+
+    Attributes:
+        passes: that the last look at a batch took.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         self.model, self.loss_fn = unwrap(model), loss_fn  # a replica's own forward pass talks to the others
         self._said: str | None = None  # the reduction that stands in the record
         self._found: tuple[Any, Recognised] | None = None
+        self.passes = 0.0
 
-    def __call__(self, x: Batch, y: Batch) -> Recognised:
-        """How a batch is read.
+    def __call__(self, x: Batch, y: Batch, batch_size: int) -> Recognised:
+        """How a batch is read, of which the loop has so many samples at a time.
 
         Raises:
             InputError: it cannot be; the error has the remedy.
 
         Cost: where it is looked for, one forward pass of at most ``MOST_SAMPLES`` samples.
         """
+        self.passes = self.loss_fn.taken() if isinstance(self.loss_fn, OwnLoss) else 0.0
         form = _form(x), _form(y)
         if self._found is not None and self._found[0] == form and self._found[1].certain:
             return self._found[1]
-        found = recognised(self.model, self.loss_fn, x, y)
+        call = Calls(self.model)
+        try:
+            found = recognised(call, self.loss_fn, x, y, _looked_at(batch_size))
+        finally:
+            self.passes += call.passes
         if self._found is not None and _alike(found, self._found[1]):
             found = replace(found, kernels=self._found[1].kernels)  # what they have proved stands
         self._found = form, found
         return found
 
+    def expected(self, samples: int, batch_size: int) -> float:
+        """Passes that the next batch is likely to take, of so many samples, where the loop has so many at a time."""
+        known = self._found is not None and self._found[1].certain
+        return 0.0 if known else Calls.of(min(2, samples), min(_looked_at(batch_size), samples), 1)
+
     def said(self, output: Output, step: int, x: Batch, y: Batch, batch_size: int) -> Recognised:
         """How a batch is read, recorded where it is new; where it cannot be, every probe that needs a loss says why."""
         try:
-            found = self(x, y)
+            found = self(x, y, batch_size)
         except PullbackError as error:
             if isinstance(error, BroadcastError):
                 output.values(step, "targets_broadcast", error.shapes)
@@ -156,24 +167,28 @@ def _alike(a: Recognised, b: Recognised) -> bool:
     return type(a.loss_fn) is type(b.loss_fn) and all(getattr(a, name) == getattr(b, name) for name in same)
 
 
-def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> Recognised:
-    """How a batch of the loop is read; see ``Recogniser``."""
+def _looked_at(batch_size: int) -> int:
+    return MOST_SAMPLES if batch_size >= FEW else FEW_SAMPLES
+
+
+def recognised(call: Calls, loss_fn: LossFunction, x: Batch, y: Batch, most: int = MOST_SAMPLES) -> Recognised:
+    """How a batch of the loop is read, by at most so many of its samples; see ``Recogniser``."""
+    model = call.model
     if not tensors(x):
         num_samples(x)  # says what is wrong with it
     count = num_samples(x)
     with undisturbed(model, training=False):
-        whole, labels = _called(model, x), ""
+        whole, labels = takes_whole(call, x), ""
         merged = _merged(y, count)
-        few = slice(0, min(count, MOST_SAMPLES))
+        few = slice(0, min(count, most))
         inputs = take((x,) if whole else x, few)
         targets = copied(take(_targets(x, y, labels, merged), few))  # those of inference mode enter no graph
         check_batch(where, inputs, targets)
-        with torch.no_grad():
-            outputs = evaluate(model, inputs)
-        rows = min(count, MOST_SAMPLES)
-        unfolded = _is_unfolded(model, inputs, outputs, rows)
+        outputs = call(inputs)
+        rows = min(count, most)
+        unfolded = is_unfolded(call, inputs, outputs, rows)
         if unfolded:
-            outputs = _folded(outputs, rows)
+            outputs = folded(outputs, rows)
         try:
             flags = (*(unfolded and leaf.dim() > 1 for leaf in tensors(outputs)), *merged)
             with without_autocast():
@@ -181,7 +196,7 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
         except BroadcastError:
             raise
         except Exception as error:
-            own = own_loss(model, loss_fn, inputs, outputs, _candidates(x, y, few, merged))
+            own = own_loss(call, loss_fn, inputs, outputs, _candidates(x, y, few, merged))
             if own is None:
                 raise error from None
             loss, reduction, labels = own
@@ -193,27 +208,6 @@ def recognised(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batch) -> R
 def _in_full(tensor: Tensor) -> Tensor:
     """Half precision would hide whether a loss is a mean."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _called(model: nn.Module, x: Batch) -> bool:
-    """Whether the model takes x as its one argument, where it does not take its parts."""
-    first: Exception | None = None
-    for whole in (False, True):
-        if whole and not isinstance(x, Mapping | list | tuple):
-            break
-        try:
-            with torch.no_grad():
-                evaluate(model, take((x,) if whole else x, slice(0, 2)))
-        except Exception as error:
-            first = first or error
-            continue
-        return whole
-    assert first is not None
-    if isinstance(first, PullbackError):
-        raise first
-    got = f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
-    remedy = "Hand `step` what the loop calls the model with: a tensor, a tuple of several, or a dict by name"
-    raise input_error(where, "inputs that the model takes", got, remedy) from first
 
 
 def _merged(y: Batch, count: int) -> tuple[bool, ...]:
@@ -232,17 +226,13 @@ def _merged(y: Batch, count: int) -> tuple[bool, ...]:
     return tuple(found)
 
 
-def _by_sample(tensor: Tensor, count: int) -> Tensor:
-    return tensor.unflatten(0, (count, -1)) if tensor.dim() else tensor
-
-
 def _targets(x: Batch, y: Batch, labels: Any, merged: tuple[bool, ...]) -> Batch:
     count = num_samples(x)
     y = y if labels == "" else x[labels]
     if not all(leaf.dim() for leaf in tensors(y)) or not tensors(y):  # none: one number a sample, which no loss reads
         return {"none": torch.zeros(count, device=tensors(x)[0].device)}
     flags = iter(merged)
-    return mapped(lambda t: _by_sample(t, count) if next(flags, False) else t, y)
+    return mapped(lambda t: by_rows(t, count) if next(flags, False) else t, y)
 
 
 def _candidates(x: Batch, y: Batch, few: slice, merged: tuple[bool, ...]) -> Iterator[tuple[Any, Tensor]]:
@@ -252,44 +242,3 @@ def _candidates(x: Batch, y: Batch, few: slice, merged: tuple[bool, ...]) -> Ite
     keys: list[Any] = [key for key in LABELS if key in x] if isinstance(x, Mapping) else []
     keys = [*range(1, len(x))] if isinstance(x, tuple | list) else keys
     yield from ((key, copied(x[key][few])) for key in keys if isinstance(x[key], Tensor))
-
-
-def _is_unfolded(model: nn.Module, inputs: Batch, outputs: Any, count: int) -> bool:
-    """Whether the model returns k rows a sample, sample after sample, which the first sample alone shows."""
-    leaves = [leaf for leaf in tensors(outputs) if leaf.dim()]
-    if any(len(leaf) == count for leaf in leaves):
-        return False
-    if not leaves:
-        raise input_error(where, "outputs of single samples beside the loss", "a loss alone", RETURNED)
-    if all(len(leaf) % count == 0 for leaf in leaves):
-        with torch.no_grad():
-            alone = [leaf for leaf in tensors(evaluate(model, take(inputs, slice(0, 1)))) if leaf.dim()]
-        rows = [leaf[: len(leaf) // count] for leaf in leaves]
-        if all(a.shape == b.shape and agree(a, b) for a, b in zip(alone, rows, strict=True)):
-            return True
-    raise input_error(
-        where,
-        f"a model that returns a row for each of {count} samples, or several, sample after sample",
-        f"first axes {sorted({len(leaf) for leaf in leaves})}",
-        "Put the samples along the first axis of inputs and outputs (batch_first=True)",
-    )
-
-
-def _folded(outputs: Any, count: int) -> Any:
-    return mapped(lambda t: _by_sample(t, count), outputs)
-
-
-@contextmanager
-def by_sample(model: nn.Module, unfolded: bool) -> Iterator[None]:
-    """Within the block a model that returns a row for every position returns (N, T, ...)."""
-
-    def fold(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
-        count = num_samples((args, kwargs))
-        return _folded(outputs, count)
-
-    hook = unwrap(model).register_forward_hook(fold, with_kwargs=True) if unfolded else None
-    try:
-        yield
-    finally:
-        if hook is not None:
-            hook.remove()

@@ -17,7 +17,7 @@ from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
 from pullback.monitor.describe import describe
-from pullback.monitor.handed import as_index, as_tensors, chosen_optimizers
+from pullback.monitor.handed import as_index, as_tensors, chosen_optimizers, chosen_start
 from pullback.monitor.measuring import Measurer
 from pullback.monitor.output import Output
 from pullback.monitor.probes import chosen_probes
@@ -119,11 +119,7 @@ class Monitor:
         self.model = model
         every = every if (whole := as_index(every)) is None or isinstance(every, bool) else whole  # NumPy's, torch's
         self.schedule = Schedule(every, budget := chosen_budget(budget))
-        if max_samples < 2:
-            raise input_error(where, "`max_samples` of at least 2", repr(max_samples), "Pass more samples")
-        made = as_index(resume)
-        if resume is not None and (isinstance(resume, bool) or made is None or made < 0):
-            raise input_error(where, "`resume` as a whole number from 0", repr(resume), "Pass the steps made so far")
+        made = chosen_start(max_samples, resume, where)
         loss_fn = chosen_loss(loss_fn)
         chosen = chosen_probes(probes, where)
         self.num_steps = made or 0

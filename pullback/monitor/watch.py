@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pullback.monitor.alarms import Alarms
 from pullback.monitor.handed import as_number
 from pullback.monitor.measuring import Measurer, Seen
 from pullback.monitor.output import Output
-from pullback.monitor.plan import Allowed
+from pullback.monitor.plan import LEAST, Allowed
 from pullback.monitor.schedule import Schedule
 from pullback.monitor.snapshot import Snapshot
 from pullback.monitor.steps import Steps
@@ -48,7 +49,6 @@ class Watch:
             costs = earlier.series("cost", "seconds")[1]
             self.num_measurements, self.seconds = len(costs), sum(costs)
             self.turns.go_on(earlier, steps)
-            measurer.is_first = not costs
         elif not steps:
             with self._timed():
                 measurer.measure_start(output)
@@ -71,7 +71,7 @@ class Watch:
         if self.turns.schedule.is_due(step, last):
             allowed = self._allowed(step)
             if allowed is None:
-                self.turns.left_out += 1
+                self.turns.leave_out(step)
             else:
                 self._measure(step, seen, allowed, turn=True)
         self._last = (
@@ -82,13 +82,17 @@ class Watch:
 
     def _arrived(self, step: int, loss: float) -> None:
         """The loss of a step is known."""
-        samples = self.measurer.recent.batch_size or 1
-        if self._alarms.look(step, loss, samples):
-            self.turns.budget.asked += samples  # to see which outputs are not finite
+        samples, budget = self.measurer.recent.batch_size or 1, self.turns.budget
+        budget.cheap += self._alarms.look(step, loss, samples, math.inf if budget.share is None else budget.left())
 
     def _allowed(self, step: int) -> Allowed | None:
-        available = min(self.measurer.max_samples, self.measurer.recent.num_available)
-        return self.turns.allowed(step, available, self.measurer.passes)
+        available, measurer = self._available, self.measurer
+        end = measurer.least(max(LEAST, available), later=True)  # smaller batches will be joined by then
+        return self.turns.allowed(step, available, measurer.passes, measurer.least(available), end)
+
+    @property
+    def _available(self) -> int:
+        return min(self.measurer.max_samples, self.measurer.recent.num_available)
 
     def _snapshot(self, step: int) -> Snapshot | None:
         """Weights before the next step, if it will be measured with a probe that asks for them."""
@@ -114,11 +118,13 @@ class Watch:
 
     def _measure(self, step: int, seen: Seen, allowed: Allowed, *, turn: bool = False, asked: bool = False) -> None:
         with self._timed() as start:
-            self.num_measurements += 1
             self.turns.begin(step)
             self._steps.fetch()
             plan = self.measurer.measure(self.output, step, seen, allowed)
             self.turns.spend(plan, asked=asked, turn=turn)
+            if plan.is_left_out:
+                return
+            self.num_measurements += 1
             work = {"passes": plan.cheap + plan.dearer, "num_samples": plan.num_samples}
             self.output.values(step, "work", work | self.turns.state())
             self.output.values(step, "cost", {"seconds": time.perf_counter() - start})
@@ -137,7 +143,11 @@ class Watch:
         self._finished = True
         self._steps.fetch()
         if self._last is not None and self.turns.measured < self._last[0]:
-            self._measure(*self._last, self.turns.at_end())
+            allowed = self.turns.at_end(self.measurer.least(self._available))
+            if allowed is None:
+                self.turns.leave_out(step)
+            else:
+                self._measure(*self._last, allowed)
         self._last = self._before = None
         self._alarms.batch = None
         text = None

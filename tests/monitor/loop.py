@@ -82,8 +82,9 @@ class Loop:
 
 
 def measured(run: pb.Run) -> dict[str, list[Any]]:
-    """All columns but those of the clock."""
-    return {name: cells for name, cells in run.table().items() if not name.startswith("cost.")}
+    """All columns but those of the clock, and of passes: a process that goes on reads its first batch once more."""
+    passes = "work.passes", "work.counts", "schedule.work"
+    return {name: cells for name, cells in run.table().items() if not name.startswith(("cost.", *passes))}
 
 
 def kill_within_a_line() -> None:

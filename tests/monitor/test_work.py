@@ -15,6 +15,7 @@ from pullback.functional import undisturbed
 from pullback.kernels import KernelSeries
 from pullback.monitor.probes import PROBES, Observation, Probe
 from pullback.monitor.probes.work import KERNEL_FIRST, Work
+from pullback.monitor.recognised import Recogniser
 
 CE = nn.CrossEntropyLoss()
 SMALL = 0.35  # of a pass a sample, where a probe says that it makes none: products of the kernel's own rows
@@ -80,6 +81,28 @@ def compare(probe: Probe, seen: Observation, count: int, one: float) -> None:
     if probe.extra is not None:
         extra = probe.extra
         assert multiplications(lambda: extra(seen)) / one <= SMALL * count, probe.name
+
+
+def test_passes_of_reading_a_batch() -> None:
+    """Half a pass for every sample that goes through the model, and no less than is made."""
+    torch.manual_seed(0)
+    for network, _, _ in CASES:
+        model, x = network()
+        y, seen = torch.arange(len(x)) % 4, []
+        hook = model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))  # noqa: B023
+        for count in (1, 3, 16):
+            reader = Recogniser(model, CE)
+            assert sum(seen) / 2 <= reader.expected(count, 16)
+            reader(x[:count], y[:count], 16)
+            assert reader.passes == sum(seen) / 2 > 0
+            assert reader.expected(count, 16) == (0 if count > 1 else 1.5)  # of one sample nothing is certain
+            seen.clear()
+            reader(x[:count], y[:count], 16)
+            assert reader.passes == sum(seen) / 2 == (0 if count > 1 else 1)
+            seen.clear()
+        hook.remove()
+        forward, both = (multiplications(call) for call in (lambda: model(x), lambda: CE(model(x), y).backward()))  # noqa: B023
+        assert forward <= both / 2
 
 
 def test_work_of_so_many_samples() -> None:

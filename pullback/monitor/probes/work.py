@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FORWARD = 0.5  # of a pass, at most: the part of it that a forward pass is, of a single layer
 KERNEL_FIRST = 8.0  # passes of the first kernel of a run beside one a sample: rows compared with single samples'
 
 
