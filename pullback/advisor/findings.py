@@ -23,7 +23,7 @@ class Finding:
         evidence: the numbers, by name.
         threshold: the rule they crossed, in words.
         source: where that rule comes from.
-        action: one remedy in the user's terms.
+        action: one remedy in the user's terms; of what follows from others, that of the cause, which is said there.
         summary: one sentence: what is wrong, and why it matters.
         because: names of the findings of this run that it follows from; empty of a cause.
         change: the remedy as a program can carry it out, or None: of what has none, and of what follows from others.
@@ -67,8 +67,7 @@ class Finding:
         place = f" in {self.layer}" if self.layer else ""
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items())
         told = f" {self.summary}" if self.summary else ""
-        after = f" It follows from {' and '.join(self.because)}." if self.because else ""
+        then = f"It follows from {' and '.join(self.because)}" if self.because else self.action
         return (
-            f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}).{told}{after} "
-            f"{self.action}."
+            f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}).{told} {then}."
         )

@@ -150,7 +150,10 @@ class _progress:
 
 
 def _summary(run: pb.Run, findings: list[pb.Finding], seconds: float) -> None:
-    """The diagnostics at the last measurement."""
+    """The last loss, and the diagnostics at the last measurement."""
+    made, losses = run.course("loss")
+    if len(losses):
+        typer.echo(f"Loss of the last step, {made[-1]}: {formatted(float(losses[-1]))}")
     typer.echo("At the last measurement:")
     for name, label in HEADLINE.items():
         probe, _, metric = name.partition(".")

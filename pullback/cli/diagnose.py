@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import pullback as pb
+    pass
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
 ) -> None:
     """Print the findings of a run, causes first; exits with 1 if one is a warning or worse."""
     import pullback as pb
+    from pullback.report.notes import left_out
 
     loaded = pb.load_run(run)
     findings = pb.diagnose(loaded)
@@ -30,13 +31,7 @@ def command(
             typer.echo(f"{'  ' if finding.because else ''}{finding}")
         if not findings:
             typer.echo("No findings.")
-        _what_was_left_out(loaded)
+        if left := left_out(loaded):
+            typer.echo(f"Left out, since it would have cost more than the budget: {left}.")
     if any(finding.severity != "info" for finding in findings):
         raise typer.Exit(1)
-
-
-def _what_was_left_out(run: pb.Run) -> None:
-    for record in list(run.of("schedule"))[-1:]:
-        count = record.values.get("left_out")
-        if isinstance(count, int) and count > 0:
-            typer.echo(f"{count} measurements that were due were left out: they would have cost more than the budget.")

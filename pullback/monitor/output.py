@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback.monitor.sinks import Sink, scalars_of
 from pullback.runs import RunWriter
@@ -115,7 +116,7 @@ class Output:
         self._warned.add(about)
         text = f"Monitor: {what}; training goes on"
         try:
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=users_level())
         except Warning:
             print(text, file=sys.stderr)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pullback.report.chart import PALETTE
 from pullback.report.series import NamedRun, finite, last_value, read_series
 from pullback.report.text import as_dict, as_float, clean, counted, duration, escape, number, percent, shorten
+from pullback.runs import Run
 
 
 def header_html(runs: Sequence[NamedRun]) -> str:
@@ -95,9 +96,7 @@ def _settings(named: NamedRun, of_run: str = "") -> str:
 def key_numbers(named: NamedRun) -> list[tuple[str, str, str]]:
     """Label, value and a note (all escaped) for each of the numbers to look at first."""
     run = named.run
-    loss, loss_note = last_value(run, "loss", "loss"), "on measured samples"
-    if loss is None:
-        loss, loss_note = last_value(run, "epoch", "train_loss"), "mean of the last epoch"
+    loss, loss_note = _final_loss(run)
     accuracy = last_value(run, "epoch", "test_accuracy")
     conflict = last_value(run, "alignment", "conflict_fraction")
     return [
@@ -107,6 +106,17 @@ def key_numbers(named: NamedRun) -> list[tuple[str, str, str]]:
         ("Pairs in conflict", *_shown(conflict, percent, "at the last measurement")),
         ("Time to watch", *_cost(named)),
     ]
+
+
+def _final_loss(run: Run) -> tuple[float | None, str]:
+    """The loop's own last loss, or what stands for it in a run that was shown none; and what it is."""
+    steps, losses = run.course("loss")
+    if len(losses):
+        return float(losses[-1]), f"of the batch of step {steps[-1]:,}"
+    measured, values = read_series(run, "loss", "loss")
+    if values:
+        return values[-1], f"on the samples measured at step {measured[-1]:,}"
+    return last_value(run, "epoch", "train_loss"), "mean of the last epoch"
 
 
 def _shown(value: float | None, show: object, note: str) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pullback.report.series import NamedRun
-from pullback.report.text import as_dict, cell, escape, number, shorten
+from pullback.report.text import as_dict, cell, counted, escape, number, shorten
+from pullback.runs import Run
 
 SEVERITIES = ("critical", "warning", "info")
 MOST_FAILURES = 60
@@ -44,6 +45,7 @@ def _finding(values: dict[str, Any], run_name: str) -> str:
     footing = " · ".join(f"{label}: {escape(shorten(text, 300))}" for label, text in told if text)
     because = [str(each) for each in values["because"]] if isinstance(values.get("because"), list) else []
     where += [f"follows from {' and '.join(each.replace('-', ' ') for each in because)}"] if because else []
+    action = None if because else values.get("action")  # of what follows it is the cause's, which stands above
     summary = f"<p>{escape(shorten(values['summary'], 1000))}</p>" if values.get("summary") else ""
     return (
         f'<li class="{severity}{" consequence" if because else ""}"><p class="finding">'
@@ -51,7 +53,7 @@ def _finding(values: dict[str, Any], run_name: str) -> str:
         f"<strong>{escape(shorten(name[:1].upper() + name[1:], 120))}</strong> "
         f'<span class="where">{" · ".join(escape(shorten(each, 120)) for each in where)}</span></p>'
         + summary
-        + (f'<p class="action">{escape(shorten(values["action"], 1000))}</p>' if values.get("action") else "")
+        + (f'<p class="action">{escape(shorten(action, 1000))}</p>' if action else "")
         + (f'<dl class="evidence">{evidence}</dl>' if evidence else "")
         + (f'<p class="footing">{footing}</p>' if footing else "")
         + "</li>"
@@ -87,8 +89,19 @@ def failures_html(runs: Sequence[NamedRun]) -> str:
     )
 
 
+def left_out(run: Run) -> str:
+    """What the budget did not allow to measure, in words; empty if it allowed all."""
+    values: dict[str, Any] = next((record.values for record in reversed(list(run.of("schedule")))), {})
+    count, without = values.get("left_out"), as_dict(values.get("without"))
+    told = [counted(count, "measurement") + " that were due"] if isinstance(count, int) and count > 0 else []
+    told += [f"{name} at {number(times)} of the others" for name, times in without.items()]
+    put_off = values.get("put_off")
+    told += [f"{name}, put off until it can be paid" for name in (put_off if isinstance(put_off, list) else [])]
+    return "; ".join(told)
+
+
 def damage_html(runs: Sequence[NamedRun]) -> str:
-    """Sentences about lines of the record that could not be read, and about resumed training; empty if neither."""
+    """Sentences about lines of the record that could not be read, resumed training, and what was left out."""
     damaged = [f"{escape(named.name)}: {named.run.skipped:,}" for named in runs if named.run.skipped]
     resumed = [
         f"{escape(named.name)} from step {', '.join(f'{step:,}' for step in named.run.resumed)} "
@@ -96,5 +109,10 @@ def damage_html(runs: Sequence[NamedRun]) -> str:
         for named in runs
         if named.run.resumed
     ]
-    told = (("Damaged lines of the record that were skipped", damaged), ("Training was resumed", resumed))
+    left = [f"{escape(named.name)}: {escape(text)}" for named in runs if (text := left_out(named.run))]
+    told = (
+        ("Damaged lines of the record that were skipped", damaged),
+        ("Training was resumed", resumed),
+        ("Left out, since it would have cost more than the budget", left),
+    )
     return "".join(f'<p class="absent">{label}: {", ".join(each)}.</p>' for label, each in told if each)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
 from pullback.runs.course import Course
@@ -128,7 +129,7 @@ class Run:
             group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
             return np.asarray(group[f"{probe}/{step}/{name}"])
         except Exception as error:  # a damaged store fails in many ways; the run stays readable
-            warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=2)
+            warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=users_level())
             return None
 
 
@@ -156,7 +157,7 @@ def load_run(path: str | Path) -> Run:
     parsed = [parse_line(line) for line in _lines(path / RECORDS_FILE) if line.strip()]
     skipped = parsed.count(None)
     if skipped:
-        warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=2)
+        warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=users_level())
     current: list[Record] = []
     resumed: list[int] = []
     superseded = 0

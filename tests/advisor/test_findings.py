@@ -79,5 +79,5 @@ def test_altered_changes_are_none(value: Any) -> None:
 
 def test_in_words() -> None:
     assert str(FINDING) == (
-        "warning: dead-units in net.0, steps 3 to 9 (share 0.75). Most are off. It follows from divergence. Do this."
+        "warning: dead-units in net.0, steps 3 to 9 (share 0.75). Most are off. It follows from divergence."
     )

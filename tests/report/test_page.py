@@ -19,6 +19,7 @@ import pullback as pb
 from pullback._checks import InputError
 from pullback.report import write_report
 from pullback.report.header import key_numbers
+from pullback.report.notes import damage_html, findings_html, left_out
 from pullback.report.sections import SECTIONS, charts_of
 from pullback.report.series import NamedRun, name_runs
 from pullback.runs import Record, Run, RunWriter, load_run
@@ -133,6 +134,42 @@ def test_the_head_shows_what_watching_took():
     run = Run(Path("r"), {}, (*records, Record(9, 10.0, "loss", {"loss": 1.0})))
     numbers = {label: (value, note) for label, value, note in key_numbers(NamedRun("r", run))}
     assert numbers["Time to watch"] == ("2.0 s", "20.0 % of the run, 1.0 s a measurement")
+
+
+def test_the_final_loss_is_the_loop_s_own_last_one(tmp_path):
+    def shown(run):
+        return {label: (value, note) for label, value, note in key_numbers(NamedRun("r", run))}["Final loss"]
+
+    with RunWriter(tmp_path / "run", {}) as writer:
+        writer.append(200, "loss", {"loss": 1.5})
+        for step in range(1, 1501):
+            writer.course.add(step, {"loss": 3.0 - step / 1000})
+    run = load_run(tmp_path / "run")
+    assert shown(run) == ("1.5", "of the batch of step 1,500")
+    assert shown(run.until(1000)) == ("2", "of the batch of step 1,000")
+    assert shown(Run(Path("r"), {}, run.records)) == ("1.5", "on the samples measured at step 200")
+    epochs = (Record(4, 1.0, "epoch", {"train_loss": 0.25}),)
+    assert shown(Run(Path("r"), {}, epochs)) == ("0.25", "mean of the last epoch")
+    assert shown(Run(Path("r"), {}, ())) == ("–", "not measured")
+
+
+def test_what_the_budget_left_out_is_said():
+    values = {"left_out": 3, "without": {"tangent": 5}, "put_off": ["sharpness"]}
+    run = Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 1}), Record(9, 2.0, "schedule", values)))
+    said = "3 measurements that were due; tangent at 5 of the others; sharpness, put off until it can be paid"
+    assert left_out(run) == said
+    assert said in damage_html([NamedRun("r", run)])
+    assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 0}),))) == ""
+    assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": "<b>", "without": 3}),))) == ""
+
+
+def test_what_follows_from_a_cause_has_no_remedy_of_its_own(monkeypatch):
+    cause = {"name": "learning-rate-too-high", "severity": "critical", "action": "Lower it", "because": []}
+    found = [cause, {**cause, "name": "divergence", "because": ["learning-rate-too-high"]}]
+    monkeypatch.setattr(Run, "findings", property(lambda _: found))
+    text = findings_html([NamedRun("r", Run(Path("r"), {}, ()))])
+    assert text.count("Lower it") == 1
+    assert text.index("Lower it") < text.index("follows from learning rate too high")
 
 
 @pytest.mark.parametrize(
