@@ -112,6 +112,7 @@ ON_TENSORS: dict[str, Entry] = {
     "boundary_points": _boundary,
     "frozen_batch_norm": _frozen,
     "linearize": lambda m, f, x, y: pb.linearize(m)(x).detach(),
+    "taylor_expand": lambda m, f, x, y: pb.taylor_expand(m, 2)(x).detach(),
     "reference gradients": lambda m, f, x, y: reference.gradient_matrix(m, f, x, y),
     "reference inputs": lambda m, f, x, y: reference.input_gradients(m, x),
 }

@@ -82,7 +82,8 @@ class Layers:
         for step in steps:
             if step.tensor is not None:
                 drawn = self._drawn(step.tensor, None)
-                found.append((step.name, f"weights, standard deviation {math.sqrt(drawn.variance):.4g}"))
+                words = f"weights {drawn.shape}, standard deviation {math.sqrt(drawn.variance):.4g}"
+                found.append((step.name, words))
             elif step.module is not None:
                 found.append((step.name, self._module_words(step)))
             elif step.node.op.startswith("call") and _function_name(step.node) in CALLS:
@@ -101,7 +102,7 @@ class Layers:
                 raise self._refused(step, f"{kind} with a single channel in a group")
             fan_in = math.prod(weight.shape[1:])
             own = "" if bias is None else f", sigma_b = {math.sqrt(bias.variance):.4g}"
-            return f"{kind}, sigma_w = {math.sqrt(weight.variance * fan_in):.4g}{own}"
+            return f"{kind}, {len(module.weight)} units, sigma_w = {math.sqrt(weight.variance * fan_in):.4g}{own}"
         if isinstance(module, NORMS):
             self._normalisation(step)
             return kind
@@ -180,6 +181,11 @@ class Layers:
             raise input_error(self._where, expected, got, "Pass a network of layers that returns one tensor")
         if out.pixels > 1 and not out.flat:
             raise input_error(self._where, expected, f"positions {out.size}", "Flatten them, or take their mean")
+        if not out.gaussian:
+            raise unsupported(
+                self._where, "an output that a layer with random weights makes", "a function of such outputs",
+                "Leave it out: the kernel of a non-linear output stays random at every width",
+            )  # fmt: skip
         return out
 
     def _call(self, step: Step, args: list[Value], options: dict[str, Value]) -> Value:

@@ -270,28 +270,18 @@ def test_measured_variances_and_what_is_frozen() -> None:
     assert limit(x)[1] == pytest.approx(before)  # as it was when it was read
 
 
-class Fixed(nn.Module):
-    """The network of the theory of constant kernels: one hidden layer, outputs of random signs that are not trained."""
-
-    def __init__(self, m: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(m, 3, dtype=F64))
-        self.register_buffer("v", torch.randint(0, 2, (m,)).double() * 2 - 1)
-        self.m = m
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x @ self.weight.T / math.sqrt(3)) @ self.v / self.m**0.5
-
-
-def test_fixed_outputs_of_random_signs() -> None:
-    """S4-12: x^2 E sigma'^2 for one input, here with three."""
-    torch.manual_seed(0)
-    x, model = drawn(4, 3), Fixed(4000)
-    found = limit_of(model, weights={"weight": 1.0})(x)
+def test_the_wide_network_of_this_package() -> None:
+    """S4-05 and S4-12: outputs of random signs that are not trained, or are."""
+    x, fixed, trained = (
+        drawn(4, 3),
+        *(pb.modules.WideNetwork(3, [4000], "tanh", train_output=each, dtype=F64).eval() for each in (False, True)),
+    )
     nngp, parts = infinite_width_kernels("tanh", 1, 1.0, 0.0, x, by_layer=True)
-    assert found[0] == pytest.approx(nngp, rel=1e-9)
-    assert found[1] == pytest.approx(parts[0], rel=1e-9)
-    assert pb.tangent_kernel(model, x).total.numpy() == pytest.approx(found[1], abs=0.1)
+    for model, ntk in ((fixed, parts[0]), (trained, parts.sum(0))):
+        found = limit_of(model, weights={"layers.0.weight": 1.0})(x)
+        assert found[0] == pytest.approx(nngp, rel=1e-9)
+        assert found[1] == pytest.approx(ntk, rel=1e-9)
+        assert pb.tangent_kernel(model, x).total.numpy() == pytest.approx(found[1], abs=0.1)
 
 
 def test_branches_with_means_and_other_signs() -> None:
@@ -397,6 +387,9 @@ CONV = nn.Conv2d(3, 8, 3, padding=1)
         (Twice(), VECTORS, r"weights `inner.weight` used twice, by `inner`"),
         (Shared(), VECTORS, r"a sum of branches that share the units of `inner.weight`"),
         (Gated(), VECTORS, r"got mul of several signals or weights,"),
+        (chain(nn.Tanh()), VECTORS, r"an output that a layer with random weights makes, got a function of such"),
+        (pb.modules.WideNetwork(4, [8], output="swish"), VECTORS, r"an output that a layer with random weights makes"),
+        (pb.modules.WideNetwork(4, [8], output="softmax"), VECTORS, r"got Softmax `output`"),
         (chain(nn.Dropout(0.5)).train(), VECTORS, r"a model in eval mode, got Dropout `1` in train"),
     ],
 )  # fmt: skip
