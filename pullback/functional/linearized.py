@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +153,7 @@ def _jet(f: Callable[[Tensor], list[Tensor]], order: int) -> Callable[[Tensor], 
     """The function's derivatives 0 to ``order``: each is the forward derivative of all before it."""
     if order == 0:
         return f
-    before, functions = _jet(f, order - 1), torch.func
+    before, functions = _jet(f, order - 1), cast(Any, torch.func)
 
     def derivatives(t: Tensor) -> list[Tensor]:
         values, slopes = functions.jvp(before, (t,), (torch.ones_like(t),))
