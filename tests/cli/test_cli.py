@@ -264,6 +264,9 @@ def test_version_and_help_are_quick() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("demo", "report", "diagnose"))
+    assert "completion" not in done.stdout
+    alone = run()
+    assert done.stdout.strip() in alone.stdout + alone.stderr
     assert run("demo", "--help").returncode == 0
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, json, pullback.cli.main; print(json.dumps(sorted(sys.modules)))"],

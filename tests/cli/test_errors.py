@@ -98,9 +98,20 @@ def test_an_unexpected_page_of_the_gallery(tmp_path: Path, monkeypatch: pytest.M
         pages[str(number)] = tmp_path / f"{number}.py"
         end = f"sys.exit({code})" if code >= 0 else f"os.kill(os.getpid(), {-code})"
         pages[str(number)].write_text(f"import os, sys\n{end}\n")
-    for chosen, code in (("1", 0), ("12", 1), ("123", 3), ("1264", 2), ("15", 130), ("6", 3)):
+    for chosen, code, last in (
+        ("1", 0, None),
+        ("12", 1, "gallery: 1 of 2 pages failed: 2"),
+        ("123", 3, "gallery: 2 of 3 pages failed: 2, 3"),
+        ("1264", 2, None),
+        ("15", 130, "pullback: stopped"),
+        ("6", 3, "gallery: 1 of 1 pages failed: 6"),
+    ):
         monkeypatch.setattr(gallery, "find_pages", lambda chosen=chosen: {name: pages[name] for name in chosen})
-        assert run("gallery", "all", "--out", tmp_path / "out").returncode == code, chosen
+        done = run("gallery", "all", "--out", tmp_path / "out")
+        assert done.returncode == code, chosen
+        many = len(chosen)
+        told = [f"[{k}/{many}] {name}" for k, name in enumerate(chosen, 1)] if many > 1 else []
+        assert done.stderr.splitlines() == told + ([last] if last else []), chosen
 
 
 # Remedies

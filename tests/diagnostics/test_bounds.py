@@ -94,6 +94,16 @@ def test_the_noise_floor_of_a_spectrum(dtype: torch.dtype, floors: float, rank: 
     assert found.noise_floor == pytest.approx(2 * torch.finfo(dtype).eps * 3)
 
 
+def test_condition_numbers_of_a_known_spectrum() -> None:
+    found = pb.spectrum(torch.diag(torch.tensor([1.0, 8.0, 2.0])))
+    assert (found.rank, found.condition_number, found.nonzero_condition_number) == (3, 8.0, 8.0)
+    found = pb.spectrum(torch.diag(torch.tensor([0.0, 8.0, 2.0])))
+    assert (found.rank, found.condition_number, found.nonzero_condition_number) == (2, math.inf, 4.0)
+    found = pb.spectrum(torch.zeros(2, 2))
+    assert (found.rank, found.condition_number) == (0, math.inf)
+    assert math.isnan(found.nonzero_condition_number)
+
+
 def pairs(value: float) -> Eigenpairs:
     return Eigenpairs(torch.tensor([value]), torch.ones(1, 1), torch.zeros(1), 3, True)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.functional.elementary import confident, layers, losses
+from pullback.functional.elementary import algebra, confident, layers, losses
 from tests.compare import assert_same
 
 REPLACED = layers.LAYERS | layers.NORMS | losses.LOSSES | confident.CONFIDENT
@@ -211,3 +211,45 @@ def test_hardsigmoid_in_place() -> None:
     expected = F.hardsigmoid(x)
     assert layers.hardsigmoid(x, inplace=True) is x
     assert_same(x, expected, 1e-15)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+@pytest.mark.parametrize("left", [True, False])
+def test_solutions(batch: tuple[int, ...], left: bool) -> None:
+    """Of matrices and vectors, from both sides, of one system and of several; in both arguments."""
+    A = numbers(*batch, 3, 3) + 3 * torch.eye(3, dtype=torch.float64)
+    rights = [numbers(*batch, 3, 2) if left else numbers(*batch, 2, 3), numbers(*batch, 3)]
+    for B in rights[: 2 if left else 1]:
+        assert_alike(torch.linalg.solve, algebra.solve, A, B, left=left)
+        assert_alike(lambda b: torch.linalg.solve(A, b, left=left), lambda b: algebra.solve(A, b, left=left), B)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_determinants_and_inverses(size: int) -> None:
+    A = numbers(2, size, size)
+    for theirs, ours in ((torch.det, algebra.det), (torch.logdet, algebra.logdet)):
+        assert_alike(lambda a: theirs(a).nan_to_num(7.0), lambda a: ours(a).nan_to_num(7.0), A)  # noqa: B023
+    assert_alike(lambda a: torch.slogdet(a)[1], lambda a: algebra.slogdet(a)[1], A)
+    assert torch.equal(torch.slogdet(A).sign, algebra.slogdet(A).sign)
+    for upper in (False, True):
+        part = torch.triu if upper else torch.tril  # torch's gradient has entries in the half that is not read
+        root = A + 2 * torch.eye(size, dtype=torch.float64)
+        theirs, ours = (lambda a, f=f: f(part(a), upper) for f in (torch.cholesky_inverse, algebra.cholesky_inverse))  # noqa: B023
+        assert_alike(theirs, ours, root)
+
+
+def test_running_products_and_sums() -> None:
+    x = numbers(3, 4)
+    for dim in (0, 1, -1):
+        assert_alike(torch.cumprod, algebra.cumprod, x, dim)
+        assert_alike(torch.logcumsumexp, algebra.logcumsumexp, x, dim)
+    assert_alike(torch.logcumsumexp, algebra.logcumsumexp, x[0, 0], 0)
+    assert algebra.cumprod(x.float(), 1, dtype=torch.float64).dtype == torch.float64
+    assert algebra.cumprod(x[:, :0], 1).shape == (3, 0)
+    tau = positive(3)
+    assert_alike(torch.linalg.householder_product, algebra.householder_product, numbers(4, 3), tau)
+    index = torch.tensor([[0, 1, 1, 0], [2, 2, 0, 1]])
+    for reduce in ("sum", "mean", "amax"):
+        for own in (True, False):
+            named = {"reduce": reduce, "include_self": own}
+            assert_alike(torch.scatter_reduce, algebra.scatter_reduce, x, 0, index, numbers(2, 4, seed=3), **named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +177,17 @@ def test_random_state_is_left_alone() -> None:
         assert torch.equal(torch.as_tensor(first.value), torch.as_tensor(again.value))
         assert not torch.equal(torch.as_tensor(first.value), torch.as_tensor(other.value))
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("call", [pb.trace, pb.frobenius_norm, pb.spectral_norm, pb.diagonal])
+def test_estimates_and_their_errors_have_the_unit_of_the_matrix(call: Any) -> None:
+    """Times 2^-20 to the bit: no constant of a size of its own is built in."""
+    matrix = torch.randn(40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = matrix @ matrix.T
+    whole, small = call(matrix), call(2.0**-20 * matrix)
+    for part in ("value", "stderr"):
+        assert torch.equal(torch.as_tensor(getattr(small, part)), 2.0**-20 * torch.as_tensor(getattr(whole, part)))
+    assert small.num_matvecs == whole.num_matvecs
 
 
 def test_errors() -> None:

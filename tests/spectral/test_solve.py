@@ -233,6 +233,15 @@ def test_neumann_series() -> None:
     short = pb.neumann_solve(matrix, b, step=step, tol=0, max_iters=terms)
     assert_same(short.x, partial, 1e-12)
     assert short.iterations == terms
+    none = pb.neumann_solve(matrix, b, step=step, max_iters=0)
+    assert (none.iterations, none.residual, none.converged) == (0, 1.0, False)
+    assert (none.x == 0).all()
+    for wrong in (b[:-1], b.unsqueeze(0), torch.tensor(1.0), [1.0] * 25):
+        with pytest.raises(pb.InputError, match=r"neumann_solve: expected `b` \(25,\) or \(25, K\)"):
+            pb.neumann_solve(matrix, wrong)
+    for named in ({"tol": -1e-9}, {"damping": -1e-9}):
+        with pytest.raises(pb.InputError, match="`tol` and `damping` of at least 0"):
+            pb.neumann_solve(matrix, b, **named)
     assert not short.converged or short.residual == 0
     ratios = short.history[1:] / short.history[:-1]
     assert (ratios <= float(torch.linalg.matrix_norm(contraction, 2)) + 1e-12).all()

@@ -224,6 +224,10 @@ def test_convexity() -> None:
     direction = ends[bent.segment] - starts[bent.segment]
     hessian, _ = derivatives(lambda w: w @ matrix @ w - 3 * w[0] ** 2, 0.0, 0.0, 0.0)
     assert pb.rayleigh_quotient(hessian, direction) < 0
+    with pytest.raises(pb.InputError, match="is_convex_between: expected finite values, got nan or inf"):
+        pb.is_convex_between(lambda w: (w**0.5).sum(), a, b)  # nan at one end alone
+    with pytest.raises(pb.InputError, match="expected finite values"):
+        pb.is_convex_between(lambda w: 1 / w.abs().sum(), -b, b, num_points=1)  # infinite in the middle alone
     w = torch.randn(1, requires_grad=True)
     assert pb.is_convex_between(lambda v: (v + w).square().sum(), a, b)
 
