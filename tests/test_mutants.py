@@ -96,6 +96,7 @@ def test_a_constant_is_watched_where_it_is_read_and_a_default_in_its_function() 
     constant, default, *_ = mutants_of("pullback/f.py", source)
     assert (constant.uses, default.uses) == ("LIMIT", None)
     assert default.watch == range(5, 7)
+    assert (constant.default, default.default) == (False, True)
 
 
 @pytest.mark.slow

@@ -101,7 +101,20 @@ def test_plan() -> None:
     assert [r.products for r in few.routes] == [4 * 51, 10 * 51, 8]
     forward = 2 * 10 * (30 * 20 + 20 * 3)
     assert few.routes[0].flops == 4 * 51 * 6 * forward
+    assert [r.flops for r in few.routes[:2]] == [4 * 51 * 6 * forward, 10 * 51 * 6 * forward]
+    assert [r.num_bytes for r in few.routes[:2]] == [6 * 4 * 683 * 4, 6 * 4 * 683 * 10]
     assert few.routes[2].num_bytes == 4 * (3 * 30**2 + 6 * 683 * 4)
+    made = 30 * (2 * forward / 10) + 2 * 30**2 * 683 + 2 / 3 * 30**3  # 30 rows, their Gram matrix, its factors
+    assert few.routes[2].flops == pytest.approx(made + 4 * (2 * 30**2 + 6 * forward), rel=1e-12)
+    one_each = pb.plan_influence(model, (torch.randn(10, 30), torch.zeros(10)), 4, matrix="empirical_fisher").routes[2]
+    made = 10 * (2 * forward / 10) + 2 * 10**2 * 683 + 2 / 3 * 10**3
+    assert one_each.flops == pytest.approx(made + 4 * (2 * 10**2 + 6 * forward), rel=1e-12)
+    blocks = pb.plan_influence(
+        model.double(), (torch.randn(10, 30).double(), torch.zeros(10)), 7, block=3, iterations=2
+    )
+    assert [r.num_bytes for r in blocks.routes] == [6 * 8 * 683 * 3] * 2 + [8 * (3 * 30**2 + 6 * 683 * 3)]
+    assert [r.products for r in blocks.routes] == [7 * 3, 10 * 3, 14]
+    model.float()
     assert few.cheapest.name == "dual"
     batches = [(torch.randn(3000, 30), torch.zeros(3000)), (torch.randn(1000, 30), torch.zeros(1000))]
     many = pb.plan_influence(model, batches, 4)

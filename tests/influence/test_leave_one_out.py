@@ -124,6 +124,10 @@ def test_errors() -> None:
     model, loss_fn, x, y = network(4, 2, 3, 2, "classes", seed=0)
     with pytest.raises(pb.InputError, match="a matrix that fits estimate='leverage', got 'hessian'. .*='first_order'"):
         pb.leave_one_out(model, loss_fn, (x, y), damping=1, matrix="hessian")
+    for estimate in ("leverage", "first_order"):
+        said = f"that fits estimate='{estimate}', got 'empirical_fisher'. Use matrix='gauss_newton'.$"
+        with pytest.raises(pb.InputError, match=said):
+            pb.leave_one_out(model, loss_fn, (x, y), damping=1, matrix="empirical_fisher", estimate=estimate)
     with pytest.raises(
         pb.InputError, match="fits estimate='first_order', got 'empirical_fisher'. Use matrix='gauss_ne"
     ):

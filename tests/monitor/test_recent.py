@@ -134,3 +134,25 @@ def test_a_measurement_of_other_samples_keeps_the_batch_size_of_the_loop(tmp_pat
             monitor.step(*pair)
         monitor.measure(x, y)
     assert pb.load_run(tmp_path / "run").series("noise", "batch_size") == ([0, 3], [64, 2])
+
+
+def test_what_is_kept_and_let_go() -> None:
+    """At most 32 samples beside the batch at hand; none where memory is short, of large batches, or of no batch."""
+    recent = Recent()
+    for size in (1, 2):
+        for _ in range(40):
+            x = torch.randn(size, 3)
+            recent.see(x)
+            recent.add(x, x)
+        assert recent.num_available == 32
+        assert len(recent._kept) == 32 // size  # what a long run holds
+        assert len(recent.together(torch.randn(size, 3), torch.randn(size, 3))[0]) == 32
+    recent.stop()
+    recent.see(x)
+    assert recent.num_available == 2
+    recent.add(x, x)
+    assert recent.num_available == 2
+    recent.see(torch.randn(3, 3))
+    assert recent.num_available == 3
+    recent.see(object())
+    assert (recent.batch_size, recent.num_available) == (None, 1)

@@ -26,6 +26,7 @@ from tests.mutation.mutants import Mutant
 RUNNING = "PULLBACK_RUNNING_TEST"
 NOTES = "PULLBACK_NOTES_ON_TESTS"
 FIXTURE = "fixture "
+PROMISES = "tests/test_defaults.py"  # reads signatures, and executes none of the functions
 
 
 class Executed:
@@ -48,11 +49,16 @@ class Executed:
                 self._sharing[fixture].append(note["test"])
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Tests that execute what is changed, cheapest first; those in the folder of its package before others."""
+        """Tests that execute what is changed, cheapest first; those in the folder of its package before others.
+
+        Of a default also those that read signatures.
+        """
         found = self._at(mutant.path, mutant.watch)
         if mutant.uses or not found:
             for path, line in self._readers.get(mutant.uses or "", ()):
                 found |= self._at(path, range(line, line + 1))
+        if mutant.default:
+            found |= {test for test in self.seconds if test.startswith(PROMISES)}
         own = f"tests/{mutant.package}"
         return sorted(found & set(self.seconds), key=lambda test: (not test.startswith(own), self.seconds[test], test))
 

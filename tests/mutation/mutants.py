@@ -98,6 +98,7 @@ class Mutant:
         span: bytes of the file from ... to that are replaced by ``after``.
         watch: lines whose execution is what a test needs to notice it.
         uses: name of a constant of the module, whose readers are to be watched as well.
+        default: whether it is the default of an argument, which is also read off the signature.
     """
 
     path: str
@@ -107,6 +108,7 @@ class Mutant:
     after: str
     watch: range
     uses: str | None = None
+    default: bool = False
 
     @property
     def package(self) -> str:
@@ -187,7 +189,7 @@ def _of_statement(
         case ast.FunctionDef():
             inside = replace(home, watch=range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1), uses=None)
             for default in _defaults(node.args):
-                yield from ((edit, inside) for edit in _of_expression(default))
+                yield from ((edit, replace(inside, default=True)) for edit in _of_expression(default))
             returns = ast.unparse(node.returns) if node.returns else ""
             for each in node.body:
                 yield from _of_statement(each, replace(inside, watch=_lines(each)), returns, node.name)

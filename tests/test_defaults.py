@@ -1,0 +1,66 @@
+"""Defaults of public arguments are promises: those in ``tests/data/defaults.txt``, which reviews see change, hold.
+
+Who changes one on purpose changes its line there and says so in CHANGELOG.md. A new argument gets a line of its own:
+``python -m tests.test_defaults`` prints what the file should hold.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMESPACES = ("pullback", *(f"pullback.{name}" for name in ("diagnostics", "functional", "influence", "kernels")))
+NAMESPACES += tuple(f"pullback.{name}" for name in ("measure", "modules", "operators", "reference", "runs", "spectral"))
+NAMESPACES += ("pullback.theory",)
+PLAIN = (bool, int, float, str, tuple, type(None))
+FILE = Path(__file__).parent / "data" / "defaults.txt"
+
+
+def stated(value: Any) -> dict[str, str]:
+    """Defaults as they are written in a call, but for seeds and for what is no plain value."""
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except ValueError:
+        return {}
+    return {p.name: repr(p.default) for p in parameters if p.name != "seed" and type(p.default) in PLAIN}
+
+
+def public() -> dict[str, dict[str, str]]:
+    """Defaults of each public function, class and method, under the first name it is offered by."""
+    found: dict[str, dict[str, str]] = {}
+    seen: set[int] = set()
+    for namespace in NAMESPACES:
+        module = import_module(namespace)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if id(value) in seen or not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            seen.add(id(value))
+            found[f"{namespace}.{name}"] = stated(value)
+            for inner in vars(value) if inspect.isclass(value) else ():
+                if not inner.startswith("_") and callable(getattr(value, inner)):
+                    found[f"{namespace}.{name}.{inner}"] = stated(getattr(value, inner))
+    return {where: defaults for where, defaults in found.items() if defaults}
+
+
+FOUND = public()
+
+
+@pytest.mark.parametrize("line", FILE.read_text().splitlines(), ids=lambda line: line.partition("(")[0])
+def test_a_promised_default(line: str) -> None:
+    where, _, rest = line.removesuffix(")").partition("(")
+    assert where in FOUND, "no longer public, or without defaults: change the line"
+    found = FOUND[where]
+    call = ast.parse(f"call({rest})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert ", ".join(f"{each.arg}={found.get(each.arg or '')}" for each in call.keywords) == rest
+
+
+if __name__ == "__main__":
+    for where, defaults in sorted(FOUND.items()):
+        print(f"{where}({', '.join(f'{name}={value}' for name, value in defaults.items())})")
