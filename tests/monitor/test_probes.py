@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pullback as pb
 from pullback.kernels import KernelSeries
 from pullback.measure import internal_covariate_shift
 from pullback.monitor import PROBES, snapshot
-from pullback.monitor.probes import Observation
+from pullback.monitor.probes import Observation, effective_lr
 from pullback.monitor.snapshot import Snapshot
 
 CE = nn.CrossEntropyLoss()
@@ -475,3 +476,20 @@ def test_inputs_and_targets_are_those_of_the_whole_batch(tmp_path: Path) -> None
     run = pb.load_run(tmp_path / "run")
     assert run.series("targets", "counts")[1] == [{"0": 20, "1": 20, "2": 20}]
     assert run.series("inputs", "largest_abs")[1] == [pytest.approx(float(x.abs().max()))]
+
+
+def test_what_looking_for_invariance_costs() -> None:
+    """Two passes a layer while there may be one to find; a gradient's where it is found or cannot be."""
+    plain = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    normed = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    layers = 2, 3
+    for model, count in zip((plain, normed), layers, strict=True):
+        seen: Any = SimpleNamespace(model=model, parameters=["a"], memory={})
+        looking = effective_lr.work(seen)
+        assert (looking.sample, looking.most) == (2.0 + 2 * count, 32)
+        for groups, settled in (({"0": ("0.weight",)}, True), ({"0": ()}, model is plain)):
+            seen.memory["effective_lr"] = ["a"], groups
+            found = effective_lr.work(seen)
+            assert found.sample == (1.0 if settled else 2.0 + 2 * count)
+        seen.memory["effective_lr"] = ["b"], {"0": ("0.weight",)}  # of other parameters
+        assert effective_lr.work(seen).sample == 2.0 + 2 * count
