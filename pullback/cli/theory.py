@@ -178,3 +178,27 @@ def curve(
     )
     lines = [Line.by_layer(name, predicted[1:].tolist(), *numbers(profile)) for name, predicted, profile in pairs]
     finish(path, "A circle through the layers", spec, seeds, "layer", lines, circle_charts(lines))
+
+
+@app.command()
+def training(
+    activation: Activation = "erf",
+    depth: Depth = 2,
+    width: Width = 300,
+    seeds: Seeds = 20,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Steps of gradient descent, at half of the largest stable rate.")] = 40,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Training: loss and outputs of wide networks by formula, and of networks that are trained."""
+    from pullback.cli.theory_output import training_lines
+    from pullback.measure import NetworkSpec
+    from pullback.report.theory_charts import training_charts
+
+    path = free_path(out, "training", force=force)
+    check_counts(seeds=seeds, steps=steps)
+    spec = NetworkSpec(activation, 1.0, 0.0, depth=depth, width=width)
+    with busy(f"{seeds} networks"):
+        lines = training_lines(spec, seeds, seed, steps)
+    finish(path, "Training of wide networks", spec, seeds, "step", lines, training_charts(*lines))

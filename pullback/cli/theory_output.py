@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pullback._results import Estimate
     from pullback.measure import NetworkSpec, Profile
     from pullback.report.chart import Chart
@@ -84,6 +86,63 @@ def distribution(
     at, inside = np.log10(density.squares), density.squares > 10 ** edges[0]
     line = (at[inside].tolist(), (density.density * density.squares * math.log(10))[inside].tolist())
     return edges.tolist(), shares.tolist(), line, note
+
+
+def training_lines(spec: NetworkSpec, seeds: int, seed: int, steps: int) -> tuple[Line, Line, Line]:
+    """Mean loss, and mean and variance of one output, of the limit and of networks that are trained.
+
+    Eight inputs on a circle, with a sine of the angle as targets, and one input between two of them.
+    """
+    import torch
+
+    import pullback as pb
+    from pullback import theory
+    from pullback.modules import WideNetwork
+    from pullback.report.theory_charts import Line
+
+    angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
+    at = torch.cat([angle, angle[:1] + math.pi / 8])  # the last is no sample
+    x, y = torch.stack([at.cos(), at.sin()], 1) * math.sqrt(2), torch.sin(2 * angle)[:, None]
+
+    def network(width: int, number: int) -> WideNetwork:
+        sizes = [width] * spec.depth
+        return WideNetwork(2, sizes, spec.activation, train_output=True, seed=number, dtype=torch.float64).eval()
+
+    limit = theory.limit_of(network(2, seed), weights={f"layers.{k}.weight": 1.0 for k in range(spec.depth)})
+    inner, between, whole = limit(x[:8]), limit(x, x[:8]), limit(x)
+    rate = 0.5 * pb.linear_dynamics(inner[1], y).max_lr
+    times = sorted({round(steps * k / 8) for k in range(9)})
+    known = pb.ensemble_dynamics(inner, y, cross=between, test=whole, lr=rate, time=times)
+    mean, spread = known.mean[:, :, 0], known.stddev**2
+    loss = ((mean[:, :8] - y[:, 0]) ** 2 + spread[:, :8]).mean(1) / 2
+    losses, outputs = [], []
+    for number in range(seed, seed + seeds):
+        model, seen = network(spec.width, number), []
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+        for step in range(steps + 1):
+            found = model(x)
+            if step in times:
+                seen.append(found.detach()[:, 0])
+            optimizer.zero_grad()
+            (((found[:8] - y) ** 2).mean() / 2).backward()
+            optimizer.step()
+        outputs.append(torch.stack(seen))
+        losses.append(((outputs[-1][:, :8] - y[:, 0]) ** 2).mean(1) / 2)
+    last = torch.stack(outputs)[:, :, 8]
+    rows = (
+        ("loss", loss, torch.stack(losses)), ("mean output", mean[:, 8], last),
+        ("variance of the output", spread[:, 8], (last - mean[:, 8]) ** 2),
+    )  # fmt: skip
+    first, second, third = (
+        Line(name, times, expected.tolist(), times, *numbers(_over_seeds(samples))) for name, expected, samples in rows
+    )
+    return first, second, third
+
+
+def _over_seeds(samples: Tensor) -> Profile:
+    from pullback.measure import Profile
+
+    return Profile.over_seeds(samples)
 
 
 def finish(

@@ -141,6 +141,18 @@ def depth_charts(length: Line, correlation: Line, gradients: Line) -> tuple[Char
     )  # fmt: skip
 
 
+def training_charts(loss: Line, mean: Line, variance: Line) -> tuple[Chart, ...]:
+    """A training by formula, step by step."""
+    return (
+        line_chart(loss, "loss", "Mean loss over networks, by formula in the limit.", x="step", y="loss", log_y=True),
+        line_chart(mean, "mean", "Mean over networks of the output at an input between two samples.", x="step", y="f"),
+        line_chart(
+            variance, "variance", "Mean squared deviation of that output from theory's mean: what the start leaves.",
+            x="step", y="variance",
+        ),
+    )  # fmt: skip
+
+
 def spectrum_charts(
     edges: Sequence[float],
     shares: Sequence[float],

@@ -25,12 +25,14 @@ SMALL = {
     "depth": ("--depth", "6", "--width", "40", "--seeds", "3"),
     "spectrum": ("--depth", "4", "--width", "40", "--seeds", "3", "--activation", "hard_tanh"),
     "curve": ("--depth", "3", "--width", "40", "--seeds", "3", "--points", "16"),
+    "training": ("--depth", "1", "--width", "60", "--seeds", "4", "--steps", "8"),
 }
 CHARTS = {
     "phase": ["phase", "correlation", "gradients"],
     "depth": ["length", "correlation", "gradients"],
     "spectrum": ["spectrum", "mean", "variance"],
     "curve": ["euclidean", "curvature", "gauss", "length", "gauss-length"],
+    "training": ["loss", "mean", "variance"],
 }
 
 
@@ -47,7 +49,7 @@ def charts_of(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """All four pages, and what was printed."""
+    """All pages, and what was printed."""
     folder, found = tmp_path_factory.mktemp("theory"), {}
     for kind, options in SMALL.items():
         done = run(kind, *options, "--out", folder / f"{kind}.html")
@@ -223,3 +225,19 @@ def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], browser: Any, kind:
     assert window.evaluate(DRAWN) == [True] * len(CHARTS[kind])
     assert window.evaluate("document.documentElement.scrollWidth") == width
     window.close()
+
+
+def test_training_lines_are_those_of_the_limit() -> None:
+    """The first loss is half of E f^2 + y^2; many networks lie around the lines, at every step."""
+    from pullback.cli.theory_output import training_lines
+
+    loss, mean, variance = training_lines(measure.NetworkSpec("erf", 1.0, 0.0, depth=1, width=200), 40, 0, 16)
+    angle = np.arange(8) * (2 * np.pi / 8)
+    x = np.stack([np.cos(angle), np.sin(angle)], 1) * 2**0.5
+    nngp, _ = theory.infinite_width_kernels("erf", 1, 1.0, 0.0, x)
+    assert loss.theory[0] == pytest.approx((np.diag(nngp).mean() + 0.5) / 2)
+    assert loss.theory[-1] < loss.theory[0]
+    for line in (loss, mean, variance):
+        assert list(line.at) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+        pairs = zip(line.theory, line.found, line.stderr, strict=True)
+        assert all(abs(known - found) < 4 * error for known, found, error in pairs), line.name
