@@ -21,7 +21,8 @@ class NotPossibleError(Exception):
 
 
 def learning_rate(setup: Setup, factor: float) -> Setup:
-    return replace(setup, rate=setup.rate * float(factor))
+    """Of a schedule that falls the factor is one on its highest rate, which is then held."""
+    return replace(setup, rate=setup.rate * float(factor), ends=1.0)
 
 
 def batch_size(setup: Setup, factor: float) -> Setup:

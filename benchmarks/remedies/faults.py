@@ -61,7 +61,7 @@ FAULTS: dict[str, Fault] = {
     "one class 99 times as frequent": Fault(changed(majority=0.99), ("class-imbalance",), LABELS),
     "samples that are not finite": Fault(changed(not_finite=0.01), ("non-finite-data",), NUMBERS),
     "samples a hundred times too large": Fault(
-        changed(outliers=0.05), ("suspect-samples", "inputs-not-normalised"), NUMBERS
+        changed(outliers=0.05), ("outlying-samples", "suspect-samples"), NUMBERS
     ),
     "copies of a few samples": Fault(
         changed(checked=False), ("suspect-samples", "duplicates"), LABELS, changed(copies=0.7, checked=True)

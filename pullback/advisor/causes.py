@@ -22,6 +22,7 @@ ORDER = (
     "weight-decay-too-high",
     "schedule-at-zero",
     "data-not-shuffled",
+    "outlying-samples",
     "targets-not-normalised",
     "inputs-not-normalised",
     "chaotic-initialisation",
@@ -36,6 +37,8 @@ ORDER = (
     "rank-collapse",
     "unbalanced-layers",
     "learning-rate-too-low",
+    "loss-spikes",
+    "loss-oscillates",
     "suspect-samples",
     "class-imbalance",
     "batch-norm-batch-too-small",
@@ -54,13 +57,19 @@ ORDER = (
 
 FROM_START = frozenset({
     "not-measured", "non-finite-data", "loss-of-probabilities", "gradients-not-zeroed", "weight-decay-too-high",
-    "data-not-shuffled", "targets-not-normalised", "inputs-not-normalised",
+    "data-not-shuffled", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
     "chaotic-initialisation", "ordered-initialisation", "suspect-samples", "class-imbalance", "batch-too-small",
     "batch-norm-batch-too-small",
 })  # fmt: skip
 
 _WRECKS = ("non-finite-data", "gradients-not-zeroed", "learning-rate-too-high", "divergence", "non-finite-gradients")
-_SCALE = ("targets-not-normalised", "inputs-not-normalised", "chaotic-initialisation", "exploding-gradients")
+_SCALE = (
+    "outlying-samples",
+    "targets-not-normalised",
+    "inputs-not-normalised",
+    "chaotic-initialisation",
+    "exploding-gradients",
+)
 _STOPS = (
     "loss-of-probabilities", "parameters-not-trained", "weight-decay-too-high", "schedule-at-zero", "data-not-shuffled",
     "ordered-initialisation", "dead-units", "saturated-units", "vanishing-gradients", "rank-collapse",
@@ -70,6 +79,10 @@ _STOPS = (
 FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "parameters-not-trained": (*_WRECKS, *_SCALE, "dead-units", "saturated-units", "vanishing-gradients"),
     "gradients-not-zeroed": ("parameters-not-trained",),  # no optimizer zeroes what none holds
+    "targets-not-normalised": ("outlying-samples",),
+    "chaotic-initialisation": (
+        "non-finite-data", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
+    ),
     "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", *_SCALE),
     "divergence": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "non-finite-gradients": (
@@ -90,12 +103,16 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
         "vanishing-gradients", "parameters-not-trained", "rank-collapse",
     ),
     "schedule-at-zero": (),
+    "loss-spikes": (*_WRECKS, *_SCALE, "data-not-shuffled", "batch-too-small"),
+    "loss-oscillates": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "suspect-samples": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "conflicting-gradients": (*_WRECKS, *_SCALE, *_STOPS),
     "batch-too-small": (*_WRECKS, *_SCALE, *(name for name in _STOPS if name != "batch-too-small")),
     "ill-conditioning": (*_WRECKS, *_SCALE, *(name for name in _STOPS if name != "suspect-samples")),
     "memorisation": ("suspect-samples", "duplicates"),
-    "not-learning": (*_WRECKS, *_SCALE, *_STOPS, "unbalanced-layers", "conflicting-gradients"),
+    "not-learning": (
+        *_WRECKS, *_SCALE, *_STOPS, "unbalanced-layers", "conflicting-gradients", "loss-spikes", "loss-oscillates",
+    ),
     "saddle-plateau": (*_WRECKS, *_SCALE, *_STOPS),
     "minimum-plateau": (*_WRECKS, *_SCALE, *_STOPS),
 }  # fmt: skip

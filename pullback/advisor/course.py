@@ -70,13 +70,6 @@ class Losses:
         return float(np.median(self.finite[-_window(len(self)) :]))
 
     @cached_property
-    def error(self) -> float:
-        """Standard error of ``last``, by the differences of neighbours, as of normal noise."""
-        late = self.finite[-max(8, _window(len(self))) :]
-        noise = float(np.median(np.abs(np.diff(late)))) * 1.4826 / math.sqrt(2) if len(late) > 1 else 0.0
-        return 1.2533 * noise / math.sqrt(_window(len(self)))
-
-    @cached_property
     def running(self) -> np.ndarray:
         """(S - 2,), medians of three in a row: one batch that stands out is no change of the course."""
         values = self.values
@@ -112,12 +105,13 @@ class Losses:
             return None
         return (self.last - self.least) / (self.constant - self.least)
 
-    @property
-    def share_error(self) -> float:
-        """Standard error of ``share``."""
-        assert self.constant is not None
-        assert self.least is not None
-        return self.error / (self.constant - self.least)
+
+def error_of_level(values: np.ndarray) -> float:
+    """Standard error of a median, by the differences of neighbours."""
+    if len(values) < 2:
+        return 0.0
+    noise = 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
+    return 1.2533 * noise / len(values) ** 0.5
 
 
 def _window(count: int) -> int:

@@ -26,9 +26,9 @@ def diagnose(run: Run | str | Path) -> list[Finding]:
     weight-decay-too-high, schedule-at-zero, data-not-shuffled, targets-not-normalised, inputs-not-normalised,
     class-imbalance, learning-rate-too-high, learning-rate-too-low, non-finite-gradients, divergence,
     vanishing-gradients, exploding-gradients, ordered-initialisation, chaotic-initialisation, unbalanced-layers,
-    saturated-units, dead-units, rank-collapse, ill-conditioning, conflicting-gradients, suspect-samples, duplicates,
-    batch-too-small, batch-too-large, batch-norm-batch-too-small, not-learning, saddle-plateau, minimum-plateau,
-    effective-rate-decay, lazy-regime, memorisation.
+    saturated-units, dead-units, rank-collapse, ill-conditioning, conflicting-gradients, outlying-samples,
+    suspect-samples, duplicates, batch-too-small, batch-too-large, batch-norm-batch-too-small, not-learning,
+    loss-spikes, loss-oscillates, saddle-plateau, minimum-plateau, effective-rate-decay, lazy-regime, memorisation.
 
     Args:
         run: a run, or its folder.

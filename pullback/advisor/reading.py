@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from pullback.advisor.course import Losses, fell
-from pullback.advisor.thresholds import COMPARABLE, FEW_STEPS, LEARNS_ACCURACY, LEARNS_SHARE, SHARE_OF_MEASUREMENTS
+from pullback.advisor.thresholds import (
+    COMPARABLE,
+    FALLS_SHORT,
+    FEW_STEPS,
+    LEARNS_ACCURACY,
+    LEARNS_SHARE,
+    SHARE_OF_MEASUREMENTS,
+)
 from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
@@ -145,13 +152,21 @@ def training_losses(run: Run) -> Losses:
 
 
 def _comparable(run: Run, batch: float) -> bool:
-    """Whether the loop's losses are, on the whole, those that are measured."""
-    ratios = [
-        r.values["batch_loss"] / batch / r.values["loss"]
+    """Whether the loop's losses are, on the whole, those that are measured.
+
+    One by one, or those of the second half together: at first batch norm, measured in eval mode, has statistics of few
+    batches, and few samples say little alone. A factor or a penalty is there in both.
+    """
+    pairs = [
+        (r.values["batch_loss"] / batch, r.values["loss"])
         for r in records_with(run, "loss", "loss", "batch_loss")
         if r.values["loss"] != 0
     ]
-    return len(ratios) < FEW_RATIOS or 1 / COMPARABLE < median(ratios) < COMPARABLE
+    if len(pairs) < FEW_RATIOS:
+        return True
+    shown, measured = (sum(each) for each in zip(*pairs[len(pairs) // 2 :], strict=True))
+    ratios = [median(a / b for a, b in pairs), shown / measured if measured else math.nan]
+    return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios)
 
 
 def learns(run: Run) -> bool:
@@ -189,6 +204,18 @@ def _constant_accuracy(run: Run, late: Sequence[dict[str, Any]]) -> float:
         return max(counts) / sum(counts)
     known = [c for values in late if math.isfinite(c := number(values.get("constant_accuracy")))]
     return median(known) if known else math.nan
+
+
+def falls_short(run: Run) -> bool:
+    """Whether much is left to learn: training does not work, or a good part of one answer's loss is still there."""
+    losses = training_losses(run)
+    left = losses.share if len(losses) >= FEW_STEPS else None
+    return not learns(run) or (left is not None and left > FALLS_SHORT)
+
+
+def severity_of_mistake(run: Run) -> str:
+    """What is no state but a mistake, and is there from the start, is a warning until training works well."""
+    return "warning" if falls_short(run) else "info"
 
 
 def severity(run: Run) -> str:

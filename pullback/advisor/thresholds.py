@@ -13,6 +13,7 @@ LEARNS_CHANGES = 3.0  # where that is not known by this many changes from measur
 # level does so in 5 of 100 runs of five measurements, 1 of 100 of twenty,
 LEARNS_ACCURACY = 0.8  # or if it gets this share of the samples right
 LEARNS_SHARE = 0.9  # where the loss of one answer for all is known: of it, as the last level; convention
+FALLS_SHORT = 0.3  # of it, above which training may work but not well; convention
 FEW_STEPS = 4  # of the course, below which no level is compared with that
 COMPARABLE = 1.5  # loop's loss over measured one, as the median: dropout and regularisers stay below; convention
 LEARNT_NOTHING = 0.97  # of the loss of one answer for all: hard data, of which a tenth is explained, stay below it
@@ -24,6 +25,13 @@ DIVERGING = 2.0  # times the first measured loss: random weights do better than 
 DIVERGING_CHANGES = 5.0  # where its smallest value is not known: times its changes and its early range; noise about a
 # level does so in 1 of 100 runs of five measurements, 1 of 10,000 of twenty, a loss that grows evenly does not
 STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay stable; convention
+SPIKE_SHARE = 0.3  # of what had been learnt, and of what is left; convention
+SPIKE_NOISE = (
+    12.0  # standard deviations: of losses of single samples the median of three reaches them once in 1e4 steps
+)
+MANY_SPIKES = 2
+SWINGS = -0.5  # correlation of neighbours; noise gives 0 with an error of 1 / sqrt(steps); convention
+MANY_SWINGS = 40  # steps, in the second half of a run
 SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
 LARGE_UPDATE = 0.1  # |dw| / |w| a step: ten steps to move the weights by their size; healthy runs of Adam start at 0.03
 GOOD_UPDATE = 0.01  # what a rate that is too high by this is lowered to; convention
@@ -35,6 +43,7 @@ MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
 # Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
+WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention
 UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/pathologies have 2 to 450
 
 # Units.
@@ -51,6 +60,8 @@ CLASS_CONFLICT = (
     -0.5
 )  # mean cosine between classes; C classes that share the softmax alone give -1 / (C - 1); convention
 SUSPECT_SHARE = 0.03  # of the measured samples: wrong labels beyond it cost accuracy; convention
+MANY_COPIES = 0.2  # of the measured samples: batches a fifth of the data, drawn with replacement, have a tenth
+CLUMPED = 4.0  # standard errors, as of Poisson's distribution
 OUTLIER = 7.0  # modified z-score of log |g|: hard samples of healthy runs reach 6; convention
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).
@@ -58,6 +69,7 @@ BATCH_TOO_SMALL = 0.1
 BATCH_TOO_LARGE = 10.0
 STDERRS = 2.0  # the noise scale is an estimate: it has to be beyond the threshold by so many standard errors
 LEAST_SIGNAL = -0.5  # of the unbiased |G|^2 / tr(Sigma): of N samples it is -1 / N at least, in exact numbers
+ONE_OR_TWO = 2  # samples a batch: eight cost no more time, so that the noise scale itself is the limit
 BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 / 15) = 37 percent
 
 # Plateaus.
@@ -72,6 +84,9 @@ MEAN_OVER_STD = 10.0
 OFFSET_INPUT = 10.0  # below it offsets do not count: pictures in [-1, 1] have pixels that hardly vary; convention
 STD_RATIO = 1000.0  # convention: images with dark corners reach 100
 LARGEST_INPUT = 100.0  # convention
+
+FAR_OUT = 20.0  # times as far from the middle of a batch as the median sample; normal noise reaches 5, pictures 3
+FAR_SHARE = 0.2  # of a batch, up to which samples are outliers and not the data's own shape
 
 # Regimes.
 RATE_DECAY = (
@@ -93,6 +108,7 @@ DECAY_NORM = 0.5  # last over first norm of all weights
 DECAY_HARMS = 0.3  # of the loss of one answer for all, above which decay that dominates is no regulariser
 RATE_GONE = 1000.0  # highest over present learning rate
 RATE_GONE_SHARE = 0.2  # of the steps; a cosine ends with 2 percent of them there
+RATE_GONE_MOST = 0.5  # of the steps, from which on it is a mistake whatever was learnt before
 
 # Data.
 TARGET_SCALE = 10.0  # standard deviation, or mean, of targets

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import pullback as pb
-from tests.advisor.runs import found, severities
+from tests.advisor.runs import Line, a_run, found, severities
 
 
 def test_conflicting_gradients_name_classes_and_samples() -> None:
@@ -163,3 +165,47 @@ def test_inputs_not_normalised() -> None:
     assert found("inputs-not-normalised", (50, "inputs", offset | {"largest_abs": 1.0})) is None  # a dark corner
     assert found("inputs-not-normalised", (50, "inputs", {"largest_abs": 4.0, "std_ratio": 2e5})) is not None
     assert found("inputs-not-normalised", (50, "inputs", {"largest_abs": 4.0, "std_ratio": 1.0})) is None
+
+
+def test_a_few_inputs_far_out_stand_before_what_follows_from_them() -> None:
+    """Their numbers make all look unscaled, and the first answers wild."""
+    values = {"largest_abs": 300.0, "far_samples": [[7, 90.0], [2, 80.0]], "num_far": 2}
+    lines = [
+        (1, "inputs", values),
+        (1, "targets", {"num_samples": 40}),
+        (1, "loss", {"loss": 60.0, "constant_loss": 2.0}),
+    ]
+    first, *rest = pb.diagnose(a_run(*lines, (30, "kernel", {}), loss=[60.0] + [2.0] * 40))
+    assert (first.name, first.severity, first.steps) == ("outlying-samples", "warning", (1, 1))
+    assert first.change == pb.Change("check_samples", (2, 7))
+    assert "samples 7, 2 of the batch of step 1" in first.action
+    assert "90 times" in first.summary
+    assert [(f.name, f.because[:1], f.change) for f in rest] == [
+        ("chaotic-initialisation", ("outlying-samples",), None),
+        ("not-learning", ("outlying-samples",), None),
+    ]
+    for altered in ([[7]], [["7", 90.0]], "7", [[7, math.nan]]):
+        assert found("outlying-samples", (1, "inputs", values | {"far_samples": altered}), lines[1]) is None
+
+
+def test_batches_drawn_with_replacement_hold_no_copies_of_the_data() -> None:
+    """Of 200 such runs none is told of copies; of 50 whose data holds a few samples often, all are."""
+
+    def run(generator: np.random.Generator, weights: np.ndarray) -> pb.Finding | None:
+        lines: list[Line] = []
+        for step in range(12):
+            times = generator.multinomial(32, weights)
+            copies = sorted((int(n) for n in times if n > 1), reverse=True)
+            count = sum(copies) - len(copies)
+            suspects = [[31 - k, 1.0, "duplicate"] for k in range(min(20, count))]
+            seen = {"num_samples": 32, "suspects": suspects, "num_suspects": {"duplicate": count}, "copies": copies}
+            lines.append((step, "samples", seen if copies else {"num_samples": 32, "suspects": []}))
+        return found("duplicates", *lines)
+
+    generator = np.random.default_rng(5)
+    for size in generator.integers(90, 2000, 200):
+        assert run(generator, np.full(size, 1 / size)) is None
+    for size in generator.integers(200, 2000, 50):
+        weights = np.full(size, 0.7 / size)
+        weights[:4] += 0.3 / 4
+        assert run(generator, weights) is not None

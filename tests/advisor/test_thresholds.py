@@ -182,6 +182,46 @@ def sorted_by(share: float) -> list[Line]:
     ]
 
 
+def left(share: float) -> Run:
+    """Raw targets in a run that works, of whose loss this share of one answer's is left."""
+    return a_run(constant(2.0), *targets(std=77.0), loss=[2.0] * 5 + [2.0 * share] * 5)
+
+
+def one_sample(batch: int) -> Run:
+    return a_run(constant(2.0), *noise(1 / 7, batch=batch), loss=[2.0] * 5 + [1.0] * 5)
+
+
+def wild(first: float) -> Run:
+    return a_run(constant(2.0), loss=[first] + [2.0] * 9)
+
+
+def copies(sizes: tuple[int, ...], samples: int) -> list[Line]:
+    """A batch that holds some samples several times."""
+    suspects = [[k, 1.0, "duplicate"] for k in range(sum(sizes) - len(sizes))]
+    seen = {"num_samples": samples, "suspects": suspects[:20], "num_suspects": {"duplicate": len(suspects)}}
+    return [(0, "samples", seen | {"copies": list(sizes)})]
+
+
+def far(times: float, count: int = 1) -> list[Line]:
+    values = {"largest_abs": 1.0, "far_samples": [[3, times]] * count, "num_far": count}
+    return [(0, "inputs", values), (0, "targets", {"num_samples": 100})]
+
+
+def spiking(height: float, times: int = 2, noise: float = 0.0) -> Run:
+    """From 2 at once down to a level of 1, from which the loss leaps for four steps at a time."""
+    course = [2.0] * 3 + [1.0 + noise * (0, 1, -1)[k // 4 % 3] for k in range(60 * times + 60)]
+    for time in range(times):
+        course[60 * (time + 1) : 60 * (time + 1) + 4] = [1.0 + height] * 4
+    return a_run(constant(2.0), loss=course)
+
+
+def swinging(share: float, steps: int = 80) -> Run:
+    """A second half that goes up and down in turn, beside a slow wave, whose share of the square is the rest."""
+    turns = [math.sqrt(2 * share) * (-1) ** k / math.sqrt(2) for k in range(steps)]
+    steady = [math.sqrt(2 * (1 - share)) * math.sin(math.pi * k / 2 + 0.5) for k in range(steps)]
+    return a_run(loss=[10.0 + a + b for a, b in zip(turns, steady, strict=True)])
+
+
 LR_LOW, LR_HIGH = "learning-rate-too-low", "learning-rate-too-high"
 ROWS: dict[str, tuple[Row, ...]] = {
     "SHARE_OF_MEASUREMENTS": (Row(verdicts, (5, 10), (4, 9), "vanishing-gradients"),),
@@ -194,6 +234,25 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(lambda v: [*losses(0.0, 1.0, 0.0, 1.0, v), *curvature(0.5)], 2.99, 3.01, LR_LOW, least=None),
     ),
     "LEARNS_SHARE": (Row(learning, 1.79, 1.81, "dead-units", is_info),),
+    "FALLS_SHORT": (Row(left, 0.301, 0.299, "targets-not-normalised", is_warning),),
+    "RATE_GONE_MOST": (
+        Row(lambda v: [*losses(1.0, 0.1)] and a_run(*losses(1.0, 0.1), learning_rate=[1.0] * (100 - v) + [0.0] * v),
+            50, 49, "schedule-at-zero", is_warning),
+    ),
+    "WILD_START": (Row(wild, 16.01, 15.99, "chaotic-initialisation"),),
+    "ONE_OR_TWO": (Row(one_sample, 2, 3, "batch-too-small"),),
+    "MANY_COPIES": (Row(lambda v: copies((2,) * v, 100), 21, 20, "duplicates"),),
+    # of 300 samples 18 pairs equal are draws from 2492, which hold 0.7 threes; 4 standard errors and one more are 5.1
+    "CLUMPED": (
+        Row(lambda v: copies((3,) * v + (2,) * (18 - 3 * v), 300), 6, 5, "duplicates"),
+    ),
+    "FAR_OUT": (Row(far, 20.01, 19.99, "outlying-samples"),),
+    "FAR_SHARE": (Row(lambda v: far(50.0, v), 20, 21, "outlying-samples"),),
+    "SPIKE_SHARE": (Row(spiking, 0.301, 0.299, "loss-spikes"),),
+    "SPIKE_NOISE": (Row(lambda v: spiking(0.5, noise=v), 0.027, 0.029, "loss-spikes"),),
+    "MANY_SPIKES": (Row(lambda v: spiking(0.5, v), 2, 1, "loss-spikes"),),
+    "SWINGS": (Row(swinging, 0.54, 0.52, "loss-oscillates"),),
+    "MANY_SWINGS": (Row(lambda v: swinging(0.9, v), 80, 78, "loss-oscillates"),),
     "FEW_STEPS": (Row(lambda v: learning(1.7, v), 4, 3, "dead-units", is_info),),
     "COMPARABLE": (Row(lambda v: learning(1.7, 4, v), 1.49, 1.51, "dead-units", is_info),),
     "LEARNT_NOTHING": (Row(level, 1.941, 1.939, "not-learning"),),

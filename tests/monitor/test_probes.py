@@ -194,10 +194,13 @@ def test_suspects_are_found() -> None:
     y = y.clone()
     y[7] = (y[7] + 1) % 3
     x[20], y[20] = x[5], y[5]
-    suspects = observe(model, x, y, "samples")["suspects"]
+    x[30:33], y[30:33] = x[40], y[40]
+    found = observe(model, x, y, "samples")
+    assert found["copies"] == [4, 2]
+    suspects = found["suspects"]
     assert suspects[0][::2] == [7, "label"]
     assert [index for index, _, reason in suspects if reason == "label"] == [7]
-    assert [index for index, _, reason in suspects if reason == "duplicate"] == [20]
+    assert [index for index, _, reason in suspects if reason == "duplicate"] == [20, 31, 32, 40]
     assert next(index for index, _, reason in suspects if reason == "outlier") == 7
 
 

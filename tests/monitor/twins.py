@@ -134,7 +134,14 @@ def inputs(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
         "largest_abs": max(abs(value) for column in columns for value in column),
         "num_features": 6,
         "constant_features": 0,
+        "furthest_sample": _furthest(x),
     }
+
+
+def _furthest(x: Tensor) -> float:
+    middle = [sorted(column)[(len(column) - 1) // 2] for column in x.T.tolist()]
+    away = [math.dist(row, middle) for row in x.tolist()]
+    return max(away) / sorted(away)[(len(away) - 1) // 2]
 
 
 def samples(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pullback.advisor.rules import (
     record,
     regimes,
     samples,
+    swings,
     units,
 )
 from pullback.runs import Run
@@ -36,6 +37,8 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     learning_rate.divergence,
     learning_rate.too_high,
     learning_rate.too_low,
+    swings.loss_spikes,
+    swings.loss_oscillates,
     depth.vanishing_gradients,
     depth.exploding_gradients,
     depth.ordered_initialisation,
@@ -47,6 +50,7 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     conditioning.ill_conditioning,
     conditioning.inputs_not_normalised,
     samples.conflicting_gradients,
+    samples.outlying_samples,
     samples.suspect_samples,
     samples.duplicates,
     batches.too_small,

@@ -8,11 +8,19 @@ from statistics import mean, median, stdev
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import by_layer, has, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import BATCH_NORM_COUNT, BATCH_TOO_LARGE, BATCH_TOO_SMALL, LEAST_SIGNAL, STDERRS
+from pullback.advisor.reading import by_layer, falls_short, has, lasts, number, records_with, severity, span
+from pullback.advisor.thresholds import (
+    BATCH_NORM_COUNT,
+    BATCH_TOO_LARGE,
+    BATCH_TOO_SMALL,
+    LEAST_SIGNAL,
+    ONE_OR_TWO,
+    STDERRS,
+)
 from pullback.runs import Record, Run
 
 LARGEST_FACTOR = 16.0  # of the batch size at once
+AT_NO_COST = 8.0  # times one or two samples: takes hardly longer, on any machine
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 
@@ -61,9 +69,11 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     evidence = {"batch size": batch} | (
         {"noise scale": scale} if scale < math.inf else {"noise scale, at least": least}
     )
-    if small and batch < BATCH_TOO_SMALL * least:
+    tiny = small and batch <= ONE_OR_TWO and batch < least and falls_short(run)
+    if tiny or (small and batch < BATCH_TOO_SMALL * least):
         wanted = scale if scale < math.inf else least
-        side, limit, level = "below", BATCH_TOO_SMALL, severity(run)
+        wanted = max(wanted, AT_NO_COST * batch) if tiny else wanted
+        side, limit, level = "below", BATCH_TOO_SMALL, "warning" if tiny else severity(run)
         action = f"Use batches of up to {wanted:.0f} samples, or average over steps (momentum, a lower rate)"
         summary, change = (
             "The gradient of a batch is mostly noise, so that most of a step is lost.",
@@ -76,6 +86,10 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     else:
         return
     threshold = f"batch {side} {limit:g} noise scales by {STDERRS:g} standard errors, over all measurements"
+    if tiny:
+        threshold += (
+            f", or of {ONE_OR_TWO} samples at most and below the noise scale itself, where training falls short"
+        )
     yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action, summary=summary, change=change)
 
 

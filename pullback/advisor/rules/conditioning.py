@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, lasts, learns, number, records_with, severity, span
+from pullback.advisor.reading import CONVENTION, lasts, learns, number, records_with, severity_of_mistake, span
+from pullback.advisor.rules.samples import far_samples
 from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
 from pullback.runs import Record, Run
 
@@ -47,10 +48,10 @@ def inputs_not_normalised(run: Run) -> Iterator[Finding]:
     """Features far from zero mean, on very different scales, or very large: curvature inherits all three."""
     records = records_with(run, "inputs", "largest_abs")
     seen = [r for r in records if _beyond(r)]
-    if lasts(seen, records):
+    if lasts(seen, records) and not far_samples(run):  # a few samples that are far out have such numbers alone
         yield Finding(
             "inputs-not-normalised",
-            severity(run),
+            severity_of_mistake(run),
             None,
             span(seen),
             _beyond(seen[-1]),

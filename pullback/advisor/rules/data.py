@@ -11,7 +11,16 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, class_counts, number, records_with, severity, span
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    class_counts,
+    number,
+    records_with,
+    severity,
+    severity_of_mistake,
+    span,
+)
 from pullback.advisor.thresholds import IMBALANCED, IMBALANCED_ALWAYS, IN_ORDER, TARGET_SCALE
 from pullback.runs import Record, Run
 
@@ -55,7 +64,7 @@ def targets_not_normalised(run: Run) -> Iterator[Finding]:
     if spread > TARGET_SCALE or offset > TARGET_SCALE:
         yield Finding(
             "targets-not-normalised",
-            severity(run),
+            severity_of_mistake(run),
             None,
             span(records),
             {"standard deviation": spread, "largest mean of an output": offset},

@@ -8,9 +8,20 @@ from statistics import median
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.model import for_depth
-from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, records_with, severity, span
-from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED
+from pullback.advisor.model import RELU_FAMILY, for_depth, is_normalised, kinds
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    class_counts,
+    has,
+    lasts,
+    records_with,
+    severity,
+    severity_of_mistake,
+    span,
+    training_losses,
+)
+from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_START
 from pullback.runs import Record, Run
 
 PHASES = {
@@ -36,8 +47,13 @@ def ordered_initialisation(run: Run) -> Iterator[Finding]:
 
 
 def chaotic_initialisation(run: Run) -> Iterator[Finding]:
-    """Initial weights so large that signals of like samples part, and gradients explode, over this depth."""
-    yield from _phase(run, "chaotic", 1)
+    """Initial weights so large that signals of like samples part, and gradients explode, over this depth.
+
+    Where layers normalise, or the code does not show which activation follows which layer, theory does not say; the
+    first loss does: answers far worse than the same one for all samples come of outputs that are far too large.
+    """
+    found = list(_phase(run, "chaotic", 1))
+    yield from found or _wild_start(run)
 
 
 def unbalanced_layers(run: Run) -> Iterator[Finding]:
@@ -118,6 +134,44 @@ def _phase(run: Run, phase: str, sign: int) -> Iterator[Finding]:
             summary=PHASES[phase],
             change=Change("initialisation", "critical"),
         )
+
+
+def _wild_start(run: Run) -> Iterator[Finding]:
+    losses, modest = training_losses(run), _modest_loss(run)
+    if not len(losses.values) or modest is None or int(losses.steps[0]) > 1:
+        return
+    first = float(losses.values[0])
+    if not first > WILD_START * modest:
+        return
+    change = Change("initialisation", "he" if kinds(run) & set(RELU_FAMILY) and not is_normalised(run) else "xavier")
+    yield Finding(
+        "chaotic-initialisation",
+        severity_of_mistake(run),
+        None,
+        (1, 1),
+        {"first loss": first, "loss of one answer for all": modest},
+        f"a first loss above {WILD_START:g} times that of the best answer that is the same for every sample (of "
+        "numbers: of the answer 0)",
+        CONVENTION,
+        f"Start from smaller weights, those of the last layer above all: {str(change.value).capitalize()} "
+        "initialisation",
+        summary=f"The starting weights are so large that the first answers are wild (a loss of {first:.3g}, where one "
+        f"answer for all has {modest:.3g}): training first has to undo them.",
+        change=change,
+    )
+
+
+def _modest_loss(run: Run) -> float | None:
+    """The loss that outputs of about 0 have, or one answer for all; None where that is not known, or is nearly 0."""
+    losses = training_losses(run)
+    forms = {r.values.get("form") for r in run.of("loss")}
+    if losses.constant is None or losses.least != 0 or not losses.constant > 0:
+        return None
+    if "squared" in forms:
+        targets = records_with(run, "targets", "std", "largest_mean")
+        return median(r.values["std"] ** 2 + r.values["largest_mean"] ** 2 for r in targets) if targets else None
+    counts = [count for count in class_counts(run).values() if count > 0]
+    return max(losses.constant, math.log(max(2, len(counts))))
 
 
 def _critical(record: Record) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pullback.advisor.course import Losses
+from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, has, not_finite, training_losses
 from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, MANY_STEPS
@@ -22,7 +22,7 @@ def not_learning(run: Run) -> Iterator[Finding]:
         return
     late = losses.finite[-max(1, len(losses) // 4) :]
     level = float(np.median(late))
-    error = _error(late)
+    error = error_of_level(late)
     if losses.share is not None and losses.constant is not None and losses.least is not None:
         height = losses.constant - losses.least
         share, doubt = (level - losses.least) / height, error / height
@@ -56,15 +56,7 @@ def _unchanged(losses: Losses, early: float, level: float, error: float) -> bool
     fall = early - level
     if losses.least is not None:
         return fall < max((1 - LEARNT_NOTHING) * (early - losses.least), STDERRS * error)
-    return fall < STDERRS * max(error, _error(losses.finite))
-
-
-def _error(values: np.ndarray) -> float:
-    """Standard error of a median, by the differences of neighbours."""
-    if len(values) < 2:
-        return 0.0
-    noise = 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
-    return 1.2533 * noise / len(values) ** 0.5
+    return fall < STDERRS * max(error, error_of_level(losses.finite))
 
 
 def _most_are_right(run: Run) -> bool:

@@ -10,8 +10,9 @@ from statistics import median
 import numpy as np
 
 from pullback.advisor.change import Change
-from pullback.advisor.course import Losses, grew, growth
+from pullback.advisor.course import Losses, error_of_level, grew, growth
 from pullback.advisor.findings import Finding
+from pullback.advisor.model import kinds
 from pullback.advisor.reading import (
     CONVENTION,
     LOSSES,
@@ -46,7 +47,7 @@ STABILITY = (
     "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
     "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
 )
-FIRST_MOMENTS = 10  # steps: a tenth of the memory that Adam's second moments have at 0.99
+FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.99, and all that batch norm has
 SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
 LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
 RAISED, RAISED_FAR = 10.0, 100.0  # at most, by one change; of weights that barely moved
@@ -59,17 +60,13 @@ class _Curvature:
     record: Record
     sharpness: float
     limit: float
+    at_start: bool  # of Adam's first steps, whose second moments are those of a batch or two
 
     @property
     def stable_rate(self) -> float:
         """The learning rate whose limit is this sharpness: both limits are a constant over the rate."""
         rate = number(self.record.values.get("learning_rate"))
         return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
-
-    @property
-    def at_start(self) -> bool:
-        """Whether it is of Adam's first steps, whose second moments are those of a batch or two."""
-        return "preconditioned" in self.record.values and self.record.step < FIRST_MOMENTS
 
     @property
     def which(self) -> str:
@@ -196,7 +193,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
     way, crawls = _way(updates, run), _crawls(run)
-    if not (slow or crawls or lasts(small, updates)) or way > TRAVELLED:
+    little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and _still_falls(losses))
+    if not little or way > TRAVELLED:
         return
     evidence = {"first loss": finite[0], "last loss": finite[-1]}
     factor = min(RAISED_FAR, TRAVELLED / way) if crawls and way > 0 else RAISED
@@ -214,7 +212,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         evidence["|dw| / |w|, all steps together"] = way
     yield Finding(
         "learning-rate-too-low",
-        severity(run),
+        "warning",
         None,
         (int(losses.steps[0]), int(losses.steps[-1])),
         evidence,
@@ -256,16 +254,21 @@ def _furthest(updates: list[Record], run: Run) -> float:
 
 
 def _still_falls(losses: Losses) -> bool:
-    """Whether most of one answer's loss is still there, and the second half fell by at least half of the first."""
+    """Whether most of one answer's loss is still there, and the second half fell by at least half of the first.
+
+    By more than chance: of a loss that stands, quarters differ by its noise.
+    """
     if losses.share is None or losses.share < HALF_WAY or len(losses) < MANY_STEPS_OF_FALL:
         return False
     quarter = len(losses) // 4
-    first, second, third, last = (float(np.median(losses.finite[k * quarter : (k + 1) * quarter])) for k in range(4))
-    return second - last > 0.5 * (first - third) > 0
+    parts = [losses.finite[k * quarter : (k + 1) * quarter] for k in range(4)]
+    first, second, third, last = (float(np.median(part)) for part in parts)
+    return second - last > max(0.5 * (first - third), FALLS_BY * error_of_level(parts[3])) > 0 and first > third
 
 
 HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
 MANY_STEPS_OF_FALL = 40
+FALLS_BY = 4.0  # standard errors of a quarter's level
 
 
 def lower(room: float) -> Change:
@@ -276,10 +279,16 @@ def lower(room: float) -> Change:
 def _curvatures(run: Run) -> list[_Curvature]:
     """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
 
-    Other optimisers have no known limit. Of a loop that sums its losses, what is measured is of the sum.
+    Other optimisers have no known limit. Of a loop that sums its losses, what is measured is of the sum. Of the first
+    steps of a model with batch norm nothing is known: in eval mode, in which it is measured, its statistics are still
+    those it was made with.
     """
     found = []
+    unsettled = any("batchnorm" in kind for kind in kinds(run))
     for record in run.of("sharpness"):
+        early = record.step < FIRST_STEPS
+        if early and unsettled:
+            continue
         if has(record, "preconditioned", "preconditioned_limit"):
             values = (record.values["preconditioned"], record.values["preconditioned_limit"])
         elif record.values.get("optimizer") == "SGD" and has(record, "hessian", "limit"):
@@ -287,7 +296,7 @@ def _curvatures(run: Run) -> list[_Curvature]:
         else:
             continue
         sharpness, limit = map(float, values)
-        found.append(_Curvature(record, sharpness, limit))
+        found.append(_Curvature(record, sharpness, limit, early and "preconditioned" in record.values))
     return found
 
 

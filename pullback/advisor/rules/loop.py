@@ -11,7 +11,17 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, severity, span, training_losses
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    lasts,
+    number,
+    records_with,
+    severity,
+    severity_of_mistake,
+    span,
+    training_losses,
+)
 from pullback.advisor.thresholds import (
     ADDS_UP,
     DECAY_COSINE,
@@ -22,6 +32,7 @@ from pullback.advisor.thresholds import (
     MOVES,
     NOT_ZEROED,
     RATE_GONE,
+    RATE_GONE_MOST,
     RATE_GONE_SHARE,
 )
 from pullback.runs import Record, Run
@@ -248,7 +259,7 @@ def schedule_at_zero(run: Run) -> Iterator[Finding]:
         return
     yield Finding(
         "schedule-at-zero",
-        severity(run),
+        "warning" if gone >= RATE_GONE_MOST * len(rates) else severity_of_mistake(run),
         None,
         (int(steps[alive + 1]), int(steps[-1])),
         {
@@ -256,7 +267,8 @@ def schedule_at_zero(run: Run) -> Iterator[Finding]:
             "rate then": float(rates[alive + 1]),
             "share of the steps": gone / len(rates),
         },
-        f"a learning rate below 1 / {RATE_GONE:g} of its highest for the last {RATE_GONE_SHARE:.0%} of the steps",
+        f"a learning rate below 1 / {RATE_GONE:g} of its highest for the last {RATE_GONE_SHARE:.0%} of the steps; a "
+        f"warning in any run from {RATE_GONE_MOST:.0%}",
         CONVENTION,
         "Let the schedule last as long as training does: hold the rate, or stretch the schedule over all steps",
         summary=f"The schedule has brought the learning rate to nothing at step {int(steps[alive + 1])}: what follows "

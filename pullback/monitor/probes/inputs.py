@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from pullback.functional.batch import tensors
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+
+FAR = 10.0  # times the distance of the median sample, from which on samples are named
+MOST_FAR = 20
+FEW = 8  # samples of which a median says what is usual
 
 
 def measure(seen: Observation) -> Measurement:
     """Over the features of all inputs that are real numbers, standard deviations over the loop's batch.
 
     ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
-    features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. Nothing for tokens.
+    features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. ``furthest_sample``: the largest
+    distance of a sample from the median of each feature, in those of the median sample; ``far_samples``, [index,
+    distance], at most ``MOST_FAR`` of the ``num_far`` that are beyond ``FAR``. Nothing for tokens.
     """
     parts = [leaf.detach().flatten(1) for leaf in tensors(seen.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1]
     if not parts:
@@ -31,7 +40,28 @@ def measure(seen: Observation) -> Measurement:
     if bool(varies.any()):
         std, mean = std[varies], mean[varies]
         values |= {"largest_mean_over_std": float((mean / std).max()), "std_ratio": float(std.max() / std.min())}
-    return Measurement(values)
+    return Measurement(values | _far(parts))
+
+
+def _far(parts: list[Tensor]) -> dict[str, Any]:
+    """How far each sample lies from the middle of the batch, by distances that one of them cannot change."""
+    squares = sum(
+        ((block - block.median(0).values) ** 2).sum(1)
+        for part in parts
+        for block in (each.double() for each in part.split(512, 1))
+    )
+    if not isinstance(squares, Tensor) or len(squares) < FEW:
+        return {}
+    distances = squares.sqrt()
+    typical = float(distances.median())
+    if not typical > 0:
+        return {}
+    times = distances / typical
+    values: dict[str, Any] = {"furthest_sample": float(times.max())}
+    if values["furthest_sample"] > FAR:
+        order = times.argsort(descending=True)[: min(MOST_FAR, int((times > FAR).sum()))]
+        values |= {"far_samples": [[int(i), float(times[i])] for i in order], "num_far": int((times > FAR).sum())}
+    return values
 
 
 PROBE = Probe("inputs", measure, sparse=True)

@@ -25,10 +25,11 @@ def measure(seen: Observation) -> Measurement:
     its gradient opposes another class more than it agrees with its own, and the model holds another label for more than
     ten times as probable, scored by the logarithm of that; it needs outputs (N, C). "outlier": log |g_i| far above the
     others', scored by the modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by
-    the cosine.
+    the cosine. ``copies``, where there are any: of each sample that is there several times, how many times.
     """
     total = seen.kernel.total.double()
-    suspects = _duplicates(total, seen.x) + _outliers(_norms(total))
+    duplicates, copies = _duplicates(total, seen.x)
+    suspects = duplicates + _outliers(_norms(total))
     outputs = seen.kernel.outputs
     if (
         seen.labels is not None
@@ -39,7 +40,8 @@ def measure(seen: Observation) -> Measurement:
         own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
         suspects = _mislabelled(own, opposed, _log_odds(outputs, seen.labels)) + suspects
     counts = Counter(reason for _, _, reason in suspects)
-    return Measurement({"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)})
+    values = {"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)}
+    return Measurement(values | ({"copies": copies} if copies else {}))
 
 
 def measure_each(seen: Observation) -> Measurement:
@@ -89,20 +91,25 @@ def _outliers(norms: Tensor) -> list[list[Any]]:
     return _listed(_z_scores(logs), "outlier", STANDS_OUT)
 
 
-def _duplicates(total: Tensor, x: Batch) -> list[list[Any]]:
-    """Samples j that repeat an earlier i. Equal gradients alone are no proof: units may be dead."""
+def _duplicates(total: Tensor, x: Batch) -> tuple[list[list[Any]], list[int]]:
+    """Samples j that repeat an earlier i, and how often each such i is there; of equal inputs and gradients.
+
+    Equal gradients alone are no proof: units may be dead.
+    """
     squares = total.diagonal()
     scale = squares.unsqueeze(1) + squares
     distance = scale - 2 * total
     copies = (distance < COPY * scale / 2) & (squares > 0) & (squares > 0).unsqueeze(1)
     later = copies.triu(1).any(0).nonzero().flatten().tolist()
     found: list[list[Any]] = []
+    times: Counter[int] = Counter()
     for j in later:
         for i in copies[:j, j].nonzero().flatten().tolist():
             if all(torch.equal(leaf[i], leaf[j]) for leaf in tensors(x)):
                 found.append([j, float(total[i, j] / (squares[i] * squares[j]).sqrt()), "duplicate"])
+                times[i] += 1  # i is the first of its kind: copies of it are found in order
                 break
-    return found
+    return found, sorted((1 + count for count in times.values()), reverse=True)
 
 
 def _z_scores(values: Tensor) -> Tensor:
