@@ -242,10 +242,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "WILD_START": (Row(wild, 16.01, 15.99, "chaotic-initialisation"),),
     "ONE_OR_TWO": (Row(one_sample, 2, 3, "batch-too-small"),),
     "MANY_COPIES": (Row(lambda v: copies((2,) * v, 100), 21, 20, "duplicates"),),
-    # of 300 samples 18 pairs equal are draws from 2492, which hold 0.7 threes; 4 standard errors and one more are 5.1
-    "CLUMPED": (
-        Row(lambda v: copies((3,) * v + (2,) * (18 - 3 * v), 300), 6, 5, "duplicates"),
-    ),
+    # of 1000 samples 200 pairs are draws from 2498, which hold 26.6 threes; 4 standard errors and one more are 48.3
+    "CLUMPED": (Row(lambda v: copies((3,) * v + (2,) * (200 - 3 * v), 1000), 49, 48, "duplicates"),),
     "FAR_OUT": (Row(far, 20.01, 19.99, "outlying-samples"),),
     "FAR_SHARE": (Row(lambda v: far(50.0, v), 20, 21, "outlying-samples"),),
     "SPIKE_SHARE": (Row(spiking, 0.301, 0.299, "loss-spikes"),),
