@@ -83,6 +83,8 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "chaotic-initialisation": (
         "non-finite-data", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
     ),
+    # where no gradient comes through, a small decay is all there is of a step
+    "weight-decay-too-high": ("ordered-initialisation", "vanishing-gradients", "dead-units", "saturated-units"),
     "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", *_SCALE),
     "divergence": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "non-finite-gradients": (
@@ -128,6 +130,7 @@ GIVES_WAY: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+FIRST_MEASUREMENT = 1  # the step of the first one by default: what it shows was there at the start
 AT_THE_END = frozenset({
     "not-learning", "saddle-plateau", "minimum-plateau", "memorisation", "batch-too-small", "ill-conditioning",
     "conflicting-gradients",
@@ -182,7 +185,7 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
     if cause.name in FROM_START:
         return True
     if effect.name in FROM_START:
-        return cause.steps[0] == 0
+        return cause.steps[0] <= FIRST_MEASUREMENT
     seen = effect.steps[1] if effect.name in AT_THE_END else effect.steps[0]
     if cause.name in FOLLOWS.get(effect.name, ()) and effect.name in FOLLOWS.get(cause.name, ()):
         return (cause.steps[0], ORDER.index(cause.name)) < (seen, ORDER.index(effect.name))

@@ -125,3 +125,18 @@ def test_a_finding_that_stays_a_cause_keeps_all_it_says() -> None:
     assert pb.Finding is Finding
     assert replace(only, steps=(1, 100)) == only
     assert math.isclose(only.change.value, 0.5)  # type: ignore[union-attr]
+
+
+def test_a_small_decay_is_no_cause_where_no_gradient_comes_through() -> None:
+    """It is all there is of a step then; a decay that is too high has its gradients at the start."""
+    optimizer = {"class": "AdamW", "learning_rate": 1.0, "weight_decay": 0.1}
+    steps = [(k, "updates", {"shrink": 0.9, "norm": 1.0, "median": 0.1}) for k in (2, 4, 8, 16)]
+    stuck = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+
+    def told(first: int) -> list[tuple[str, tuple[str, ...]]]:
+        flow = [(k, "flow", {"verdict": "vanishing", "slope": -3.0}) for k in (1, 2, 4, 8, 16) if k >= first]
+        run = a_run(stuck, *steps, *flow, (30, "kernel", {}), meta={"optimizer": optimizer}, loss=[2.0] * 30)
+        return [(f.name, f.because[:1]) for f in pb.diagnose(run)][:2]
+
+    assert told(1) == [("vanishing-gradients", ()), ("weight-decay-too-high", ("vanishing-gradients",))]
+    assert told(8) == [("weight-decay-too-high", ()), ("vanishing-gradients", ("weight-decay-too-high",))]
