@@ -14,6 +14,7 @@ import pullback as pb
 from pullback.advisor.causes import AT_THE_END, FOLLOWS, FROM_START, GIVES_WAY, ORDER, in_order
 from pullback.advisor.change import Change
 from pullback.advisor.findings import SEVERITIES, Finding
+from tests.advisor.runs import a_run
 
 
 def a_finding(name: str, step: int = 1, severity: str = "warning", last: int = 100) -> Finding:
