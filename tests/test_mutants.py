@@ -97,6 +97,10 @@ def test_a_constant_is_watched_where_it_is_read_and_a_default_in_its_function() 
     assert (constant.uses, default.uses) == ("LIMIT", None)
     assert default.watch == range(5, 7)
     assert (constant.default, default.default) == (False, True)
+    field, inner, *rest = mutants_of(
+        "pullback/f.py", "class A:\n    n: int = 3\n\n    def f(self, k=1):\n        a(k)\n"
+    )
+    assert [field.default, inner.default, *(each.default for each in rest)] == [True, True, False]
 
 
 @pytest.mark.slow

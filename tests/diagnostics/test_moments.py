@@ -186,3 +186,19 @@ def test_zero_gradients_are_no_crash() -> None:
     assert found.effective_rank != found.effective_rank  # NaN
     assert pb.alignment(torch.zeros(3, 3)).conflict_fraction == 0
     assert pb.trade_off(torch.zeros(3, 3)).label.endswith("no reinforcement")
+
+
+def test_unbiased_moments_of_the_fewest_samples() -> None:
+    """Two samples: M1 = tr K / (2 P), M2 the mean of the squares beside the diagonal over P."""
+    K = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    found = pb.moments(K, normalisation="unbiased", num_params=4)
+    assert (found.M1, found.M2) == (5 / 2 / 4, 2 / 2 / 4)
+    whole = pb.moments(K, normalisation="sum", num_params=4)
+    assert (whole.M1, whole.M2) == (5 / 4, 15 / 4)
+    mean = pb.moments(K, num_params=4)
+    assert (mean.M1, mean.M2) == (5 / 4 / 2, 15 / 4 / 4)
+    for each in (found, whole, mean):
+        assert each.conditioning == pytest.approx(4 * 15 / 25)
+        assert each.spread == pytest.approx(2 * 15 / 25)
+        assert each.conditioning_range == (2.0, 4.0)
+    assert pb.moments(torch.eye(5), num_params=4).conditioning_range == (1.0, 4.0)

@@ -109,3 +109,17 @@ def test_a_disk_is_written_to_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=a_clock(0.5)))
     assert Rates.measure(tmp_path).wire == 2 * 2**26 / 0.5
     assert not list(tmp_path.iterdir())
+
+
+def test_the_rate_of_a_disk_by_a_clock_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes written and bytes read, over the time of both; no file stays, also where reading fails."""
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr(rates, "WIRE_BYTES", 1000)
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock))
+    sizes: list[int] = []
+    crc = rates.zlib.crc32
+    monkeypatch.setattr(rates.zlib, "crc32", lambda data: sizes.append(crc(data)))
+    assert rates._wire(tmp_path) == 500.0
+    assert len(sizes) == 2
+    assert sizes[0] == sizes[1]  # what was read is what was written
+    assert list(tmp_path.iterdir()) == []

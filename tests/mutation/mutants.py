@@ -194,10 +194,9 @@ def _of_statement(
             for each in node.body:
                 yield from _of_statement(each, replace(inside, watch=_lines(each)), returns, node.name)
         case ast.ClassDef():
-            for each in node.body:
-                yield from _of_statement(
-                    each, replace(home, watch=range(node.lineno, (node.end_lineno or 0) + 1)), "", "class"
-                )
+            inside = replace(home, watch=range(node.lineno, (node.end_lineno or 0) + 1))
+            for each in node.body:  # a field of a dataclass is an argument of its ``__init__``
+                yield from _of_statement(each, replace(inside, default=isinstance(each, ast.AnnAssign)), "", "class")
         case _:
             yield from ((edit, home) for edit in _of_simple(node, returns, where))
             for each in _below(node):

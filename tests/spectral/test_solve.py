@@ -236,6 +236,12 @@ def test_neumann_series() -> None:
     none = pb.neumann_solve(matrix, b, step=step, max_iters=0)
     assert (none.iterations, none.residual, none.converged) == (0, 1.0, False)
     assert (none.x == 0).all()
+    told = r"Raise `damping` by more than 0\.25: with a negative eigenvalue no step converges"
+    with pytest.raises(pb.InputError, match=told):
+        pb.neumann_solve(matrix - torch.eye(25, dtype=torch.float64), b, 0.25, step=0.5)
+    told = r"Choose a `step` below 2 / \(largest eigenvalue\) = 0\.(8|79999\d*|80000\d*)\."
+    with pytest.raises(pb.InputError, match=told):
+        pb.neumann_solve(matrix, b, 0.5, step=0.9)
     for wrong in (b[:-1], b.unsqueeze(0), torch.tensor(1.0), [1.0] * 25):
         with pytest.raises(pb.InputError, match=r"neumann_solve: expected `b` \(25,\) or \(25, K\)"):
             pb.neumann_solve(matrix, wrong)
