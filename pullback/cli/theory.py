@@ -202,3 +202,36 @@ def training(
     with busy(f"{seeds} networks"):
         lines = training_lines(spec, seeds, seed, steps)
     finish(path, "Training of wide networks", spec, seeds, "step", lines, training_charts(*lines))
+
+
+@app.command()
+def linearity(
+    activation: Activation = "tanh",
+    output: Annotated[str, typer.Option(help="linear, softmax, swish or tanh.")] = "linear",
+    hidden: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
+    bottleneck: Annotated[int, typer.Option(help="Width of the middle one; 0: as wide as the others.")] = 0,
+    narrowest: Annotated[int, typer.Option(help="Width of the narrowest networks.")] = 32,
+    points: Annotated[int, typer.Option(help="Widths, each twice the one before.")] = 4,
+    seeds: Seeds = 5,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """The Hessian and the tangent kernel of an output against the width."""
+    import torch
+
+    from pullback import measure, modules
+    from pullback.cli.theory_linearity import linearity_page, lines_of
+    from pullback.report.theory_page import theory_text, write_theory_page
+
+    path = free_path(out, "linearity", force=force)
+    check_counts(points=points, seeds=seeds, narrowest=narrowest)
+    narrow = bottleneck or None
+    model = modules.WideNetwork(4, [narrowest] * hidden, activation, output, narrow, dtype=torch.float64)
+    widths = [narrowest * 2**place for place in range(points)]
+    x = torch.ones(1, 4, dtype=torch.float64)
+    with busy(f"{points * seeds} networks"):
+        found = measure.linearity(model, x, widths, seeds, tol=1e-2)
+    kind = f"{activation}", f"{output} output", f"{hidden} hidden", *([f"bottleneck of {narrow}"] if narrow else [])
+    page = linearity_page((*kind, f"{seeds} networks a width"), found, lines_of(model, x, found))
+    typer.echo(theory_text(page))
+    typer.echo(f"Page: {write_theory_page(page, path)}")

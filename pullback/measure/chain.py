@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
 from pullback.measure.layers import caught, has_matrix, is_transformed
@@ -34,12 +35,12 @@ class Signals:
     hidden: int
 
 
-def signals_of(model: nn.Module, x: Tensor, where: str) -> Signals:
+def signals_of(model: nn.Module, x: Batch, count: int, where: str) -> Signals:
     """Of a chain (``layer_maps()``, ``nn.Sequential``) its activations; of others what layers with a matrix return."""
-    maps = maps_of(model, where)
+    maps = maps_of(model, where) if isinstance(x, Tensor) else None
     with torch.enable_grad():
-        if maps is None:
-            with caught(model, len(x), where) as found:
+        if maps is None or not isinstance(x, Tensor):
+            with caught(model, count, where) as found:
                 outputs = outputs_of(model, x)
             inner = [each for each in found if not is_transformed(each.output) and not _equal(each.output, outputs)]
             return _signals(outputs, [o.name for o in inner], [o.output for o in inner], (), len(inner))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pullback._checks import check_positive, input_error
 from pullback._results import Estimate
 from pullback.functional import check_batch
+from pullback.functional.batch import Batch
 from pullback.measure.linearity_one import of_model, vectors_held
 from pullback.measure.linearity_result import Linearity
 from pullback.measure.slopes import Slope
@@ -28,7 +29,7 @@ Family = Callable[[int, int], nn.Module]  # of a width and a seed
 
 def linearity(
     model_or_family: nn.Module | Family,
-    inputs: Tensor,
+    inputs: Batch,
     widths: Sequence[int] | None = None,
     seeds: int = 1,
     *,
@@ -44,7 +45,7 @@ def linearity(
     Args:
         model_or_family: any module in eval mode; or, with ``widths``, a ``WideNetwork``, of which others are drawn, or
             ``family(width, seed) -> module``.
-        inputs: (N, ...), every one measured by itself: a few will do.
+        inputs: (N, ...), or a dict or tuple of such; every one is measured by itself, so a few will do.
         widths: of the family's networks, at least one.
         seeds: draws at each width, with seeds 0, 1, …; 2 or more for standard errors.
         tol: residual of a Hessian's eigenvalue to reach, relative to it.
@@ -227,7 +228,7 @@ def _slopes(widths: tuple[int, ...], draws: tuple[tuple[Linearity, ...], ...]) -
         "q_inf_hidden": lambda one: one.q_inf_hidden if one.hidden else None,
         "q_2": lambda one: one.q_2.value,
         "q_221": lambda one: _q_221(one, "lower"),
-        "tensor_221": lambda one: None if one.tensor_221 is None else one.tensor_221.amax(0),
+        "tensor_221": lambda one: None if one.tensor_221 is None else one.tensor_221[1:].amax(0),  # not of the inputs
         "bound": lambda one: one.bound,
         "kernel_norm": lambda one: one.kernel_norm.value,
         "kernel_trace": lambda one: one.kernel_trace.value,

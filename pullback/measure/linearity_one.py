@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pullback._memory import check_fits, physical_bytes
 from pullback._results import Estimate
-from pullback.functional import ModelView, undisturbed
+from pullback.functional import ModelView, take, undisturbed
+from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
@@ -30,17 +31,19 @@ BASIS = 46, 12  # vectors held by the search for an eigenvalue, and the fewest i
 BESIDE = 6  # copies of the weights that a product and its graph take
 
 
-def of_model(model: nn.Module, x: Tensor, tol: float, max_matvecs: int | None, memory_limit: int | None) -> Linearity:
+def of_model(model: nn.Module, x: Batch, tol: float, max_matvecs: int | None, memory_limit: int | None) -> Linearity:
     """Checks, signals, Hessians, kernel, and what the signals allow the Hessians to be."""
     refuse_random_and_coupled(ModelView.of(model, where=WHERE).model, WHERE)
-    num_outputs = Jacobian(model, x).num_outputs  # which checks model and data
+    J = Jacobian(model, x)  # which checks model and data
+    count, num_outputs = J.num_samples, J.num_outputs
     held = vectors_held(model, memory_limit)
     with undisturbed(model), torch.enable_grad():
         refuse_kinks(outputs_of(model, x), WHERE)
         with differentiable():
-            signals = signals_of(model, x, WHERE)
+            signals = signals_of(model, x, count, WHERE)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
-    found = [[_top(model, x[i : i + 1], c, tol, limit, held) for c in range(num_outputs)] for i in range(len(x))]
+    alone = [take(x, slice(i, i + 1)) for i in range(count)]
+    found = [[_top(model, one, c, tol, limit, held) for c in range(num_outputs)] for one in alone]
     norm, residual = (torch.tensor([[one[k] for one in row] for row in found], dtype=torch.float64) for k in (0, 1))
     matrix = tangent_kernel(model, x, contract="full").total.double().permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
     top, trace = float(torch.linalg.eigvalsh(matrix)[-1]), float(matrix.trace())
@@ -58,7 +61,7 @@ def of_model(model: nn.Module, x: Tensor, tol: float, max_matvecs: int | None, m
         bound=bound,
         kernel_norm=Estimate(top, eps * abs(top), num_outputs),
         kernel_trace=Estimate(trace, eps * abs(trace), num_outputs),
-        kernel_diagonal=matrix.diagonal().view(len(x), num_outputs),
+        kernel_diagonal=matrix.diagonal().view(count, num_outputs),
         diagonal_limit=_limit(model, x),
         layers=signals.layers,
         layer_inf=largest,
@@ -94,7 +97,7 @@ def _theorem(
     return NormBounds(lower, upper), allowed, torch.tensor(tensors, dtype=torch.float64).T
 
 
-def _top(model: nn.Module, x: Tensor, output: int, tol: float, limit: int, held: int) -> tuple[float, float, int]:
+def _top(model: nn.Module, x: Batch, output: int, tol: float, limit: int, held: int) -> tuple[float, float, int]:
     """Spectral norm of one output's Hessian at one input, its residual and the products it took."""
 
     def value(outputs: object, _: Tensor) -> Tensor:
@@ -102,7 +105,7 @@ def _top(model: nn.Module, x: Tensor, output: int, tol: float, limit: int, held:
         assert isinstance(found, Tensor)
         return found.reshape(len(found), -1)[:, output]
 
-    H = Hessian(model, value, (x, torch.zeros(len(x))))
+    H = Hessian(model, value, (x, torch.zeros(1)))
     most = min(held, max(4, limit))
     pairs = eigenvalues(H, 1, "both", tol=tol, max_matvecs=max(2, limit), max_basis=min(H.shape[0], most))
     best = int(pairs.values.abs().argmax())
@@ -119,9 +122,14 @@ def vectors_held(model: nn.Module, limit: int | None) -> int:
     return min(most, int((physical_bytes() if limit is None else limit) // size) - BESIDE)
 
 
-def _limit(model: nn.Module, x: Tensor) -> Tensor | None:
+def _limit(model: nn.Module, x: Batch) -> Tensor | None:
     """K(x, x) of an infinitely wide ``WideNetwork`` with a linear output and no bottleneck."""
-    if not isinstance(model, WideNetwork) or not isinstance(model.output, nn.Identity) or model.bottleneck is not None:
+    if (
+        not isinstance(model, WideNetwork)
+        or not isinstance(x, Tensor)
+        or not isinstance(model.output, nn.Identity)
+        or model.bottleneck is not None
+    ):
         return None
     rows = np.asarray(x.detach().flatten(1).double().cpu())
     each = [

@@ -26,7 +26,7 @@ from pullback.spectral import eigenvalues
 from pullback.theory.calls import MODULES
 
 LARGEST = 2**21  # entries of a tensor of second derivatives that is formed for an upper bound
-_TOLERANCE = 1e-4  # residual of a squared norm, relative
+_TOLERANCE = 1e-3  # residual of a squared norm, relative; its error is of the order of the square of that
 _STARTS, _ROUNDS = 3, 30
 ZERO = NormBounds(0.0, 0.0)
 

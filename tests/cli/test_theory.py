@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from pullback import measure, theory
+from pullback import measure, modules, theory
 from pullback.report.theory_charts import phase_chart
 from tests.command import Done
 from tests.command import run as run_command
@@ -26,6 +27,7 @@ SMALL = {
     "spectrum": ("--depth", "4", "--width", "40", "--seeds", "3", "--activation", "hard_tanh"),
     "curve": ("--depth", "3", "--width", "40", "--seeds", "3", "--points", "16"),
     "training": ("--depth", "1", "--width", "60", "--seeds", "4", "--steps", "8"),
+    "linearity": ("--narrowest", "8", "--points", "2", "--seeds", "2"),
 }
 CHARTS = {
     "phase": ["phase", "correlation", "gradients"],
@@ -33,6 +35,7 @@ CHARTS = {
     "spectrum": ["spectrum", "mean", "variance"],
     "curve": ["euclidean", "curvature", "gauss", "length", "gauss-length"],
     "training": ["loss", "mean", "variance"],
+    "linearity": ["hessian", "signals", "kernel"],
 }
 
 
@@ -68,7 +71,7 @@ def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[P
     assert list(charts_of(path)) == CHARTS[kind]
     assert f"Page: {path}" in text
     assert "\x1b[" not in text
-    assert re.search(r"^  phase +(ordered|chaotic) ", text, re.M)
+    assert re.search(r"^  (phase +(ordered|chaotic)|becomes linear +(yes|no|undecided)) ", text, re.M)
     assert re.search(r"^quantity +\S+ +theory +networks +standard error$", text, re.M)
 
 
@@ -157,6 +160,18 @@ def test_curve_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) 
         assert charts[key]["data"][0]["y"] == pytest.approx(values[1:].tolist(), rel=1e-6)
 
 
+def test_linearity_is_that_of_the_networks(pages: dict[str, tuple[Path, str]]) -> None:
+    """S4-21: points and errors are ``measure.linearity``'s, the line falls like 1 / sqrt(m) through the first."""
+    model = modules.WideNetwork(4, [8], dtype=torch.float64)
+    found = measure.linearity(model, torch.ones(1, 4, dtype=torch.float64), [8, 16], 2, tol=1e-2)
+    law, points = charts_of(pages["linearity"][0])["hessian"]["data"]
+    assert points["y"] == pytest.approx(found.hessian_norm.value.flatten().tolist(), rel=1e-4)
+    assert points["error_y"]["array"] == pytest.approx(found.hessian_norm.stderr.flatten().tolist(), rel=1e-4)
+    assert law["y"] == pytest.approx([points["y"][0], points["y"][0] / 2**0.5], rel=1e-4)
+    kernel = charts_of(pages["linearity"][0])["kernel"]["data"]
+    assert kernel[0]["y"] == pytest.approx([0.4644029] * 2, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,6 +183,11 @@ def test_curve_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) 
         (["phase", "--points", "1"], "theory: expected `--points` of at least 2, got 1"),
         (["spectrum", "--weights", "uniform"], "expected `weights` to be one of 'gaussian', 'orthogonal'"),
         (["curve", "--activation", "relu"], "expected a smooth activation, got relu"),
+        (
+            ["linearity", "--activation", "relu"],
+            "linearity: expected a model that can be differentiated twice, got ReLU",
+        ),
+        (["linearity", "--output", "cosine"], "WideNetwork: expected `output` to be one of 'linear'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -106,6 +106,27 @@ def test_against_dense_derivatives(name):
     assert all(p.grad is None for p in model.parameters())
 
 
+class TwoInputs(nn.Module):
+    """Called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(2, 3)
+
+    def forward(self, left, right):
+        return (torch.tanh(self.first(left)) * self.second(right)).sum(1, keepdim=True)
+
+
+def test_inputs_by_keyword():
+    torch.manual_seed(0)
+    model, x = TwoInputs().double(), {"left": inputs(2, 2), "right": inputs(2, 2, seed=1)}
+    found = measure.linearity(model, x)
+    assert found.layers == ("first", "second")
+    assert found.hessian_norm.value.shape == (2, 1)
+    derivative = (torch.tanh(model.first(x["left"])) * 1).detach()
+    assert torch.allclose(found.layer_inf[1, :, 0], derivative.abs().amax(1))
+
+
 def test_signals_against_dense_jacobians():
     """S4-18: max and length of df/da for every layer, output neurons included, from Jacobians of the layers."""
     model, x = WideNetwork(3, [6, 5, 4], "tanh", "tanh", outputs=2, **F64), inputs(3, 3)
