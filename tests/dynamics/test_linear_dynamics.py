@@ -346,3 +346,10 @@ def test_rounding_of_a_singular_kernel_is_no_refusal() -> None:
         assert bool(torch.isfinite(found.train).all())
         basis = torch.linalg.qr(J.double()).Q
         torch.testing.assert_close(found.train, basis @ (basis.T @ drawn(40)), rtol=0, atol=1e-4)
+
+
+def test_an_integration_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = type("Failed", (), {"success": False, "message": "Too much work."})
+    monkeypatch.setattr("pullback.dynamics.linear.other_losses.solve_ivp", lambda *a, **k: failed)
+    with pytest.raises(pb.InputError, match=r"a flow that can be integrated, got Too much work. Pass earlier times"):
+        pb.linear_dynamics(EYE, ONES, time=1.0, loss=nn.MSELoss())

@@ -43,6 +43,13 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A tensor that is no parameter: a constant before the first layer, fixed weights behind it."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
 class Samples:
     """A number of samples, as code asks for it to reshape by."""
 
@@ -59,6 +66,7 @@ DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDrop
 POOLS = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
 GLOBAL = nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
 NORMS = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
+PRODUCTS = frozenset({"linear", "matmul", "mm", "mv", "conv1d", "conv2d", "conv3d"})
 REMEDY = "See limit_of for the layers that have one"
 
 
@@ -80,7 +88,7 @@ class Layers:
         """(name, what it is) of every layer; refuses those that are known to have no limit, and reads all weights."""
         found = []
         for step in steps:
-            if step.tensor is not None:
+            if isinstance(step.tensor, nn.Parameter):
                 drawn = self._drawn(step.tensor, None)
                 words = f"weights {drawn.shape}, standard deviation {math.sqrt(drawn.variance):.4g}"
                 found.append((step.name, words))
@@ -121,6 +129,8 @@ class Layers:
         return unsupported(self._where, "layers with a limit of infinite width", f"{what}{name}", REMEDY)
 
     def _drawn(self, tensor: Tensor, fan_in: int | None) -> Drawn:
+        if not isinstance(tensor, nn.Parameter):
+            return self._reader.drawn(tensor)
         key = f"{id(tensor)}"
         if key not in self._kept:
             self._kept[key] = self._reader.drawn(tensor, fan_in)
@@ -193,7 +203,8 @@ class Layers:
         if node.op == "get_attr":
             if step.tensor is None:
                 raise self._refused(step, "an attribute that is no tensor")
-            return self._drawn(step.tensor, None)
+            return self._drawn(step.tensor, None) if isinstance(step.tensor, nn.Parameter) else Held(step.tensor)
+        args, options = self._resolved(_function_name(node), args, options)
         given = [
             each for each in (*args, *options.values()) if isinstance(each, Raw | Signal | Drawn | Shape | Samples)
         ]
@@ -202,11 +213,33 @@ class Layers:
                 return _both(step.module.double(), args, options)
             return self._module(step, args)
         name = _function_name(node)
+        if any(isinstance(each, Held) for each in args):
+            found = _both(
+                _callable(node), [Raw(a.tensor, a.tensor) if isinstance(a, Held) else a for a in args], options
+            )
+            return Held(found.left) if isinstance(found.left, Tensor) else found.left
         if given and all(isinstance(each, Raw) for each in given):
             return _both(_callable(node), args, options)
         if any(isinstance(each, Drawn) for each in given) and not any(isinstance(each, Signal | Raw) for each in given):
             return self._of_weights(step, name, args)
         return self._function(step, name, args, options)
+
+    def _resolved(
+        self, name: str, args: list[Value], options: dict[str, Value]
+    ) -> tuple[list[Value], dict[str, Value]]:
+        """Tensors that are no parameters: numbers beside inputs and each other, weights beside signals, in products."""
+        every = [*args, *options.values()]
+        signals = any(isinstance(each, Signal | Drawn) for each in every)
+        numbers = not signals and name not in PRODUCTS
+
+        def seen(each: Value) -> Value:
+            if not isinstance(each, Held):
+                return each
+            return Raw(each.tensor.double(), each.tensor.double()) if numbers else self._drawn(each.tensor, None)
+
+        if numbers and not any(isinstance(each, Raw) for each in every):  # a constant made of constants
+            return args, options
+        return [seen(each) for each in args], {key: seen(each) for key, each in options.items()}
 
     def _module(self, step: Step, args: list[Value]) -> Value:
         module: Any = step.module

@@ -80,7 +80,7 @@ class Reader:
 
     def drawn(self, tensor: Tensor, fan_in: int | None = None) -> Drawn:
         """One tensor; ``fan_in`` where it belongs to a layer that torch draws by it."""
-        name = self._names[id(tensor)]
+        name = self._names.get(id(tensor), f"a constant of shape {tuple(tensor.shape)}")
         return Drawn(name, tuple(tensor.shape), self._variance(name, tensor, fan_in), tensor.requires_grad)
 
     def _variance(self, name: str, tensor: Tensor, fan_in: int | None) -> float:

@@ -306,6 +306,44 @@ def test_branches_with_means_and_other_signs() -> None:
     assert float(error.max()) < 0.03 * float(mean.max())
 
 
+class Written(nn.Module):
+    """One network written in two ways: modules, or calls with settings of every kind."""
+
+    def __init__(self, *, calls: bool) -> None:
+        super().__init__()
+        self.calls = calls
+        self.first, self.second = nn.Conv2d(2, 6, 3, padding=(2, 1), stride=(1, 2)), nn.Conv2d(6, 4, (2, 3), dilation=2)
+        self.third = nn.Conv2d(6, 4, (2, 3), dilation=2, padding="same", padding_mode="circular")
+        self.head = nn.Linear(4, 1)
+        self.pool = nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)
+        self.register_buffer("mean", torch.tensor([0.3, 0.7]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean.view(1, 2, 1, 1)) / 0.5
+        if not self.calls:
+            h = torch.tanh(self.first(x))
+            h = nn.functional.gelu(self.third(self.pool(h)))
+            return self.head(torch.flatten(h.mean((-1, -2)), 1) * 2.0)
+        w, b = self.first.weight, self.first.bias
+        h = F.conv2d(F.pad(x, (1, 1, 2, 2)), w, b, (1, 2)).tanh()
+        h = F.avg_pool2d(h, kernel_size=3, stride=2, padding=1, count_include_pad=False)
+        h = F.pad(h, (2, 2, 1, 1), mode="circular")
+        h = F.gelu(F.conv2d(h, self.third.weight, bias=self.third.bias, dilation=2))
+        h = F.adaptive_avg_pool2d(h, 1)
+        h = h.reshape(h.shape[0], -1)
+        return 2 * h @ self.head.weight.t() + self.head.bias
+
+
+def test_two_ways_of_writing_one_network() -> None:
+    torch.manual_seed(0)
+    x = drawn(2, 2, 6, 7)
+    plain, calls = (Written(calls=each).double().eval() for each in (False, True))
+    calls.load_state_dict(plain.state_dict())
+    assert torch.allclose(plain(x), calls(x))
+    for one, other in zip(limit_of(plain)(x), limit_of(calls)(x), strict=True):
+        assert one == pytest.approx(other, rel=1e-12)
+
+
 def test_the_network_is_only_read() -> None:
     model = TokenNet(8).double().eval()
     seen: list[Any] = []
