@@ -416,19 +416,20 @@ def test_verdicts(low, high, expected):
 @pytest.mark.slow
 def test_the_overview_table():
     """S4-21, S4-22, S4-25, E4.9: yes, no, no, from measurements; hidden signals shrink in all three."""
-    x, widths = 0.5 * torch.ones(1, 2, **F64), [16, 64, 256]
+    x, widths = 0.3 * torch.ones(1, 2, **F64), [16, 64, 256]  # small, so that swish's slope at f hardly scatters
     kinds = {
-        "linear output": WideNetwork(2, [4], **F64),
-        "non-linear output": WideNetwork(2, [4], output="swish", **F64),
-        "bottleneck": WideNetwork(2, [4, 1, 4], bottleneck=1, **F64),
+        "linear output": (WideNetwork(2, [4], **F64), 3),
+        "non-linear output": (WideNetwork(2, [4], output="swish", **F64), 8),
+        "bottleneck": (WideNetwork(2, [4, 1, 4], bottleneck=1, **F64), 20),
     }
-    found = {name: measure.linearity(model, x, widths, seeds=8, tol=1e-2) for name, model in kinds.items()}
+    found = {name: measure.linearity(model, x, widths, seeds, tol=1e-2) for name, (model, seeds) in kinds.items()}
     assert [verdict(each) for each in found.values()] == ["yes", "no", "no"]
     slopes = {name: {key: slope.value for key, slope in each.slopes.items()} for name, each in found.items()}
     assert slopes["linear output"]["hessian_norm"] == pytest.approx(-0.5, abs=0.02)
     assert slopes["non-linear output"]["q_inf_hidden"] == pytest.approx(-0.5, abs=0.1)
     assert abs(slopes["non-linear output"]["q_inf"]) < 0.1
-    assert slopes["bottleneck"]["tensor_221"] == pytest.approx(1.0, abs=0.1)
+    narrow = found["bottleneck"].slopes["tensor_221"]
+    assert 0.5 < narrow.low < 1.0 < narrow.high  # of order m, within the interval of 20 draws
 
 
 def test_the_non_linear_output_s_hessian():
