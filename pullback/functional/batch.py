@@ -103,6 +103,20 @@ def take(batch: Batch, index: int | slice | Tensor | list[int] | None) -> Batch:
     return mapped(lambda leaf: leaf[index], batch)
 
 
+def check_rows(where: str, outputs: Tensor, count: int) -> None:
+    """Refuse outputs that have no row for every sample, (N T, C) for N samples say."""
+    rows = len(outputs) if outputs.dim() else 1
+    if rows != count:
+        several = rows > count and rows % count == 0
+        remedy = f"Return (N, T, ...), `outputs.unflatten(0, (len(x), {rows // max(1, count)}))`"
+        raise input_error(
+            where,
+            "one row of outputs per sample",
+            f"{rows} rows of outputs for {count} samples",
+            remedy if several else "Put samples along the first axis",
+        )
+
+
 def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, str] = ("x", "y")) -> int:
     """Return N after checking that the data is not empty, finite and of matching lengths."""
     count = num_samples(x, where, names[0])
@@ -111,7 +125,9 @@ def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, 
             where,
             f"`{names[0]}` and `{names[1]}` of the same length",
             f"{count} and {labels} samples",
-            "Pass one target per sample",
+            f"Pass `{names[1]}.unflatten(0, (len({names[0]}), {labels // count}))`, with outputs (N, T, ...)"
+            if labels > count and labels % count == 0
+            else "Pass one target per sample",
         )
     for name, batch in zip(names, (x, y), strict=True):
         for leaf in tensors(batch):

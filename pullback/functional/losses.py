@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.functional.batch import Batch, copied, num_samples, quiet_vmap, take, without_inference
+from pullback.functional.batch import Batch, check_rows, copied, num_samples, quiet_vmap, take, without_inference
 from pullback.functional.differentiable import differentiable
 from pullback.functional.stand_in import stand_in
 
@@ -139,6 +139,7 @@ def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: st
         for name in ("weight", "pos_weight"):
             _check_weight(loss_fn, name, outputs, where)
     if (probabilities or isinstance(loss_fn, _SAME_SHAPE)) and outputs.shape != targets.shape:
+        check_rows(where, outputs, num_samples(targets, where, "targets"))
         raise input_error(
             where,
             f"targets of the outputs' shape {tuple(outputs.shape)}",
@@ -292,6 +293,8 @@ def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str
 
 def _check_labels(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, outputs: Tensor, targets: Tensor, where: str) -> None:
     classes = outputs.shape[1] if outputs.dim() > 1 else 0
+    if targets.dim() and outputs.dim():
+        check_rows(where, outputs, len(targets))
     expected = (outputs.shape[0], *outputs.shape[2:])
     if tuple(targets.shape) != expected:
         raise input_error(

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pullback.functional import ModelView, take
+from pullback.functional import ModelView, num_samples, take
 from pullback.functional.agreement import loosest
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, check_rows
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import Capture, capture, plain_gradient
@@ -50,6 +50,7 @@ def capture_factors(
     to ``check``.
     """
     run = capture(view, readout, x, y, where, weighted=check and known is None)
+    check_rows(where, run.values, num_samples(x))
     if known is not None and not _fits(view, run, known):
         known = None
     has_numbers = run.values.device.type != "meta"

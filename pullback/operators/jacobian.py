@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
 from pullback.functional import ModelView, check_batch, undisturbed
-from pullback.functional.batch import Batch, quiet_vmap, tensors
+from pullback.functional.batch import Batch, check_rows, quiet_vmap, tensors
 from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
 from pullback.functional.losses import check_finite, logits_of
 from pullback.functional.unwrap import refuse_sharded, unwrap
@@ -200,9 +200,7 @@ class Jacobian(Operator):
         with undisturbed(self.model):
             with torch.enable_grad(), elementary(), Watch() as watch:
                 outputs = self._call(self._x).detach()
-            if len(outputs) != self.num_samples:
-                got = f"{len(outputs)} rows of outputs for {self.num_samples} samples"
-                raise input_error(where, "one row of outputs per sample", got, "Put samples along the first axis")
+            check_rows(where, outputs, self.num_samples)
             check_finite(outputs, where, "output")
             with differentiable():
                 every = dict(self.model.named_parameters())
