@@ -1,12 +1,13 @@
-"""What watching costs: four kinds of training with ``pb.Monitor`` and without, side by side in one process.
+"""What watching costs: four kinds of training with ``pb.Monitor`` and without.
 
-Usage: .bench/bin/python benchmarks/watching.py [--steps 3000] [--render]
+Usage: .bench/bin/python benchmarks/watching.py [--steps 500] [--only NAME ...] [--time NAME ...] [--memory] [--render]
 
-Stretches of the unwatched training and of two watched ones take turns (A B C A B C), so that a machine that grows
-slower does so for all. What watching costs is the share of the training's passes, which is the same on every machine;
-beside it stand the wall time and the monitor's own clock, ``Monitor.seconds``, over the rest of its loop. The peak of
-memory is that of a process of its own for each, which makes as many steps as three measurements need. Writes
-``results/watching.json`` and the table of README.md.
+Work is counted, in passes of samples, and is the same on every machine: it follows from samples and steps, not from
+what the weights are, so that the monitor is stepped and nothing trained. With ``--time`` stretches of the unwatched
+training and of two watched ones take turns within one process (A B C A B C), so that a machine that grows slower does
+so for all; processor time is what a busy machine disturbs least. With ``--memory`` the peak is that of a process of its
+own for each, which makes as many steps as three measurements need. Writes ``results/watching.json`` and the table of
+README.md.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RESULT = HERE / "results" / "watching.json"
 PRESETS = {"light": 0.05, "standard": 0.05}  # the share of the training's passes that each may cost
 MEMORY = 1.2  # times the unwatched peak
 STRETCHES = 20
+COUNTED = (500, 3000)  # steps whose work is counted
 FEW_STEPS = 160  # for the peak of memory: the first, dear measurement and two more
 
 
@@ -85,13 +87,17 @@ class Loop:
         self.loss_fn = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
         options: dict[str, Any] = {"optimizer": self.optimizer, "probes": probes}
-        self.seconds = 0.0
-        start = time.perf_counter()
+        self.seconds = self.processor = 0.0
+        start = time.perf_counter(), time.process_time()
         self.monitor = pb.Monitor(self.model, self.loss_fn, folder, **options) if probes else None
-        self.seconds += time.perf_counter() - start
+        self._took(start)
+
+    def _took(self, start: tuple[float, float]) -> None:
+        self.seconds += time.perf_counter() - start[0]
+        self.processor += time.process_time() - start[1]
 
     def make(self, steps: int) -> None:
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.optimizer.zero_grad()
             loss = self.loss_fn(self.model(self.x), self.y)
@@ -99,7 +105,22 @@ class Loop:
             self.optimizer.step()
             if self.monitor is not None:
                 self.monitor.step(self.x, self.y, loss=loss)
-        self.seconds += time.perf_counter() - start
+        self._took(start)
+
+
+def counted(training: Training, probes: str, steps: int, folder: Path) -> dict[str, Any]:
+    """The share of the training's passes, and what was left out for it."""
+    loop = Loop(training, probes, folder)
+    assert loop.monitor is not None
+    for _ in range(steps):
+        loop.monitor.step(loop.x, loop.y, loss=1.0)
+    loop.monitor.close()
+    (schedule,) = pb.load_run(folder).of("schedule")
+    return {
+        "work": schedule.values["work"] / schedule.values["training_work"],
+        "left_out": schedule.values["left_out"],
+        "measurements": loop.monitor.num_measurements,
+    }
 
 
 def side_by_side(training: Training, steps: int, folder: Path) -> dict[str, Any]:
@@ -113,19 +134,16 @@ def side_by_side(training: Training, steps: int, folder: Path) -> dict[str, Any]
     for _ in range(STRETCHES):
         for loop in loops.values():
             loop.make(steps // STRETCHES)
-    found: dict[str, Any] = {"others": measuring.share_of_others(before), "seconds": loops[None].seconds}
+    plain = loops[None]
+    found: dict[str, Any] = {
+        "others": measuring.share_of_others(before), "seconds": plain.seconds, "processor": plain.processor,
+    }  # fmt: skip
     for probes in PRESETS:
         loop = loops[probes]
         assert loop.monitor is not None
         loop.monitor.close()
-        (schedule,) = pb.load_run(folder / probes).of("schedule")
-        found[probes] = {
-            "work": schedule.values["work"] / schedule.values["training_work"],
-            "left_out": schedule.values["left_out"],
-            "seconds": loop.seconds,
-            "own": loop.monitor.seconds / (loop.seconds - loop.monitor.seconds),
-            "measurements": loop.monitor.num_measurements,
-        }
+        own = loop.monitor.seconds / (loop.seconds - loop.monitor.seconds)
+        found[probes] = {"seconds": loop.seconds, "processor": loop.processor, "own": own}
     return found
 
 
@@ -143,34 +161,64 @@ def child(name: str, probes: str) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """In Markdown."""
-    lines = ["| training | preset | unwatched, s | watched, s | side by side | own clock | passes | measured |"]
-    lines[0] += " peak, MB | over unwatched |"
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |")
+    """In Markdown; a dash where a result has none."""
+    lines = ["| training | preset | passes, " + " | passes, ".join(f"{n:,} steps" for n in COUNTED)]
+    lines[0] += " | measured | left out | processor time | side by side | own clock | peak over unwatched |"
+    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for name, row in result["rows"].items():
         for probes, limit in PRESETS.items():
-            each = row[probes]
-            wall, memory = each["seconds"] / row["seconds"] - 1, each["peak_bytes"] / row["peak_bytes"]
-            share = each["work"]
-            cost = f"{share:.2%} of {limit:.0%}: {'met' if share <= limit else '**not met**'}"
-            held = f"{memory:.2f}: {'met' if memory <= MEMORY else '**not met**'}"
-            cells = [name, probes, f"{row['seconds']:.1f}", f"{each['seconds']:.1f}", f"{wall:+.1%}"]
-            cells += [f"{each['own']:.2%}", cost, f"{each['measurements']}", f"{each['peak_bytes'] / 1e6:.0f}", held]
-            lines.append("| " + " | ".join(cells) + " |")
+            each = row.get(probes, {})
+            of = [each.get("counted", {}).get(str(steps)) for steps in COUNTED]
+            cells = [name, probes, *(_share(one, limit) for one in of)]
+            cells += ["–", "–"] if of[-1] is None else [f"{of[-1]['measurements']}", f"{of[-1]['left_out']}"]
+            for kind in ("processor", "seconds"):
+                timed = kind in each and kind in row
+                cells.append(f"{each[kind] / row[kind] - 1:+.1%}" if timed else "–")
+            cells.append(f"{each['own']:.2%}" if "own" in each else "–")
+            memory = each["peak_bytes"] / row["peak_bytes"] if "peak_bytes" in each else None
+            held = "–" if memory is None else f"{memory:.2f}: {'met' if memory <= MEMORY else '**not met**'}"
+            lines.append("| " + " | ".join([*cells, held]) + " |")
     facts = result["environment"]
     notes = [
-        f"{result['steps']} steps of Adam on one batch each; whether a cost is met is told by the passes counted.",
+        f"Passes are counted, over steps of one batch; measured and left out are of {COUNTED[-1]:,} steps. Where "
+        f"there is a time it is of {result['steps']} steps of Adam.",
         f"Measured {facts['date']} at commit {facts['commit']} on {facts['cpu']}, {facts['cores']} cores, "
         f"{facts['threads']} threads; load before: {facts['load_before']}; torch {facts['packages']['torch']}.",
     ]
-    if (others := max(row["others"] for row in result["rows"].values())) > environment.BUSY:
+    if (others := max(row.get("others", 0.0) for row in result["rows"].values())) > environment.BUSY:
         notes.append(f"Disturbed: other work took up to {others:.0%} of the machine.")
     return "\n".join([*lines, "", "\n".join(notes)])
 
 
+def _share(found: dict[str, Any] | None, limit: float) -> str:
+    return "–" if found is None else f"{found['work']:.2%}: {'met' if found['work'] <= limit else '**not met**'}"
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    training = TRAININGS[name]
+    row: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        timed = side_by_side(training, options.steps, folder) if name in options.time else {p: {} for p in PRESETS}
+        row |= timed
+        for probes in PRESETS:
+            row[probes]["counted"] = {
+                str(steps): counted(training, probes, steps, folder / f"{probes}-{steps}") for steps in COUNTED
+            }
+    if options.memory:
+        row["peak_bytes"] = peak(name, None)
+        for probes in PRESETS:
+            row[probes]["peak_bytes"] = peak(name, probes)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=500, help="that are timed")
+    parser.add_argument("--time", nargs="*", default=list(TRAININGS), help="names of trainings to time; none for none")
+    parser.add_argument("--only", nargs="*", default=[], help="names of trainings; without it all")
+    parser.add_argument("--memory", action="store_true", help="also the peaks of memory")
     parser.add_argument("--render", action="store_true", help="only write the table")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -179,15 +227,13 @@ def main() -> None:
         return
     if not options.render:
         described, rows = environment.describe(torch.get_num_threads()), {}
-        for name, training in TRAININGS.items():
-            with tempfile.TemporaryDirectory() as folder:
-                rows[name] = side_by_side(training, options.steps, Path(folder))
-            rows[name]["peak_bytes"] = peak(name, None)
-            for probes in PRESETS:
-                rows[name][probes]["peak_bytes"] = peak(name, probes)
+        if options.only:  # the others as they were
+            rows |= json.loads(RESULT.read_text())["rows"]
+        for name in options.only or TRAININGS:
+            rows[name] = measured(name, options)
             print(name, json.dumps(rows[name]), flush=True)
-        found = {"environment": described, "steps": options.steps, "rows": rows}
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+            found = {"environment": described, "steps": options.steps, "rows": rows}
+            RESULT.write_text(json.dumps(found, indent=1) + "\n")
     text = table(json.loads(RESULT.read_text()))
     page = HERE / "README.md"
     whole = page.read_text(encoding="utf-8")

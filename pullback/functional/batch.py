@@ -1,8 +1,9 @@
-"""A batch: tensors, or tuples, lists and mappings of tensors, nested, with the samples along their first axis."""
+"""A batch: tensors, or tuples, lists, dicts and dataclasses of tensors, nested, with samples along their first axis."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,15 +51,29 @@ def tensors(batch: Batch) -> list[Tensor]:
 def mapped(change: Callable[[Tensor], Any], batch: Batch) -> Batch:
     """The batch with ``change`` of every tensor in its place; containers are new, of the kind they were.
 
-    Mappings that torch's tree functions do not know (a tokenizer's output) count as dicts, wherever they stand.
+    Mappings that torch's tree functions do not know (a tokenizer's output) count as dicts, wherever they stand, and
+    so do dataclasses.
     """
 
     def of_node(node: Any) -> Any:
         if isinstance(node, Tensor):
             return change(node)
-        return _with_values(node, change) if isinstance(node, Mapping) else node
+        if isinstance(node, Mapping):
+            return _with_values(node, change)
+        return _with_fields(node, change) if _is_record(node) else node
 
-    return tree_map(of_node, batch, is_leaf=lambda node: isinstance(node, Mapping))
+    return tree_map(of_node, batch, is_leaf=lambda node: isinstance(node, Mapping) or _is_record(node))
+
+
+def _is_record(node: Any) -> bool:
+    return dataclasses.is_dataclass(node) and not isinstance(node, type)
+
+
+def _with_fields(node: Any, change: Callable[[Tensor], Any]) -> Any:
+    new = copy.copy(node)
+    for field in dataclasses.fields(node):
+        object.__setattr__(new, field.name, mapped(change, getattr(node, field.name)))  # also of frozen ones
+    return new
 
 
 def _with_values(node: Mapping[Any, Any], change: Callable[[Tensor], Any]) -> Any:

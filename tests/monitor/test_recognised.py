@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import UserDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -388,3 +389,37 @@ def test_activations_whose_squares_overflow(loss_fn: Any, tmp_path: Path) -> Non
     ):
         with pytest.raises(pb.UnsupportedError, match="can hold, got some above 3.4e\\+38 in `middle`"):
             call()
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Outputs as many packages have them: a record, which is no dict."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class ReturnsRecord(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Returned:
+        z = self.layer(x)
+        return Returned(None if labels is None else F.cross_entropy(z, labels), z)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_outputs_that_are_a_dataclass(own: bool, tmp_path: Path) -> None:
+    """The model's own loss, or one of its scores; each sample's, as the kernels have it too."""
+    torch.manual_seed(0)
+    model, x, y = ReturnsRecord(), torch.randn(12, 5), torch.arange(12) % 3
+    loss_fn: Any = None if own else lambda outputs, targets: F.cross_entropy(outputs.logits, targets)
+    with pb.Monitor(model, loss_fn, tmp_path / "run", probes=["loss", "kernel"], budget=None, every=1) as monitor:
+        monitor.step({"x": x, "labels": y} if own else x, y, loss=1.0)
+    run = pb.load_run(tmp_path / "run")
+    assert not [record for record in run.records if record.error]
+    assert run.series("loss", "loss")[1] == pytest.approx([F.cross_entropy(model.layer(x), y).item()])
+    plain = pb.backward_kernel(model.layer, nn.CrossEntropyLoss(), x, y)
+    each = lambda outputs, targets: F.cross_entropy(outputs.logits, targets, reduction="none")  # noqa: E731
+    torch.testing.assert_close(pb.backward_kernel(model, each, x, y).total, plain.total)
