@@ -100,6 +100,7 @@ BROKEN = [
         scaled_weights,
         ["circles", "metrics", "boundaries"],
     ),
+    ("lee2019_linear_models", "train_side_by_side", scaled_result("test_expansion"), ["ensemble"]),
     ("pennington2017_isometry", "theory.jacobian_density", scaled_result("edge"), ["spectra", "spreads"]),
     ("pennington2017_learning", "theory.critical_sigma_w", scaled_operator, ["learning"]),
     ("yang2017_residual", "theory.residual_profile", scaled_result("gradient"), ["tanh_laws", "networks"]),
