@@ -114,22 +114,17 @@ class Monitor:
         resume: int | None = None,
         forward: Sequence[Sink] = (),
     ) -> None:
-        where = "Monitor"
-        optimizers = chosen_optimizers(optimizer, where)
+        optimizers = chosen_optimizers(optimizer, "Monitor")
         self.model = model
         every = every if (whole := as_index(every)) is None or isinstance(every, bool) else whole  # NumPy's, torch's
         self.schedule = Schedule(every, budget := chosen_budget(budget))
-        made = chosen_start(max_samples, resume, where)
+        made = chosen_start(max_samples, resume, "Monitor")
         loss_fn = chosen_loss(loss_fn)
-        chosen = chosen_probes(probes, where)
+        chosen = chosen_probes(probes, "Monitor")
         self.num_steps = made or 0
-        settings = {
-            "every": every,
-            "probes": probes if isinstance(probes, str) else list(probes),
-            "max_samples": max_samples,
-            "budget": budget,
-        }
-        about = describe(ModelView.of(model, where=where), loss_fn, optimizers, settings) | (about or {})
+        asked = probes if isinstance(probes, str) else list(probes)
+        settings = {"every": every, "probes": asked, "max_samples": max_samples, "budget": budget}
+        about = describe(ModelView.of(model, where="Monitor"), loss_fn, optimizers, settings) | (about or {})
         self._watch: Watch | None = None
         if not is_replica(model):
             output = Output(RunWriter(run_dir, about, resume=made), forward)
