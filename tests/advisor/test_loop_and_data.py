@@ -94,6 +94,12 @@ def test_frozen_on_purpose_and_by_mistake() -> None:
         finding = found("parameters-not-trained", *course, **backbone)
         assert finding is not None
         assert (finding.severity, finding.change) == ("info", None)
+    for first, last, severity in ((2.3, 1.6, "warning"), (2.3, 0.2, "info"), (1.2, 1.0, "info")):  # knew something
+        course = [first] * 4 + [last] * 60
+        run = a_run((1, "loss", {"loss": first, "constant_loss": 2.3}), (60, "kernel", {}), loss=course, **backbone)
+        (finding,) = pb.diagnose(run)
+        assert (finding.name, finding.severity) == ("parameters-not-trained", severity)
+        assert (finding.change is None) == (severity == "info")
     behind = described(frozen=["base.weight", "head.weight"], behind=["head.weight"])
     levels = [found("parameters-not-trained", *course, **behind) for course in (LEARNS, STUCK)]
     assert [f.severity for f in levels if f] == ["info", "warning"]

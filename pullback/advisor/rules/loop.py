@@ -28,6 +28,8 @@ from pullback.advisor.thresholds import (
     DECAY_HARMS,
     DECAY_NORM,
     DECAY_SHARE,
+    FALLS_SHORT,
+    LEARNS_SHARE,
     LEARNT_NOTHING,
     MOVES,
     NOT_ZEROED,
@@ -76,18 +78,34 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
             change=Change("train_parameters", tuple(still)),
         )
     elif frozen:
+        blank = not behind and _holds_back(run)
+        meant = behind or frozen
         yield Finding(
             "parameters-not-trained",
-            severity(run) if behind else "info",
-            (behind or frozen)[0].rpartition(".")[0] or None,
+            severity(run) if behind else "warning" if blank else "info",
+            meant[0].rpartition(".")[0] or None,
             (0, end),
             {"frozen parameters": float(len(frozen)), "of them behind layers that learn": float(len(behind))},
-            "parameters that require no gradient; a warning if training fails and some lie behind layers that learn",
+            "parameters that require no gradient; a warning if training fails and some lie behind layers that learn, "
+            f"or if a model that began with what one answer reaches has more than {FALLS_SHORT:g} of its loss left",
             source,
-            f"If that is not meant, call requires_grad_(True) on {_listed(behind or frozen)}",
-            summary=f"{_listed(behind or frozen)} are frozen and stay as they are.",
-            change=Change("train_parameters", tuple(behind)) if behind else None,
+            f"If that is not meant, call requires_grad_(True) on {_listed(meant)}",
+            summary=f"{_listed(meant)} are frozen and stay as they are"
+            + (", and what they make of the inputs does not suffice." if blank else "."),
+            change=Change("train_parameters", tuple(meant)) if behind or blank else None,
         )
+
+
+def _holds_back(run: Run) -> bool:
+    """Whether frozen layers knew nothing of the task at the start, and much is left to learn at the end.
+
+    Those of a model that was trained before bring their knowledge along, or what they make of the inputs suffices.
+    """
+    losses = training_losses(run)
+    if losses.share is None or losses.constant is None or losses.least is None:
+        return False
+    first = (float(losses.finite[0]) - losses.least) / (losses.constant - losses.least)
+    return first > LEARNS_SHARE and losses.share > FALLS_SHORT
 
 
 def _still(run: Run) -> list[str]:
