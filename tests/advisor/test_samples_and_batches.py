@@ -209,3 +209,21 @@ def test_batches_drawn_with_replacement_hold_no_copies_of_the_data() -> None:
         weights = np.full(size, 0.7 / size)
         weights[:4] += 0.3 / 4
         assert run(generator, weights) is not None
+
+
+def test_one_sample_a_batch_of_which_no_noise_could_be_measured() -> None:
+    """Nor does a single sample say anything of ranks."""
+
+    def told(batch: int, last: float, measured: int = 1) -> list[str]:
+        known = {"loss": 2.0, "constant_loss": 2.0}
+        lines: list[Line] = [(0, "loss_form", {"reduction": "mean", "batch_size": batch}), (1, "loss", known)]
+        for step in (1, 2, 60):
+            lines += [
+                (step, "activations", {"effective_rank": {"a": 1.0}}),
+                (step, "kernel", {"num_samples": measured}),
+            ]
+        return [f.name for f in pb.diagnose(a_run(*lines, loss=[2.0] * 30 + [last] * 30))]
+
+    assert told(1, 1.2) == told(2, 1.2) == ["batch-too-small"]
+    assert told(3, 1.2) == told(1, 0.2) == []
+    assert told(3, 1.2, 3) == ["rank-collapse"]

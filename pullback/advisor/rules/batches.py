@@ -8,12 +8,24 @@ from statistics import mean, median, stdev
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import by_layer, falls_short, has, lasts, number, records_with, severity, span
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    falls_short,
+    has,
+    lasts,
+    number,
+    records_with,
+    severity,
+    span,
+    training_losses,
+)
 from pullback.advisor.thresholds import (
     BATCH_NORM_COUNT,
     BATCH_TOO_LARGE,
     BATCH_TOO_SMALL,
     LEAST_SIGNAL,
+    MANY_STEPS,
     ONE_OR_TWO,
     STDERRS,
 )
@@ -60,6 +72,8 @@ def batch_norm_too_small(run: Run) -> Iterator[Finding]:
 def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     records = records_with(run, "noise", "signal_to_noise", "batch_size")
     if not records:
+        if small:
+            yield from _one_or_two(run)
         return
     share, error = _signal_share(records)
     batch = median(record.values["batch_size"] for record in records)
@@ -91,6 +105,26 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
             f", or of {ONE_OR_TWO} samples at most and below the noise scale itself, where training falls short"
         )
     yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action, summary=summary, change=change)
+
+
+def _one_or_two(run: Run) -> Iterator[Finding]:
+    """Batches so small that what may be measured of them tells no noise from signal, where training falls short."""
+    sizes = [float(r.values["batch_size"]) for r in records_with(run, "loss_form", "batch_size")]
+    losses = training_losses(run)
+    if not sizes or max(sizes) > ONE_OR_TWO or len(losses) < MANY_STEPS or not falls_short(run):
+        return
+    yield Finding(
+        "batch-too-small",
+        "warning",
+        None,
+        (int(losses.steps[0]), int(losses.steps[-1])),
+        {"batch size": max(sizes)},
+        f"batches of {ONE_OR_TWO} samples at most, where training falls short",
+        CONVENTION,
+        "Use batches of eight samples or more: they take hardly longer",
+        summary="Each step follows one sample or two, whose noise nothing averages out.",
+        change=_factor(AT_NO_COST),
+    )
 
 
 def _factor(wanted: float) -> Change:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, severity
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with, severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, SATURATED
 from pullback.runs import Record, Run
+
+FEW_DIRECTIONS = 3  # samples: one alone has a rank of 1, and of two that are alike it says little
 
 
 def saturated_units(run: Run) -> Iterator[Finding]:
@@ -40,7 +42,8 @@ def dead_units(run: Run) -> Iterator[Finding]:
 
 def rank_collapse(run: Run) -> Iterator[Finding]:
     """A wide layer whose activations point the same way for every sample: what is behind it cannot tell them apart."""
-    records = [r for r in run.of("activations") if by_layer(r, "effective_rank")]
+    lone = {r.step for r in records_with(run, "kernel", "num_samples") if r.values["num_samples"] < FEW_DIRECTIONS}
+    records = [r for r in run.of("activations") if by_layer(r, "effective_rank") and r.step not in lone]
     seen = [(r, ranks) for r in records if (ranks := _collapsed(r))]
     if lasts([r for r, _ in seen], records):
         record, ranks = seen[-1]
