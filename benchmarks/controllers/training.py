@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,31 +37,73 @@ class Outcome:
     controller_seconds: float
 
 
-def descend(case: str, seed: int, lr: float, *, curvature: bool = False) -> Outcome:
+PERTURBATION = 1e-6  # of the starting weights, relative
+
+
+def descend(case: str, seed: int, lr: float, *, curvature: bool = False, perturbed: bool = False) -> Outcome:
     """Gradient descent from rate ``lr``, which ``CurvatureLR`` takes over if ``curvature``."""
-    torch.manual_seed(seed)
-    setup = ARCHITECTURES[case](seed)
-    optimizer = torch.optim.SGD(setup.model.parameters(), lr)
-    controller = pb.CurvatureLR(optimizer, setup.model, setup.loss_fn) if curvature else None
-    generator = make_generator(seed)
-    start, steering = time.process_time(), 0.0
-    for _ in range(CASES[case]):
-        index = torch.randperm(len(setup.x), generator=generator)[: BATCH[case]]
+    training = Descent(case, seed, lr, curvature=curvature, perturbed=perturbed)
+    while training.step():
+        pass
+    return training.outcome()
+
+
+def paired(case: str, seed: int, lr: float) -> Outcome:
+    """The same steered training, beside one at the rate ``lr`` step by step: both times are of one process at one time.
+
+    ``controller_seconds`` of the outcome are those of the constant rate.
+    """
+    constant, steered = (Descent(case, seed, lr, curvature=curvature) for curvature in (False, True))
+    while constant.step() & steered.step():
+        pass
+    return replace(steered.outcome(), controller_seconds=constant.seconds)
+
+
+class Descent:
+    """A training that is made step by step."""
+
+    def __init__(self, case: str, seed: int, lr: float, *, curvature: bool = False, perturbed: bool = False) -> None:
+        torch.manual_seed(seed)
+        self.case, self.setup = case, ARCHITECTURES[case](seed)
+        if perturbed:
+            generator = make_generator(seed + 1000)
+            with torch.no_grad():
+                for p in self.setup.model.parameters():
+                    p.mul_(1 + PERTURBATION * torch.randn(p.shape, generator=generator))
+        self.optimizer = torch.optim.SGD(self.setup.model.parameters(), lr)
+        how = self.optimizer, self.setup.model, self.setup.loss_fn
+        self.controller = pb.CurvatureLR(*how) if curvature else None
+        self.generator, self.left = make_generator(seed), CASES[case]
+        self.seconds = self.steering = 0.0
+
+    def step(self) -> bool:
+        """One step; False where none is left, or the loss is not finite."""
+        if self.left == 0:
+            return False
+        start = time.process_time()
+        setup = self.setup
+        index = torch.randperm(len(setup.x), generator=self.generator)[: BATCH[self.case]]
         x, y = setup.x[index], setup.y[index]
         setup.model.train()
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss = setup.loss_fn(setup.model(x), y)
         loss.backward()
-        if not bool(loss.isfinite()):
-            break
-        if controller is not None:
+        finite = bool(loss.isfinite())
+        if finite and self.controller is not None:
             before = time.process_time()
-            controller.step(x, y, loss)
-            steering += time.process_time() - before
-        optimizer.step()
-    seconds = time.process_time() - start
-    measurements = controller.num_measurements if controller is not None else 0
-    return Outcome(*finished(setup), CASES[case] * BATCH[case], measurements, seconds, steering)
+            self.controller.step(x, y, loss)
+            self.steering += time.process_time() - before
+        if finite:
+            self.optimizer.step()
+        self.left = self.left - 1 if finite else 0
+        self.seconds += time.process_time() - start
+        return finite
+
+    def outcome(self) -> Outcome:
+        """What it came to."""
+        measurements = self.controller.num_measurements if self.controller is not None else 0
+        samples = CASES[self.case] * BATCH[self.case]
+        return Outcome(*finished(self.setup), samples, measurements, self.seconds, self.steering)
 
 
 def noise_scaled(seed: int, batch_size: int, *, follow: bool, samples: int = 40_000) -> Outcome:
@@ -127,7 +169,9 @@ def call(kind: str, case: str, seed: int, value: float) -> dict[str, Any]:
     """A training by name, as a record."""
     made = {
         "constant": lambda: descend(case, seed, value),
-        "curvature": lambda: descend(case, seed, value, curvature=True),
+        "curvature": lambda: descend(case, seed, 1.0, curvature=True),
+        "perturbed": lambda: descend(case, seed, 1.0, curvature=True, perturbed=True),
+        "paired": lambda: paired(case, seed, value),
         "fixed batch": lambda: noise_scaled(seed, int(value), follow=False),
         "noise batch": lambda: noise_scaled(seed, int(value), follow=True),
         "conflict": lambda: conflict_sampled(seed, value),

@@ -1,49 +1,58 @@
-"""``CurvatureLR``: a learning rate that follows the curvature."""
+"""``CurvatureLR``: a learning rate whose scale and warm-up the curvature sets, and the loss keeps in bounds."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from pullback._checks import check_positive, input_error, unsupported
+from pullback.controllers.loss_course import LossCourse
+from pullback.controllers.top_curvature import TopCurvature
 from pullback.diagnostics import stability_limit
-from pullback.diagnostics.preconditioned import precondition
 from pullback.diagnostics.step_sizes import ADAM, number_of
-from pullback.functional import LossFunction, num_samples, take, undisturbed
+from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.losses import least_loss
-from pullback.functional.unwrap import full_precision
-from pullback.operators import Hessian
-from pullback.spectral import eigenvalues
 
-TOLERANCE = 1e-1  # relative residual of the eigenvalue, whose own error is of the order of its square
-MAX_MATVECS = 12
-MEMORY = 0.9  # weight of the past in the running mean of the loss
+PLAIN_TARGET = 5.0  # of gradient descent without momentum
+TARGET = 1.0  # of momentum and Adam, whose bounds count what they average
 BACK_OFF = 0.5
-FIRST = 5  # changes of the loss before they say how it scatters
-CHANGES = 6.0  # that the smallest loss is taken to lie below the mean: nearly seven standard deviations of noise
-ROUNDING = 1e-6  # of a loss in float32: no leap
+EARLY = 4  # steps that are all measured; in the rest of the warm-up every second is
+REST = 10  # steps after a leap in which the rate stays
+ROOM = 0.5  # of the bound, below which a rate that is held grows,
+SLOWLY = 1.01  # by this a step
+OVER = 3.0  # times a target beyond the bound, above which a rate that is held falls
+RECENT = 3  # measurements of which the largest counts, as batches scatter
+STATE = ("curvature", "num_measurements", "_rate", "_limit", "_largest", "_steps", "_next", "_rest", "_measured")
 
 
 class CurvatureLR:
-    """Keeps learning rate times measured curvature at a target, in units of what the optimizer can bear.
+    """Finds a learning rate from the curvature, and holds it until the loss leaps.
 
-    A target above 1 is no contradiction: the bound is that of a quadratic. Beyond it the weights swing along the
-    sharpest direction towards flatter ones, where the rate may grow again; at a target below 1 the curvature grows as
-    training goes on, and the rate falls with it.
+    At the edge of stability the curvature follows the rate: what is measured there is the bound over the rate, whatever
+    the rate is, and a rate steered by it falls for ever or chases noise. So the curvature sets the scale and the
+    warm-up; then the rate is held and the weights adapt to it.
 
-    The curvature is the largest eigenvalue of the Hessian as the optimizer sees it (``preconditioned_sharpness``), on
-    samples of the batch at hand; the bound that of ``diagnostics.stability_limit``.
-    The rate starts at ``warmup`` of the target and grows by at most ``growth`` a measurement; it falls at once where
-    the curvature asks for it. A loss that leaps halves it and brings the next measurement forward. The rate the
-    optimizer was made with is not used. Adam's first step is made at rate 0: it has no second moments before.
+    The warm-up grows geometrically, in ``warmup_steps`` steps, from ``warmup`` times the target to the target, which is
+    learning rate times curvature over the bound: that of ``diagnostics.stability_limit`` on a quadratic. What counts
+    is the largest curvature of the last half of the steps so far; the rate grows by at most ``growth`` a step. A target
+    above 1 is no contradiction: beyond the bound the weights swing along the sharpest direction towards flatter ones,
+    which networks bear to several times it; below 1 the loss of a quadratic falls at every step.
 
-    A loss leaps where it is ``spike`` times as far above its smallest value as its running mean is. That value is 0 for
-    losses that are known not to be negative (cross-entropy, squared error, a ``least_loss`` of your own); of any other
-    it is taken to lie six mean changes from step to step below the running mean: a constant added to it is no matter.
+    After the warm-up the rate changes for three reasons. It grows by a percent a step while it is below half of the
+    bound (and below the target). It falls to the target where the curvature rises beyond three times a target above 1,
+    or beyond the bound where the target is below. It is halved where the loss leaps, and then stays for ten steps, in
+    the warm-up too. The rate the optimizer was made with is not used. Adam's first step is made at rate 0: it has no
+    second moments before.
+
+    A loss leaps where it is ``spike`` times as far above its smallest value as its running mean is, and further above
+    that mean than noise brings it; or where the mean itself is ``spike`` times as far as it has been. The smallest
+    value is 0 for losses that are known not to be negative (cross-entropy, squared error, a ``least_loss`` of your
+    own); of any other it is taken to lie six mean changes from step to step below the running mean: a constant added to it is no
+    matter.
 
     Call ``step`` after ``loss.backward()`` and **before** ``optimizer.step()``: no step is then taken at a rate that
     was not measured.
@@ -53,10 +62,12 @@ class CurvatureLR:
             one that is added later goes its own rate over the largest the others were made with.
         model: the model being trained; looked at in eval mode, and left as it was.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        target: learning rate times curvature over the bound.
-        every: steps between measurements; fewer, from one up, where the curvature grows faster than ``growth``.
+        target: learning rate times curvature over the bound at the end of the warm-up. None: 5 for
+            gradient descent without momentum, else 1.
+        every: steps between measurements after the warm-up.
         warmup: share of the target at the first step.
-        growth: largest factor by which the rate grows a measurement.
+        warmup_steps: until the target is reached.
+        growth: largest factor by which the rate grows a step of the warm-up.
         spike: times the running mean's height above the smallest loss, above which a loss halves the rate.
         num_samples: of the batch, that curvature is measured on. Fewer see a larger curvature than the whole data.
         seed: of the first start vector.
@@ -69,10 +80,12 @@ class CurvatureLR:
         InputError: an argument out of range, or a rate of 0 to begin with.
         UnsupportedError: another optimizer.
 
-    Cost: up to thirteen Hessian-vector products of ``num_samples`` samples a measurement.
+    Cost: eight Hessian-vector products at the first measurement, which also checks model and loss; then two at each: at
+        every step of the first four, every second of the warm-up, every ``every`` steps later.
 
-    References: bounds, Cohen et al. (2021), arXiv:2103.00065, and (2022), arXiv:2207.14484; the edge as a target,
-        Roulet et al. (2024), arXiv:2407.06183; warm-up by curvature, Gilmer et al. (2021), arXiv:2110.04369.
+    References: bounds, Cohen et al. (2021), arXiv:2103.00065, and (2022), arXiv:2207.14484; beyond them, Lewkowycz et
+        al. (2020), arXiv:2003.02218; rates that chase the curvature, Roulet et al. (2024), arXiv:2407.06183; warm-up by
+        curvature, Gilmer et al. (2021), arXiv:2110.04369.
 
     Example:
         >>> model, loss_fn = nn.Linear(1, 1, bias=False), nn.MSELoss()
@@ -88,44 +101,49 @@ class CurvatureLR:
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         model: nn.Module,
         loss_fn: LossFunction,
         *,
-        target: float = 1.5,
-        every: int = 5,
-        warmup: float = 0.1,
+        target: float | None = None,
+        every: int = 30,
+        warmup: float = 0.03,
+        warmup_steps: int = 30,
         growth: float = 1.5,
-        spike: float = 2.0,
+        spike: float = 4.0,
         num_samples: int = 256,
         seed: int = 0,
     ) -> None:
         where = "CurvatureLR"
-        for name, value in (("target", target), ("every", every), ("warmup", warmup), ("num_samples", num_samples)):
+        if not isinstance(optimizer, SGD | ADAM):
+            got = type(optimizer).__name__
+            raise unsupported(where, "SGD, Adam or AdamW", got, "Use one of these, or torch.optim.lr_scheduler")
+        plain = isinstance(optimizer, SGD) and not any(number_of(g["momentum"]) for g in optimizer.param_groups)
+        target = (PLAIN_TARGET if plain else TARGET) if target is None else target
+        positive = {"target": target, "every": every, "warmup": warmup, "warmup_steps": warmup_steps}
+        for name, value in (positive | {"num_samples": num_samples}).items():
             check_positive(where, name, value)
         for name, value in (("growth", growth), ("spike", spike)):
             if not value > 1:
                 raise input_error(where, f"`{name}` above 1", repr(value), f"Pass a larger `{name}`")
-        if not isinstance(optimizer, torch.optim.SGD | ADAM):
-            got = type(optimizer).__name__
-            raise unsupported(where, "SGD, Adam or AdamW", got, "Use one of these, or torch.optim.lr_scheduler")
         rates = [number_of(group["lr"]) for group in optimizer.param_groups]
         self._largest = max(rates) if all(rate >= 0 for rate in rates) else math.nan
         check_positive(where, "optimizer.param_groups[…]['lr']", self._largest)
         self._ratios = [rate / self._largest for rate in rates]
         self.optimizer, self.model, self.loss_fn = optimizer, model, loss_fn
-        self.target, self.every, self.warmup, self.growth, self.spike = target, every, warmup, growth, spike
-        self.num_samples, self.seed = num_samples, seed
+        self.target, self.every, self.warmup, self.warmup_steps = target, every, warmup, warmup_steps
+        self.growth, self.spike = growth, spike
         self.curvature: float | None = None
         self.num_measurements = 0
-        self._rate = 0.0  # 0 until a curvature is known
-        self._wait = 0  # steps until the next measurement
-        self._interval = 1  # steps between this and the next
-        self._least = least_loss(loss_fn)
-        self._mean_loss: float | None = None
-        self._last_loss: float | None = None
-        self._change, self._num_changes = 0.0, 0  # running mean of |loss - last loss|, and of how many
-        self._vector: Tensor | None = None  # the last eigenvector, where the next search starts
+        self._top = TopCurvature(model, loss_fn, num_samples, seed)
+        self._course = LossCourse(least_loss(loss_fn), spike)
+        self._rate, self._limit = 0.0, 0.0  # 0 until a curvature is known; of rate times curvature
+        self._steps, self._next, self._rest = (
+            0,
+            0,
+            0,
+        )  # taken; at which the next measurement, and the next change, are due
+        self._measured: list[tuple[int, float]] = []  # step and curvature, of the last half of the steps
 
     def step(self, x: Batch, y: Batch, loss: Tensor | float) -> None:
         """Set the learning rate for the coming step of the optimizer.
@@ -138,71 +156,52 @@ class CurvatureLR:
         Raises:
             InputError: the loss is not finite; no positive curvature at the first measurement.
         """
-        self._watch(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
-        if self._wait == 0:
-            self._rate = self._measured_rate(x, y)
-            self._wait = self._interval
-        self._wait -= 1
+        if self._course.leaps(float(loss.detach()) if isinstance(loss, Tensor) else float(loss)):
+            self._rate *= BACK_OFF
+            self._next, self._rest = self._steps, self._steps + REST
+        if self._steps >= self._next:
+            self._measure(x, y)
+        if self._measured and self._steps >= self._rest:
+            self._rate = self._wanted()
+        self._steps += 1
         self._set(self._rate)
 
-    def _watch(self, loss: float) -> None:
-        """Halve the rate, and measure at once, where the loss leaps."""
-        if not math.isfinite(loss):
-            raise input_error("CurvatureLR.step", "a finite loss", repr(loss), "Go back to earlier weights")
-        mean = loss if self._mean_loss is None else self._mean_loss
-        if self._leaps(loss, mean):
-            self._rate *= BACK_OFF
-            self._wait, self._interval = 0, 1
-        if self._last_loss is not None:
-            self._num_changes += 1
-            weight = max(1 - MEMORY, 1 / self._num_changes)
-            self._change += weight * (abs(loss - self._last_loss) - self._change)
-        self._last_loss = loss
-        self._mean_loss = MEMORY * mean + (1 - MEMORY) * loss
+    def _wanted(self) -> float:
+        """The rate by the schedule and the curvature."""
+        if self._steps < self.warmup_steps:
+            target = self.target * self.warmup ** (1 - self._steps / self.warmup_steps)
+            rate = self._at(target, max(value for _, value in self._measured))
+            return min(rate, self.growth * self._rate) if self._rate > 0 else rate
+        recent = max(value for _, value in self._measured[-RECENT:])
+        if self._rate < self._at(min(ROOM, self.target), recent):
+            return SLOWLY * self._rate
+        most = OVER * self.target if self.target > 1 else 1.0
+        return min(self._rate, self._at(self.target, recent)) if self._rate > self._at(most, recent) else self._rate
 
-    def _leaps(self, loss: float, mean: float) -> bool:
-        """Whether a loss is ``spike`` times as far above the smallest one, known or guessed, as the mean."""
-        least = self._least
-        if least is None or least > mean:
-            least = mean - CHANGES * self._change
-            if self._num_changes < FIRST:
-                return False
-        return loss - least > self.spike * (mean - least) + ROUNDING * abs(mean)
+    def _at(self, target: float, curvature: float) -> float:
+        return target * self._limit / curvature if curvature > 0 else math.inf
 
-    def _measured_rate(self, x: Batch, y: Batch) -> float:
-        if not isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.state:
-            return 0.0
-        earlier, before = self.curvature, self.get_last_lr()
+    def _measure(self, x: Batch, y: Batch) -> None:
+        warm = self._steps < self.warmup_steps
+        self._next = self._steps + (1 if self._steps < EARLY else min(2, self.every) if warm else self.every)
+        if not isinstance(self.optimizer, SGD) and not self.optimizer.state:
+            return
+        before = self.get_last_lr()
         self._set(1.0)  # so that the limit is the bound on rate times curvature
         try:
-            bound = stability_limit(self.optimizer, [p for p in self.model.parameters() if p.requires_grad])
-            if bound is None:  # all are frozen, and take no steps
-                return self._rate
-            with undisturbed(self.model, training=False), full_precision(self.model):
-                count = slice(0, min(self.num_samples, num_samples(x)))
-                self.curvature = self._sharpness((take(x, count), take(y, count)))
+            limit = stability_limit(self.optimizer, [p for p in self.model.parameters() if p.requires_grad])
+            if limit is None:  # all are frozen, and take no steps
+                return
+            self.curvature, self._limit = self._top.measure(self.optimizer, x, y), limit
         finally:
             for group, rate in zip(self.optimizer.param_groups, before, strict=True):
                 _put(group, rate)
-        self.num_measurements += 1
-        steady = earlier is not None and self.curvature <= self.growth * earlier
-        self._interval = min(2 * self._interval, self.every) if steady else 1
-        if self._rate > 0:
-            rate = self.growth * self._rate
-            return min(rate, self.target * bound / self.curvature) if self.curvature > 0 else rate
-        if self.curvature <= 0:
+        if self.curvature <= 0 and not self._measured:
             expected = "a positive curvature at the first measurement"
             raise input_error("CurvatureLR.step", expected, repr(self.curvature), "Check that the model has gradients")
-        return self.warmup * self.target * bound / self.curvature
-
-    def _sharpness(self, data: tuple[Batch, Batch]) -> float:
-        """Largest curvature as the optimizer sees it."""
-        how: dict[str, Any] = {"tol": TOLERANCE, "max_matvecs": MAX_MATVECS, "seed": self.seed}
-        H = precondition(Hessian(self.model, self.loss_fn, data), self.model, self.optimizer)
-        start = self._vector if self._vector is not None and len(self._vector) == H.shape[0] else None
-        found = eigenvalues(H, start=start, **how)
-        self._vector = found.vectors[:, 0]
-        return float(found.values[0])
+        self.num_measurements += 1
+        kept = [pair for pair in self._measured if 2 * pair[0] >= self._steps]
+        self._measured = [*kept, (self._steps, self.curvature)]
 
     def _set(self, rate: float) -> None:
         groups = self.optimizer.param_groups
@@ -216,29 +215,15 @@ class CurvatureLR:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later ``load_state_dict`` needs to go on as if nothing had happened."""
-        return {
-            "rate": self._rate,
-            "curvature": self.curvature,
-            "num_measurements": self.num_measurements,
-            "vector": self._vector,
-            "mean_loss": self._mean_loss,
-            "last_loss": self._last_loss,
-            "change": self._change,
-            "num_changes": self._num_changes,
-            "ratios": list(self._ratios),
-            "largest": self._largest,
-            "wait": self._wait,
-            "interval": self._interval,
-        }
+        kept = {name: getattr(self, name) for name in STATE}
+        return kept | {"_ratios": list(self._ratios), "vector": self._top.vector, "course": self._course.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was called."""
-        self._rate, self.curvature, self.num_measurements = state["rate"], state["curvature"], state["num_measurements"]
-        self._vector, self._mean_loss = state["vector"], state["mean_loss"]
-        self._wait, self._interval = state["wait"], state["interval"]
-        self._last_loss = state.get("last_loss")  # a state of an earlier version has none, nor the next
-        self._change, self._num_changes = state.get("change", 0.0), state.get("num_changes", 0)
-        self._ratios, self._largest = list(state.get("ratios", self._ratios)), state.get("largest", self._largest)
+        for name in STATE:
+            setattr(self, name, state[name])
+        self._ratios, self._top.vector = list(state["_ratios"]), state["vector"]
+        self._course.load_state_dict(state["course"])
 
 
 def _put(group: dict[str, Any], rate: float) -> None:

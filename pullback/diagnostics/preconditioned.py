@@ -65,10 +65,10 @@ def preconditioned_sharpness(
 
 def precondition(H: Operator, model: nn.Module, optimizer: Optimizers) -> Operator:
     """P^(-1/2) H P^(-1/2) of an operator on all parameters, as of ``preconditioned_sharpness``."""
-    return _Congruent(H, _inverse_root(ModelView.of(model), optimizer).to(H.dtype))
+    return _Congruent(H, inverse_root(ModelView.of(model), optimizer).to(H.dtype))
 
 
-def _inverse_root(view: ModelView, optimizer: Optimizers) -> Tensor:
+def inverse_root(view: ModelView, optimizer: Optimizers) -> Tensor:
     """Diagonal of P^(-1/2), (P,)."""
     where = "preconditioned_sharpness"
     groups = step_groups(optimizer, view.parameters.values())

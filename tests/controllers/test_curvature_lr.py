@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -45,7 +46,7 @@ def test_the_bound_is_where_a_quadratic_begins_to_diverge(options: dict[str, flo
     for target, falls in ((0.98, True), (1.02, False)):
         model, x, y = quadratic()
         optimizer = torch.optim.SGD(model.parameters(), 123.0, **options)  # type: ignore[arg-type]
-        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e9)
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30)
         losses = [one_step(controller, x, y) for _ in range(200)]
         assert controller.curvature == pytest.approx(8.0, rel=1e-2)
         assert controller.get_last_lr()[0] == pytest.approx(target * bound / 8, rel=1e-2)
@@ -65,34 +66,53 @@ def test_adam_waits_for_its_second_moments() -> None:
     assert controller.get_last_lr()[0] == pytest.approx(38.0, rel=1e-2)
 
 
-def test_warm_up_growth_and_back_off() -> None:
+def test_warm_up_hold_and_back_off() -> None:
     model, x, y = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=0.5, every=2, warmup=0.25, growth=1.5)
-    rates = []
-    for loss in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 1.0):
-        controller.step(x, y, loss)
+    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=0.8, every=5, warmup=0.25, warmup_steps=8)
+    rates, measured = [], []
+    for step in range(40):
+        controller.step(x, y, 9.0 if step == 15 else 1.0)
         rates.append(controller.get_last_lr()[0])
-    full = 0.5 * 2 / 8
-    # measured at steps 0, 1, 3, 5 and 7, and at the leap of the loss, which halves the rate before it grows again
-    shares = [0.25, 0.375, 0.375, 0.5625, 0.5625, 0.84375, 0.84375, 1.0, 0.75, 0.75]
-    assert rates == pytest.approx([full * share for share in shares], rel=1e-2)
-    assert controller.num_measurements == 6
+        measured.append(controller.num_measurements)
+    full = 0.8 * 2 / 8
+    warm = [full * 0.25 ** (1 - step / 8) for step in range(8)]
+    assert rates[:8] == pytest.approx(warm, rel=1e-2)
+    assert rates[8:15] == [rates[7]] * 7  # held
+    assert rates[15:25] == [0.5 * rates[14]] * 10  # halved at the leap, and left there for ten steps
+    assert rates[25] == pytest.approx(1.01 * rates[24])  # 0.34 of the bound: it grows again, to a half of it
+    assert rates[-1] * 1.01**25 >= 0.5 * 2 / 8
+    due = [0, 1, 2, 3, 4, 6, 8, 13, 15, 20, 25, 30, 35]
+    assert measured == [sum(at <= step for at in due) for step in range(40)]
 
 
-def test_curvature_that_grows_is_measured_every_step() -> None:
+def test_the_rate_grows_by_no_more_than_asked_in_the_warm_up() -> None:
+    """The curvature falls to a hundredth; the rate follows by 1.5 a step, once the larger one is old enough."""
     model, x, y = quadratic()
-    controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), every=8)
-    for _ in range(16):
+    controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), target=0.5, warmup=1.0)
+    rates = []
+    for step in range(12):
+        controller.step(x if step == 0 else 0.1 * x, y, 1.0)
+        rates.append(controller.get_last_lr()[0])
+    ratios = [later / earlier for earlier, later in itertools.pairwise(rates)]
+    assert ratios == pytest.approx([1.5] * 11, rel=1e-6)
+    assert rates[0] == pytest.approx(0.5 * 2 / 8, rel=1e-2)
+
+
+@pytest.mark.parametrize(("target", "bears"), [(0.5, 1.0), (2.0, 6.0)])
+def test_a_held_rate_falls_where_the_curvature_leaves_what_is_stated(target: float, bears: float) -> None:
+    """Beyond the bound for a target below it, beyond three times the target above; not for a little less."""
+    for factor, falls in ((0.95, False), (1.05, True)):
+        model, x, y = quadratic()
+        how = {"target": target, "warmup": 1.0, "warmup_steps": 1, "every": 1}
+        controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), **how)
         controller.step(x, y, 1.0)
-    assert controller.num_measurements == 5  # at 0, 1, 3, 7 and 15
-    for place in range(8, 12):
-        controller.step(2.0**place * x, y, 1.0)
-    assert controller.num_measurements == 5  # not due before step 23
-    for place in range(12, 20):
-        controller.step(2.0**place * x, y, 1.0)
-    assert controller.num_measurements == 10  # due at 23, and then at every step to 27
-    assert controller.curvature == pytest.approx(8.0 * 4.0**19, rel=1e-2)
+        held = controller.get_last_lr()[0]
+        grown = factor * bears / target
+        for _ in range(3):
+            controller.step(grown**0.5 * x, y, 1.0)
+        assert controller.curvature == pytest.approx(8 * grown, rel=1e-2)
+        assert controller.get_last_lr()[0] == pytest.approx(held / grown if falls else held, rel=1e-2)
 
 
 def test_groups_keep_their_ratios() -> None:
@@ -120,7 +140,7 @@ def test_the_bound_of_unequal_groups_is_exact(rates: tuple[float, float], flippe
         weights = [model.first, model.second]
         groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)]
         optimizer = torch.optim.SGD(groups[::-1] if flipped else groups)
-        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e9)
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30)
         losses = [one_step(controller, x, y) for _ in range(60)]
         ratios = [rate / max(rates) for rate in rates]
         assert controller.curvature == pytest.approx(max(8 * ratios[0], 2 * ratios[1]), rel=1e-2)
@@ -212,7 +232,8 @@ def test_a_loss_known_not_to_be_negative_is_counted_from_zero() -> None:
     for loss_fn in (nn.MSELoss(), own):
         for loss, leaps in ((1.9, False), (2.1, True)):
             model, x, y = quadratic()
-            controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, loss_fn, warmup=1.0, every=100)
+            how = {"target": 0.8, "warmup": 1.0, "spike": 2.0}
+            controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, loss_fn, **how)
             controller.step(x, y, 1.0)
             rate = controller.get_last_lr()[0]
             controller.step(x, y, loss)

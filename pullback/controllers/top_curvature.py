@@ -1,0 +1,88 @@
+"""The largest curvature as an optimizer sees it, followed from batch to batch with two products each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pullback.diagnostics.preconditioned import inverse_root, precondition
+from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.differentiable import differentiable, refuse_not_finite
+from pullback.functional.losses import unchecked_loss
+from pullback.functional.unwrap import full_precision
+from pullback.operators import Hessian
+from pullback.operators.passes import derivative
+from pullback.spectral import eigenvalues
+
+WHERE = "CurvatureLR.step"
+ROUNDING = 1e-6  # of the value: no direction of its own
+FIRST_MATVECS, TOLERANCE = 8, 1e-1  # of the first search, which starts anywhere
+
+
+class TopCurvature:
+    """Largest eigenvalue of the Hessian as ``preconditioned_sharpness`` has it, of one batch after another.
+
+    The first measurement is a search with the checks that ``Hessian`` makes of model, loss and data. Each later one
+    takes two products, of the vector found before and of what its image adds: the largest value in their plane.
+
+    Attributes:
+        vector: the last found, (P,), where the next measurement starts; None before the first.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, count: int, seed: int) -> None:
+        self.model, self.loss_fn, self.count, self.seed = model, loss_fn, count, seed
+        self.vector: Tensor | None = None
+
+    def measure(self, optimizer: torch.optim.Optimizer, x: Batch, y: Batch) -> float:
+        """Of the first samples of a batch; the model is in eval mode for as long."""
+        some = slice(0, min(self.count, num_samples(x)))
+        x, y = take(x, some), take(y, some)
+        view = ModelView.of(self.model, where=WHERE)
+        with undisturbed(self.model, training=False), full_precision(self.model):
+            if self.vector is None or len(self.vector) != view.num_params:
+                H = precondition(Hessian(self.model, self.loss_fn, (x, y)), self.model, optimizer)
+                found = eigenvalues(H, tol=TOLERANCE, max_matvecs=FIRST_MATVECS, seed=self.seed)
+                self.vector = found.vectors[:, 0]
+                return float(found.values[0])
+            return self._followed(view, optimizer, x, y)
+
+    def _followed(self, view: ModelView, optimizer: torch.optim.Optimizer, x: Batch, y: Batch) -> float:
+        """Two steps of Lanczos from the last vector."""
+        root, params = inverse_root(view, optimizer), list(view.parameters.values())
+        with differentiable(), torch.enable_grad():
+            loss = unchecked_loss(self.loss_fn, view(x), y, WHERE).mean()
+            slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+            known = {name: g for name, g in zip(view.parameters, slopes, strict=True) if g is not None}
+            moving = {name: g for name, g in known.items() if g.requires_grad}
+
+            def product(vector: Tensor) -> Tensor:
+                along = view.unflatten(root * vector)
+                found = derivative(list(moving.values()), params, [along[name] for name in moving], False)
+                pieces = zip(params, found, strict=True)
+                image = root * torch.cat([(torch.zeros_like(p) if f is None else f).reshape(-1) for p, f in pieces])
+                refuse_not_finite(image, vector, WHERE)
+                return image
+
+            value, self.vector = two_steps(product, self.vector)
+        return value
+
+
+def two_steps(product: Callable[[Tensor], Tensor], start: Tensor) -> tuple[float, Tensor]:
+    """Largest eigenvalue of a symmetric operator on the plane of a vector and its image, and its vector there."""
+    first = start / start.norm()
+    image = product(first)
+    a = float(first @ image)
+    rest = image - a * first
+    b = float(rest.norm())
+    if b <= ROUNDING * abs(a) or b == 0:  # an eigenvector, as far as rounding tells
+        return a, first
+    second = rest / b
+    second = second - (second @ first) * first
+    c = float(second @ product(second))
+    top = (a + c) / 2 + math.hypot((a - c) / 2, b)
+    vector = b * first + (top - a) * second
+    return top, vector / vector.norm()
