@@ -51,8 +51,8 @@ class CurvatureLR:
     A loss leaps where it is ``spike`` times as far above its smallest value as its running mean is, and further above
     that mean than noise brings it; or where the mean itself is ``spike`` times as far as it has been. The smallest
     value is 0 for losses that are known not to be negative (cross-entropy, squared error, a ``least_loss`` of your
-    own); of any other it is taken to lie six mean changes from step to step below the running mean: a constant added to it is no
-    matter.
+    own); of any other it is taken to lie six mean changes from step to step below the running mean: a constant added to
+    it is no matter.
 
     Call ``step`` after ``loss.backward()`` and **before** ``optimizer.step()``: no step is then taken at a rate that
     was not measured.
