@@ -26,8 +26,9 @@ FIRST_MATVECS, TOLERANCE = 8, 1e-1  # of the first search, which starts anywhere
 class TopCurvature:
     """Largest eigenvalue of the Hessian as ``preconditioned_sharpness`` has it, of one batch after another.
 
-    The first measurement is a search with the checks that ``Hessian`` makes of model, loss and data. Each later one
-    takes two products, of the vector found before and of what its image adds: the largest value in their plane.
+    The first measurement, and the first after other parameters take steps, is a search with the checks that ``Hessian``
+    makes of model, loss and data: a vector of the old ones may have no part in the new. Each later one takes two
+    products, of the vector found before and of what its image adds: the largest value in their plane.
 
     Attributes:
         vector: the last found, (P,), where the next measurement starts; None before the first.
@@ -36,6 +37,7 @@ class TopCurvature:
     def __init__(self, model: nn.Module, loss_fn: LossFunction, count: int, seed: int) -> None:
         self.model, self.loss_fn, self.count, self.seed = model, loss_fn, count, seed
         self.vector: Tensor | None = None
+        self._moving: Tensor | None = None  # which parameters take steps, (P,)
 
     def measure(self, optimizer: torch.optim.Optimizer, x: Batch, y: Batch) -> float:
         """Of the first samples of a batch; the model is in eval mode for as long."""
@@ -43,16 +45,20 @@ class TopCurvature:
         x, y = take(x, some), take(y, some)
         view = ModelView.of(self.model, where=WHERE)
         with undisturbed(self.model, training=False), full_precision(self.model):
-            if self.vector is None or len(self.vector) != view.num_params:
-                H = precondition(Hessian(self.model, self.loss_fn, (x, y)), self.model, optimizer)
-                found = eigenvalues(H, tol=TOLERANCE, max_matvecs=FIRST_MATVECS, seed=self.seed)
-                self.vector = found.vectors[:, 0]
-                return float(found.values[0])
-            return self._followed(view, optimizer, x, y)
+            root = inverse_root(view, optimizer)
+            before, self._moving = self._moving, root > 0
+            same = before is None or torch.equal(before, self._moving)
+            if same and self.vector is not None and len(self.vector) == view.num_params:
+                return self._followed(view, root, x, y)
+            H = precondition(Hessian(self.model, self.loss_fn, (x, y)), self.model, optimizer)
+            found = eigenvalues(H, tol=TOLERANCE, max_matvecs=FIRST_MATVECS, seed=self.seed)
+            self.vector = found.vectors[:, 0]
+            return float(found.values[0])
 
-    def _followed(self, view: ModelView, optimizer: torch.optim.Optimizer, x: Batch, y: Batch) -> float:
+    def _followed(self, view: ModelView, root: Tensor, x: Batch, y: Batch) -> float:
         """Two steps of Lanczos from the last vector."""
-        root, params = inverse_root(view, optimizer), list(view.parameters.values())
+        params = list(view.parameters.values())
+        assert self.vector is not None
         with differentiable(), torch.enable_grad():
             loss = unchecked_loss(self.loss_fn, view(x), y, WHERE).mean()
             slopes = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
