@@ -120,8 +120,9 @@ class CurvatureLR:
             raise unsupported(where, "SGD, Adam or AdamW", got, "Use one of these, or torch.optim.lr_scheduler")
         plain = isinstance(optimizer, SGD) and not any(number_of(g["momentum"]) for g in optimizer.param_groups)
         target = (PLAIN_TARGET if plain else TARGET) if target is None else target
-        positive = {"target": target, "every": every, "warmup": warmup, "warmup_steps": warmup_steps}
-        for name, value in (positive | {"num_samples": num_samples}).items():
+        positive: dict[str, float] = {"target": target, "every": every, "warmup": warmup}
+        positive |= {"warmup_steps": warmup_steps, "num_samples": num_samples}
+        for name, value in positive.items():
             check_positive(where, name, value)
         for name, value in (("growth", growth), ("spike", spike)):
             if not value > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_a_held_rate_falls_where_the_curvature_leaves_what_is_stated(target: flo
     """Beyond the bound for a target below it, beyond three times the target above; not for a little less."""
     for factor, falls in ((0.95, False), (1.05, True)):
         model, x, y = quadratic()
-        how = {"target": target, "warmup": 1.0, "warmup_steps": 1, "every": 1}
+        how: dict[str, Any] = {"target": target, "warmup": 1.0, "warmup_steps": 1, "every": 1}
         controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), **how)
         controller.step(x, y, 1.0)
         held = controller.get_last_lr()[0]
@@ -232,7 +233,7 @@ def test_a_loss_known_not_to_be_negative_is_counted_from_zero() -> None:
     for loss_fn in (nn.MSELoss(), own):
         for loss, leaps in ((1.9, False), (2.1, True)):
             model, x, y = quadratic()
-            how = {"target": 0.8, "warmup": 1.0, "spike": 2.0}
+            how: dict[str, Any] = {"target": 0.8, "warmup": 1.0, "spike": 2.0}
             controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, loss_fn, **how)
             controller.step(x, y, 1.0)
             rate = controller.get_last_lr()[0]

@@ -38,7 +38,9 @@ def test_followed_on_one_batch_it_reaches_the_dense_value(optimizer: str) -> Non
     torch.manual_seed(0)
     model, loss_fn = MLP([4, 5, 3], activation="tanh").double(), nn.CrossEntropyLoss()
     x, y = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
-    made = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](model.parameters(), 1e-3)
+    made: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    if optimizer == "adam":
+        made = torch.optim.Adam(model.parameters(), 1e-3)
     loss_fn(model(x), y).backward()
     made.step()
     top = TopCurvature(model, loss_fn, 8, 0)
