@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.advisor import course
 from pullback.advisor.reading import learns, least_loss
+from pullback.runs import RunWriter
 from tests.advisor.runs import Line, a_run, found, losses
 
 SGD = {"hessian": 5.0, "limit": 2000.0, "optimizer": "SGD", "learning_rate": 1e-3, "smallest_residual": 0.0}
@@ -185,3 +187,15 @@ def test_a_watched_density_has_the_same_findings_whatever_constant_is_added(rate
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert outcomes[0][1]  # the slow one too: how much of its loss is left to lose is not known
     assert "warning" not in {severity for severity, _ in outcomes[0][0]}
+
+
+def test_measured_losses_that_grew_while_the_loop_s_own_fell_are_no_divergence(tmp_path: Path) -> None:
+    """A measurement takes as many samples as can be paid for, the next one others."""
+    for name, fall, diverges in (("fell", 1.0, False), ("grew", -20.0, True)):
+        with RunWriter(tmp_path / name, {}) as writer:  # of a loss whose smallest value is not known
+            for step, loss in zip((1, 2, 4, 6), (0.82, 0.81, 0.8, 3.0), strict=True):
+                writer.append(step, "loss", {"loss": loss})
+            for step in range(1, 7):
+                writer.course.add(step, {"loss": 1.05 - 0.01 * fall * step})
+        names = [finding.name for finding in pb.diagnose(tmp_path / name)]
+        assert ("divergence" in names) == diverges

@@ -301,8 +301,14 @@ def _curvatures(run: Run) -> list[_Curvature]:
 
 
 def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
-    """Steps and losses of what was measured, if that is divergence; the loop's course says more where it is long."""
-    if len(run.course("loss")[0]) >= MANY_LOSSES and losses.least is not None:
+    """Steps and losses of what was measured, if that is divergence; the loop's course says more where it is long.
+
+    Each measurement may be of other samples: where the loop's own losses fell, what grew is the choice of these.
+    """
+    shown = run.course("loss")[1]
+    if len(shown) >= MANY_LOSSES and losses.least is not None:
+        return []
+    if len(shown) > 1 and shown[-1] <= shown[0]:
         return []
     return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
 
