@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from pullback._checks import check_positive, input_error, unsupported
 from pullback.controllers.loss_course import LossCourse
@@ -101,7 +102,7 @@ class CurvatureLR:
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: torch.optim.Optimizer,
         model: nn.Module,
         loss_fn: LossFunction,
         *,
