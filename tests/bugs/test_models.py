@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 
 class WithWeight(nn.Module):
@@ -40,8 +41,7 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES, ids=str)
-@pytest.mark.parametrize("form", [None, "ghost", "materialise"])
+@pytest.mark.parametrize(("use", "form"), thinned(tuple(USES), [None, "ghost", "materialise"]))
 def test_parts_of_a_weight(use: str, form: str | None) -> None:
     """Rows of a parameter were taken for outputs where they are inputs; vectors and lone samples failed in a check."""
     model = WithWeight(USES[use]).double()

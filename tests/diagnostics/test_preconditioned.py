@@ -111,8 +111,7 @@ KINDS: dict[str, tuple[dict[str, Any], ...]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["groups", "optimisers"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "several"), thinned(tuple(KINDS), [False, True]))
 def test_unequal_groups_converge_exactly_below_the_limit(kind: str, several: bool) -> None:
     """Optimisers of torch run on quadratics, rates five percent below and above, in every order of the groups."""
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from pullback import reference
 from pullback.functional import ModelView, per_sample_loss, take
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
+from tests.thinned import thinned
 
 REAL_TARGETS = [c for c in CASES if not c.name.startswith(("mlp", "tokens", "tied", "conv2d", "conv3d"))]
 N = 3
@@ -44,7 +45,7 @@ def is_real(batch: Any) -> bool:
     return any(leaf.is_floating_point() for leaf in tree_flatten(batch)[0])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES))
 def test_weights_and_labels_over_all_cases(case: Case) -> None:
     """S2-40: the columns are the gradients of the losses, or their differences, over N."""
     model, loss_fn, x, y = build(case, N)
@@ -62,8 +63,7 @@ def test_weights_and_labels_over_all_cases(case: Case) -> None:
         assert_same(op.T @ u, dense.T @ u, 1e-9, scale=scale * float(u.norm()))
 
 
-@pytest.mark.parametrize("wrt", ["targets", "inputs"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "wrt"), thinned(CASES, ["targets", "inputs"]))
 def test_targets_and_inputs_over_all_cases(case: Case, wrt: Any) -> None:
     """S2-40: against differences of the gradients in theta; the two products are adjoint to rounding."""
     model, loss_fn, x, y = build(case, N)

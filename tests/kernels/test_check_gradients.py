@@ -14,6 +14,7 @@ import pullback as pb
 from pullback.kernels.rules.registry import RULES
 from tests.cases import CASES, Case, build
 from tests.kernels.test_user_rules import Sine, sine_rule
+from tests.thinned import thinned
 
 CE = nn.CrossEntropyLoss()
 
@@ -30,8 +31,7 @@ def wrong(check: pb.GradientCheck) -> list[str]:
     return [row.parameter for row in check.parameters if not row.ok]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), thinned(CASES, [torch.float64, torch.float32]))
 def test_every_case_agrees(case: Case, dtype: torch.dtype) -> None:
     """Every parameter has a row: its rule and form as planned, an error near the rounding error."""
     model, loss_fn, x, y = build(case, 5, dtype)

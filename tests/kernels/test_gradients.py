@@ -10,12 +10,12 @@ import pullback as pb
 from pullback import reference
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@every_case
-@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize(("case", "n"), thinned(CASES, [6, 1]))
 def test_equals_the_dense_matrix(case: Case, n: int) -> None:
     """Vectors and matrices, from both sides, norms, and the matrix itself."""
     model, loss_fn, x, y = build(case, n)

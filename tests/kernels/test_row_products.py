@@ -14,6 +14,7 @@ from pullback.kernels.gradients import GradientRows
 from pullback.kernels.row_products import COLUMNS, by_inputs, gram_product
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
+from tests.thinned import thinned
 
 
 def _rows(case: Case, n: int) -> tuple[GradientRows, torch.Tensor]:
@@ -24,8 +25,7 @@ def _rows(case: Case, n: int) -> tuple[GradientRows, torch.Tensor]:
     return rows, reference.output_gradients(model, x).flatten(0, 1)
 
 
-@pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "n"), thinned(CASES, [5, 1]))
 def test_products_equal_those_of_the_rows(case: Case, n: int) -> None:
     rows, dense = _rows(case, n)
     assert_same(rows.to_dense(), dense, 1e-12)

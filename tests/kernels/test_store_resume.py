@@ -21,6 +21,7 @@ from pullback.kernels.store_layout import Folder
 from pullback.kernels.store_run import Filler
 from tests.compare import assert_same
 from tests.kernels.store_child import TILE, arguments
+from tests.thinned import thinned
 
 NUM_TILES = 10
 
@@ -413,13 +414,14 @@ def test_a_tile_that_is_cut_off_is_no_tile_of_zeros(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(28, "Make room, then call again"), (13, "Allow it to this"), (5, "Check the disk")]
+    ("call", "number"),
+    thinned(["replace", "mkdir", "write_text", "os.write", "zarr.open_group", "load"], [28, 13, 5]),
 )
-@pytest.mark.parametrize("call", ["replace", "mkdir", "write_text", "os.write", "zarr.open_group", "load"])
 def test_errors_of_the_system_name_the_file_and_the_way_on(
-    number: int, remedy: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever call it is that fails; once it no longer does, the same call goes on."""
+    remedy = {28: "Make room, then call again", 13: "Allow it to this", 5: "Check the disk"}[number]
 
     def failing(*args: object, **options: object) -> None:
         raise OSError(number, "the system's words")

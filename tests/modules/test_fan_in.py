@@ -16,6 +16,7 @@ import pullback as pb
 from pullback.measure import effective_variances
 from pullback.modules.fan_in import fan_in, fan_out, filters, from_filters
 from pullback.modules.initialise import SCHEMES, initialise_weights
+from tests.thinned import thinned
 
 KINDS = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d)}
 
@@ -105,8 +106,7 @@ def _factors(kind: str, weights: str, seed: int) -> list[float]:
     return [after / before for before, after in pairwise(squares)]
 
 
-@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(("kind", "weights"), thinned(tuple(LAYERS), ["gaussian", "orthogonal"]))
 def test_ten_layers_keep_mean_squares(kind: str, weights: str) -> None:
     """The mean factor is 1; next to the borders of maps that grow from two entries it is off by three percent at most.
 

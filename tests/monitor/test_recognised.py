@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.functional.batch import Batch, take
 from pullback.functional.model_view import called
+from tests.thinned import thinned
 
 N, T, C = 6, 3, 4
 PROBES = ("loss", "gradients", "kernel", "samples", "activations", "sharpness", "tangent")
@@ -195,7 +196,7 @@ def by_hand(model: nn.Module, x: Batch, y: Batch, loss: Callable[[Any, Any], Ten
     return torch.stack(losses).detach(), torch.stack(gradients)
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", thinned(tuple(TAKEN)))
 def test_each_sample_s_own_loss_is_measured(name: str, tmp_path: Path) -> None:
     make, loss_fn, x, y, each, reduction = TAKEN[name]
     torch.manual_seed(0)

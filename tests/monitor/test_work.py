@@ -46,7 +46,11 @@ def attention() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(block, nn.Flatten(), nn.Linear(256, 4)), torch.randn(16, 4, 64)
 
 
-CASES = [(mlp, torch.optim.SGD, 16), (conv_net, torch.optim.Adam, 8), (attention, torch.optim.SGD, 8)]
+CASES = [
+    (mlp, torch.optim.SGD, 16),
+    pytest.param(conv_net, torch.optim.Adam, 8, marks=pytest.mark.slow),
+    pytest.param(attention, torch.optim.SGD, 8, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("network", "optimizer", "count"), CASES)
@@ -86,7 +90,7 @@ def compare(probe: Probe, seen: Observation, count: int, one: float) -> None:
 def test_passes_of_reading_a_batch() -> None:
     """Half a pass for every sample that goes through the model, and no less than is made."""
     torch.manual_seed(0)
-    for network, _, _ in CASES:
+    for network in (mlp, conv_net, attention):
         model, x = network()
         y, seen = torch.arange(len(x)) % 4, []
         hook = model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))  # noqa: B023
