@@ -64,7 +64,7 @@ class Counter:
 @pytest.mark.parametrize(
     ("when", "blocks", "tiles"),
     [
-        ("torn:4", 3, 0),
+        pytest.param("torn:4", 3, 0, marks=pytest.mark.slow),
         ("draft:20", 4, 7),
         pytest.param("draft:1", 0, 0, marks=pytest.mark.slow),
         pytest.param("record:3", 2, 0, marks=pytest.mark.slow),

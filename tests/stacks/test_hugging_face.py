@@ -52,7 +52,7 @@ def test_equals_the_loop(each: Stack) -> None:
     assert each.rules <= reached
 
 
-@every_stack
+@pytest.mark.parametrize("each", thinned(STACKS))
 def test_what_reaches_the_fallback(each: Stack) -> None:
     """Every parameter is taken by a rule, up to the listed ones."""
     plan = pb.backward_kernel(*each.build(3)).plan

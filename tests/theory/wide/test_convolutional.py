@@ -103,7 +103,7 @@ OPTIONS = tuple(product(("circular", "zero"), ("flatten", "mean"), (None, 40)))
     ],
 )
 def test_images_against_loops(padding: str, readout: str, channels: int | None) -> None:
-    x, y = drawn(size=(2, 2, 2, 2))
+    x, y = drawn(size=(2, 2, 1, 3))
     parametrisation = "ntk" if channels is None else "standard"
     found = convolutional_kernels(
         "tanh", 2, 1.5, 0.3, x[None], y[None], parametrisation, padding=padding, readout=readout, channels=channels
