@@ -129,7 +129,10 @@ def test_every_case_is_answered_in_float32() -> None:
     for case in CASES:
         model, loss_fn, x, y = build(case, 5, torch.float32)
         for make in (pb.Hessian, pb.GaussNewton):
-            make(model, loss_fn, (x, y))
+            op = make(model, loss_fn, (x, y))
+            size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            assert op.shape == (size, size)
+            assert bool((op @ torch.ones(size)).isfinite().all()), case.name
 
 
 class Between(nn.Module):
@@ -183,7 +186,7 @@ def test_confident_predictions_are_no_noise() -> None:
     y = model(x).argmax(1)
     for make in (pb.Hessian, pb.GaussNewton, lambda *a: pb.Fisher(*a, kind="empirical")):
         op = make(model, nn.CrossEntropyLoss(), (x, y))
-        op @ torch.ones(op.shape[1])
+        assert bool((op @ torch.ones(op.shape[1])).isfinite().all())
 
 
 def test_masked_outputs() -> None:
