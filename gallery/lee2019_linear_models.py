@@ -70,7 +70,7 @@ def ones(depth: int) -> dict[str, float]:
 
 
 def widths(page: Page, x: Tensor, y: Tensor, x_test: Tensor, depth: int, rate: float) -> None:
-    """Trainings over widths and seeds, beside their linearisation (figures 1 and 3): the rows, and two pictures."""
+    """Trainings over widths and seeds, beside their linearisation (figures 1 and 3)."""
     sizes, seeds, steps, every = page.pick(
         small=((32, 128, 512), 3, 60, 10), full=((32, 64, 128, 256, 512), 3, 120, 10)
     )
@@ -112,12 +112,6 @@ def widths(page: Page, x: Tensor, y: Tensor, x_test: Tensor, depth: int, rate: f
     page.at_most(
         "slope of the tangent kernel's relative change", -0.5, slopes[4], source="figure 1: at most 1/√m, nearer 1/m"
     )
-    draw_changes(page, sizes, table)
-    draw_one_sample(page, shown)
-
-
-def draw_changes(page: Page, sizes: tuple[int, ...], table: np.ndarray) -> None:
-    """Distances and changes, (widths, seeds, 5), over the width."""
     names = ("distance |f - f_lin|", "first layer", "second layer", "last layer", "tangent kernel")
     means = np.exp(np.log(table).mean(1))
     reading = (
@@ -127,10 +121,6 @@ def draw_changes(page: Page, sizes: tuple[int, ...], table: np.ndarray) -> None:
     drawn = [Curve(name, sizes, means[:, k].tolist()) for k, name in enumerate(names)]
     title, axes = "Distance from the linearisation, and what changes (figure 1)", {"x": "width m", "y": "change"}
     page.draw(curves("widths", title, reading, drawn, **axes, log_x=True, log_y=True))
-
-
-def draw_one_sample(page: Page, shown: list[tuple[int, pb.SideBySide, pb.Dynamics]]) -> None:
-    """The narrowest and the widest network at one test sample, over the steps."""
     drawn = []
     for (width, found, closed), colour in zip(shown, COLOURS, strict=False):
         for values, name, style in (

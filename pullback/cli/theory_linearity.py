@@ -57,12 +57,12 @@ def linearity_page(facts: Sequence[str], found: Linearity, lines: Sequence[Line]
     from pullback.report.theory_page import TheoryPage
 
     readings = (
-        ("hessian", "Where it falls, outputs become linear in the weights within any ball.", True),
-        ("signals", "What the Hessian is made of: it falls in all kinds but behind a bottleneck.", True),
-        ("kernel", "The kernel itself stays: what vanishes with the Hessian is its change in training.", False),
+        ("hessian", "Where it falls, outputs become linear in the weights within any ball.", "xy"),
+        ("signals", "What the Hessian is made of: it falls in all kinds but behind a bottleneck.", "xy"),
+        ("kernel", "The kernel itself stays: what vanishes with the Hessian is its change in training.", "x"),
     )
     charts = tuple(
-        line_chart(line, key, reading, x="width m", y=line.name, log_y=log)
+        line_chart(line, key, reading, x="width m", y=line.name, log=log)
         for line, (key, reading, log) in zip(lines, readings, strict=True)
     )
     slope = found.slopes["hessian_norm"]

@@ -54,9 +54,9 @@ class Line:
 
 
 def line_chart(
-    line: Line, key: str, reading: str, *, x: str, y: str, log_y: bool = False, level: float | None = None
+    line: Line, key: str, reading: str, *, x: str, y: str, log: str = "", level: float | None = None
 ) -> Chart:
-    """One line with its points, and a dashed line at ``level``."""
+    """One line with its points, and a dashed line at ``level``; ``log``: the axes in powers, "y", "x" or "xy"."""
     drawn = [
         Curve("theory", line.at, line.theory, "plain", THEORY),
         Curve("networks", line.found_at, line.found, "points", NETWORKS, line.stderr),
@@ -68,7 +68,7 @@ def line_chart(
     near = sum(abs(found - known[at]) <= 3 * error + 1e-9 * abs(found) for at, found, error in pairs)
     summary = f"{near} of {counted(count, 'point')} lie within three standard errors of theory."
     title = line.name[0].upper() + line.name[1:]
-    return curves(key, title, reading, drawn, x=x, y=y, log_y=log_y, summary=(summary,))
+    return curves(key, title, reading, drawn, x=x, y=y, log_x="x" in log, log_y="y" in log, summary=(summary,))
 
 
 def phase_chart(
@@ -121,7 +121,7 @@ def cut_charts(correlations: Line, gradients: Line, sigma_b: float) -> tuple[Cha
         line_chart(
             gradients, "gradients", f"What a layer multiplies mean squared gradients by, at σ_b = {sigma_b:g}: where "
             "it is 1 they keep their size, and there correlations begin to fall below 1.",
-            x="σ_w", y="factor", log_y=True, level=1,
+            x="σ_w", y="factor", log="y", level=1,
         ),
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def depth_charts(length: Line, correlation: Line, gradients: Line) -> tuple[Char
         ),
         line_chart(
             gradients, "gradients", "Mean squared gradient in a layer relative to that in the last one: where lengths "
-            "have settled, a straight line with the factor χ₁ a layer.", x="layer", y="g", log_y=True,
+            "have settled, a straight line with the factor χ₁ a layer.", x="layer", y="g", log="y",
         ),
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ def depth_charts(length: Line, correlation: Line, gradients: Line) -> tuple[Char
 def training_charts(loss: Line, mean: Line, variance: Line) -> tuple[Chart, ...]:
     """A training by formula, step by step."""
     return (
-        line_chart(loss, "loss", "Mean loss over networks, by formula in the limit.", x="step", y="loss", log_y=True),
+        line_chart(loss, "loss", "Mean loss over networks, by formula in the limit.", x="step", y="loss", log="y"),
         line_chart(mean, "mean", "Mean over networks of the output at an input between two samples.", x="step", y="f"),
         line_chart(
             variance, "variance", "Mean squared deviation of that output from theory's mean: what the start leaves.",
@@ -184,7 +184,7 @@ def spectrum_charts(
         spectrum,
         line_chart(
             mean, "mean", "χ₁ to the power of the layers: gradients keep their mean size at 1.",
-            x="layers", y="mean s²", log_y=True,
+            x="layers", y="mean s²", log="y",
         ),
         line_chart(
             variance, "variance", "0 is dynamical isometry: all directions keep their size; every layer adds to it.",
@@ -211,6 +211,6 @@ def circle_charts(lines: Sequence[Line]) -> tuple[Chart, ...]:
         ("gauss-length", "L^G", "Length of the unit tangent's path: 2π for the circle, more for every turn."),
     )
     return tuple(
-        line_chart(line, key, reading, x="layer", y=y, log_y=key != "curvature")
+        line_chart(line, key, reading, x="layer", y=y, log="" if key == "curvature" else "y")
         for line, (key, y, reading) in zip(lines, said, strict=True)
     )
