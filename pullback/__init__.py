@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pullback._checks import InputError, PullbackError, SelfCheckError, UnsupportedError
     from pullback._results import Estimate, Solution
     from pullback.advisor import Change, Finding, diagnose
-    from pullback.controllers import ConflictSampler, CurvatureLR, NoiseScaleBatch
+    from pullback.controllers import CurvatureLR
     from pullback.diagnostics import (
         CurvatureSpectrum,
         TangentPath,
@@ -122,7 +122,7 @@ _HOME = {
     "pullback._checks": ("InputError", "PullbackError", "SelfCheckError", "UnsupportedError"),
     "pullback._results": ("Estimate", "Solution"),
     "pullback.advisor": ("Change", "Finding", "diagnose"),
-    "pullback.controllers": ("ConflictSampler", "CurvatureLR", "NoiseScaleBatch"),
+    "pullback.controllers": ("CurvatureLR",),
     "pullback.diagnostics": (
         "CurvatureSpectrum",
         "TangentPath",
@@ -229,7 +229,6 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Change",
-    "ConflictSampler",
     "ConvexityCheck",
     "CostResponse",
     "CurvatureLR",
@@ -259,7 +258,6 @@ __all__ = [
     "ModelView",
     "Monitor",
     "MorseIndex",
-    "NoiseScaleBatch",
     "PullbackError",
     "Rates",
     "Response",

@@ -32,10 +32,7 @@ Results = list[dict[str, Any]]
 
 def first_jobs() -> list[Job]:
     """All that does not depend on what is best."""
-    jobs: list[Job] = [("constant", case, seed, lr) for case in CASES for seed in SEEDS for lr in GRID]
-    jobs += [("fixed batch", "mlp", seed, size) for seed in SEEDS for size in (4, 16, 64, 256)]
-    jobs += [("noise batch", "mlp", seed, 16) for seed in SEEDS]
-    return jobs + [("conflict", "mlp", seed, strength) for seed in SEEDS for strength in (0.0, 3.0, 10.0)]
+    return [("constant", case, seed, lr) for case in CASES for seed in SEEDS for lr in GRID]
 
 
 def steered_jobs(results: Results, case: str) -> list[Job]:
@@ -79,23 +76,6 @@ def curvature_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def other_tables(results: Results) -> str:
-    lines = ["| batches, MLP, 40,000 samples | final loss | steps | processor seconds |", "|---|---|---|---|"]
-    for kind, value in [("fixed batch", size) for size in (4, 16, 64, 256)] + [("noise batch", 16)]:
-        found, steps, seconds = (losses(results, kind, "mlp", value, m) for m in ("loss", "samples", "seconds"))
-        title = f"fixed, {value}" if kind == "fixed batch" else "by the noise scale, from 16, at most 256"
-        lines.append(f"| {title} | {_range(found)} | {mean(steps):.0f} | {mean(seconds):.1f} |")
-    lines += ["", "| strength, MLP, a tenth of the labels wrong | held-out accuracy | training loss |", "|---|---|---|"]
-    for strength in (0.0, 3.0, 10.0):
-        found, right = (losses(results, "conflict", "mlp", strength, m) for m in ("loss", "accuracy"))
-        lines.append(f"| {strength:g} | {_range(right)} | {_range(found)} |")
-    return "\n".join(lines)
-
-
-def _range(values: list[float]) -> str:
-    return f"{mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
-
-
 def make(jobs: list[Job], results: Results, processes: int) -> None:
     """Make the trainings that are missing; each is written when it is there."""
     done = {(r["kind"], r["case"], r["seed"], r["value"]) for r in results}
@@ -123,7 +103,7 @@ def main() -> None:
         make(first_jobs(), results, options.processes)
         for case in CASES:
             make(steered_jobs(results, case), results, options.processes)
-    text = f"{curvature_table(results)}\n\n{other_tables(results)}"
+    text = curvature_table(results)
     before, _, rest = PAGE.read_text().partition(MARK)
     PAGE.write_text(f"{before}{MARK}\n{text}\n{END}{rest.partition(END)[2]}")
     print(text)

@@ -106,56 +106,6 @@ class Descent:
         return Outcome(*finished(self.setup), samples, measurements, self.seconds, self.steering)
 
 
-def noise_scaled(seed: int, batch_size: int, *, follow: bool, samples: int = 40_000) -> Outcome:
-    """The MLP for so many samples, in batches of a fixed size or of one that follows the noise scale."""
-    torch.manual_seed(seed)
-    setup = ARCHITECTURES["mlp"](seed)
-    optimizer = torch.optim.SGD(setup.model.parameters(), 0.1)
-    sampler = pb.NoiseScaleBatch(len(setup.x), batch_size, largest=256, seed=seed)
-    start, steering, seen, steps, measurements = time.process_time(), 0.0, 0, 0, 0
-    while seen < samples:
-        for index in sampler:
-            x, y = setup.x[index], setup.y[index]
-            optimizer.param_groups[0]["lr"] = min(0.1, 0.1 * sampler.batch_size / 32)  # in proportion, up to its limit
-            optimizer.zero_grad()
-            setup.loss_fn(setup.model(x), y).backward()
-            optimizer.step()
-            seen, steps = seen + len(index), steps + 1
-            if follow and steps % 20 == 0:
-                before = time.process_time()
-                whole = torch.randperm(len(setup.x), generator=make_generator(steps))[:128]
-                sampler.update(pb.backward_kernel(setup.model, setup.loss_fn, setup.x[whole], setup.y[whole]))
-                steering, measurements = steering + time.process_time() - before, measurements + 1
-            if seen >= samples:
-                break
-    return Outcome(*finished(setup), steps, measurements, time.process_time() - start, steering)
-
-
-def conflict_sampled(seed: int, strength: float, steps: int = 300) -> Outcome:
-    """The MLP with a tenth of its labels wrong, samples drawn by their conflicts."""
-    from benchmarks.pathologies.run import planted
-
-    setup = planted("fault", "a tenth of the labels wrong", "mlp", seed)
-    optimizer = torch.optim.Adam(setup.model.parameters(), 3e-3)
-    sampler = pb.ConflictSampler(len(setup.x), strength=strength, seed=seed)
-    start, steering, made, measurements = time.process_time(), 0.0, 0, 0
-    while made < steps:
-        order = list(sampler)
-        for first in range(0, len(order) - 63, 64):
-            index = torch.tensor(order[first : first + 64])
-            optimizer.zero_grad()
-            setup.loss_fn(setup.model(setup.x[index]), setup.y[index]).backward()
-            optimizer.step()
-            made += 1
-        if strength > 0:
-            before = time.process_time()
-            for part in torch.randperm(len(setup.x), generator=make_generator(made)).split(256):
-                sampler.update(pb.backward_kernel(setup.model, setup.loss_fn, setup.x[part], setup.y[part]), part)
-                measurements += 1
-            steering += time.process_time() - before
-    return Outcome(*finished(setup), made * 64, measurements, time.process_time() - start, steering)
-
-
 def finished(setup: Setup) -> tuple[float, float]:
     """Loss on the training set, and accuracy on held-out samples."""
     setup.model.eval()
@@ -172,8 +122,5 @@ def call(kind: str, case: str, seed: int, value: float) -> dict[str, Any]:
         "curvature": lambda: descend(case, seed, 1.0, curvature=True),
         "perturbed": lambda: descend(case, seed, 1.0, curvature=True, perturbed=True),
         "paired": lambda: paired(case, seed, value),
-        "fixed batch": lambda: noise_scaled(seed, int(value), follow=False),
-        "noise batch": lambda: noise_scaled(seed, int(value), follow=True),
-        "conflict": lambda: conflict_sampled(seed, value),
     }[kind]()
     return {"kind": kind, "case": case, "seed": seed, "value": value} | vars(made)

@@ -27,20 +27,8 @@ def test_example(block: str) -> None:
     before = [p.clone() for p in model.parameters()]
     exec(block, names)
     assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
-    if "controller" in names:
-        assert names["controller"].num_measurements == 2
-    else:
-        state = names["sampler"].state_dict()
-        assert state["epoch"] == 1
-        if "seen" in state:  # what was measured is known, and nothing else
-            assert torch.equal(state["seen"], torch.arange(300) < 64)
-        else:
-            assert state["means"] is not None
+    assert names["controller"].num_measurements == 2
 
 
 def test_every_controller_has_an_example() -> None:
-    assert [re.search(r"pb\.(\w+)", block).group(1) for block in BLOCKS] == [  # type: ignore[union-attr]
-        "CurvatureLR",
-        "NoiseScaleBatch",
-        "ConflictSampler",
-    ]
+    assert [re.search(r"pb\.(\w+)", block).group(1) for block in BLOCKS] == ["CurvatureLR"]  # type: ignore[union-attr]
