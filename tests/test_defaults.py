@@ -1,4 +1,4 @@
-"""Defaults of public arguments are promises: those in ``tests/data/defaults.txt``, which reviews see change, hold.
+"""Defaults of public arguments and options are promises: ``tests/data/defaults.txt``, which reviews see change, holds.
 
 Who changes one on purpose changes its line there and says so in CHANGELOG.md. A new argument gets a line of its own:
 ``python -m tests.test_defaults`` prints what the file should hold.
@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from pullback.cli.main import app
+
 NAMESPACES = ("pullback", *(f"pullback.{name}" for name in ("diagnostics", "functional", "influence", "kernels")))
 NAMESPACES += tuple(f"pullback.{name}" for name in ("measure", "modules", "operators", "reference", "runs", "spectral"))
 NAMESPACES += ("pullback.theory",)
-PLAIN = (bool, int, float, str, tuple, type(None))
+PLAIN = (bool, int, float, str, tuple, type(None), Path)
 FILE = Path(__file__).parent / "data" / "defaults.txt"
 
 
@@ -27,7 +29,8 @@ def stated(value: Any) -> dict[str, str]:
         parameters = inspect.signature(value).parameters.values()
     except ValueError:
         return {}
-    return {p.name: repr(p.default) for p in parameters if p.name != "seed" and type(p.default) in PLAIN}
+    plain = {p.name: p.default for p in parameters if p.name != "seed" and isinstance(p.default, PLAIN)}
+    return {name: repr(value if type(value) in PLAIN[:-1] else str(value)) for name, value in plain.items()}
 
 
 def public() -> dict[str, dict[str, str]]:
@@ -45,10 +48,26 @@ def public() -> dict[str, dict[str, str]]:
             for inner in vars(value) if inspect.isclass(value) else ():
                 if not inner.startswith("_") and callable(getattr(value, inner)):
                     found[f"{namespace}.{name}.{inner}"] = stated(getattr(value, inner))
+    found |= {f"command {name}": stated(value) for name, value in commands().items()}
     return {where: defaults for where, defaults in found.items() if defaults}
 
 
+def commands() -> dict[str, Any]:
+    """Functions behind the commands of ``pullback``, by the words that are typed."""
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    return {
+        f"{group}{each.name or getattr(each.callback, '__name__', '')}": each.callback
+        for group, inside in groups
+        for each in getattr(inside, "registered_commands", ())
+    }
+
+
 FOUND = public()
+
+
+def test_every_default_is_in_the_file() -> None:
+    held = {line.partition("(")[0] for line in FILE.read_text().splitlines()}
+    assert sorted(set(FOUND) - held) == [], "say what is promised: see above"
 
 
 @pytest.mark.parametrize("line", FILE.read_text().splitlines(), ids=lambda line: line.partition("(")[0])

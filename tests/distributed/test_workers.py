@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pullback as pb
 from pullback.kernels.store import kernel_to_store, open_store
-from pullback.kernels.workers import Workers
+from pullback.kernels.workers import WorkerError, Workers
 from tests.kernels.store_child import TILE, arguments
 from tests.kernels.test_store_resume import contents
 
@@ -140,3 +142,99 @@ def test_shares_are_whole_and_even() -> None:
             shares.append(workers.share(items, costs))
         assert [item for share in shares for item in share] == items
         assert max(sum(costs[i] for i in share) for share in shares) <= sum(costs) / count + 1
+
+
+def told(
+    monkeypatch: pytest.MonkeyPatch, rank: int, said: dict[int, str], gone: tuple[int, ...]
+) -> tuple[Workers, Any]:
+    """Workers without processes: what others say, those that cannot be written to, and what is sent."""
+    workers, sent = Workers("test", "Try again"), {}
+    workers.rank, workers.count, workers._group = rank, 3, "a group"
+
+    def receive(_: Workers, other: int) -> str:
+        if other not in said:
+            raise RuntimeError("no answer\nfrom there")
+        return said[other]
+
+    def send(_: Workers, text: str, other: int) -> None:
+        if other in gone:
+            raise RuntimeError("closed\nthere")
+        sent[other] = text
+
+    monkeypatch.setattr(Workers, "_receive", receive)
+    monkeypatch.setattr(Workers, "_send", send)
+    return workers, sent
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "gone", "verdict", "hear"),
+    [
+        ("", {1: "", 2: ""}, (), "", (1, 2)),
+        ("mine", {1: "", 2: ""}, (), "an error in worker 0: mine", (1, 2)),
+        ("mine", {1: "theirs", 2: ""}, (), "an error in worker 0: mine", (1, 2)),
+        ("", {1: "", 2: "theirs"}, (), "an error in worker 2: theirs", (1, 2)),
+        ("", {1: "first", 2: "second"}, (), "an error in worker 1: first", (1, 2)),
+        ("", {2: ""}, (), "worker 1 gone (no answer)", (2,)),
+        ("", {2: "theirs"}, (), "worker 1 gone (no answer)", (2,)),
+        ("", {1: "", 2: ""}, (2,), "worker 2 gone (closed)", (1,)),
+        ("", {1: "theirs", 2: ""}, (2,), "an error in worker 1: theirs", (1,)),
+    ],
+)
+def test_the_first_fault_is_told_to_all(
+    own: str, said: dict[int, str], gone: tuple[int, ...], verdict: str, hear: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rank 0 hears every worker, and tells those that are alive; a worker that is gone is named."""
+    workers, sent = told(monkeypatch, 0, said, gone)
+    assert workers._gather(own) == verdict
+    assert set(sent) == set(hear)
+    if not gone:
+        assert set(sent.values()) == {verdict}
+    if verdict:
+        with pytest.raises(WorkerError, match=re.escape(f"test: expected all 3 workers to finish, got {verdict}. Try")):
+            workers._meet(own)
+    workers._meet(own, quiet=True)
+
+
+def test_what_the_others_hear(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, sent = told(monkeypatch, 2, {0: "an error in worker 1: theirs"}, ())
+    assert workers._report("mine") == "an error in worker 1: theirs"
+    assert sent == {0: "mine"}
+    workers, _ = told(monkeypatch, 2, {}, ())
+    assert workers._report("") == "worker 0 gone (no answer)"
+    workers, _ = told(monkeypatch, 2, {0: ""}, (0,))
+    assert workers._report("") == "worker 0 gone (closed)"
+
+
+def test_a_group_is_made_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun without a process group; and taken down again, unlike one of the caller's."""
+    made: list[Any] = []
+    there = [False]
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: there[0])
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda kind: made.append(kind) or there.__setitem__(0, True)
+    )
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda *group: made.append(group))
+    monkeypatch.setattr("torch.distributed.new_group", lambda **_: "a group")
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    for environment in ({}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "2"}):
+        with monkeypatch.context() as patch:
+            for name in ("WORLD_SIZE", "RANK"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            alone = Workers("test", "Try again")
+            assert (alone.rank, alone.count, alone._group, made) == (0, 1, None, [])
+            alone.leave()
+            assert made == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    workers = Workers("test", "Try again")
+    assert made == ["gloo"]
+    assert (workers.rank, workers.count, workers._group) == (1, 2, "a group")
+    workers.leave()
+    assert made == ["gloo", ()]
+    of_the_caller = Workers("test", "Try again")  # the group is there by now
+    of_the_caller.leave()
+    assert made == ["gloo", (), ("a group",)]

@@ -295,6 +295,9 @@ PAIR = (EYE, EYE)
         (lambda: pb.linear_dynamics(EYE, torch.tensor(1.0)), r"expected `targets` \(2, ...\), got shape \(\)"),
         (lambda: pb.linear_dynamics(torch.ones(2, 2, 3, 3), torch.ones(2, 2)), r"`targets` \(2, ...\) with 3 outputs"),
         (lambda: pb.linear_dynamics(EYE, ONES * math.inf), r"expected finite `targets`, got NaN or infinity"),
+        (lambda: pb.linear_dynamics(EYE, torch.tensor([1.0, math.nan])), r"expected finite `targets`, got NaN or inf"),
+        (lambda: pb.linear_dynamics(torch.tensor([[1, math.inf], [0, 1]]), ONES), r"a finite `kernel`, got NaN or inf"),
+        (lambda: pb.linear_dynamics(EYE, ONES, initial=torch.tensor([0, math.nan])), r"finite `initial`, got NaN or"),
         (lambda: pb.linear_dynamics(EYE, ONES, initial=torch.ones(2, 3)), r"`targets` \(2, 3\), got shape \(2,\)"),
         (lambda: pb.linear_dynamics(EYE, ONES, cross=torch.ones(3, 3)), r"`cross` \(M, 2\), got shape \(3, 3\)"),
         (

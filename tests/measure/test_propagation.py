@@ -320,6 +320,13 @@ def test_redrawn_models_are_copies() -> None:
     assert found.num_seeds == 5
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
     assert torch.equal(state, torch.random.get_rng_state())
+    lengths = []
+    for seed in range(5):  # each network is that of its seed
+        torch.manual_seed(seed)
+        redraw(model, seed)
+        lengths.append(signal_propagation(model, x).q.value)
+    assert found.q.value == pytest.approx(torch.stack(lengths).mean(0), rel=1e-6)
+    assert bool((found.q.stderr > 0).all())
 
 
 def test_hooks_are_gone_after_an_error() -> None:

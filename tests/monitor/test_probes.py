@@ -356,6 +356,22 @@ def test_effective_rates_before_a_normalisation() -> None:
     assert set(observe(model, x, y, "effective_lr")) == {"norm", "invariant"}
 
 
+def test_equilibrium_of_a_network_with_dropout() -> None:
+    """Batch norm alone is in train mode: masks are not part of the loss that is looked at."""
+    x, y = separable()
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.7), nn.Linear(8, 3)]
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), 0.2, weight_decay=0.01)
+    found = observe(model, x, y, "effective_lr", optimizer=optimizer)["equilibrium"]
+    assert not any(module.training for module in model.modules())
+    without = nn.Sequential(*(each for each in layers if not isinstance(each, nn.Dropout)))
+    optimizer = torch.optim.SGD(without.parameters(), 0.2, weight_decay=0.01)
+    assert found == {
+        "0": pytest.approx(observe(without, x, y, "effective_lr", optimizer=optimizer)["equilibrium"]["0"])
+    }
+
+
 def test_shift_is_zero_for_the_first_layer_and_at_no_rate() -> None:
     """S1-35, and with the batch's own statistics where batch norm is in the way; running ones stay."""
     x, y = separable()
