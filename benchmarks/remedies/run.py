@@ -1,6 +1,7 @@
 """Draws set-ups, tells what is wrong with each by outcome, and tries what ``pb.diagnose`` says to do.
 
-Usage: python -m benchmarks.remedies.run [--preset small|full] [--count K] [--out FOLDER] [--leave-out] [--render]
+Usage: python -m benchmarks.remedies.run [--preset small|full] [--count K] [--out FOLDER] [--records FOLDER]
+       [--leave-out] [--render]
 
 Results are kept by set-up, so that a run that was stopped goes on where it stood; what the rules say is asked anew once
 the package has changed, and what came of trainings is kept until the benchmark itself has.
@@ -26,13 +27,14 @@ from benchmarks.remedies import score
 from benchmarks.remedies.faults import FAULTS
 from benchmarks.remedies.setups import Drawn, draw, tiny
 from benchmarks.remedies.truth import Outcomes, truth
-from benchmarks.remedies.watching import row
+from benchmarks.remedies.watching import Records, row
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
 FULL = 300
-TRAINING = ("setups", "faults", "data", "networks", "training", "truth")  # the files that say what a training is
+NOT_RECORDING = {"advisor", "controllers", "report", "theory"}  # parts of the package that no record depends on
+TRAINING = ("setups", "faults", "data", "networks", "training")  # the files that say what a training is
 MARK, END = "<!-- table:remedies -->", "<!-- /table -->"
 
 Row = dict[str, Any]
@@ -51,24 +53,27 @@ def sources() -> dict[str, str]:
     """Digests of what trainings depend on, and of what else a row does."""
     training = [HERE / f"{name}.py" for name in TRAINING]
     others = [path for folder in (ROOT / "pullback", HERE) for path in folder.rglob("*.py")]
-    return {"trained_by": digest(training), "made_by": digest(others)}
+    recorded = [*training, *(path for path in (ROOT / "pullback").rglob("*.py") if not NOT_RECORDING & {*path.parts})]
+    return {"trained_by": digest(training), "recorded_by": digest(recorded), "made_by": digest(others)}
 
 
 def set_ups(preset: str, number: int) -> list[Drawn]:
     return tiny() if preset == "small" else [draw(each, FAULTS) for each in range(number)]
 
 
-def result(drawn: Drawn, known: Known) -> tuple[Row, Known]:
+def result(drawn: Drawn, known: Known, records: Records | None = None) -> tuple[Row, Known]:
     """The row of a set-up, and what came of its trainings."""
     outcomes = Outcomes(known)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what the monitor says on stderr is in the record too
-        return row(drawn, truth(drawn, outcomes), outcomes), outcomes.known
+        return row(drawn, truth(drawn, outcomes), outcomes, records), outcomes.known
 
 
-def made(drawn: list[Drawn], known: dict[str, Known], processes: int) -> Iterator[tuple[Row, Known]]:
+def made(
+    drawn: list[Drawn], known: dict[str, Known], processes: int, records: Records | None
+) -> Iterator[tuple[Row, Known]]:
     """Results as they come; one thread a process."""
-    tasks = [(each, known.get(str(each.number), {})) for each in drawn]
+    tasks = [(each, known.get(str(each.number), {}), records) for each in drawn]
     if processes == 1:
         yield from map(_result, tasks)
         return
@@ -76,7 +81,7 @@ def made(drawn: list[Drawn], known: dict[str, Known], processes: int) -> Iterato
         yield from pool.imap_unordered(_result, tasks)
 
 
-def _result(task: tuple[Drawn, Known]) -> tuple[Row, Known]:
+def _result(task: tuple[Drawn, Known, Records | None]) -> tuple[Row, Known]:
     return result(*task)
 
 
@@ -100,14 +105,15 @@ def write(path: Path, facts: Row, rows: dict[int, Row], known: dict[str, Known])
     part.replace(path)
 
 
-def run(drawn: list[Drawn], path: Path, processes: int) -> list[Row]:
+def run(drawn: list[Drawn], path: Path, processes: int, folder: Path | None = None) -> list[Row]:
     """Make what is missing of the set-ups; all their rows."""
     now = sources()  # as they are when the program starts: they may be edited meanwhile
     described = environment.describe(1, ("scikit-learn",))
     rows, known, before = read(path, now)
     start = time.perf_counter()
     missing = [each for each in drawn if each.number not in rows]
-    for found, outcomes in made(missing, known, processes):
+    records = None if folder is None else Records(folder, now["recorded_by"])
+    for found, outcomes in made(missing, known, processes, records):
         rows[found["number"]], known[str(found["number"])] = found, outcomes
         minutes = round(before + (time.perf_counter() - start) / 60, 1)
         write(path, {"environment": described, **now, "minutes": minutes}, rows, known)
@@ -144,13 +150,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=("small", "full"), default="small")
     parser.add_argument("--count", type=int, default=FULL, help="set-ups of the full preset, from the first")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--records", type=Path, help="keep the records of watched runs, and ask them where they still hold"
+    )
     parser.add_argument("--processes", type=int, default=2, help="at once")
     parser.add_argument("--leave-out", action="store_true", help="print each data set and kind, left out in turn")
     parser.add_argument("--render", action="store_true", help="make nothing, only write the tables into README.md")
     options = parser.parse_args(arguments)
     path = options.out / f"{options.preset}.json"
     if not options.render:
-        run(set_ups(options.preset, options.count), path, options.processes)
+        run(set_ups(options.preset, options.count), path, options.processes, options.records)
     kept = json.loads(path.read_text())
     rows, facts = kept["rows"][: options.count], kept["environment"]
     print(score.left_out(rows) if options.leave_out else page(rows, facts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -61,7 +61,7 @@ class Truth:
             nothing), "unclear" (neither as good as the best nor worse by more than chance), or "untrainable" (no rate
             trains it even without the fault).
         best: the rate in the middle of those that do best.
-        sweep: rate -> skill, of the twin without the fault, seed 0.
+        sweep: rate -> skill, of the twin without the fault, seed 0, of the rates that were tried.
         skills: of the set-up.
         twin: skills of the best rate, or of the same rate without the fault.
     """
@@ -88,13 +88,33 @@ class Truth:
         }
 
 
+def swept(whole: Setup, grid: Sequence[float], outcomes: Outcomes) -> dict[float, float]:
+    """Rate -> skill on the first seed, ascending: every second rate but the lowest, and then what lies beside the best.
+
+    Until no neighbour of a rate within the margin is left out. Of the first 31 set-ups all eleven rates say the same of
+    which are good, with half as many trainings again.
+    """
+    reached: dict[int, float] = {}
+    places = list(range(2, len(grid), 2))
+    while places:
+        reached |= {k: outcomes.skills(replace(whole, rate=grid[k]), SEEDS[:1])[0] for k in places}
+        near = {k + side for k in _good(reached) for side in (-1, 1)}
+        places = sorted(k for k in near if 0 <= k < len(grid) and k not in reached)
+    return {grid[k]: reached[k] for k in sorted(reached)}
+
+
+def _good(reached: Mapping[Any, float]) -> list[Any]:
+    """What is within the margin of the best, in its order."""
+    top = max(reached.values())
+    return [place for place in sorted(reached) if reached[place] >= top - margin([top])]
+
+
 def truth(drawn: Drawn, outcomes: Outcomes) -> Truth:
-    """Sweep the rates of the sound set-up, then judge the one that was drawn."""
+    """Look for the best rates of the sound set-up, then judge the one that was drawn."""
     whole = sound(drawn)
     grid = rates(whole.optimizer)
-    sweep = {rate: outcomes.skills(replace(whole, rate=rate), SEEDS[:1])[0] for rate in grid}
-    top = max(sweep.values())
-    good = [rate for rate, reached in sweep.items() if reached >= top - margin([top])]
+    sweep = swept(whole, grid, outcomes)
+    top, good = max(sweep.values()), _good(sweep)
     best = good[len(good) // 2]
     among = grid if drawn.planted == "rate" else good
     at_rate = replace(whole, rate=among[int(drawn.place * len(among))])

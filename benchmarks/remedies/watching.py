@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import pullback as pb
 from benchmarks.remedies.changes import NotPossibleError, carried_out
 from benchmarks.remedies.faults import TOO_HIGH, names
-from benchmarks.remedies.setups import Drawn, described
+from benchmarks.remedies.setups import Drawn, Setup, described
 from benchmarks.remedies.training import Trained, train
 from benchmarks.remedies.truth import Outcomes, Truth, compare
 
@@ -18,28 +24,66 @@ DOUBLED = 2.0  # times the first loss
 AFTER = 3  # steps by which a divergence may be named late
 
 
-def row(drawn: Drawn, found: Truth, outcomes: Outcomes) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Records:
+    """A folder that keeps the records of watched runs, so that rules that changed are asked without training anew.
+
+    ``made_by`` is the digest of what a record depends on: another one, and it is made again.
+    """
+
+    folder: Path
+    made_by: str
+
+
+@contextmanager
+def watched(drawn: Drawn, setup: Setup, records: Records | None) -> Iterator[tuple[pb.Run, Trained]]:
+    """The run of a set-up, and what its loop saw; read where it is kept, else trained and watched."""
+    if records is None:
+        with tempfile.TemporaryDirectory() as folder:
+            trained = train(setup, 0, Path(folder) / "run")
+            yield pb.load_run(Path(folder) / "run"), trained
+        return
+    folder = records.folder / str(drawn.number)
+    note = folder / "loop.json"
+    key = f"{records.made_by} {json.dumps(described(setup), sort_keys=True)}"
+    kept = json.loads(note.read_text()) if note.is_file() else {}
+    if kept.get("key") == key:
+        trained = Trained(kept["skill"], kept["losses"], [torch.tensor(each) for each in kept["batches"]])
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        trained = train(setup, 0, folder / "run")
+        batches = [each.tolist() for each in trained.batches]
+        kept = {"key": key, "skill": trained.skill, "losses": trained.losses, "batches": batches}
+        note.write_text(json.dumps(kept))
+    yield pb.load_run(folder / "run"), trained
+
+
+def row(drawn: Drawn, found: Truth, outcomes: Outcomes, records: Records | None = None) -> dict[str, Any]:
     """Everything about a set-up, as JSON: what is wrong with it, what was said, and what the first change did."""
     told: dict[str, Any] = {"number": drawn.number, "planted": drawn.planted, **found.as_json()}
     if found.verdict == "untrainable":
         return told
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            trained = train(found.setup, 0, Path(folder) / "run")
-            run = pb.load_run(Path(folder) / "run")
+    try:
+        with watched(drawn, found.setup, records) as (run, trained):
             findings = pb.diagnose(run)
-        except pb.PullbackError as error:  # a refusal: the user has no diagnosis
-            return told | {"findings": [], "error": str(error), "first": None}
-        told["watched_skill"] = trained.skill
-        told["findings"] = [_finding(each) for each in findings]
-        told["failed_probes"] = sorted({record.probe for record in run.records if record.error})
-        told["divergence"] = divergence(run, trained.losses)
+            told |= _seen(run, trained, findings)
+    except pb.PullbackError as error:  # a refusal: the user has no diagnosis
+        return told | {"findings": [], "error": str(error), "first": None}
     first = next((each for each in findings if each.severity != "info"), None)
     told["first"] = None if first is None else _finding(first)
     if first is not None:
         told["cause_first"] = first.name in names(drawn.planted, found.verdict)
         told |= _changed(first, trained, found, outcomes)
     return told
+
+
+def _seen(run: pb.Run, trained: Trained, findings: Sequence[pb.Finding]) -> dict[str, Any]:
+    return {
+        "watched_skill": trained.skill,
+        "findings": [_finding(each) for each in findings],
+        "failed_probes": sorted({record.probe for record in run.records if record.error}),
+        "divergence": divergence(run, trained.losses),
+    }
 
 
 def _changed(first: pb.Finding, trained: Trained, found: Truth, outcomes: Outcomes) -> dict[str, Any]:

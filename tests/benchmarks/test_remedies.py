@@ -54,7 +54,7 @@ def test_the_truth_is_told_by_outcome(number: int, verdict: str) -> None:
     found = truth.truth(drawn, Outcomes())
     assert (found.verdict, found.broken) == (verdict, True)
     assert max(found.skills) < min(found.twin)
-    assert list(found.sweep) == rates("Adam")
+    assert list(found.sweep) == [rate for rate in rates("Adam") if rate in found.sweep]
     if verdict == "fault":
         assert replace(found.setup, untrained="") == replace(sound(drawn), rate=found.setup.rate)
 
@@ -65,6 +65,27 @@ def test_a_fault_that_costs_nothing_is_no_fault() -> None:
 
     assert said("losses summed") == "harmless"  # of Adam
     assert said("healthy") == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("skills", "tried"),
+    [
+        ([0, 0, 0.1, 0.4, 0.8, 0.9, 0.91, 0.9, 0.2, -1, -1], [2, 4, 5, 6, 7, 8, 10]),  # a plateau between tries
+        ([0.2, 0.8, 0.81, 0.8, 0.3, 0, -1, -1, -1, -1, -1], [0, 1, 2, 3, 4, 6, 8, 10]),
+        ([0.82, 0.8, 0.81, 0.1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 6, 8, 10]),  # up to the lowest
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0.1, 0.3, 0.5], [2, 4, 6, 8, 9, 10]),  # and the highest
+        ([0, 0, 0, 0.5, 0.7, 0.9, 0.7, 0, 0, 0, 0], [2, 3, 4, 5, 6, 7, 8, 10]),  # a peak that no first try meets
+    ],
+)
+def test_the_rates_beside_the_best_are_tried(skills: list[float], tried: list[int]) -> None:
+    grid = rates("Adam")
+    whole = [json.dumps(described(replace(IRIS, rate=rate)), sort_keys=True) for rate in grid]
+    outcomes = Outcomes({key: {"0": skill} for key, skill in zip(whole, skills, strict=True)})
+    found = truth.swept(IRIS, grid, outcomes)
+    assert [grid.index(rate) for rate in found] == tried
+    top = max(skills)
+    good = [rate for rate, skill in zip(grid, skills, strict=True) if skill >= top - truth.margin([top])]
+    assert [rate for rate, skill in found.items() if skill >= top - truth.margin([top])] == good
 
 
 def test_a_set_up_no_rate_trains_is_set_aside() -> None:
@@ -139,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     first = run.run(drawn[:1], path, 1)
     asked: list[int] = []
     plain = run.result
-    monkeypatch.setattr(run, "result", lambda each, known: (asked.append(each.number), plain(each, known))[1])
+    monkeypatch.setattr(run, "result", lambda each, *known: (asked.append(each.number), plain(each, *known))[1])
     both = run.run(drawn, path, 1)
     assert asked == [1]
     assert both[0] == json.loads(json.dumps(first[0]))

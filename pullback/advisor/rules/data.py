@@ -1,11 +1,10 @@
-"""What the data brings along: numbers that are none, targets off scale, rare classes, an order."""
+"""What the targets bring along: an offset or a scale, rare classes, an order."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -27,31 +26,6 @@ from pullback.runs import Record, Run
 MANY_BATCHES = 5  # of which an order shows
 MANY_LABELS = 100  # of which frequencies show
 CHANCE = 6.0  # standard errors beyond chance; 1e-9 of shuffled runs
-
-
-def non_finite_data(run: Run) -> Iterator[Finding]:
-    """NaN or infinity in a batch: no rate and no clipping helps against it."""
-    for record in run.of("not_finite"):
-        found = {name: _indices(record.values.get(name)) for name in ("inputs", "targets")}
-        bad = sorted({i for each in found.values() for i in each})
-        if not bad:
-            continue
-        where = " and ".join(name for name, each in found.items() if each)
-        listed = ", ".join(map(str, bad[:8])) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-        yield Finding(
-            "non-finite-data",
-            "critical",
-            None,
-            (record.step, record.step),
-            {f"samples with bad {name}": float(len(each)) for name, each in found.items() if each},
-            f"NaN or infinity among the {where} of a batch",
-            "definition",
-            f"Take samples {listed} of the batch of step {record.step} out of the data, or fill in what is missing",
-            summary=f"The data holds NaN or infinity ({where} of {len(bad)} samples of step {record.step}), which one "
-            "step spreads to all weights.",
-            change=Change("check_samples", tuple(bad)),
-        )
-        return
 
 
 def targets_not_normalised(run: Run) -> Iterator[Finding]:
@@ -159,7 +133,3 @@ def _of_numbers(records: list[Record]) -> tuple[float, float] | None:
     total = between + noise * float((counts - 1).sum())
     excess = between - freedom * noise
     return excess / total, (excess / noise if noise > 0 else math.inf) / math.sqrt(2 * freedom)
-
-
-def _indices(value: Any) -> list[int]:
-    return [each for each in value if type(each) is int] if isinstance(value, list) else []

@@ -1,36 +1,31 @@
-"""Learning rate against curvature, and a loss that grows."""
+"""Learning rate against curvature, against the weights, and against what the loss does."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from pullback.advisor.change import Change
-from pullback.advisor.course import Losses, error_of_level, grew, growth
+from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
-from pullback.advisor.model import kinds
 from pullback.advisor.reading import (
     CONVENTION,
-    LOSSES,
     by_layer,
     has,
     lasts,
     learns,
     least_loss,
     not_finite,
-    number,
     records_with,
     severity,
     summed_over,
     training_losses,
 )
+from pullback.advisor.rules.curvature import LOWEST_FACTOR, SHARE_OF_LIMIT, STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
     DIVERGING,
-    DIVERGING_CHANGES,
     GOOD_UPDATE,
     LARGE_UPDATE,
     LEARNS_CHANGES,
@@ -43,73 +38,10 @@ from pullback.advisor.thresholds import (
 )
 from pullback.runs import Record, Run
 
-STABILITY = (
-    "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
-    "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
-)
-FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.99, and all that batch norm has
-SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
-LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
 RAISED, RAISED_FAR = 10.0, 100.0  # at most, by one change; of weights that barely moved
-
-
-@dataclass(frozen=True)
-class _Curvature:
-    """Largest curvature at a step, as the optimiser sees it, and the largest it can bear at its learning rate."""
-
-    record: Record
-    sharpness: float
-    limit: float
-    at_start: bool  # of Adam's first steps, whose second moments are those of a batch or two
-
-    @property
-    def stable_rate(self) -> float:
-        """The learning rate whose limit is this sharpness: both limits are a constant over the rate."""
-        rate = number(self.record.values.get("learning_rate"))
-        return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
-
-    @property
-    def which(self) -> str:
-        """The rate to change; of several groups the one whose steps are longest for what it bears."""
-        rates = self.record.values.get("learning_rates")
-        several = isinstance(rates, list) and len(rates) > 1
-        rate = number(self.record.values.get("learning_rate"))
-        return f"learning rate of {rate:.3g}, and the others with it," if several else "learning rate"
-
-
-def divergence(run: Run) -> Iterator[Finding]:
-    """The loss left the finite numbers, or is on its way: the trained weights do worse than the first ones."""
-    losses, bad = training_losses(run), not_finite(run)
-    found = None
-    if bad:
-        steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
-        evidence = {"measurements": float(len(set(bad)))}
-        words = f"The loss left the finite numbers at step {min(bad)}"
-    elif losses.grew and losses.leapt_at is not None:
-        steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
-        evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
-        words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
-    elif found := _grown_records(run, losses):
-        lowest = min(found, key=lambda pair: pair[1])
-        steps, threshold = (lowest[0], found[-1][0]), _grown(least_loss(run))
-        evidence = {"first loss": found[0][1], "lowest loss": lowest[1], "last loss": found[-1][1]}
-        words = f"The loss grew to {found[-1][1]:.3g}, from {found[0][1]:.3g} at the start"
-    else:
-        return
-    action = "Lower the learning rate, or clip gradients by norm"
-    change = Change("learning_rate", 0.1)
-    sharp = [each for each in _curvatures(run)[-1:] if each.sharpness > each.limit]
-    if sharp:
-        evidence |= {"sharpness": sharp[0].sharpness, "limit": sharp[0].limit}
-        threshold += ", along the sharpest direction, in which the learning rate is above the limit of stability"
-        action = f"Lower the {sharp[0].which} to below {sharp[0].stable_rate:.3g}"
-        change = lower(sharp[0].limit / sharp[0].sharpness)
-    source = "definition; " + STABILITY
-    summary = f"{words}: the model is worse than before training."
-    layer = _fastest_layer(run)
-    yield Finding(
-        "divergence", "critical", layer, steps, evidence, threshold, source, action, summary=summary, change=change
-    )
+HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
+MANY_STEPS_OF_FALL = 40
+FALLS_BY = 4.0  # standard errors of a quarter's level
 
 
 def too_high(run: Run) -> Iterator[Finding]:
@@ -118,7 +50,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
     units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
     """
-    curvatures, works = _curvatures(run), learns(run)
+    curvatures, works = curvatures_of(run), learns(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
@@ -188,7 +120,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         return
     if learns(run) and not _still_falls(losses):
         return
-    curvatures = [each for each in _curvatures(run) if each.sharpness > 0]
+    curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
@@ -264,78 +196,3 @@ def _still_falls(losses: Losses) -> bool:
     parts = [losses.finite[k * quarter : (k + 1) * quarter] for k in range(4)]
     first, second, third, last = (float(np.median(part)) for part in parts)
     return second - last > max(0.5 * (first - third), FALLS_BY * error_of_level(parts[3])) > 0 and first > third
-
-
-HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
-MANY_STEPS_OF_FALL = 40
-FALLS_BY = 4.0  # standard errors of a quarter's level
-
-
-def lower(room: float) -> Change:
-    """A rate at a quarter of the limit, which is ``room`` times the present one; at least ten times lower."""
-    return Change("learning_rate", max(LOWEST_FACTOR, min(0.1, SHARE_OF_LIMIT * room)))
-
-
-def _curvatures(run: Run) -> list[_Curvature]:
-    """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
-
-    Other optimisers have no known limit. Of a loop that sums its losses, what is measured is of the sum. Of the first
-    steps of a model with batch norm nothing is known: in eval mode, in which it is measured, its statistics are still
-    those it was made with.
-    """
-    found = []
-    unsettled = any("batchnorm" in kind for kind in kinds(run))
-    for record in run.of("sharpness"):
-        early = record.step < FIRST_STEPS
-        if early and unsettled:
-            continue
-        if has(record, "preconditioned", "preconditioned_limit"):
-            values = (record.values["preconditioned"], record.values["preconditioned_limit"])
-        elif record.values.get("optimizer") == "SGD" and has(record, "hessian", "limit"):
-            values = (record.values["hessian"], record.values["limit"])
-        else:
-            continue
-        sharpness, limit = map(float, values)
-        found.append(_Curvature(record, sharpness, limit, early and "preconditioned" in record.values))
-    return found
-
-
-def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
-    """Steps and losses of what was measured, if that is divergence; the loop's course says more where it is long.
-
-    Each measurement may be of other samples: where the loop's own losses fell, what grew is the choice of these.
-    """
-    shown = run.course("loss")[1]
-    if len(shown) >= MANY_LOSSES and losses.least is not None:
-        return []
-    if len(shown) > 1 and shown[-1] <= shown[0]:
-        return []
-    return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
-
-
-def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, float]]]:
-    """Last over first loss, and steps and losses if that is divergence, else nothing.
-
-    The batch loss of the very first step is a record of its own, where no measurement was made at it.
-    """
-    start = records_with(run, "start", metric)[:1] if probe == "loss" else []
-    series = [(r.step, float(r.values[metric])) for r in [*start, *records_with(run, probe, metric)]]
-    grown = growth([loss for _, loss in series], least_loss(run))
-    return (grown, series) if grown > 1 else (0.0, [])
-
-
-def _grown(least: float | None) -> str:
-    if least is not None:
-        return f"the loss grew to above {DIVERGING:g} times the first one" + (f", from {least:g}" if least else "")
-    return (
-        f"the loss grew by more than {DIVERGING_CHANGES:g} times its changes between measurements and its early range"
-    )
-
-
-def _fastest_layer(run: Run) -> str | None:
-    """The layer whose gradient grew most since it was first measured: the direction weights run off in."""
-    flows = [norms for r in run.of("flow") if (norms := by_layer(r, "gradient_norm"))]
-    if len(flows) < 2:
-        return None
-    growth = {name: flows[-1][name] / norm for name, norm in flows[0].items() if norm > 0 and name in flows[-1]}
-    return max(growth, key=lambda name: growth[name]) if growth else None

@@ -9,16 +9,7 @@ from typing import Any
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import (
-    CLASS_CONFLICT,
-    CLUMPED,
-    CONFLICT,
-    FAR_OUT,
-    FAR_SHARE,
-    MANY_COPIES,
-    OUTLIER,
-    SUSPECT_SHARE,
-)
+from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, OUTLIER, SUSPECT_SHARE
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
@@ -76,15 +67,15 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     together, and the last that has any names them. Outliers are named by the one that saw most: the gradient of a
     sample a hundred times too large vanishes as soon as it is learnt.
     """
-    records = _with_samples(run)
+    records = with_samples(run)
     if not records:
         return
     late = [r for r in records if 2 * r.step >= records[-1].step]
     seen = {
-        "label": next((r for r in reversed(late) if _suspects(r, "label")), records[-1]),
-        "outlier": max(records, key=lambda r: len(_suspects(r, "outlier"))),
+        "label": next((r for r in reversed(late) if suspects_of(r, "label")), records[-1]),
+        "outlier": max(records, key=lambda r: len(suspects_of(r, "outlier"))),
     }
-    found = {reason: each for reason, record in seen.items() if (each := _suspects(record, reason))}
+    found = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
     if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
         found.pop("label", None)
     if not found:
@@ -92,10 +83,12 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     share = _label_share(late)
     early = [r for r in records if r.step in _unlearnt(run)]
     confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
-    evidence = {f"{reason}s": float(_count(seen[reason], reason)) for reason in found}
+    evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in found}
     yield Finding(
         "suspect-samples",
-        "warning" if share > SUSPECT_SHARE and not confident and sum(_count(r, "label") for r in late) > 1 else "info",
+        "warning"
+        if share > SUSPECT_SHARE and not confident and sum(count_of(r, "label") for r in late) > 1
+        else "info",
         None,
         (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
         evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
@@ -103,106 +96,14 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
         "run have suspect labels",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
-        _listed(found, {reason: seen[reason].step for reason in found}),
+        listed_samples(found, {reason: seen[reason].step for reason in found}),
         summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
         change=Change("check_samples", tuple(sorted({s[0] for each in found.values() for s in each}))),
     )
 
 
-def outlying_samples(run: Run) -> Iterator[Finding]:
-    """A few inputs far from all others: in another unit, or spoilt. They outweigh the rest of their batch."""
-    records = far_samples(run)
-    if not records:
-        return
-    seen = max(records, key=lambda r: len(_far(r)))
-    far = _far(seen)
-    named = ", ".join(str(place) for place, _ in far[:NUM_LISTED])
-    rest = f" and {len(far) - NUM_LISTED} more" if len(far) > NUM_LISTED else ""
-    yield Finding(
-        "outlying-samples",
-        "warning",
-        None,
-        (seen.step, seen.step),
-        {"samples": float(len(far)), "furthest, in median distances": far[0][1], "batches with some": len(records)},
-        f"inputs more than {FAR_OUT:g} times as far from the median of each feature as the median sample of the batch, "
-        f"of at most {FAR_SHARE:.0%} of the samples",
-        "Hampel (1974), median and median deviation; " + CONVENTION,
-        f"Look at samples {named}{rest} of the batch of step {seen.step}: put their units right, or leave them out",
-        summary=f"A few samples lie up to {far[0][1]:.0f} times as far out as the others, and outweigh them.",
-        change=Change("check_samples", tuple(sorted(place for place, _ in far))),
-    )
-
-
-def far_samples(run: Run) -> list[Record]:
-    """Measurements that show inputs far from all others, which are not the data's own shape."""
-    return [
-        r for r in run.of("inputs") if _far(r) and number(r.values.get("num_far")) <= FAR_SHARE * _batch(run, r.step)
-    ]
-
-
-def _far(record: Record) -> list[tuple[int, float]]:
-    values = record.values.get("far_samples")
-    pairs = values if isinstance(values, list) else []
-    whole = [each for each in pairs if isinstance(each, list) and len(each) == 2 and type(each[0]) is int]
-    return [(place, number(times)) for place, times in whole if number(times) > FAR_OUT]
-
-
-def _batch(run: Run, step: int) -> float:
-    """Samples of the loop's batch at a step; without a word of it as many as would be needed."""
-    for probe, name in (("noise", "batch_size"), ("targets", "num_samples")):
-        for record in records_with(run, probe, name):
-            if record.step == step:
-                return float(record.values[name])
-    return math.inf
-
-
-def duplicates(run: Run) -> Iterator[Finding]:
-    """Samples that repeat others of the same batch: they weigh more than they should.
-
-    Batches that are drawn with replacement hold some samples twice, few of them three times, without a copy in the
-    data; more of a few samples than such draws give says that the data has them several times.
-    """
-    records = _with_samples(run)
-    seen = max(records, key=lambda r: _count(r, "duplicate"), default=None)
-    if seen is None or not (found := _suspects(seen, "duplicate")) or _by_replacement(records):
-        return
-    count, samples = float(_count(seen, "duplicate")), seen.values["num_samples"]
-    yield Finding(
-        "duplicates",
-        "info",
-        None,
-        (seen.step, seen.step),
-        {"duplicates": count, "samples": samples},
-        f"inputs and gradients equal to those of an earlier sample of the batch, of more than {MANY_COPIES:.0%} of all "
-        f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors",
-        "definition; Poisson statistics",
-        _listed({"duplicate": found}, {"duplicate": seen.step}),
-        summary=f"{count:.0f} of {samples:.0f} samples of a batch are copies of others: they count several times over, "
-        "and may be among the held-out ones as well.",
-        change=Change("check_samples", tuple(sorted({s[0] for s in found}))),
-    )
-
-
-def _by_replacement(records: Sequence[Record]) -> bool:
-    """Whether draws with replacement explain the copies of all measurements.
-
-    Of N samples in the data, B draws hold each pair equal with 1 / N and each three with 1 / N^2: N is told by the
-    pairs, and then so many threes are expected. A record of an earlier version does not say how often each is there.
-    """
-    sizes = [[n for n in r.values.get("copies", ()) if type(n) is int and n > 1] for r in records]
-    whole = sum(r.values["num_samples"] for r in records)
-    pairs = sum(math.comb(n, 2) for each in sizes for n in each)
-    if not pairs or sum(n - 1 for each in sizes for n in each) > MANY_COPIES * whole:
-        return False
-    drawn = [int(r.values["num_samples"]) for r in records]
-    samples = sum(math.comb(count, 2) for count in drawn) / pairs
-    expected = sum(math.comb(count, 3) for count in drawn) / samples**2
-    threes = sum(math.comb(n, 3) for each in sizes for n in each)
-    return threes <= expected + CLUMPED * math.sqrt(expected) + 1
-
-
 def _label_share(records: Sequence[Record]) -> float:
-    return sum(_count(r, "label") for r in records) / sum(r.values["num_samples"] for r in records)
+    return sum(count_of(r, "label") for r in records) / sum(r.values["num_samples"] for r in records)
 
 
 def _unlearnt(run: Run) -> set[int]:
@@ -211,17 +112,19 @@ def _unlearnt(run: Run) -> set[int]:
     return {r.step for r in records if r.values["accuracy"] < r.values["constant_accuracy"] + UNLEARNT}
 
 
-def _with_samples(run: Run) -> list[Record]:
+def with_samples(run: Run) -> list[Record]:
+    """Records of the probe that saw any."""
     return [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
 
 
-def _count(record: Record, reason: str) -> int:
+def count_of(record: Record, reason: str) -> int:
     """How many there are; of records that name all of them, as many as are named."""
     counts = by_layer(record, "num_suspects")
-    return int(counts.get(reason, 0)) if counts and reason != "outlier" else len(_suspects(record, reason))
+    return int(counts.get(reason, 0)) if counts and reason != "outlier" else len(suspects_of(record, reason))
 
 
-def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
+def listed_samples(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
+    """What to do with which samples of which step, in words."""
     parts = []
     for reason, each in found.items():
         rest = f" and {len(each) - NUM_LISTED} more" if len(each) > NUM_LISTED else ""
@@ -231,7 +134,8 @@ def _listed(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
     return f"{text[0].upper()}{text[1:]}, counted within the measured batch"
 
 
-def _suspects(record: Record, reason: str) -> list[Any]:
+def suspects_of(record: Record, reason: str) -> list[Any]:
+    """Samples of a record that are suspect for a reason, each with its number and the reason."""
     suspects = record.values.get("suspects")
     found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
     if reason != "outlier":

@@ -1,0 +1,72 @@
+"""The largest curvature of the loss, and the largest that the optimizer bears at its learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pullback.advisor.change import Change
+from pullback.advisor.model import kinds
+from pullback.advisor.reading import has, number
+from pullback.runs import Record, Run
+
+STABILITY = (
+    "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
+    "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
+)
+FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.99, and all that batch norm has
+SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
+LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Largest curvature at a step, as the optimiser sees it, and the largest it can bear at its learning rate."""
+
+    record: Record
+    sharpness: float
+    limit: float
+    at_start: bool  # of Adam's first steps, whose second moments are those of a batch or two
+
+    @property
+    def stable_rate(self) -> float:
+        """The learning rate whose limit is this sharpness: both limits are a constant over the rate."""
+        rate = number(self.record.values.get("learning_rate"))
+        return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
+
+    @property
+    def which(self) -> str:
+        """The rate to change; of several groups the one whose steps are longest for what it bears."""
+        rates = self.record.values.get("learning_rates")
+        several = isinstance(rates, list) and len(rates) > 1
+        rate = number(self.record.values.get("learning_rate"))
+        return f"learning rate of {rate:.3g}, and the others with it," if several else "learning rate"
+
+
+def curvatures_of(run: Run) -> list[Curvature]:
+    """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
+
+    Other optimisers have no known limit. Of a loop that sums its losses, what is measured is of the sum. Of the first
+    steps of a model with batch norm nothing is known: in eval mode, in which it is measured, its statistics are still
+    those it was made with.
+    """
+    found = []
+    unsettled = any("batchnorm" in kind for kind in kinds(run))
+    for record in run.of("sharpness"):
+        early = record.step < FIRST_STEPS
+        if early and unsettled:
+            continue
+        if has(record, "preconditioned", "preconditioned_limit"):
+            values = (record.values["preconditioned"], record.values["preconditioned_limit"])
+        elif record.values.get("optimizer") == "SGD" and has(record, "hessian", "limit"):
+            values = (record.values["hessian"], record.values["limit"])
+        else:
+            continue
+        sharpness, limit = map(float, values)
+        found.append(Curvature(record, sharpness, limit, early and "preconditioned" in record.values))
+    return found
+
+
+def lower(room: float) -> Change:
+    """A rate at a quarter of the limit, which is ``room`` times the present one; at least ten times lower."""
+    return Change("learning_rate", max(LOWEST_FACTOR, min(0.1, SHARE_OF_LIMIT * room)))

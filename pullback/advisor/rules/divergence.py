@@ -1,0 +1,89 @@
+"""A loss that leaves the finite numbers, or grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pullback.advisor.change import Change
+from pullback.advisor.course import Losses, growth
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with, training_losses
+from pullback.advisor.rules.curvature import STABILITY, curvatures_of, lower
+from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES
+from pullback.runs import Run
+
+
+def divergence(run: Run) -> Iterator[Finding]:
+    """The loss left the finite numbers, or is on its way: the trained weights do worse than the first ones."""
+    losses, bad = training_losses(run), not_finite(run)
+    found = None
+    if bad:
+        steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
+        evidence = {"measurements": float(len(set(bad)))}
+        words = f"The loss left the finite numbers at step {min(bad)}"
+    elif losses.grew and losses.leapt_at is not None:
+        steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
+        evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
+        words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
+    elif found := _grown_records(run, losses):
+        lowest = min(found, key=lambda pair: pair[1])
+        steps, threshold = (lowest[0], found[-1][0]), _grown(least_loss(run))
+        evidence = {"first loss": found[0][1], "lowest loss": lowest[1], "last loss": found[-1][1]}
+        words = f"The loss grew to {found[-1][1]:.3g}, from {found[0][1]:.3g} at the start"
+    else:
+        return
+    action = "Lower the learning rate, or clip gradients by norm"
+    change = Change("learning_rate", 0.1)
+    sharp = [each for each in curvatures_of(run)[-1:] if each.sharpness > each.limit]
+    if sharp:
+        evidence |= {"sharpness": sharp[0].sharpness, "limit": sharp[0].limit}
+        threshold += ", along the sharpest direction, in which the learning rate is above the limit of stability"
+        action = f"Lower the {sharp[0].which} to below {sharp[0].stable_rate:.3g}"
+        change = lower(sharp[0].limit / sharp[0].sharpness)
+    source = "definition; " + STABILITY
+    summary = f"{words}: the model is worse than before training."
+    layer = _fastest_layer(run)
+    yield Finding(
+        "divergence", "critical", layer, steps, evidence, threshold, source, action, summary=summary, change=change
+    )
+
+
+def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
+    """Steps and losses of what was measured, if that is divergence; the loop's course says more where it is long.
+
+    Each measurement may be of other samples: where the loop's own losses fell, what grew is the choice of these.
+    """
+    shown = run.course("loss")[1]
+    if len(shown) >= MANY_LOSSES and losses.least is not None:
+        return []
+    if len(shown) > 1 and shown[-1] <= shown[0]:
+        return []
+    return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
+
+
+def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, float]]]:
+    """Last over first loss, and steps and losses if that is divergence, else nothing.
+
+    The batch loss of the very first step is a record of its own, where no measurement was made at it.
+    """
+    start = records_with(run, "start", metric)[:1] if probe == "loss" else []
+    series = [(r.step, float(r.values[metric])) for r in [*start, *records_with(run, probe, metric)]]
+    grown = growth([loss for _, loss in series], least_loss(run))
+    return (grown, series) if grown > 1 else (0.0, [])
+
+
+def _grown(least: float | None) -> str:
+    if least is not None:
+        return f"the loss grew to above {DIVERGING:g} times the first one" + (f", from {least:g}" if least else "")
+    return (
+        f"the loss grew by more than {DIVERGING_CHANGES:g} times its changes between measurements and its early range"
+    )
+
+
+def _fastest_layer(run: Run) -> str | None:
+    """The layer whose gradient grew most since it was first measured: the direction weights run off in."""
+    flows = [norms for r in run.of("flow") if (norms := by_layer(r, "gradient_norm"))]
+    if len(flows) < 2:
+        return None
+    growth = {name: flows[-1][name] / norm for name, norm in flows[0].items() if norm > 0 and name in flows[-1]}
+    return max(growth, key=lambda name: growth[name]) if growth else None

@@ -1,0 +1,113 @@
+"""Training that fades: weights decayed away, a schedule that has come to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+import numpy as np
+
+from pullback.advisor.change import Change
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import (
+    CONVENTION,
+    lasts,
+    number,
+    records_with,
+    severity,
+    severity_of_mistake,
+    training_losses,
+)
+from pullback.advisor.rules.words import as_dict
+from pullback.advisor.thresholds import (
+    DECAY_COSINE,
+    DECAY_HARMS,
+    DECAY_NORM,
+    DECAY_SHARE,
+    RATE_GONE,
+    RATE_GONE_MOST,
+    RATE_GONE_SHARE,
+)
+from pullback.runs import Record, Run
+
+MANY_RATES = 20  # steps below which a schedule is not judged
+
+
+def weight_decay_too_high(run: Run) -> Iterator[Finding]:
+    """Steps of which decay is most, or that do little else than make the weights smaller."""
+    decay = number(as_dict(run.meta.get("optimizer")).get("weight_decay"))
+    records = records_with(run, "updates", "shrink", "norm", "median")
+    if not decay > 0 or not records:
+        return
+    shares = [(r, share) for r in records if (share := _decay_share(run, r, decay)) is not None]
+    most = [r for r, share in shares if share > DECAY_SHARE]
+    first, last = records[0].values["norm"], records[-1].values["norm"]
+    cosine = max(float(r.values["shrink"]) for r in records)
+    fades = last < DECAY_NORM * first and cosine > DECAY_COSINE
+    if not lasts(most, records) and not fades:
+        return
+    share = median(share for _, share in shares) if shares else cosine
+    left = training_losses(run).share
+    yield Finding(
+        "weight-decay-too-high",
+        "warning" if left is not None and left > DECAY_HARMS else severity(run),
+        None,
+        (records[0].step, records[-1].step),
+        {
+            "share of a step that is decay": share,
+            "cosine of steps with minus the weights": cosine,
+            "weight decay": decay,
+        }
+        | {"first norm of the weights": first, "last norm": last},
+        f"decay alone above {DECAY_SHARE:g} of a step's length in half of the measurements, or weights that fell to "
+        f"{DECAY_NORM:g} of their norm in steps whose cosine with minus the weights is above {DECAY_COSINE:g}",
+        "definition of weight decay; " + CONVENTION,
+        "Lower the weight decay a hundredfold, or take it out",
+        summary="Weight decay outweighs the gradient: steps shrink the weights in place of learning.",
+        change=Change("weight_decay", min(0.01, 0.01 / share) if share > 0 else 0.01),
+    )
+
+
+def _decay_share(run: Run, record: Record, decay: float) -> float | None:
+    """Length of what decay alone takes from the weights in a step, over that of the step; None where it is not known.
+
+    Of gradient descent and of AdamW that is the rate times the decay; other optimizers divide it by something.
+    """
+    optimizer = as_dict(run.meta.get("optimizer"))
+    steps, rates = run.course("learning_rate")
+    place = int(np.searchsorted(steps, record.step))
+    rate = float(rates[place]) if place < len(steps) else number(optimizer.get("learning_rate"))
+    if optimizer.get("class") not in ("SGD", "AdamW") or not rate > 0 or not record.values["median"] > 0:
+        return None
+    return rate * decay / float(record.values["median"])
+
+
+def schedule_at_zero(run: Run) -> Iterator[Finding]:
+    """A learning rate that has come down to nothing with much of the run still to go."""
+    steps, rates = run.course("learning_rate")
+    known = np.isfinite(rates)
+    steps, rates = steps[known], rates[known]
+    if len(rates) < MANY_RATES or not rates.max() > 0:
+        return
+    alive = int(np.flatnonzero(rates > rates.max() / RATE_GONE)[-1])
+    gone = len(rates) - 1 - alive
+    if gone < RATE_GONE_SHARE * len(rates):
+        return
+    yield Finding(
+        "schedule-at-zero",
+        "warning" if gone >= RATE_GONE_MOST * len(rates) else severity_of_mistake(run),
+        None,
+        (int(steps[alive + 1]), int(steps[-1])),
+        {
+            "highest rate": float(rates.max()),
+            "rate then": float(rates[alive + 1]),
+            "share of the steps": gone / len(rates),
+        },
+        f"a learning rate below 1 / {RATE_GONE:g} of its highest for the last {RATE_GONE_SHARE:.0%} of the steps; a "
+        f"warning in any run from {RATE_GONE_MOST:.0%}",
+        CONVENTION,
+        "Let the schedule last as long as training does: hold the rate, or stretch the schedule over all steps",
+        summary=f"The schedule has brought the learning rate to nothing at step {int(steps[alive + 1])}: what follows "
+        "is no training.",
+        change=Change("learning_rate", 1.0),
+    )

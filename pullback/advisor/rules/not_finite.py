@@ -1,0 +1,74 @@
+"""Numbers that are none: in the data, and in gradients beside a loss that is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pullback.advisor.change import Change
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import number, training_losses
+from pullback.advisor.rules.words import listed, names_in
+from pullback.runs import Run
+
+
+def non_finite_data(run: Run) -> Iterator[Finding]:
+    """NaN or infinity in a batch: no rate and no clipping helps against it."""
+    for record in run.of("not_finite"):
+        found = {name: _indices(record.values.get(name)) for name in ("inputs", "targets")}
+        bad = sorted({i for each in found.values() for i in each})
+        if not bad:
+            continue
+        where = " and ".join(name for name, each in found.items() if each)
+        listed = ", ".join(map(str, bad[:8])) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+        yield Finding(
+            "non-finite-data",
+            "critical",
+            None,
+            (record.step, record.step),
+            {f"samples with bad {name}": float(len(each)) for name, each in found.items() if each},
+            f"NaN or infinity among the {where} of a batch",
+            "definition",
+            f"Take samples {listed} of the batch of step {record.step} out of the data, or fill in what is missing",
+            summary=f"The data holds NaN or infinity ({where} of {len(bad)} samples of step {record.step}), which one "
+            "step spreads to all weights.",
+            change=Change("check_samples", tuple(bad)),
+        )
+        return
+
+
+def non_finite_gradients(run: Run) -> Iterator[Finding]:
+    """A finite loss whose gradient is none: the root of 0, a norm of 0, a number beyond half precision."""
+    for record in run.of("not_finite"):
+        names = names_in(record.values.get("gradients"))
+        if not names or not math.isfinite(number(record.values.get("loss"))) or _from_data(record.values):
+            continue
+        losses = training_losses(run.until(record.step))
+        yield Finding(
+            "non-finite-gradients",
+            "critical",
+            names[0].rpartition(".")[0] or None,
+            (record.step, record.step),
+            {
+                "loss": number(record.values["loss"]),
+                "parameters": float(len(names)),
+                "highest loss before, in first ones": losses.peak,
+            },
+            "a gradient that is NaN or infinite beside a loss that is finite",
+            "definition",
+            "Look behind the named layer for a square root, a norm, a logarithm or a division at 0 and add a small "
+            "constant there; in half precision use a gradient scaler",
+            summary=f"The gradient of {listed(names)} is NaN or infinite although the loss is not: one step of it "
+            "spoils all weights.",
+            change=None,
+        )
+        return
+
+
+def _from_data(values: dict[str, Any]) -> bool:
+    return any(isinstance(values.get(name), list) and values[name] for name in ("inputs", "targets"))
+
+
+def _indices(value: Any) -> list[int]:
+    return [each for each in value if type(each) is int] if isinstance(value, list) else []

@@ -1,0 +1,105 @@
+"""Samples far from all others, and samples that are there several times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from pullback.advisor.change import Change
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import CONVENTION, number, records_with
+from pullback.advisor.rules.samples import NUM_LISTED, count_of, listed_samples, suspects_of, with_samples
+from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES
+from pullback.runs import Record, Run
+
+
+def outlying_samples(run: Run) -> Iterator[Finding]:
+    """A few inputs far from all others: in another unit, or spoilt. They outweigh the rest of their batch."""
+    records = far_samples(run)
+    if not records:
+        return
+    seen = max(records, key=lambda r: len(_far(r)))
+    far = _far(seen)
+    named = ", ".join(str(place) for place, _ in far[:NUM_LISTED])
+    rest = f" and {len(far) - NUM_LISTED} more" if len(far) > NUM_LISTED else ""
+    yield Finding(
+        "outlying-samples",
+        "warning",
+        None,
+        (seen.step, seen.step),
+        {"samples": float(len(far)), "furthest, in median distances": far[0][1], "batches with some": len(records)},
+        f"inputs more than {FAR_OUT:g} times as far from the median of each feature as the median sample of the batch, "
+        f"of at most {FAR_SHARE:.0%} of the samples",
+        "Hampel (1974), median and median deviation; " + CONVENTION,
+        f"Look at samples {named}{rest} of the batch of step {seen.step}: put their units right, or leave them out",
+        summary=f"A few samples lie up to {far[0][1]:.0f} times as far out as the others, and outweigh them.",
+        change=Change("check_samples", tuple(sorted(place for place, _ in far))),
+    )
+
+
+def far_samples(run: Run) -> list[Record]:
+    """Measurements that show inputs far from all others, which are not the data's own shape."""
+    return [
+        r for r in run.of("inputs") if _far(r) and number(r.values.get("num_far")) <= FAR_SHARE * _batch(run, r.step)
+    ]
+
+
+def _far(record: Record) -> list[tuple[int, float]]:
+    values = record.values.get("far_samples")
+    pairs = values if isinstance(values, list) else []
+    whole = [each for each in pairs if isinstance(each, list) and len(each) == 2 and type(each[0]) is int]
+    return [(place, number(times)) for place, times in whole if number(times) > FAR_OUT]
+
+
+def _batch(run: Run, step: int) -> float:
+    """Samples of the loop's batch at a step; without a word of it as many as would be needed."""
+    for probe, name in (("noise", "batch_size"), ("targets", "num_samples")):
+        for record in records_with(run, probe, name):
+            if record.step == step:
+                return float(record.values[name])
+    return math.inf
+
+
+def duplicates(run: Run) -> Iterator[Finding]:
+    """Samples that repeat others of the same batch: they weigh more than they should.
+
+    Batches that are drawn with replacement hold some samples twice, few of them three times, without a copy in the
+    data; more of a few samples than such draws give says that the data has them several times.
+    """
+    records = with_samples(run)
+    seen = max(records, key=lambda r: count_of(r, "duplicate"), default=None)
+    if seen is None or not (found := suspects_of(seen, "duplicate")) or _by_replacement(records):
+        return
+    count, samples = float(count_of(seen, "duplicate")), seen.values["num_samples"]
+    yield Finding(
+        "duplicates",
+        "info",
+        None,
+        (seen.step, seen.step),
+        {"duplicates": count, "samples": samples},
+        f"inputs and gradients equal to those of an earlier sample of the batch, of more than {MANY_COPIES:.0%} of all "
+        f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors",
+        "definition; Poisson statistics",
+        listed_samples({"duplicate": found}, {"duplicate": seen.step}),
+        summary=f"{count:.0f} of {samples:.0f} samples of a batch are copies of others: they count several times over, "
+        "and may be among the held-out ones as well.",
+        change=Change("check_samples", tuple(sorted({s[0] for s in found}))),
+    )
+
+
+def _by_replacement(records: Sequence[Record]) -> bool:
+    """Whether draws with replacement explain the copies of all measurements.
+
+    Of N samples in the data, B draws hold each pair equal with 1 / N and each three with 1 / N^2: N is told by the
+    pairs, and then so many threes are expected. A record of an earlier version does not say how often each is there.
+    """
+    sizes = [[n for n in r.values.get("copies", ()) if type(n) is int and n > 1] for r in records]
+    whole = sum(r.values["num_samples"] for r in records)
+    pairs = sum(math.comb(n, 2) for each in sizes for n in each)
+    if not pairs or sum(n - 1 for each in sizes for n in each) > MANY_COPIES * whole:
+        return False
+    drawn = [int(r.values["num_samples"]) for r in records]
+    samples = sum(math.comb(count, 2) for count in drawn) / pairs
+    expected = sum(math.comb(count, 3) for count in drawn) / samples**2
+    threes = sum(math.comb(n, 3) for each in sizes for n in each)
+    return threes <= expected + CLUMPED * math.sqrt(expected) + 1

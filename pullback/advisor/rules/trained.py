@@ -1,0 +1,86 @@
+"""What is not trained: in no optimizer, frozen, or without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pullback.advisor.change import Change
+from pullback.advisor.findings import Finding
+from pullback.advisor.reading import by_layer, severity, span, training_losses
+from pullback.advisor.rules.words import as_dict, listed, names_in
+from pullback.advisor.thresholds import FALLS_SHORT, LEARNS_SHARE, MOVES
+from pullback.runs import Run
+
+
+def parameters_not_trained(run: Run) -> Iterator[Finding]:
+    """Parameters that stay what they were: in no optimizer, frozen behind others that learn, or without a gradient."""
+    model, optimizer = (as_dict(run.meta.get(name)) for name in ("model", "optimizer"))
+    left_out = names_in(optimizer.get("left_out"))
+    frozen, behind = (names_in(model.get(name)) for name in ("frozen", "frozen_behind"))
+    still = _still(run)
+    end = max(run.steps, default=0)
+    source = "definition: a relative update of 0, while others move"
+    if left_out:
+        yield Finding(
+            "parameters-not-trained",
+            "warning",
+            left_out[0].rpartition(".")[0] or None,
+            (0, end),
+            {"parameters in no optimizer": float(len(left_out))},
+            "a parameter that requires a gradient and that no optimizer holds",
+            source,
+            f"Hand {listed(left_out)} to the optimizer, or freeze them with requires_grad_(False) if that is meant",
+            summary=f"{listed(left_out)} never change, because no optimizer holds them.",
+            change=Change("train_parameters", tuple(left_out)),
+        )
+    elif still:
+        yield Finding(
+            "parameters-not-trained",
+            severity(run),
+            still[0],
+            span(list(run.of("updates"))),
+            {"layers that never move": float(len(still))},
+            "a relative update of exactly 0 in all measurements, while others are above " + f"{MOVES:g}",
+            source,
+            f"Look for a detach(), a no_grad() or an item() between {listed(still)} and the loss",
+            summary=f"{listed(still)} never move although others do: no gradient reaches them.",
+            change=Change("train_parameters", tuple(still)),
+        )
+    elif frozen:
+        blank = not behind and _holds_back(run)
+        meant = behind or frozen
+        yield Finding(
+            "parameters-not-trained",
+            severity(run) if behind else "warning" if blank else "info",
+            meant[0].rpartition(".")[0] or None,
+            (0, end),
+            {"frozen parameters": float(len(frozen)), "of them behind layers that learn": float(len(behind))},
+            "parameters that require no gradient; a warning if training fails and some lie behind layers that learn, "
+            f"or if a model that began with what one answer reaches has more than {FALLS_SHORT:g} of its loss left",
+            source,
+            f"If that is not meant, call requires_grad_(True) on {listed(meant)}",
+            summary=f"{listed(meant)} are frozen and stay as they are"
+            + (", and what they make of the inputs does not suffice." if blank else "."),
+            change=Change("train_parameters", tuple(meant)) if behind or blank else None,
+        )
+
+
+def _holds_back(run: Run) -> bool:
+    """Whether frozen layers knew nothing of the task at the start, and much is left to learn at the end.
+
+    Those of a model that was trained before bring their knowledge along, or what they make of the inputs suffices.
+    """
+    losses = training_losses(run)
+    if losses.share is None or losses.constant is None or losses.least is None:
+        return False
+    first = (float(losses.finite[0]) - losses.least) / (losses.constant - losses.least)
+    return first > LEARNS_SHARE and losses.share > FALLS_SHORT
+
+
+def _still(run: Run) -> list[str]:
+    """Layers without an update in all of at least two measurements in which others have one."""
+    records = [ratios for r in run.of("updates") if (ratios := by_layer(r, "ratio"))]
+    moving = [ratios for ratios in records if max(ratios.values()) > MOVES]
+    if len(moving) < 2:
+        return []
+    return [layer for layer in moving[0] if all(ratios.get(layer) == 0.0 for ratios in moving)]
