@@ -172,6 +172,10 @@ def settings_of(
     check_option(where, "method", method, get_args(Method))
     if not damping >= 0:
         raise input_error(where, "`damping` of at least 0", repr(damping), "Pass a non-negative `damping`")
+    if not tol >= 0:
+        raise input_error(where, "`tol` of at least 0", repr(tol), "Pass a non-negative `tol`")
+    if max_iters is not None and max_iters < 0:
+        raise input_error(where, "`max_iters` of at least 0", repr(max_iters), "Pass a number of iterations")
     if method == "dual":
         check_positive(where, "damping", damping)
         if matrix == "hessian":

@@ -34,7 +34,8 @@ def initialise_weights(
         seed: of a generator of its own.
 
     Raises:
-        InputError: an unknown scheme; the message lists them. A layer whose weight is no parameter of its own.
+        InputError: an unknown scheme; the message lists them. A deviation below 0. A layer whose weight is no
+            parameter of its own.
 
     Example:
         >>> layer = initialise_weights(nn.Linear(1000, 1000), "he")
@@ -42,6 +43,9 @@ def initialise_weights(
         True
     """
     check_option("initialise_weights", "scheme", scheme, SCHEMES)
+    if not (sigma_w >= 0 and sigma_b >= 0):
+        got = f"{sigma_w!r} and {sigma_b!r}"
+        raise input_error("initialise_weights", "`sigma_w` and `sigma_b` of at least 0", got, "Pass neither below 0")
     if scheme == "default":
         return model
     layers = layers_of(model, "initialise_weights")

@@ -65,7 +65,7 @@ def neumann_solve(
         got = f"shape {tuple(b.shape)}" if isinstance(b, Tensor) else type(b).__name__
         raise input_error(where, f"`b` ({n},) or ({n}, K)", got, "Pass a tensor of that shape")
     check_count(where, "max_iters", max_iters, 0)
-    if tol < 0 or damping < 0:
+    if not (tol >= 0 and damping >= 0):
         raise input_error(
             where, "`tol` and `damping` of at least 0", f"{tol!r} and {damping!r}", "Pass neither below 0"
         )

@@ -167,9 +167,9 @@ def _check(where: str, n: int, b: Any, damping: float, tol: float, max_iters: in
         raise input_error(where, f"`start` of the shape {tuple(b.shape)} of `b`", got, "Reshape it")
     if not bool(torch.isfinite(torch.as_tensor(b)).all()):
         raise input_error(where, "a finite `b`", "nan or inf", "Look for the step that made it")
-    if damping < 0:
+    if not damping >= 0:
         raise input_error(where, "`damping` of at least 0", repr(damping), "Pass a non-negative `damping`")
-    if tol < 0 or (tol == 0 and max_iters is None):
+    if not tol >= 0 or (tol == 0 and max_iters is None):
         remedy = "Pass `max_iters` with tol=0, which makes exactly that many iterations"
         raise input_error(where, "`tol` above 0, or 0 and `max_iters`", f"tol={tol!r}, max_iters={max_iters!r}", remedy)
     if max_iters is not None and max_iters < 0:
