@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A worker a core, each with one thread; a worker holds a few hundred MB.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+# A worker a core, each with one thread; a worker holds a few hundred MB. Compiled files are kept whatever the user's
+# environment says: pytest would rewrite the assertions of every test file anew in each worker.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow format lint check clean
 

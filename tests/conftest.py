@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ torch.set_num_threads(THREADS)
 
 # The checks that go by the clock fail on a busy machine.
 settings.register_profile(
-    "pullback", max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "pullback", max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("pullback")
 
@@ -57,6 +58,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "randomly_seed"):
         config.option.randomly_reorganize &= config.option.randomly_seed != "default"
         config.option.randomly_reset_seed = False
+
+
+SLOW = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.M)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A run without slow tests does not import files that are slow as a whole: some load a whole trainer."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return True if SLOW.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

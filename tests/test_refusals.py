@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -48,6 +49,16 @@ def model(outputs: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs)).double()
 
 
+@cache
+def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model after a step; its optimizer."""
+    made = model()
+    optimizer = torch.optim.Adam(made.parameters(), 1e-6)
+    CE(made(X), Y).backward()
+    optimizer.step()
+    return made, optimizer
+
+
 def of(call: Callable[..., Any], *args: Callable[[], Any], **given: Any) -> Callable[..., Any]:
     """A call whose arguments are made anew."""
 
@@ -69,10 +80,6 @@ ONES: Callable[[], Any] = lambda: torch.ones(6, dtype=F64)  # noqa: E731
 NET: Callable[[], Any] = lambda: theory.MeanField("tanh", 1.5, 0.3)  # noqa: E731
 ACTIVATION: Callable[[], Any] = lambda: "relu"  # noqa: E731
 FULL = (model, LOSS, DATA)
-TRAINED = model()
-STEPPED = torch.optim.Adam(TRAINED.parameters(), 1e-6)
-CE(TRAINED(X), Y).backward()
-STEPPED.step()
 APART = (model, LOSS, INPUTS, LABELS)
 
 OTHER = {(call, "points") for call in ("query_influence", "self_influence", "leave_one_out", "response")}  # indices
@@ -126,7 +133,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "signal_profile": of(theory.signal_profile, NET, lambda: 4),
     "infinite_width_kernels": of(theory.infinite_width_kernels, ACTIVATION, lambda: 2, lambda: 1, lambda: 0, INPUTS),
     "preconditioned_sharpness": of(
-        diagnostics.preconditioned_sharpness, lambda: TRAINED, LOSS, DATA, lambda: STEPPED
+        diagnostics.preconditioned_sharpness, lambda: trained()[0], LOSS, DATA, lambda: trained()[1]
     ),
     "equilibrium_norm": of(diagnostics.equilibrium_norm, lambda: 0.1, lambda: 0.1, lambda: 1.0),
 }  # fmt: skip

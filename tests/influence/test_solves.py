@@ -38,7 +38,7 @@ def damped(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor, matrix: str, da
     return A + damping * torch.eye(len(A), dtype=A.dtype)
 
 
-@limits(max_examples=15)
+@limits(max_examples=8)
 @given(
     n=st.integers(1, 6),
     width=st.integers(1, 3),

@@ -83,7 +83,7 @@ def test_permuting_samples_permutes_the_kernel(case: Case) -> None:
 
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tile size gives the same kernel to rounding, also where it does not divide N."""
-    for case in CASES[::3]:
+    for case in CASES[::5]:
         model, loss_fn, x, y = build(case, 7)
         whole = pb.backward_kernel(model, loss_fn, x, y).total
         for rows, positions in ((1, 1), (3, 8), (5, 20)):

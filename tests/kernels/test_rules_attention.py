@@ -151,7 +151,7 @@ def call(module: nn.MultiheadAttention, inputs: list[Tensor], options: dict[str,
     )
 
 
-@settings(max_examples=500)  # many options, and small tensors
+@settings(max_examples=250)  # many options, and small tensors
 @given(attentions())
 def test_attention_is_that_of_torch(drawn: tuple[nn.MultiheadAttention, list[Tensor], dict[str, Any]]) -> None:
     module, inputs, options = drawn

@@ -86,7 +86,7 @@ def test_any_two_samples() -> None:
 @pytest.mark.parametrize("detached", [False, True], ids=["values", "gradients alone"])
 def test_one_sample_that_depends_on_another(detached: bool) -> None:
     """Whichever it is and on which, in its value or in its gradient alone; the other one is as it is alone."""
-    for n, pairs in ((3, range(9)), (8, (0, 5, 8, 14, 20, 26, 47, 61))):
+    for n, pairs in ((3, range(9)), (8, (5, 20, 47, 61))):
         for i, j in (divmod(pair, n) for pair in pairs):
 
             class Leaking(nn.Module):

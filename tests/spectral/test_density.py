@@ -60,13 +60,13 @@ def test_semicircle(dtype: torch.dtype) -> None:
 
 
 def test_standard_errors_hold() -> None:
-    """Within three in 99 percent of 500 runs: at every point, for a share and for a moment; on a diagonal matrix with
+    """Within three in 99 percent of 200 runs: at every point, for a share and for a moment; on a diagonal matrix with
     a bulk, a gap and outliers."""
     n = 80
     values = torch.cat([torch.zeros(30), torch.linspace(0.2, 1, 44), torch.linspace(3, 5, 6)]).double()
     matrix = torch.diag(values)
     points, shares, moments = [], 0, 0
-    for seed in range(500):
+    for seed in range(200):
         found = pb.spectral_density(matrix, 16, 5, seed=seed, grid=32)
         exact = smoothed(values, found.grid, found.width)
         points.append(((found.density - exact).abs() <= 3 * found.stderr + 1e-3 * exact.max()).double().mean())
@@ -74,8 +74,8 @@ def test_standard_errors_hold() -> None:
         shares += abs(share.value - 6 / n) <= 3 * share.stderr
         moments += abs(moment.value - float(values.mean())) <= 3 * moment.stderr
     assert float(torch.stack(points).mean()) >= 0.99
-    assert shares >= 495
-    assert moments >= 495
+    assert shares >= 198
+    assert moments >= 198
 
 
 def test_quadrature_is_exact_for_polynomials() -> None:
