@@ -34,7 +34,7 @@ SIZES = {
     "mlp_large": ("mlp", 512, 256, 0),
     "conv_large": ("conv", 32, 32, 32),
 }
-FORMULA = ("mlp", "conv")  # of the large ones the formula is an eigendecomposition of a matrix of 2,560, and little else
+FORMULA = ("mlp", "conv")  # of the large ones it is an eigendecomposition of a matrix of 2,560, and little else
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
