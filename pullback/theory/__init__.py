@@ -3,6 +3,17 @@
 ``measure`` finds the same quantities in real networks.
 """
 
+from pullback.theory.attention import (
+    Clustering,
+    CollapseBound,
+    TokenProfile,
+    attention_paths,
+    cluster_tokens,
+    in_hemisphere,
+    rank_collapse_bound,
+    simplex_cosine,
+    token_profile,
+)
 from pullback.theory.backward import backward_profile
 from pullback.theory.batch_norm import batch_norm_gradient_factor
 from pullback.theory.critical import CriticalPoint, critical_points, critical_sigma_w, starting_point
@@ -28,6 +39,8 @@ from pullback.theory.wide import (
 )
 
 __all__ = [
+    "Clustering",
+    "CollapseBound",
     "CriticalPoint",
     "CurveMetrics",
     "JacobianDensity",
@@ -38,12 +51,16 @@ __all__ = [
     "ResidualProfile",
     "SignalProfile",
     "SmoothnessConstants",
+    "TokenProfile",
+    "attention_paths",
     "backward_profile",
     "batch_norm_gradient_factor",
+    "cluster_tokens",
     "convolutional_kernels",
     "critical_points",
     "critical_sigma_w",
     "hessian_slope",
+    "in_hemisphere",
     "infinite_width_kernels",
     "jacobian_density",
     "kernel_change_bound",
@@ -51,9 +68,12 @@ __all__ = [
     "output_hessian_bound",
     "path_radius",
     "phase_diagram",
+    "rank_collapse_bound",
     "residual_profile",
     "signal_profile",
+    "simplex_cosine",
     "smoothness_constants",
     "starting_point",
+    "token_profile",
     "wide_network_kernels",
 ]
