@@ -104,6 +104,15 @@ def test_phase_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) 
         profile = theory.signal_profile(theory.MeanField("tanh", w, 0.3), 6)
         assert value == pytest.approx(profile.gradients[0] ** (1 / 5), rel=1e-5)
     assert len(points["x"]) == 3
+    for place, w in enumerate(points["x"]):  # networks of their own at every value, in the first layer and the last
+        spec = measure.NetworkSpec("tanh", w, 0.3, depth=6, width=40)
+        drawn = measure.signal_propagation(spec, seeds=3, seed=3 * place)
+        g, error = float(drawn.gradients.value[0]), float(drawn.gradients.stderr[0])
+        assert points["y"][place] == pytest.approx(g ** (1 / 5), rel=1e-4)
+        assert points["error_y"]["array"][place] == pytest.approx(g ** (-4 / 5) * error / 5, rel=1e-4)
+        _, measured = charts["correlation"]["data"][:2]
+        assert measured["y"][place] == pytest.approx(float(drawn.c.value[-1]), rel=1e-4)
+        assert measured["error_y"]["array"][place] == pytest.approx(float(drawn.c.stderr[-1]), rel=1e-4)
     asked = charts["phase"]["data"][-1]
     assert (asked["x"], asked["y"]) == ([1.3], [0.3])
 

@@ -87,5 +87,7 @@ def test_a_package_that_lacks_one_of_its_own(tmp_path: Any, monkeypatch: pytest.
     with pytest.raises(ModuleNotFoundError, match="no_such_package_of_anyone"):
         base_class(("lacks_one", "there"), "Callback", "some")
     assert base_class(("not_there.inside", "there"), "Callback", "some").__name__ == "Callback"
-    with pytest.raises(pb.InputError, match=r"pullback.monitor\[some\]: expected the package not_there or nor_here, got"):
+    with pytest.raises(
+        pb.InputError, match=r"pullback.monitor\[some\]: expected the package not_there or nor_here, got"
+    ):
         base_class(("not_there.inside", "nor_here"), "Callback", "some")

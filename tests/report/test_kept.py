@@ -1,0 +1,86 @@
+"""The page of a small synthetic run, as text and numbers, is the one in ``tests/data/page.txt``, which reviews see change.
+
+Who changes what a page says or draws on purpose writes the file anew: ``python -m tests.report.test_kept``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import runpy
+import tempfile
+from difflib import unified_diff
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from pullback.report import write_report
+from pullback.runs import Run
+
+FILE = Path(__file__).parents[1] / "data" / "page.txt"
+LOOKS = {"color", "colorscale", "font", "line", "marker", "hovertemplate", "margin", "height", "width", "paper_bgcolor"}
+LOOKS |= {"plot_bgcolor", "opacity", "fillcolor", "colorbar", "hoverlabel", "gridcolor", "zerolinecolor", "linecolor"}
+MOST = 6  # entries of a list that are kept
+OF_THE_CLOCK = re.compile(r"\d{4}-\d\d-\d\d[T \d:+.-]*|\b\d+(\.\d+)? m?s\b|pullback \S+")
+
+
+class Text(HTMLParser):
+    """Lines of the text outside scripts, styles and titles of charts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.inside, self.rows = "", 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.inside = tag
+        self.rows = self.rows + 1 if tag == "tr" else 0 if tag == "table" else self.rows
+        if tag in ("h1", "h2", "h3", "p", "tr", "li", "dt", "figure", "section"):
+            self.lines.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside not in ("script", "style") and data.strip() and self.lines and self.rows <= MOST // 2:
+            self.lines[-1] += " ".join(data.split()) + " "
+
+
+def rounded(value: Any) -> Any:
+    """Without looks; four digits of a number, and the ends of long lists."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items() if key not in LOOKS}
+    if isinstance(value, list):
+        kept = value if len(value) <= MOST else [*value[: MOST // 2], f"... {len(value)}", *value[-MOST // 2 :]]
+        return [rounded(each) for each in kept]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.4g}")
+    return value
+
+
+def kept(page: str) -> list[str]:
+    """What a page says, and what its charts draw."""
+    text = Text()
+    text.feed(re.sub(r'<section id="findings".*?</section>', "", page, flags=re.S))  # the advisor's words
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
+    assert found is not None
+    charts = json.loads(found.group(1))
+    lines = [OF_THE_CLOCK.sub("…", line.strip()) for line in text.lines if line.strip() and "to watch" not in line]
+    drawn = [f"{key}: {json.dumps(rounded(part), ensure_ascii=False)}" for key, chart in charts.items()
+             for part in (*chart.pop("data"), chart)]  # fmt: skip
+    return [*lines, *drawn]
+
+
+def said(run: Run, folder: Path) -> list[str]:
+    write_report(run, folder / "page.html")
+    return kept((folder / "page.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_the_one_that_is_kept(small_run: Run, tmp_path: Path) -> None:
+    before = FILE.read_text(encoding="utf-8").splitlines()
+    assert list(unified_diff(before, said(small_run, tmp_path), lineterm="", n=0)) == []
+
+
+if __name__ == "__main__":
+    write = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["write_full_run"]
+    with tempfile.TemporaryDirectory() as folder:
+        run = write(Path(folder) / "small", seed=1, num_steps=8, num_samples=20, stored=2)
+        FILE.write_text("\n".join(said(run, Path(folder))) + "\n", encoding="utf-8")
