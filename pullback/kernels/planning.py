@@ -58,7 +58,7 @@ def make_plan(
     speed = rates or machine_rates(like.device, like.dtype)
     layers = []
     pieces = []
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
         form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
         held = held_bytes(factor, both, seen)
@@ -109,13 +109,16 @@ def storage_key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def held_bytes(factor: Factor, n: int, seen: set[int]) -> tuple[int, int]:
-    """Bytes a factor keeps for ``n`` samples, each storage once, and those of them that autograd keeps too."""
+def held_bytes(factor: Factor, n: int, seen: dict[int, Tensor]) -> tuple[int, int]:
+    """Bytes a factor keeps for ``n`` samples, each storage once, and those of them that autograd keeps too.
+
+    ``seen`` holds the tensors it knows: a storage that is freed would pass its key on to another one.
+    """
     held = kept = 0
     for name, tensor in factor.tensors().items():
         if (key := storage_key(tensor)) in seen:
             continue
-        seen.add(key)
+        seen[key] = tensor
         size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
         size = size * n // max(1, factor.num_samples)
         held += size

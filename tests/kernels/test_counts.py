@@ -139,12 +139,12 @@ def test_bytes_that_are_held_once() -> None:
     """Two uses of one tensor, and a view of a part; by samples, whatever number was captured."""
     a = torch.zeros(4, 1, 1, 6)
     first = OuterFactor(a, torch.zeros(4, 2, 1, 1, 5), "w", None, torch.Size([5, 6]))
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}
     assert held_bytes(first, 8, seen) == (8 * (6 + 10) * 4, 8 * 6 * 4)
     second = OuterFactor(a, torch.zeros(4, 2, 1, 1, 3), "v", None, torch.Size([3, 6]))
     assert held_bytes(second, 8, seen) == (8 * 6 * 4, 0)
     part = OuterFactor(torch.zeros(9, 1, 1, 6)[:4], torch.zeros(4, 2, 1, 1, 5), "u", None, torch.Size([5, 6]))
-    assert held_bytes(part, 8, set()) == (8 * (6 + 10) * 4, 8 * 6 * 4)
+    assert held_bytes(part, 8, {}) == (8 * (6 + 10) * 4, 8 * 6 * 4)
 
 
 @pytest.mark.parametrize("numbers", [4095, 4096, 4097, 3 * 4096 - 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -34,12 +33,9 @@ def test_the_largest_of_the_three_families(chain: str) -> None:
         terms = [0.0]
         for place, each in enumerate(maps):
             terms.append(getattr(each.second_weights, side))
-            for before in maps[:place]:
-                if before.weights:
-                    terms.append(before.weights * getattr(each.mixed, side))
-            for one, other in itertools.product(maps[:place], repeat=2):
-                if one.weights and other.weights:
-                    terms.append(one.weights * other.weights * getattr(each.second_inputs, side))
+            before = [one.weights for one in maps[:place] if one.weights]
+            terms += [one * getattr(each.mixed, side) for one in before]
+            terms += [one * other * getattr(each.second_inputs, side) for one in before for other in before]
         assert float(getattr(q_221(maps), side)) == pytest.approx(max(terms))
 
 

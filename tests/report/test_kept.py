@@ -1,4 +1,4 @@
-"""The page of a small synthetic run, as text and numbers, is the one in ``tests/data/page.txt``, which reviews see change.
+"""The page of a small synthetic run, as text and numbers, is ``tests/data/page.txt``, which reviews see change.
 
 Who changes what a page says or draws on purpose writes the file anew: ``python -m tests.report.test_kept``.
 """
