@@ -6,13 +6,29 @@ from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
 from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
 from pullback.dynamics.linear.regression import KernelRegression, kernel_regression
 from pullback.dynamics.quadratic import Moments, Optimum, Quadratic, batch_covariance, noisy_moments
+from pullback.dynamics.saddles import (
+    CriticalPoint,
+    Fate,
+    all_positive_probability,
+    critical_point,
+    critical_points,
+    morse_coordinates,
+    near_saddle,
+    negative_share,
+    random_hessians,
+    semicircle,
+    spin_glass_spectrum,
+    steps_away,
+)
 from pullback.dynamics.side_by_side import SideBySide, train_side_by_side
 from pullback.dynamics.simulation import Trajectories, clip_norm, clip_value, simulate, simulate_all
 
 __all__ = [
     "LANDSCAPES",
+    "CriticalPoint",
     "Dynamics",
     "Ensemble",
+    "Fate",
     "KernelRegression",
     "Landscape",
     "Moments",
@@ -20,17 +36,27 @@ __all__ = [
     "Quadratic",
     "SideBySide",
     "Trajectories",
+    "all_positive_probability",
     "batch_covariance",
     "clip_norm",
     "clip_value",
+    "critical_point",
+    "critical_points",
     "ensemble_dynamics",
     "kernel_regression",
     "landscape",
     "linear_dynamics",
+    "morse_coordinates",
+    "near_saddle",
+    "negative_share",
     "network_landscape",
     "noisy_moments",
+    "random_hessians",
+    "semicircle",
     "simulate",
     "simulate_all",
+    "spin_glass_spectrum",
+    "steps_away",
     "textbook",
     "train_side_by_side",
 ]
