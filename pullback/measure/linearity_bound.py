@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pullback.measure.chain import Signals
-from pullback.measure.map_norms import MapNorms, map_norms
+from pullback.measure.dense_layer import MapNorms
+from pullback.measure.map_norms import map_norms
 from pullback.measure.tensor_norms import NormBounds
 
 Side = str  # "lower" or "upper"

@@ -14,8 +14,9 @@ from torch import nn
 
 import pullback as pb
 from pullback import measure, theory
+from pullback.measure.dense_layer import dense_layer
 from pullback.measure.linearity import verdict
-from pullback.measure.map_norms import _from_below, _of_any, dense_layer, map_norms
+from pullback.measure.map_norms import _from_below, _of_any, map_norms
 from pullback.modules import WideNetwork
 
 KNOWN = json.loads((Path(__file__).parents[1] / "data/linearity.json").read_text())["hessian_norm"]

@@ -13,8 +13,9 @@ from pullback.theory.activations import Activation, Array, activation_of
 from pullback.theory.curves import check_depth
 from pullback.theory.mean_field import check_sigmas
 from pullback.theory.wide.infinite_width import check_parametrisation
+from pullback.theory.wide.nonlinear import activated
 from pullback.theory.wide.pixels import Places, numbered, padded, windows
-from pullback.theory.wide.signals import Weighted, activated, convolution, dense, of_inputs, pooled
+from pullback.theory.wide.signals import Weighted, convolution, dense, of_inputs, pooled
 
 PADDINGS, READOUTS = ("circular", "zero"), ("flatten", "mean")
 

@@ -11,7 +11,8 @@ from pullback._checks import check_option, input_error
 from pullback.theory.activations import Activation, Array, activation_of
 from pullback.theory.curves import check_depth
 from pullback.theory.mean_field import check_sigmas
-from pullback.theory.pairs import pair_means, second_moments
+from pullback.theory.wide.nonlinear import activated
+from pullback.theory.wide.signals import Weighted, dense, of_inputs
 
 
 def infinite_width_kernels(
@@ -72,22 +73,15 @@ def infinite_width_kernels(
     b = a if x2 is None else _inputs(x2, "x2", where)
     if a.shape[1] != b.shape[1]:
         raise input_error(where, f"`x2` (N2, {a.shape[1]})", f"{b.shape}", "Pass inputs of one width")
-    d = a.shape[1]
-    second = a @ b.T / d  # E phi(u) phi(v) of the layer before, S_0
-    lengths = [(x * x).sum(1) / d for x in (a, b)]
-    parts: list[Array] = []  # of the NTK, by layer
-    for layer in range(depth + 1):
-        fan_in = d if layer == 0 else width
-        own = fan_in * second + 1 if standard and fan_in is not None else sigma_w**2 * second + sigma_b**2
-        parts.append(own)
-        kernel = sigma_w**2 * second + sigma_b**2
-        sizes = [sigma_w**2 * q + sigma_b**2 for q in lengths]
-        if layer == depth:
-            break
-        second, slopes = pair_means(phi, kernel, sizes[0], sizes[1])
-        lengths = [second_moments(phi, q) for q in sizes]
-        parts = [sigma_w**2 * slopes * part for part in parts]
-    return kernel, np.stack(parts) if by_layer else np.sum(parts, axis=0)
+    signal = of_inputs(a, b, channels_last=True, pairs=False)
+    kernels = np.eye(depth + 1) if by_layer else np.ones((depth + 1, 1))  # which of them hold a layer's own part
+    for layer, alone in enumerate(kernels[:, :, None, None, None]):
+        own = (sigma_w**2, sigma_b**2) if not standard else (a.shape[1] if layer == 0 else width or 0, 1.0)
+        signal = dense(signal, Weighted(sigma_w**2, sigma_b**2, own[0] * alone, own[1] * alone, str(layer)))
+        if layer < depth:
+            signal = activated(signal, phi)
+    nngp, ntk = signal.nngp[..., 0], signal.ntk[..., 0]
+    return nngp, ntk if by_layer else ntk[0]
 
 
 def check_parametrisation(where: str, parametrisation: str, name: str, size: int | None) -> bool:

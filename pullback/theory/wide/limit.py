@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.theory.activations import Array
-from pullback.theory.wide.layers import Layers, Raw
+from pullback.theory.wide.layers import Layers
+from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.signals import NeedsPairsError
 from pullback.theory.wide.tracing import Step, steps_of
+from pullback.theory.wide.values import Raw
 from pullback.theory.wide.weights import Reader, Source
 
 _ENTRIES = 2**22  # pairs of inputs times pairs of pixels that are worked on together
@@ -137,8 +139,8 @@ def limit_of(model: nn.Module, *, weights: Source = "measured") -> Limit:
     if not isinstance(model, nn.Module):
         raise input_error(where, "a module", type(model).__name__, "Pass the network itself")
     steps = steps_of(model, where)
-    layers = Layers(Reader(model, weights, where), where)
-    return Limit(tuple(layers.described(steps)), steps, layers)
+    modules = Modules(Reader(model, weights, where), where)
+    return Limit(tuple(modules.described(steps)), steps, Layers(modules))
 
 
 def _inputs(x: Any, name: str, where: str) -> Tensor:

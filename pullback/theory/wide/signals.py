@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from pullback.theory.activations import Activation, Array
-from pullback.theory.hermite import coefficients
-from pullback.theory.pairs import pair_means, pair_values, second_moments
+from pullback.theory.activations import Array
 from pullback.theory.wide.pixels import Places, filtered
 
 
@@ -28,11 +27,16 @@ class Side:
 
     Attributes:
         covariance: mean over units of x(p) x(p'), (N, P, P), or of equal pixels, (N, P).
-        mean: of x over units, (N, P).
+        means: of x over units, (N, P), computed when asked for: sums and norms alone do.
     """
 
     covariance: Array
-    mean: Array
+    means: Callable[[], Array]
+
+    @cached_property
+    def mean(self) -> Array:
+        """Of x over units, (N, P)."""
+        return self.means()
 
     @property
     def variances(self) -> Array:
@@ -85,15 +89,16 @@ class Weighted:
     Attributes:
         weight: variance of its weights times the number of units they sum over, pixels not counted.
         bias: variance of its biases.
-        own_weight: mean square of the derivative in its weights over that of the units, 0 if they are not trained.
+        own_weight: mean square of the derivative in its weights over that of the units, 0 if they are not trained;
+            (L, 1, 1, 1) for L tangent kernels, each with the part of some layers.
         own_bias: the same for its biases.
         name: of the layer.
     """
 
     weight: float
     bias: float
-    own_weight: float
-    own_bias: float
+    own_weight: float | Array
+    own_bias: float | Array
     name: str
 
 
@@ -108,15 +113,18 @@ def of_inputs(x1: Array, x2: Array, *, channels_last: bool, pairs: bool) -> Sign
 
     def side(x: Array) -> Side:
         form = "acp,acq->apq" if pairs else "acp,acp->ap"
-        return Side(np.einsum(form, x, x, optimize=True) / x.shape[1], x.mean(1))
+        return Side(np.einsum(form, x, x, optimize=True) / x.shape[1], lambda: x.mean(1))
 
     return Signal(cross, np.zeros_like(cross), side(a), side(b), size, channels_last)
 
 
 def _mapped(s: Signal, function: Callable[[Array], Array], mean: Callable[[Array], Array]) -> Signal:
     """A linear map of pixels, the same for every covariance."""
-    left, right = (Side(function(each.covariance), mean(each.mean)) for each in (s.left, s.right))
-    return replace(s, nngp=function(s.nngp), ntk=function(s.ntk), left=left, right=right)
+
+    def side(found: Side) -> Side:
+        return Side(function(found.covariance), lambda: mean(found.mean))
+
+    return replace(s, nngp=function(s.nngp), ntk=function(s.ntk), left=side(s.left), right=side(s.right))
 
 
 def weighted(s: Signal, layer: Weighted, function: Callable[[Array], Array], size: tuple[int, ...]) -> Signal:
@@ -129,7 +137,7 @@ def weighted(s: Signal, layer: Weighted, function: Callable[[Array], Array], siz
     def side(found: Side) -> Side:
         whole = own(found.covariance)
         variances = whole if whole.ndim == 2 else whole[:, 0]
-        return Side(whole, np.zeros_like(variances))
+        return Side(whole, lambda: np.zeros_like(variances))
 
     return replace(
         moved,
@@ -190,34 +198,6 @@ def scaled(s: Signal, factor: float) -> Signal:
     return _mapped(s, lambda covariance: factor**2 * covariance, lambda mean: factor * mean)
 
 
-def activated(s: Signal, phi: Activation) -> Signal:
-    """An activation, of Gaussian units."""
-    nngp, slopes = _pairs(phi, s.nngp, s.left.variances, s.right.variances)
-    left, right = (_activated_side(phi, each) for each in (s.left, s.right))
-    return replace(s, nngp=nngp, ntk=slopes * s.ntk, left=left, right=right, gaussian=False)
-
-
-def _pairs(phi: Activation, kernel: Array, left: Array, right: Array) -> tuple[Array, Array]:
-    """E phi phi and E phi' phi' of pairs of inputs and pixels with variances ``left`` (N1, P) and ``right`` (N2, P)."""
-    if kernel.ndim == 3:
-        each = [pair_means(phi, kernel[..., p], left[:, p], right[:, p]) for p in range(left.shape[1])]
-        return np.stack([value for value, _ in each], -1), np.stack([slope for _, slope in each], -1)
-    n1, n2, pixels, _ = kernel.shape
-    matrix = kernel.transpose(0, 2, 1, 3).reshape(n1 * pixels, n2 * pixels)
-    found = pair_means(phi, matrix, left.ravel(), right.ravel())
-    values, slopes = (each.reshape(n1, pixels, n2, pixels).transpose(0, 2, 1, 3) for each in found)
-    return values, slopes
-
-
-def _activated_side(phi: Activation, side: Side) -> Side:
-    flat = side.variances.ravel()
-    mean = coefficients(phi.value, flat, phi.kinks, 2)[0][:, 0].reshape(side.mean.shape)
-    if side.covariance.ndim == 3:
-        each = [pair_values(phi, c, np.diagonal(c), np.diagonal(c)) for c in side.covariance]
-        return Side(np.stack(each), mean)
-    return Side(second_moments(phi, side.covariance), mean)
-
-
 def summed(a: Signal, b: Signal, sign: float = 1.0) -> Signal:
     """Independent signals added; what they have in common are their means."""
 
@@ -229,61 +209,10 @@ def summed(a: Signal, b: Signal, sign: float = 1.0) -> Signal:
         pairs = x.covariance.ndim == 3
         form = "ap,aq->apq" if pairs else "ap,ap->ap"
         common = np.einsum(form, x.mean, y.mean) + np.einsum(form, y.mean, x.mean)
-        return Side(x.covariance + y.covariance + sign * common, x.mean + sign * y.mean)
+        return Side(x.covariance + y.covariance + sign * common, lambda: x.mean + sign * y.mean)
 
     common = outer(a.left.mean, b.right.mean, a.pairs) + outer(b.left.mean, a.right.mean, a.pairs)
     return replace(
         a, nngp=a.nngp + b.nngp + sign * common, ntk=a.ntk + b.ntk, left=side(a.left, b.left),
         right=side(a.right, b.right), gaussian=a.gaussian and b.gaussian, origins=a.origins | b.origins,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """Numbers of a normalisation over units.
-
-    Attributes:
-        whole: whether over all positions together, and not at each.
-        centred: whether means are taken off (not so in RMS norm).
-        eps: added to the variance.
-        gain: mean square of its gains.
-        bias: variance of its shifts.
-        own_gain: 1 if the gains are trained.
-        own_bias: 1 if the shifts are.
-    """
-
-    whole: bool
-    centred: bool
-    eps: float
-    gain: float
-    bias: float
-    own_gain: float
-    own_bias: float
-
-
-def normalised(s: Signal, layer: Normalised) -> Signal:
-    """Layer norm, RMS norm, group norm: units less their mean, over their root mean square."""
-
-    def prepared(side: Side) -> tuple[Array, Array]:
-        """Means taken off and the root that is divided by, (N, P) each."""
-        mean = side.mean.mean(1, keepdims=True) if layer.whole else side.mean
-        mean = np.broadcast_to(mean, side.mean.shape) * layer.centred
-        squares = side.variances - 2 * mean * side.mean + mean**2
-        squares = np.broadcast_to(squares.mean(1, keepdims=True), squares.shape) if layer.whole else squares
-        return mean, np.sqrt(squares + layer.eps)
-
-    def joined(covariance: Array, form: str, x: Side, y: Side, *, tangent: bool = False) -> Array:
-        (mean, root), (mean2, root2) = prepared(x), prepared(y)
-        off = np.einsum(form, x.mean, mean2) + np.einsum(form, mean, y.mean) - np.einsum(form, mean, mean2)
-        return (covariance - (0 if tangent else off)) / np.einsum(form, root, root2)
-
-    def side(found: Side) -> Side:
-        form = "ap,aq->apq" if found.covariance.ndim == 3 else "ap,ap->ap"
-        mean, root = prepared(found)
-        whole = layer.gain * joined(found.covariance, form, found, found) + layer.bias
-        return Side(whole, math.sqrt(layer.gain) * (found.mean - mean) / root if layer.gain else 0 * root)
-
-    form = "ap,bq->abpq" if s.pairs else "ap,bp->abp"
-    plain = joined(s.nngp, form, s.left, s.right)
-    tangent = layer.gain * joined(s.ntk, form, s.left, s.right, tangent=True) + layer.own_gain * plain + layer.own_bias
-    return replace(s, nngp=layer.gain * plain + layer.bias, ntk=tangent, left=side(s.left), right=side(s.right))
