@@ -7,6 +7,7 @@ that no other number moves by itself. Who changes a count or a choice on purpose
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 from torch import nn
 
 import pullback as pb
+from pullback.diagnostics.spectrum_routes import Sizes, routes
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.kernels.coverage import capture_factors
+from pullback.kernels.factors import Factor
 from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates
 from tests.cases import CASES, Case, build
@@ -53,6 +56,20 @@ def lines_of(case: Case) -> list[str]:
             told = [str(rounded(getattr(layer, word))) for word in WORDS]
             found.append(f"{case.name} {contract} {'+'.join(layer.parameters)} {' '.join(told)} {layer.seconds:.5g}")
         found.append(f"{case.name} {contract} {plan.shape} {plan.block_bytes} {plan.piece_bytes} {plan.output_bytes}")
+        if of_loss:
+            found += [f"{case.name} route {line}" for line in route_lines(captured.factors, view.num_params)]
+    return found
+
+
+def route_lines(factors: Sequence[Factor], num_params: int) -> list[str]:
+    """Of a curvature's spectrum: seconds and bytes of every way, cheapest first."""
+    found = []
+    for k, vectors, smallest in ((None, True, False), (3, True, False), (3, False, False), (2, True, True)):
+        for samples in (2, 500):
+            sizes = Sizes(samples, 3, num_params, k, vectors, smallest, 8)
+            for each in routes(factors, sizes, RATES):
+                kind = " ".join(str(rounded(value)) for value in vars(each).values())
+                found.append(f"{k} {vectors} {smallest} {samples}: {kind}")
     return found
 
 

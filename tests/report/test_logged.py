@@ -30,6 +30,14 @@ def test_every_probe_is_known_and_all_else_is_the_users() -> None:
     assert logged_charts(name_runs([a_run((1, "loss", {"loss": 1.0}))])) == []
 
 
+def test_no_more_charts_than_a_page_holds() -> None:
+    """The first ones, in the order in which they appear."""
+    run = a_run(*((step, "mine", {f"number {k}": float(k) for k in range(30)}) for step in (1, 2)))
+    charts = logged_charts(name_runs([run]))
+    assert [chart.title for chart in charts] == [f"mine.number {k}" for k in range(24)]
+    assert MOST_CHARTS == 24
+
+
 def test_a_monitor_logs_nothing_in_the_users_name(tmp_path: Path) -> None:
     """Whatever it records, also of a loss that leaps and leaves the finite numbers, and of targets that broadcast."""
     for name, rate, loss_fn in (("apart", 1e30, nn.CrossEntropyLoss()), ("broadcast", 0.1, nn.MSELoss())):
