@@ -5,6 +5,8 @@ from pullback.dynamics.landscapes import LANDSCAPES, Landscape, landscape, netwo
 from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
 from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
 from pullback.dynamics.linear.regression import KernelRegression, kernel_regression
+from pullback.dynamics.output_space import OutputPath, output_space_descent
+from pullback.dynamics.proximal import Proximal, half_square, proximal_step
 from pullback.dynamics.quadratic import Moments, Optimum, Quadratic, batch_covariance, noisy_moments
 from pullback.dynamics.saddles import (
     CriticalPoint,
@@ -33,6 +35,8 @@ __all__ = [
     "Landscape",
     "Moments",
     "Optimum",
+    "OutputPath",
+    "Proximal",
     "Quadratic",
     "SideBySide",
     "Trajectories",
@@ -43,6 +47,7 @@ __all__ = [
     "critical_point",
     "critical_points",
     "ensemble_dynamics",
+    "half_square",
     "kernel_regression",
     "landscape",
     "linear_dynamics",
@@ -51,6 +56,8 @@ __all__ = [
     "negative_share",
     "network_landscape",
     "noisy_moments",
+    "output_space_descent",
+    "proximal_step",
     "random_hessians",
     "semicircle",
     "simulate",
