@@ -307,8 +307,9 @@ class MeanField:
 
     @property
     def bend_gain(self) -> float:
-        """chi_2 = sigma_w^2 E phi''(sqrt(q*) z)^2."""
-        return self.sigma_w**2 * mean(lambda u: self.phi.bend(u) ** 2, self.q_star, self.phi.kinks).value
+        """chi_2 = sigma_w^2 E phi''(sqrt(q*) z)^2; of lengths that grow without bound, at the longest."""
+        q = min(self.q_star, LONGEST)
+        return self.sigma_w**2 * mean(lambda u: self.phi.bend(u) ** 2, q, self.phi.kinks).value
 
     def jacobian_moments(self, depth: int, init: str = "gaussian") -> JacobianMoments:
         """First two moments of the squared singular values of ``depth`` layers.

@@ -1,4 +1,4 @@
-"""Which steps of simulated trainings are measured, and at what work, is ``tests/data/turns.txt``, which reviews see change.
+"""Which steps of simulated trainings are measured, and at what work: ``tests/data/turns.txt``, which reviews see.
 
 ``test_schedule`` holds the schedule to its promises; here is that no threshold moves by itself. Who changes one on
 purpose writes the file anew: ``python -m tests.monitor.test_kept_turns``.
@@ -14,7 +14,13 @@ from pullback.monitor.probes.work import Work
 from tests.monitor.test_schedule import watched
 
 FILE = Path(__file__).parents[1] / "data" / "turns.txt"
-WORKS = {"free": Work(), "of some": Work(2.0, most=16), "fixed": Work(fixed=30.0), "dear": Work(9.0), "both": Work(1, 5)}
+WORKS = {
+    "free": Work(),
+    "of some": Work(2.0, most=16),
+    "fixed": Work(fixed=30.0),
+    "dear": Work(9.0),
+    "both": Work(1, 5),
+}
 
 
 def simulated() -> list[str]:
