@@ -3,6 +3,7 @@
 from pullback.modules.activations import ACTIVATIONS, activation_module
 from pullback.modules.critical import initialise
 from pullback.modules.initialise import SCHEMES, initialise_weights
+from pullback.modules.linformer import LinformerAttention
 from pullback.modules.mlp import MLP
 from pullback.modules.wide_network import WideNetwork
 
@@ -10,6 +11,7 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "SCHEMES",
+    "LinformerAttention",
     "WideNetwork",
     "activation_module",
     "initialise",
