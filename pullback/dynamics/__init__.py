@@ -1,11 +1,13 @@
 """How training goes where it can be followed: quadratics, landscapes, models linear in their parameters."""
 
 from pullback.dynamics import textbook
+from pullback.dynamics.batch_size import BatchCurve, adam_effective_step, batch_size_curve
 from pullback.dynamics.landscapes import LANDSCAPES, Landscape, landscape, network_landscape
 from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
 from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
 from pullback.dynamics.linear.regression import KernelRegression, kernel_regression
 from pullback.dynamics.output_space import OutputPath, output_space_descent
+from pullback.dynamics.parity import ParityVariance, parity_variance
 from pullback.dynamics.proximal import Proximal, half_square, proximal_step
 from pullback.dynamics.quadratic import Moments, Optimum, Quadratic, batch_covariance, noisy_moments
 from pullback.dynamics.saddles import (
@@ -22,11 +24,13 @@ from pullback.dynamics.saddles import (
     spin_glass_spectrum,
     steps_away,
 )
+from pullback.dynamics.scale_invariant import ScaleGrowth, scale_invariant_growth
 from pullback.dynamics.side_by_side import SideBySide, train_side_by_side
 from pullback.dynamics.simulation import Trajectories, clip_norm, clip_value, simulate, simulate_all
 
 __all__ = [
     "LANDSCAPES",
+    "BatchCurve",
     "CriticalPoint",
     "Dynamics",
     "Ensemble",
@@ -36,12 +40,16 @@ __all__ = [
     "Moments",
     "Optimum",
     "OutputPath",
+    "ParityVariance",
     "Proximal",
     "Quadratic",
+    "ScaleGrowth",
     "SideBySide",
     "Trajectories",
+    "adam_effective_step",
     "all_positive_probability",
     "batch_covariance",
+    "batch_size_curve",
     "clip_norm",
     "clip_value",
     "critical_point",
@@ -57,8 +65,10 @@ __all__ = [
     "network_landscape",
     "noisy_moments",
     "output_space_descent",
+    "parity_variance",
     "proximal_step",
     "random_hessians",
+    "scale_invariant_growth",
     "semicircle",
     "simulate",
     "simulate_all",

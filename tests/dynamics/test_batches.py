@@ -1,0 +1,180 @@
+"""Batch size and rate, scale-invariant weights, parities (S1-53, S1-55, S1-56, S1-61, S3-16)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback import dynamics
+from pullback.dynamics import Quadratic
+
+F64 = torch.float64
+FILE = json.loads((Path(__file__).parents[1] / "data" / "dynamics.json").read_text())
+QUADRATICS = FILE["quadratics"]
+PROBLEM = Quadratic([1.0, 0.3, 0.05])
+START = torch.tensor([1.0, -1.0, 1.0], dtype=F64)
+
+
+def test_updates_against_batch_size() -> None:
+    """S1-61, S3-16: never more with larger batches, saturated from the size that is reported on."""
+    sizes = [16, 64, 256, 1024, 4096]
+    found = dynamics.batch_size_curve(PROBLEM, START, 2e-3, sizes, noise_covariance=0.5)
+    assert bool((found.steps[1:] <= found.steps[:-1]).all())
+    assert found.steps[0] > 4 * found.steps[-1]
+    assert found.least <= float(found.steps[-1]) <= 1.1 * found.least
+    place = sizes.index(int(found.saturation))
+    assert float(found.steps[place]) <= 2 * found.least < float(found.steps[place - 1])
+    assert torch.equal(found.samples, found.steps * torch.tensor(sizes, dtype=F64))
+    assert bool((found.samples[1:] >= found.samples[:-1] * 0.999).all())  # larger batches are never cheaper in samples
+    assert float(found.lr[0]) < float(found.lr[-1])
+    hopeless = dynamics.batch_size_curve(PROBLEM, START, 1e-9, [1, 2], noise_covariance=1.0, most=50)
+    assert hopeless.steps.tolist() == [math.inf] * 2
+    assert hopeless.saturation == hopeless.least == math.inf
+
+
+def test_updates_as_simulated() -> None:
+    """The same first update in a mean over many drawn runs."""
+    sizes = [2, 32]
+    found = dynamics.batch_size_curve(PROBLEM, START, 0.02, sizes, noise_covariance=0.5, lrs=[0.1, 0.4])
+    for size, steps, lr in zip(sizes, found.steps, found.lr, strict=True):
+        starts = START.expand(3000, 3)
+        make = lambda p, lr=float(lr): torch.optim.SGD(p, lr=lr)  # noqa: E731
+        drawn = dynamics.simulate(make, PROBLEM, starts, int(steps) + 5, noise_covariance=0.5 / size)
+        mean = drawn.loss.mean(0)
+        spread = 4 * drawn.loss.std(0) / math.sqrt(3000)
+        at = int(steps)
+        assert float(mean[at]) < 0.02 + float(spread[at])
+        assert float(mean[at - 1]) >= 0.02 - float(spread[at - 1])
+
+
+def test_adams_step() -> None:
+    """S1-55: the reference, and Adam itself on gradients of drawn batches."""
+    for size, expected in FILE["adam_effective_step"].items():
+        assert float(dynamics.adam_effective_step(0.1, 1.0, int(size))) == pytest.approx(expected, abs=1e-10)
+    assert float(dynamics.adam_effective_step(0.0, 0.0, 1)) == 0.0
+    slope = lambda x: 0.1 * x.sum(-1)  # noqa: E731
+    make = lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.9, 0.99))  # noqa: E731
+    for size in (1, 100):
+        found = dynamics.simulate(make, slope, torch.zeros(4000, 1, dtype=F64), 500, noise_covariance=1 / size)
+        moved = (found.x[:, 200, 0] - found.x[:, -1, 0]) / (300 * 1e-3)
+        error = 4 * float(moved.std()) / math.sqrt(4000)
+        known = float(dynamics.adam_effective_step(0.1, 1.0, size))
+        assert error < 0.1 * known
+        assert float(moved.mean()) == pytest.approx(known, abs=error + 0.01 * known)  # s varies by (1 - beta2) / 2
+
+
+def test_single_steps_and_one_step() -> None:
+    """S1-56: S steps of lr / S on a linear loss are one of lr on the mean; on a curved one they are not."""
+    slopes = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    curved = lambda x, k: (slopes[k] * x).sum(-1) + (k + 1) * x.square().sum(-1)  # noqa: E731
+    straight = lambda x, k: (slopes[k] * x).sum(-1)  # noqa: E731
+    apart = {}
+    for name, sample in (("straight", straight), ("curved", curved)):
+        x = torch.ones(3, dtype=F64)
+        for k in range(8):
+            make = lambda p: torch.optim.SGD(p, lr=0.2 / 8)  # noqa: E731
+            x = dynamics.simulate(make, partial(sample, k=k), x, 1).x[-1]
+        mean = lambda x, sample=sample: sum(sample(x, k) for k in range(8)) / 8  # noqa: E731
+        once = dynamics.simulate(lambda p: torch.optim.SGD(p, lr=0.2), mean, torch.ones(3, dtype=F64), 1).x[-1]
+        apart[name] = float((x - once).norm())
+    assert apart["straight"] < 1e-14
+    assert apart["curved"] > 0.05
+
+
+def test_growth_of_scale_invariant_weights() -> None:
+    known = QUADRATICS["scale_invariant_weight_growth_g=1"]
+    found = dynamics.scale_invariant_growth(0.1, 1.0, 100_000)
+    for steps, row in known.items():
+        at = int(steps)
+        assert float(found.squared_norm[at]) == pytest.approx(row["||w||^2"], rel=1e-10)
+        assert float(found.law[at]) == pytest.approx(row["sqrt(1+2 eta^2 k)"], rel=1e-10)
+        assert float(found.effective_rate[at]) == pytest.approx(row["eff_lr=eta/||w||^2"], rel=1e-10)
+    assert found.equilibrium == math.inf
+    slope = math.log(float(found.effective_rate[-1] / found.effective_rate[10_000])) / math.log(10)
+    assert slope == pytest.approx(-0.5, abs=1e-3)
+    rates = [float(dynamics.scale_invariant_growth(lr, 2.0, 100_000).effective_rate[-1]) for lr in (0.1, 0.3)]
+    assert rates == pytest.approx([1 / (2 * math.sqrt(2e5))] * 2, rel=1e-2)  # whatever the rate
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_growth_of_a_network_without_scale(decay: float) -> None:
+    """A loss of w / |w| that turns w with a gradient of constant length, by torch's own optimizer."""
+    turning = lambda w: torch.atan2(w[..., 1], w[..., 0])  # noqa: E731
+    make = lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=decay)  # noqa: E731
+    found = dynamics.simulate(make, turning, [1.0, 0.0], 400).x.square().sum(-1)
+    known = dynamics.scale_invariant_growth(0.1, 1.0, 400, weight_decay=decay)
+    torch.testing.assert_close(found, known.squared_norm, rtol=1e-12, atol=0)
+    if decay:
+        assert known.equilibrium == pytest.approx(0.1 / math.sqrt(1 - 0.98**2))
+        assert float(known.squared_norm[-1]) == pytest.approx(known.equilibrium, rel=1e-6)
+
+
+def test_parities_by_brute_force() -> None:
+    """S1-53: the reference, and all targets of four bits one by one."""
+    known = QUADRATICS["parity_gradient_variance_d8"]
+    line = lambda w, x: torch.tanh(w @ (2 * x - 1))  # noqa: E731
+    found = dynamics.parity_variance(line, known["w"], 8)
+    assert found.variance == pytest.approx(known["var_exact"], abs=1e-10)
+    assert found.bound == pytest.approx(known["bound_E||g||^2/2^d"], abs=1e-10)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    def network(w: Tensor, x: Tensor) -> Tensor:
+        a, b, c, d = w.split([20, 5, 5, 1])
+        return (c @ torch.tanh(a.reshape(5, 4) @ x + b) + d).sum()
+
+    inputs = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=F64)
+    gradients = []
+    for v in inputs:
+        target = 1 - 2 * ((inputs @ v) % 2)
+        output = model(inputs)[:, 0]
+        gradients.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad((target * output).mean(), model.parameters())])
+        )
+    each = torch.stack(gradients)
+    found = dynamics.parity_variance(network, flat, 4)
+    assert found.variance == pytest.approx(float((each - each.mean(0)).square().sum(1).mean()), rel=1e-10)
+    assert found.mean == pytest.approx(float(each.mean(0).square().sum()), rel=1e-10)
+
+
+def test_the_signal_halves_with_each_bit() -> None:
+    variances = [
+        dynamics.parity_variance(lambda w, x: torch.tanh(w @ (2 * x - 1)), torch.ones(d) / math.sqrt(d), d).bound
+        for d in (4, 6, 8, 10)
+    ]
+    for one, other in itertools.pairwise(variances):
+        assert other / one == pytest.approx(1 / 4, rel=0.5)
+        assert other < one / 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dynamics.batch_size_curve(PROBLEM, START, 0.0, [1], noise_covariance=1.0), "`target` above 0"),
+        (lambda: dynamics.batch_size_curve(PROBLEM, START, 0.1, [0], noise_covariance=1.0), "`batch_sizes` above 0"),
+        (lambda: dynamics.batch_size_curve(PROBLEM, START, 0.1, [], noise_covariance=1.0), "`batch_sizes` above 0"),
+        (lambda: dynamics.batch_size_curve(PROBLEM, START, 0.1, [1], noise_covariance=1.0, lrs=[0.0]), "`lr` above 0"),
+        (lambda: dynamics.adam_effective_step(1.0, 1.0, 0), "`batch_size` above 0, got 0"),
+        (lambda: dynamics.adam_effective_step(1.0, -1.0, 1), "`variance` of at least 0, got -1.0"),
+        (lambda: dynamics.scale_invariant_growth(0.0, 1.0, 1), "`lr` above 0"),
+        (lambda: dynamics.scale_invariant_growth(0.1, 1.0, -1), "`steps` of at least 0, got -1"),
+        (lambda: dynamics.scale_invariant_growth(0.1, 1.0, 1, weight_decay=10.0), r"`weight_decay` in \[0, 1 / lr\)"),
+        (lambda: dynamics.scale_invariant_growth(0.1, 1.0, 1, weight_decay=-1.0), r"`weight_decay` in \[0, 1 / lr\)"),
+        (lambda: dynamics.parity_variance(lambda w, x: w @ x, [1.0], 0), "`bits` from 1 to 20, got 0"),
+        (lambda: dynamics.parity_variance(lambda w, x: w @ x, [[1.0]], 1), r"`w` \(P,\), got shape \(1, 1\)"),
+    ],
+)
+def test_refusals(call: Any, message: str) -> None:
+    with pytest.raises(pb.InputError, match=message):
+        call()
