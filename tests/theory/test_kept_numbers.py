@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pullback import theory
+from tests.kept import differences, flat
 
 FILE = Path(__file__).parents[1] / "data" / "predictions.json"
 ACTIVATIONS = ("tanh", "erf", "relu", "hard_tanh", "gelu", "linear")
@@ -48,18 +48,6 @@ def answer(call: Callable[[], Any]) -> Any:
 
 
 theory_errors = (ValueError, NotImplementedError)
-
-
-def flat(value: Any) -> list[Any]:
-    """Numbers, truth values and words of whatever a call returns; of long lists three at either end."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return [each for field in fields(value) if field.name[0] != "_" for each in flat(getattr(value, field.name))]
-    if isinstance(value, Tensor | np.ndarray):
-        value = value.reshape(-1).tolist()
-    if isinstance(value, list | tuple):
-        kept = value if len(value) <= 6 else [*value[:3], *value[-3:]]
-        return [each for part in kept for each in flat(part)]
-    return [value if isinstance(value, bool | str) else float(value)]
 
 
 def convolutional() -> nn.Module:
@@ -126,19 +114,11 @@ CALLS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def alike(a: Any, b: Any) -> bool:
-    if isinstance(a, bool | str) or isinstance(b, bool | str):
-        return bool(a == b)
-    return (math.isnan(a) and math.isnan(b)) or a == b or bool(abs(a - b) <= 1e-6 * abs(b) + 1e-9)
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_the_numbers_are_those_that_are_kept(name: str) -> None:
     expected = json.loads(FILE.read_text())[name]
     found = flat(CALLS[name]()) if name not in OWN else CALLS[name]()
-    assert len(found) == len(expected)
-    wrong = [(place, a, b) for place, (a, b) in enumerate(zip(found, expected, strict=True)) if not alike(a, b)]
-    assert wrong == []
+    assert differences(found, expected) == []
 
 
 OWN = {name for name in CALLS if name.split()[0] in ACTIVATIONS}  # flat already
