@@ -56,17 +56,16 @@ class LinearMap:
         found = torch.autograd.grad(self._outputs, self._inputs, weights.detach(), retain_graph=True, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(self._inputs, found, strict=True)]
 
-    def agrees(self, value: Tensor, slope: Callable[[list[Tensor]], Tensor]) -> bool:
-        """Whether value, J v and J^T u are those of another way, for random u and v.
+    def agrees(self, with_slope: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> bool:
+        """Whether the outputs, J v and J^T u are those of another way, for random u and v.
 
         Args:
-            value: the outputs, computed again: those of a model that draws random numbers are others.
-            slope: J v.
+            with_slope: v to the outputs, computed again (those of a model that draws random numbers are others), and
+                J v.
         """
         make = make_generator(0)
-        v, u = ([torch.randn(t.shape, generator=make, dtype=torch.float64).to(t) for t in some]
-                for some in (self._inputs, [self.value]))  # fmt: skip
-        pushed, expected = self.push(v), slope(v)
+        v, u = ([torch.randn(t.shape, generator=make).to(t) for t in some] for some in (self._inputs, [self.value]))
+        pushed, (value, expected) = self.push(v), with_slope(v)
         allowed = tolerance(value.dtype)
         same = [bool((a - b).norm() <= allowed * b.norm()) for a, b in ((self.value, value), (pushed, expected))]
         pulled = sum((float((a * b).sum()) for a, b in zip(self.pull(u[0]), v, strict=True)), start=0.0)

@@ -164,6 +164,16 @@ def test_other_losses_are_simulated_descent(name: str) -> None:
     torch.testing.assert_close(flow.train[1], start)
 
 
+def test_outputs_start_at_zero_for_classes_too() -> None:
+    """Classes are not shaped like outputs: the kernel says how many there are."""
+    loss, y = LOSSES["cross-entropy"]
+    K = gram(features(5, 3, 7), features(5, 3, 7))
+    zero, found = (
+        pb.linear_dynamics(K, y, lr=0.1, time=5, loss=loss, **o).train for o in ({"initial": drawn(5, 3) * 0}, {})
+    )
+    assert torch.equal(zero, found)
+
+
 def test_integrated_squared_loss_is_the_closed_form() -> None:
     """The integrator against the closed form; MSELoss is twice the loss that "squared" means."""
     J, J2, y = features(6, 2, 9), features(3, 2, 1), drawn(6, 2)

@@ -91,7 +91,7 @@ def linear_dynamics(
             tensor, an array or a ``Kernel``, of which several outputs need contract="full".
         targets: (N, ...), or what ``loss`` takes.
         cross: kernel between other samples and the training samples, (M, N) or (M, N, C, C).
-        initial: outputs at the start, like the targets; None for zeros. Labels need it, for the number of outputs.
+        initial: outputs at the start, like the targets; None for zeros. Labels need it with a kernel (N, N).
         cross_initial: outputs at the start on the other samples, (M, ...); None for zeros.
         lr: of gradient descent, ``torch.optim.SGD``'s; None for gradient flow.
         time: at which to answer, one or a list: of gradient flow, or numbers of steps; inf is the end (squared loss).
@@ -129,6 +129,8 @@ def linear_dynamics(
         check_option(where, "loss", loss, ("squared",))
     targets = values_of(targets, "targets", where) if isinstance(loss, str) else torch.as_tensor(targets)
     shape = targets.shape if initial is None else torch.as_tensor(initial).shape
+    if initial is None and not isinstance(loss, str) and theta.dim() == 4:  # classes are not shaped like outputs
+        shape = torch.Size((theta.shape[0], theta.shape[2]))
     layout = layout_of(theta, shape, "targets" if initial is None else "initial", where)
     if isinstance(loss, str) and targets.shape != shape:
         values_of(targets, "targets", where, tuple(shape))

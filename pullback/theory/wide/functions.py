@@ -67,6 +67,8 @@ def of_function(units: Units, step: Step, name: str, args: list[Value], options:
 
 def _of_signal(units: Units, step: Step, name: str, s: Signal, rest: list[Value], options: dict[str, Value]) -> Value:
     if name in CALLS:
+        if any(isinstance(each, Drawn) for each in (*rest, *options.values())):
+            raise units.refused(step, f"{name} with weights of its own,")
         return units.activated(step, of_call(name, callable_of(step.node), rest, options), s)
     if name in ("mean", "sum"):
         dims = rest[0] if rest else options.get("dim")

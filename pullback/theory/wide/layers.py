@@ -39,11 +39,6 @@ class Layers:
         for step in steps:
             node = step.node
             if node.op == "placeholder":
-                if values and any(isinstance(each, Raw) for each in values.values()):
-                    if node.args:
-                        values[node] = node.args[0]
-                        continue
-                    raise self._refused(step, f"a second input {node.name}")
                 values[node] = inputs
                 continue
             args = torch.fx.map_arg(node.args, lambda each: values[each])
@@ -80,8 +75,7 @@ class Layers:
     def _call(self, units: Units, step: Step, args: list[Value], options: dict[str, Value]) -> Value:
         node = step.node
         if node.op == "get_attr":
-            if step.tensor is None:
-                raise self._refused(step, "an attribute that is no tensor")
+            assert step.tensor is not None  # symbols stand for tensors alone
             return (
                 self._modules.drawn(step.tensor, None) if isinstance(step.tensor, nn.Parameter) else Held(step.tensor)
             )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pullback._checks import input_error
 from pullback.theory.activations import activation_of
 from pullback.theory.calls import Activation, name_of
 from pullback.theory.wide import settings
@@ -43,6 +44,14 @@ class Units:
         left, right = (np.asarray(each, dtype=np.float64) for each in (x.left, x.right))
         return of_inputs(left, right, channels_last=channels_last, pairs=self.pairs)
 
+    def _fits(self, step: Step, x: Value, axis: int, units: int) -> None:
+        """Inputs are fixed numbers, of which a layer takes so many."""
+        if isinstance(x, Raw) and x.left.shape[axis] != units:
+            raise input_error(
+                self.where, f"inputs with {units} units for `{step.name}`", f"{x.left.shape[axis]}",
+                "Pass inputs as the network takes them",
+            )  # fmt: skip
+
     def _weighted(self, step: Step, weight: Drawn, bias: Drawn | None, units: float) -> Weighted:
         for each in (weight, *([] if bias is None else [bias])):
             self._once(step, each)
@@ -51,10 +60,11 @@ class Units:
 
     def dense(self, step: Step, x: Value, weight: Drawn, bias: Drawn | None) -> Signal:
         """A product with weights."""
+        units = weight.shape[-1] if not weight.transposed else weight.shape[0]
+        self._fits(step, x, -1, units)
         s = self.signal(x, channels_last=True)
         if s.size and not s.channels_last and not s.flat and s.pixels > 1:
             raise self.refused(step, "a linear layer over an axis of positions,")
-        units = weight.shape[-1] if not weight.transposed else weight.shape[0]
         return dense(s, self._weighted(step, weight, bias, units / (s.pixels if s.flat else 1)))
 
     def convolution(self, step: Step, x: Value, weight: Drawn, bias: Drawn | None, how: settings.Convolution) -> Signal:
@@ -63,6 +73,7 @@ class Units:
         if isinstance(x, Raw) and (x.left.dim() != axes + 2 or how.groups > 1):
             got = "groups of input channels" if how.groups > 1 else f"inputs {tuple(x.left.shape)}"
             raise self.refused(step, f"a convolution over {axes} axes with {got},")
+        self._fits(step, x, 1, weight.shape[1])
         s = self.signal(x, channels_last=False)
         if len(s.size) != axes or s.channels_last or s.flat:
             raise self.refused(step, "a convolution of what has no such positions,")

@@ -393,6 +393,15 @@ class Gated(nn.Module):
         return h * torch.sigmoid(h)
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.layer(x) + other
+
+
 def chain(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), *layers)
 
@@ -415,8 +424,14 @@ CONV = nn.Conv2d(3, 8, 3, padding=1)
         (nn.Sequential(CONV, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), IMAGES, r"a single channel in a group `2`"),
         (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), torch.ones(2, 4, 6, 6), r"with groups of input channels, `0`"),
         (chain(nn.ReLU(), nn.Tanh()), VECTORS, r"got tanh of units that are not Gaussian .*, `2`"),
-        (chain(nn.ReLU(), nn.PReLU(8)), VECTORS, r"`2`"),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), VECTORS, r"limit_of: expected"),
+        (chain(nn.PReLU(8)), VECTORS, r"got prelu with weights of its own, `1`"),
+        (chain(nn.AvgPool1d(2)), VECTORS, r"got pooling of what has no positions, `1`"),
+        (chain(nn.AdaptiveAvgPool1d(1)), VECTORS, r"got a mean over units, `1`"),
+        (chain(nn.ZeroPad2d(1)), VECTORS, r"got padding of what has no positions, `1`"),
+        (chain(nn.Conv1d(8, 2, 1)), VECTORS, r"got a convolution of what has no such positions, `1`"),
+        (nn.Sequential(nn.Conv1d(3, 2, 1)), IMAGES, r"a convolution over 1 axes with inputs \(1, 3, 6, 6\), `0`"),
+        (nn.Sequential(CONV, nn.Flatten(), nn.LayerNorm(288)), IMAGES, r"LayerNorm of flattened positions, `2`"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), VECTORS, r"Linear whose weights are made of other"),
         (nn.Sequential(CONV, nn.ReLU(), nn.AdaptiveAvgPool2d(2)), IMAGES, r"to more than one position `2`"),
         (nn.Sequential(CONV, nn.ReLU(), nn.AvgPool2d(4, ceil_mode=True)), IMAGES, r"whole windows, got ceil_mode=True"),
         (nn.Sequential(CONV, nn.LayerNorm(6)), IMAGES, r"LayerNorm over some of the positions, `1`"),
@@ -448,6 +463,11 @@ def test_layers_without_a_limit_are_named(model: nn.Module, x: Tensor, message: 
         (lambda: limit_of(nn.Linear(4, 2))(torch.ones(4)), r"finite `x1` \(N, ...\), got shape \(4,\)"),
         (lambda: limit_of(nn.Linear(4, 2))(VECTORS * math.nan), r"finite `x1` .*, got NaN or infinity"),
         (lambda: limit_of(nn.Linear(4, 2))(VECTORS, torch.ones(1, 3)), r"expected `x2` \(N2, 4\), got \(1, 3\)"),
+        (lambda: limit_of(nn.Linear(4, 2))(torch.ones(3, 5)), r"expected inputs with 4 units for .*, got 5\. Pass"),
+        (lambda: limit_of(nn.Sequential(CONV, nn.ReLU()))(torch.ones(1, 2, 6, 6)), r"with 3 units for `0`, got 2\."),
+        (lambda: limit_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))(IMAGES), r"with 4 units for `1`, got 108"),
+        (lambda: limit_of(Calls(lambda m, x: m.layer(x.reshape(7, 4))))(VECTORS), r"inputs that .* takes, got"),
+        (lambda: limit_of(TwoInputs()), r"got TypeError \(TwoInputs.forward\(\) missing 1 required"),
         (lambda: limit_of(nn.ReLU())(VECTORS), r"one tensor made by layers with random weights, .* got inputs"),
         (lambda: limit_of(nn.Sequential(CONV))(IMAGES), r"without positions, got positions \(6, 6\). Flatten"),
         (lambda: limit_of(ones_like(nn.Linear(40, 2)))(torch.ones(1, 40)), r"around 0 in `weight`, got a mean of 1"),
@@ -463,6 +483,50 @@ def test_layers_without_a_limit_are_named(model: nn.Module, x: Tensor, message: 
 def test_bad_input(call: Any, message: str) -> None:
     with pytest.raises(pb.InputError, match=message):
         call()
+
+
+class Calls(nn.Module):
+    """A call of a user's own on the inputs, on what a linear layer or a convolution makes of them, and on weights."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.layer, self.conv, self.call = nn.Linear(4, 4), nn.Conv2d(3, 4, 3, padding=1), call
+        self.w, self.narrow = nn.Parameter(torch.randn(4, 4)), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.call(self, x)
+        return found
+
+
+CALLS = {
+    "add of inputs": (lambda m, x: m.layer(x + m.w[0]), VECTORS, r"got getitem of weights,"),
+    "inputs and weights": (lambda m, x: m.layer(x + m.layer.bias), VECTORS, r"got a sum of inputs and weights,"),
+    "matrix added": (lambda m, x: m.layer(x) + m.w, VECTORS, r"got a sum with weights \(4, 4\),"),
+    "number added": (lambda m, x: m.layer(x) + 1.0, VECTORS, r"got a sum of units and a number,"),
+    "sizes": (lambda m, x: m.conv(x) + m.narrow(x), IMAGES, r"got a sum of positions \(6, 6\) and \(4, 4\),"),
+    "divided": (lambda m, x: m.layer(x) @ (2 / m.w), VECTORS, r"got a number divided by weights,"),
+    "real": (lambda m, x: m.layer(x) @ m.w.real, VECTORS, r"got `real` of weights,"),
+    "exponential": (lambda m, x: m.layer(x) @ m.w.exp(), VECTORS, r"got exp of weights,"),
+    "joined": (lambda m, x: torch.cat([m.layer(x), x], 1), VECTORS, r"got cat,"),
+    "mean of units": (lambda m, x: m.layer(x).mean(1), VECTORS, r"got mean over axes \[1\],"),
+    "viewed": (lambda m, x: m.layer(x).view(-1, 2, 2), VECTORS, r"got view to other than \(N, -1\),"),
+    "pooled": (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2), IMAGES, r"adaptive_avg_pool2d to more than one"),
+    "padded with ones": (lambda m, x: F.pad(m.conv(x), (1, 1), value=1.0), IMAGES, r"got padding with 1.0,"),
+    "dropout": (lambda m, x: F.dropout(m.layer(x), training=True), VECTORS, r"expected dropout in eval mode, got"),
+    "squeezed": (lambda m, x: m.conv(x).squeeze(), IMAGES, r"got squeeze of positions,"),
+    "cumulated": (lambda m, x: m.layer(x).cumsum(1), VECTORS, r"got cumsum,"),
+    "no weights": (lambda m, x: m.layer(x) @ m.layer(x).T, VECTORS, r"limit_of: expected"),
+    "linear of itself": (lambda m, x: F.linear(m.layer(x), m.layer(x)), VECTORS, r"used twice, by"),
+    "slopes": (lambda m, x: F.prelu(m.layer(x), m.w[0]), VECTORS, r"got getitem of weights,"),
+    "two sides": (lambda m, x: m.layer(x) / x, VECTORS, r"got truediv of several signals or weights,"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_without_a_limit_are_named(name: str) -> None:
+    call, x, message = CALLS[name]
+    with pytest.raises(pb.UnsupportedError, match=message):
+        limit_of(Calls(call).eval())(x)
 
 
 def ones_like(model: nn.Module, value: float = 1.0) -> nn.Module:
