@@ -172,6 +172,8 @@ def test_outputs_start_at_zero_for_classes_too() -> None:
         pb.linear_dynamics(K, y, lr=0.1, time=5, loss=loss, **o).train for o in ({"initial": drawn(5, 3) * 0}, {})
     )
     assert torch.equal(zero, found)
+    with pytest.raises(pb.InputError, match=r"linear_dynamics: expected `initial` beside classes and .*, got None"):
+        pb.linear_dynamics(K[:, :, 0, 0], y, loss=loss, time=1.0)
 
 
 def test_integrated_squared_loss_is_the_closed_form() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option
+from pullback._checks import check_option, input_error
 from pullback.dynamics.linear.kernels import (
     Layout,
     as_matrix,
@@ -131,6 +131,9 @@ def linear_dynamics(
     shape = targets.shape if initial is None else torch.as_tensor(initial).shape
     if initial is None and not isinstance(loss, str) and theta.dim() == 4:  # classes are not shaped like outputs
         shape = torch.Size((theta.shape[0], theta.shape[2]))
+    if initial is None and theta.dim() == 2 and not isinstance(loss, str) and not targets.is_floating_point():
+        expected = "`initial` beside classes and a kernel (N, N), which do not say how many outputs there are"
+        raise input_error(where, expected, "None", "Pass the outputs at the start, (N, C)")
     layout = layout_of(theta, shape, "targets" if initial is None else "initial", where)
     if isinstance(loss, str) and targets.shape != shape:
         values_of(targets, "targets", where, tuple(shape))
