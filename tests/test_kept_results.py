@@ -7,6 +7,7 @@ writes the file anew: ``python -m tests.test_kept_results``.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,36 @@ DYNAMICS: dict[str, Callable[[], Any]] = {
         pb.kernel_regression(K, waves(8), cross=K[:3], ridge=ridge) for ridge in ("leave_one_out", 0.1)
     ],
 }  # fmt: skip
-CALLS = DIAGNOSTICS | MEASURES | SPECTRAL | INFLUENCE | DYNAMICS
+
+
+def watched(model: nn.Module, loss_fn: Any, y: Tensor, kind: Any, **settings: Any) -> dict[str, Any]:
+    """All records of four steps with every probe, but for what was timed."""
+    optimizer = kind(model.parameters(), **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        with pb.Monitor(
+            model, loss_fn, f"{folder}/run", optimizer=optimizer, every=2, probes="full", budget=None
+        ) as monitor:
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = loss_fn(model.train()(X), y)
+                loss.backward()
+                optimizer.step()
+                monitor.step(X, y, loss=loss)
+        run = pb.load_run(f"{folder}/run")
+        assert not [record for record in run.records if record.error]
+        told = {key: run.meta[key] for key in ("model", "loss", "optimizer", "settings") if key in run.meta}
+        return told | {
+            f"{r.step} {r.probe} {place}": r.values for place, r in enumerate(run.records) if r.probe not in TIMED
+        }
+
+
+TIMED = {"cost"}
+MONITOR: dict[str, Callable[[], Any]] = {
+    "classes": lambda: watched(network(), CE, Y, torch.optim.SGD, lr=0.1, momentum=0.5),
+    "numbers": lambda: watched(network(), MSE, T, torch.optim.Adam, lr=0.01),
+    "normalised": lambda: watched(normalised(), CE, Y, torch.optim.SGD, lr=0.1, weight_decay=0.02),
+}  # fmt: skip
+CALLS = MONITOR | DIAGNOSTICS | MEASURES | SPECTRAL | INFLUENCE | DYNAMICS
 
 
 @pytest.mark.parametrize("name", CALLS)
