@@ -45,6 +45,7 @@ class Solution:
         iterations: made; one product each (and one more for ``residual``).
         converged: whether ``residual`` reached the tolerance that was asked for.
         history: |b - A x| / |b| before the first and after every iteration, (iterations + 1,) or (iterations + 1, K).
+        curvature: p^T A p / p^T p <= 0 of the search direction it stopped at with ``indefinite="stop"``; else None.
 
     Example:
         >>> print(Solution(x=None, residual=3.2e-7, iterations=12, converged=True, history=None))
@@ -56,6 +57,7 @@ class Solution:
     iterations: int
     converged: bool
     history: Any
+    curvature: float | None = None
 
     def __str__(self) -> str:
         how = "converged in" if self.converged else "not converged after"

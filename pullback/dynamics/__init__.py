@@ -25,6 +25,15 @@ from pullback.dynamics.saddles import (
     steps_away,
 )
 from pullback.dynamics.scale_invariant import ScaleGrowth, scale_invariant_growth
+from pullback.dynamics.second_order import (
+    DampedNewton,
+    HessianFree,
+    LevenbergMarquardt,
+    NaturalGradient,
+    Newton,
+    SaddleFreeNewton,
+    Step,
+)
 from pullback.dynamics.side_by_side import SideBySide, train_side_by_side
 from pullback.dynamics.simulation import Trajectories, clip_norm, clip_value, simulate, simulate_all
 
@@ -32,19 +41,26 @@ __all__ = [
     "LANDSCAPES",
     "BatchCurve",
     "CriticalPoint",
+    "DampedNewton",
     "Dynamics",
     "Ensemble",
     "Fate",
+    "HessianFree",
     "KernelRegression",
     "Landscape",
+    "LevenbergMarquardt",
     "Moments",
+    "NaturalGradient",
+    "Newton",
     "Optimum",
     "OutputPath",
     "ParityVariance",
     "Proximal",
     "Quadratic",
+    "SaddleFreeNewton",
     "ScaleGrowth",
     "SideBySide",
+    "Step",
     "Trajectories",
     "adam_effective_step",
     "all_positive_probability",

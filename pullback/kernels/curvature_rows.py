@@ -59,8 +59,17 @@ class RowSource:
         return GradientRows.of(self.capture(where), where)
 
 
-def row_source(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, matrix: Matrix, where: str) -> RowSource:
-    """The rows of ``matrix``, ready to be captured.
+def row_source(
+    view: ModelView,
+    loss_fn: LossFunction,
+    x: Batch,
+    y: Batch,
+    matrix: Matrix,
+    where: str,
+    *,
+    otherwise: str = "method='lanczos'",
+) -> RowSource:
+    """The rows of ``matrix``, ready to be captured; ``otherwise`` is what errors advise where there are none.
 
     Raises:
         UnsupportedError: the model returns no tensor; Gauss-Newton of a loss that is not convex in the outputs; the
@@ -73,7 +82,7 @@ def row_source(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, matri
         return RowSource(view, _accurate(loss_readout(loss_fn)), x, y, 1)
     with undisturbed(view.model), torch.no_grad():
         outputs = view(x)
-        z = output_tensor(outputs, where)
+        z = output_tensor(outputs, where, otherwise)
         check_targets(loss_fn, outputs, y, where)
         check_finite(unchecked_loss(loss_fn, outputs, y, where), where)
     with without_autocast():
@@ -84,7 +93,7 @@ def row_source(view: ModelView, loss_fn: LossFunction, x: Batch, y: Batch, matri
             middle, computed_in = half @ half.mT, torch.float64
         else:
             middle, computed_in = _bend(loss_fn, z, y)
-        root = square_root(middle, computed_in, where)
+        root = square_root(middle, computed_in, where, otherwise)
     root = root.to(torch.promote_types(z.dtype, torch.float32))
     return RowSource(view, Readout(_weighted, lambda outputs, targets, where: None), x, root, root.shape[2])
 
@@ -99,13 +108,13 @@ def _accurate(readout: Readout) -> Readout:
     return replace(readout, values=values)
 
 
-def output_tensor(outputs: object, where: str) -> Tensor:
+def output_tensor(outputs: object, where: str, otherwise: str = "method='lanczos'") -> Tensor:
     """The one tensor (N, ...) a model returned, by itself or as ``logits``."""
     z = logits_of(outputs)
     if isinstance(z, Tensor) and z.dim() > 0 and z.is_floating_point():
         return z
     got = f"shape {tuple(z.shape)}, {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
-    raise unsupported(where, "a model that returns one real tensor (N, ...)", got, "Use method='lanczos'")
+    raise unsupported(where, "a model that returns one real tensor (N, ...)", got, f"Use {otherwise}")
 
 
 def _weighted(outputs: object, root: Batch, where: str) -> Tensor:
@@ -135,7 +144,7 @@ def _bend(loss_fn: LossFunction, z: Tensor, y: Batch) -> tuple[Tensor, torch.dty
     return output_hessian(copy.deepcopy(loss_fn).double(), z.double(), double), torch.float64
 
 
-def square_root(middle: Tensor, computed_in: torch.dtype, where: str) -> Tensor:
+def square_root(middle: Tensor, computed_in: torch.dtype, where: str, otherwise: str = "method='lanczos'") -> Tensor:
     """S (N, C, r) with S_i S_i^T = M_i for positive semi-definite M (N, C, C), r their largest rank.
 
     Cholesky with the largest pivot first, all samples at once: what is left is what rounding made.
@@ -164,6 +173,6 @@ def square_root(middle: Tensor, computed_in: torch.dtype, where: str) -> Tensor:
             where,
             "a loss that is convex in the outputs",
             f"curvature {lowest:.3g} for sample {sample}",
-            "Use method='lanczos', which does not need a square root of it",
+            f"Use {otherwise}, which does not need a square root of it",
         )
     return torch.stack(columns, 2) if columns else left[:, :, :0]

@@ -81,7 +81,7 @@ def floor(dtype: torch.dtype) -> float:
     return 10 * torch.finfo(dtype).eps
 
 
-def indefinite(where: str, curvature: float, iteration: int) -> InputError:
+def not_positive(where: str, curvature: float, iteration: int) -> InputError:
     """The error of a search direction along which an operator is not positive."""
     return input_error(
         where,

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
+from pullback._checks import check_option, input_error
 from pullback._results import Solution
 from pullback.operators.adapt import as_operator
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import floor, indefinite, product, square_operator, work_dtype
+from pullback.spectral.inputs import floor, not_positive, product, square_operator, work_dtype
 from pullback.spectral.solve_numpy import solve_numpy
 
 Preconditioner = Operator | Tensor | Callable[[Tensor], Tensor]
@@ -28,6 +28,7 @@ def solve(
     *,
     preconditioner: Any = None,
     start: Any = None,
+    indefinite: str = "refuse",
 ) -> Solution:
     """Solution of ``(A + damping I) x = b`` for a positive definite A, by linear conjugate gradients.
 
@@ -41,6 +42,8 @@ def solve(
         max_iters: iterations allowed; None means 10 n, at most 1000.
         preconditioner: an approximate inverse of A, symmetric positive definite: an operator, a matrix or a function.
         start: x to start from, of the shape of ``b``; None means zero.
+        indefinite: what to do where p^T A p <= 0 for a search direction p: "refuse", or "stop" with the x made before
+            it (truncated conjugate gradients; ``start`` itself, or zero, in the first iteration). One b, a tensor.
 
     Returns:
         Solution with x, the residual recomputed from x, and the history of residuals; not converged is data. In low
@@ -67,15 +70,20 @@ def solve(
     _check(where, n, b, damping, tol, max_iters, start)
     limit = min(10 * n, 1000) if max_iters is None else max_iters
     inverse = None if preconditioner is None else _preconditioner(preconditioner, n, where)
+    check_option(where, "indefinite", indefinite, ("refuse", "stop"))
+    stop = indefinite == "stop"
+    if stop and (isinstance(b, np.ndarray) or b.dim() != 1):
+        got = "an array" if isinstance(b, np.ndarray) else f"shape {tuple(b.shape)}"
+        raise input_error(where, f"`b` as one tensor ({n},) with indefinite='stop'", got, "Solve for one at a time")
     if isinstance(b, np.ndarray):
         return solve_numpy(operator, b, damping, tol, limit, inverse, start)
     columns = b.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
     x = torch.zeros_like(columns) if start is None else start.detach().reshape(n, -1).to(columns)
     system = lambda v: product(operator, v) + damping * v  # noqa: E731
-    x, residuals, history = _iterate(system, columns, x, inverse, tol, limit, where)
+    x, residuals, history, curvature = _iterate(system, columns, x, inverse, tol, limit, where, stop)
     residual = float(residuals.max())
     kept = torch.stack(history) if b.dim() > 1 else torch.stack(history).squeeze(1)
-    return Solution(x.reshape(b.shape).to(b.dtype), residual, len(history) - 1, residual <= tol, kept)
+    return Solution(x.reshape(b.shape).to(b.dtype), residual, len(history) - 1, residual <= tol, kept, curvature)
 
 
 def _iterate(
@@ -86,22 +94,25 @@ def _iterate(
     tol: float,
     limit: int,
     where: str,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Columns of x, their recomputed residuals, and the residuals of every iteration, all relative to b."""
+    stop: bool,
+) -> tuple[Tensor, Tensor, list[Tensor], float | None]:
+    """Columns of x, residuals recomputed and of every iteration, relative to b, and the curvature it stopped at."""
     size = b.norm(dim=0)
     size = torch.where(size > 0, size, 1)
     r = b - system(x) if bool(x.any()) else b.clone()
     residuals = r.norm(dim=0) / size
     history = [residuals]
     while len(history) <= limit and (tol == 0 or bool((residuals > tol).any())):
-        x = _round(system, x, r, size, inverse, tol, limit, history, where)
+        x, curvature = _round(system, x, r, size, inverse, tol, limit, history, where, stop)
         r = b - system(x)
         fresh = r.norm(dim=0) / size
+        if curvature is not None:
+            return x, fresh, history, curvature
         stuck = bool((fresh[residuals > tol] > residuals[residuals > tol] / 2).all()) if tol else True
         residuals = fresh
         if stuck:  # rounding has the last word: another round would not help
             break
-    return x, residuals, history
+    return x, residuals, history, None
 
 
 def _round(
@@ -114,8 +125,12 @@ def _round(
     limit: int,
     history: list[Tensor],
     where: str,
-) -> Tensor:
-    """Iterations until the recurrence's residual r reaches ``tol`` in every column; x and r for x, A x = b - r."""
+    stop: bool,
+) -> tuple[Tensor, float | None]:
+    """Iterations until the recurrence's residual r reaches ``tol`` in every column; x and r for x, A x = b - r.
+
+    With ``stop`` at most until a direction of negative curvature, which is then returned.
+    """
     # p search directions, q = A p, z = M^-1 r, rho = r^T z; one of each a column
     eps = torch.finfo(r.dtype).eps
     z = r if inverse is None else inverse(r)
@@ -131,7 +146,10 @@ def _round(
         spent = best[active] <= 100 * floor(r.dtype)  # the curvature of rounding says nothing
         if not bool((good | spent).all()):
             worst = int((curvature + good * curvature.abs().max()).argmin())
-            raise indefinite(where, float(curvature[worst] / p[:, active[worst]].square().sum()), len(history))
+            along = float(curvature[worst] / p[:, active[worst]].square().sum())
+            if stop:
+                return x, along
+            raise not_positive(where, along, len(history))
         active, q, curvature = active[good], q[:, good], curvature[good]
         step = rho[active] / curvature
         x[:, active] += step * p[:, active]
@@ -144,7 +162,7 @@ def _round(
         rho[active] = fresh
         best = torch.minimum(best, relative)
         active = active[relative[active] > max(tol, floor(r.dtype))]
-    return x
+    return x, None
 
 
 def _preconditioner(given: Any, n: int, where: str) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pullback._results import Solution
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import floor, indefinite, product, work_dtype
+from pullback.spectral.inputs import floor, not_positive, product, work_dtype
 
 Array = NDArray[Any]
 
@@ -97,7 +97,7 @@ def _column(
         if curvature <= eps * float(np.linalg.norm(p) * np.linalg.norm(q)):
             if min(history) <= 100 * rest:
                 raise _Spent
-            raise indefinite("solve", curvature / float(p @ p), len(history))
+            raise not_positive("solve", curvature / float(p @ p), len(history))
         seen[:] = [(p, q)]
         return q
 
