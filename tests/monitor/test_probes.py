@@ -356,6 +356,25 @@ def test_effective_rates_before_a_normalisation() -> None:
     assert set(observe(model, x, y, "effective_lr")) == {"norm", "invariant"}
 
 
+@pytest.mark.parametrize(
+    ("y", "counts"),
+    [
+        (torch.tensor([0, 2, 2, 5]), {"0": 1, "2": 2, "5": 1}),
+        (torch.tensor([[0], [2], [2], [5]]), {"0": 1, "2": 2, "5": 1}),
+        (torch.tensor([1.0, 0.0, 1.0, 1.0]), {"0": 1, "1": 3}),
+        (torch.tensor([True, False, True, True]), {"0": 1, "1": 3}),
+        (torch.tensor([[1.0], [0.0], [1.0], [1.0]]), {"0": 1, "1": 3}),
+        (torch.tensor([1.0, 0.5, 1.0, 1.0]), None),
+        (torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]]), None),
+    ],
+)
+def test_what_counts_as_classes(y: Tensor, counts: dict[str, int] | None) -> None:
+    """One a sample, of whole numbers, flags, or numbers that are all 0 or 1."""
+    found = observe(network(4, 3, 1), torch.randn(4, 4), y, "targets", loss_fn=nn.MSELoss())
+    assert found.get("counts") == counts
+    assert found.get("num_samples") == (4 if counts or y.is_floating_point() else None)
+
+
 def test_equilibrium_of_a_network_with_dropout() -> None:
     """Batch norm alone is in train mode: masks are not part of the loss that is looked at."""
     x, y = separable()
