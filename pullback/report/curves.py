@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pullback.report.chart import Cell, Chart, Table
 from pullback.report.line_figure import Line, Metric, Panel, draw_lines
 from pullback.report.lines import Spec, describe, line_chart, table_of
-from pullback.report.series import NamedRun, read_lists
+from pullback.report.series import NamedRun, read_lists, read_series
 from pullback.report.text import as_dict, clean
 
 MOST_EIGENVALUES = 12
@@ -114,9 +115,40 @@ TANGENT = Spec(
         Metric("tangent", "drift", "kernel, |K - K₀| / |K₀|"),
         Metric("tangent", "distance", "weights, |w - w₀|"),
         Metric("tangent", "condition", "condition number of K", panel=1),
+        Metric("tangent", "pl", "|dL/dw|² / 2L", panel=2),
     ),
-    (Panel("moved", "auto"), Panel("condition", "auto")),
+    (Panel("moved", "auto"), Panel("condition", "auto"), Panel("at least the PL* constant", "auto")),
 )
+
+
+def tangent_chart(runs: Sequence[NamedRun]) -> Chart | None:
+    """What moved, and whether the weights are within the ball that gradient descent keeps to."""
+    chart = line_chart(TANGENT, runs)
+    if chart is None:
+        return None
+    return replace(chart, summary=(*chart.summary, *(said for named in runs for said in _ball(named, len(runs) > 1))))
+
+
+def _ball(named: NamedRun, several: bool) -> list[str]:
+    """Distance travelled against R = 2 sqrt(2 beta L0) / mu, of the constants seen so far; nothing where one is not."""
+    found = {name: finite(read_series(named.run, "tangent", name)[1]) for name in ("distance", "loss", "pl")}
+    beta = max(finite(read_series(named.run, "sharpness", "hessian")[1]), default=0.0)
+    if not all(found.values()) or not beta > 0 or not min(found["pl"]) > 0 or not found["loss"][0] > 0:
+        return []
+    radius = 2 * math.sqrt(2 * beta * found["loss"][0]) / min(found["pl"])
+    distance = max(found["distance"])
+    where = "inside" if distance <= radius else "outside"
+    name = f"{named.name}: " if several else ""
+    return [
+        f"{name}the weights moved by {distance:.3g} at most, {where} the ball of radius R = 2 √(2 β L₀) / μ = "
+        f"{radius:.3g}, with β = {beta:.3g} the largest curvature and μ = {min(found['pl']):.3g} the least "
+        f"|dL/dw|² / 2L measured."
+    ]
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """Those that are numbers."""
+    return [value for value in values if math.isfinite(value)]
 
 
 def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:

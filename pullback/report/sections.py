@@ -70,7 +70,7 @@ SECTIONS = (
                 partial(line_chart, curves.MOMENTS),
             ),
             Entry("Conditioning was not measured (probe “kernel”).", partial(line_chart, curves.CONDITIONING)),
-            Entry("", partial(line_chart, curves.TANGENT)),
+            Entry("", curves.tangent_chart),
         ),
     ),
     Section(

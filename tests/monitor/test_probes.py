@@ -326,6 +326,24 @@ def test_tangent_remembers_its_largest_drift_and_where_it_began(monkeypatch: pyt
         assert back["drift"] < 1e-5
 
 
+@pytest.mark.parametrize("scale", [1.0, 32.0])
+def test_tangent_s_pl_ratio_is_of_the_kept_samples(scale: float) -> None:
+    """S4-10: |dL/dw|^2 / (2 L) of the loss the optimiser descends, and no gradients are left."""
+    x, y = separable()
+    model = network(6, 4, 3)
+    memory: dict[str, Any] = {}
+    observe(model, x, y, "tangent", memory=memory, scale=scale)
+    found = observe(model, x + 1, y, "tangent", memory=memory, scale=scale)
+    loss = scale * CE(model(x[:32]), y[:32])
+    square = sum(float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters())))
+    assert found["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert found["pl"] == pytest.approx(square / (2 * float(loss.detach())), rel=1e-4)
+    assert all(p.grad is None for p in model.parameters())
+    assert "pl" not in observe(
+        nn.Linear(6, 1), x, torch.zeros(60, 1), "tangent", loss_fn=lambda z, t: -z.square().sum(1)
+    )
+
+
 def test_tangent_has_no_condition_that_is_rounding() -> None:
     """Two equal samples: the smallest eigenvalue is 0 up to rounding."""
     x, y = torch.ones(2, 6), torch.tensor([0, 1])

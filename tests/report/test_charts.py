@@ -73,6 +73,24 @@ def test_the_tangent_kernel_has_a_chart_where_a_run_measured_it(tmp_path):
     assert lines["weights, |w - w₀|"] == [0.0, 0.2, 0.6]
     assert lines["condition number of K"] == [10.0, 10.1, 10.3]
     assert {trace.get("yaxis", "y") for trace in made.figure["data"]} == {"y", "y2"}
+    assert not any("ball" in said for said in made.summary)
+
+
+@pytest.mark.parametrize(("distance", "said"), [(5.9, "inside"), (6.1, "outside")])
+def test_distances_are_told_against_the_ball(tmp_path, distance, said):
+    """S4-10: (w - 3)^2 / 2 from 0 has beta = mu = 1, L0 = 4.5 and R = 6; of other numbers the largest and the least."""
+    steps = [
+        {"drift": 0.0, "distance": d, "loss": loss, "pl": pl} for d, loss, pl in ((0, 4.5, 1.0), (distance, 2.0, 3.0))
+    ]
+    with RunWriter(tmp_path / "r", {}) as writer:
+        for place, each in enumerate(steps):
+            writer.append(10 * place, "tangent", each)
+            writer.append(10 * place, "sharpness", {"hessian": 1.0 - 0.5 * place})
+    made = charts(load_run(tmp_path / "r"))["tangent"]
+    (line,) = [text for text in made.summary if "ball" in text]
+    assert f"{said} the ball of radius R = 2 √(2 β L₀) / μ = 6," in line
+    assert f"moved by {distance:.3g} at most" in line
+    assert {trace["name"]: trace["y"] for trace in made.figure["data"] if trace.get("y")}["|dL/dw|² / 2L"] == [1.0, 3.0]
 
 
 def test_values_that_are_no_numbers_are_gaps_and_are_counted(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.diagnostics import kernel_drift, label_alignment, moments
-from pullback.functional import ModelView, num_samples, take
+from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch, copied
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
@@ -21,6 +21,7 @@ from pullback.monitor.snapshot import Snapshot
 
 NUM_SAMPLES = 32  # kept from the first measurement
 COMPARED = 8  # samples' worth of passes for the checks
+DESCENT = 3.0  # passes of the loss and its gradient
 MOST_OUTPUTS = 128  # a backward pass each; with more, as in language models, the kernel is that of their sum
 
 
@@ -43,9 +44,10 @@ def measure(seen: Observation) -> Measurement:
 
     Also ``delta_k``, the largest drift so far, ``distance``, that of the weights from those of the first measurement
     (``distance_error`` where parameters are sampled), ``label_alignment``, ``effective_rank``, the ``smallest``
-    eigenvalue and the ``condition`` number as they are now, ``since``, the step of the first measurement, and
-    ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``. A kernel
-    is that of its parameters: where some are frozen or released, the next measurement is the first.
+    eigenvalue and the ``condition`` number as they are now, ``loss``, that of these samples as the optimiser descends
+    it, and ``pl``, |dL/dw|^2 / (2 L), which the PL* constant is at most, ``since``, the step of the first measurement,
+    and ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``. A
+    kernel is that of its parameters: where some are frozen or released, the next measurement is the first.
     """
     kept: Kept | None = seen.memory.get("tangent")
     if kept is None:
@@ -65,10 +67,21 @@ def measure(seen: Observation) -> Measurement:
     numbers["distance"], error = kept.weights.distance(seen.model)
     if error:
         numbers["distance_error"] = error
+    numbers |= _descent(seen, kept)
     if isinstance(kept.y, Tensor):
         numbers["label_alignment"] = label_alignment(now, kept.y)
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
     return Measurement(values | {"since": kept.since, "contract": kept.contract})
+
+
+def _descent(seen: Observation, kept: Kept) -> dict[str, float]:
+    """The kept samples' loss and how steep it is for its size; less where it is none that 0 is the least of."""
+    view = ModelView.of(seen.model, where="tangent")
+    with torch.enable_grad():
+        loss = seen.scale * loss_readout(seen.loss_fn)(view(kept.x), kept.y, "tangent").mean()
+        found = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+    value, square = float(loss.detach()), sum(float(g.double().square().sum()) for g in found if g is not None)
+    return {"loss": value} | ({"pl": square / (2 * value)} if value > 0 else {})
 
 
 def _spectrum(kernel: Tensor) -> dict[str, float]:
@@ -88,11 +101,11 @@ def _num_outputs(model: nn.Module, x: Batch) -> int:
 
 
 def work(seen: Observation) -> Work:
-    """A pass forward and, for every output, one back; a few samples are compared alone."""
+    """A pass forward and, for every output, one back, and the loss's gradient; a few samples are compared alone."""
     kept = seen.memory.get("tangent")
     x = seen.x if kept is None else kept.x
     outputs = _num_outputs(seen.model, x)
-    each = 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
+    each = DESCENT + 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
     if kept is None:
         return Work(each, fixed=COMPARED * each, most=NUM_SAMPLES)
     return Work(fixed=(COMPARED + num_samples(x)) * each)
