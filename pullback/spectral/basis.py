@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pullback.operators.base import Operator
 from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, work_dtype
+from pullback.spectral.sums import inner_products, lengths
 
 
 class Basis:
@@ -63,11 +64,11 @@ class Basis:
         # all; where that takes out more than a tenth, rounding in V would grow, and it is done again
         coupled = torch.nan_to_num(self.coupling).any(0).nonzero()
         for first in (int(coupled[0]) if len(coupled) else old, 0, 0):
-            part, before = self.rows[first:new], block.norm(dim=0)
-            coefficients = part @ block
-            block = block - part.T @ coefficients
-            inner[first:] += coefficients.double().cpu()
-            if first == 0 and bool((block.norm(dim=0) >= 0.995 * before).all()):
+            part, before = self.rows[first:new], lengths(block)
+            coefficients = inner_products(part, block)
+            block = block - part.T @ coefficients.to(block)
+            inner[first:] += coefficients.cpu()
+            if first == 0 and bool((lengths(block) >= 0.995 * before).all()):
                 break
         self._check_symmetry(inner, old)
         self.matrix[:new, old:new] = inner
@@ -113,22 +114,22 @@ class Basis:
         n, columns = block.shape
         room = min(columns, n - self.size)
         factor = torch.zeros(room, columns, dtype=torch.float64)
-        scale = max(float(self.matrix.abs().max()), float(block.norm(dim=0).max()) if not self.size else 0.0)
+        scale = max(float(self.matrix.abs().max()), float(lengths(block).max()) if not self.size else 0.0)
         floor = 10 * torch.finfo(block.dtype).eps * scale
         for column in range(columns):
             vector = block[:, column]
             added = self.rows[self.size : self.size + self.pending]
             for _ in range(2):
-                inner = added @ vector
-                vector = vector - added.T @ inner
-                factor[: self.pending, column] += inner.double().cpu()
-            size = float(vector.norm())
+                inner = inner_products(added, vector)
+                vector = vector - added.T @ inner.to(vector)
+                factor[: self.pending, column] += inner.cpu()
+            size = float(lengths(vector))
             if self.pending == room:
                 continue
             if size <= floor:  # an invariant space: go on outside it, for eigenvalues met twice
                 vector, size = self._random(), 0.0
             factor[self.pending, column] = size
-            self.rows[self.size + self.pending] = vector / vector.norm()
+            self.rows[self.size + self.pending] = vector / float(lengths(vector))
             self.pending += 1
         return factor
 
@@ -137,8 +138,8 @@ class Basis:
         known = self.rows[: self.size + self.pending]
         vector = gaussian(self.op.shape[0], 1, self.generator, self.op).squeeze(1)
         for _ in range(3):
-            vector = vector / vector.norm()
-            vector = vector - known.T @ (known @ vector)
+            vector = vector / float(lengths(vector))
+            vector = vector - known.T @ inner_products(known, vector).to(vector)
         return vector
 
     def _check_symmetry(self, inner: Tensor, old: int) -> None:

@@ -14,6 +14,7 @@ from pullback.operators.base import Operator
 from pullback.spectral.basis import Basis
 from pullback.spectral.inputs import check_count, check_symmetric, dense, product, square_operator
 from pullback.spectral.repeats import Search
+from pullback.spectral.sums import inner_products, lengths
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,12 @@ def _recomputed(op: Operator, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenpairs of the operator on the span of the columns, descending, with residuals from one block of products."""
     vectors, _ = torch.linalg.qr(vectors)
     products = product(op, vectors)
-    inner = (vectors.T @ products).double()
+    vectors = vectors / lengths(vectors).to(vectors)
+    inner = inner_products(vectors.T, products)
     values, turn = torch.linalg.eigh((inner + inner.T) / 2)
     values, turn = values.flip(0).to(vectors), turn.flip(1).to(vectors)
     vectors, products = vectors @ turn, products @ turn
-    return values, vectors, (products - vectors * values).norm(dim=0)
+    return values, vectors, lengths(products - vectors * values).to(values)
 
 
 def _from_dense(op: Operator, k: int, which: str, tol: float, where: str) -> Eigenpairs:
