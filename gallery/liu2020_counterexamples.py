@@ -8,7 +8,8 @@ bound the kernel's change:
     |K_w(x, x') - K_0(x, x')| ≤ R ε (|g(x)| + |g(x')|) + (R ε)²,  ε the largest |H| in it, g = ∇f at its centre
 
 A Hessian that is zero almost everywhere (ReLU) says nothing; a non-linear output bends f only where φ''(f) is not
-zero; and the Hessian's norm grows with the ball, slowly.
+zero; and at distance R from the start the Hessian's norm grows slowly with R, if at all, along the directions tried.
+Of the checklist: S4-06, S4-08, S4-09, S4-12, S4-22, S4-31.
 """
 
 from __future__ import annotations
@@ -186,8 +187,8 @@ def balls(page: Page) -> None:
         page.at_most(
             f"{hidden} hidden: |H| at R = 16 over R = 0", 10, largest[3] / largest[0], source="finite for each R"
         )
-    reading = f"Width {m}; the largest along ±∇f and {draws} random directions. The theorem's constant depends on R."
-    page.draw(curves("radius", "|H| against the radius of the ball", reading, drawn, x="R", y="|H|"))
+    reading = f"Width {m}; the largest of ±∇f and {draws} random directions, from below. The theorem's constant depends on R."
+    page.draw(curves("radius", "|H| at a distance R from the start", reading, drawn, x="R", y="|H|"))
 
 
 if __name__ == "__main__":

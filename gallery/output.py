@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -42,10 +43,22 @@ def _finite(value: Any) -> Any:
 
 
 def cells(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
-    """A row of the table as texts; ``here`` shows as many digits as the comparison is about."""
-    here = row["here"]
-    shown = here if isinstance(here, str) else (f"{here:.4g}" if row["tolerance"].startswith("bound") else digits(here))
-    return row["quantity"], row["paper"], shown, row["tolerance"], row["verdict"]
+    """A row of the table as texts; numbers show as many digits as the comparison is about."""
+    return row["quantity"], _rounded(row["paper"], row), _rounded(row["here"], row), row["tolerance"], row["verdict"]
+
+
+def _rounded(value: float | str, row: dict[str, Any]) -> str:
+    """A number to two digits below what was allowed; of a bound four. Texts stay, but for long computed numbers."""
+    allowed = re.match(r"±([^ ,]+)( relative)?", row["tolerance"])
+    if isinstance(value, str) and not (allowed and row["computed"]):
+        return value
+    number = float(value)
+    if allowed is None:
+        return f"{number:.4g}" if row["tolerance"].startswith("bound") else digits(number)
+    within = float(allowed[1]) * (abs(number) if allowed[2] else 1)
+    if not (0 < within < math.inf and 0 < abs(number) < math.inf):
+        return digits(number)
+    return f"{number:.{min(max(math.ceil(math.log10(abs(number) / within)) + 2, 3), 12)}g}"
 
 
 def table_text(record: dict[str, Any]) -> str:

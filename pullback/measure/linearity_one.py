@@ -17,6 +17,7 @@ from pullback.measure.chain import Signals, outputs_of, signals_of
 from pullback.measure.kinks import refuse_kinks
 from pullback.measure.linearity_bound import hessian_bound, layer_norms, q_221
 from pullback.measure.linearity_result import Linearity
+from pullback.measure.seen_changes import seen_changes
 from pullback.measure.tensor_norms import NormBounds
 from pullback.modules import WideNetwork
 from pullback.operators import Hessian, Jacobian
@@ -43,7 +44,10 @@ def of_model(model: nn.Module, x: Batch, tol: float, max_matvecs: int | None, me
             signals = signals_of(model, x, count, WHERE)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     alone = [take(x, slice(i, i + 1)) for i in range(count)]
-    found = [[_top(model, one, c, tol, limit, held) for c in range(num_outputs)] for one in alone]
+    found = [
+        [_top(*_smallest(model, signals, i, c), alone[i], tol, limit, held) for c in range(num_outputs)]
+        for i in range(count)
+    ]
     norm, residual = (torch.tensor([[one[k] for one in row] for row in found], dtype=torch.float64) for k in (0, 1))
     matrix = tangent_kernel(model, x, contract="full").total.double().permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
     top, trace = float(torch.linalg.eigvalsh(matrix)[-1]), float(matrix.trace())
@@ -97,7 +101,14 @@ def _theorem(
     return NormBounds(lower, upper), allowed, torch.tensor(tensors, dtype=torch.float64).T
 
 
-def _top(model: nn.Module, x: Batch, output: int, tol: float, limit: int, held: int) -> tuple[float, float, int]:
+def _smallest(model: nn.Module, signals: Signals, sample: int, output: int) -> tuple[nn.Module, int]:
+    """Of the model and the module of its weights' changes that matter for one output the one of fewer parameters."""
+    few = seen_changes(signals.maps, sample, output) if signals.maps else None
+    sizes = [sum(p.numel() for p in each.parameters() if p.requires_grad) for each in (model, few or model)]
+    return (few, output) if few is not None and sizes[1] < sizes[0] else (model, output)
+
+
+def _top(model: nn.Module, output: int, x: Batch, tol: float, limit: int, held: int) -> tuple[float, float, int]:
     """Spectral norm of one output's Hessian at one input, its residual and the products it took."""
 
     def value(outputs: object, _: Tensor) -> Tensor:

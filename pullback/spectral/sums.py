@@ -25,5 +25,7 @@ def inner_products(rows: Tensor, block: Tensor) -> Tensor:
 
 def lengths(block: Tensor) -> Tensor:
     """Euclidean lengths of the columns of (n, J), or of one vector (n,), in float64."""
+    if len(block) <= PART:
+        return block.norm(dim=0).double()
     parts = [part.norm(dim=0).double() for part in block.split(PART)]
     return torch.stack(parts).norm(dim=0)

@@ -91,7 +91,7 @@ def test_within_three_standard_errors(page, value, holds):
 def test_every_row_held_to_standard_errors_has_a_cap():
     """No page hands a standard error to ``row``, which would hold however wide it is."""
     pages = [path for path in GALLERY.glob("*.py") if re.fullmatch(r"[a-z]+\d{4}_\w+", path.stem)]
-    assert len(pages) == 15
+    assert len(pages) == 17
     calls = [
         (path.stem, ast.unparse(node))
         for path in pages
@@ -105,6 +105,26 @@ def test_every_row_held_to_standard_errors_has_a_cap():
         }
     ]  # fmt: skip
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("paper", "here", "within", "relative", "shown"),
+    [
+        (-0.5, -0.49989012345, 0.02, False, ("-0.5", "-0.4999")),
+        (0, 0.0794489837889, 0.3, False, ("0", "0.0794")),
+        (0.464402902448, 0.462460293749, 0.0053, False, ("0.4644", "0.4625")),
+        (0.0240562567423, 0.0240558559633, 1e-4, True, ("0.0240563", "0.0240559")),
+        (1.039182, 1.03918212345678, 5e-7, False, ("1.039182", "1.03918212")),
+        (0, 3.33066907388e-16, 1e-12, False, ("0", "3.33e-16")),
+        (1, 1.0, 0, False, ("1", "1")),
+        (1, math.nan, 0.1, False, ("1", "nan")),
+    ],
+)
+def test_numbers_show_the_digits_they_are_compared_in(page, load, paper, here, within, relative, shown):
+    """Two more than what was allowed; a computed number beside it is as long."""
+    page.row("one", paper, here, within, relative=relative, computed=True)
+    (row,) = load("page").as_record(page, load("page").machine(), "0")["rows"]
+    assert load("output").cells(row)[1:3] == shown
 
 
 def test_computed_numbers_stand_under_another_head_than_the_paper_s(page, load):
