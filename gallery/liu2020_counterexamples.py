@@ -187,7 +187,9 @@ def balls(page: Page) -> None:
         page.at_most(
             f"{hidden} hidden: |H| at R = 16 over R = 0", 10, largest[3] / largest[0], source="finite for each R"
         )
-    reading = f"Width {m}; the largest of ±∇f and {draws} random directions, from below. The theorem's constant depends on R."
+    reading = (
+        f"Width {m}; the largest of ±∇f and {draws} random directions, from below. The theorem's constant depends on R."
+    )
     page.draw(curves("radius", "|H| at a distance R from the start", reading, drawn, x="R", y="|H|"))
 
 
