@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pullback.measure.map_norms import DenseLayer, dense_layer
+from pullback.measure.dense_layer import DenseLayer, dense_layer
 
 
 class _Changed(nn.Module):
