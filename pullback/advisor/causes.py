@@ -16,6 +16,7 @@ from pullback.advisor.findings import SEVERITIES, Finding
 ORDER = (
     "not-measured",
     "non-finite-data",
+    "non-finite-outputs",
     "loss-of-probabilities",
     "gradients-not-zeroed",
     "parameters-not-trained",
@@ -56,13 +57,16 @@ ORDER = (
 )
 
 FROM_START = frozenset({
-    "not-measured", "non-finite-data", "loss-of-probabilities", "gradients-not-zeroed", "weight-decay-too-high",
-    "data-not-shuffled", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
+    "not-measured", "non-finite-data", "non-finite-outputs", "loss-of-probabilities", "gradients-not-zeroed",
+    "weight-decay-too-high", "data-not-shuffled", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
     "chaotic-initialisation", "ordered-initialisation", "suspect-samples", "class-imbalance", "batch-too-small",
     "batch-norm-batch-too-small",
 })  # fmt: skip
 
-_WRECKS = ("non-finite-data", "gradients-not-zeroed", "learning-rate-too-high", "divergence", "non-finite-gradients")
+_WRECKS = (
+    "non-finite-data", "non-finite-outputs", "gradients-not-zeroed", "learning-rate-too-high", "divergence",
+    "non-finite-gradients",
+)  # fmt: skip
 _SCALE = (
     "outlying-samples",
     "targets-not-normalised",
@@ -77,6 +81,8 @@ _STOPS = (
 )  # fmt: skip
 
 FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
+    # of weights that a first step threw far out, some measurements fail
+    "not-measured": ("non-finite-data", "non-finite-outputs", "learning-rate-too-high"),
     "parameters-not-trained": (*_WRECKS, *_SCALE, "dead-units", "saturated-units", "vanishing-gradients"),
     "gradients-not-zeroed": ("parameters-not-trained",),  # no optimizer zeroes what none holds
     "targets-not-normalised": ("outlying-samples",),
@@ -112,6 +118,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "batch-too-small": (*_WRECKS, *_SCALE, *(name for name in _STOPS if name != "batch-too-small")),
     "ill-conditioning": (*_WRECKS, *_SCALE, *(name for name in _STOPS if name != "suspect-samples")),
     "memorisation": ("suspect-samples", "duplicates"),
+    "non-finite-outputs": ("non-finite-data", *_SCALE),
     "not-learning": (
         *_WRECKS, *_SCALE, *_STOPS, "unbalanced-layers", "conflicting-gradients", "loss-spikes", "loss-oscillates",
     ),
@@ -126,7 +133,7 @@ GIVES_WAY: dict[str, tuple[str, ...]] = {
         "schedule-at-zero", "ordered-initialisation", "dead-units", "saturated-units", "vanishing-gradients",
         "rank-collapse",
     ),
-    "learning-rate-too-high": ("non-finite-data",),
+    "learning-rate-too-high": ("non-finite-data", "non-finite-outputs"),
 }  # fmt: skip
 
 

@@ -22,9 +22,10 @@ def diagnose(run: Run | str | Path) -> list[Finding]:
     otherwise. What follows from what is a table, ``advisor/causes.py``. Findings that were stored with the run under
     other names come last.
 
-    Names: not-measured, non-finite-data, loss-of-probabilities, gradients-not-zeroed, parameters-not-trained,
-    weight-decay-too-high, schedule-at-zero, data-not-shuffled, targets-not-normalised, inputs-not-normalised,
-    class-imbalance, learning-rate-too-high, learning-rate-too-low, non-finite-gradients, divergence,
+    Names: not-measured, non-finite-data, non-finite-outputs, loss-of-probabilities, gradients-not-zeroed,
+    parameters-not-trained, weight-decay-too-high, schedule-at-zero, data-not-shuffled, targets-not-normalised,
+    inputs-not-normalised, class-imbalance, learning-rate-too-high, learning-rate-too-low, non-finite-gradients,
+    divergence,
     vanishing-gradients, exploding-gradients, ordered-initialisation, chaotic-initialisation, unbalanced-layers,
     saturated-units, dead-units, rank-collapse, ill-conditioning, conflicting-gradients, outlying-samples,
     suspect-samples, duplicates, batch-too-small, batch-too-large, batch-norm-batch-too-small, not-learning,

@@ -17,6 +17,7 @@ from pullback.advisor.thresholds import (
     FEW_STEPS,
     LEARNS_ACCURACY,
     LEARNS_SHARE,
+    MANY_STEPS,
     SHARE_OF_MEASUREMENTS,
 )
 from pullback.runs import Record, Run
@@ -24,6 +25,7 @@ from pullback.runs import Record, Run
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
 ENOUGH = 64  # samples of which a share of right answers is taken against the loss of all steps
+LEAPS = 4.0  # times the loss before
 FEW_RATIOS = 3  # of which no median says anything
 
 
@@ -84,11 +86,17 @@ def least_loss(run: Run) -> float | None:
 
 
 def class_counts(run: Run) -> dict[str, float]:
-    """Class -> how often it was among the measured targets, over all measurements; empty where there are no classes."""
-    counts: Counter[str] = Counter()
-    for record in run.of("targets"):
-        counts.update(by_layer(record, "counts"))
-    return dict(counts)
+    """Class -> how often it was among the targets of all batches, of older records of those that were measured.
+
+    Empty where there are no classes.
+    """
+    for probe in ("all_targets", "targets"):
+        counts: Counter[str] = Counter()
+        for record in run.of(probe):
+            counts.update(by_layer(record, "counts"))
+        if counts:
+            return dict(counts)
+    return {}
 
 
 def constant_loss(run: Run) -> float | None:
@@ -155,18 +163,26 @@ def _comparable(run: Run, batch: float) -> bool:
     """Whether the loop's losses are, on the whole, those that are measured.
 
     One by one, or those of the second half together: at first batch norm, measured in eval mode, has statistics of few
-    batches, and few samples say little alone. A factor or a penalty is there in both.
+    batches, and few samples say little alone. A factor or a penalty is there in both. The loop's loss is of before
+    the step and the measured one of after it: steps that leap say nothing.
     """
+    steps, values = run.course("loss")
+    following = {int(step): float(later) for step, later in zip(steps, values[1:], strict=False)}
     pairs = [
         (r.values["batch_loss"] / batch, r.values["loss"])
         for r in records_with(run, "loss", "loss", "batch_loss")
-        if r.values["loss"] != 0
+        if r.values["loss"] != 0 and not _leaps(r.values["batch_loss"], following.get(r.step))
     ]
     if len(pairs) < FEW_RATIOS:
         return True
     shown, measured = (sum(each) for each in zip(*pairs[len(pairs) // 2 :], strict=True))
     ratios = [median(a / b for a, b in pairs), shown / measured if measured else math.nan]
     return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios)
+
+
+def _leaps(loss: float, following: float | None) -> bool:
+    """Whether a step made the loss several times larger, or none."""
+    return following is not None and not abs(following) <= LEAPS * abs(loss)
 
 
 def learns(run: Run) -> bool:
@@ -216,6 +232,12 @@ def falls_short(run: Run) -> bool:
 def severity_of_mistake(run: Run) -> str:
     """What is no state but a mistake, and is there from the start, is a warning until training works well."""
     return "warning" if falls_short(run) else "info"
+
+
+def severity_of_symptom(run: Run) -> str:
+    """What shows in any training at first is a warning where training does not work, and has had the steps to."""
+    shown = len(run.course("loss")[1])
+    return "info" if 0 < shown < MANY_STEPS else severity(run)
 
 
 def severity(run: Run) -> str:

@@ -35,6 +35,8 @@ MANY_SWINGS = 40  # steps, in the second half of a run
 SMALL_UPDATE = 1e-5  # |dw| / |w| a step: 1e5 steps to move the weights by their size; convention
 LARGE_UPDATE = 0.1  # |dw| / |w| a step: ten steps to move the weights by their size; healthy runs of Adam start at 0.03
 GOOD_UPDATE = 0.01  # what a rate that is too high by this is lowered to; convention
+WILD_UPDATE = 0.3  # the same of a run that learns and falls short: healthy runs start at up to 0.2; convention
+MODEST_UPDATE = 0.05  # what the rate of such a run is lowered to; convention
 LITTLE_WAY = 0.1  # of it in all steps: no training moves weights less; convention
 TRAVELLED = 0.5  # |dw| / |w| times steps: weights that went that far were not held back by their rate; convention
 MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
@@ -60,7 +62,9 @@ CLASS_CONFLICT = (
     -0.5
 )  # mean cosine between classes; C classes that share the softmax alone give -1 / (C - 1); convention
 SUSPECT_SHARE = 0.03  # of the measured samples: wrong labels beyond it cost accuracy; convention
+HELD_OUT_BETTER = 0.7  # of the training's loss; convention
 MANY_COPIES = 0.2  # of the measured samples: batches a fifth of the data, drawn with replacement, have a tenth
+MOSTLY_COPIES = 0.3  # of the samples, from which on a warning: what is learnt is learnt of few; convention
 CLUMPED = 4.0  # standard errors, as of Poisson's distribution
 OUTLIER = 7.0  # modified z-score of log |g|: hard samples of healthy runs reach 6; convention
 
@@ -70,6 +74,7 @@ BATCH_TOO_LARGE = 10.0
 STDERRS = 2.0  # the noise scale is an estimate: it has to be beyond the threshold by so many standard errors
 LEAST_SIGNAL = -0.5  # of the unbiased |G|^2 / tr(Sigma): of N samples it is -1 / N at least, in exact numbers
 ONE_OR_TWO = 2  # samples a batch: eight cost no more time, so that the noise scale itself is the limit
+BATCH_NORM_SAMPLES = 4  # samples a batch, whatever their positions: neighbours in a picture are no further samples
 BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 / 15) = 37 percent
 
 # Plateaus.
@@ -95,13 +100,17 @@ RATE_DECAY = (
 LAZY_DRIFT = 0.1  # relative change of the tangent kernel; convention
 GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy
+BY_HEART_LOSS = 0.1  # of that of one answer for all, of samples that are known by heart; convention
+ACCURACY_FALL = 0.05  # of a held-out accuracy, from its best quarter to its last; convention
+MANY_LOOKS = 6  # at it, below which no fall is told from chance
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
 TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention
 
 # The loop. Each is a convention, between what mistakes give and what healthy runs of this repository's suite do.
 MOVES = 1e-6  # |dw| / |w| of a layer that is trained
 NOT_ZEROED = 5.0  # growth of |.grad| over the size of samples' gradients
-ADDS_UP = 0.5  # of the first norm a step: equal gradients that add up give 1, unrelated ones less than 0.3 over 8 steps
+ADDS_UP = 0.35  # of the first norm a step: equal gradients that add up give 1, unrelated ones 0.26 over 8 steps
+ADDS_UP_BEYOND = 0.25  # where later ones are longer than the triangle inequality lets a mean be: they turn meanwhile
 DECAY_SHARE = 0.5  # of a step's length that decay would make alone; convention
 DECAY_COSINE = 0.5  # of a step with minus the weights; a gradient's own is below 0 as a rule: weights grow
 DECAY_NORM = 0.5  # last over first norm of all weights
@@ -113,5 +122,5 @@ RATE_GONE_MOST = 0.5  # of the steps, from which on it is a mistake whatever was
 # Data.
 TARGET_SCALE = 10.0  # standard deviation, or mean, of targets
 IMBALANCED = 20.0  # most frequent class over the median of the others
-IMBALANCED_ALWAYS = 50.0  # where accuracy says nothing any more
+IMBALANCED_ALWAYS = 30.0  # where answering the class always is right in 97 of 100
 IN_ORDER = 0.2  # of the targets' spread between batches, beyond chance

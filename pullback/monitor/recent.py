@@ -69,17 +69,17 @@ class Recent:
         count, parts = num_samples(x), [(x, y)]
         if count >= FEW or not self._kept:
             return x, y
-        marks = set(_marks(x))
+        marks = set(marks_of(x))
         for pair in self._kept:
-            if count < TOGETHER and _alike(pair, (x, y)) and marks.isdisjoint(found := _marks(pair[0])):
+            if count < TOGETHER and _alike(pair, (x, y)) and marks.isdisjoint(found := marks_of(pair[0])):
                 marks.update(found)
                 parts.append(pair)
                 count += num_samples(pair[0])
         return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def _marks(x: Batch) -> list[float]:
-    """A number for every sample, the same for the same sample."""
+def marks_of(x: Batch) -> list[float]:
+    """A number for every sample, the same for the same sample; empty where the batch holds no tensor."""
     total: Tensor | float = 0.0
     for leaf in tensors(x):
         rows = leaf.detach().flatten(1).double() if leaf.dim() > 1 else leaf.detach().double().unsqueeze(1)

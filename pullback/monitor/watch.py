@@ -16,6 +16,7 @@ from pullback.monitor.measuring import Measurer, Seen
 from pullback.monitor.output import Output
 from pullback.monitor.plan import LEAST, Allowed
 from pullback.monitor.schedule import Schedule
+from pullback.monitor.seen_targets import SeenTargets
 from pullback.monitor.snapshot import Snapshot
 from pullback.monitor.steps import Steps
 from pullback.monitor.turns import Turns
@@ -40,6 +41,7 @@ class Watch:
         self.measurer, self.output, self._begun = measurer, output, steps
         self.turns = Turns(schedule, (probe.name for probe in measurer.probes if probe.sparse))
         self._alarms = Alarms(measurer.model, output)
+        self._targets = SeenTargets() if "targets" in measurer.names() else None
         self._steps = Steps(measurer.model, measurer.optimizer, output, self._arrived)
         self.num_measurements, self.seconds = 0, 0.0
         self._before: Snapshot | None = None
@@ -65,6 +67,8 @@ class Watch:
         """Take in a step, the one before it, its batch and its loss; measure if it is due and may be."""
         self.measurer.recent.see(x)
         samples = self.measurer.recent.batch_size or 1
+        if self._targets is not None:
+            self._targets.see(y)
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
         seen = Seen(x, y, self._steps.see(step, loss, samples), self._before if step == last + 1 else None)
@@ -125,10 +129,16 @@ class Watch:
             if plan.is_left_out:
                 return
             self.num_measurements += 1
+            self._record_targets(step)
             work = {"passes": plan.cheap + plan.dearer, "num_samples": plan.num_samples}
             self.output.values(step, "work", work | self.turns.state())
             self.output.values(step, "cost", {"seconds": time.perf_counter() - start})
             self.output.send(step)
+
+    def _record_targets(self, step: int) -> None:
+        found = {} if self._targets is None else self._targets.take()
+        if found:
+            self.output.values(step, "all_targets", found, forward=False)
 
     def log(self, step: int, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own."""
@@ -148,6 +158,7 @@ class Watch:
                 self.turns.leave_out(step)
             else:
                 self._measure(*self._last, allowed)
+        self._record_targets(step)
         self._last = self._before = None
         self._alarms.batch = None
         text = None

@@ -18,7 +18,7 @@ DRAWN = frozenset({
     "inputs",
     "batch_norm", "sharpness", "samples", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
     "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
-    "targets_broadcast", "resume",
+    "targets_broadcast", "all_targets", "resume",
 })  # fmt: skip
 ELSEWHERE = {
     ("test", "loss"),

@@ -90,6 +90,13 @@ def test_what_cannot_be_judged_is_said_first() -> None:
     assert [name for name, _ in found] == ["divergence", "not-measured"]
 
 
+def test_measurements_that_fail_of_weights_thrown_far_out_follow_from_the_rate() -> None:
+    thrown = a_finding("learning-rate-too-high", 1)
+    assert told(thrown, a_finding("not-measured"))[1] == ("not-measured", ("learning-rate-too-high",))
+    later = told(a_finding("learning-rate-too-high", 2), a_finding("not-measured"))
+    assert later == [("not-measured", ()), ("learning-rate-too-high", ())]
+
+
 @given(
     st.lists(st.sampled_from(ORDER), unique=True, max_size=12).flatmap(
         lambda names: st.tuples(

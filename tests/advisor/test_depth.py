@@ -66,3 +66,18 @@ def test_without_a_critical_value_the_action_names_the_call() -> None:
     finding = found("ordered-initialisation", (1, "initialisation", {"chi": dict.fromkeys("abcdefghij", 0.5)}))
     assert finding is not None
     assert 'phase="critical"' in finding.action
+
+
+def test_gradients_that_a_sigmoid_lets_die_are_no_passing_state() -> None:
+    """Of another activation they may be, in a run that works."""
+
+    def told(kind: str, left: float) -> str:
+        line = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+        kinds = (1, "activations", {"kind": {"a": kind}})
+        course = [2.0] * 5 + [2.0 * left] * 5
+        finding = found("vanishing-gradients", (1, "flow", flow("vanishing", -2.0)), line, kinds, loss=course)
+        assert finding is not None
+        return finding.severity
+
+    assert (told("sigmoid", 0.6), told("sigmoid", 0.2)) == ("warning", "info")
+    assert (told("tanh", 0.6), told("tanh", 0.95)) == ("info", "warning")

@@ -224,3 +224,47 @@ def test_the_variance_of_few_targets_is_that_of_many() -> None:
     course = [1.0] * 20 + [0.75] * 40
     assert "not-learning" in {f.name for f in pb.diagnose(a_run(*measured, loss=course))}
     assert "not-learning" not in {f.name for f in pb.diagnose(a_run(*measured, *targets, loss=course))}
+
+
+def course(rate: float, steps: int = 80, lowest: float = 0.0) -> list[float]:
+    """A loss that falls from one answer's, 2, towards its lowest, by so much a step."""
+    return [lowest + (2.0 - lowest) * math.exp(-rate * k) for k in range(steps)]
+
+
+def test_weights_that_barely_moved_and_a_loss_that_still_falls() -> None:
+    """Although training works: a third and more of one answer's loss is left, and no training moves weights less."""
+
+    def told(shown: list[float], way: float) -> pb.Finding | None:
+        updates = [(step, "updates", {"median": way / 80}) for step in (2, 20, 80)]
+        return found("learning-rate-too-low", (1, "loss", {"loss": 2.0, "constant_loss": 2.0}), *updates, loss=shown)
+
+    finding = told(course(0.012), 0.01)
+    assert finding is not None
+    assert (finding.severity, finding.change) == ("warning", pb.Change("learning_rate", 50.0))  # half of their size
+    assert told(course(0.012), 0.2) is None
+    assert told(course(0.05), 0.01) is None  # little is left
+    assert told(course(0.2, lowest=0.9), 0.01) is None  # nothing falls any more
+    quick = told(course(0.012), 0.09)
+    assert quick is not None
+    assert quick.change == pb.Change("learning_rate", 10.0)
+
+
+def test_a_rate_that_throws_weights_far_out_is_too_high_although_something_is_learnt() -> None:
+    """Where much is left: a leap, or first steps of half the weights' size; not where all is learnt after it."""
+
+    def told(shown: list[float], update: float = 0.05) -> pb.Finding | None:
+        lines = [(1, "loss", {"loss": 2.0, "constant_loss": 2.0}), (2, "updates", {"median": update})]
+        return found("learning-rate-too-high", *lines, loss=shown)
+
+    leaps = [2.0, 2.0, *[4000.0] * 4]
+    finding = told(leaps + [1.0] * 60)
+    assert finding is not None
+    assert (finding.severity, finding.change) == ("warning", pb.Change("learning_rate", 0.1))
+    assert told(leaps + [0.1] * 60) is None
+    wild = told([2.0] * 4 + [1.0] * 60, 0.5)
+    assert wild is not None
+    assert (wild.severity, wild.change) == ("warning", pb.Change("learning_rate", 0.1))
+    assert told([2.0] * 4 + [0.1] * 60, 0.5) is None
+    both = told(leaps + [1.0] * 60, 0.5)
+    assert both is not None
+    assert both.change == pb.Change("learning_rate", 0.02)

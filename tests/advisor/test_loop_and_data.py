@@ -39,6 +39,25 @@ def test_a_gradient_that_is_none_beside_a_loss_that_is_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("outputs", "word"), [([0, 3], "forward pass"), ([], "Look in the loss"), (None, "forward pass")]
+)
+def test_a_first_loss_that_is_none_is_not_blamed_on_the_rate(outputs: list[int] | None, word: str) -> None:
+    """No step was made before it: the forward pass, or the loss, made it of finite data."""
+    broken = NOT_FINITE | {"gradients": ["a"], "weights": ["a"]}
+    broken = (
+        broken | {"outputs": outputs} if outputs is not None else {k: v for k, v in broken.items() if k != "outputs"}
+    )
+    first, second = pb.diagnose(a_run((1, "not_finite", broken), loss=[math.nan] * 5))
+    assert (first.name, first.severity, first.change) == ("non-finite-outputs", "critical", None)
+    assert word in first.action
+    assert (second.name, second.because, second.change) == ("divergence", ("non-finite-outputs",), None)
+    later = (2, "not_finite", broken)
+    assert [f.name for f in pb.diagnose(a_run(later, loss=[2.0] + [math.nan] * 5))] == ["divergence"]
+    data = (1, "not_finite", broken | {"inputs": [1]})
+    assert [f.name for f in pb.diagnose(a_run(data, loss=[math.nan] * 5))] == ["non-finite-data", "divergence"]
+
+
+@pytest.mark.parametrize(
     ("form", "outputs", "word"),
     [
         ("cross-entropy", "probabilities", "Take the softmax out"),
@@ -280,3 +299,49 @@ def test_an_error_that_ended_the_training() -> None:
 
     assert ended("RuntimeError: out of memory") == ["not-measured"]
     assert ended(None) == ended("KeyboardInterrupt") == []
+
+
+def diverging(norms: list[float], measured: tuple[int, ...], losses_of: list[float] | None = None) -> list[str]:
+    lines = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in measured]
+    lines += [(0, "loss", {"constant_loss": 2.0})] if losses_of else []
+    run = a_run(*lines, gradient_norm=norms, **({"loss": losses_of} if losses_of else {}))
+    return [finding.name for finding in pb.diagnose(run)]
+
+
+def test_gradients_of_a_run_that_diverges_are_no_sum() -> None:
+    """Samples' gradients grow as fast as the loop's, and between measurements nobody sees them."""
+    leaping = [0.3, 0.3, 0.3, 0.3, 1e3, 1e6, 1e9, 1e12]
+    assert "gradients-not-zeroed" not in diverging(leaping, (1, 2))
+    assert "gradients-not-zeroed" not in diverging(leaping, (1, 2, 8), [2.0] * 4 + [1e3, 1e6, 1e9, 1e12])
+    assert "gradients-not-zeroed" in diverging(leaping, (1, 2, 8), [2.0] * 8)
+
+
+def test_few_samples_a_batch_are_few_for_batch_norm_whatever_their_positions() -> None:
+    def told(batch: float, count: int) -> pb.Finding | None:
+        return found(
+            "batch-norm-batch-too-small", (1, "batch_norm", {"smallest_count": {"a": count}, "batch_size": batch})
+        )
+
+    finding = told(3, 192)
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert finding.change == pb.Change("batch_size", 32 / 3)
+    assert "of 3 samples" in finding.summary
+    few = told(8, 8)
+    assert few is not None
+    assert "of 8 values" in few.summary
+    assert few.change == pb.Change("batch_size", 4.0)
+    assert told(8, 128) is None
+
+
+def test_loops_whose_steps_leap_are_compared_with_no_measurement() -> None:
+    """The loop's loss is of before a step, the measured one of after it: a wild start is told nevertheless."""
+    measured = [
+        (k, "loss", {"loss": 100.0 * b, "batch_loss": b, "constant_loss": 2.0})
+        for k, b in enumerate((60.0, 6e3, 6e5), 1)
+    ]
+    finding = found("chaotic-initialisation", *measured, loss=[60.0, 6e3, 6e5, 6e7, math.nan])
+    assert finding is not None
+    assert finding.severity == "critical"
+    scaled = [(k, "loss", {"loss": 1.0, "batch_loss": 60.0, "constant_loss": 2.0}) for k in (1, 2, 4)]
+    assert found("chaotic-initialisation", *scaled, loss=[60.0] * 5) is None

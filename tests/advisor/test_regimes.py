@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import pullback as pb
 from tests.advisor.runs import LEARNS, STUCK, Line, found, losses, severities
 
 STANDING = losses(2.3, 2.3, 2.31, 2.3, 2.3, 2.29, 2.3, 2.3)
@@ -83,3 +84,34 @@ def test_memorisation(probe: str, prefix: str) -> None:
     assert finding.evidence["lowest test loss"] == 0.4
     assert found("memorisation", *train, *rising[:2]) is None
     assert found("memorisation", *rising) is None
+
+
+def test_a_gap_without_a_fall_is_no_harm() -> None:
+    """Small data leaves one in the best of runs; early stopping wins back what was better before."""
+
+    def told(accuracies: list[float], loss: list[float], form: str = "cross-entropy") -> pb.Finding | None:
+        line = (0, "loss", {"loss": 2.0, "accuracy": 1.0, "constant_loss": 2.0, "form": form})
+        test = [(k, "test", {"accuracy": a, "loss": b}) for k, (a, b) in enumerate(zip(accuracies, loss, strict=True))]
+        return found(
+            "memorisation", line, *test, (9, "loss", {"loss": 0.01, "accuracy": 1.0}), loss=[2.0] + [0.01] * 40
+        )
+
+    level = told([0.6] * 8, [1.0] * 8)
+    assert level is not None
+    assert (level.severity, level.change) == ("info", None)
+    lost = told([0.6, 0.7, 0.75, 0.75, 0.7, 0.6, 0.5, 0.5], [1.0] * 8)
+    assert lost is not None
+    assert (lost.severity, lost.change) == ("warning", pb.Change("early_stopping"))
+    assert lost.evidence["fall of the test accuracy"] == pytest.approx(0.25)
+    sure = told([0.9] * 8, [0.5] * 4 + [0.8] * 4)  # surer of its mistakes
+    assert sure is not None
+    assert (sure.severity, sure.change) == ("info", pb.Change("early_stopping"))
+    numbers = told([0.9] * 8, [0.5] * 4 + [0.8] * 4, "squared")
+    assert numbers is not None
+    assert numbers.severity == "warning"
+
+
+def test_a_few_samples_that_are_all_right_are_nothing_known_by_heart() -> None:
+    line = (0, "loss", {"loss": 2.0, "accuracy": 1.0, "constant_loss": 2.0})
+    assert found("memorisation", line, (9, "test", {"accuracy": 0.5}), loss=[2.0] + [0.6] * 40) is None
+    assert found("memorisation", line, (9, "test", {"accuracy": 0.5}), loss=[2.0] + [0.1] * 40) is not None

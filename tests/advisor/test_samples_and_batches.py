@@ -227,3 +227,66 @@ def test_one_sample_a_batch_of_which_no_noise_could_be_measured() -> None:
     assert told(1, 1.2) == told(2, 1.2) == ["batch-too-small"]
     assert told(3, 1.2) == told(1, 0.2) == []
     assert told(3, 1.2, 3) == ["rank-collapse"]
+
+
+def test_a_short_run_is_not_said_to_fail_by_gradients_that_conflict() -> None:
+    """Of arbitrary labels, in its first steps; of many steps it is, as it is where nobody shows the loop's loss."""
+    conflict = (1, "alignment", {"mean_cosine": -0.2, "conflict_fraction": 0.8})
+
+    def told(steps: int) -> str | None:
+        finding = found("conflicting-gradients", conflict, loss=[1.1] * steps)
+        return finding and finding.severity
+
+    assert (told(6), told(29), told(30), told(0)) == ("info", "info", "warning", "warning")
+
+
+def test_copies_are_told_by_whole_batches() -> None:
+    """More than the few samples that are measured show; as many as draws with replacement give are none."""
+    batch = {"copies": [12, 9, 2], "copied": [3, 5, 8, 9], "num_samples": 32}
+    finding = found("duplicates", (1, "inputs", batch), (50, "inputs", batch))
+    assert finding is not None
+    assert (finding.severity, finding.change) == ("warning", pb.Change("check_samples", (3, 5, 8, 9)))
+    assert finding.evidence == {"duplicates": 20, "samples": 32, "most often": 12, "share": 20 / 32}
+    half = found("duplicates", (1, "inputs", batch), *[(k, "inputs", {"largest_abs": 1.0}) for k in (8, 64)])
+    assert half is not None
+    assert half.severity == "info"  # of one batch of three
+    assert found("duplicates", (1, "inputs", {"copies": [2, 2], "copied": [1, 5], "num_samples": 64})) is None
+    for damaged in ({"copied": "x"}, {"copies": "x"}, {"num_samples": 0}, {"copied": ["a"]}, {"copies": []}):
+        assert found("duplicates", (1, "inputs", batch | damaged)) is None
+    cause, effect = (
+        f for f in pb.diagnose(a_run(
+            (1, "inputs", batch), (1, "loss", {"loss": 1.0, "accuracy": 1.0}), (50, "test", {"accuracy": 0.5})
+        )) if f.severity == "warning"
+    )  # fmt: skip
+    assert (cause.name, effect.name, effect.because) == ("duplicates", "memorisation", ("duplicates",))
+
+
+def test_two_suspect_labels_of_twenty_are_chance() -> None:
+    """A share of three hundredths gives so many in 12 of 100 runs; four in 3 of 1000."""
+
+    def told(count: int, samples: int) -> str | None:
+        finding = found("suspect-samples", (50, "samples", {"num_samples": samples, "suspects": many_labels(count)}))
+        return finding and finding.severity
+
+    assert (told(2, 20), told(4, 20)) == ("info", "warning")
+
+
+def test_held_out_samples_that_are_far_easier_speak_against_the_training_labels() -> None:
+    suspect = (60, "samples", {"num_samples": 16, "suspects": many_labels(1)})
+
+    def told(test: float, *more: Line, **known: Any) -> str | None:
+        course = [2.0] * 10 + [1.5] * 50
+        finding = found("suspect-samples", suspect, (60, "test", {"loss": test}), *more, loss=course, **known)
+        return finding and finding.severity
+
+    assert (told(0.7), told(1.4)) == ("warning", "info")
+    assert told(0.7, meta={"model": {"modules": {"Dropout": 2}}}) == "info"  # the model's own noise
+    assert told(0.7, least=None) == "info"
+
+
+def test_one_sample_a_batch_is_named_whatever_noise_was_measured() -> None:
+    calm = [(k, "noise", {"signal_to_noise": 2.0, "signal_to_noise_stderr": 0.01, "batch_size": 1}) for k in (1, 2)]
+    form = (0, "loss_form", {"reduction": "mean", "batch_size": 1})
+    level = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+    assert found("batch-too-small", form, level, *calm, loss=[2.0] * 60) is not None
+    assert found("batch-too-small", form, level, *calm, loss=[2.0] * 30 + [0.1] * 30) is None

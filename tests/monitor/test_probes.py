@@ -233,6 +233,20 @@ def test_inputs_of_unequal_scale() -> None:
     assert observe(model, tokens, torch.tensor([0, 1]), "inputs") == {}
 
 
+def test_samples_of_the_batch_that_are_there_several_times() -> None:
+    """Equal inputs with equal targets, wherever they stand; of the loop's whole batch."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 5), torch.arange(12) % 3
+    for copy, of in ((4, 1), (7, 1), (9, 2), (11, 0)):
+        x[copy], y[copy] = x[of], y[of]
+    y[11] = (y[0] + 1) % 3  # the same inputs, another target
+    found = observe(nn.Linear(5, 3), x[:3], y[:3], "inputs", whole=(x, y))
+    assert (found["copies"], found["copied"], found["num_samples"]) == ([3, 2], [4, 7, 9], 12)
+    numbers = observe(nn.Linear(5, 2), x, torch.stack([y, -y], 1).double(), "inputs")
+    assert numbers["copies"] == [3, 2]
+    assert "copies" not in observe(nn.Linear(5, 3), torch.randn(12, 5), y, "inputs")
+
+
 def test_values_of_a_statistic() -> None:
     """A convolution's channel has one a position, a linear layer's one a sample."""
     model = nn.Sequential(

@@ -30,6 +30,7 @@ from pullback.runs import Run
 RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     record.not_measured,
     not_finite.non_finite_data,
+    not_finite.non_finite_outputs,
     not_finite.non_finite_gradients,
     loop.loss_of_probabilities,
     loop.gradients_not_zeroed,

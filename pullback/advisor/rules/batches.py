@@ -22,6 +22,7 @@ from pullback.advisor.reading import (
 )
 from pullback.advisor.thresholds import (
     BATCH_NORM_COUNT,
+    BATCH_NORM_SAMPLES,
     BATCH_TOO_LARGE,
     BATCH_TOO_SMALL,
     LEAST_SIGNAL,
@@ -32,13 +33,15 @@ from pullback.advisor.thresholds import (
 from pullback.runs import Record, Run
 
 LARGEST_FACTOR = 16.0  # of the batch size at once
+ENOUGH_FOR_NORM = 32  # samples a batch, at which batch norm is as good as it gets: Wu and He (2018), figure 1
 AT_NO_COST = 8.0  # times one or two samples: takes hardly longer, on any machine
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 
 def too_small(run: Run) -> Iterator[Finding]:
     """Batches whose gradient is mostly noise. The scale grows as training ends, so a run that learns is not blamed."""
-    yield from _beyond(run, "batch-too-small", small=True)
+    found = list(_beyond(run, "batch-too-small", small=True))
+    yield from found or _one_or_two(run)
 
 
 def too_large(run: Run) -> Iterator[Finding]:
@@ -49,31 +52,36 @@ def too_large(run: Run) -> Iterator[Finding]:
 def batch_norm_too_small(run: Run) -> Iterator[Finding]:
     """Statistics of batch norm made of few values, so that each sample's output depends on its company."""
     records = [r for r in run.of("batch_norm") if by_layer(r, "smallest_count")]
-    seen = [r for r in records if min(by_layer(r, "smallest_count").values()) < BATCH_NORM_COUNT]
+    seen = [
+        r
+        for r in records
+        if min(by_layer(r, "smallest_count").values()) < BATCH_NORM_COUNT
+        or number(r.values.get("batch_size")) <= BATCH_NORM_SAMPLES
+    ]
     if lasts(seen, records):
         counts = by_layer(seen[-1], "smallest_count")
         layer = min(counts, key=lambda name: counts[name])
         evidence = {"values per statistic": counts[layer]}
         batch = number(seen[-1].values.get("batch_size"))
+        few = f"{batch:.0f} samples" if batch <= BATCH_NORM_SAMPLES else f"{counts[layer]:.0f} values"
         yield Finding(
             "batch-norm-batch-too-small",
             "warning",
             layer,
             span(seen),
             evidence | ({"batch size": batch} if has(seen[-1], "batch_size") else {}),
-            f"fewer than {BATCH_NORM_COUNT} values: their variance is off by sqrt(2 / (n - 1)), a third or more",
+            f"fewer than {BATCH_NORM_COUNT} values: their variance is off by sqrt(2 / (n - 1)), a third or more; or "
+            f"{BATCH_NORM_SAMPLES} samples at most, whose positions are much alike",
             "sampling error of a normal variance; Wu and He (2018), arXiv:1803.08494, figure 1",
-            "Use larger batches, or group or layer norm in place of batch norm",
-            summary="Batch norm takes its statistics of so few values that a sample's output hangs on its company.",
-            change=Change("normalisation", "layer"),
+            f"Use batches of {ENOUGH_FOR_NORM} samples or more, or group or layer norm in place of batch norm",
+            summary=f"Batch norm takes its statistics of {few}, so that a sample's output hangs on its company.",
+            change=_factor(ENOUGH_FOR_NORM / batch) if batch < ENOUGH_FOR_NORM else Change("normalisation", "layer"),
         )
 
 
 def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     records = records_with(run, "noise", "signal_to_noise", "batch_size")
     if not records:
-        if small:
-            yield from _one_or_two(run)
         return
     share, error = _signal_share(records)
     batch = median(record.values["batch_size"] for record in records)
@@ -108,7 +116,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
 
 
 def _one_or_two(run: Run) -> Iterator[Finding]:
-    """Batches so small that what may be measured of them tells no noise from signal, where training falls short."""
+    """So few samples a batch that what is measured may not tell noise from signal, where training falls short."""
     sizes = [float(r.values["batch_size"]) for r in records_with(run, "loss_form", "batch_size")]
     losses = training_losses(run)
     if not sizes or max(sizes) > ONE_OR_TWO or len(losses) < MANY_STEPS or not falls_short(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 
@@ -25,6 +26,7 @@ from pullback.runs import Record, Run
 
 MANY_BATCHES = 5  # of which an order shows
 MANY_LABELS = 100  # of which frequencies show
+LEAST_WITHIN = 1e-9  # of the sum of squares, below which double precision tells no spread within batches
 CHANCE = 6.0  # standard errors beyond chance; 1e-9 of shuffled runs
 
 
@@ -81,8 +83,10 @@ def class_imbalance(run: Run) -> Iterator[Finding]:
 def data_not_shuffled(run: Run) -> Iterator[Finding]:
     """Batches that differ from each other by more than chance: each step unlearns what the ones before have taught."""
     records = list(run.of("targets"))
-    found = _of_classes([counts for r in records if (counts := by_layer(r, "counts"))]) or _of_numbers(records)
+    found = _of_all(run)
     if found is None:
+        found = _of_classes([counts for r in records if (counts := by_layer(r, "counts"))]) or _of_numbers(records)
+    if found is None or not records:
         return
     share, errors = found
     if share > IN_ORDER and errors > CHANCE:
@@ -100,6 +104,42 @@ def data_not_shuffled(run: Run) -> Iterator[Finding]:
             "before have taught.",
             change=Change("shuffle"),
         )
+
+
+def _of_all(run: Run) -> tuple[float, float] | None:
+    """The same of every batch, where the record has their sums; None where it has not."""
+    records = records_with(run, "all_targets", "batches", "num_samples")
+    batches, samples = (sum(float(r.values[name]) for r in records) for name in ("batches", "num_samples"))
+    if batches < MANY_BATCHES or not samples > batches:
+        return None
+    counts, squares = Counter[str](), Counter[str]()
+    for record in records:
+        counts.update(by_layer(record, "counts"))
+        squares.update(by_layer(record, "squares"))
+    if len(counts) > 1:
+        freedom = (batches - 1) * (len(counts) - 1)
+        statistic = samples * (sum(squares[label] / counts[label] for label in counts) - 1)
+        share = (statistic - freedom) / (samples * min(batches - 1, len(counts) - 1))
+        return share, (statistic - freedom) / math.sqrt(2 * freedom)
+    return None if counts else _variances(records, batches, samples)
+
+
+def _variances(records: list[Record], batches: float, samples: float) -> tuple[float, float] | None:
+    """Of the output whose batches lie furthest apart."""
+    rows = [[r.values.get(name) for name in ("sums", "square_sums", "squared_sums")] for r in records]
+    if len({len(part) if isinstance(part, list) else 0 for row in rows for part in row}) != 1:
+        return None
+    sums, square_sums, squared_sums = np.array(rows, dtype=float).sum(0)
+    centre = sums**2 / samples
+    between, whole = squared_sums - centre, square_sums - centre
+    within = whole - between
+    if not bool((within > LEAST_WITHIN * square_sums).any()):
+        return None
+    noise = np.maximum(within, LEAST_WITHIN * square_sums) / (samples - batches)
+    place = int(np.argmax(between / noise))
+    freedom = batches - 1
+    excess = between[place] - freedom * noise[place]
+    return float(excess / whole[place]), float(excess / noise[place]) / math.sqrt(2 * freedom)
 
 
 def _of_classes(batches: list[dict[str, float]]) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ from statistics import median
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.model import RELU_FAMILY, for_depth, is_normalised, kinds
+from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
@@ -84,6 +84,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     if not lasts(seen, records):
         return
     norms = by_layer(seen[-1], "gradient_norm")
+    flat = verdict == "vanishing" and bool(kinds(run) & set(SATURATING))  # by the activation's slope: no passing state
     evidence = {"slope of ln|g|^2 per layer": float(seen[-1].values["slope"])}
     if norms:
         first, *_, last = [*norms.values(), *norms.values()]
@@ -91,7 +92,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     action, change = for_depth(run, verdict)
     yield Finding(
         f"{verdict}-gradients",
-        severity(run),
+        severity_of_mistake(run) if flat else severity(run),
         _where_it_starts(norms, verdict),
         span(seen),
         evidence,

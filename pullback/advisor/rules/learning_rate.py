@@ -13,6 +13,7 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
+    falls_short,
     has,
     lasts,
     learns,
@@ -26,15 +27,18 @@ from pullback.advisor.reading import (
 from pullback.advisor.rules.curvature import LOWEST_FACTOR, SHARE_OF_LIMIT, STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
     DIVERGING,
+    FALLS_SHORT,
     GOOD_UPDATE,
     LARGE_UPDATE,
     LEARNS_CHANGES,
     LITTLE_WAY,
     MANY_LOSSES,
     MANY_SHARPNESS,
+    MODEST_UPDATE,
     SMALL_UPDATE,
     STABLE_SHARE,
     TRAVELLED,
+    WILD_UPDATE,
 )
 from pullback.runs import Record, Run
 
@@ -54,7 +58,8 @@ def too_high(run: Run) -> Iterator[Finding]:
     above = [each for each in curvatures if each.sharpness > each.limit]
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
-    updates = [] if works else _large_updates(run)
+    short, losses = falls_short(run), training_losses(run)
+    updates = _large_updates(run, LARGE_UPDATE) if not works else _large_updates(run, WILD_UPDATE) if short else []
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -69,10 +74,11 @@ def too_high(run: Run) -> Iterator[Finding]:
     if updates:
         evidence["|dw| / |w|"] = updates[0].values["median"]
         steps += [min(1, updates[0].step), updates[-1].step]
-        factors.append(GOOD_UPDATE / updates[0].values["median"])
+        modest = works and losses.leapt_at is None
+        factors.append((MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
         reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
-    losses = training_losses(run)
-    if not works and losses.leapt_at is not None and not losses.grew and not not_finite(run):
+    leapt = short and losses.leapt_at is not None
+    if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
         evidence["highest loss, in first ones"] = losses.peak
         steps += [max(0, losses.leapt_at - 3), losses.leapt_at]
         factors.append(0.1)
@@ -90,13 +96,13 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
     yield Finding(
         "learning-rate-too-high",
-        severity(run),
+        "warning" if updates or leapt else severity(run),
         None,
         (min(steps), max(steps)),
         evidence,
         "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
-        f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}, or a loss that leapt to "
-        f"{DIVERGING:g} times its start",
+        f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
+        f"updates above {WILD_UPDATE:g}, or a loss that leapt to {DIVERGING:g} times its start",
         STABILITY + "; " + CONVENTION,
         f"Lower the {which}{target}"
         + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
@@ -105,10 +111,10 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
 
 
-def _large_updates(run: Run) -> list[Record]:
-    """Measurements of steps that move the weights by a tenth of their size, if the first shows it or half of them."""
+def _large_updates(run: Run, limit: float) -> list[Record]:
+    """Measurements of steps that move the weights by so much of their size, if the first shows it or half of them."""
     records = records_with(run, "updates", "median")
-    large = [r for r in records if r.values["median"] > LARGE_UPDATE]
+    large = [r for r in records if r.values["median"] > limit]
     return large if large and (large[0] is records[0] or lasts(large, records)) else []
 
 
@@ -118,18 +124,20 @@ def too_low(run: Run) -> Iterator[Finding]:
     finite = list(map(float, losses.finite))
     if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
-    if learns(run) and not _still_falls(losses):
+    updates = records_with(run, "updates", "median")
+    way, crawls = _way(updates, run), _crawls(run)
+    barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
+    falls = _still_falls(losses, barely=barely)
+    if learns(run) and not falls:
         return
     curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
-    updates = records_with(run, "updates", "median")
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
-    way, crawls = _way(updates, run), _crawls(run)
-    little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and _still_falls(losses))
+    little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and falls)
     if not little or way > TRAVELLED:
         return
     evidence = {"first loss": finite[0], "last loss": finite[-1]}
-    factor = min(RAISED_FAR, TRAVELLED / way) if crawls and way > 0 else RAISED
+    factor = min(RAISED_FAR, max(RAISED, TRAVELLED / way)) if way > 0 and (crawls or barely) else RAISED
     action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{factor:.2g} times'}"
     bent = [c for c in curvatures if not (c.at_start and crawls)]
     if bent:
@@ -153,7 +161,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         f"went less than {TRAVELLED:g} of their size, while the loss "
         "changes by less than "
         + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth")
-        + ", or falls as evenly at the end as at the start",
+        + ", or falls as evenly at the end as at the start with much of one answer's loss left",
         CONVENTION,
         action,
         summary="The steps are so short that the loss hardly moves: the same training could be many times faster.",
@@ -185,14 +193,16 @@ def _furthest(updates: list[Record], run: Run) -> float:
     return max(ways, default=0.0) * max(run.steps, default=0)
 
 
-def _still_falls(losses: Losses) -> bool:
+def _still_falls(losses: Losses, *, barely: bool) -> bool:
     """Whether most of one answer's loss is still there, and the second half fell by at least half of the first.
 
-    By more than chance: of a loss that stands, quarters differ by its noise.
+    Of weights that barely moved, whether a good part of it is there, and a quarter of the fall. By more than chance: of
+    a loss that stands, quarters differ by its noise.
     """
-    if losses.share is None or losses.share < HALF_WAY or len(losses) < MANY_STEPS_OF_FALL:
+    left, part = (FALLS_SHORT, 0.25) if barely else (HALF_WAY, 0.5)
+    if losses.share is None or losses.share < left or len(losses) < MANY_STEPS_OF_FALL:
         return False
     quarter = len(losses) // 4
     parts = [losses.finite[k * quarter : (k + 1) * quarter] for k in range(4)]
     first, second, third, last = (float(np.median(part)) for part in parts)
-    return second - last > max(0.5 * (first - third), FALLS_BY * error_of_level(parts[3])) > 0 and first > third
+    return second - last > max(part * (first - third), FALLS_BY * error_of_level(parts[3])) > 0 and first > third

@@ -9,9 +9,10 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, records_with, span, training_losses
-from pullback.advisor.thresholds import ADDS_UP, LEARNT_NOTHING, NOT_ZEROED
+from pullback.advisor.thresholds import ADDS_UP, ADDS_UP_BEYOND, LEARNT_NOTHING, NOT_ZEROED
 from pullback.runs import Run
 
+MEDIAN_OF = 3  # steps: a leap is told by the last of so many
 MANY_OUTPUTS = 3  # measurements below which binary scores may lie between 0 and 1 by chance
 
 
@@ -20,17 +21,27 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
 
     A mean is never longer than the root mean square of what it is made of, so .grad stays below that of the measured
     samples or, where losses are summed or scaled, at the same multiple of it. A sum of all gradients so far outgrows
-    it; in the first steps, while gradients are alike, it does so evenly.
+    it; in the first steps, while gradients are alike, it does so evenly. Of steps after the last measurement, or
+    a leap of the loss, nothing is said: samples' own gradients are then others from step to step.
     """
     steps, norms = run.course("gradient_norm")
-    kept = np.isfinite(norms) & (norms > 0)
-    steps, norms = steps[kept], norms[kept]
-    sizes = _sizes_at(run, steps)
-    if len(steps) < MANY_NORMS or sizes is None:
+    found = _sizes_at(run, steps)
+    if found is None:
+        return
+    last, sizes = found
+    leapt = training_losses(run).leapt_at
+    last = last if leapt is None else min(last, leapt - MEDIAN_OF)
+    kept = np.isfinite(norms) & (norms > 0) & (steps <= last)
+    steps, norms, sizes = steps[kept], norms[kept], sizes[kept]
+    if len(steps) < MANY_NORMS:
         return
     ratios = norms / sizes
     late = float(np.median(ratios[len(ratios) // 2 :]))
-    if late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED) or _adds_up(steps, norms, sizes):
+    outgrown = late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED)
+    count = _growing(steps, norms, sizes)
+    growth = (norms[count - 1] - norms[0]) / (max(1, count - 1) * norms[0])  # a step
+    beyond = len(ratios) > count and float(np.median(ratios[count:])) > max(1.0, float(ratios[0]))
+    if outgrown or growth > (ADDS_UP_BEYOND if beyond else ADDS_UP):
         yield Finding(
             "gradients-not-zeroed",
             "warning",
@@ -39,7 +50,7 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
             {"|.grad| over samples' root mean square, at last": float(ratios[-1]), "at first": float(ratios[0])},
             "the norm of .grad, over the root mean square of the measured samples' gradients, above 2 and grown "
             f"{NOT_ZEROED:g}-fold in the second half of the run, or in the first steps grown from step to step by "
-            f"{ADDS_UP:g} of the first one or more",
+            f"{ADDS_UP:g} of the first one or more ({ADDS_UP_BEYOND:g} where later ones are longer than the samples')",
             "triangle inequality; sum of all gradients so far; " + CONVENTION,
             "Call optimizer.zero_grad() before every loss.backward()",
             summary="Gradients of all earlier steps add up, so that the optimizer follows what is long past.",
@@ -47,8 +58,8 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
         )
 
 
-def _sizes_at(run: Run, steps: np.ndarray) -> np.ndarray | None:
-    """Root mean square of samples' gradients at these steps: the largest of the measurements around each."""
+def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The last measured step, and the root mean square of samples' gradients at these: the largest around each."""
     found = [
         (r.step, float(r.values["rms_gradient_norm"])) for r in records_with(run, "gradients", "rms_gradient_norm")
     ]
@@ -57,18 +68,18 @@ def _sizes_at(run: Run, steps: np.ndarray) -> np.ndarray | None:
         return None
     at, sizes = np.array([step for step, _ in found]), np.array([size for _, size in found])
     places = np.searchsorted(at, steps)
-    return np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
+    return int(at[-1]), np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
 
 
-def _adds_up(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> bool:
-    """Whether the norms of the first steps in a row grow each by each, on the whole as a sum of like ones does."""
+def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
+    """Steps at the start, in a row, whose norms grow each by each while samples' gradients hardly do; 1 if few."""
     apart = np.flatnonzero(np.diff(steps) != 1)
     count = int(apart[0]) + 1 if len(apart) else len(steps)
     count = min(count, MANY_NORMS + 3)
     first = norms[:count]
     if count < MANY_NORMS or not bool((np.diff(first) > 0).all()) or sizes[count - 1] > 2 * sizes[0]:
-        return False
-    return bool(first[-1] - first[0] > ADDS_UP * (count - 1) * first[0])
+        return 1
+    return count
 
 
 MANY_NORMS = 5  # of which all that grow by chance are 1 in 120

@@ -38,6 +38,36 @@ def non_finite_data(run: Run) -> Iterator[Finding]:
         return
 
 
+def non_finite_outputs(run: Run) -> Iterator[Finding]:
+    """A loss that is none before any step was made, of data that is: the forward pass overflows, no rate does it."""
+    steps, values = run.course("loss")
+    if not len(values) or steps[0] > 1 or math.isfinite(values[0]):
+        return
+    record = next((r for r in run.of("not_finite") if r.step == steps[0]), None)
+    if record is None or _from_data(record.values):
+        return
+    bad = _indices(record.values.get("outputs"))
+    asked = isinstance(record.values.get("outputs"), list)
+    where = "outputs" if bad else "loss" if asked else "outputs, or the loss of them,"
+    yield Finding(
+        "non-finite-outputs",
+        "critical",
+        None,
+        (record.step, record.step),
+        {"samples whose outputs are not finite": float(len(bad))} if asked else {},
+        "a first loss that is NaN or infinite, of inputs and targets that are finite",
+        "definition",
+        "Look in the forward pass, with the first batch, for numbers that overflow, a logarithm or a root of 0 or "
+        "less, a division by 0, or starting weights that are not finite"
+        if bad or not asked
+        else "Look in the loss, with the first outputs, for a logarithm or a root of 0 or less, or a division by 0",
+        summary=f"The {where} are NaN or infinite before any step was made: no learning rate helps against it."
+        if where != "loss"
+        else "The loss is NaN or infinite before any step was made, of outputs that are finite: no learning rate helps "
+        "against it.",
+    )
+
+
 def non_finite_gradients(run: Run) -> Iterator[Finding]:
     """A finite loss whose gradient is none: the root of 0, a norm of 0, a number beyond half precision."""
     for record in run.of("not_finite"):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, number, records_with
+from pullback.advisor.reading import CONVENTION, has, number, records_with
 from pullback.advisor.rules.samples import NUM_LISTED, count_of, listed_samples, suspects_of, with_samples
-from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES
+from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES
 from pullback.runs import Record, Run
 
 
@@ -64,8 +64,13 @@ def duplicates(run: Run) -> Iterator[Finding]:
     """Samples that repeat others of the same batch: they weigh more than they should.
 
     Batches that are drawn with replacement hold some samples twice, few of them three times, without a copy in the
-    data; more of a few samples than such draws give says that the data has them several times.
+    data; more of a few samples than such draws give says that the data has them several times. Whole batches tell more
+    than the few samples that are measured, where inputs are numbers.
     """
+    whole = [r for r in run.of("inputs") if _copied(r)]
+    if whole and not _by_replacement(whole):
+        yield from _of_batches(whole, len(list(run.of("inputs"))))
+        return
     records = with_samples(run)
     seen = max(records, key=lambda r: count_of(r, "duplicate"), default=None)
     if seen is None or not (found := suspects_of(seen, "duplicate")) or _by_replacement(records):
@@ -87,13 +92,48 @@ def duplicates(run: Run) -> Iterator[Finding]:
     )
 
 
+def _of_batches(whole: Sequence[Record], batches: int) -> Iterator[Finding]:
+    """Of batches of which some hold copies."""
+    seen = max(whole, key=lambda r: sum(_times(r)) - len(_times(r)))
+    count, samples = sum(_times(seen)) - len(_times(seen)), float(seen.values["num_samples"])
+    share = sum((sum(_times(r)) - len(_times(r))) / r.values["num_samples"] for r in whole) / batches
+    found = [[place, 1.0, "duplicate"] for place in _copied(seen)]
+    yield Finding(
+        "duplicates",
+        "warning" if share > MOSTLY_COPIES else "info",
+        None,
+        (seen.step, seen.step),
+        {"duplicates": float(count), "samples": samples, "most often": float(_times(seen)[0]), "share": share},
+        f"inputs and targets equal to those of an earlier sample of the batch, of more than {MANY_COPIES:.0%} of all "
+        f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors; a "
+        f"warning above {MOSTLY_COPIES:.0%}",
+        "definition; Poisson statistics; " + CONVENTION,
+        listed_samples({"duplicate": found}, {"duplicate": seen.step}),
+        summary=f"{count} of {samples:.0f} samples of a batch are copies of others: they count several times over, so "
+        "that little is learnt of the rest, and may be among the held-out ones as well.",
+        change=Change("check_samples", tuple(_copied(seen))),
+    )
+
+
+def _times(record: Record) -> list[int]:
+    return [n for n in record.values.get("copies", ()) if type(n) is int and n > 1]
+
+
+def _copied(record: Record) -> list[int]:
+    """Places of samples that repeat an earlier one; empty where a record is damaged."""
+    places = record.values.get("copied")
+    if not isinstance(places, list) or not has(record, "num_samples") or not record.values["num_samples"] > 0:
+        return []
+    return [place for place in places if type(place) is int] if _times(record) else []
+
+
 def _by_replacement(records: Sequence[Record]) -> bool:
     """Whether draws with replacement explain the copies of all measurements.
 
     Of N samples in the data, B draws hold each pair equal with 1 / N and each three with 1 / N^2: N is told by the
     pairs, and then so many threes are expected. A record of an earlier version does not say how often each is there.
     """
-    sizes = [[n for n in r.values.get("copies", ()) if type(n) is int and n > 1] for r in records]
+    sizes = [_times(r) for r in records]
     whole = sum(r.values["num_samples"] for r in records)
     pairs = sum(math.comb(n, 2) for each in sizes for n in each)
     if not pairs or sum(n - 1 for each in sizes for n in each) > MANY_COPIES * whole:

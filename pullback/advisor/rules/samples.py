@@ -8,14 +8,25 @@ from typing import Any
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, severity, span
-from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, OUTLIER, SUSPECT_SHARE
+from pullback.advisor.model import kinds
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    lasts,
+    number,
+    records_with,
+    severity_of_symptom,
+    span,
+    training_losses,
+)
+from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, HELD_OUT_BETTER, MANY_STEPS, OUTLIER, SUSPECT_SHARE
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
 MANY = 16  # samples of which one can stand out
 UNLEARNT = 0.2  # of the samples right, beyond one answer for all
 CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
+CHANCE = 0.02  # that a share is told to be beyond its limit which is not
 REMEDIES = {
     "label": "check the labels of samples",
     "duplicate": "remove the copies among samples",
@@ -47,7 +58,7 @@ def conflicting_gradients(run: Run) -> Iterator[Finding]:
         where.append(f"samples {pair[0]:g} and {pair[1]:g} of those measured")
     yield Finding(
         "conflicting-gradients",
-        severity(run),
+        severity_of_symptom(run),
         None,
         span(bad),
         evidence,
@@ -83,18 +94,19 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     share = _label_share(late)
     early = [r for r in records if r.step in _unlearnt(run)]
     confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
+    beyond = _by_chance(*_labels(late)) < CHANCE
+    cleaner = _is_cleaner_held_out(run)
     evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in found}
     yield Finding(
         "suspect-samples",
-        "warning"
-        if share > SUSPECT_SHARE and not confident and sum(count_of(r, "label") for r in late) > 1
-        else "info",
+        "warning" if (beyond and not confident) or (cleaner and "label" in found) else "info",
         None,
         (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
         evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
         "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
         f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
-        "run have suspect labels",
+        f"run have suspect labels, by more than {CHANCE:.0%} of binomial draws show, or if some have and held-out "
+        f"samples have less than {HELD_OUT_BETTER:g} of the training's loss, without dropout",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
         listed_samples(found, {reason: seen[reason].step for reason in found}),
         summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
@@ -103,7 +115,31 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
 
 
 def _label_share(records: Sequence[Record]) -> float:
-    return sum(count_of(r, "label") for r in records) / sum(r.values["num_samples"] for r in records)
+    count, samples = _labels(records)
+    return count / samples
+
+
+def _labels(records: Sequence[Record]) -> tuple[int, int]:
+    """Suspect labels, and samples that were looked at."""
+    return sum(count_of(r, "label") for r in records), int(sum(r.values["num_samples"] for r in records))
+
+
+def _by_chance(count: int, samples: int) -> float:
+    """How often so many of so many samples are suspect where a share of ``SUSPECT_SHARE`` is: hard ones, right ones."""
+    odds = math.log(SUSPECT_SHARE / (1 - SUSPECT_SHARE))
+    whole = math.lgamma(samples + 1) + samples * math.log(1 - SUSPECT_SHARE)
+    fewer = (whole - math.lgamma(k + 1) - math.lgamma(samples - k + 1) + k * odds for k in range(count))
+    return 1.0 - sum(map(math.exp, fewer))
+
+
+def _is_cleaner_held_out(run: Run) -> bool:
+    """Whether held-out samples are far easier than those trained on, and no noise of the model's own makes them so."""
+    losses = training_losses(run)
+    held_out = [r.values["loss"] for r in records_with(run, "test", "loss")]
+    noisy = any("dropout" in kind for kind in kinds(run))
+    if not held_out or losses.least is None or len(losses) < MANY_STEPS or noisy:
+        return False
+    return bool(held_out[-1] - losses.least < HELD_OUT_BETTER * (losses.last - losses.least))
 
 
 def _unlearnt(run: Run) -> set[int]:

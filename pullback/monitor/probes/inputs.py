@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback.functional.batch import tensors
+from pullback.functional.batch import Batch, tensors
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.recent import marks_of
 
 FAR = 10.0  # times the distance of the median sample, from which on samples are named
 MOST_FAR = 20
@@ -21,7 +23,9 @@ def measure(seen: Observation) -> Measurement:
     ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
     features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. ``furthest_sample``: the largest
     distance of a sample from the median of each feature, in those of the median sample; ``far_samples``, [index,
-    distance], at most ``MOST_FAR`` of the ``num_far`` that are beyond ``FAR``. Nothing for tokens.
+    distance], at most ``MOST_FAR`` of the ``num_far`` that are beyond ``FAR``. Where samples of the batch are equal,
+    inputs and targets, ``copies``, of each that is there several times how many times, ``copied``, indices of at most
+    ``MOST_FAR`` that repeat an earlier one, and ``num_samples``. Nothing for tokens.
     """
     parts = [leaf.detach().flatten(1) for leaf in tensors(seen.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1]
     if not parts:
@@ -40,7 +44,21 @@ def measure(seen: Observation) -> Measurement:
     if bool(varies.any()):
         std, mean = std[varies], mean[varies]
         values |= {"largest_mean_over_std": float((mean / std).max()), "std_ratio": float(std.max() / std.min())}
-    return Measurement(values | _far(parts))
+    return Measurement(values | _far(parts) | _copies(*seen.batch))
+
+
+def _copies(x: Batch, y: Batch) -> dict[str, Any]:
+    """Samples that are there several times."""
+    marks, targets = marks_of(x), marks_of(y)
+    if len(marks) != len(targets):
+        return {}
+    rows = list(zip(marks, targets, strict=True))
+    times = sorted((count for count in Counter(rows).values() if count > 1), reverse=True)
+    if not times:
+        return {}
+    first = {row: place for place, row in reversed(list(enumerate(rows)))}
+    copied = [place for place, row in enumerate(rows) if first[row] < place]
+    return {"copies": times, "copied": copied[:MOST_FAR], "num_samples": len(rows)}
 
 
 def _far(parts: list[Tensor]) -> dict[str, Any]:

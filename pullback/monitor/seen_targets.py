@@ -1,0 +1,80 @@
+"""The targets of every batch, counted as they come: how often each class, and how far batches lie apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pullback.functional.batch import Batch, tensors
+from pullback.monitor.probes.targets import MOST_CLASSES
+
+MOST_OUTPUTS = 16  # whose means are compared; of more their average
+
+
+class SeenTargets:
+    """Sums over the batches since they were last taken; on the targets' own device, which is never waited for.
+
+    Of classes (N,) the counts, and over the batches the sums of squared counts over the batch's size: chi-squared is a
+    sum of these. Of numbers the sums of an analysis of variance. Nothing of tokens, or of several targets.
+
+    Cost: an addition for each target, and of few numbers more.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._kind: tuple[Any, ...] = ()
+        self._batches = self._samples = 0
+
+    def see(self, y: Batch) -> None:
+        """Add a batch; what is no batch of targets is passed over."""
+        leaves = list(tensors(y)) if y is not None else []
+        if len(leaves) != 1 or leaves[0].dim() == 0 or not len(leaves[0]) or leaves[0].is_complex():
+            return
+        t = leaves[0].detach()
+        classes = not t.is_floating_point()
+        if classes and t.numel() != len(t):
+            return
+        found = _of_classes(t) if classes else _of_numbers(t)
+        kind = (classes, t.device, *(each.shape for each in found.values()))
+        if kind != self._kind:
+            self._kind, self._sums, self._batches, self._samples = kind, {}, 0, 0
+        for name, value in found.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._batches += 1
+        self._samples += len(t)
+
+    def take(self) -> dict[str, Any]:
+        """The sums so far, and start anew; empty where there are none, or too many classes."""
+        sums, batches, samples = self._sums, self._batches, self._samples
+        self._sums, self._batches, self._samples = {}, 0, 0
+        if not batches:
+            return {}
+        known = {"batches": batches, "num_samples": samples}
+        if "counts" not in sums:
+            return known | {name: value.tolist() for name, value in sums.items()}
+        counts, squares = sums["counts"].tolist(), sums["squares"].tolist()
+        if counts[0] or counts[-1]:
+            return {}  # labels that stand for none, or a vocabulary
+        there = [label for label in range(MOST_CLASSES) if counts[label + 1]]
+        return known | {
+            "counts": {str(label): int(counts[label + 1]) for label in there},
+            "squares": {str(label): squares[label + 1] for label in there},
+        }
+
+
+def _of_classes(t: Tensor) -> dict[str, Tensor]:
+    """(MOST_CLASSES + 2,): the first place is for labels below 0, the last for those beyond."""
+    places = t.flatten().long().clamp(-1, MOST_CLASSES) + 1
+    counts = torch.zeros(MOST_CLASSES + 2, dtype=torch.float64, device=t.device)
+    counts.scatter_add_(0, places, torch.ones_like(places, dtype=torch.float64))
+    return {"counts": counts, "squares": counts**2 / len(t)}
+
+
+def _of_numbers(t: Tensor) -> dict[str, Tensor]:
+    """Of each output, up to a few, the sum, that of squares, and the squared sum over the batch's size."""
+    rows = t.flatten(1).double() if t.dim() > 1 else t.double().unsqueeze(1)
+    rows = rows if rows.shape[1] <= MOST_OUTPUTS else rows.mean(1, keepdim=True)
+    sums = rows.sum(0)
+    return {"sums": sums, "square_sums": (rows**2).sum(0), "squared_sums": sums**2 / len(t)}
