@@ -101,7 +101,10 @@ def _changed(first: pb.Finding, trained: Trained, found: Truth, outcomes: Outcom
         return {"did": "same", "changed": {}, "changed_skills": found.skills}
     before, after = described(found.setup), described(setup)
     different = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
-    reached = outcomes.skills(setup)
+    try:
+        reached = outcomes.skills(setup)
+    except pb.UnsupportedError as error:  # a start that is not known of this model
+        return {"did": "not possible", "why": str(error)}
     return {"did": compare(reached, found.skills), "changed": different, "changed_skills": reached}
 
 

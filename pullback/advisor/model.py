@@ -19,6 +19,7 @@ RELU_FAMILY = (
     "mish",
     "softplus",
 )
+RECURRENT = ("rnn", "lstm", "gru", "rnncell", "lstmcell", "grucell")
 SATURATING = ("sigmoid", "logsigmoid", "hardsigmoid")
 BOUNDED = (
     "tanh",
@@ -49,7 +50,7 @@ def is_normalised(run: Run) -> bool:
 
 def is_recurrent(run: Run) -> bool:
     """Whether it has recurrent layers."""
-    return any(kind in ("rnn", "lstm", "gru", "rnncell", "lstmcell", "grucell") for kind in kinds(run))
+    return bool(kinds(run) & set(RECURRENT))
 
 
 def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
@@ -70,6 +71,8 @@ def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
         )
     if is_normalised(run):
         return "Add skip connections around every few layers, or make the network less deep", Change("residual")
+    if is_recurrent(run):
+        return "Use a GRU or an LSTM, start recurrent weights orthogonal, or the others by Xavier", _start(known)
     others = "add normalisation (layer or batch norm) or skip connections"
     if known & set(RELU_FAMILY):
         return f"Start from He initialisation, or {others}", _start(known)
@@ -92,6 +95,8 @@ def for_units(run: Run, state: str, at_start: bool) -> tuple[str, Change]:
 
 
 def _start(known: set[str], *, xavier: bool = False) -> Change:
+    if known & set(RECURRENT):  # of which no critical point is known
+        return Change("initialisation", "xavier")
     if known & set(RELU_FAMILY):
         return Change("initialisation", "he")
     return Change("initialisation", "xavier" if xavier else "critical")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pullback as pb
 from tests.advisor.runs import found, severities
 
 
@@ -66,6 +67,20 @@ def test_without_a_critical_value_the_action_names_the_call() -> None:
     finding = found("ordered-initialisation", (1, "initialisation", {"chi": dict.fromkeys("abcdefghij", 0.5)}))
     assert finding is not None
     assert 'phase="critical"' in finding.action
+
+
+def test_recurrent_layers_have_no_critical_start() -> None:
+    def told(verdict: str, *kinds: str) -> tuple[pb.Change | None, str]:
+        known = {"model": {"modules": dict.fromkeys(kinds, 1)}}
+        finding = found(f"{verdict}-gradients", (1, "flow", flow(verdict, -2.0)), meta=known)
+        assert finding is not None
+        return finding.change, finding.action
+
+    for kind in ("RNN", "GRU", "LSTM"):
+        change, words = told("vanishing", kind, "Linear")
+        assert (change, "critical" in words) == (pb.Change("initialisation", "xavier"), False)
+        assert told("exploding", kind)[0] == pb.Change("clip_norm", 1.0)
+    assert told("vanishing", "Linear", "Tanh")[0] == pb.Change("initialisation", "critical")
 
 
 def test_gradients_that_a_sigmoid_lets_die_are_no_passing_state() -> None:

@@ -14,9 +14,9 @@ import pullback as pb
 from benchmarks.remedies import run, score, truth
 from benchmarks.remedies.faults import sound
 from benchmarks.remedies.setups import ALL_DATA, DATA, Drawn, described, rates, tiny
-from benchmarks.remedies.training import NO_ANSWER, train
+from benchmarks.remedies.training import NO_ANSWER, Trained, train
 from benchmarks.remedies.truth import Outcomes, compare
-from benchmarks.remedies.watching import DOUBLED, divergence
+from benchmarks.remedies.watching import DOUBLED, _changed, divergence
 
 IRIS, TEACHER = tiny()[0].setup, tiny()[2].setup
 SHORT = replace(IRIS, rate=0.03, steps=12)
@@ -182,6 +182,17 @@ def test_a_row_has_what_was_said_and_done(tmp_path: Path) -> None:
     assert row["first"] == next(each for each in row["findings"] if each["severity"] != "info")
     assert row["did"] in ("better", "same", "worse")
     assert row["watched_skill"] == row["skills"][0] == NO_ANSWER
+
+
+def test_a_start_that_is_not_known_of_the_model_is_not_possible() -> None:
+    setup = replace(IRIS, kind="RNN", data="digits", activation="tanh", width=8, steps=2, rate=0.01)
+    found = truth.Truth(setup, "fault", 0.01, {}, [0.0] * 3, [0.5] * 3)
+    first = pb.Finding(
+        "vanishing-gradients", "warning", None, (1, 1), {}, "", "", "", change=pb.Change("initialisation", "critical")
+    )
+    said = _changed(first, Trained(), found, Outcomes())
+    assert said["did"] == "not possible"
+    assert "critical point" in said["why"]
 
 
 @pytest.mark.slow
