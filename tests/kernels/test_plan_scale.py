@@ -269,6 +269,10 @@ def test_arguments_that_do_not_fit() -> None:
         pb.plan_kernel(mlp().to("meta"), CE, x, y, workers=2)
     with pytest.raises(pb.InputError, match=r"`memory_limit` of at least \d+ bytes for tiles of 16 samples, got 1000"):
         pb.plan_kernel(model, CE, x, y, num_samples=1000, memory_limit=1000)
+    with pytest.raises(
+        pb.InputError, match=r"at least \d+ bytes for tiles of 100 samples, got 1000. Raise the limit, or"
+    ):
+        pb.plan_kernel(model, CE, x, y, num_samples=1000, tile=100, memory_limit=1000)
     with pytest.raises(pb.InputError, match="Rates: expected `wire` above 0, got 0"):
         Rates(1, 1, 1, 0)
 

@@ -247,3 +247,13 @@ def test_errors() -> None:
             pb.eigenvalues(lopsided, k)
     with pytest.raises(pb.InputError, match="an operator that answers alike each time"):
         pb.eigenvalues(Noisy(torch.eye(30, dtype=torch.float64), 0.1), 1)
+
+
+def test_one_pair_that_is_exact_is_not_all() -> None:
+    """Of a matrix that is taken whole: an entry by itself, and a part that is known to the rounding of float32."""
+    drawn = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    matrix = torch.block_diag(torch.tensor([[5.0]]), (drawn + drawn.T) / 8)
+    found = pb.eigenvalues(matrix, 3, tol=1e-10)
+    assert float(found.residuals[0]) == 0 < float(found.residuals[1:].max())
+    assert not found.converged
+    assert pb.eigenvalues(matrix, 3, tol=1e-5).converged
