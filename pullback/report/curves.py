@@ -117,7 +117,7 @@ TANGENT = Spec(
         Metric("tangent", "condition", "condition number of K", panel=1),
         Metric("tangent", "pl", "|dL/dw|² / 2L", panel=2),
     ),
-    (Panel("moved", "auto"), Panel("condition", "auto"), Panel("at least the PL* constant", "auto")),
+    (Panel("moved", "auto"), Panel("condition", "auto"), Panel("≥ PL*", "auto")),
 )
 
 
