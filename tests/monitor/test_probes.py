@@ -563,3 +563,21 @@ def test_what_looking_for_invariance_costs() -> None:
             assert found.sample == (1.0 if settled else 2.0 + 2 * count)
         seen.memory["effective_lr"] = ["b"], {"0": ("0.weight",)}  # of other parameters
         assert effective_lr.work(seen).sample == 2.0 + 2 * count
+
+
+def test_a_kernel_that_is_refused_is_refused_to_every_probe() -> None:
+    """In the same words, and tried only once."""
+    tried = []
+
+    def refused(*_: Any) -> Any:
+        tried.append(1)
+        raise pb.UnsupportedError("kernels: expected layers with rules, got none. Use others.")
+
+    x, y = separable(6)
+    seen = Observation(network(6, 4, 3).eval(), CE, x, y, None, None, refused)
+    for _ in range(3):
+        with pytest.raises(
+            pb.UnsupportedError, match=r"^kernels: expected layers with rules, got none\. Use others\.$"
+        ):
+            seen.kernel  # noqa: B018
+    assert tried == [1]
