@@ -11,7 +11,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import compare, demo, diagnose, gallery, report, theory
+from pullback.cli import compare, demo, diagnose, dynamics, gallery, report, theory
 
 app = typer.Typer(
     name="pullback",
@@ -27,6 +27,7 @@ app.command("compare")(compare.command)
 app.command("diagnose")(diagnose.command)
 app.command("gallery")(gallery.command)
 app.add_typer(theory.app, name="theory")
+app.add_typer(dynamics.app, name="dynamics")
 
 # typer brings its own copy of click, or asks for click, depending on its version: the class is found by its children
 UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

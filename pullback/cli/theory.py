@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pullback.cli.theory_output import busy, check_counts, distribution, estimates, finish, free_path, numbers
+from pullback.cli.pages import busy, check_counts, free_path
+from pullback.cli.theory_output import distribution, estimates, finish, numbers
 
 app = typer.Typer(
     help="Predict what a wide random network does, draw such networks, and measure them.",
@@ -48,8 +49,8 @@ def phase(
     from pullback.measure import NetworkSpec, signal_propagation
     from pullback.report.theory_charts import Line, cut_charts, phase_chart
 
-    path = free_path(out, "phase", force=force)
-    check_counts(points=points, seeds=seeds, depth=depth)
+    path = free_path(out, "theory", "phase", force=force)
+    check_counts("theory", points=points, seeds=seeds, depth=depth)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     near = [point.sigma_w for point in theory.critical_points(activation, sigma_b) if point.reached] + [sigma_w]
     columns, rows = np.linspace(0.4 * min(near), 1.8 * max(near), 61), np.linspace(0, max(1.0, 1.5 * sigma_b), 41)
@@ -96,8 +97,8 @@ def depth(
     from pullback.measure import NetworkSpec, signal_propagation
     from pullback.report.theory_charts import Line, depth_charts
 
-    path = free_path(out, "depth", force=force)
-    check_counts(seeds=seeds)
+    path = free_path(out, "theory", "depth", force=force)
+    check_counts("theory", seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = theory.signal_profile(spec.theory(), depth, c0=c0)
     with busy(f"{seeds} networks"):
@@ -127,8 +128,8 @@ def spectrum(
     from pullback.measure import NetworkSpec, jacobian_spectrum
     from pullback.report.theory_charts import Line, spectrum_charts
 
-    path = free_path(out, "spectrum", force=force)
-    check_counts(seeds=seeds)
+    path = free_path(out, "theory", "spectrum", force=force)
+    check_counts("theory", seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width, weights=weights)
     depths, measured = list(range(1, depth + 1)), sorted({*(2**k for k in range(20) if 2**k < depth), depth})
     known = [spec.theory().jacobian_moments(layers, weights) for layers in depths]
@@ -163,8 +164,8 @@ def curve(
     from pullback.measure import NetworkSpec, curve_metrics
     from pullback.report.theory_charts import Line, circle_charts
 
-    path = free_path(out, "curve", force=force)
-    check_counts(seeds=seeds)
+    path = free_path(out, "theory", "curve", force=force)
+    check_counts("theory", seeds=seeds)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = spec.theory().curve_metrics(depth)
     with busy(f"{seeds} networks"):
@@ -196,8 +197,8 @@ def training(
     from pullback.measure import NetworkSpec
     from pullback.report.theory_charts import training_charts
 
-    path = free_path(out, "training", force=force)
-    check_counts(seeds=seeds, steps=steps)
+    path = free_path(out, "theory", "training", force=force)
+    check_counts("theory", seeds=seeds, steps=steps)
     spec = NetworkSpec(activation, 1.0, 0.0, depth=depth, width=width)
     with busy(f"{seeds} networks"):
         lines = training_lines(spec, seeds, seed, steps)
@@ -223,8 +224,8 @@ def linearity(
     from pullback.cli.theory_linearity import linearity_page, lines_of
     from pullback.report.theory_page import theory_text, write_theory_page
 
-    path = free_path(out, "linearity", force=force)
-    check_counts(points=points, seeds=seeds, narrowest=narrowest)
+    path = free_path(out, "theory", "linearity", force=force)
+    check_counts("theory", points=points, seeds=seeds, narrowest=narrowest)
     narrow = bottleneck or None
     model = modules.WideNetwork(4, [narrowest] * hidden, activation, output, narrow, dtype=torch.float64)
     widths = [narrowest * 2**place for place in range(points)]

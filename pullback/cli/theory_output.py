@@ -1,10 +1,9 @@
-"""What the commands of ``pullback theory`` share: where the page goes, progress, numbers as lists, and the page."""
+"""What the commands of ``pullback theory`` share: numbers as lists, and the page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,33 +20,6 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-24  # of squared singular values, relative to the largest
 _DECADES = 8  # of the histogram
-
-
-def free_path(out: Path | None, kind: str, *, force: bool) -> Path:
-    """Where the page goes; refused before anything is computed."""
-    from pullback.report.document import check_free
-
-    path = out or Path("runs") / "theory" / f"{kind}.html"
-    check_free(f"theory {kind}", path, "Pass --force to replace it, or another --out", overwrite=force)
-    return path
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse counts of which there must be two."""
-    from pullback._checks import input_error
-
-    for name, count in counts.items():
-        if count < 2:
-            raise input_error("theory", f"`--{name}` of at least 2", str(count), "Pass a larger number")
-
-
-@contextmanager
-def busy(what: str) -> Iterator[Callable[[str], None]]:
-    """Say what is being computed, on a terminal; nothing in a pipe."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"Computing {what} …") as status:
-        yield lambda now: status.update(f"Computing {now} …")
 
 
 def numbers(profile: Profile) -> tuple[list[float], list[float]]:

@@ -54,18 +54,26 @@ class Line:
 
 
 def line_chart(
-    line: Line, key: str, reading: str, *, x: str, y: str, log: str = "", level: float | None = None
+    line: Line,
+    key: str,
+    reading: str,
+    *,
+    x: str,
+    y: str,
+    log: str = "",
+    level: float | None = None,
+    found: str = "networks",
 ) -> Chart:
     """One line with its points, and a dashed line at ``level``; ``log``: the axes in powers, "y", "x" or "xy"."""
     drawn = [
         Curve("theory", line.at, line.theory, "plain", THEORY),
-        Curve("networks", line.found_at, line.found, "points", NETWORKS, line.stderr),
+        Curve(found, line.found_at, line.found, "points", NETWORKS, line.stderr),
     ]
     if level is not None:
         drawn.append(Curve(f"{level:g}", line.at, [level] * len(line.at), "dash"))
     known, count = line.known, len(line.found)
     pairs = zip(line.found_at, line.found, line.stderr, strict=True)
-    near = sum(abs(found - known[at]) <= 3 * error + 1e-9 * abs(found) for at, found, error in pairs)
+    near = sum(abs(value - known[at]) <= 3 * error + 1e-9 * abs(value) for at, value, error in pairs)
     summary = f"{near} of {counted(count, 'point')} lie within three standard errors of theory."
     title = line.name[0].upper() + line.name[1:]
     return curves(key, title, reading, drawn, x=x, y=y, log_x="x" in log, log_y="y" in log, summary=(summary,))

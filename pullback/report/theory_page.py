@@ -24,6 +24,8 @@ class TheoryPage:
         place: what predictions and findings are listed by, a word.
         lines: predictions and findings.
         charts: in order.
+        found: what findings are of, a word.
+        group: the command's first word, in the heading.
     """
 
     title: str
@@ -32,12 +34,16 @@ class TheoryPage:
     place: str
     lines: Sequence[Line]
     charts: tuple[Chart, ...]
+    found: str = "networks"
+    group: str = "theory"
 
     @property
     def table(self) -> Table:
         """Predictions beside findings."""
         rows = [row for line in self.lines for row in line.rows()]
-        return Table("Theory beside networks", ("quantity", self.place, "theory", "networks", "standard error"), rows)
+        return Table(
+            f"Theory beside {self.found}", ("quantity", self.place, "theory", self.found, "standard error"), rows
+        )
 
 
 def theory_text(page: TheoryPage) -> str:
@@ -53,7 +59,7 @@ def theory_text(page: TheoryPage) -> str:
             *(f"  {label:{wide[0]}}  {value:{wide[1]}}  {note}".rstrip() for label, value, note in keys),
             *(
                 "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-                for line in cells
+                for line in (cells if rows else [])
             ),
         ]
     )
@@ -67,12 +73,16 @@ def write_theory_page(page: TheoryPage, path: Path) -> Path:
         for label, value, note in page.keys
     )
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in page.facts)
-    body = f"""<header><p class="kicker">pullback · theory</p><h1>{escape(page.title)}</h1>
+    title = '<h2 id="numbers-title">The numbers</h2>'
+    numbers = f'<section id="numbers" aria-labelledby="numbers-title">{title}\n{table_html(page.table)}</section>'
+    numbers = numbers if page.lines else ""
+    body = f"""<header><p class="kicker">pullback · {escape(page.group)}</p><h1>{escape(page.title)}</h1>
 <ul class="facts">{facts}</ul><dl class="keys">{keys}</dl></header>
 <main id="content" tabindex="-1">
 <noscript><p>The charts need JavaScript; their numbers stand in the table below each one.</p></noscript>
 <div class="charts">{"".join(map(chart_html, page.charts))}</div>
-<section id="numbers" aria-labelledby="numbers-title"><h2 id="numbers-title">The numbers</h2>
-{table_html(page.table)}</section>
+{numbers}
 </main>"""
-    return write_whole(document_html(f"{page.title} – pullback theory", body, page.charts, "Skip to the charts"), path)
+    return write_whole(
+        document_html(f"{page.title} – pullback {page.group}", body, page.charts, "Skip to the charts"), path
+    )
