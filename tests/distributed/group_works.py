@@ -107,9 +107,10 @@ def fallback(rank: int) -> None:
 
 
 def every_case(form: str) -> None:
-    for case in CASES:
-        for dtype in (torch.float64, torch.float32):
-            check_case(case, dtype, form)
+    for place, case in enumerate(CASES):
+        check_case(case, torch.float64, form)
+        if place % 3 == 0:  # the same code in another dtype
+            check_case(case, torch.float32, form)
 
 
 def tangent(rank: int) -> None:
