@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from pullback.measure.dense_layer import MapNorms, dense_layer
 from pullback.measure.linearity_bound import hessian_bound, q_221
-from pullback.measure.map_norms import MapNorms
 from pullback.measure.tensor_norms import NormBounds
 
 
@@ -71,3 +72,21 @@ def test_what_is_not_known_is_infinite_unless_nothing_meets_it() -> None:
     assert hessian_bound([norms(0, 1, (0, 0, 0)), unknown], [1.0], [1.0]) == pytest.approx(0.5)
     assert hessian_bound([norms(1, 1, (0, 0, 0)), unknown], [1.0], [1.0]) == math.inf
     assert hessian_bound([unknown, norms(1, 1, (0, 0, 0))], [0.0], [0.0]) == pytest.approx(0)
+
+
+def changed(how: str) -> nn.Module:
+    """A layer whose call is not what its weights say."""
+    layer = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    if how == "hook":
+        layer[1].register_forward_hook(lambda module, args, out: 2 * out)
+    elif how == "hook before":
+        layer[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    elif how == "parametrised":
+        nn.utils.parametrizations.weight_norm(layer[0])
+    return layer
+
+
+def test_a_layer_that_does_more_than_its_weights_say_has_no_closed_form() -> None:
+    assert dense_layer(changed("nothing")) is not None
+    for how in ("hook", "hook before", "parametrised"):
+        assert dense_layer(changed(how)) is None, how
