@@ -2,6 +2,7 @@
 
 from pullback.dynamics import textbook
 from pullback.dynamics.batch_size import BatchCurve, adam_effective_step, batch_size_curve
+from pullback.dynamics.elastic import ElasticPenalty
 from pullback.dynamics.landscapes import LANDSCAPES, Landscape, landscape, network_landscape
 from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
 from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
@@ -43,6 +44,7 @@ __all__ = [
     "CriticalPoint",
     "DampedNewton",
     "Dynamics",
+    "ElasticPenalty",
     "Ensemble",
     "Fate",
     "HessianFree",
