@@ -24,6 +24,7 @@ from pullback.kernels.coverage import capture_factors
 from pullback.kernels.factors import Factor
 from pullback.kernels.planning import make_plan
 from pullback.kernels.rates import Rates
+from pullback.kernels.rules import LOOKUPS, REISSUED, RULES
 from tests.cases import CASES, Case, build
 
 FILE = Path(__file__).parents[1] / "data" / "plans.txt"
@@ -93,6 +94,18 @@ def scale_lines() -> list[str]:
     return found
 
 
+def rule_lines() -> list[str]:
+    """Which functions have a rule, are issued anew or look up rows."""
+    found = [f"rule {name_of(function)} {rule.name} {rule.parameters}" for function, rule in RULES.items()]
+    tables: dict[str, Any] = {"reissued": REISSUED, "lookup": LOOKUPS}
+    return sorted(found) + sorted(f"rule {name_of(f)} {kind}" for kind, table in tables.items() for f in table)
+
+
+def name_of(function: Any) -> str:
+    kind = type(function).__name__
+    return f"{kind} {getattr(function, '__name__', '')}"
+
+
 def held(prefix: str) -> list[str]:
     return [line for line in FILE.read_text().splitlines() if line.startswith(prefix + " ")]
 
@@ -102,9 +115,15 @@ def test_the_plan_is_the_one_that_is_kept(case: Case) -> None:
     assert lines_of(case) == held(case.name)
 
 
+def test_what_has_a_rule() -> None:
+    assert set(held("rule")) <= set(rule_lines())  # other tests may have registered their own
+
+
 def test_what_many_samples_cost() -> None:
     assert scale_lines() == held("scale")
 
 
 if __name__ == "__main__":
-    FILE.write_text("\n".join([*(line for case in CASES for line in lines_of(case)), *scale_lines()]) + "\n")
+    FILE.write_text(
+        "\n".join([*(line for case in CASES for line in lines_of(case)), *rule_lines(), *scale_lines()]) + "\n"
+    )

@@ -53,3 +53,16 @@ def test_frozen_and_unused_parameters() -> None:
     rows = reference.per_sample_gradients(Unused(), nn.MSELoss(), torch.randn(3, 2), torch.randn(3, 1))
     assert set(rows) == {"used.weight", "spare.weight", "spare.bias"}
     assert rows["spare.weight"].abs().sum() == 0
+
+
+def test_sparse_tables_have_the_gradients_of_dense_ones() -> None:
+    x, y = torch.tensor([[0, 2], [3, 3], [1, 0]]), torch.tensor([0, 1, 1])
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(4, 3, sparse=sparse), nn.Flatten(), nn.Linear(6, 2)).double()
+        found.append(
+            (reference.gradient_matrix(model, nn.CrossEntropyLoss(), x, y), reference.output_gradients(model, x))
+        )
+    for dense, other in zip(*found, strict=True):
+        assert_same(other, dense, 1e-14)
