@@ -480,3 +480,31 @@ def test_values_of_the_note():
         assert float(found.q_inf.value[place]) == pytest.approx(stored["Q_inf"][at], rel=0.2)
     ratio = (found.hessian_norm.value / found.bound).flatten()
     assert float(ratio.max() / ratio.min()) < 1.3
+
+
+STORED = {
+    "one_hidden_nonlinear_output swish": (1, {"output": "swish"}),
+    "one_hidden_nonlinear_output tanh": (1, {"output": "tanh"}),
+    "deep2_swish_output": (2, {"output": "swish"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STORED)
+def test_norms_at_width_64_are_those_stored(name):
+    """S4-21, S4-22: means of 8 draws, which scatter as the stored ones do, within four of both errors together."""
+    depth, options = STORED[name]
+    key, _, kind = name.partition(" ")
+    stored = KNOWN[key][kind] if kind else KNOWN[key]
+    assert stored["m"][0] == 64
+    x = inputs(1, 5, seed=1)
+    x = x / x.norm() * math.sqrt(5)
+    draws = [
+        float(
+            measure.linearity(WideNetwork(5, [64] * depth, seed=seed, **options, **F64), x, tol=1e-2).hessian_norm.value
+        )
+        for seed in range(8)
+    ]
+    values = torch.tensor(draws)
+    error = math.sqrt(2) * float(values.std()) / math.sqrt(len(draws))
+    assert abs(float(values.mean()) - stored["norm_H"][0]) < 4 * error
