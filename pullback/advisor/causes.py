@@ -191,8 +191,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return False
     if cause.name in FROM_START:
         return True
-    if effect.name in FROM_START:
-        return cause.steps[0] <= FIRST_MEASUREMENT
+    if effect.name in FROM_START:  # what the loop's settings say, step 0, follows from nothing that was measured later
+        return cause.steps[0] <= min(FIRST_MEASUREMENT, effect.steps[0])
     seen = effect.steps[1] if effect.name in AT_THE_END else effect.steps[0]
     if cause.name in FOLLOWS.get(effect.name, ()) and effect.name in FOLLOWS.get(cause.name, ()):
         return (cause.steps[0], ORDER.index(cause.name)) < (seen, ORDER.index(effect.name))

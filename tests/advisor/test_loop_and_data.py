@@ -345,3 +345,14 @@ def test_loops_whose_steps_leap_are_compared_with_no_measurement() -> None:
     assert finding.severity == "critical"
     scaled = [(k, "loss", {"loss": 1.0, "batch_loss": 60.0, "constant_loss": 2.0}) for k in (1, 2, 4)]
     assert found("chaotic-initialisation", *scaled, loss=[60.0] * 5) is None
+
+
+@pytest.mark.parametrize(("rate", "first"), [(0.0051, "weight-decay-too-high"), (0.0049, "vanishing-gradients")])
+def test_decay_that_takes_the_weights_follows_from_no_gradient_that_vanishes(rate: float, first: str) -> None:
+    """Two of decay: a hundredth of the weights a step is the settings' doing; less is all there is of a step."""
+    meta = {"optimizer": {"class": "SGD", "learning_rate": rate, "weight_decay": 2.0}}
+    flow = (1, "flow", {"verdict": "vanishing", "slope": -2.0})
+    steps = [(k, "updates", {"shrink": 1.0, "norm": 1.0, "median": 2.0 * rate}) for k in (2, 9)]
+    told = [f.name for f in pb.diagnose(a_run(flow, *steps, (40, "kernel", {}), meta=meta, loss=[2.0] * 40))]
+    assert told[0] == first
+    assert set(told) >= {"weight-decay-too-high", "vanishing-gradients"}

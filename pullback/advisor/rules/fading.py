@@ -30,6 +30,7 @@ from pullback.advisor.thresholds import (
 )
 from pullback.runs import Record, Run
 
+TAKES_ALL = 0.01  # of the weights a step: no regulariser does that
 MANY_RATES = 20  # steps below which a schedule is not judged
 
 
@@ -52,7 +53,7 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
         "weight-decay-too-high",
         "warning" if left is not None and left > DECAY_HARMS else severity(run),
         None,
-        (records[0].step, records[-1].step),
+        (0 if _takes_all(run, decay) else records[0].step, records[-1].step),
         {
             "share of a step that is decay": share,
             "cosine of steps with minus the weights": cosine,
@@ -66,6 +67,13 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
         summary="Weight decay outweighs the gradient: steps shrink the weights in place of learning.",
         change=Change("weight_decay", min(0.01, 0.01 / share) if share > 0 else 0.01),
     )
+
+
+def _takes_all(run: Run, decay: float) -> bool:
+    """Whether the rate times the decay takes a hundredth of the weights a step or more: that is in the settings."""
+    optimizer = as_dict(run.meta.get("optimizer"))
+    rate = number(optimizer.get("learning_rate"))
+    return optimizer.get("class") in ("SGD", "AdamW") and rate * decay >= TAKES_ALL
 
 
 def _decay_share(run: Run, record: Record, decay: float) -> float | None:
