@@ -21,6 +21,7 @@ class _Seen:
 
     inputs: list[Batch] = field(default_factory=list)
     targets: list[Batch] = field(default_factory=list)
+    mixed: bool = False  # inputs in order and by keyword, which no batch can say
 
     def of_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         plain = args[0] if len(args) == 1 else args
@@ -30,8 +31,6 @@ class _Seen:
     def of_loss(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = [*args[1:], *(kwargs[name] for name in ("target", "targets", "y") if name in kwargs)]
         self.targets += given[:1]
-
-    mixed: bool = False
 
 
 def run_closure(closure: Closure, where: str) -> Tensor:

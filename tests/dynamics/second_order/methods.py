@@ -19,10 +19,10 @@ def _with(kind: type, **settings: Any) -> Make:
 METHODS: dict[str, Make] = {
     "newton": _with(Newton, damping=0.1, indefinite="damp"),
     "newton products": _with(Newton, damping=0.1, indefinite="damp", dense_limit=0),
-    "saddle-free": _with(SaddleFreeNewton, damping=0.1),
     "saddle-free lanczos": _with(SaddleFreeNewton, damping=0.1, dense_limit=0, rank=3),
     "damped newton": _with(DampedNewton, damping=0.1),
     "damped newton products": _with(DampedNewton, damping=0.1, dense_limit=0),
+    "saddle-free": _with(SaddleFreeNewton, damping=0.1),
     "hessian-free": _with(HessianFree, damping=0.1),
     "hessian-free hessian": _with(HessianFree, damping=0.1, curvature="hessian"),
     "levenberg-marquardt": _with(LevenbergMarquardt, damping=0.1, form="parameters"),

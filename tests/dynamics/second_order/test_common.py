@@ -18,7 +18,7 @@ from tests.thinned import thinned
 LOSS = nn.CrossEntropyLoss()
 
 
-@pytest.fixture(params=thinned(list(METHODS)))
+@pytest.fixture(params=thinned(list(METHODS)))  # each run tries a third, the slow ones the rest
 def make(request: pytest.FixtureRequest) -> Make:
     return METHODS[request.param]
 
