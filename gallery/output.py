@@ -123,11 +123,18 @@ def _about_html(record: dict[str, Any]) -> str:
         f"{record['preset']} size",
         f"took {duration(float(record['seconds']))}",
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} threads",
-        *(f"{name.replace('_', ' ')} {value}" for name, value in record["settings"].items()),
+        *(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in record["settings"].items()),
         *packages,
         machine["date"],
     ]
     return f'<ul class="facts">{"".join(f"<li>{escape(fact)}</li>" for fact in facts)}</ul>'
+
+
+def _setting(value: Any) -> str:
+    """A setting, or several of one part."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "(" + ", ".join(f"{name.replace('_', ' ')} {_setting(each)}" for name, each in value.items()) + ")"
 
 
 def _rows_html(record: dict[str, Any]) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pullback import measure
+from pullback.modules import WideNetwork
+
 pytestmark = pytest.mark.slow
 
 
@@ -44,3 +47,14 @@ def test_paths_are_of_the_weights_given(load):
     x, y = script.data()
     assert torch.allclose(x.square().mean(1), torch.ones(script.SAMPLES, **script.F64))
     assert path.points[-1].loss == pytest.approx(float(script.half(model(x), y).mean().detach()))
+
+
+def test_wider_bottlenecks_are_more_linear():
+    """S4-24: |H| between two layers of 512 falls with the bottleneck's width, over 64 to less than half."""
+    x = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    networks = [[WideNetwork(4, [512, b, 512], seed=s, dtype=torch.float64) for s in range(4)] for b in (1, 8, 64)]
+    found = [[float(measure.linearity(m, 2 * x / x.norm(), tol=1e-2).hessian_norm.value) for m in row]
+             for row in networks]  # fmt: skip
+    one, eight, many = torch.tensor(found).mean(1).tolist()
+    assert one > eight > many
+    assert many < one / 2

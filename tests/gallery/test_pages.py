@@ -100,6 +100,7 @@ def scaled_weights(make):
 
 BROKEN = [
     ("bao2020_autoencoder", "Hessian", scaled_operator, ["training"]),
+    ("chizat2019_lazy", "train_side_by_side", scaled_result("expansion"), ["by_scale"]),
     ("grosse2021_gauss_newton", "Hessian", scaled_operator, []),
     ("grosse2021_influence", "cost_response", scaled_result("change"), ["figure_5"]),
     ("grosse2021_matrices", "GaussNewton", scaled_operator, []),
