@@ -99,6 +99,7 @@ def scaled_weights(make):
 
 
 BROKEN = [
+    ("cohen2021_edge_of_stability", "dynamics.simulate", scaled_result("x"), ["descent", "adam"]),
     ("bao2020_autoencoder", "Hessian", scaled_operator, ["training"]),
     ("chizat2019_lazy", "train_side_by_side", scaled_result("expansion"), ["by_scale"]),
     ("grosse2021_gauss_newton", "Hessian", scaled_operator, []),
