@@ -166,7 +166,8 @@ def ball(page: Page) -> None:
         quantity = f"{kind}: exponent of m in the distance"
         if kind.startswith("Adam"):
             said = "lower end of the 95 percent interval: a step of rate η has length η √P in P weights"
-            page.at_least(quantity, 0, slope.low, source=said)
+            limit = page.pick(small=-0.1, full=0.0)  # an interval of three networks is wide: there, that it does not fall
+            page.at_least(quantity, limit, slope.low, source=said)
         else:
             page.row(quantity, 0, slope.value, page.pick(small=0.25, full=0.15), source="independent of the width")
         drawn.append(Curve(kind, widths, far.mean(1).tolist(), "line", PALETTE[place], errors_of(far)))
