@@ -166,7 +166,7 @@ def ball(page: Page) -> None:
         quantity = f"{kind}: exponent of m in the distance"
         if kind.startswith("Adam"):
             said = "lower end of the 95 percent interval: a step of rate η has length η √P in P weights"
-            limit = page.pick(small=-0.1, full=0.0)  # an interval of three networks is wide: there, that it does not fall
+            limit = page.pick(small=-0.1, full=0.0)  # of three networks the interval is wide: it does not fall
             page.at_least(quantity, limit, slope.low, source=said)
         else:
             page.row(quantity, 0, slope.value, page.pick(small=0.25, full=0.15), source="independent of the width")
