@@ -202,3 +202,19 @@ def test_unbiased_moments_of_the_fewest_samples() -> None:
         assert each.spread == pytest.approx(2 * 15 / 25)
         assert each.conditioning_range == (2.0, 4.0)
     assert pb.moments(torch.eye(5), num_params=4).conditioning_range == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "label"),
+    [
+        (16, "well conditioned, no reinforcement"),
+        (8, "well conditioned, no reinforcement"),
+        (4, "moderately conditioned, no reinforcement"),
+        (2, "aligned, moderately conditioned"),
+        (1, "aligned, ill-conditioned"),
+    ],
+)
+def test_sixteen_samples_in_groups_of_equal_gradients(groups: int, label: str) -> None:
+    """ln(spread) / ln(N) is 0, 1/4, 1/2, 3/4 and 1."""
+    kernel = torch.block_diag(*[torch.ones(16 // groups, 16 // groups)] * groups)
+    assert pb.trade_off(kernel).label == label
