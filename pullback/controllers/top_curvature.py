@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pullback.diagnostics.preconditioned import inverse_root, precondition
+from pullback._rng import make_generator
+from pullback.diagnostics.preconditioned import inverse_root
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable, refuse_not_finite
@@ -16,11 +17,12 @@ from pullback.functional.losses import unchecked_loss
 from pullback.functional.unwrap import full_precision
 from pullback.operators import Hessian
 from pullback.operators.passes import derivative
-from pullback.spectral import eigenvalues
 
 WHERE = "CurvatureLR.step"
 ROUNDING = 1e-6  # of the value: no direction of its own
-FIRST_MATVECS, TOLERANCE = 8, 1e-1  # of the first search, which starts anywhere
+PART, LEAST = 4, 16  # of a batch that is measured on: a quarter, and 16 samples
+CHECKED = 4  # samples on which model and loss are checked, once
+FIRST_TIMES = 2  # pairs of products of the first search, which starts anywhere
 
 
 class TopCurvature:
@@ -34,14 +36,15 @@ class TopCurvature:
         vector: the last found, (P,), where the next measurement starts; None before the first.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, count: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, count: int | None, seed: int) -> None:
         self.model, self.loss_fn, self.count, self.seed = model, loss_fn, count, seed
         self.vector: Tensor | None = None
         self._moving: Tensor | None = None  # which parameters take steps, (P,)
 
     def measure(self, optimizer: torch.optim.Optimizer, x: Batch, y: Batch) -> float:
         """Of the first samples of a batch; the model is in eval mode for as long."""
-        some = slice(0, min(self.count, num_samples(x)))
+        wanted = max(LEAST, num_samples(x) // PART) if self.count is None else self.count
+        some = slice(0, min(wanted, num_samples(x)))
         x, y = take(x, some), take(y, some)
         view = ModelView.of(self.model, where=WHERE)
         with undisturbed(self.model, training=False), full_precision(self.model):
@@ -50,10 +53,13 @@ class TopCurvature:
             same = before is None or torch.equal(before, self._moving)
             if same and self.vector is not None and len(self.vector) == view.num_params:
                 return self._followed(view, root, x, y)
-            H = precondition(Hessian(self.model, self.loss_fn, (x, y)), self.model, optimizer)
-            found = eigenvalues(H, tol=TOLERANCE, max_matvecs=FIRST_MATVECS, seed=self.seed)
-            self.vector = found.vectors[:, 0]
-            return float(found.values[0])
+            few = slice(0, min(CHECKED, num_samples(x)))
+            Hessian(self.model, self.loss_fn, (take(x, few), take(y, few)))  # refuses what has no answer
+            generator = make_generator(self.seed)
+            self.vector = torch.randn(view.num_params, generator=generator).to(root)
+            for _ in range(FIRST_TIMES - 1):
+                self._followed(view, root, x, y)
+            return self._followed(view, root, x, y)
 
     def _followed(self, view: ModelView, root: Tensor, x: Batch, y: Batch) -> float:
         """Two steps of Lanczos from the last vector."""

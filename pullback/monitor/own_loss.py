@@ -15,7 +15,7 @@ from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.losses import apply_loss, logits_of
 from pullback.monitor.called import Calls
-from pullback.monitor.readings import Reduction
+from pullback.monitor.reduction import Reduction
 
 IGNORED = -100  # the label of what is not to be predicted, throughout that package
 COMPARED = 2  # samples on which a form must give the model's own loss

@@ -6,85 +6,20 @@ those is not taken on trust: it is computed for some samples of the batch at han
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback._checks import InputError, PullbackError, input_error
-from pullback._rng import make_generator
+from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, num_samples
-from pullback.functional.agreement import tolerance
-from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
+from pullback.functional.batch import Batch, filled, tensors
 from pullback.functional.losses import apply_loss, check_finite, check_targets, logits_of, reduces
-
-Reduction = Literal["mean", "sum", "weighted mean"]
-Call = Callable[[Any, Batch], Any]  # outputs and targets, as the loop has them, to what the loss returns
+from pullback.monitor.alone import Alone, Call
+from pullback.monitor.reduction import Evaluated, Reduction, are_spread, mean_or_sum, refuse_broadcast, weighted
 
 PER_SAMPLE = "Pass a `loss_fn` that returns one loss per sample: reduction='none', and the mean over all later axes"
-
-
-class BroadcastError(InputError):
-    """Targets and outputs whose shapes are spread over each other, sample over sample.
-
-    Attributes:
-        shapes: of the ``outputs`` and of the ``targets``.
-    """
-
-    shapes: dict[str, list[int]]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A loss of a batch as one loss per sample, (N,): that of each sample as a batch of one.
-
-    Args:
-        call: the loss, of outputs and targets shaped as the loop has them.
-        merged: of every tensor of outputs and targets, whether the loop has a sample's positions as rows of their own,
-            (N T, ...); here it is (N, T, ...).
-    """
-
-    call: Call
-    merged: tuple[bool, ...]
-
-    def __call__(self, outputs: Any, targets: Batch) -> Tensor:
-        """Losses (N,), differentiable."""
-        leaves, count = [*tensors(outputs), *tensors(targets)], num_samples(targets)
-        own = [leaf.dim() > 0 and len(leaf) == count for leaf in leaves]
-
-        def one(*rows: Tensor) -> Tensor:
-            given = [_alone(*each) for each in zip(rows, own, self.merged, strict=True)]
-            value = self._called(outputs, targets, given)
-            return value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
-
-        axes = tuple(0 if each else None for each in own)
-        try:
-            with quiet_vmap():
-                return torch.func.vmap(one, axes)(*leaves)
-        except RuntimeError:  # a loss that vmap cannot batch
-            rows = ([leaf[i] if each else leaf for leaf, each in zip(leaves, own, strict=True)] for i in range(count))
-            return torch.stack([one(*row) for row in rows])
-
-    def whole(self, outputs: Any, targets: Batch) -> Any:
-        """What the loop's loss returns for the batch."""
-        leaves = [*tensors(outputs), *tensors(targets)]
-        given = [leaf.flatten(0, 1) if merged else leaf for leaf, merged in zip(leaves, self.merged, strict=True)]
-        return self._called(outputs, targets, given)
-
-    def _called(self, outputs: Any, targets: Batch, given: list[Tensor]) -> Any:
-        count = len(tensors(outputs))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Using a target size")  # the loop has heard it
-            return self.call(filled(outputs, given[:count]), filled(targets, given[count:]))
-
-
-def _alone(row: Tensor, own: bool, merged: bool) -> Tensor:
-    if own:
-        return row if merged else row.unsqueeze(0)
-    return torch.full_like(row, torch.nan) if row.is_floating_point() else row  # the batch's own belongs to no sample
 
 
 def read(
@@ -153,7 +88,7 @@ def _is_functional(tensor: Tensor) -> bool:
     return torch._C._functorch.is_batchedtensor(tensor)  # no data can be read then
 
 
-def _evaluated(call: Call, outputs: Any, targets: Batch) -> tuple[Tensor, list[Tensor]]:
+def _evaluated(call: Call, outputs: Any, targets: Batch) -> Evaluated:
     """A loss, and its gradient in the outputs; a loss that has none is not the loop's."""
     leaves = [leaf.detach() for leaf in tensors(outputs)]
     leaves = [leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in leaves]
@@ -169,7 +104,7 @@ def _evaluated(call: Call, outputs: Any, targets: Batch) -> tuple[Tensor, list[T
 def _formed(
     loss_fn: LossFunction,
     alone: Alone,
-    whole: tuple[Tensor, list[Tensor]],
+    whole: Evaluated,
     outputs: Any,
     targets: Batch,
     *,
@@ -189,9 +124,9 @@ def _formed(
         return alone, "mean"
     check_finite(each[0], "Monitor")
     z, y = logits_of(outputs), targets
-    if not changed and isinstance(z, Tensor) and isinstance(y, Tensor) and _spread(z, y):
-        _refuse_broadcast(alone, loss_fn, z, y)
-    found = _reduction(value, each[0]) or _weighted(whole, each)
+    if not changed and isinstance(z, Tensor) and isinstance(y, Tensor) and are_spread(z, y):
+        refuse_broadcast(alone, Alone(_call_of(loss_fn, _as_outputs), alone.merged), z, y)
+    found = mean_or_sum(value, each[0]) or weighted(whole, each)
     if found is None:
         raise input_error(
             "Monitor",
@@ -210,58 +145,6 @@ def _takes(loss_fn: LossFunction, outputs: Any, targets: Batch) -> bool:
     except PullbackError:
         return False
     return True
-
-
-def _reduction(value: Tensor, each: Tensor) -> Reduction | None:
-    each, allowed = each.double(), tolerance(value.dtype)
-    if bool((value - each.mean()).abs() <= allowed * each.abs().mean()):
-        return "mean"
-    return "sum" if bool((value - each.sum()).abs() <= allowed * each.abs().sum()) else None
-
-
-def _weighted(whole: tuple[Tensor, list[Tensor]], each: tuple[Tensor, list[Tensor]]) -> Reduction | None:
-    """Whether the loss is a mean with weights that do not follow the outputs (of classes, of positions that count).
-
-    Then its gradient in each sample's outputs is that sample's own, times its weight.
-    """
-    count, allowed = len(each[0]), tolerance(whole[0].dtype)
-    rows = [
-        torch.cat([s.reshape(count, -1).double() for s in slopes if s.dim() and len(s) == count], 1)
-        for slopes in (whole[1], each[1])
-    ]
-    weights = (rows[0] * rows[1]).sum(1) / rows[1].square().sum(1)
-    parts = weights * each[0].double()
-    alike = (rows[0] - weights.unsqueeze(1) * rows[1]).norm(dim=1) <= allowed * rows[0].norm(dim=1)
-    sums = (weights.sum() - 1).abs() <= allowed and (parts.sum() - whole[0]).abs() <= allowed * parts.abs().sum()
-    return "weighted mean" if bool(alike.all()) and bool((weights > 0).all()) and sums else None
-
-
-def _spread(z: Tensor, y: Tensor) -> bool:
-    """Whether outputs and targets, as many numbers each, would become more when one is put against the other."""
-    if z.numel() != y.numel() or z.shape == y.shape or len(z) < 2:
-        return False
-    try:
-        return torch.broadcast_shapes(z.shape, y.shape).numel() > z.numel()
-    except RuntimeError:
-        return False
-
-
-def _refuse_broadcast(alone: Alone, loss_fn: LossFunction, z: Tensor, y: Tensor) -> None:
-    """Refuse a loss of every output with every target, found with drawn targets: equal ones would not show it."""
-    drawn = torch.rand(y.shape, generator=make_generator(0)).to(y) if y.is_floating_point() else y
-    value, own = alone.whole(z, drawn), alone(z, drawn)
-    if _reduction(value, own) is not None:
-        return
-    shaped = Alone(_call_of(loss_fn, _as_outputs), alone.merged)
-    if _reduction(shaped.whole(z, drawn), own) is not None:
-        message = (
-            f"Monitor: expected targets of the outputs' shape, {tuple(z.shape)}, got {tuple(y.shape)}: the loss "
-            f"spreads them to {tuple(torch.broadcast_shapes(z.shape, y.shape))}, every output against every target. "
-            f"Use `y.view({', '.join(map(str, (-1, *z.shape[1:])))})` in the loop's loss and in `monitor.step`."
-        )
-        error = BroadcastError(message)
-        error.shapes = {"outputs": list(z.shape), "targets": list(y.shape)}
-        raise error
 
 
 def _first_error(loss_fn: LossFunction, outputs: Any, targets: Batch, error: Exception) -> Exception:

@@ -19,8 +19,9 @@ from pullback.kernels import Kernel, KernelSeries
 from pullback.monitor.called import Calls, by_rows, folded, is_unfolded, takes_whole
 from pullback.monitor.output import Output
 from pullback.monitor.own_loss import LABELS, OwnLoss, own_loss, stated_loss
-from pullback.monitor.readings import BroadcastError, Reduction, read
+from pullback.monitor.readings import read
 from pullback.monitor.recent import FEW
+from pullback.monitor.reduction import BroadcastError, Reduction
 
 MOST_SAMPLES, FEW_SAMPLES = 16, 4  # by whose losses the batch's is recognised; of batches of one sample or two
 where = "Monitor"

@@ -67,7 +67,7 @@ def facts_of(named: NamedRun) -> list[str]:
         facts.append(shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else ""))
     if meta.get("data"):
         facts.append(f"data: {shorten(meta['data'], 60)}")
-    steps = named.run.steps
+    steps = sorted({record.step for record in named.run.of("cost")}) or named.run.steps  # without what the loop logged
     facts.append(
         f"measured at {counted(len(steps), 'step')}, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
     )

@@ -47,7 +47,7 @@ def test_the_bound_is_where_a_quadratic_begins_to_diverge(options: dict[str, flo
     for target, falls in ((0.98, True), (1.02, False)):
         model, x, y = quadratic()
         optimizer = torch.optim.SGD(model.parameters(), 123.0, **options)  # type: ignore[arg-type]
-        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30)
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30, cap=math.inf)
         losses = [one_step(controller, x, y) for _ in range(200)]
         assert controller.curvature == pytest.approx(8.0, rel=1e-2)
         assert controller.get_last_lr()[0] == pytest.approx(target * bound / 8, rel=1e-2)
@@ -83,14 +83,16 @@ def test_warm_up_hold_and_back_off() -> None:
     assert rates[15:25] == [0.5 * rates[14]] * 10  # halved at the leap, and left there for ten steps
     assert rates[25] == pytest.approx(1.01 * rates[24])  # 0.34 of the bound: it grows again, to a half of it
     assert rates[-1] * 1.01**25 >= 0.5 * 2 / 8
-    due = [0, 1, 2, 3, 4, 6, 8, 13, 15, 20, 25, 30, 35]
+    due = [0, 5, 7, 9, 14, 15, 20, 25, 30, 35]
     assert measured == [sum(at <= step for at in due) for step in range(40)]
 
 
 def test_the_rate_grows_by_no_more_than_asked_in_the_warm_up() -> None:
     """The curvature falls to a hundredth; the rate follows by 1.5 a step, once the larger one is old enough."""
     model, x, y = quadratic()
-    controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), target=0.5, warmup=1.0)
+    controller = CurvatureLR(
+        torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), target=0.5, warmup=1.0, every=1
+    )
     rates = []
     for step in range(12):
         controller.step(x if step == 0 else 0.1 * x, y, 1.0)
@@ -141,7 +143,7 @@ def test_the_bound_of_unequal_groups_is_exact(rates: tuple[float, float], flippe
         weights = [model.first, model.second]
         groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)]
         optimizer = torch.optim.SGD(groups[::-1] if flipped else groups)
-        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30)
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=target, warmup=1.0, spike=1e30, cap=math.inf)
         losses = [one_step(controller, x, y) for _ in range(60)]
         ratios = [rate / max(rates) for rate in rates]
         assert controller.curvature == pytest.approx(max(8 * ratios[0], 2 * ratios[1]), rel=1e-2)
@@ -171,7 +173,7 @@ def test_groups_added_frozen_and_tensors() -> None:
     model, x, y = two_weights()
     held = torch.tensor(0.2)
     optimizer = torch.optim.SGD([{"params": [model.second], "lr": held}])
-    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=1.0, warmup=1.0)
+    controller = CurvatureLR(optimizer, model, nn.MSELoss(), target=1.0, warmup=1.0, every=1, cap=math.inf)
     one_step(controller, x, y)
     assert controller.get_last_lr() == [pytest.approx(1.0, rel=1e-2)]  # 2 / 2: the first weight takes no steps
     assert optimizer.param_groups[0]["lr"] is held
@@ -280,13 +282,46 @@ def test_it_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_a_gradient_longer_than_those_before_is_shortened_for_once() -> None:
+    """To 1.2 times their running mean, in which it counts as no more; with momentum too, and not for Adam."""
+    for make, shortened in ((torch.optim.SGD, True), (torch.optim.Adam, False)):
+        model, x, y = quadratic()
+        optimizer = make(model.parameters(), lr=1.0)
+        controller = CurvatureLR(optimizer, model, nn.MSELoss(), warmup=1.0, every=100, warmup_steps=1)
+        one_step(controller, x, y)
+        rates = []
+        for norm in (5.0, 5.0, 20.0, 5.0):
+            model.weight.grad = torch.tensor([[0.6 * norm, 0.8 * norm]], dtype=torch.float64)
+            controller._norm = controller._norm if rates else 5.0
+            controller.step(x, y, 1.0)
+            rates.append(controller.get_last_lr()[0])
+        if shortened:
+            assert rates == pytest.approx([rates[0], rates[0], 1.2 * 5 / 20 * rates[0], rates[0]])
+            assert controller._norm == pytest.approx(0.9 * (0.9 * 5 + 0.1 * 6) + 0.1 * 5)
+        else:
+            assert len(set(rates[1:])) == 1
+
+
+def test_the_scale_is_a_mean_of_several_measurements() -> None:
+    """One batch of forty times the curvature changes the rate by the fourth root of it at most."""
+    rates = []
+    for factor in (1.0, 40.0):
+        model, x, y = quadratic()
+        how: dict[str, Any] = {"target": 0.5, "warmup": 1.0, "warmup_steps": 12, "every": 1}
+        controller = CurvatureLR(torch.optim.SGD(model.parameters(), 1.0), model, nn.MSELoss(), **how)
+        for step in range(12):
+            controller.step(x * (factor**0.5 if step == 9 else 1.0), y, 1.0)
+        rates.append(controller.get_last_lr()[0])
+    assert rates[0] / rates[1] == pytest.approx(40**0.25, rel=0.05)
+
+
 def test_bad_arguments_are_refused() -> None:
     model, x, y = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for name in ("target", "every", "warmup", "num_samples"):
         with pytest.raises(pb.InputError, match=f"`{name}` above 0"):
             CurvatureLR(optimizer, model, CE, **{name: 0})  # type: ignore[arg-type]
-    for name in ("growth", "spike"):
+    for name in ("growth", "spike", "cap"):
         with pytest.raises(pb.InputError, match=f"`{name}` above 1"):
             CurvatureLR(optimizer, model, CE, **{name: 1.0})  # type: ignore[arg-type]
     with pytest.raises(pb.UnsupportedError, match="SGD, Adam or AdamW, got Adagrad"):

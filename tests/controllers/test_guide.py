@@ -27,7 +27,7 @@ def test_example(block: str) -> None:
     before = [p.clone() for p in model.parameters()]
     exec(block, names)
     assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
-    assert names["controller"].num_measurements == 2
+    assert names["controller"].num_measurements == 1
 
 
 def test_every_controller_has_an_example() -> None:

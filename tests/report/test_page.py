@@ -18,7 +18,7 @@ import pytest
 import pullback as pb
 from pullback._checks import InputError
 from pullback.report import write_report
-from pullback.report.header import key_numbers
+from pullback.report.header import facts_of, key_numbers
 from pullback.report.notes import damage_html, findings_html, left_out
 from pullback.report.sections import SECTIONS, charts_of
 from pullback.report.series import NamedRun, name_runs
@@ -134,6 +134,15 @@ def test_the_head_shows_what_watching_took():
     run = Run(Path("r"), {}, (*records, Record(9, 10.0, "loss", {"loss": 1.0})))
     numbers = {label: (value, note) for label, value, note in key_numbers(NamedRun("r", run))}
     assert numbers["Time to watch"] == ("2.0 s", "20.0 % of the run, 1.0 s a measurement")
+
+
+def test_what_the_loop_logged_is_no_measurement():
+    """Two measurements, and an epoch's mean at every step; records without costs are counted as they are."""
+    logged = tuple(Record(step, 1.0, "epoch", {"train_loss": 1.0}) for step in range(1, 1001))
+    measured = tuple(Record(step, 1.0, probe, {"x": 1.0}) for step in (4, 8) for probe in ("loss", "cost"))
+    assert "measured at 2 steps, 4 to 8" in facts_of(NamedRun("r", Run(Path("r"), {}, (*logged, *measured))))
+    assert "measured at 1,000 steps, 1 to 1,000" in facts_of(NamedRun("r", Run(Path("r"), {}, logged)))
+    assert "no measurement" in facts_of(NamedRun("r", Run(Path("r"), {}, ())))
 
 
 def test_the_final_loss_is_the_loop_s_own_last_one(tmp_path):
