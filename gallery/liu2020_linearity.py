@@ -12,7 +12,9 @@ that stays narrow, H does not vanish, however small the learning rate or the cha
 The paper's |H| = Õ(1/√m) hides √(log m) from two hidden layers on: Q_∞ is then the largest of m Gaussian entries, so
 that slopes over a finite range lie above -1/2 and those of |H| / √(log m) at -1/2. Its table gives a non-linear output
 max |df/da| = Õ(1): so it is for the output neuron alone, and what keeps H from vanishing is φ''(f) ∇f ∇fᵀ. For a
-bottleneck the bound is of order √m and |H| of order 1, since the signs of v are random. Norms are found by products. Of the checklist: S4-11 to S4-13, S4-16, S4-18, S4-19 and S4-21 to S4-25.
+bottleneck the bound is of order √m and |H| of order 1, since the signs of v are random. Norms are found by products.
+
+Of the checklist: S4-11 to S4-13, S4-16, S4-18, S4-19 and S4-21 to S4-25.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ ONE_HIDDEN, BENT, NARROW = "one hidden layer", "swish output", "bottleneck of 1"
 DEEP = {2: "two hidden layers", 3: "three hidden layers"}
 LINEAR = (ONE_HIDDEN, *DEEP.values())
 # draws of the small and of the full size: the first hardly differs from draw to draw, the last most
-SEEDS = {ONE_HIDDEN: 3, DEEP[2]: 6, DEEP[3]: 6, BENT: 10, NARROW: 16}
+SEEDS = {ONE_HIDDEN: 3, DEEP[2]: 4, DEEP[3]: 3, BENT: 10, NARROW: 16}
 FULL_SEEDS = {ONE_HIDDEN: 10, DEEP[2]: 10, DEEP[3]: 10, BENT: 20, NARROW: 30}
 LIMIT = "limit of infinite width"
 SLOPE = "the paper's table"
@@ -43,7 +45,7 @@ def build(page: Page) -> None:
     """Fill the page."""
     warm_up(page)
     few_products(page)
-    widths = page.pick(small=[32, 64, 256], full=[64, 512, 4096])
+    widths = page.pick(small=[16, 64, 256], full=[64, 512, 4096])
     networks = page.pick(small=SEEDS, full=FULL_SEEDS)
     page.set(seed=0, widths=widths, networks=networks, inputs="one, of mean square 1, in 4 dimensions")
     found = over_widths(widths, networks)
@@ -153,7 +155,9 @@ def table(page: Page, found: dict[str, measure.Linearity]) -> None:
     page.facts("The paper's table: exponents of the width, with 95 percent confidence intervals", lines[0], lines[2:])
     shown = {"|H|": "hessian_norm", "Q_∞": "q_inf", "Q_2": "q_2", "Q_{2,2,1}": "q_221", "|K|": "kernel_norm",
              "the theorem's bound": "bound"}  # fmt: skip
-    rows = [[name, *(str(each[key]) if key in each else "-" for key in shown.values())] for name, each in slopes.items()]
+    rows = [
+        [name, *(str(each[key]) if key in each else "-" for key in shown.values())] for name, each in slopes.items()
+    ]
     page.facts("Exponents of the width in the theorem's quantities", ("exponent of m in", *shown), rows)
 
 
@@ -186,12 +190,13 @@ def draw(page: Page, found: dict[str, measure.Linearity]) -> None:
 
 
 def sweep(page: Page) -> None:
-    """|H| against the width of a bottleneck between two layers of 512 (section 4.2)."""
+    """|H| against the width of a bottleneck between two wide layers (section 4.2)."""
     narrow, seeds = page.pick(small=([1, 8, 64], 4), full=([1, 2, 4, 8, 16, 32, 64], 8))
-    page.set(bottleneck_of=narrow, between=512, bottleneck_networks=seeds)
+    between = page.pick(small=256, full=512)
+    page.set(bottleneck_of=narrow, between=between, bottleneck_networks=seeds)
     x, values = an_input(), []
     for width in narrow:
-        drawn = [WideNetwork(4, [512, width, 512], seed=s, **F64) for s in range(seeds)]
+        drawn = [WideNetwork(4, [between, width, between], seed=s, **F64) for s in range(seeds)]
         values.append([float(measure.linearity(model, x, tol=1e-2).hessian_norm.value) for model in drawn])
     found = torch.tensor(values, **F64)
     means = found.mean(1)
@@ -200,7 +205,7 @@ def sweep(page: Page) -> None:
     slope = measure.Slope.of(torch.tensor(narrow), found)
     page.at_most("exponent of the bottleneck's width in |H|, upper end of its interval", 0, slope.high, source=said)
     drawn = [Curve("networks", narrow, means.tolist(), "line", stderr=(found.std(1) / seeds**0.5).tolist())]
-    reading = "Between two layers of 512: the wider the bottleneck, the smaller the Hessian."
+    reading = f"Between two layers of {between}: the wider the bottleneck, the smaller the Hessian."
     page.draw(
         curves("bottleneck", "|H| against the width of a bottleneck", reading, drawn, x="width of the bottleneck",
                y="|H|", log_x=True, log_y=True)

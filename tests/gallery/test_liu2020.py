@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+import pullback as pb
 from pullback import measure
 from pullback.modules import WideNetwork
 
 pytestmark = pytest.mark.slow
+
+
+def test_linearity(filled):
+    """S4-21 to S4-25, S4-11, S4-12, S4-19: exponents, verdicts, the theorem and the sweep over bottlenecks."""
+    found = {row.quantity: row for row in filled("liu2020_linearity").rows}
+    assert all(row.holds for row in found.values())
+    verdicts = [row.here for name, row in found.items() if "becomes linear" in name]
+    assert verdicts == [1, 1, 1, 0, 0]
+    assert found["|H|, bottleneck of 64 over 1"].here < 0.4
+    assert [chart.key for chart in filled("liu2020_linearity").charts] == ["hessian", "kernel", "signals", "bottleneck"]
 
 
 def test_kernel_change(filled):
@@ -27,6 +40,23 @@ def test_counterexamples(filled):
     assert all(row.holds for row in page.rows)
     (chart,) = page.charts
     assert all(0 < y < 1 for trace in chart.figure["data"] for y in trace["y"])
+
+
+def test_wrong_hessians_fail_the_table(load, monkeypatch):
+    """Norms that are off by a power of the width."""
+    script, exact = load("liu2020_linearity"), measure.linearity
+
+    def wrong(model, x, widths=None, seeds=1, **options):
+        found = exact(model, x, widths, seeds, **options)
+        slope = found.slopes["hessian_norm"]
+        moved = measure.Slope(slope.value + 0.25, slope.low + 0.25, slope.high + 0.25)
+        return dataclasses.replace(found, slopes=found.slopes | {"hessian_norm": moved})
+
+    monkeypatch.setattr(measure, "linearity", wrong)
+    page = load("page").Page("liu2020_linearity", script.__doc__)
+    script.table(page, script.over_widths([16, 32], dict.fromkeys(script.SEEDS, 2)))
+    with pytest.raises(pb.SelfCheckError, match=r"liu2020_linearity: expected -0.5 .* 'one hidden layer: exponent"):
+        page.check()
 
 
 def test_a_wrong_bound_fails(load, monkeypatch):

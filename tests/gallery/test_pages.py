@@ -126,6 +126,12 @@ BROKEN = [
         ["kinks", "literal_kernel", "flat_output", "change_within", "balls"],
     ),
     (
+        "liu2020_linearity",
+        "measure.linearity",
+        scaled_norm,
+        ["few_products", "over_widths", "table", "bounds", "draw", "sweep"],
+    ),
+    (
         "liu2020_kernel_change",
         "diagnostics.tangent_path.kernel_drift",
         other_power,
