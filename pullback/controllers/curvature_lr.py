@@ -18,7 +18,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.losses import least_loss
 
-PLAIN_TARGET = 8.0  # of gradient descent without momentum
+PLAIN_TARGET = 5.0  # of gradient descent without momentum
 TARGET = 1.0  # of momentum and Adam, whose bounds count what they average
 BACK_OFF = 0.5
 EARLY, LATE = 8, 2  # steps between measurements in the first half of the warm-up, and in the second
@@ -79,7 +79,7 @@ class CurvatureLR:
             one that is added later goes its own rate over the largest the others were made with.
         model: the model being trained; looked at in eval mode, and left as it was.
         loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
-        target: learning rate times curvature over the bound at the end of the warm-up. None: 8 for
+        target: learning rate times curvature over the bound at the end of the warm-up. None: 5 for
             gradient descent without momentum, else 1.
         every: steps between measurements after the warm-up.
         warmup: share of the target at the first step.
