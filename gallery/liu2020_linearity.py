@@ -173,12 +173,13 @@ def bounds(page: Page, found: dict[str, measure.Linearity]) -> None:
 
 def draw(page: Page, found: dict[str, measure.Linearity]) -> None:
     """Hessian norms, signals and tensors against the width."""
-    for key, title, reading, get in (
-        ("hessian", "Spectral norm of the Hessian", "Straight lines are powers of the width: two fall, two stay.",
+    for key, title, y, reading, get in (
+        ("hessian", "Spectral norm of the Hessian", "|H|",
+         "Straight lines are powers of the width: with wide layers and a linear output they fall, the others stay.",
          lambda one: one.hessian_norm),
-        ("kernel", "Norm of the tangent kernel", "It stays in every kind: what vanishes is its change.",
+        ("kernel", "Norm of the tangent kernel", "|K|", "It stays in every kind: what vanishes is its change.",
          lambda one: one.kernel_norm),
-        ("signals", "Largest derivative in an activation, output neurons included",
+        ("signals", "Largest derivative in an activation, output neurons included", "max |df/da|",
          "In hidden layers alone it falls in every kind but the bottleneck's own.", lambda one: one.q_inf),
     ):  # fmt: skip
         drawn = []
@@ -186,7 +187,7 @@ def draw(page: Page, found: dict[str, measure.Linearity]) -> None:
             estimate = get(each)
             value, stderr = (torch.as_tensor(v).flatten().tolist() for v in (estimate.value, estimate.stderr))
             drawn.append(Curve(name, each.widths, value, "line", PALETTE[place], stderr))
-        page.draw(curves(key, title, reading, drawn, x="width m", y=title.lower(), log_x=True, log_y=True))
+        page.draw(curves(key, title, reading, drawn, x="width m", y=y, log_x=True, log_y=True))
 
 
 def sweep(page: Page) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from pullback.report.theory_charts import phase_chart
 from tests.command import Done
 from tests.command import run as run_command
 
-BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
 DRAWN = "[...document.querySelectorAll('.plot')].map(each => each.querySelectorAll('.main-svg').length > 0)"
 SMALL = {
     "phase": ("--depth", "6", "--width", "40", "--seeds", "3", "--points", "3"),
@@ -228,18 +224,8 @@ def test_usage() -> None:
     assert all(kind in done.stdout for kind in SMALL)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not BROWSER, reason="no Chromium: set PULLBACK_CHROMIUM or install one")
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], browser: Any, kind: str, width: int) -> None:
