@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
-from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,10 @@ import pytest
 import pullback as pb
 from pullback import dynamics
 from pullback.report.dynamics_charts import landscape_chart
+from tests.cli.pages import charts_of, drawn, made, one_file
 from tests.command import Done
 from tests.command import run as run_command
 
-BROWSER = environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")
 SMALL = {
     "quadratic": ["--steps", "20", "--noise", "0.2", "--seeds", "20", "--lr", "0.015"],
     "landscape": ["beale", "--steps", "12", "--optimizers", "SGD:0.01,Adam"],
@@ -35,41 +32,23 @@ CHARTS = {
     "hessians": ["semicircle", "index"],
     "scale": ["norm", "rate"],
 }
-DRAWN = "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelector('.main-svg') !== null)"
 
 
 def run(*arguments: str | Path) -> Done:
     return run_command("dynamics", *arguments)
 
 
-def charts_of(path: Path) -> dict[str, Any]:
-    page = path.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
-    assert found is not None
-    return json.loads(found.group(1))
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    folder, found = tmp_path_factory.mktemp("dynamics"), {}
-    for kind, options in SMALL.items():
-        done = run(kind, *options, "--out", folder / f"{kind}.html")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        found[kind] = (folder / f"{kind}.html", done.stdout)
-    return found
+    """All pages, and what was printed."""
+    return made("dynamics", SMALL, tmp_path_factory.mktemp("dynamics"))
 
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[Path, str]], kind: str) -> None:
     path, text = pages[kind]
-    page = path.read_text(encoding="utf-8")
-    assert page.lstrip().lower().startswith("<!doctype html>")
-    assert "pullback · dynamics" in page
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
-    assert list(charts_of(path)) == CHARTS[kind]
-    assert f"Page: {path}" in text
-    assert "\x1b[" not in text
+    one_file(path, text, CHARTS[kind])
+    assert "pullback · dynamics" in path.read_text(encoding="utf-8")
     header = re.search(r"^quantity +.+ +theory +simulation +standard error$", text, re.M)
     assert (header is None) == (kind == "landscape")
 
@@ -160,12 +139,7 @@ def test_a_page_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not BROWSER, reason="no Chromium: set PULLBACK_CHROMIUM or install one")
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kind: str, width: int) -> None:
-    window = open_page(pages[kind][0], width)
-    assert not window.trouble
-    assert window.evaluate(DRAWN) == [True] * len(CHARTS[kind])
-    assert window.evaluate("document.documentElement.scrollWidth") == width
-    window.close()
+    drawn(open_page, pages[kind][0], CHARTS[kind], width)

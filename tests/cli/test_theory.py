@@ -13,10 +13,10 @@ import torch
 
 from pullback import measure, modules, theory
 from pullback.report.theory_charts import phase_chart
+from tests.cli.pages import charts_of, drawn, made, one_file
 from tests.command import Done
 from tests.command import run as run_command
 
-DRAWN = "[...document.querySelectorAll('.plot')].map(each => each.querySelectorAll('.main-svg').length > 0)"
 SMALL = {
     "phase": ("--depth", "6", "--width", "40", "--seeds", "3", "--points", "3"),
     "depth": ("--depth", "6", "--width", "40", "--seeds", "3"),
@@ -39,34 +39,16 @@ def run(*arguments: str | Path) -> Done:
     return run_command("theory", *arguments)
 
 
-def charts_of(path: Path) -> dict[str, Any]:
-    page = path.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
-    assert found is not None
-    return json.loads(found.group(1))
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
     """All pages, and what was printed."""
-    folder, found = tmp_path_factory.mktemp("theory"), {}
-    for kind, options in SMALL.items():
-        done = run(kind, *options, "--out", folder / f"{kind}.html")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""  # progress is for terminals
-        found[kind] = (folder / f"{kind}.html", done.stdout)
-    return found
+    return made("theory", SMALL, tmp_path_factory.mktemp("theory"))
 
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[Path, str]], kind: str) -> None:
     path, text = pages[kind]
-    page = path.read_text(encoding="utf-8")
-    assert page.lstrip().lower().startswith("<!doctype html>")
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
-    assert list(charts_of(path)) == CHARTS[kind]
-    assert f"Page: {path}" in text
-    assert "\x1b[" not in text
+    one_file(path, text, CHARTS[kind])
     assert re.search(r"^  (phase +(ordered|chaotic)|becomes linear +(yes|no|undecided)) ", text, re.M)
     assert re.search(r"^quantity +\S+ +theory +networks +standard error$", text, re.M)
 
@@ -228,18 +210,8 @@ def test_usage() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], browser: Any, kind: str, width: int) -> None:
-    window = browser.new_page(viewport={"width": width, "height": 900})
-    trouble: list[str] = []
-    window.on("console", lambda message: trouble.append(message.text))
-    window.on("pageerror", lambda error: trouble.append(str(error)))
-    window.on("request", lambda request: trouble.append(request.url) if "http" in request.url else None)
-    window.goto(pages[kind][0].as_uri())
-    window.wait_for_timeout(300)
-    assert not trouble
-    assert window.evaluate(DRAWN) == [True] * len(CHARTS[kind])
-    assert window.evaluate("document.documentElement.scrollWidth") == width
-    window.close()
+def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kind: str, width: int) -> None:
+    drawn(open_page, pages[kind][0], CHARTS[kind], width)
 
 
 def test_training_lines_are_those_of_the_limit() -> None:
