@@ -10,7 +10,7 @@ import pytest
 
 import pullback as pb
 from pullback.runs import Record, Run
-from tests.advisor.runs import LEARNS, Line, a_run, found, losses, severities
+from tests.advisor.runs import LEARNS, STUCK, Line, a_run, found, losses, severities
 
 SGD = {"hessian": 30.0, "limit": 20.0, "optimizer": "SGD", "learning_rate": 0.1}
 ADAM = {"hessian": 30.0, "limit": 2000.0, "optimizer": "Adam", "learning_rate": 1e-3}
@@ -268,3 +268,12 @@ def test_a_rate_that_throws_weights_far_out_is_too_high_although_something_is_le
     both = told(leaps + [1.0] * 60, 0.5)
     assert both is not None
     assert both.change == pb.Change("learning_rate", 0.02)
+
+
+def test_the_worst_of_several_curvatures_is_told() -> None:
+    """Whichever step it stands at."""
+    for order in ((30.0, 90.0, 45.0), (90.0, 45.0, 30.0)):
+        lines = [(10 * k, "sharpness", SGD | {"hessian": hessian}) for k, hessian in enumerate(order)]
+        finding = found("learning-rate-too-high", *lines, *STUCK)
+        assert finding is not None
+        assert (finding.evidence["sharpness"], finding.steps) == (90.0, (0, 20))

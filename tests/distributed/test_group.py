@@ -14,8 +14,11 @@ import torch
 import torch.distributed as dist
 
 import pullback as pb
+from pullback.functional import ModelView
+from pullback.functional.readout import loss_readout
+from pullback.kernels.coverage import capture_factors
 from pullback.kernels.distributed import digest
-from pullback.kernels.distributed_captures import share_of
+from pullback.kernels.distributed_captures import _without_rows, share_of
 from tests.cases import CASES, build
 from tests.distributed import group_works as works
 from tests.stacks.processes import in_two_processes
@@ -82,3 +85,10 @@ def test_a_digest_sees_every_bit(dtype: torch.dtype) -> None:
     changed[2, 4] = 0
     moved = t.flatten()[1:3].flip(0) if dtype != torch.bool else torch.tensor([False, True])
     assert len({found, digest([changed]), digest([t, t]), digest([moved]), digest([moved.flip(0)])}) == 5
+
+
+def test_a_rank_without_samples_holds_rows_of_none() -> None:
+    model, loss_fn, x, y = build(CASES[0], 3)
+    captured = capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test")
+    for left, right in zip(_without_rows(captured).factors, captured.factors, strict=True):
+        assert (left.num_samples, left.num_outputs, left.shapes) == (0, right.num_outputs, right.shapes)

@@ -253,3 +253,11 @@ def test_running_products_and_sums() -> None:
         for own in (True, False):
             named = {"reduce": reduce, "include_self": own}
             assert_alike(torch.scatter_reduce, algebra.scatter_reduce, x, 0, index, numbers(2, 4, seed=3), **named)
+
+
+def test_ctc_of_one_step() -> None:
+    theirs, ours = (
+        lambda z, *args, f=f, **more: f(z.log_softmax(-1), *args, **more) for f in (F.ctc_loss, losses.ctc_loss)
+    )
+    targets, ones = torch.tensor([[1], [2]]), torch.tensor([1, 1])
+    assert_alike(theirs, ours, numbers(1, 2, C), targets, ones, torch.tensor([1, 0]), reduction="none")

@@ -486,3 +486,28 @@ def test_under_no_grad() -> None:
     expected = pb.backward_kernel(model, CE, x, y).total
     with torch.no_grad():
         assert torch.equal(pb.backward_kernel(model, CE, x, y).total, expected)
+
+
+def a_check() -> checks.SumChecks:
+    return checks.SumChecks("a call", torch.float32)
+
+
+@pytest.mark.parametrize(("size", "error"), [(1e-13, pb.SelfCheckError), (1e-17, pb.UnsupportedError)])
+def test_rows_are_out_of_range_by_their_squares(size: float, error: type[Exception]) -> None:
+    """Inner products of rows of 1e-13 are whole numbers of float32, those of 1e-17 are not."""
+    check = a_check()
+    check._add("summed gradient of `weight`", torch.tensor(size), torch.tensor(size))
+    with pytest.raises(error, match="weight" if error is pb.SelfCheckError else "hold"):
+        check.evaluate()
+
+
+def test_one_entry_beyond_the_range_is_enough() -> None:
+    right = torch.ones(2, 2)
+    for block, fails in ((right, False), (torch.tensor([[1.0, torch.inf], [1.0, 1.0]]), True)):
+        check = a_check()
+        check.add_entries("layer", right[0], right[0], torch.tensor(1.0), block)
+        if fails:
+            with pytest.raises(pb.UnsupportedError, match="above"):
+                check.evaluate()
+        else:
+            check.evaluate()

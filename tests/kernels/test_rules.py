@@ -180,3 +180,22 @@ def test_rescaled_embeddings_are_not_ruled() -> None:
     x, y = torch.tensor([[0, 1], [0, 0], [2, 3]]), torch.tensor([0, 1, 0])
     plan_ = pb.plan_kernel(model, nn.CrossEntropyLoss(), x, y)
     assert next(layer.rule for layer in plan_.layers if "0.weight" in layer.parameters) == "vmap fallback"
+
+
+@pytest.mark.parametrize("kind", ["one weight", "a vector", "a stack", "weights on the left", "a stack on the left"])
+def test_products_by_operator(kind: str) -> None:
+    """Weights of one matrix have the rule of a linear layer, on either side; others are taken sample by sample."""
+    shape = {"one weight": (3, 2), "a vector": (3,), "a stack": (4, 3, 2)}.get(kind)
+    shape = shape or ((2, 4) if kind == "weights on the left" else (4, 2, 4))
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(shape))
+
+        def forward(self, x: Tensor) -> Tensor:  # (N, 4, 3)
+            if "left" in kind:
+                return self.weight @ (x if len(shape) == 2 else x.unsqueeze(1))
+            return (x.unsqueeze(2) if len(shape) == 3 else x) @ self.weight
+
+    compare(Product(), torch.randn(5, 4, 3), expect="linear" if len(shape) == 2 else "fallback")

@@ -350,3 +350,13 @@ def test_errors() -> None:
             sketch_kernel(model, loss_fn, x, y, confidence=confidence)
     with pytest.raises(pb.InputError, match=r"sketch_kernel: expected `x2` and `y2` together, got only `x2`"):
         sketch_kernel(model, loss_fn, x, y, x2=x)
+
+
+@pytest.mark.parametrize(("p", "d"), [(9, 2), (2, 9), (7, 6)])
+@pytest.mark.parametrize("size", [1, 4])
+def test_rows_held_as_matrices_are_projected_from_both_sides(p: int, d: int, size: int) -> None:
+    """``L^T W R`` of every sample and output, whichever product is formed first."""
+    factor = DenseFactor({"weight": torch.randn(3, 2, p, d, dtype=torch.float64)})
+    left, right = projections(factor, Sketch(size), 1)
+    expected = torch.einsum("pk,ncpd,dm->nckm", left[0], factor.gradients["weight"], right[0]).flatten(2)
+    assert_same(project(factor, left, right), expected)

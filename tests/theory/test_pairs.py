@@ -99,3 +99,10 @@ def test_hermite_coefficients(name: str) -> None:
             assert row[k] == pytest.approx(expected, abs=1e-9)
     assert ((found**2).sum(1) <= whole * (1 + 1e-12)).all()
     assert (found**2).sum(1) == pytest.approx(whole, rel=2e-3)
+
+
+@pytest.mark.parametrize("c", [np.nextafter(1, 2), np.nextafter(-1, -2)])
+def test_correlations_beyond_one_by_rounding(c: float) -> None:
+    """As those of one input with itself are: E phi(u) phi(v) and E phi'(u) phi'(v) of the rectifier at zero angle."""
+    values, slopes = pair_moments(pieces_of(activation_of("relu", "here")), np.array(2.0), np.array(2.0), np.array(c))
+    assert (float(values), float(slopes)) == pytest.approx((1.0, 0.5) if c > 0 else (0.0, 0.0), abs=1e-7)

@@ -103,7 +103,7 @@ class Modules:
             gain, own = self._reader.gains(module.weight)
             bias = getattr(module, "bias", None)
             shift = None if bias is None else self.drawn(bias, None)
-            eps = module.eps if module.eps is not None else torch.finfo(torch.float32).eps
+            eps = module.eps if module.eps is not None else torch.finfo(self._reader.dtype).eps
             self._gains[step.name] = Normalised(
                 isinstance(module, nn.GroupNorm), not isinstance(module, nn.RMSNorm), eps, gain,
                 0.0 if shift is None else shift.variance, own, 0.0 if shift is None else float(shift.trained),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, check_option, input_error
@@ -63,12 +64,16 @@ class Reader:
         source: "measured", the mean square of what is there; "torch", what ``nn.Linear`` and convolutions draw when
             they are made; or standard deviations by parameter name, others measured.
         where: the caller, for error messages.
+
+    Attributes:
+        dtype: that the model computes in, by the first of them.
     """
 
     def __init__(self, model: nn.Module, source: Source, where: str) -> None:
         self._where, self._source = where, source
         tensors = [*model.named_parameters(), *model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(tensors)}
+        self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.get_default_dtype())
         if isinstance(source, str):
             check_option(where, "weights", source, ("measured", "torch"))
         else:

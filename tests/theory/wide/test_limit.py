@@ -533,3 +533,20 @@ def ones_like(model: nn.Module, value: float = 1.0) -> nn.Module:
     for p in model.parameters():
         nn.init.constant_(p, value)
     return model
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"), [(nn.LayerNorm(5), (3, 5)), (nn.LayerNorm(5), (3, 4, 5)), (nn.RMSNorm(5), (3, 4, 5)),
+                        (nn.GroupNorm(1, 2), (3, 2, 4, 6)), (nn.LayerNorm((2, 4, 6)), (3, 2, 4, 6))], ids=str,
+)  # fmt: skip
+def test_a_norm_of_the_inputs_is_taken_of_their_numbers(norm: nn.Module, shape: tuple[int, ...]) -> None:
+    """As if the inputs had come so; the norm's own gain and shift are left out of what is trained."""
+    first = nn.Conv2d(2, 64, 3, padding=1) if len(shape) == 4 else nn.Linear(5, 64)
+    flat = [nn.Flatten()] * (len(shape) > 2)
+    rest = (first, nn.ReLU(), *flat, nn.Linear(64 * {2: 1, 3: 4, 4: 24}[len(shape)], 1))
+    x = 3 * drawn(*shape) + 1
+    norm = norm.double().requires_grad_(False)
+    whole, plain = nn.Sequential(norm, *rest).double(), nn.Sequential(*rest).double()
+    limits = (limit_of(whole, weights="torch")(x), limit_of(plain, weights="torch")(norm(x)))
+    for found, expected in zip(*limits, strict=True):
+        assert found == pytest.approx(expected, rel=1e-9)
