@@ -49,7 +49,8 @@ def build(page: Page) -> None:
 def against_dense_forms(page: Page, model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Hold every operator to its dense form. Returns the matrices by name."""
     found, rows = {}, []
-    for name, formula, call, fast, dense in made_in_two_ways(model, loss_fn, x, y):
+    made = [*of_derivatives(model, loss_fn, x, y), *of_curvature(model, loss_fn, x, y)]
+    for name, formula, call, fast, dense in made:
         entries = fast if isinstance(fast, Tensor) else fast.to_dense()
         found[name] = entries
         page.at_most(f"{name} against its dense form, relative", EXACT, relative(entries, dense), source=formula)
@@ -63,72 +64,49 @@ def against_dense_forms(page: Page, model: nn.Module, loss_fn: nn.Module, x: Ten
     return found
 
 
-def made_in_two_ways(
-    model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor
-) -> list[tuple[str, str, str, Any, Tensor]]:
-    """Name, definition, call, operator, and the dense form by the reference's loops."""
-    data, per_output = (x, y), reference.output_gradients(model, x)  # (N, C, P)
-    output_hessians = reference_output_hessians(model, loss_fn, x, y)
-    gauss_newton = reference.dense_gauss_newton(model, loss_fn, x, y)
+Made = tuple[
+    str, str, str, Any, Tensor
+]  # name, definition, call, operator, and the dense form by the reference's loops
+
+
+def of_derivatives(model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor) -> list[Made]:
+    """Derivatives of outputs and of the loss in them, gradients, and the kernels made of these."""
+    per_output = reference.output_gradients(model, x)  # (N, C, P)
     inputs = torch.block_diag(*reference.input_gradients(model, x))
+    output_hessian = torch.block_diag(*pb.functional.output_hessian(loss_fn, model(x).detach(), y))
+    expected = torch.block_diag(*reference_output_hessians(model, loss_fn, x, y))
+    call = "functional.output_hessian(loss_fn, z, y)"
     return [
         ("Jacobian", "J", "Jacobian(model, x)", pb.Jacobian(model, x), per_output.flatten(0, 1)),
         ("input Jacobian", "∂z/∂x", 'Jacobian(model, x, "input")', pb.Jacobian(model, x, "input"), inputs),
-        (
-            "output Hessian",
-            "H_z",
-            "functional.output_hessian(loss_fn, z, y)",
-            torch.block_diag(*pb.functional.output_hessian(loss_fn, model(x).detach(), y)),
-            torch.block_diag(*output_hessians),
-        ),
-        (
-            "Hessian",
-            "H",
-            "Hessian(model, loss_fn, data)",
-            pb.Hessian(model, loss_fn, data),
-            reference.dense_hessian(model, loss_fn, x, y),
-        ),
-        (
-            "Gauss-Newton",
-            "G = mean JᵀH_zJ",
-            "GaussNewton(model, loss_fn, data)",
-            pb.GaussNewton(model, loss_fn, data),
-            gauss_newton,
-        ),
-        (
-            "classical Gauss-Newton",
-            "mean JᵀJ",
-            "GaussNewton(…, classical=True)",
-            pb.GaussNewton(model, loss_fn, data, classical=True),
-            reference.dense_gauss_newton(model, loss_fn, x, y, classical=True),
-        ),
-        (
-            "Fisher",
-            "F = mean E[g gᵀ]",
-            'Fisher(…, kind="true")',
-            pb.Fisher(model, loss_fn, data, kind="true"),
-            reference.dense_fisher(model, loss_fn, x, y),
-        ),
-        (
-            "empirical Fisher",
-            "mean g_i g_iᵀ",
-            'Fisher(…, kind="empirical")',
-            pb.Fisher(model, loss_fn, data, kind="empirical"),
-            reference.dense_empirical_fisher(model, loss_fn, x, y),
-        ),
-        (
-            "pullback metric",
-            "mean JᵀMJ, M = H_z",
-            "pullback_metric(model, x, M)",
-            pb.pullback_metric(model, x, output_hessians),
-            torch.einsum("icp,icd,idq->pq", per_output, output_hessians, per_output) / len(x),
-        ),
+        ("output Hessian", "H_z", call, output_hessian, expected),
         ("gradients", "rows g_iᵀ", "GradientMatrix(model, loss_fn, x, y)", pb.GradientMatrix(model, loss_fn, x, y),
          reference.gradient_matrix(model, loss_fn, x, y)),
         ("backward kernel", "K = g_iᵀg_j", "backward_kernel(model, loss_fn, x, y)",
          pb.backward_kernel(model, loss_fn, x, y).total, reference.total_kernel(model, loss_fn, x, y)),
         ("tangent kernel", "Θ = tr J_iJ_jᵀ", "tangent_kernel(model, x)", pb.tangent_kernel(model, x).total,
          torch.einsum("icp,jcp->ij", per_output, per_output)),
+    ]  # fmt: skip
+
+
+def of_curvature(model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor) -> list[Made]:
+    """Matrices between weights."""
+    data, per_output = (x, y), reference.output_gradients(model, x)  # (N, C, P)
+    metric = reference_output_hessians(model, loss_fn, x, y)
+    return [
+        ("Hessian", "H", "Hessian(model, loss_fn, data)", pb.Hessian(model, loss_fn, data),
+         reference.dense_hessian(model, loss_fn, x, y)),
+        ("Gauss-Newton", "G = mean JᵀH_zJ", "GaussNewton(model, loss_fn, data)", pb.GaussNewton(model, loss_fn, data),
+         reference.dense_gauss_newton(model, loss_fn, x, y)),
+        ("classical Gauss-Newton", "mean JᵀJ", "GaussNewton(…, classical=True)",
+         pb.GaussNewton(model, loss_fn, data, classical=True),
+         reference.dense_gauss_newton(model, loss_fn, x, y, classical=True)),
+        ("Fisher", "F = mean E[g gᵀ]", 'Fisher(…, kind="true")', pb.Fisher(model, loss_fn, data, kind="true"),
+         reference.dense_fisher(model, loss_fn, x, y)),
+        ("empirical Fisher", "mean g_i g_iᵀ", 'Fisher(…, kind="empirical")',
+         pb.Fisher(model, loss_fn, data, kind="empirical"), reference.dense_empirical_fisher(model, loss_fn, x, y)),
+        ("pullback metric", "mean JᵀMJ, M = H_z", "pullback_metric(model, x, M)", pb.pullback_metric(model, x, metric),
+         torch.einsum("icp,icd,idq->pq", per_output, metric, per_output) / len(x)),
     ]  # fmt: skip
 
 
