@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from charts import Curve, beside, curves
+from charts import Curve, curves
 from page import Page, run
 from torch import Tensor
 
 import pullback as pb
-from pullback import measure, theory
+from pullback import dynamics, measure, theory
 from pullback.modules import WideNetwork
+from pullback.report.chart import PALETTE, Chart
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b")
 
@@ -71,33 +72,16 @@ def ones(depth: int) -> dict[str, float]:
 
 def widths(page: Page, x: Tensor, y: Tensor, x_test: Tensor, depth: int, rate: float) -> None:
     """Trainings over widths and seeds, beside their linearisation (figures 1 and 3)."""
-    sizes, seeds, steps, every = page.pick(
-        small=((32, 128, 512), 3, 60, 10), full=((32, 64, 128, 256, 512), 3, 120, 10)
-    )
+    sizes, seeds, steps = page.pick(small=((32, 128, 512), 3, 60), full=((32, 64, 128, 256, 512), 3, 120))
     page.set(widths=list(sizes), seeds=seeds, steps=steps)
-    rows, shown, error = [], [], 0.0
+    rows, shown, error = [], {}, 0.0
     for width in sizes:
         for seed in range(seeds):
-            model = network(width, depth, seed)
-            found = pb.train_side_by_side(
-                model, half_square, x, y, lambda p: torch.optim.SGD(p, rate), steps=steps, every=every, x_test=x_test
-            )
-            kernel = pb.tangent_kernel(model, x)
-            closed = pb.linear_dynamics(
-                kernel, y, cross=pb.tangent_kernel(model, x_test, x2=x), initial=model(x), cross_initial=model(x_test),
-                lr=rate, time=found.steps,
-            )  # fmt: skip
+            found, closed, row = trained(network(width, depth, seed), x, y, x_test, rate, steps)
             error = max(error, float((closed.test - found.test_expansion).abs().max()))
-            after = pb.tangent_kernel(found.trained[0], x)
-            rows.append(
-                [
-                    float(found.distance.max()),
-                    *changes(model, found.trained[0]),
-                    pb.kernel_drift(kernel, after).drift,
-                ]
-            )
-            if seed == 0 and width in (sizes[0], sizes[-1]):
-                shown.append((width, found, closed))
+            rows.append(row)
+            if seed == 0:
+                shown[width] = (found, closed)
     page.at_most(
         "largest |f_lin - formula|, all runs, times and test samples", 1e-6, error, source="equation 10", computed=True
     )
@@ -112,6 +96,28 @@ def widths(page: Page, x: Tensor, y: Tensor, x_test: Tensor, depth: int, rate: f
     page.at_most(
         "slope of the tangent kernel's relative change", -0.5, slopes[4], source="figure 1: at most 1/√m, nearer 1/m"
     )
+    page.draw(_changes_drawn(sizes, table))
+    page.draw(_one_sample_drawn({width: shown[width] for width in (sizes[0], sizes[-1])}))
+
+
+def trained(
+    model: WideNetwork, x: Tensor, y: Tensor, x_test: Tensor, rate: float, steps: int
+) -> tuple[dynamics.SideBySide, dynamics.Dynamics, list[float]]:
+    """One network beside its linearisation, what the formula says of the same times, and what moved (as drawn)."""
+    kernel, cross = pb.tangent_kernel(model, x), pb.tangent_kernel(model, x_test, x2=x)
+    found = pb.train_side_by_side(
+        model, half_square, x, y, lambda p: torch.optim.SGD(p, rate), steps=steps, every=10, x_test=x_test
+    )
+    closed = pb.linear_dynamics(
+        kernel, y, cross=cross, initial=model(x), cross_initial=model(x_test), lr=rate, time=found.steps
+    )
+    network_after = found.trained[0]
+    drift = pb.kernel_drift(kernel, pb.tangent_kernel(network_after, x)).drift
+    return found, closed, [float(found.distance.max()), *changes(model, network_after), drift]
+
+
+def _changes_drawn(sizes: tuple[int, ...], table: np.ndarray) -> Chart:
+    """Distance and changes against the width, of (widths, networks, 5)."""
     names = ("distance |f - f_lin|", "first layer", "second layer", "last layer", "tangent kernel")
     means = np.exp(np.log(table).mean(1))
     reading = (
@@ -119,19 +125,22 @@ def widths(page: Page, x: Tensor, y: Tensor, x_test: Tensor, depth: int, rate: f
         "means over networks. Straight lines are powers of the width."
     )
     drawn = [Curve(name, sizes, means[:, k].tolist()) for k, name in enumerate(names)]
-    title, axes = "Distance from the linearisation, and what changes (figure 1)", {"x": "width m", "y": "change"}
-    page.draw(curves("widths", title, reading, drawn, **axes, log_x=True, log_y=True))
+    title = "Distance from the linearisation, and what changes (figure 1)"
+    return curves("widths", title, reading, drawn, x="width m", y="change", log_x=True, log_y=True)
+
+
+def _one_sample_drawn(shown: dict[int, tuple[dynamics.SideBySide, dynamics.Dynamics]]) -> Chart:
+    """Outputs of the network, its linearisation and the formula, by width."""
     drawn = []
-    for (width, found, closed), colour in zip(shown, COLOURS, strict=False):
+    for (width, (found, closed)), colour in zip(shown.items(), COLOURS, strict=False):
         for values, name, style in (
             (found.test_network, "network", "plain"), (found.test_expansion, "linearised", "dash"),
             (closed.test, "formula", "points"),
         ):  # fmt: skip
             drawn.append(Curve(f"{name}, m = {width}", found.steps, values[:, 0, 0].tolist(), style, colour))
+    title = "Network, linearised network, formula (figure 3)"
     reading = "The output at one test sample. Points (the formula) lie on the dashes; the lines near them as m grows."
-    page.draw(
-        curves("one-sample", "Network, linearised network, formula (figure 3)", reading, drawn, x="step", y="output")
-    )
+    return curves("one-sample", title, reading, drawn, x="step", y="output")
 
 
 def changes(model: WideNetwork, trained: torch.nn.Module) -> list[float]:
@@ -149,7 +158,7 @@ def ensemble(page: Page, x: Tensor, y: Tensor, x_test: Tensor, rate: float) -> N
     rate = 0.5 * pb.linear_dynamics(limit(x)[1], y).max_lr
     every = steps // 4
     known = pb.ensemble_dynamics(
-        limit(x), y, cross=limit(x_test, x), test=limit(x_test), lr=rate, time=list(range(0, steps + 1, every))
+        limit(x), y, cross=limit(x_test, x), test=limit(x_test), lr=rate, time=list(range(steps + 1))
     )
     outputs = []
     for seed in range(count):
@@ -164,30 +173,33 @@ def ensemble(page: Page, x: Tensor, y: Tensor, x_test: Tensor, rate: float) -> N
             optimizer.step()
         outputs.append(torch.stack(seen))
     found = torch.stack(outputs)  # (S, T, M)
-    mean = known.mean[:, :, 0]
+    mean = known.mean[::every, :, 0]
     over = measure.Profile.over_seeds
     places, squares = found.flatten(1), ((found - mean) ** 2).flatten(1)
     pairs = [(over(places), mean.flatten().tolist())]
     page.mostly(
         "means over networks, all times and test samples,", pairs, at_most=0.5, relative=False, source="figure 2"
     )
-    variances = torch.diagonal(known.covariance, dim1=1, dim2=2)
+    variances = torch.diagonal(known.covariance[::every], dim1=1, dim2=2)
     pairs = [(over(squares), variances.flatten().tolist())]
     page.mostly("variances over networks", pairs, at_most=0.8, source="figure 2")
-    drawn = []
-    for sample, colour in zip((0, 1), COLOURS, strict=False):
-        average = over(found[:, :, sample])
-        drawn += beside(
-            f"mean, sample {sample}", list(known.times), mean[:, sample].tolist(), average.value.tolist(),
-            average.stderr.tolist(), colour,
-        )  # fmt: skip
-        spread = found[:, :, sample].std(0)
-        drawn += beside(
-            f"standard deviation, sample {sample}", list(known.times), known.stddev[:, sample].tolist(),
-            spread.tolist(), None, colour, legend=False,
-        )  # fmt: skip
-    reading = "Mean and standard deviation of outputs over networks; lines are the limit's, of no network."
-    page.draw(curves("ensemble", "An ensemble while it trains (figure 2)", reading, drawn, x="step", y="output"))
+    page.draw(_ensemble_drawn(known, found, every))
+
+
+def _ensemble_drawn(known: dynamics.Ensemble, found: Tensor, every: int) -> Chart:
+    """Mean and standard deviation at two test samples, of outputs (S, T, M) at every so many steps."""
+    seen, drawn = list(known.times)[::every], []
+    for sample in (0, 1):
+        average = measure.Profile.over_seeds(found[:, :, sample])
+        for k, (what, limit, here, stderr) in enumerate((
+            ("mean", known.mean[:, sample, 0], average.value, average.stderr.tolist()),
+            ("standard deviation", known.stddev[:, sample], found[:, :, sample].std(0), None),
+        )):  # fmt: skip
+            name, colour = f"{what}, sample {sample}", PALETTE[2 * sample + k]
+            drawn.append(Curve(name, known.times, limit.tolist(), "plain", colour))
+            drawn.append(Curve(f"{name}, networks", seen, here.tolist(), "points", colour, stderr, legend=False))
+    reading = "Mean and standard deviation of outputs at two test samples: lines are the limit's, points the networks'."
+    return curves("ensemble", "An ensemble while it trains (figure 2)", reading, drawn, x="step", y="output")
 
 
 if __name__ == "__main__":
