@@ -1,6 +1,7 @@
 """Networks as ordinary modules, and the starting weights they are studied with."""
 
 from pullback.modules.activations import ACTIVATIONS, activation_module
+from pullback.modules.branches import DrawnLayer, Initialisation
 from pullback.modules.critical import initialise
 from pullback.modules.initialise import SCHEMES, initialise_weights
 from pullback.modules.linformer import LinformerAttention
@@ -11,6 +12,8 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "SCHEMES",
+    "DrawnLayer",
+    "Initialisation",
     "LinformerAttention",
     "WideNetwork",
     "activation_module",

@@ -8,8 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Linearity = nn.Linear | nn.modules.conv._ConvNd
 Transposed = nn.modules.conv._ConvTransposeNd
+TURNED = ("transformers.pytorch_utils", "Conv1D")  # GPT-2's linear layer, weights (inputs, outputs)
+
+
+def is_turned(layer: nn.Module) -> bool:
+    """Whether it is that linear layer of Hugging Face, which is no ``nn.Linear``."""
+    return any((kind.__module__, kind.__name__) == TURNED for kind in type(layer).__mro__)
+
+
+def is_linear_map(layer: nn.Module) -> bool:
+    """Whether a layer is linear or convolutional, with weights to draw."""
+    return isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or is_turned(layer)
 
 
 def fan_in(layer: nn.Module, sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()) -> float:
@@ -31,6 +41,8 @@ def fan_in(layer: nn.Module, sizes: Sequence[tuple[Sequence[int], Sequence[int]]
     """
     if isinstance(layer, nn.Linear):
         return float(layer.in_features)
+    if is_turned(layer):
+        return float(layer.get_parameter("weight").shape[0])
     assert isinstance(layer, nn.modules.conv._ConvNd)
     met = [math.prod(_met(layer, axis, *pair) for axis, pair in enumerate(zip(*each, strict=True))) for each in sizes]
     if not met:
@@ -43,6 +55,8 @@ def fan_out(layer: nn.Module) -> float:
     """Weights that one input meets: ``fan_in`` of the way back."""
     if isinstance(layer, nn.Linear):
         return float(layer.out_features)
+    if is_turned(layer):
+        return float(layer.get_parameter("weight").shape[1])
     assert isinstance(layer, nn.modules.conv._ConvNd)
     whole = layer.out_channels // layer.groups * math.prod(layer.kernel_size)
     return float(whole if isinstance(layer, Transposed) else whole / math.prod(layer.stride))
@@ -52,6 +66,8 @@ def filters(layer: nn.Module, weight: Tensor) -> Tensor:
     """The weights as (groups, outputs, inputs times entries of the filter), a view or a copy."""
     if isinstance(layer, nn.Linear):
         return weight.unsqueeze(0)
+    if is_turned(layer):
+        return weight.T.unsqueeze(0)
     assert isinstance(layer, nn.modules.conv._ConvNd)
     grouped = weight.unflatten(0, (layer.groups, -1))
     return (grouped.transpose(1, 2) if isinstance(layer, Transposed) else grouped).flatten(2)
@@ -59,6 +75,8 @@ def filters(layer: nn.Module, weight: Tensor) -> Tensor:
 
 def from_filters(layer: nn.Module, matrices: Tensor, weight: Tensor) -> Tensor:
     """``filters`` undone: a tensor of the shape of ``weight``."""
+    if is_turned(layer):
+        return matrices[0].T
     if isinstance(layer, Transposed):
         groups, outputs, _ = matrices.shape
         inputs, _, *kernel = weight.shape

@@ -8,7 +8,7 @@ from torch import nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch
-from pullback.modules.fan_in import Linearity, fan_in
+from pullback.modules.fan_in import fan_in, is_linear_map
 from pullback.modules.order import Order
 from pullback.modules.traced import order_of
 from pullback.theory.calls import Activation, name_of
@@ -46,7 +46,7 @@ def followed(
         InputError: no such layers; an order of calls that cannot be known without ``x``; no activation found, or none
             that is the only one.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linearity)}
+    layers = {name: module for name, module in model.named_modules() if is_linear_map(module)}
     if not layers:
         raise input_error(where, "a model with linear or convolutional layers", "none", "Pass another model")
     order = order_of(model, x, where)

@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from pullback._checks import check_option, input_error
 from pullback._rng import make_generator
-from pullback.modules.fan_in import Linearity, fan_in, fan_out, filters, from_filters
+from pullback.modules.fan_in import fan_in, fan_out, filters, from_filters, is_linear_map
 
 SCHEMES = ("default", "he", "xavier", "gaussian", "orthogonal")
 
@@ -65,9 +65,7 @@ def layers_of(model: nn.Module, where: str) -> dict[str, nn.Module]:
         InputError: a weight that is computed (weight norm, spectral norm, pruning), not there yet (lazy layers) or
             without numbers (the meta device): what is drawn would be lost.
     """
-    found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, Linearity)
-    }
+    found: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if is_linear_map(module)}
     for name, layer in found.items():
         weight = layer._parameters.get("weight")
         if not isinstance(weight, Tensor):

@@ -7,12 +7,13 @@ other layer in between, whatever else lies there: normalisation, pooling, dropou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import permutations
 from typing import Any
 
 from pullback.modules.elementwise import composed
+from pullback.modules.residuals import Residuals, Trail
 from pullback.theory.calls import CALLS, Activation, name_of, of_call
 
 # calls that mix units by a matrix; the matrix is the layer
@@ -37,6 +38,8 @@ MASKS = frozenset({"eq", "ge", "gt", "le", "lt", "ne", "sign", "heaviside", "isf
 CURVES = frozenset(
     {"abs", "absolute", "float_power", "glu", "log", "log1p", "maximum", "minimum", "pow", "sqrt", "square"}
 )
+SIZES = frozenset({"amax", "amin", "norm", "rsqrt", "sqrt", "std", "std_mean", "var", "var_mean", "vector_norm"})
+BENDS = (NORMS | SHARES | MASKS | CURVES | CALLS) - SIZES
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Flow:
             reaches.
         unseen: whether code that calls no function of torch has made it.
         activation: the calls whose activation this is the direct output of.
+        trail: what of it residual sums are told by.
     """
 
     pending: frozenset[int] = frozenset()
@@ -59,6 +63,7 @@ class Flow:
     weights: frozenset[str | None] = frozenset()
     unseen: bool = False
     activation: frozenset[int] = frozenset()
+    trail: Trail = field(default_factory=Trail)
 
     def joined(self, other: Flow) -> Flow:
         """Of what is computed from both."""
@@ -83,6 +88,7 @@ class Order:
         normalises: whether some call normalises.
         sizes: layer -> (inputs, outputs) along the axes of its filter, of every call, where they are known.
         activations: all that were called, by name.
+        residuals: the sums x + f(x).
     """
 
     calls: list[str] = field(default_factory=list)
@@ -92,14 +98,26 @@ class Order:
     normalises: bool = False
     sizes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = field(default_factory=dict)
     activations: dict[str, Activation] = field(default_factory=dict)
+    residuals: Residuals = field(default_factory=Residuals)
     num_activations: int = 0
+
+    def start(self) -> Flow:
+        """One of the model's inputs."""
+        return Flow(trail=self.residuals.start())
 
     def layer(self, names: Sequence[str], flows: Sequence[Flow]) -> Flow:
         """A call of layers: what reached it has no activation left to meet."""
         self.end(flows)
         places = range(len(self.calls), len(self.calls) + len(names))
         self.calls += names
-        return Flow(frozenset(places))
+        return self._trailed(Flow(frozenset(places)), "", flows, "layer", places)
+
+    def attention(self, names: Sequence[str], flows: Sequence[Flow]) -> Flow:
+        """A call of attention as a whole, with layers in it."""
+        made = self.layer(names, flows)
+        return self._trailed(
+            made, "multi_head_attention_forward", flows, "layer", range(len(self.calls) - len(names), len(self.calls))
+        )
 
     def end(self, flows: Sequence[Flow]) -> None:
         """A layer, or the model's output, takes these in."""
@@ -122,10 +140,11 @@ class Order:
             if at == len(self.calls) and name_of(known) != name_of(activation):
                 self._doubt(call, f"both {name_of(known)} and {name_of(activation)}")
             self.followers.setdefault(call, (activation, len(self.calls)))
-        return Flow(
+        made = Flow(
             done=self._done(given), curved=given.curved, unseen=given.unseen,
             activation=given.pending | given.activation,
         )  # fmt: skip
+        return self._trailed(made, "", [given], "bend")
 
     def call(
         self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], flows: Sequence[Flow]
@@ -133,6 +152,34 @@ class Order:
         """Any other call of torch, with the flows of the tensors among its arguments; returns that of its results."""
         name = getattr(function, "__name__", "").strip("_")
         name = name[1:] if name[:1] in "ir" and name[1:] in ("matmul", "pow") else name
+        before = len(self.calls)
+        made = self._met(name, function, args, options, flows)
+        if made.weights:
+            return made
+        calls = range(before, len(self.calls))
+        kind = "plain"
+        if name in PRODUCTS and any(flow.weights for flow in flows):
+            kind = "layer"
+        elif name in SIZES or (name == "pow" and isinstance(args[-1], int | float) and args[-1] < 0):
+            kind = "size"
+        elif name in BENDS:
+            kind = "bend"
+        return self._trailed(made, name, flows, kind, calls)
+
+    def _trailed(self, made: Flow, name: str, flows: Sequence[Flow], kind: str, calls: range = range(0)) -> Flow:
+        """With what residual sums are told by."""
+        given = [flow.trail for flow in flows if not flow.weights]
+        return replace(made, trail=self.residuals.step(name, given, kind, calls))
+
+    def _met(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        options: Mapping[str, Any],
+        flows: Sequence[Flow],
+    ) -> Flow:
+        """What a call makes of the layers that reach it."""
         data = [flow for flow in flows if not flow.weights]
         weights = frozenset[str | None]().union(*(flow.weights for flow in flows))
         if name in PRODUCTS and data and weights:

@@ -20,10 +20,15 @@ from pullback.functional.batch import Batch, copied, tensors
 from pullback.functional.model_view import called
 from pullback.functional.undisturbed import undisturbed
 from pullback.modules.elementwise import of_module
-from pullback.modules.fan_in import Linearity
+from pullback.modules.fan_in import is_linear_map
 from pullback.modules.order import Flow, Order
 from pullback.theory.calls import MODULES, Activation
 
+TRANSFORMERS = (
+    nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)  # fmt: skip
+HUGGING_FACE = ("transformers.modeling_utils", "PreTrainedModel")
 NORMALISES = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.LocalResponseNorm
 
 
@@ -31,14 +36,32 @@ def order_of(model: nn.Module, x: Batch | None, where: str) -> Order:
     """The order of calls of a forward pass on ``x``, or without one as far as the code alone shows it.
 
     Nothing of the model changes. Without ``x`` a copy that shares its parameters is run on symbols by ``torch.fx``,
-    which cannot follow code that decides by values or shapes.
+    which cannot follow code that decides by values or shapes; models of Hugging Face are given the smallest input that
+    their configuration allows, and torch's transformers among other layers a few zeros.
 
     Raises:
         InputError: without ``x``, such a model.
     """
+    x = example_of(model) if x is None else x
     with undisturbed(model, training=False), torch.no_grad():
         units = {name: found for name, m in model.named_modules() if (found := of_module(m)) is not None}
         return _of_code(model, units, where) if x is None else _of_pass(model, x, units)
+
+
+def example_of(model: nn.Module) -> Batch | None:
+    """An input of a transformer of torch, or of a model of Hugging Face by its configuration; None of others."""
+    if isinstance(model, TRANSFORMERS):
+        return tuple(_sequences(model))
+    if not any((kind.__module__, kind.__name__) == HUGGING_FACE for kind in type(model).__mro__):
+        return None
+    config: Any = model.config
+    like = next(model.parameters())
+    if getattr(model, "main_input_name", "") == "pixel_values":
+        sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+        return {"pixel_values": torch.zeros(2, config.num_channels, *sides, dtype=like.dtype, device=like.device)}
+    given: Any = model.dummy_inputs
+    vocabulary = getattr(config, "vocab_size", None) or 2
+    return {name: (value.to(like.device) % vocabulary) for name, value in given.items()}
 
 
 def _weights_of(model: nn.Module) -> dict[int, frozenset[str | None]]:
@@ -49,7 +72,7 @@ def _weights_of(model: nn.Module) -> dict[int, frozenset[str | None]]:
             if isinstance(value, Tensor):
                 found[id(value)] = frozenset({None})
     for name, layer in model.named_modules():
-        if isinstance(layer, Linearity):
+        if is_linear_map(layer):
             for part, value in layer.named_parameters():
                 if part != "bias" and not part.startswith("parametrizations.bias"):
                     found[id(value)] = (found[id(value)] - {None}) | {name}
@@ -59,7 +82,9 @@ def _weights_of(model: nn.Module) -> dict[int, frozenset[str | None]]:
 def _of_pass(model: nn.Module, x: Batch, units: dict[str, Activation]) -> Order:
     """Of one forward pass, in eval mode, on a copy of ``x``."""
     given = copied(x)
-    watcher = _Watcher(model, tensors(given))
+    watcher = _Watcher(model, Order())
+    for tensor in tensors(given):
+        watcher.meet(tensor, watcher.order.start())
     with watcher.whole(model, units), watcher:
         out = called(model, given)
     flows = [watcher.flow(leaf) for leaf in tensors(out)]
@@ -71,15 +96,17 @@ def _of_pass(model: nn.Module, x: Batch, units: dict[str, Activation]) -> Order:
 class _Watcher(TorchFunctionMode):
     """Sees every call of torch, and keeps where the tensors come from."""
 
-    def __init__(self, model: nn.Module, given: list[Tensor]) -> None:
+    def __init__(self, model: nn.Module, order: Order) -> None:
         super().__init__()
-        self.order = Order()
+        self.order = order
         self._weights = _weights_of(model)
         self._layers = dict(model.named_modules())
         self._flows = WeakIdKeyDictionary()
         self._muted = 0
-        for tensor in given:
-            self._flows[tensor] = Flow()
+
+    def meet(self, tensor: Tensor, flow: Flow) -> None:
+        """Take a tensor for what comes from there."""
+        self._flows[tensor] = flow
 
     def flow(self, tensor: Tensor) -> Flow:
         """Where a tensor comes from."""
@@ -149,11 +176,11 @@ class _Tracer(torch.fx.Tracer):
         self.units = units
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, Linearity) or module_qualified_name in self.units:
+        if is_linear_map(m) or module_qualified_name in self.units:
             return True
         if isinstance(m, MODULES) or not type(m).__module__.startswith("torch.nn"):
             return False
-        return isinstance(m, nn.MultiheadAttention) or not any(True for _ in m.children())
+        return isinstance(m, (nn.MultiheadAttention, *TRANSFORMERS)) or not any(True for _ in m.children())
 
 
 def _of_code(model: nn.Module, units: dict[str, Activation], where: str) -> Order:
@@ -165,7 +192,7 @@ def _of_code(model: nn.Module, units: dict[str, Activation], where: str) -> Orde
         for module in own.modules():  # the user's hooks are not to meet symbols
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 hooks.clear()
-        if isinstance(own, Linearity) or "" in units:  # nothing around it to follow
+        if is_linear_map(own) or "" in units:  # nothing around it to follow
             own = nn.Sequential(own)
             units = {"0": units[""]} if units else units
         nodes = list(_Tracer(units).trace(own, _defaults(own)).nodes)
@@ -193,7 +220,7 @@ def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activat
         args, options = torch.fx.map_arg((node.args, node.kwargs), lambda each: held.get(each, each))
         seen = [flows[each] for each in node.all_input_nodes]
         if node.op == "placeholder":
-            made = Flow()
+            made = order.start()
         elif node.op == "get_attr":
             held[node] = _attribute(model, str(node.target))
             made = Flow(weights=weights.get(id(held[node]), frozenset({None})))
@@ -202,7 +229,11 @@ def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activat
             order.outputs = {call for flow in seen for call in flow.pending}
             break
         elif node.op == "call_module":
-            made = _module(model.get_submodule(str(node.target)), str(node.target), seen, weights, order, units)
+            module = model.get_submodule(str(node.target))
+            if isinstance(module, TRANSFORMERS):
+                made = _ran(model, module, seen, order, units)
+            else:
+                made = _module(module, str(node.target), seen, weights, order, units)
         else:
             method = node.op == "call_method"
             function = getattr(Tensor, str(node.target), None) if method else node.target
@@ -211,6 +242,24 @@ def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activat
                 flows[node.all_input_nodes[0]] = made
         flows[node] = made
     return order
+
+
+def _ran(model: nn.Module, module: nn.Module, seen: list[Flow], order: Order, units: dict[str, Activation]) -> Flow:
+    """A transformer of torch, whose code decides by shapes: run on two zeros in the place of each of two sequences."""
+    given = _sequences(module)
+    watcher = _Watcher(model, order)
+    for tensor, flow in zip(given, seen, strict=False):
+        watcher.meet(tensor, flow)
+    with watcher.whole(model, units), watcher:
+        return watcher.flow(module(*given))
+
+
+def _sequences(module: nn.Module) -> list[Tensor]:
+    """One input of an encoder of torch, two of a decoder: sequences of two zeros."""
+    attention = next(each for each in module.modules() if isinstance(each, nn.MultiheadAttention))
+    like = next(module.parameters())
+    inputs = 1 if isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer) else 2
+    return [torch.zeros(2, 2, attention.embed_dim, dtype=like.dtype, device=like.device) for _ in range(inputs)]
 
 
 def _module(
@@ -228,15 +277,15 @@ def _module(
     if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.Bilinear | nn.Embedding | nn.EmbeddingBag):
         return order.layer([], seen)
     held = frozenset[str | None]().union(*(weights[id(p)] for p in module.parameters()))
-    if isinstance(module, Linearity):
+    if is_linear_map(module):
         return order.layer([name], seen)
     if isinstance(module, nn.MultiheadAttention):
-        return order.layer([each for each in held if each is not None], seen)
+        return order.attention([each for each in held if each is not None], seen)
     if isinstance(module, nn.GLU):
         return order.call(nn.functional.glu, (), {}, seen)
     if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Softmin):
         return order.call(torch.softmax, (), {}, seen)
-    return order.call(len, (), {}, seen)
+    return order.call(nn.functional.layer_norm if isinstance(module, NORMALISES) else len, (), {}, seen)
 
 
 def _attribute(model: nn.Module, path: str) -> Any:
