@@ -14,7 +14,7 @@ from pullback.functional.unwrap import eager, without_parameter_hooks
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: bool = True) -> Iterator[None]:
     """Restore train/eval modes, buffers, tensors kept in attributes and the global random state when the block ends.
 
     Gradients can be taken in the block also where the caller has forbidden them by ``torch.inference_mode``. Buffers
@@ -24,6 +24,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         model: the model whose state is kept. Weights and ``.grad`` are not saved, as nothing in this package writes
             to them, but for tables with a ``max_norm``, whose rows every look-up rescales.
         training: the mode every submodule is put in for the block; None leaves the modes alone.
+        derivatives: whether they are taken; without, calls stay as they are, and torch keeps the fast paths of its
+            transformer layers.
 
     Cost: one copy of the buffers (running statistics, masks).
     """
@@ -48,7 +50,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
         stack.enter_context(eager())
         stack.enter_context(without_parameter_hooks(model))
         stack.enter_context(stand_in(model, {name: tensor.clone() for name, tensor in made.items()}))
-        stack.enter_context(PlainCalls())
+        if derivatives:
+            stack.enter_context(PlainCalls())
         try:
             if training is not None:
                 model.train(training)

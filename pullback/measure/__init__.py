@@ -11,6 +11,7 @@ from pullback.measure.linearity import linearity, linearity_table
 from pullback.measure.linearity_result import Linearity
 from pullback.measure.profile import Profile
 from pullback.measure.propagation import SignalPropagation, signal_propagation
+from pullback.measure.rank_collapse import AttentionHeads, AttentionSpec, RankCollapse, Tokens, rank_collapse
 from pullback.measure.shift import CovariateShift, internal_covariate_shift
 from pullback.measure.slopes import Slope
 from pullback.measure.smoothness import Smoothness, smoothness
@@ -18,6 +19,8 @@ from pullback.measure.specs import NetworkSpec
 from pullback.measure.tensor_norms import NormBounds, norm_221
 
 __all__ = [
+    "AttentionHeads",
+    "AttentionSpec",
     "BoundaryCurvature",
     "BoundaryPoints",
     "CovariateShift",
@@ -31,9 +34,11 @@ __all__ = [
     "NetworkSpec",
     "NormBounds",
     "Profile",
+    "RankCollapse",
     "SignalPropagation",
     "Slope",
     "Smoothness",
+    "Tokens",
     "boundary_curvature",
     "boundary_points",
     "curve_metrics",
@@ -47,6 +52,7 @@ __all__ = [
     "lyapunov_exponents",
     "matrix_powers",
     "norm_221",
+    "rank_collapse",
     "recurrent_jacobians",
     "signal_propagation",
     "smoothness",

@@ -1,0 +1,7 @@
+"""Whether attention makes tokens one: residuals, cosines and ranks of any transformer, layer by layer, head by head."""
+
+from pullback.measure.rank_collapse.measured import rank_collapse
+from pullback.measure.rank_collapse.result import AttentionHeads, RankCollapse, Tokens
+from pullback.measure.rank_collapse.spec import AttentionSpec
+
+__all__ = ["AttentionHeads", "AttentionSpec", "RankCollapse", "Tokens", "rank_collapse"]

@@ -1,0 +1,113 @@
+"""Numbers of the heads of one attention, a few matrices at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pullback._checks import input_error
+from pullback.measure.rank_collapse.calls import Call
+from pullback.measure.rank_collapse.frames import Layer
+from pullback.measure.rank_collapse.statistics import SPECTRUM, of_heads, of_spectrum
+
+ENTRIES = 2**18  # of matrices that are made at once, and at least those of one head
+Real = list[Tensor | None]  # of each sample, which of its tokens are no padding, (T,); None for all
+
+
+@dataclass
+class HeadsFound:
+    """Attention of one call.
+
+    Attributes:
+        names: of the H heads.
+        values: (N, 7, H), those of ``statistics.HEADS``.
+        spectrum: (N, 2, H), those of ``statistics.SPECTRUM``, nan where they were not asked for.
+        singular: of each sample (H, K); empty likewise.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    spectrum: Tensor
+    singular: list[Tensor]
+
+
+def real_tokens(call: Call, layer: Layer, mask: Tensor | None) -> Real:
+    """Tokens that are no padding: as the caller says, or those to which some row may attend."""
+    ragged = len(set(call.shape.lengths)) > 1  # padding has been taken out
+    if mask is not None and tuple(mask.shape) == (layer.samples, layer.tokens) and not ragged:
+        return list(mask.bool())
+    real: Real = []
+    for number in range(layer.samples):
+        places = _places(call, layer, number)
+        seen = torch.stack([call.seen(n) for n in places]).any(0) if not ragged else torch.ones(1, dtype=torch.bool)
+        whole = len(places) == 1 or call.shape.packed  # not a window of a sample
+        real.append(None if not whole or len(seen) != layer.tokens or bool(seen.all()) else seen)
+    return real
+
+
+def of_call(
+    call: Call, layer: Layer, real: Real, name: str, spectrum: bool, where: str
+) -> tuple[HeadsFound, list[Tensor]]:
+    """Numbers of the heads, and each sample's outputs of all heads, (T, H d_v).
+
+    Raises:
+        InputError: fewer than two tokens, a row with nothing to attend to.
+    """
+    values, spectra, singular, outputs = [], [], [], []
+    for number in range(layer.samples):
+        places = _places(call, layer, number)
+        rows = real[number]
+        if rows is not None and int(rows.sum()) < 2:
+            got = f"{int(rows.sum())} in sample {number}"
+            raise input_error(where, "two or more tokens a sample that are no padding", got, "Leave that sample out")
+        parts = [_of_part(call, n, rows, spectrum, (where, name, number)) for n in places]
+        pack = torch.cat if call.shape.packed else lambda many, _: torch.stack(many).mean(0)
+        found = [pack(list(each), -1) for each in zip(*(part[:2] for part in parts), strict=True)]
+        values.append(found[0])
+        spectra.append(found[1])
+        if spectrum:
+            many = [part[2] for part in parts]
+            singular.append(torch.cat(many) if call.shape.packed else torch.stack(many).mean(0))
+        outputs.append(torch.cat([part[3] for part in parts], -1 if call.shape.packed else -2))
+    names = tuple(f"{name}.{head}" for head in range(values[0].shape[-1]))
+    return HeadsFound(names, torch.stack(values), torch.stack(spectra), singular), outputs
+
+
+def _places(call: Call, layer: Layer, number: int) -> range:
+    """Indices of a sample in the call: one, or that of each of its windows, or heads."""
+    each = call.shape.batch // layer.samples
+    return range(number * each, (number + 1) * each)
+
+
+def _of_part(
+    call: Call, n: int, rows: Tensor | None, spectrum: bool, said: tuple[str, str, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(7, H), (2, H), singular values (H, K) and outputs (T, H d_v) of one index."""
+    T, H = call.shape.lengths[n], call.shape.heads
+    keys = call.seen(n)
+    rows = rows if rows is not None and len(rows) == T else None
+    step = max(1, ENTRIES // (T * len(keys)))
+    values, spectra, singular, outputs = [], [], [], []
+    for first in range(0, H, step):
+        P, V, allowed = call.part(n, slice(first, min(H, first + step)))
+        P, V = (P, V) if bool(keys.all()) else (P[..., keys], V[:, keys])
+        P, allowed = (P, allowed) if rows is None else (P[:, rows], allowed[:, rows])
+        _check_rows(allowed, rows, said)
+        more, sizes = of_spectrum(P) if spectrum else (P.new_full((len(SPECTRUM), len(P)), torch.nan), P[:, 0])
+        values.append(of_heads(P, V, allowed).cpu())
+        spectra.append(more.cpu())
+        singular.append(sizes.cpu())
+        outputs.append((P @ V).transpose(0, 1).flatten(1).cpu())
+    return torch.cat(values, 1), torch.cat(spectra, 1), torch.cat(singular), torch.cat(outputs, 1)
+
+
+def _check_rows(allowed: Tensor, rows: Tensor | None, said: tuple[str, str, int]) -> None:
+    if bool((allowed > 0).all()):
+        return
+    where, name, number = said
+    row = int((allowed == 0).any(0).nonzero()[0])
+    place = row if rows is None else int(rows.nonzero()[row])
+    got = f"a mask that leaves row {place} of sample {number} nothing in `{name}`"
+    raise input_error(where, "something to attend to for every token", got, "Let each token attend to itself")

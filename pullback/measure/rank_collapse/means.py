@@ -1,0 +1,79 @@
+"""Means over samples and networks, with standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pullback._checks import input_error
+from pullback.measure.profile import Profile
+from pullback.measure.rank_collapse.collect import Found
+from pullback.measure.rank_collapse.heads import HeadsFound
+from pullback.measure.rank_collapse.result import AttentionHeads, RankCollapse, Tokens
+from pullback.measure.rank_collapse.statistics import HEADS, SPECTRUM, TOKENS, cumulative
+from pullback.spectral.statistics import mean_and_stderr
+
+RELATIVE = TOKENS.index("relative_residual")
+
+
+def joined(runs: Sequence[Found], where: str) -> RankCollapse:
+    """One result of what each network showed.
+
+    Raises:
+        InputError: networks with different layers.
+    """
+    names = [tuple(layer.name for layer in run.layers) for run in runs]
+    if len(set(names)) > 1:
+        raise input_error(where, "the same layers in every network", "others for another seed", "Check the model")
+    floor = max(run.floor for run in runs)
+    layers = [torch.stack([layer.tokens for layer in run.layers], 1) for run in runs]  # (N, L, 7) each
+    starts = [run.start.unsqueeze(1) for run in runs if run.start is not None]
+    heads = [tuple(layer.heads for layer in run.layers) for run in runs]
+    return RankCollapse(
+        **_tokens(layers, floor),
+        layers=names[0],
+        attention=tuple(_attention(same) for same in zip(*heads, strict=True)),
+        start=Tokens(**_tokens(starts, floor)) if len(starts) == len(runs) else None,
+        unread=runs[0].unread,
+        floor=floor,
+        num_inputs=len(layers[0]),
+        num_seeds=len(runs),
+    )
+
+
+def _tokens(runs: Sequence[Tensor], floor: float) -> dict[str, Profile]:
+    found = {name: _profile([run[..., k] for run in runs]) for k, name in enumerate(TOKENS)}
+    logs = [run[..., RELATIVE].clamp(min=floor).log() for run in runs]
+    return found | {"log_relative_residual": _profile(logs)}
+
+
+def _attention(runs: Sequence[list[HeadsFound]]) -> AttentionHeads:
+    """Of one layer, in every network: its calls side by side."""
+    values = [torch.cat([call.values for call in run], 2) for run in runs]  # (N, 7, H)
+    spectra = [torch.cat([call.spectrum for call in run], 2) for run in runs]
+    numbers = {name: _profile([run[:, k] for run in values]) for k, name in enumerate(HEADS)}
+    numbers |= {name: _profile([run[:, k] for run in spectra]) for k, name in enumerate(SPECTRUM)}
+    singular = shares = None
+    if runs[0][0].singular:
+        longest = max(s.shape[1] for run in runs for call in run for s in call.singular)
+        rows = [[_padded(call.singular, longest, 0.0) for call in run] for run in runs]
+        singular = _profile([torch.cat(run, 1) for run in rows])
+        parts = [[_padded([cumulative(s) for s in call.singular], longest, 1.0) for call in run] for run in runs]
+        shares = _profile([torch.cat(run, 1) for run in parts])
+    names = tuple(name for call in runs[0] for name in call.names)
+    return AttentionHeads(names, **numbers, singular_values=singular, cumulative=shares)
+
+
+def _padded(rows: Sequence[Tensor], length: int, value: float) -> Tensor:
+    """(N, H, K)."""
+    return torch.stack([torch.nn.functional.pad(row, (0, length - row.shape[1]), value=value) for row in rows])
+
+
+def _profile(runs: Sequence[Tensor]) -> Profile:
+    """Over networks, of means over samples, (N, ...) each; of one network over samples."""
+    samples = runs[0] if len(runs) == 1 else torch.stack([run.mean(0) for run in runs])
+    if len(samples) == 1:
+        return Profile(samples[0], torch.full_like(samples[0], torch.nan))
+    return Profile(*mean_and_stderr(samples))
