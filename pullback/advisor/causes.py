@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pullback.advisor.findings import SEVERITIES, Finding
+from pullback.advisor.thresholds import FIRST_MEASUREMENT
 
 # By mechanism, the nearest to the loop and the data first: of two causes of equal severity the first stands first.
 ORDER = (
@@ -137,7 +138,6 @@ GIVES_WAY: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-FIRST_MEASUREMENT = 1  # the step of the first one by default: what it shows was there at the start
 AT_THE_END = frozenset({
     "not-learning", "saddle-plateau", "minimum-plateau", "memorisation", "batch-too-small", "ill-conditioning",
     "conflicting-gradients",

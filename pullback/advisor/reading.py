@@ -13,8 +13,11 @@ import numpy as np
 from pullback.advisor.course import Losses, fell
 from pullback.advisor.thresholds import (
     COMPARABLE,
+    ENOUGH_ANSWERS,
     FALLS_SHORT,
+    FEW_RATIOS,
     FEW_STEPS,
+    LEAPS,
     LEARNS_ACCURACY,
     LEARNS_SHARE,
     MANY_STEPS,
@@ -24,9 +27,6 @@ from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
-ENOUGH = 64  # samples of which a share of right answers is taken against the loss of all steps
-LEAPS = 4.0  # times the loss before
-FEW_RATIOS = 3  # of which no median says anything
 
 
 def number(value: Any) -> float:
@@ -199,7 +199,11 @@ def learns(run: Run) -> bool:
     accuracy = median(r.values["accuracy"] for r in late) if late else math.nan
     constant = _constant_accuracy(run, [r.values for r in late])
     known = len(losses) >= FEW_STEPS and losses.share is not None
-    if accuracy >= LEARNS_ACCURACY and not accuracy <= constant and not (known and _samples_of(run, late) < ENOUGH):
+    if (
+        accuracy >= LEARNS_ACCURACY
+        and not accuracy <= constant
+        and not (known and _samples_of(run, late) < ENOUGH_ANSWERS)
+    ):
         return True
     if losses.share is not None and len(losses) >= FEW_STEPS:
         return losses.share <= LEARNS_SHARE

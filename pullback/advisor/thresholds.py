@@ -19,6 +19,10 @@ COMPARABLE = 1.5  # loop's loss over measured one, as the median: dropout and re
 LEARNT_NOTHING = 0.97  # of the loss of one answer for all: hard data, of which a tenth is explained, stay below it
 MANY_STEPS = 30  # of the course, below which nothing is said of a loss that does not fall
 UNSEEN_STEPS = 0.5  # of the steps, after the last measurement; convention
+ENOUGH_ANSWERS = 64  # samples of which a share of right answers is taken against the loss of all steps
+LEAPS = 4.0  # times the loss before: of such a step the measured loss, of after it, says nothing
+FEW_RATIOS = 3  # measurements, below which nothing is compared
+LEVEL_STDERRS = 2.0  # by which the level has to be above what counts as learning
 
 # Learning rate and loss.
 DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
@@ -41,6 +45,14 @@ LITTLE_WAY = 0.1  # of it in all steps: no training moves weights less; conventi
 TRAVELLED = 0.5  # |dw| / |w| times steps: weights that went that far were not held back by their rate; convention
 MANY_SHARPNESS = 2  # measurements of curvature below which no rate is called too low
 MANY_LOSSES = 5  # measurements of the loss below which its course is not judged
+FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.99, and all that batch norm has
+SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
+LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
+RAISED = 10.0  # at most, by one change
+RAISED_FAR = 100.0  # of weights that barely moved
+HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
+MANY_STEPS_OF_FALL = 40  # of the course, below which its quarters say little
+FALLS_BY = 4.0  # standard errors of a quarter's level
 
 # Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
@@ -53,6 +65,7 @@ SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activat
 DEAD = 0.5  # share of units that no sample switches on; convention
 COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
 ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
+FEW_DIRECTIONS = 3  # samples: one alone has a rank of 1, and of two that are alike it says little
 
 # Gradients of samples.
 ILL_CONDITIONED = 0.75  # log(N / effective rank) / log(N); 1 is a single direction; convention
@@ -67,6 +80,10 @@ MANY_COPIES = 0.2  # of the measured samples: batches a fifth of the data, drawn
 MOSTLY_COPIES = 0.3  # of the samples, from which on a warning: what is learnt is learnt of few; convention
 CLUMPED = 4.0  # standard errors, as of Poisson's distribution
 OUTLIER = 7.0  # modified z-score of log |g|: hard samples of healthy runs reach 6; convention
+MANY_SAMPLES = 16  # samples of which one can stand out
+UNLEARNT = 0.2  # of the samples right, beyond one answer for all
+CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
+LABEL_CHANCE = 0.02  # that a share of wrong labels is told to be beyond its limit which is not
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).
 BATCH_TOO_SMALL = 0.1
@@ -76,6 +93,9 @@ LEAST_SIGNAL = -0.5  # of the unbiased |G|^2 / tr(Sigma): of N samples it is -1 
 ONE_OR_TWO = 2  # samples a batch: eight cost no more time, so that the noise scale itself is the limit
 BATCH_NORM_SAMPLES = 4  # samples a batch, whatever their positions: neighbours in a picture are no further samples
 BATCH_NORM_COUNT = 16  # values a statistic: the variance is then off by sqrt(2 / 15) = 37 percent
+LARGEST_FACTOR = 16.0  # of the batch size at once
+ENOUGH_FOR_NORM = 32  # samples a batch, at which batch norm is as good as it gets: Wu and He (2018), figure 1
+AT_NO_COST = 8.0  # times one or two samples a batch: takes hardly longer, on any machine
 
 # Plateaus.
 PLATEAU = 0.01  # relative change of the median loss from the third to the last quarter of the measurements; convention
@@ -118,9 +138,21 @@ DECAY_HARMS = 0.3  # of the loss of one answer for all, above which decay that d
 RATE_GONE = 1000.0  # highest over present learning rate
 RATE_GONE_SHARE = 0.2  # of the steps; a cosine ends with 2 percent of them there
 RATE_GONE_MOST = 0.5  # of the steps, from which on it is a mistake whatever was learnt before
+MEDIAN_OF = 3  # steps: a leap is told by the last of so many
+MANY_OUTPUTS = 3  # measurements below which binary scores may lie between 0 and 1 by chance
+MANY_NORMS = 5  # of which all that grow by chance are 1 in 120
+TAKES_ALL = 0.01  # of the weights a step: no regulariser does that
+MANY_RATES = 20  # steps below which a schedule is not judged
 
 # Data.
 TARGET_SCALE = 10.0  # standard deviation, or mean, of targets
 IMBALANCED = 20.0  # most frequent class over the median of the others
 IMBALANCED_ALWAYS = 30.0  # where answering the class always is right in 97 of 100
 IN_ORDER = 0.2  # of the targets' spread between batches, beyond chance
+MANY_BATCHES = 5  # of which an order shows
+MANY_LABELS = 100  # of which frequencies show
+LEAST_WITHIN = 1e-9  # of the sum of squares, below which double precision tells no spread within batches
+ORDER_ERRORS = 6.0  # standard errors beyond chance; 1e-9 of shuffled runs
+
+# Causes.
+FIRST_MEASUREMENT = 1  # the step of the first one by default: what it shows was there at the start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,3 +53,20 @@ def severities(name: str, *records: Line) -> tuple[str | None, str | None]:
     """Of a finding in a run that learns, and in one that is stuck."""
     both = found(name, *records, *LEARNS), found(name, *records, *STUCK)
     return tuple(finding and finding.severity for finding in both)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run made of one number, and what is asked of its findings; ``yes`` and ``no`` lie on the two sides."""
+
+    make: Callable[[Any], list[Line] | Run]
+    yes: Any
+    no: Any
+    name: str = ""
+    asked: Callable[[pb.Finding], bool] = lambda finding: True
+    least: float | None = 0.0
+
+    def says(self, value: Any) -> bool:
+        made = self.make(value)
+        found = pb.diagnose(made if isinstance(made, Run) else a_run(*made, least=self.least))
+        return any(finding.name == self.name and self.asked(finding) for finding in found)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,28 +14,12 @@ import pytest
 import pullback as pb
 from pullback.advisor import thresholds
 from pullback.runs import Run
-from tests.advisor.runs import Line, a_run, losses
+from tests.advisor.runs import Line, Row, a_run, losses
+from tests.advisor.threshold_rows import FURTHER
 
 FLAT = losses(2.0, 2.0, 2.0, 2.0, 2.0)
 DEAD_UNITS: Line = (0, "activations", {"dead": {"a": 0.9}})
 SGD = {"optimizer": "SGD", "learning_rate": 0.1, "limit": 20.0, "smallest_residual": 0.0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run made of one number, and what is asked of its findings; ``yes`` and ``no`` lie on the two sides."""
-
-    make: Callable[[Any], list[Line] | Run]
-    yes: Any
-    no: Any
-    name: str = ""
-    asked: Callable[[pb.Finding], bool] = lambda finding: True
-    least: float | None = 0.0
-
-    def says(self, value: Any) -> bool:
-        made = self.make(value)
-        found = pb.diagnose(made if isinstance(made, Run) else a_run(*made, least=self.least))
-        return any(finding.name == self.name and self.asked(finding) for finding in found)
 
 
 def verdicts(several: tuple[int, int]) -> list[Line]:
@@ -447,6 +432,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "KNOWN_BY_HEART": (Row(lambda v: held_out(v, 0.5), 0.9501, 0.9499, "memorisation"),),
     "TEST_LOSS_RISE": (Row(rising, 0.6001, 0.5999, "memorisation"),),
     "TEST_LOSS_SHARE": (Row(rising, 0.6001, 0.5999, "memorisation", least=None),),
+    **FURTHER,
 }  # fmt: skip
 
 
@@ -459,6 +445,15 @@ def test_the_two_sides_of_every_threshold(threshold: str) -> None:
 
 def test_every_threshold_has_its_rows() -> None:
     assert set(ROWS) == {name for name in vars(thresholds) if name.isupper()}
+
+
+def test_no_file_of_rules_has_a_threshold_of_its_own() -> None:
+    """But for how much is listed, and over how many steps a course is smoothed."""
+    others = {"NUM_LISTED", "NUM_NAMED", "MOST_NAMED", "WINDOW", "AROUND", "SMOOTH"}
+    for path in Path(pb.advisor.__file__).parent.rglob("*.py"):
+        if path.name != "thresholds.py":
+            numbers = re.findall(r"^([A-Z_]+(?:, [A-Z_]+)*) = -?[0-9]", path.read_text(), re.MULTILINE)
+            assert set(numbers) <= others, path
 
 
 @pytest.mark.parametrize("threshold", ROWS)

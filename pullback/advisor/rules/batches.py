@@ -21,10 +21,13 @@ from pullback.advisor.reading import (
     training_losses,
 )
 from pullback.advisor.thresholds import (
+    AT_NO_COST,
     BATCH_NORM_COUNT,
     BATCH_NORM_SAMPLES,
     BATCH_TOO_LARGE,
     BATCH_TOO_SMALL,
+    ENOUGH_FOR_NORM,
+    LARGEST_FACTOR,
     LEAST_SIGNAL,
     MANY_STEPS,
     ONE_OR_TWO,
@@ -32,9 +35,6 @@ from pullback.advisor.thresholds import (
 )
 from pullback.runs import Record, Run
 
-LARGEST_FACTOR = 16.0  # of the batch size at once
-ENOUGH_FOR_NORM = 32  # samples a batch, at which batch norm is as good as it gets: Wu and He (2018), figure 1
-AT_NO_COST = 8.0  # times one or two samples: takes hardly longer, on any machine
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 

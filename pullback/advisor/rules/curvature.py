@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pullback.advisor.change import Change
 from pullback.advisor.model import kinds
 from pullback.advisor.reading import has, number
+from pullback.advisor.thresholds import FIRST_STEPS, LOWEST_FACTOR, SHARE_OF_LIMIT
 from pullback.runs import Record, Run
 
 STABILITY = (
     "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
     "arXiv:2103.00065; Adam: Cohen et al. (2022), arXiv:2207.14484"
 )
-FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.99, and all that batch norm has
-SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
-LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,17 @@ from pullback.advisor.reading import (
     severity_of_mistake,
     span,
 )
-from pullback.advisor.thresholds import IMBALANCED, IMBALANCED_ALWAYS, IN_ORDER, TARGET_SCALE
+from pullback.advisor.thresholds import (
+    IMBALANCED,
+    IMBALANCED_ALWAYS,
+    IN_ORDER,
+    LEAST_WITHIN,
+    MANY_BATCHES,
+    MANY_LABELS,
+    ORDER_ERRORS,
+    TARGET_SCALE,
+)
 from pullback.runs import Record, Run
-
-MANY_BATCHES = 5  # of which an order shows
-MANY_LABELS = 100  # of which frequencies show
-LEAST_WITHIN = 1e-9  # of the sum of squares, below which double precision tells no spread within batches
-CHANCE = 6.0  # standard errors beyond chance; 1e-9 of shuffled runs
 
 
 def targets_not_normalised(run: Run) -> Iterator[Finding]:
@@ -89,15 +93,15 @@ def data_not_shuffled(run: Run) -> Iterator[Finding]:
     if found is None or not records:
         return
     share, errors = found
-    if share > IN_ORDER and errors > CHANCE:
+    if share > IN_ORDER and errors > ORDER_ERRORS:
         yield Finding(
             "data-not-shuffled",
             "warning",
             None,
             span(records),
             {"share of the spread that lies between batches": share, "beyond chance by standard errors": errors},
-            f"more than {IN_ORDER:g} of the targets' spread lies between batches, by {CHANCE:g} standard errors more "
-            "than batches drawn at random show",
+            f"more than {IN_ORDER:g} of the targets' spread lies between batches, by {ORDER_ERRORS:g} standard errors "
+            "more than batches drawn at random show",
             "chi-squared test of homogeneity, analysis of variance; " + CONVENTION,
             "Shuffle the training samples every epoch (DataLoader(shuffle=True))",
             summary="The samples come in an order: a batch looks like no other, and each step unlearns what the ones "

@@ -24,14 +24,13 @@ from pullback.advisor.thresholds import (
     DECAY_HARMS,
     DECAY_NORM,
     DECAY_SHARE,
+    MANY_RATES,
     RATE_GONE,
     RATE_GONE_MOST,
     RATE_GONE_SHARE,
+    TAKES_ALL,
 )
 from pullback.runs import Record, Run
-
-TAKES_ALL = 0.01  # of the weights a step: no regulariser does that
-MANY_RATES = 20  # steps below which a schedule is not judged
 
 
 def weight_decay_too_high(run: Run) -> Iterator[Finding]:

@@ -9,10 +9,8 @@ import numpy as np
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, has, not_finite, training_losses
-from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, MANY_STEPS
+from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
 from pullback.runs import Run
-
-STDERRS = 2.0  # by which the level has to be above what counts as learning
 
 
 def not_learning(run: Run) -> Iterator[Finding]:
@@ -26,7 +24,7 @@ def not_learning(run: Run) -> Iterator[Finding]:
     if losses.share is not None and losses.constant is not None and losses.least is not None:
         height = losses.constant - losses.least
         share, doubt = (level - losses.least) / height, error / height
-        stuck = share > LEARNT_NOTHING and share - STDERRS * doubt > LEARNS_SHARE
+        stuck = share > LEARNT_NOTHING and share - LEVEL_STDERRS * doubt > LEARNS_SHARE
         evidence = {"loss": level, "loss of one answer for all": losses.constant}
         threshold = f"a loss above {LEARNT_NOTHING:g} of what the best answer reaches that is the same for every sample"
         words = "would leave it that gives every sample the same answer: nothing is learnt of the inputs."
@@ -55,8 +53,8 @@ def not_learning(run: Run) -> Iterator[Finding]:
 def _unchanged(losses: Losses, early: float, level: float, error: float) -> bool:
     fall = early - level
     if losses.least is not None:
-        return fall < max((1 - LEARNT_NOTHING) * (early - losses.least), STDERRS * error)
-    return fall < STDERRS * max(error, error_of_level(losses.finite))
+        return fall < max((1 - LEARNT_NOTHING) * (early - losses.least), LEVEL_STDERRS * error)
+    return fall < LEVEL_STDERRS * max(error, error_of_level(losses.finite))
 
 
 def _most_are_right(run: Run) -> bool:

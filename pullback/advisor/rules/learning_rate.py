@@ -24,28 +24,30 @@ from pullback.advisor.reading import (
     summed_over,
     training_losses,
 )
-from pullback.advisor.rules.curvature import LOWEST_FACTOR, SHARE_OF_LIMIT, STABILITY, curvatures_of
+from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
     DIVERGING,
+    FALLS_BY,
     FALLS_SHORT,
     GOOD_UPDATE,
+    HALF_WAY,
     LARGE_UPDATE,
     LEARNS_CHANGES,
     LITTLE_WAY,
+    LOWEST_FACTOR,
     MANY_LOSSES,
     MANY_SHARPNESS,
+    MANY_STEPS_OF_FALL,
     MODEST_UPDATE,
+    RAISED,
+    RAISED_FAR,
+    SHARE_OF_LIMIT,
     SMALL_UPDATE,
     STABLE_SHARE,
     TRAVELLED,
     WILD_UPDATE,
 )
 from pullback.runs import Record, Run
-
-RAISED, RAISED_FAR = 10.0, 100.0  # at most, by one change; of weights that barely moved
-HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
-MANY_STEPS_OF_FALL = 40
-FALLS_BY = 4.0  # standard errors of a quarter's level
 
 
 def too_high(run: Run) -> Iterator[Finding]:

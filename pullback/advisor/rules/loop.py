@@ -9,11 +9,16 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, records_with, span, training_losses
-from pullback.advisor.thresholds import ADDS_UP, ADDS_UP_BEYOND, LEARNT_NOTHING, NOT_ZEROED
+from pullback.advisor.thresholds import (
+    ADDS_UP,
+    ADDS_UP_BEYOND,
+    LEARNT_NOTHING,
+    MANY_NORMS,
+    MANY_OUTPUTS,
+    MEDIAN_OF,
+    NOT_ZEROED,
+)
 from pullback.runs import Run
-
-MEDIAN_OF = 3  # steps: a leap is told by the last of so many
-MANY_OUTPUTS = 3  # measurements below which binary scores may lie between 0 and 1 by chance
 
 
 def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
@@ -80,9 +85,6 @@ def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
     if count < MANY_NORMS or not bool((np.diff(first) > 0).all()) or sizes[count - 1] > 2 * sizes[0]:
         return 1
     return count
-
-
-MANY_NORMS = 5  # of which all that grow by chance are 1 in 120
 
 
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:

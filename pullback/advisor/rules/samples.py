@@ -19,14 +19,21 @@ from pullback.advisor.reading import (
     span,
     training_losses,
 )
-from pullback.advisor.thresholds import CLASS_CONFLICT, CONFLICT, HELD_OUT_BETTER, MANY_STEPS, OUTLIER, SUSPECT_SHARE
+from pullback.advisor.thresholds import (
+    CLASS_CONFLICT,
+    CONFIDENT,
+    CONFLICT,
+    HELD_OUT_BETTER,
+    LABEL_CHANCE,
+    MANY_SAMPLES,
+    MANY_STEPS,
+    OUTLIER,
+    SUSPECT_SHARE,
+    UNLEARNT,
+)
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5
-MANY = 16  # samples of which one can stand out
-UNLEARNT = 0.2  # of the samples right, beyond one answer for all
-CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
-CHANCE = 0.02  # that a share is told to be beyond its limit which is not
 REMEDIES = {
     "label": "check the labels of samples",
     "duplicate": "remove the copies among samples",
@@ -94,7 +101,7 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     share = _label_share(late)
     early = [r for r in records if r.step in _unlearnt(run)]
     confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
-    beyond = _by_chance(*_labels(late)) < CHANCE
+    beyond = _by_chance(*_labels(late)) < LABEL_CHANCE
     cleaner = _is_cleaner_held_out(run)
     evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in found}
     yield Finding(
@@ -105,8 +112,8 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
         "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
         f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
-        f"run have suspect labels, by more than {CHANCE:.0%} of binomial draws show, or if some have and held-out "
-        f"samples have less than {HELD_OUT_BETTER:g} of the training's loss, without dropout",
+        f"run have suspect labels, by more than {LABEL_CHANCE:.0%} of binomial draws show, or if some have and "
+        f"held-out samples have less than {HELD_OUT_BETTER:g} of the training's loss, without dropout",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
         listed_samples(found, {reason: seen[reason].step for reason in found}),
         summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
@@ -176,7 +183,9 @@ def suspects_of(record: Record, reason: str) -> list[Any]:
     found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
     if reason != "outlier":
         return found
-    return [s for s in found if number(s[1]) > OUTLIER] if number(record.values.get("num_samples")) >= MANY else []
+    return (
+        [s for s in found if number(s[1]) > OUTLIER] if number(record.values.get("num_samples")) >= MANY_SAMPLES else []
+    )
 
 
 def _is_suspect(value: Any) -> bool:

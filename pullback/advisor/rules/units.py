@@ -8,10 +8,8 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with, severity
-from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, SATURATED
+from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, SATURATED
 from pullback.runs import Record, Run
-
-FEW_DIRECTIONS = 3  # samples: one alone has a rank of 1, and of two that are alike it says little
 
 
 def saturated_units(run: Run) -> Iterator[Finding]:
