@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/linformer.py            # benchmarks/results/linformer.json and its table; five minutes
 
-The same inputs and weights, forward and backward, by turns in one process on one thread. Times are processor time, which
-other work on the machine does not change much; memory is what tensors take up at most during a call, by torch's own
-count of what it allocates, inputs and weights left out.
+The same inputs and weights, forward and backward, by turns in one process on one thread. Times are processor time,
+which other work on the machine does not change much; memory is what tensors take up at most during a call, by torch's
+own count of what it allocates, inputs and weights left out.
 """
 
 from __future__ import annotations
