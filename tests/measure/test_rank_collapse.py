@@ -277,7 +277,7 @@ def test_score_gradient_is_the_expected_gradient() -> None:
         by_scores, by_values = torch.autograd.grad(out, (S, V), u, retain_graph=True)
         to_scores, to_values = to_scores + by_scores.square().sum(), to_values + by_values.square().sum()
     P = torch.softmax(S, -1)
-    found = score_gradient(P, V, out)
+    found = score_gradient(P.detach(), V.detach(), out.detach())
     expected = to_scores / (to_values / V.shape[-1] * V.square().sum(-1).mean())
     torch.testing.assert_close(found, expected.sqrt().reshape(1))
 

@@ -119,13 +119,13 @@ def _scored(sizes: Shape, dtype: torch.dtype, S: int, operands: Any, bias: Any, 
     def part(n: int, heads: slice) -> Part:
         Q, K, V = (A.double() for A in operands(n, heads))
         shift, allowed = bias(n, heads)
-        scores = Q @ K.mT * scale
+        scores = (Q @ K.mT).mul_(scale)
         if shift is not None:
-            scores = scores + shift
+            scores += shift
         if allowed is None:
             return torch.softmax(scores, -1), V, torch.full(scores.shape[:2], scores.shape[2], device=Q.device)
-        P = torch.softmax(scores.masked_fill(~allowed, -math.inf), -1)
-        return P.nan_to_num(0.0), V, allowed.expand_as(scores).sum(-1)
+        P = torch.softmax(scores.masked_fill_(~allowed, -math.inf), -1)
+        return P.nan_to_num_(0.0), V, allowed.expand_as(scores).sum(-1)
 
     def seen(n: int) -> Tensor:
         allowed = bias(n, slice(0, one))[1]
@@ -160,8 +160,8 @@ class Softmax:
         empty = self.allowed == 0  # softmax makes them uniform or nan
 
         def part(n: int, heads: slice) -> Part:
-            P = self.P[n, heads].double().masked_fill(empty[n, heads].unsqueeze(-1), 0.0)
-            return P, values[n, heads].double(), self.allowed[n, heads]
+            P = self.P[n, heads].to(torch.float64, copy=True)
+            return P.masked_fill_(empty[n, heads].unsqueeze(-1), 0.0), values[n, heads].double(), self.allowed[n, heads]
 
         return Call(Shape(B, H, self.packed, (T,) * B), V.dtype, part, lambda n: self.seen[n])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +61,7 @@ def measured_pass(model: nn.Module, inputs: Batch, plan: Plan, asked: Asked) -> 
     with frames(model, seen.left) as running, reader(model, seen.called, lambda _: None):
         seen.running = running
         evaluate(model, inputs)
-    return seen.found
+    return seen.ended()
 
 
 class _Pass:
@@ -72,15 +71,18 @@ class _Pass:
         self.asked, self.layers = asked, plan.layers
         self.running: list[Frame] = []
         self.found = Found(unread=plan.unread)
-        self._planned: Iterator[Layer | None] = iter(plan.calls)
+        self._planned = iter(plan.calls)
         self._alone: dict[str, int] = {}  # calls whose layer is no module, by name
 
     def called(self, call: Call) -> None:
         """An attention: its numbers are kept with its layer until that ends."""
-        layer = next(self._planned, None)
-        if layer is None:  # a single query, or one too many
-            return
         name = self.running[-1].name if self.running else ROOT_LAYER
+        try:
+            layer = next(self._planned)
+        except StopIteration:
+            raise self._others(name) from None
+        if layer is None:  # a single query
+            return
         frame = next((f for f in reversed(self.running) if f.key == layer.key), None)
         if frame is None:
             if layer.key is not None:
@@ -88,7 +90,7 @@ class _Pass:
             self._of_heads(call, layer, name)
             return
         if "real" not in frame.held:
-            frame.held["real"] = real_tokens(call, layer, self.asked.mask)
+            frame.held["real"] = real_tokens(call, layer, self.asked.mask, self.asked.where)
             self._start(frame.given, layer, frame.held["real"])
         heads, _ = of_call(call, layer, frame.held["real"], name, self.asked.spectrum, self.asked.where)
         frame.held.setdefault("heads", []).append(heads)
@@ -104,10 +106,16 @@ class _Pass:
         self._start([x for x in given if not _shares(x, X)], layer, real)  # by keyword, and not written to since
         self._add(frame.name, self._tokens(layer.by_sample(X), real, frame.name), frame.held["heads"], X)
 
+    def ended(self) -> Found:
+        """What was found, once all that was planned has come by."""
+        if (layer := next(self._planned, None)) is not None:
+            raise self._others(ROOT_LAYER if layer.key is None else layer.key[0])
+        return self.found
+
     def _of_heads(self, call: Call, layer: Layer, name: str) -> None:
         """A layer that is no module: its tokens are what its heads return."""
         number = self._alone[name] = self._alone.get(name, 0) + 1
-        real = real_tokens(call, layer, self.asked.mask)
+        real = real_tokens(call, layer, self.asked.mask, self.asked.where)
         heads, outputs = of_call(call, layer, real, name, self.asked.spectrum, self.asked.where)
         label = name if number == 1 else f"{name}#{number}"
         tokens = self._tokens(outputs, [None] * len(outputs), label)

@@ -56,7 +56,7 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
             running[-1].own += 1
 
     def strange(operation: str) -> None:
-        unread[running[-1].name if running else ROOT_LAYER] = f"computed by `{operation}`"
+        unread[running[-1].name if running else ROOT_LAYER] = f"computed by {operation}"
 
     def left(frame: Frame, _: Tensor | None, __: list[Tensor]) -> None:
         ended.append((frame, list(running)))

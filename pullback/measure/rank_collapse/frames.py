@@ -139,9 +139,10 @@ class Layer:
 def layer_of(running: list[Frame], call: Shape, inputs: int) -> Layer:
     """The layer an attention belongs to, of the calls that ran around it, outermost first.
 
-    Candidates return tokens of the shape they were given. First come elements of a list of modules several of which, of
-    one class, attend: the innermost such list, the blocks of a stack. Then elements of any list, the outermost first;
-    then the outermost candidate. Without one, tokens are what the heads return.
+    Candidates return tokens of the shape they were given. First come elements of a list of modules with several of
+    their class: the innermost such list, the blocks of a stack. Then elements of a ``ModuleList``, the outermost first;
+    then those with one attention alone, elements of a ``Sequential`` and the outermost first; then the innermost.
+    Without any, tokens are what the heads return.
 
     Args:
         running: frames, once they have ended.
@@ -149,34 +150,34 @@ def layer_of(running: list[Frame], call: Shape, inputs: int) -> Layer:
         inputs: samples in the batch, where nothing else tells.
     """
     candidates = [(frame, found) for frame in running if (found := _tokens_in(frame, call)) is not None]
-    lists = _lists(running)
-    stacked = [c for c in candidates if lists.get(c[0].key, 0) > 1]
-    listed = [c for c in candidates if c[0].key in lists]
-    chosen = stacked[-1:] or listed[:1] or candidates[:1]
+    alike = _alike_elements(running)
+    stacked = [found for frame, found in candidates if alike.get(frame.key, (0, False))[0] > 1]
+    listed = [found for frame, found in candidates if alike.get(frame.key, (0, False))[1]]
+    single = [(frame.key in alike, found) for frame, found in candidates if frame.attends == 1]
+    element = [found for is_element, found in single if is_element]
+    outermost = element[:1] or [found for _, found in single][:1]
+    chosen = stacked[-1:] or listed[:1] or outermost or [found for _, found in candidates][-1:]
     if chosen:
-        return chosen[0][1]
+        return chosen[0]
     samples = call.batch if not call.packed else inputs if call.batch % inputs == 0 else call.batch
     return Layer(None, samples, max(call.lengths))
 
 
-def _lists(running: list[Frame]) -> dict[Key, int]:
-    """Of frames whose modules are elements of a list: how many of its elements of that class have attention within."""
-    found: dict[Key, int] = {}
-    for outer in running:
-        for parent in outer.module.children():
-            if isinstance(parent, nn.ModuleList | nn.ModuleDict | nn.Sequential):
-                _note(parent, running, found)
-        if isinstance(outer.module, nn.Sequential):
-            _note(outer.module, running, found)
+def _alike_elements(running: list[Frame]) -> dict[Key, tuple[int, bool]]:
+    """Of frames that are elements of a list: how many of its elements have that class, and whether it is none of calls.
+
+    A ``Sequential`` calls its elements itself, and may be a whole model; other lists hold blocks.
+    """
+    found: dict[Key, tuple[int, bool]] = {}
+    parents = {id(part): part for frame in running for part in (frame.module, *frame.module.children())}
+    for parent in parents.values():
+        if isinstance(parent, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+            elements = list(parent.children())
+            for frame in running:
+                if any(frame.module is element for element in elements):
+                    alike = sum(type(element) is type(frame.module) for element in elements)
+                    found[frame.key] = (alike, not isinstance(parent, nn.Sequential))
     return found
-
-
-def _note(parent: nn.Module, running: list[Frame], found: dict[Key, int]) -> None:
-    elements = list(parent.children())
-    for frame in running:
-        if any(frame.module is element for element in elements):
-            alike = sum(type(element) is type(frame.module) for element in elements)
-            found[frame.key] = max(alike, found.get(frame.key, 0))
 
 
 def _tokens_in(frame: Frame, call: Shape) -> Layer | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from pullback.measure.rank_collapse.frames import Layer
 from pullback.measure.rank_collapse.statistics import SPECTRUM, of_heads, of_spectrum
 
 ENTRIES = 2**18  # of matrices that are made at once, and at least those of one head
+SHARE = 8  # of all matrices of a call at most one in so many at once: made in float64, with a few copies
 Real = list[Tensor | None]  # of each sample, which of its tokens are no padding, (T,); None for all
 
 
@@ -33,36 +35,51 @@ class HeadsFound:
     singular: list[Tensor]
 
 
-def real_tokens(call: Call, layer: Layer, mask: Tensor | None) -> Real:
-    """Tokens that are no padding: as the caller says, or those to which some row may attend."""
-    ragged = len(set(call.shape.lengths)) > 1  # padding has been taken out
-    if mask is not None and tuple(mask.shape) == (layer.samples, layer.tokens) and not ragged:
-        return list(mask.bool())
-    real: Real = []
-    for number in range(layer.samples):
-        places = _places(call, layer, number)
-        seen = torch.stack([call.seen(n) for n in places]).any(0) if not ragged else torch.ones(1, dtype=torch.bool)
-        whole = len(places) == 1 or call.shape.packed  # not a window of a sample
-        real.append(None if not whole or len(seen) != layer.tokens or bool(seen.all()) else seen)
+def real_tokens(call: Call, layer: Layer, mask: Tensor | None, where: str) -> Real:
+    """Tokens that are no padding: as the caller says, or those to which some row may attend.
+
+    Raises:
+        InputError: a sample with fewer than two.
+    """
+    if len(set(call.shape.lengths)) > 1:  # padding has been taken out
+        counts, real = list(call.shape.lengths), cast("Real", [None] * layer.samples)
+    else:
+        fits = mask is not None and tuple(mask.shape) == (layer.samples, layer.tokens)
+        found = [
+            mask[number].bool() if mask is not None and fits else _seen(call, layer, number)
+            for number in range(layer.samples)
+        ]
+        counts = [layer.tokens if each is None else int(each.sum()) for each in found]
+        real = [None if count == layer.tokens else each for each, count in zip(found, counts, strict=True)]
+    short = next((number for number, count in enumerate(counts) if count < 2), None)
+    if short is not None:
+        got = f"{counts[short]} in sample {short}"
+        raise input_error(where, "two or more tokens a sample that are no padding", got, "Leave that sample out")
     return real
+
+
+def _seen(call: Call, layer: Layer, number: int) -> Tensor | None:
+    """Tokens of a sample that some row may attend to, where they are its keys; None for windows and other keys."""
+    places = _places(call, layer, number)
+    if len(places) > 1 and not call.shape.packed:
+        return None
+    seen = torch.stack([call.seen(n) for n in places]).any(0)
+    return seen if len(seen) == layer.tokens else None
 
 
 def of_call(
     call: Call, layer: Layer, real: Real, name: str, spectrum: bool, where: str
 ) -> tuple[HeadsFound, list[Tensor]]:
-    """Numbers of the heads, and each sample's outputs of all heads, (T, H d_v).
+    """Numbers of the heads, and each sample's outputs of all heads, (T, H d_v), where those are the layer's tokens.
 
     Raises:
-        InputError: fewer than two tokens, a row with nothing to attend to.
+        InputError: a row with nothing to attend to.
     """
     values, spectra, singular, outputs = [], [], [], []
     for number in range(layer.samples):
         places = _places(call, layer, number)
         rows = real[number]
-        if rows is not None and int(rows.sum()) < 2:
-            got = f"{int(rows.sum())} in sample {number}"
-            raise input_error(where, "two or more tokens a sample that are no padding", got, "Leave that sample out")
-        parts = [_of_part(call, n, rows, spectrum, (where, name, number)) for n in places]
+        parts = [_of_part(call, n, rows, (spectrum, layer.key is None), (where, name, number)) for n in places]
         pack = torch.cat if call.shape.packed else lambda many, _: torch.stack(many).mean(0)
         found = [pack(list(each), -1) for each in zip(*(part[:2] for part in parts), strict=True)]
         values.append(found[0])
@@ -82,25 +99,31 @@ def _places(call: Call, layer: Layer, number: int) -> range:
 
 
 def _of_part(
-    call: Call, n: int, rows: Tensor | None, spectrum: bool, said: tuple[str, str, int]
+    call: Call, n: int, rows: Tensor | None, kept: tuple[bool, bool], said: tuple[str, str, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(7, H), (2, H), singular values (H, K) and outputs (T, H d_v) of one index."""
+    """(7, H), (2, H), singular values (H, K), outputs (T, H d_v) of one index; those two where they are kept."""
     T, H = call.shape.lengths[n], call.shape.heads
+    spectrum, alone = kept
     keys = call.seen(n)
     rows = rows if rows is not None and len(rows) == T else None
-    step = max(1, ENTRIES // (T * len(keys)))
-    values, spectra, singular, outputs = [], [], [], []
+    step = max(1, min(ENTRIES // (T * len(keys)), call.shape.batch * H // SHARE))
+    values, spectra, singular, outputs = [], [], [], list[Tensor]()
     for first in range(0, H, step):
         P, V, allowed = call.part(n, slice(first, min(H, first + step)))
         P, V = (P, V) if bool(keys.all()) else (P[..., keys], V[:, keys])
         P, allowed = (P, allowed) if rows is None else (P[:, rows], allowed[:, rows])
         _check_rows(allowed, rows, said)
+        if not bool(torch.isfinite(P.sum() + V.sum())):
+            where, name, number = said
+            got = f"NaN or infinity in sample {number} in `{name}`"
+            raise input_error(where, "finite tokens", got, "Check weights, inputs and precision")
         more, sizes = of_spectrum(P) if spectrum else (P.new_full((len(SPECTRUM), len(P)), torch.nan), P[:, 0])
         values.append(of_heads(P, V, allowed).cpu())
         spectra.append(more.cpu())
         singular.append(sizes.cpu())
-        outputs.append((P @ V).transpose(0, 1).flatten(1).cpu())
-    return torch.cat(values, 1), torch.cat(spectra, 1), torch.cat(singular), torch.cat(outputs, 1)
+        outputs += [(P @ V).transpose(0, 1).flatten(1).cpu()] if alone else []
+    joined = torch.cat(outputs, 1) if alone else torch.empty(0)
+    return torch.cat(values, 1), torch.cat(spectra, 1), torch.cat(singular), joined
 
 
 def _check_rows(allowed: Tensor, rows: Tensor | None, said: tuple[str, str, int]) -> None:

@@ -28,25 +28,29 @@ def joined(runs: Sequence[Found], where: str) -> RankCollapse:
     if len(set(names)) > 1:
         raise input_error(where, "the same layers in every network", "others for another seed", "Check the model")
     floor = max(run.floor for run in runs)
-    layers = [torch.stack([layer.tokens for layer in run.layers], 1) for run in runs]  # (N, L, 7) each
-    starts = [run.start.unsqueeze(1) for run in runs if run.start is not None]
+    layers = list(zip(*([layer.tokens for layer in run.layers] for run in runs), strict=True))  # (N, 7) of each run
+    starts = [run.start for run in runs if run.start is not None]
     heads = [tuple(layer.heads for layer in run.layers) for run in runs]
     return RankCollapse(
         **_tokens(layers, floor),
         layers=names[0],
         attention=tuple(_attention(same) for same in zip(*heads, strict=True)),
-        start=Tokens(**_tokens(starts, floor)) if len(starts) == len(runs) else None,
+        start=Tokens(**_tokens([starts], floor)) if len(starts) == len(runs) else None,
         unread=runs[0].unread,
         floor=floor,
-        num_inputs=len(layers[0]),
+        num_inputs=max(len(run) for run in layers[0]),
         num_seeds=len(runs),
     )
 
 
-def _tokens(runs: Sequence[Tensor], floor: float) -> dict[str, Profile]:
-    found = {name: _profile([run[..., k] for run in runs]) for k, name in enumerate(TOKENS)}
-    logs = [run[..., RELATIVE].clamp(min=floor).log() for run in runs]
-    return found | {"log_relative_residual": _profile(logs)}
+def _tokens(layers: Sequence[Sequence[Tensor]], floor: float) -> dict[str, Profile]:
+    """Of each layer, in every network, (N, 7)."""
+    with_logs = [
+        [torch.cat([run, run[:, RELATIVE, None].clamp(min=floor).log()], 1) for run in runs] for runs in layers
+    ]
+    found = [_profile(runs) for runs in with_logs]  # (8,) each
+    values, errors = torch.stack([one.value for one in found], 1), torch.stack([one.stderr for one in found], 1)
+    return {name: Profile(values[k], errors[k]) for k, name in enumerate((*TOKENS, "log_relative_residual"))}
 
 
 def _attention(runs: Sequence[list[HeadsFound]]) -> AttentionHeads:

@@ -26,7 +26,8 @@ MOST = 4  # softmaxes that wait for their product
 class _Waiting:
     """A softmax, and the tensors that hold its rows: by their memory, which cannot be another's while they are kept."""
 
-    softmax: Softmax
+    softmax: Softmax | None  # None along another axis than the last
+    size: int
     held: list[Tensor] = field(default_factory=list)
 
     def has(self, tensor: Any) -> bool:
@@ -42,7 +43,7 @@ class Reader(TorchDispatchMode):
 
     Args:
         found: called with each attention.
-        strange: called with the name of an operation that attends in a way of its own.
+        strange: called with what attends in a way of its own, in words.
         learned: memory of the parameters; a product with one of them mixes no tokens.
     """
 
@@ -78,14 +79,15 @@ class Reader(TorchDispatchMode):
         elif name in SOFTMAX:
             self._softmax(_bound(func, args, kwargs), result)
         elif "attention" in name or "attn" in name:
-            self._strange(name)
+            self._strange(f"`{name}`")
         elif self._waiting:
             self._follow(name, args, result)
 
     def _softmax(self, given: dict[str, Any], P: Tensor) -> None:
         scores = given["self"]
-        if scores.dim() > 1 and given["dim"] % scores.dim() == scores.dim() - 1 and not scores.is_nested:
-            self._waiting.append(_Waiting(Softmax.of(scores, P), [P]))
+        if scores.dim() > 1 and not scores.is_nested:
+            last = given["dim"] % scores.dim() == scores.dim() - 1
+            self._waiting.append(_Waiting(Softmax.of(scores, P) if last else None, P.numel(), [P]))
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Rows on their way to a product with values."""
@@ -94,16 +96,21 @@ class Reader(TorchDispatchMode):
             for one in self._waiting:
                 if one.has(left) or one.has(right):
                     V = right if one.has(left) else left.mT
-                    call = None if _memory(V) in self._learned else one.softmax.times(V)
-                    if call is not None:
+                    if _memory(V) not in self._learned:
                         self._waiting.remove(one)
-                        self._found(call)
+                        self._product(one.softmax, V)
                     return
         elif name in KEPT_ROWS:
             for one in self._waiting:
                 if any(one.has(arg) for arg in args):
-                    size = one.softmax.P.numel()
-                    one.held += [t for t in tree_leaves(result) if _is_copy(t, size) and not one.has(t)]
+                    one.held += [t for t in tree_leaves(result) if _is_copy(t, one.size) and not one.has(t)]
+
+    def _product(self, softmax: Softmax | None, V: Tensor) -> None:
+        call = None if softmax is None else softmax.times(V)
+        if call is not None:
+            self._found(call)
+        else:
+            self._strange("a softmax along another axis" if softmax is None else "a softmax of other keys than values")
 
 
 def _is_copy(tensor: Any, size: int) -> bool:
@@ -115,7 +122,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _name(func: Any) -> str:
-    return func.overloadpacket.__name__ if isinstance(func, torch._ops.OpOverload) else str(getattr(func, "name", func))
+    return func.overloadpacket.__name__ if isinstance(func, torch._ops.OpOverload) else str(func.name())
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def effective_rank(A: Tensor) -> Tensor:
     """(sum s^2)^2 / sum s^4 of the singular values s of (..., T, S), by the smaller of the two Gram matrices."""
     tall = A.shape[-2] > A.shape[-1]
     gram = A.mT @ A if tall else A @ A.mT
-    return A.square().sum((-2, -1)).square() / gram.square().sum((-2, -1))
+    return torch.linalg.matrix_norm(A).pow(4) / torch.linalg.matrix_norm(gram).square()
 
 
 def of_heads(P: Tensor, V: Tensor, allowed: Tensor) -> Tensor:
@@ -96,10 +96,10 @@ def score_gradient(P: Tensor, V: Tensor, out: Tensor) -> Tensor:
     d_v sum_ij P_ij^2. The number is the root of the first over sum_ij P_ij^2 times the mean of |v_j|^2: 0 where all
     tokens are one, about 1 where they have nothing in common.
     """
-    weights = P.square()
     squares = V.square().sum(-1)  # (H, S)
-    distances = squares.unsqueeze(-2) - 2 * out @ V.mT + out.square().sum(-1, keepdim=True)
-    return ((weights * distances.clamp(min=0)).sum((-2, -1)) / (weights.sum((-2, -1)) * squares.mean(-1))).sqrt()
+    distances = (out @ V.mT).mul_(-2).add_(squares.unsqueeze(-2)).add_(out.square().sum(-1, keepdim=True)).clamp_(min=0)
+    reached = distances.mul_(P).mul_(P).sum((-2, -1))
+    return (reached / (torch.linalg.matrix_norm(P).square() * squares.mean(-1))).sqrt()
 
 
 def of_spectrum(P: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def of_spectrum(P: Tensor) -> tuple[Tensor, Tensor]:
     values = torch.linalg.svdvals(P)
     energy = cumulative(values)
     quarter = max(1, values.shape[-1] // QUARTER)
-    return torch.stack([P.square().sum((-2, -1)) / values[..., 0].square(), energy[..., quarter - 1]]), values
+    return torch.stack([values.square().sum(-1) / values[..., 0].square(), energy[..., quarter - 1]]), values
 
 
 def cumulative(values: Tensor) -> Tensor:
