@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class PullbackError(Exception):
@@ -48,10 +51,37 @@ def check_option(where: str, name: str, value: object, options: Collection[objec
         raise input_error(where, f"`{name}` to be one of {listed}", repr(value), f"Choose one of {listed}")
 
 
-def check_positive(where: str, name: str, value: float) -> None:
-    """Refuse numbers that are not above zero."""
-    if not value > 0:
+def as_number(value: object) -> float:
+    """A number, or a tensor or array of one; NaN for anything else, so that no comparison with it holds."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
+def check_positive(where: str, name: str, value: object) -> None:
+    """Refuse what is no number above zero."""
+    if not as_number(value) > 0:
         raise input_error(where, f"`{name}` above 0", repr(value), f"Pass a positive `{name}`")
+
+
+def check_rate(where: str, name: str, value: object) -> None:
+    """Refuse what is no finite number above zero."""
+    check_positive(where, name, value)
+    if as_number(value) == math.inf:
+        raise input_error(where, f"a finite `{name}`", repr(value), f"Pass a smaller `{name}`")
+
+
+def check_count(where: str, name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Refuse what is no whole number from ``low`` to ``high``; returns it."""
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < low or (high is not None and count > high):
+        span = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise input_error(where, f"`{name}` {span}", repr(value), f"Choose `{name}` {span}")
+    return count
 
 
 def check_names(where: str, kind: str, asked: Iterable[str], known: Collection[str]) -> None:

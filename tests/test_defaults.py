@@ -17,9 +17,9 @@ import pytest
 import pullback
 from pullback.cli.main import app
 
-NAMESPACES = ("pullback", *(f"pullback.{name}" for name in ("diagnostics", "functional", "influence", "kernels")))
-NAMESPACES += tuple(f"pullback.{name}" for name in ("measure", "modules", "operators", "reference", "runs", "spectral"))
-NAMESPACES += ("pullback.theory",)
+PACKAGES = ("diagnostics", "dynamics", "functional", "influence", "kernels", "measure", "modules", "operators")
+PACKAGES += ("reference", "runs", "spectral", "theory")
+NAMESPACES = ("pullback", *(f"pullback.{name}" for name in PACKAGES), "pullback.dynamics.textbook")
 PLAIN = (bool, int, float, str, tuple, type(None), Path)
 FILE = Path(__file__).parent / "data" / "defaults.txt"
 

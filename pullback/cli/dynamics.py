@@ -35,7 +35,8 @@ def quadratic(
     force: Force = False,
 ) -> None:
     """A quadratic: exact trajectory, loss and noise beside torch's optimizer."""
-    from pullback.cli.dynamics_pages import quadratic_page, show
+    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics_pages.quadratic import quadratic_page
 
     path = free_path(out, "dynamics", "quadratic", force=force)
     check_counts("dynamics", seeds=seeds, steps=steps)
@@ -57,7 +58,8 @@ def landscape(
     force: Force = False,
 ) -> None:  # fmt: skip
     """Torch's optimizers, unchanged, from one start on one landscape."""
-    from pullback.cli.dynamics_pages import landscape_page, show
+    from pullback.cli.dynamics_pages.landscape import landscape_page
+    from pullback.cli.dynamics_pages.parts import show
 
     path = free_path(out, "dynamics", "landscape", force=force)
     check_counts("dynamics", steps=steps)
@@ -77,7 +79,8 @@ def saddle(
     force: Force = False,
 ) -> None:
     """Steps to leave a saddle against how near the start is; what Newton does there."""
-    from pullback.cli.dynamics_pages import saddle_page, show
+    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics_pages.saddle import saddle_page
 
     path = free_path(out, "dynamics", "saddle", force=force)
     check_counts("dynamics", points=points)
@@ -97,7 +100,8 @@ def batch(
     force: Force = False,
 ) -> None:
     """Updates to a target and Adam's step, against the batch size."""
-    from pullback.cli.dynamics_pages import batch_page, show
+    from pullback.cli.dynamics_pages.batch import batch_page
+    from pullback.cli.dynamics_pages.parts import show
 
     path = free_path(out, "dynamics", "batch", force=force)
     check_counts("dynamics", points=points, seeds=seeds)
@@ -115,7 +119,8 @@ def hessians(
     force: Force = False,
 ) -> None:
     """Random Hessians: the semicircle, and the index against the energy."""
-    from pullback.cli.dynamics_pages import hessians_page, show
+    from pullback.cli.dynamics_pages.hessians import hessians_page
+    from pullback.cli.dynamics_pages.parts import show
 
     path = free_path(out, "dynamics", "hessians", force=force)
     check_counts("dynamics", size=size, points=points, seeds=seeds)
@@ -133,7 +138,8 @@ def scale(
     force: Force = False,
 ) -> None:
     """Weights whose length the loss does not see: their growth and effective rate."""
-    from pullback.cli.dynamics_pages import scale_page, show
+    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics_pages.scale import scale_page
 
     path = free_path(out, "dynamics", "scale", force=force)
     check_counts("dynamics", steps=steps)

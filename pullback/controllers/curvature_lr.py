@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from pullback._checks import check_positive, input_error, unsupported
+from pullback.controllers.group_rates import GroupRates
 from pullback.controllers.loss_course import LossCourse
 from pullback.controllers.top_curvature import TopCurvature
 from pullback.diagnostics import stability_limit
@@ -29,18 +30,7 @@ ROOM = 0.5  # of the bound, below which a rate that is held grows,
 SLOWLY = 1.01  # by this a step
 OVER = 3.0  # times a target beyond the bound, above which a rate that is held falls
 RECENT = 3  # measurements of which the largest counts, as batches scatter
-STATE = (
-    "curvature",
-    "num_measurements",
-    "_rate",
-    "_limit",
-    "_largest",
-    "_steps",
-    "_next",
-    "_rest",
-    "_measured",
-    "_norm",
-)
+STATE = ("curvature", "num_measurements", "_rate", "_limit", "_steps", "_next", "_rest", "_measured", "_norm")
 
 
 class CurvatureLR:
@@ -149,10 +139,7 @@ class CurvatureLR:
         for name, value in (("growth", growth), ("spike", spike), ("cap", cap)):
             if not value > 1:
                 raise input_error(where, f"`{name}` above 1", repr(value), f"Pass a larger `{name}`")
-        rates = [number_of(group["lr"]) for group in optimizer.param_groups]
-        self._largest = max(rates) if all(rate >= 0 for rate in rates) else math.nan
-        check_positive(where, "optimizer.param_groups[…]['lr']", self._largest)
-        self._ratios = [rate / self._largest for rate in rates]
+        self._rates = GroupRates(optimizer, where)
         self.optimizer, self.model, self.loss_fn = optimizer, model, loss_fn
         self.target, self.every, self.warmup, self.warmup_steps = target, every, warmup, warmup_steps
         self.growth, self.spike, self.cap = growth, spike, cap
@@ -179,12 +166,12 @@ class CurvatureLR:
         if self._course.leaps(float(loss.detach()) if isinstance(loss, Tensor) else float(loss)):
             self._rate *= BACK_OFF
             self._next, self._rest = self._steps, self._steps + REST
-        if self._steps >= self._next or len(self.optimizer.param_groups) > len(self._ratios):  # a group was added
+        if self._steps >= self._next or self._rates.a_group_was_added:
             self._measure(x, y)
         if self._measured and self._steps >= self._rest:
             self._rate = self._wanted()
         self._steps += 1
-        self._set(self._rate * self._shortened())
+        self._rates.set(self._rate * self._shortened())
 
     def _wanted(self) -> float:
         """The rate by the schedule and the curvature."""
@@ -211,21 +198,13 @@ class CurvatureLR:
         """Factor to the coming step where its gradient is longer than those before; 1 for Adam, which divides by it."""
         if not isinstance(self.optimizer, SGD) or self.cap == math.inf:
             return 1.0
-        norm = self._gradient_norm()
+        norm = self._rates.gradient_norm()
         if norm == 0 or not math.isfinite(norm):
             return 1.0
         self._norm = self._norm or norm
         factor = min(1.0, self.cap * self._norm / norm)
         self._norm = KEPT * self._norm + (1 - KEPT) * factor * norm
         return factor
-
-    def _gradient_norm(self) -> float:
-        """Of what the optimizer steps along, each group by the ratio of its rate."""
-        squares = 0.0
-        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=False):
-            gradients = [p.grad for p in group["params"] if p.grad is not None]
-            squares += (ratio * _length(gradients)) ** 2 if gradients else 0.0
-        return math.sqrt(squares)
 
     def _measure(self, x: Batch, y: Batch) -> None:
         half = self.warmup_steps // 2
@@ -234,16 +213,11 @@ class CurvatureLR:
         if not isinstance(self.optimizer, SGD) and not self.optimizer.state:
             self._next = self._steps + 1
             return
-        before = self.get_last_lr()
-        self._set(1.0)  # so that the limit is the bound on rate times curvature
-        try:
+        with self._rates.at(1.0):  # so that the limit is the bound on rate times curvature
             limit = stability_limit(self.optimizer, [p for p in self.model.parameters() if p.requires_grad])
             if limit is None:  # all are frozen, and take no steps
                 return
             self.curvature, self._limit = self._top.measure(self.optimizer, x, y), limit
-        finally:
-            for group, rate in zip(self.optimizer.param_groups, before, strict=True):
-                _put(group, rate)
         if self.curvature <= 0 and not self._measured:
             expected = "a positive curvature at the first measurement"
             raise input_error("CurvatureLR.step", expected, repr(self.curvature), "Check that the model has gradients")
@@ -251,37 +225,20 @@ class CurvatureLR:
         kept = [pair for pair in self._measured if 2 * pair[0] >= self._steps]
         self._measured = [*kept, (self._steps, self.curvature)]
 
-    def _set(self, rate: float) -> None:
-        groups = self.optimizer.param_groups
-        self._ratios += [float(group["lr"]) / self._largest for group in groups[len(self._ratios) :]]  # added since
-        for group, ratio in zip(groups, self._ratios, strict=False):
-            _put(group, rate * ratio)
-
     def get_last_lr(self) -> list[float]:
         """Learning rate of each group, as torch's schedulers give it."""
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+        return self._rates.last()
 
     def state_dict(self) -> dict[str, Any]:
         """What a later ``load_state_dict`` needs to go on as if nothing had happened."""
         kept = {name: getattr(self, name) for name in STATE}
-        return kept | {"_ratios": list(self._ratios), "vector": self._top.vector, "course": self._course.state_dict()}
+        parts = {"rates": self._rates.state_dict(), "course": self._course.state_dict()}
+        return kept | parts | {"vector": self._top.vector}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was called."""
         for name in STATE:
             setattr(self, name, state[name])
-        self._ratios, self._top.vector = list(state["_ratios"]), state["vector"]
+        self._top.vector = state["vector"]
+        self._rates.load_state_dict(state["rates"])
         self._course.load_state_dict(state["course"])
-
-
-def _length(gradients: list[Tensor]) -> float:
-    parts = torch._foreach_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
-    return float(torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts])))
-
-
-def _put(group: dict[str, Any], rate: float) -> None:
-    """Set a group's rate; one that is a tensor stays that tensor, which captured graphs and compiled steps hold."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate

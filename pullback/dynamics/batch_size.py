@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pullback._checks import check_positive, input_error
 from pullback.dynamics.quadratic import Quadratic, noisy_moments
+from pullback.dynamics.quadratic.problem import check_quadratic
 from pullback.dynamics.quadratic.values import values
 
 RATES = 24  # tried of a batch size, if none are given
@@ -83,10 +84,12 @@ def batch_size_curve(
         ([1773.0, 178.0, 26.0, 15.0], 100.0)
     """
     where = "batch_size_curve"
+    check_quadratic(where, problem)
     check_positive(where, "target", target)
     sizes = values(batch_sizes, "batch_sizes", where).double()
-    if sizes.dim() != 1 or not len(sizes) or not bool((sizes > 0).all()):
-        raise input_error(where, "`batch_sizes` above 0", repr(batch_sizes), "Pass a list of positive numbers")
+    if sizes.dim() != 1 or not len(sizes) or not bool(((sizes > 0) & (sizes == sizes.round())).all()):
+        got, remedy = repr(batch_sizes), "Pass a list of numbers of samples"
+        raise input_error(where, "whole numbers `batch_sizes` above 0", got, remedy)
     fastest = problem.optimal("gradient_descent").lr
     rates = [fastest * 10 ** (-3 + 3 * k / (RATES - 1)) for k in range(RATES)] if lrs is None else list(lrs)
     first, least = [], math.inf

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import InputError, check_option, unsupported
+from pullback._checks import InputError, check_option, input_error, unsupported
 from pullback.dynamics.quadratic import Quadratic
+from pullback.dynamics.quadratic.values import values
 from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
 from pullback.functional.linearized import copy_of
@@ -40,13 +41,16 @@ class Landscape:
     minimisers: Tensor
     bounds: tuple[tuple[float, float], tuple[float, float]] = ((-2.0, 2.0), (-2.0, 2.0))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Tensor:
         """Values at points, (..., d) -> (...)."""
-        return self.function(x)
+        return self.function(x if isinstance(x, Tensor) else values(x, "x", self.name))
 
     def hessian(self, x: Any) -> Tensor:
         """Second derivatives at a point, (d, d)."""
-        point = torch.as_tensor(x, dtype=self.start.dtype)
+        point = values(x, "x", "Landscape.hessian").to(self.start.dtype)
+        if point.dim() != 1 or (len(self.start) and len(point) != len(self.start)):
+            expected = f"`x` ({len(self.start) or 'd'},)"
+            raise input_error("Landscape.hessian", expected, f"shape {tuple(point.shape)}", "Pass one point")
         return torch.func.jacrev(torch.func.grad(self.function))(point)
 
 
@@ -187,6 +191,7 @@ def network_landscape(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batc
         (torch.Size([3]), [0.0, 0.0, 0.0, 0.0, 0.0])
     """
     where = "network_landscape"
+    ModelView.of(model, where=where)
     check_batch(where, x, y)
     if (module := mode_dependent(model)) is not None:
         raise unsupported(where, "a model whose answers do not change", f"{module} in train mode", "Call model.eval()")

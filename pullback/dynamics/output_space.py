@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, check_positive, input_error
-from pullback.dynamics.quadratic.values import values
+from pullback._checks import check_count, check_option, check_rate, input_error
+from pullback.dynamics.quadratic.values import check_number_of, values
 
 OutputMethod = Literal["parameters", "outputs", "gauss_newton"]
 METHODS: tuple[OutputMethod, ...] = ("parameters", "outputs", "gauss_newton")
@@ -78,13 +78,14 @@ def output_space_descent(
     """
     where = "output_space_descent"
     check_option(where, "method", method, METHODS)
-    check_positive(where, "lr", lr)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise input_error(where, "`steps` of at least 0", repr(steps), "Pass a number of steps")
+    check_rate(where, "lr", lr)
+    steps = check_count(where, "steps", steps, 0)
     x = values(x0, "x0", where)
-    if x.dim() != 1 or function(x).dim() != 1:
-        got = f"{tuple(x.shape)} -> {tuple(function(x).shape) if x.dim() == 1 else '?'}"
+    z = function(x) if callable(function) and x.dim() == 1 else None
+    if not isinstance(z, Tensor) or z.dim() != 1:
+        got = f"{tuple(x.shape)} -> {tuple(z.shape) if isinstance(z, Tensor) else '?'}"
         raise input_error(where, "parameters (d,) -> outputs (m,)", got, "Flatten both")
+    check_number_of(where, "loss", loss, z)
     path = [x]
     for _ in range(steps):
         path.append(path[-1] - lr * _step(function, loss, path[-1], method, where))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
-from pullback.dynamics.quadratic.values import values
+from pullback._checks import check_count, input_error
+from pullback.dynamics.quadratic.values import check_number_of, values
 
 MOST_BITS = 20
 
@@ -60,13 +60,13 @@ def parity_variance(model: Callable[[Tensor, Tensor], Tensor], w: Any, bits: int
         (0.00813556, 0.00825763)
     """
     where = "parity_variance"
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MOST_BITS:
-        raise input_error(where, f"`bits` from 1 to {MOST_BITS}", repr(bits), "Pass fewer: there are 2^bits inputs")
+    bits = check_count(where, "bits", bits, 1, MOST_BITS)
     at = values(w, "w", where)
     if at.dim() != 1:
         raise input_error(where, "`w` (P,)", f"shape {tuple(at.shape)}", "Pass one vector of parameters")
     places = torch.arange(2**bits)[:, None] >> torch.arange(bits)
     x = (places & 1).to(at.dtype)
+    check_number_of(where, "model", model, at, x[0])
     g = torch.func.vmap(torch.func.grad(model), (None, 0))(at, x)
     bound = float(g.square().sum(1).mean()) / 2**bits
     mean = float(g[0].square().sum()) / 4**bits

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import check_option, check_rate, input_error
 from pullback.dynamics.landscapes import as_landscape
-from pullback.dynamics.quadratic.values import values
+from pullback.dynamics.quadratic.values import check_number_of, values
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # of a new point and the old one, (d,) each -> ()
 Scalar = Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ def proximal_step(
         [[-1.0, 3.0], [-0.5455, 1.1818]]
     """
     where = "proximal_step"
-    check_positive(where, "weight", weight)
+    check_rate(where, "weight", weight)
     check_option(where, "loss_order", loss_order, (1, 2, None))
     check_option(where, "distance_order", distance_order, (2, None))
     f, at = as_landscape(landscape, where).function, values(x, "x", where)
@@ -125,6 +125,7 @@ def _name(loss_order: int | None, distance_order: int | None, G: Tensor) -> str:
 
 def _metric(distance: Distance, at: Tensor, where: str) -> Tensor:
     """Second derivative of the distance where it is 0, (d, d)."""
+    check_number_of(where, "distance", distance, at, at)
     slope = torch.func.grad(distance)
     if float(slope(at, at).norm()) > SETTLED * (1 + float(at.norm())):
         got = f"one of {float(slope(at, at).norm()):.3g}"

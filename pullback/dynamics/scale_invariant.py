@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import as_number, check_count, check_rate, input_error
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,10 @@ def scale_invariant_growth(
     """
     where = "scale_invariant_growth"
     for name, value in (("lr", lr), ("gradient", gradient), ("norm", norm)):
-        check_positive(where, name, value)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise input_error(where, "`steps` of at least 0", repr(steps), "Pass a number of steps")
-    kept = 1 - lr * weight_decay
-    if not (weight_decay >= 0 and kept > 0):
+        check_rate(where, name, value)
+    steps = check_count(where, "steps", steps, 0)
+    kept = 1 - lr * as_number(weight_decay)
+    if not (as_number(weight_decay) >= 0 and kept > 0):
         raise input_error(where, "`weight_decay` in [0, 1 / lr)", repr(weight_decay), "Pass a smaller one")
     squares = [norm**2]
     for _ in range(steps):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback.functional import LossFunction, check_batch, per_sample_loss, taylor_expand
 from pullback.functional.batch import Batch, copied
 from pullback.functional.linearized import copy_of
@@ -117,9 +117,7 @@ def train_side_by_side(
         ((0, 25, 50), True)
     """
     where = "train_side_by_side"
-    for name, count in (("steps", steps), ("every", every)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise input_error(where, f"`{name}` of at least 1", repr(count), "Pass a number of steps")
+    steps, every = (check_count(where, *pair, 1) for pair in (("steps", steps), ("every", every)))
     check_batch(where, x, y)
     expansion = taylor_expand(model, order)
     runs = [_Run(copy_of(model), loss_fn, make_optimizer), _Run(expansion, loss_fn, make_optimizer)]

@@ -22,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import as_number, check_option, check_rate, input_error
 
+__all__ = ["Adagrad", "Adam", "Momentum", "RMSprop"]
 EpsMode = Literal["inside", "outside"]
 
 
@@ -32,14 +33,15 @@ class _Textbook(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], **settings: Any) -> None:
         where = f"textbook.{type(self).__name__}"
-        check_positive(where, "lr", settings["lr"])
+        check_rate(where, "lr", settings["lr"])
         if "eps" in settings:
             check_option(where, "eps_mode", settings["eps_mode"], ("inside", "outside"))
-            if not settings["eps"] >= 0:
+            if not as_number(settings["eps"]) >= 0:
                 raise input_error(where, "`eps` of at least 0", repr(settings["eps"]), "Pass a small number, or 0")
         for name in ("momentum", "gamma", "beta1", "beta2"):
             low = settings.get(name, 0.5)
-            if not (0 < low <= 1 if name == "gamma" else 0 <= low < 1):
+            number = as_number(low)
+            if not (0 < number <= 1 if name == "gamma" else 0 <= number < 1):
                 reach = "(0, 1]" if name == "gamma" else "[0, 1)"
                 raise input_error(where, f"`{name}` in {reach}", repr(low), "Pass a number in that range")
         super().__init__(params, settings)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pullback._checks import input_error
 
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 Batch = Any  # a Tensor (N, ...), or a tuple, list or dict of them; leaves that are no tensors are passed through
 
 
@@ -146,6 +147,9 @@ def check_batch(where: str, x: Batch, y: Batch | None = None, names: tuple[str, 
         )
     for name, batch in zip(names, (x, y), strict=True):
         for leaf in tensors(batch):
+            if leaf.layout in SPARSE:
+                remedy = f"Pass `{name}.to_dense()`"
+                raise input_error(where, f"dense tensors in `{name}`", f"one of layout {leaf.layout}", remedy)
             if leaf.device.type == "meta":  # only shapes are known
                 continue
             # one pass over the data: a sum of finite numbers that overflows is looked at again, entry by entry

@@ -75,6 +75,9 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
     """``per_sample_loss`` without reading the labels, so that vmap and compilers can pass through."""
     if reduces(loss_fn):
         return _module_loss(loss_fn, logits_of(outputs), without_inference(targets), where)
+    if not callable(loss_fn):
+        expected = "`loss_fn`: a loss module, or a callable returning one loss per sample"
+        raise input_error(where, expected, repr(loss_fn), "Pass nn.CrossEntropyLoss(), say")
     losses = apply_loss(loss_fn, outputs, targets)
     count = num_samples(targets, where, "targets")
     if not isinstance(losses, Tensor) or losses.shape != (count,):

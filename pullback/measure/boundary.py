@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_count, check_positive, input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import check_finite
 from pullback.measure.crossings import class_scores
@@ -18,7 +18,7 @@ from pullback.operators.damp import damp
 from pullback.operators.products import func, hvp
 from pullback.operators.repeatable import refuse_random_and_coupled
 from pullback.spectral import Eigenpairs, eigenvalues
-from pullback.spectral.inputs import DENSE_LIMIT, check_count
+from pullback.spectral.inputs import DENSE_LIMIT
 
 COLUMNS_AT_ONCE = 256  # second derivatives carried through one pass
 

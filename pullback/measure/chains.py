@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback._rng import make_generator
 from pullback.operators import Jacobian
-from pullback.spectral.inputs import check_count
 from pullback.spectral.statistics import mean_and_stderr
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback._rng import make_generator
 from pullback.functional.differentiable import differentiable, forward_derivatives
 from pullback.functional.model_view import evaluate
@@ -21,7 +21,6 @@ from pullback.measure.specs import NetworkSpec
 from pullback.modules import activation_module
 from pullback.modules.traced import order_of
 from pullback.operators.products import func
-from pullback.spectral.inputs import check_count
 from pullback.theory.activations import activation_of
 
 Curve = Callable[[Tensor], Tensor]

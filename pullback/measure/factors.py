@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback.functional import undisturbed
@@ -15,7 +15,6 @@ from pullback.measure.networks import DATA, networks
 from pullback.measure.profile import Profile
 from pullback.measure.settled import settled_inputs
 from pullback.measure.specs import NetworkSpec
-from pullback.spectral.inputs import check_count
 from pullback.spectral.statistics import mean_and_stderr
 
 

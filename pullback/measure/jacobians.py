@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback.functional import check_batch
@@ -17,7 +17,6 @@ from pullback.measure.settled import settled_inputs
 from pullback.measure.specs import NetworkSpec
 from pullback.operators import Jacobian, layer_jacobians
 from pullback.spectral import Eigenpairs, eigenvalues
-from pullback.spectral.inputs import check_count
 from pullback.spectral.statistics import mean_and_stderr
 
 LARGEST_BYTES = 2**31  # of the Jacobians of all samples; above that only products are affordable

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_count, check_positive, input_error
 from pullback._results import Estimate
 from pullback.functional import check_batch
 from pullback.functional.batch import Batch
@@ -18,7 +18,6 @@ from pullback.measure.linearity_result import Linearity
 from pullback.measure.slopes import Slope
 from pullback.measure.tensor_norms import NormBounds
 from pullback.modules import WideNetwork
-from pullback.spectral.inputs import check_count
 from pullback.spectral.statistics import mean_and_stderr
 
 WHERE = "linearity"

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.profile import Profile
 from pullback.measure.specs import NetworkSpec
-from pullback.spectral.inputs import check_count
 
 # added to the seed of a network for its inputs, masks and read-out, which must not repeat its weights; CPU generators
 # keep 32 bits of a seed, so that anything from 2**32 on would

@@ -10,9 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_option, input_error
+from pullback._checks import check_count, check_option, input_error
 from pullback.modules import activation_module, initialise_weights
-from pullback.spectral.inputs import check_count
 from pullback.theory import MeanField
 from pullback.theory.curves import check_depth
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
-from pullback.spectral.inputs import check_count
+from pullback._checks import check_count, input_error
 
 
 @dataclass(frozen=True)

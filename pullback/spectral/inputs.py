@@ -64,13 +64,6 @@ def check_finite(products: Tensor, where: str) -> None:
         raise input_error(where, "finite products", "nan or inf", "Look for the operator that makes them")
 
 
-def check_count(where: str, name: str, value: int, low: int, high: int | None = None) -> None:
-    """Refuse counts outside ``low`` to ``high``."""
-    if value < low or (high is not None and value > high):
-        span = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise input_error(where, f"`{name}` {span}", repr(value), f"Choose `{name}` {span}")
-
-
 def gaussian(n: int, columns: int, generator: torch.Generator, op: Operator) -> Tensor:
     """Standard normal (n, columns), drawn on the CPU so that every device sees the same numbers."""
     return torch.randn(n, columns, generator=generator, dtype=torch.float64).to(op.device, work_dtype(op))

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, check_positive
+from pullback._checks import check_count, check_option, check_positive
 from pullback._rng import make_generator
 from pullback.operators.base import Operator
 from pullback.spectral.basis import Basis
-from pullback.spectral.inputs import check_count, check_symmetric, dense, product, square_operator
+from pullback.spectral.inputs import check_symmetric, dense, product, square_operator
 from pullback.spectral.repeats import Search
 from pullback.spectral.sums import inner_products, lengths
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from pullback._checks import check_count
 from pullback._results import Estimate
 from pullback.operators.adapt import as_operator
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import check_count, check_finite, dense
+from pullback.spectral.inputs import check_finite, dense
 from pullback.spectral.lanczos import eigenvalues
 from pullback.spectral.statistics import rounding
 from pullback.spectral.trace import trace

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option
+from pullback._checks import check_count, check_option
 from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback.operators.base import Operator
-from pullback.spectral.inputs import check_count, check_finite, dense, gaussian, product, square_operator
+from pullback.spectral.inputs import check_finite, dense, gaussian, product, square_operator
 from pullback.spectral.statistics import rounding, student
 
 

@@ -154,6 +154,21 @@ def test_outputs_are_gauss_newton_for_squared_errors(d: int, m: int) -> None:
     ("call", "message"),
     [
         (lambda: proximal_step(PROBLEM, X, 0.0), "`weight` above 0, got 0.0"),
+        (lambda: proximal_step(PROBLEM, X, math.inf), "a finite `weight`, got inf"),
+        (
+            lambda: proximal_step(PROBLEM, X, distance=lambda a, b: a - b),
+            r"`distance` that returns one number, got shape",
+        ),
+        (lambda: proximal_step(PROBLEM, X, distance=lambda a, b: 3.0), "`distance` that returns one number, got float"),
+        (lambda: proximal_step(PROBLEM, X, distance="kl"), "`distance` that returns one number, got str"),
+        (
+            lambda: dynamics.output_space_descent(residuals, lambda z: z, [1.0, 1.0], 1, 0.1),
+            "`loss` that returns one nu",
+        ),
+        (
+            lambda: dynamics.output_space_descent(lambda x: None, square, [1.0, 1.0], 1, 0.1),
+            r"outputs \(m,\), got .* -> \?",
+        ),
         (lambda: proximal_step(PROBLEM, X, loss_order=3), "`loss_order` to be one of 1, 2, None, got 3"),
         (lambda: proximal_step(PROBLEM, X, distance_order=1), "`distance_order` to be one of 2, None, got 1"),
         (lambda: proximal_step(PROBLEM, [[1.0, 2.0]]), r"`x` \(d,\), got shape \(1, 2\)"),
@@ -163,7 +178,7 @@ def test_outputs_are_gauss_newton_for_squared_errors(d: int, m: int) -> None:
         (lambda: proximal_step("saddle", [1.0, 1.0], 0.5, loss_order=2), "negative curvature, got an eigenvalue -0.5"),
         (lambda: proximal_step("saddle", [1.0, 1.0], 0.5, loss_order=None), "a least value nearby"),
         (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], 1, 0.0), "`lr` above 0"),
-        (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], -1, 0.1), "`steps` of at least 0"),
+        (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], -1, 0.1), "`steps` at least 0"),
         (lambda: dynamics.output_space_descent(residuals, square, [math.inf, 1.0], 1, 0.1), "finite numbers in `x0`"),
         (lambda: dynamics.output_space_descent(residuals, square, [[1.0, 1.0]], 1, 0.1), r"parameters \(d,\) -> out"),
         (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], 1, 0.1, "z"), "`method` to be one of"),

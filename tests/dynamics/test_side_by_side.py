@@ -109,8 +109,8 @@ def test_a_quadratic_model_stays_nearer() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: run(steps=0), pb.InputError, r"train_side_by_side: expected `steps` of at least 1, got 0"),
-        (lambda: run(every=1.5), pb.InputError, r"train_side_by_side: expected `every` of at least 1, got 1.5"),
+        (lambda: run(steps=0), pb.InputError, r"train_side_by_side: expected `steps` at least 1, got 0"),
+        (lambda: run(every=1.5), pb.InputError, r"train_side_by_side: expected `every` at least 1, got 1.5"),
         (lambda: run(y=Y[:, 0]), pb.InputError, r"train_side_by_side: expected targets of the outputs' shape"),
         (lambda: run().test_distance, pb.InputError, r"test_distance: expected test samples, got none. Pass x_test="),
         (

@@ -47,11 +47,27 @@ def test_trajectories_of_the_notes(name: str, make: Any, rows: dict[str, list[fl
         torch.testing.assert_close(found.x[int(step)], torch.tensor(expected, dtype=F64), rtol=0, atol=1e-10)
 
 
+def test_where_the_notes_end() -> None:
+    """S1-80 to S1-82: after 100 steps from (1, 1); S1-81 is Adagrad, whose coordinates move alike too."""
+    ends = {
+        "S1-80": (lambda p: textbook.RMSprop(p, lr=0.01), [0.0875865] * 2),
+        "S1-81": (lambda p: textbook.Adagrad(p, lr=0.1), [0.0273869] * 2),
+        "S1-82": (lambda p: textbook.Adam(p, lr=0.01, eps_mode="outside"), [0.22444604, 0.22444605]),
+    }
+    found = dynamics.simulate_all({item: make for item, (make, _) in ends.items()}, "quadratic", [1.0, 1.0], 100)
+    for item, (_, expected) in ends.items():
+        places = 8 if item == "S1-82" else 7
+        assert [round(v, places) for v in found[item].x[-1].tolist()] == expected, item
+    assert [round(1 - v, 9) for v in found["S1-82"].x[1].tolist()] == [0.01] * 2
+
+
 def test_rmsprop_corrects_for_curvature_along_coordinates() -> None:
-    """S3-14: the two coordinates move alike, though one curves 100 times as much."""
-    found = dynamics.simulate(lambda p: textbook.RMSprop(p, lr=0.01), "quadratic", [1.0, 1.0], 100).x
+    """S3-14: the two coordinates move alike, though one curves 100 times as much; what parts them is eps."""
+    found = dynamics.simulate(lambda p: textbook.RMSprop(p, lr=0.01, gamma=0.1), "quadratic", [1.0, 1.0], 100).x
+    exact = dynamics.simulate(lambda p: textbook.RMSprop(p, lr=0.01, gamma=0.1, eps=0), "quadratic", [1.0, 1.0], 100).x
+    torch.testing.assert_close(exact[:, 0], exact[:, 1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[1, 0], found[1, 1], rtol=0, atol=1e-8)
     torch.testing.assert_close(found[:, 0], found[:, 1], rtol=0, atol=2e-8)
-    torch.testing.assert_close(found[-1], torch.tensor([0.0875865] * 2, dtype=F64), rtol=0, atol=1e-7)
 
 
 def test_first_steps() -> None:

@@ -132,7 +132,7 @@ def test_two_terms_of_the_hessian() -> None:
 
 
 def test_relu_has_second_derivatives_across_layers() -> None:
-    """S1-46: H12 - G12 = (f - t) x = 1.8 in an active ReLU network."""
+    """S1-46: H12 - G12 = (f - t) x = 1.8 in an active ReLU network; one of the two spectra goes below zero."""
     known = NUMBERS["tiny_relu_net_active"]
     # f = 1.5 and G = J J^T fix w and x: J1 = w2 x = 3, J2 = w1 x = 0.75; (f - t) x = 1.8
     model = Chain(0.5, 2.0, torch.relu)
@@ -142,6 +142,12 @@ def test_relu_has_second_derivatives_across_layers() -> None:
     assert_same(H, torch.tensor(known["hessian"], dtype=torch.float64), 1e-12)
     assert_same(G, torch.tensor(known["gauss_newton"], dtype=torch.float64), 1e-12)
     assert float(H[0, 1] - G[0, 1]) == pytest.approx(1.8, rel=1e-12)
+    for op, name in ((pb.Hessian, "hessian"), (pb.GaussNewton, "gauss_newton")):
+        (a, b), (_, c) = known[name]
+        half, reach = (a + c) / 2, (((a - c) / 2) ** 2 + b**2) ** 0.5
+        found = pb.eigenvalues(op(model, half_squared, (x, t)), 2, tol=1e-12).values
+        assert found.tolist() == pytest.approx([half + reach, half - reach], abs=1e-11)
+    assert known["hessian"][0][1] ** 2 > known["hessian"][0][0] * known["hessian"][1][1]  # indefinite
 
 
 def test_sharpness_and_the_jacobian() -> None:

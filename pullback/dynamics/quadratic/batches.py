@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback.dynamics.quadratic.values import values
 
 
@@ -38,9 +38,7 @@ def batch_covariance(gradients: Any, batch_size: int, *, replacement: bool = Fal
     G = values(gradients, "gradients", where)
     if G.dim() not in (1, 2) or not len(G):
         raise input_error(where, "gradients (N, P) or (N,)", f"shape {tuple(G.shape)}", "Pass one row a sample")
-    N, S = len(G), batch_size
-    if isinstance(S, bool) or not isinstance(S, int) or S < 1:
-        raise input_error(where, "`batch_size` of at least 1", repr(S), "Pass a number of samples")
+    N, S = len(G), check_count(where, "batch_size", batch_size, 1)
     if S > N and not replacement:
         remedy = "Pass replacement=True, or a smaller batch"
         raise input_error(where, f"a batch of at most the {N} samples without replacement", str(S), remedy)

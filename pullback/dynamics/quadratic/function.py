@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
-from pullback.dynamics.quadratic.values import symmetric, values
+from pullback._checks import as_number, input_error
+from pullback.dynamics.quadratic.values import points, symmetric, values
 from pullback.operators import Operator
 
 NAME = "Quadratic"
@@ -23,7 +23,9 @@ class QuadraticFunction:
         if matrix.dim() not in (1, 2) or (matrix.dim() == 2 and matrix.shape[0] != matrix.shape[1]) or not len(matrix):
             raise input_error(NAME, "A (d, d), or eigenvalues (d,)", f"{tuple(matrix.shape)}", "Pass a square matrix")
         self.dtype = matrix.dtype
-        self.c = float(c)
+        self.c = as_number(c)
+        if not math.isfinite(self.c):
+            raise input_error(NAME, "a finite number `c`", repr(c), "Pass the value at x = 0")
         size = len(matrix)
         if matrix.dim() == 1:
             self._h, self._Q = matrix.double(), None
@@ -34,6 +36,9 @@ class QuadraticFunction:
             rounding = size * torch.finfo(matrix.dtype).eps * self._h.abs().max()
             self._h = torch.where(self._h.abs() <= rounding, 0.0, self._h)
         self._b = torch.zeros(size, dtype=torch.float64) if b is None else self._vector(b, "b", NAME)
+        if self._b.dim() != 1:
+            got = f"shape {tuple(self._b.shape)}"
+            raise input_error(NAME, f"`b` ({size},)", got, "Pass one number a coordinate of A")
         slope = self._turned(self._b)
         flat = self._h == 0
         self._shift = torch.where(flat, slope, 0.0)  # the slope along directions without curvature, which never changes
@@ -87,23 +92,29 @@ class QuadraticFunction:
         return float(known.max() / known.min()) if len(known) else math.nan
 
     def loss(self, x: Any) -> Tensor:
-        """Values at points, (..., d) -> (...)."""
-        y = self._turned(self._vector(x, "x", f"{NAME}.loss"))
+        """Values at points, (..., d) -> (...), which autograd can differentiate."""
+        y = self._turned(self._points(x, f"{NAME}.loss"))
         slope = self._turned(self._b)
         return ((self._h * y / 2 + slope) * y).sum(-1).add(self.c).to(self.dtype)
 
     def gradient(self, x: Any) -> Tensor:
         """A x + b, (..., d)."""
-        y = self._turned(self._vector(x, "x", f"{NAME}.gradient"))
+        y = self._turned(self._points(x, f"{NAME}.gradient"))
         return (self._back(self._h * y) + self._b).to(self.dtype)
 
     def excess(self, x: Any) -> Tensor:
         """Loss above that of the stationary point, (...), without the cancellation of a difference."""
-        y = self._turned(self._vector(x, "x", f"{NAME}.excess")) - self._centre
+        y = self._turned(self._points(x, f"{NAME}.excess")) - self._centre
         return ((self._h * y / 2 + self._shift) * y).sum(-1).to(self.dtype)
 
     def _vector(self, value: Any, name: str, where: str) -> Tensor:
-        vector = values(value, name, where).double()
+        return self._sized(values(value, name, where), name, where)
+
+    def _points(self, x: Any, where: str) -> Tensor:
+        return self._sized(points(x, "x", where), "x", where)
+
+    def _sized(self, vector: Tensor, name: str, where: str) -> Tensor:
+        vector = vector.double()
         if vector.dim() == 0 or vector.shape[-1] != len(self._h):
             expected = f"`{name}` with {len(self._h)} coordinates last"
             raise input_error(where, expected, f"shape {tuple(vector.shape)}", "Pass one number a coordinate of A")

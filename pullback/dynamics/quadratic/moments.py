@@ -6,16 +6,17 @@ are geometric series.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import as_number, check_rate, input_error
 from pullback.dynamics.quadratic.methods import followed
 from pullback.dynamics.quadratic.noise import covariance_of
-from pullback.dynamics.quadratic.problem import Quadratic
+from pullback.dynamics.quadratic.problem import Quadratic, check_quadratic
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ def noisy_moments(
         0.0400
     """
     where = "noisy_moments"
-    check_positive(where, "lr", lr)
-    if not relative_noise >= 0:
+    check_quadratic(where, problem)
+    check_rate(where, "lr", lr)
+    if not 0 <= as_number(relative_noise) < math.inf:
         raise input_error(where, "`relative_noise` of at least 0", repr(relative_noise), "Pass a standard deviation")
     path = problem.trajectory("gradient_descent", x0, steps, lr=lr).double()
     if path.dim() != 2:

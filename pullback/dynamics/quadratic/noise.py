@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import input_error
 from pullback.dynamics.quadratic.methods import recursion
 from pullback.dynamics.quadratic.settings import Settings
 from pullback.dynamics.quadratic.values import check_momentum, symmetric, values
@@ -22,7 +22,6 @@ def settled(h: Tensor, C: Tensor, settings: Settings, limit: float, where: str) 
     Raises:
         InputError: as ``Quadratic.stationary_covariance``.
     """
-    check_positive(where, "lr", settings.lr)
     check_momentum(where, settings.momentum)
     if (h <= 0).any() or settings.lr >= limit:
         stable = (h > 0).all()

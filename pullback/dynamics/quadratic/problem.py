@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_option, input_error
+from pullback._checks import check_count, check_option, check_rate, input_error
 from pullback.dynamics.quadratic.function import NAME, QuadraticFunction
 from pullback.dynamics.quadratic.methods import Regime, followed, recursion, regime, roots
 from pullback.dynamics.quadratic.noise import covariance_of, settled
@@ -98,8 +98,7 @@ class Quadratic(QuadraticFunction):
         where = f"{NAME}.trajectory"
         settings = self._settings(method, lr, momentum, damping, where)
         start = self._vector(x0, "x0", where)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise input_error(where, "`steps` of at least 0", repr(steps), "Pass a number of steps")
+        steps = check_count(where, "steps", steps, 0)
         if metric is not None:
             return self._in_metric(method, start, steps, settings, metric)
         t, m, step = recursion(method, self._h, settings, where)
@@ -186,6 +185,7 @@ class Quadratic(QuadraticFunction):
         where = f"{NAME}.stationary_covariance"
         C = covariance_of(noise_covariance, len(self._h), where)
         inner = C if self._Q is None else self._Q.T @ C @ self._Q
+        check_rate(where, "lr", lr)
         found = settled(self._h, inner, Settings(lr, momentum), self.stability_limit(momentum), where)
         return (found if self._Q is None else self._Q @ found @ self._Q.T).to(self.dtype)
 
@@ -219,3 +219,14 @@ class Quadratic(QuadraticFunction):
         inner = Quadratic((A + A.T) / 2, inverse @ self._b, self.c)
         found = inner.trajectory("gradient_descent", start @ root, steps, lr=settings.lr)
         return (found @ inverse).to(self.dtype)
+
+
+def check_quadratic(where: str, problem: object) -> None:
+    """Refuse what is no ``Quadratic``.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(problem, Quadratic):
+        got = f"{problem!r}" if isinstance(problem, str) else type(problem).__name__
+        raise input_error(where, "`problem` to be a Quadratic", got, "Pass Quadratic(A), with A its matrix")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import as_number, check_option, check_rate, input_error
 from pullback.dynamics.quadratic.values import check_momentum
 
 Method = Literal[
@@ -79,8 +79,8 @@ def settings_of(method: str, lr: float | None, momentum: float | None, damping: 
         remedy = "Pass both; `optimal` has the best ones"
         raise input_error(where, "`lr` and `momentum`, or neither", "only one of them", remedy)
     lr, momentum, damping = 1.0 if lr is None else lr, momentum or 0.0, damping or 0.0
-    check_positive(where, "lr", lr)
+    check_rate(where, "lr", lr)
     check_momentum(where, momentum)
-    if not damping >= 0:
+    if not 0 <= as_number(damping) < math.inf:
         raise input_error(where, "`damping` of at least 0", repr(damping), "Pass a damping that adds curvature")
     return Settings(float(lr), float(momentum), float(damping))

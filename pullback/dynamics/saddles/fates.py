@@ -12,6 +12,7 @@ from torch import Tensor
 from pullback._checks import check_positive, input_error
 from pullback.dynamics.quadratic import Quadratic
 from pullback.dynamics.quadratic.methods import ROUNDINGS, recursion
+from pullback.dynamics.quadratic.problem import check_quadratic
 from pullback.dynamics.quadratic.settings import DAMPED, METHODS, MOMENTUM, settings_of
 from pullback.dynamics.quadratic.values import values
 
@@ -75,6 +76,7 @@ def near_saddle(
         ('attracted', 'held', 7.0)
     """
     where = "near_saddle"
+    check_quadratic(where, problem)
     check_positive(where, "radius", radius)
     check_positive(where, "most", most)
     h = problem.eigenvalues.double()
@@ -136,7 +138,11 @@ def steps_away(x: Any, point: Any, radius: float, directions: Any = None) -> Ten
     """
     where = "steps_away"
     check_positive(where, "radius", radius)
-    away = values(x, "x", where) - values(point, "point", where)
+    path, at = values(x, "x", where), values(point, "point", where)
+    if path.dim() < 2 or at.shape != path.shape[-1:]:
+        got = f"shapes {tuple(path.shape)} and {tuple(at.shape)}"
+        raise input_error(where, "`x` (..., steps + 1, d) and `point` (d,)", got, "Pass a trajectory and one place")
+    away = path - at
     if directions is not None:
         away = away @ values(directions, "directions", where).to(away.dtype)
     return _first(away.norm(dim=-1) > radius)

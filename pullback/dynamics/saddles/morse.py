@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_count, input_error
 from pullback.dynamics.landscapes import as_landscape
 from pullback.dynamics.quadratic.values import values
 from pullback.dynamics.saddles.points import critical_point
@@ -51,7 +51,7 @@ def morse_coordinates(landscape: Any, point: Any, x: Any, *, nodes: int = 20) ->
         True
     """
     where = "morse_coordinates"
-    check_positive(where, "nodes", nodes)
+    nodes = check_count(where, "nodes", nodes, 1)
     world = as_landscape(landscape, where)
     found = critical_point(world, point)
     if found.kind.zero:

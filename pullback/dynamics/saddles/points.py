@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import check_count, check_positive, input_error
 from pullback.dynamics.landscapes import Function, Landscape, as_landscape
 from pullback.dynamics.quadratic.values import values
 from pullback.spectral import StationaryPoint, classify_stationary_point
@@ -101,6 +101,7 @@ def critical_points(
     where = "critical_points"
     for name, value in (("gradient_tol", gradient_tol), ("apart", apart)):
         check_positive(where, name, value)
+    steps = check_count(where, "steps", steps, 0)
     world, points = as_landscape(landscape, where), values(starts, "starts", where)
     if points.dim() != 2:
         raise input_error(where, "`starts` (B, d)", f"shape {tuple(points.shape)}", "Pass one start a row")

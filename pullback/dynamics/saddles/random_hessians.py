@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import as_number, check_count, check_positive, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.quadratic.values import values
 
@@ -32,9 +32,7 @@ def random_hessians(size: int, count: int = 1, *, shift: float = 0.0, seed: int 
         >>> bool(values[0] < -1.8) and bool(values[-1] > 1.8)
         True
     """
-    for name, number in (("size", size), ("count", count)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise input_error("random_hessians", f"`{name}` of at least 1", repr(number), "Pass a number")
+    size, count = (check_count("random_hessians", *pair, 1) for pair in (("size", size), ("count", count)))
     G = torch.randn(count, size, size, generator=make_generator(seed), dtype=torch.float64)
     return (G + G.mT) / math.sqrt(2 * size) + shift * torch.eye(size, dtype=torch.float64)
 
@@ -84,8 +82,7 @@ def all_positive_probability(size: int) -> float:
         >>> [round(all_positive_probability(size), 5) for size in (1, 2, 3)]
         [0.5, 0.14645, 0.02492]
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise input_error("all_positive_probability", "`size` of at least 1", repr(size), "Pass a number of rows")
+    size = check_count("all_positive_probability", "size", size, 1)
     known = (0.5, (2 - math.sqrt(2)) / 4, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))
     return known[size - 1] if size <= len(known) else math.exp(-math.log(3) / 4 * size**2)
 
@@ -102,7 +99,7 @@ def spin_glass_spectrum(energy: float, order: int = 3) -> tuple[float, float]:
         order: p, at least 3.
 
     Raises:
-        InputError: an order below 3.
+        InputError: an order below 3; an energy that is not finite.
 
     References: Bray & Dean (2007), cond-mat/0611023; Auffinger, Ben Arous & Cerny (2013), arXiv:1003.1129.
 
@@ -111,6 +108,7 @@ def spin_glass_spectrum(energy: float, order: int = 3) -> tuple[float, float]:
         >>> round(float(negative_share(centre, radius)), 4)
         0.1361
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order < 3:
-        raise input_error("spin_glass_spectrum", "`order` of at least 3", repr(order), "Pass 3 or more")
+    order = check_count("spin_glass_spectrum", "order", order, 3)
+    if not math.isfinite(as_number(energy)):
+        raise input_error("spin_glass_spectrum", "a finite `energy`", repr(energy), "Pass a number")
     return -order * energy, 2 * math.sqrt(order * (order - 1))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from pullback._checks import check_positive, input_error
 from pullback.dynamics.second_order.base import SecondOrder
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.record import Step
-from pullback.dynamics.second_order.systems import Dense, Direction, Products, System
-from pullback.dynamics.second_order.trust import Trust, trusted
+from pullback.dynamics.second_order.systems import Dense, Direction, Products, System, check_solver
+from pullback.dynamics.second_order.trust import USUAL, Trust, checked_trust, trusted
 from pullback.functional import LossFunction
 from pullback.operators import Hessian
 
@@ -24,6 +23,7 @@ class Adaptive(SecondOrder):
 
     keeps_history = True
     needs_damping = True
+    usual: ClassVar[Trust] = USUAL
 
     def __init__(
         self,
@@ -35,13 +35,7 @@ class Adaptive(SecondOrder):
         lr: Any,
         damping: float,
     ) -> None:
-        where = type(self).__name__
-        check_positive(where, "least_damping", trust.least)
-        if not trust.grow > 1 or not 0 < trust.shrink <= 1:
-            got, remedy = f"{trust.grow!r} and {trust.shrink!r}", "Pass for example grow=4.0, shrink=0.5"
-            raise input_error(where, "`grow` above 1 and `shrink` in (0, 1]", got, remedy)
-        check_positive(where, "tries", trust.tries)
-        self.trust = trust
+        self.trust = checked_trust(type(self).__name__, trust, self.usual)
         super().__init__(model, loss_fn, params, lr=lr, damping=damping)
 
     def _take(self, problem: Problem, lr: Tensor, d: Tensor) -> tuple[Tensor, Step]:
@@ -76,14 +70,12 @@ class DampedNewton(Adaptive):
         loss_fn: as for ``Newton``.
         lr: as for ``Newton``.
         damping: to begin with, above 0; of a group.
-        grow: see above.
-        shrink: see above.
-        tries: directions made at most; then the weights stay where they are.
-        least_damping: below which the smallest group's does not fall.
         params: as for ``Newton``.
         dense_limit: parameters up to which H is formed. Above, conjugate gradients.
         tol: their residual, relative.
         max_iters: their iterations; None as ``pb.solve``.
+        **trust: ``grow`` (4) and ``shrink`` (1/3), see above; ``tries`` (10), directions made at most, then the weights
+            stay where they are; ``least_damping`` (1e-10), below which the smallest group's does not fall.
 
     Raises:
         InputError: an argument out of range; on ``step`` as every optimizer here.
@@ -112,17 +104,15 @@ class DampedNewton(Adaptive):
         lr: float | Tensor = 1.0,
         damping: float = 1e-2,
         *,
-        grow: float = 4.0,
-        shrink: float = 1 / 3,
-        tries: int = 10,
-        least_damping: float = 1e-10,
         params: Iterable[Any] | None = None,
         dense_limit: int = DENSE_LIMIT,
         tol: float = 1e-4,
         max_iters: int | None = None,
+        **trust: Unpack[Trust],
     ) -> None:
+        check_solver("DampedNewton", dense_limit, tol, max_iters)
         self.dense_limit, self.tol, self.max_iters = dense_limit, tol, max_iters
-        super().__init__(model, loss_fn, params, Trust(grow, shrink, tries, least_damping), lr=lr, damping=damping)
+        super().__init__(model, loss_fn, params, trust, lr=lr, damping=damping)
 
     def _settings(self) -> tuple[str, ...]:
         return ("trust", "dense_limit", "tol", "max_iters")

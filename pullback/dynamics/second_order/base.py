@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pullback._checks import check_positive, input_error
+from pullback._checks import as_number, check_rate, input_error
 from pullback.dynamics.second_order.handed import Closure
 from pullback.dynamics.second_order.problem import Problem, make_problem
 from pullback.dynamics.second_order.record import Step
@@ -51,12 +52,14 @@ class SecondOrder(Optimizer):
             InputError: a parameter of another model; a rate that is not positive; a damping out of range.
         """
         where = type(self).__name__
-        given = param_group["params"]
+        given = param_group.get("params")
+        if given is None:
+            raise input_error(where, 'a group with "params"', f"one with {sorted(param_group)}", "Add its parameters")
         group = param_group | {"params": self._resolved([given] if isinstance(given, Tensor | str) else list(given))}
         for name in ("lr", "damping"):
             group.setdefault(name, self.defaults[name])
-        check_positive(where, "lr", float(group["lr"]))
-        self._check_damping(float(group["damping"]))
+        check_rate(where, "lr", group["lr"])
+        self._check_damping(group["damping"])
         known = {id(p) for p in unwrap(self.model).parameters()}
         if any(id(p) not in known for p in group["params"]):
             got = "one of another module"
@@ -72,10 +75,10 @@ class SecondOrder(Optimizer):
             raise input_error(type(self).__name__, "`params` of one kind", got, "Pass names alone, or groups")
         return list(ModelView.of(self.model, given, type(self).__name__).parameters.values())
 
-    def _check_damping(self, damping: float) -> None:
+    def _check_damping(self, damping: Any) -> None:
         if self.needs_damping:
-            check_positive(type(self).__name__, "damping", damping)
-        elif not damping >= 0:
+            check_rate(type(self).__name__, "damping", damping)
+        elif not 0 <= as_number(damping) < math.inf:
             got, remedy = repr(damping), "Pass a non-negative `damping`"
             raise input_error(type(self).__name__, "`damping` of at least 0", got, remedy)
 
@@ -101,6 +104,8 @@ class SecondOrder(Optimizer):
         where = f"{type(self).__name__}.step"
         if closure is None and y is None and callable(x) and not isinstance(x, Tensor):
             x, closure = None, x
+        if closure is not None and not callable(closure):
+            raise input_error(where, "a closure that can be called", type(closure).__name__, "Pass a function")
         named = {id(p): name for name, p in unwrap(self.model).named_parameters()}
         settings = {
             named[id(p)]: (float(group["lr"]), float(group["damping"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from pullback.dynamics.second_order.adaptive import Adaptive
 from pullback.dynamics.second_order.forms import FORMS, by_rows, rows_of
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
-from pullback.dynamics.second_order.systems import Dense, Products, System
+from pullback.dynamics.second_order.systems import Dense, Products, System, check_solver
 from pullback.dynamics.second_order.trust import Trust
 from pullback.dynamics.second_order.woodbury import Rows
 from pullback.functional import LossFunction
@@ -33,14 +33,11 @@ class LevenbergMarquardt(Adaptive):
         damping: to begin with, above 0; of a group.
         form: "parameters": A, (P, P), formed, or its products where P is above ``dense_limit``. "kernel": through the
             Gram matrix of the outputs' rows, (N C, N C), exact at any P. None: the smaller of the two.
-        grow: as for ``DampedNewton``.
-        shrink: as for ``DampedNewton``.
-        tries: as for ``DampedNewton``.
-        least_damping: as for ``DampedNewton``.
         params: as for ``Newton``.
         dense_limit: parameters up to which A is formed. Above, conjugate gradients.
         tol: their residual, relative.
         max_iters: their iterations; None as ``pb.solve``.
+        **trust: as for ``DampedNewton``.
 
     Raises:
         InputError: an argument out of range; on ``step`` as every optimizer here.
@@ -70,18 +67,16 @@ class LevenbergMarquardt(Adaptive):
         damping: float = 1e-2,
         *,
         form: str | None = None,
-        grow: float = 4.0,
-        shrink: float = 1 / 3,
-        tries: int = 10,
-        least_damping: float = 1e-10,
         params: Iterable[Any] | None = None,
         dense_limit: int = DENSE_LIMIT,
         tol: float = 1e-4,
         max_iters: int | None = None,
+        **trust: Unpack[Trust],
     ) -> None:
         check_option("LevenbergMarquardt", "form", form, FORMS)
+        check_solver("LevenbergMarquardt", dense_limit, tol, max_iters)
         self.form, self.dense_limit, self.tol, self.max_iters = form, dense_limit, tol, max_iters
-        super().__init__(model, loss_fn, params, Trust(grow, shrink, tries, least_damping), lr=lr, damping=damping)
+        super().__init__(model, loss_fn, params, trust, lr=lr, damping=damping)
 
     def _settings(self) -> tuple[str, ...]:
         return ("trust", "form", "dense_limit", "tol", "max_iters")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import as_number, check_count, check_option, check_positive, input_error
 from pullback.dynamics.second_order.adaptive import Adaptive
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.systems import Direction, Products, System
-from pullback.dynamics.second_order.trust import Trust
+from pullback.dynamics.second_order.trust import USUAL, Trust
 from pullback.functional import LossFunction
 from pullback.operators import GaussNewton, Hessian
 
@@ -36,11 +36,8 @@ class HessianFree(Adaptive):
         tol: relative residual at which the iterations end.
         max_iters: of them at most.
         decay: of the last direction; 0 starts from zero.
-        grow: as for ``DampedNewton``.
-        shrink: as for ``DampedNewton``.
-        tries: as for ``DampedNewton``.
-        least_damping: as for ``DampedNewton``.
         params: as for ``Newton``.
+        **trust: as for ``DampedNewton``; ``grow`` is 1.5 here, ``shrink`` 2/3 and ``least_damping`` 1e-8.
 
     Raises:
         InputError: an argument out of range; on ``step`` as every optimizer here.
@@ -61,6 +58,8 @@ class HessianFree(Adaptive):
         (True, True)
     """
 
+    usual: ClassVar[Trust] = {**USUAL, "grow": 1.5, "shrink": 2 / 3, "least_damping": 1e-8}
+
     def __init__(
         self,
         model: nn.Module,
@@ -72,20 +71,17 @@ class HessianFree(Adaptive):
         tol: float = 0.05,
         max_iters: int = 100,
         decay: float = 0.95,
-        grow: float = 1.5,
-        shrink: float = 2 / 3,
-        tries: int = 10,
-        least_damping: float = 1e-8,
         params: Iterable[Any] | None = None,
+        **trust: Unpack[Trust],
     ) -> None:
         where = "HessianFree"
         check_option(where, "curvature", curvature, ("gauss_newton", "hessian"))
         check_positive(where, "tol", tol)
-        check_positive(where, "max_iters", max_iters)
-        if not 0 <= decay <= 1:
+        check_count(where, "max_iters", max_iters, 1)
+        if not 0 <= as_number(decay) <= 1:
             raise input_error(where, "`decay` from 0 to 1", repr(decay), "Pass 0 to start from zero")
         self.curvature, self.tol, self.max_iters, self.decay = curvature, tol, max_iters, decay
-        super().__init__(model, loss_fn, params, Trust(grow, shrink, tries, least_damping), lr=lr, damping=damping)
+        super().__init__(model, loss_fn, params, trust, lr=lr, damping=damping)
 
     def _settings(self) -> tuple[str, ...]:
         return ("trust", "curvature", "tol", "max_iters", "decay")

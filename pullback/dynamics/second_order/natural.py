@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_option, input_error
+from pullback._checks import check_count, check_option, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.second_order.base import SecondOrder
 from pullback.dynamics.second_order.forms import FORMS, by_rows, rows_of
@@ -16,7 +16,7 @@ from pullback.dynamics.second_order.kronecker import Kronecker
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.record import Step
-from pullback.dynamics.second_order.systems import Dense, Products, System
+from pullback.dynamics.second_order.systems import Dense, Products, System, check_solver
 from pullback.dynamics.second_order.woodbury import Rows
 from pullback.functional import LossFunction, sample_targets, undisturbed
 from pullback.functional.batch import Batch
@@ -91,6 +91,8 @@ class NaturalGradient(SecondOrder):
         where = "NaturalGradient"
         check_option(where, "fisher", fisher, ("true", "sampled", "empirical"))
         check_option(where, "form", form, (*FORMS, "kronecker"))
+        check_solver(where, dense_limit, tol, max_iters)
+        check_count(where, "seed", seed, 0)
         if fisher != "empirical":
             known_likelihood(loss_fn, where)
         self.fisher, self.form, self.seed = cast(Kind, fisher), form, seed

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_option, input_error
+from pullback._checks import check_count, check_option, input_error
 from pullback.dynamics.second_order.base import SecondOrder
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.record import Step
-from pullback.dynamics.second_order.systems import Dense, Direction, Products, checked, size_of
+from pullback.dynamics.second_order.systems import Dense, Direction, Products, check_solver, checked, size_of
 from pullback.functional import LossFunction
 from pullback.functional.unwrap import without_autocast
 from pullback.operators import Hessian
@@ -75,6 +75,7 @@ class Newton(SecondOrder):
         max_iters: int | None = None,
     ) -> None:
         check_option("Newton", "indefinite", indefinite, ("refuse", "damp", "drop", "keep"))
+        check_solver("Newton", dense_limit, tol, max_iters)
         self.indefinite, self.dense_limit, self.tol, self.max_iters = indefinite, dense_limit, tol, max_iters
         super().__init__(model, loss_fn, params, lr=lr, damping=damping)
 
@@ -182,7 +183,8 @@ class SaddleFreeNewton(SecondOrder):
         dense_limit: int = DENSE_LIMIT,
         rank: int = 10,
     ) -> None:
-        self.dense_limit, self.rank = dense_limit, rank
+        self.dense_limit = check_count("SaddleFreeNewton", "dense_limit", dense_limit, 0)
+        self.rank = check_count("SaddleFreeNewton", "rank", rank, 1)
         super().__init__(model, loss_fn, params, lr=lr, damping=damping)
 
     def _settings(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pullback._checks import check_count, check_positive
 from pullback.functional.unwrap import without_autocast
 from pullback.operators.base import Operator
 from pullback.spectral import eigenvalues, solve
@@ -37,6 +38,18 @@ class Direction:
     converged: bool
     negative: float | None = None
     usable: bool = True
+
+
+def check_solver(where: str, dense_limit: int, tol: float, max_iters: int | None) -> None:
+    """Refuse settings of ``Dense`` and ``Products`` that are out of range.
+
+    Raises:
+        InputError: one is.
+    """
+    check_count(where, "dense_limit", dense_limit, 0)
+    check_positive(where, "tol", tol)
+    if max_iters is not None:
+        check_count(where, "max_iters", max_iters, 1)
 
 
 class System(Protocol):

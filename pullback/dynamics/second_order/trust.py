@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from pullback._checks import as_number, check_count, check_rate, input_error
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.record import Step
 from pullback.dynamics.second_order.systems import Direction, System
@@ -17,21 +20,43 @@ MARGIN = 2.0  # times the negative curvature met, by which the damping is raised
 ROUNDING = 8  # eps |loss|: decreases below it cannot be judged
 
 
-@dataclass(frozen=True)
-class Trust:
-    """How the damping follows the ratio.
+class Trust(TypedDict, total=False):
+    """How the damping follows the ratio; keywords of the optimizers whose damping does.
 
-    Args:
-        grow: factor after a poor step, and before another try.
-        shrink: factor after a good step.
-        tries: directions made at most; the weights stay where they are if none is taken.
-        least: of the damping.
+    Attributes:
+        grow: factor after a poor step, and before another try; above 1.
+        shrink: factor after a good step, in (0, 1].
+        tries: directions made at most; then the weights stay where they are.
+        least_damping: below which the smallest group's does not fall.
     """
 
     grow: float
     shrink: float
     tries: int
-    least: float
+    least_damping: float
+
+
+USUAL: Trust = {"grow": 4.0, "shrink": 1 / 3, "tries": 10, "least_damping": 1e-10}
+
+
+def checked_trust(where: str, given: Trust, usual: Trust) -> Trust:
+    """What was given, and of the rest the usual.
+
+    Raises:
+        TypeError: a keyword that is none of these, as Python has it.
+        InputError: a value out of range.
+    """
+    for name in given:
+        if name not in usual:
+            message = f"{where}.__init__() got an unexpected keyword argument {name!r}"
+            raise TypeError(message)
+    trust: Trust = {**usual, **given}
+    check_rate(where, "least_damping", trust["least_damping"])
+    if not 1 < as_number(trust["grow"]) < math.inf or not 0 < as_number(trust["shrink"]) <= 1:
+        got, remedy = f"{trust['grow']!r} and {trust['shrink']!r}", "Pass for example grow=4.0, shrink=0.5"
+        raise input_error(where, "`grow` above 1 and `shrink` in (0, 1]", got, remedy)
+    check_count(where, "tries", trust["tries"], 1)
+    return trust
 
 
 @dataclass(frozen=True)
@@ -49,12 +74,12 @@ def trusted(problem: Problem, system: System, lr: Tensor, d: Tensor, trust: Trus
     g, loss = problem.gradient, float(problem.loss)
     eps, factor, action = torch.finfo(problem.view.parameters[problem.names[0]].dtype).eps, 1.0, "step"
     lowest, highest = float(d.min()), float(d.max())
-    for tries in range(1, trust.tries + 1):  # reported
+    for tries in range(1, trust["tries"] + 1):  # reported
         found = system.solve(factor * d, g)
         if found.negative is not None and not found.usable:
             raised = factor + MARGIN * abs(found.negative) / lowest
             action = f"damped: raised to {raised * highest:.3g}, as the smallest curvature was {found.negative:.3g}"
-            factor = max(trust.grow * factor, raised)
+            factor = max(trust["grow"] * factor, raised)
             continue
         p = -lr * found.x
         bent = system.product(p)
@@ -67,18 +92,18 @@ def trusted(problem: Problem, system: System, lr: Tensor, d: Tensor, trust: Trus
                 action = f"stopped at curvature {found.negative:.3g}"
             used = factor * highest
             if judged and ratio < POOR:
-                factor *= trust.grow
+                factor *= trust["grow"]
             elif judged and ratio > GOOD:
-                factor *= trust.shrink
-            factor = max(factor, trust.least / lowest)
+                factor *= trust["shrink"]
+            factor = max(factor, trust["least_damping"] / lowest)
             record = _record(loss, new, predicted, used, system, found, tries, action)
             return Taken(p, found, factor, record)
         action, factor = (
             f"damped: a step that decreased nothing was taken back at {factor * highest:.3g}",
-            factor * trust.grow,
+            factor * trust["grow"],
         )
     used = factor * highest
-    action = f"rejected: no decrease in {trust.tries} tries, the weights stay"
+    action = f"rejected: no decrease in {trust['tries']} tries, the weights stay"
     return Taken(torch.zeros_like(g), found, factor, _record(loss, loss, 0.0, used, system, found, tries, action))
 
 

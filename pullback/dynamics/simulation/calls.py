@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.landscapes import Landscape, as_landscape
 from pullback.dynamics.quadratic.values import values
-from pullback.dynamics.simulation.gradients import Clip, Noise
+from pullback.dynamics.simulation.gradients import Clip, Noise, check_clip, clipped
 from pullback.dynamics.simulation.run import MakeOptimizer, Run, losses
 from pullback.dynamics.simulation.trajectories import Trajectories
 
@@ -103,13 +103,14 @@ def simulate_all(
     return _simulated(make_optimizers, landscape, x0, steps, seeds, **options)
 
 
-def _simulated(
-    makers: Mapping[str, MakeOptimizer], landscape: Any, x0: Any, steps: int, seeds: Any, **options: Any
-) -> dict[str, Trajectories]:
+def _simulated(makers: Any, landscape: Any, x0: Any, steps: int, seeds: Any, **options: Any) -> dict[str, Trajectories]:
     where, clip, covariance = options["where"], options["clip"], options["noise_covariance"]
     world, chosen = as_landscape(landscape, where), _seeds(seeds, where)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise input_error(where, "`steps` of at least 0", repr(steps), "Pass a number of steps")
+    steps = check_count(where, "steps", steps, 0)
+    if not isinstance(makers, Mapping):
+        got = type(makers).__name__
+        raise input_error(where, "`make_optimizers`: makers by name", got, "Pass a dict of them")
+    check_clip(clip, where)
     start = _starts(world, x0, chosen, where)
     made = {name: Run(maker, start, where) for name, maker in makers.items()}
     with torch.enable_grad():
@@ -140,7 +141,7 @@ def _changed(noise: Noise, clip: Clip | None) -> Change:
             if drawn is not None:
                 g.add_(drawn)
             if clip is not None:
-                g.copy_(clip(g))
+                g.copy_(clipped(clip, g))
 
     return change
 
@@ -207,7 +208,8 @@ def _record(runs: list[Run], shape: torch.Size, world: Landscape) -> Trajectorie
 
 def _seeds(seeds: Any, where: str) -> list[int]:
     """The seeds themselves."""
-    if isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds):
+    several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+    if several and len(seeds) and all(isinstance(each, int) for each in seeds):
         return list(seeds)
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise input_error(where, "`seeds` of at least 1, or a list of them", repr(seeds), "Pass how many")
@@ -217,14 +219,18 @@ def _seeds(seeds: Any, where: str) -> list[int]:
 def _starts(world: Landscape, x0: Any, seeds: list[int], where: str) -> Tensor:
     """(seeds, ..., d), or (..., d) of a single seed."""
     if callable(x0):
-        drawn = [values(x0(make_generator(seed)), "x0", where) for seed in seeds]
+        drawn = [_start(world, x0(make_generator(seed)), where) for seed in seeds]
         return drawn[0] if len(seeds) == 1 else torch.stack(drawn)
-    known = len(world.start)
-    if x0 is None and not known:
+    if x0 is None and not len(world.start):
         raise input_error(where, "`x0`", "none, and a function that has no start of its own", "Pass a start (d,)")
-    start = values(world.start if x0 is None else x0, "x0", where)
-    if start.dim() == 0 or (known and start.shape[-1] != known):
+    start = _start(world, world.start if x0 is None else x0, where)
+    return start if len(seeds) == 1 else start.expand(len(seeds), *start.shape).clone()
+
+
+def _start(world: Landscape, x0: Any, where: str) -> Tensor:
+    """One start or several, (..., d), each of as many coordinates as the landscape has."""
+    start, known = values(x0, "x0", where), len(world.start)
+    if start.dim() == 0 or not start.numel() or (known and start.shape[-1] != known):
         expected = f"`x0` with {known or 'all'} coordinates last"
         raise input_error(where, expected, f"shape {tuple(start.shape)}", "Pass one number a coordinate")
-    start = start.clone()
-    return start if len(seeds) == 1 else start.expand(len(seeds), *start.shape).clone()
+    return start.clone()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback._checks import check_positive
+from pullback._checks import check_positive, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.quadratic.noise import covariance_of
 
@@ -48,6 +48,30 @@ def clip_value(most: float) -> Clip:
     """
     check_positive("clip_value", "most", most)
     return lambda g: g.clamp(-most, most)
+
+
+def check_clip(clip: object, where: str) -> None:
+    """Refuse a clip that cannot be called.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if clip is not None and not callable(clip):
+        remedy = "Pass dynamics.clip_norm(1.0), say"
+        raise input_error(where, "`clip`: gradients -> gradients", type(clip).__name__, remedy)
+
+
+def clipped(clip: Clip, g: Tensor) -> Tensor:
+    """What a clip makes of gradients.
+
+    Raises:
+        InputError: something of another shape.
+    """
+    found: object = clip(g)
+    if not isinstance(found, Tensor) or found.shape != g.shape:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise input_error("simulate", f"`clip` to return gradients {tuple(g.shape)}", got, "Return them, clipped")
+    return found
 
 
 class Noise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,11 +86,11 @@ def _built(make_optimizer: Any, parameter: Tensor, where: str) -> tuple[torch.op
         )
     try:
         made = make_optimizer([parameter])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise input_error(where, "settings the optimizer takes", str(error), "Change them in make_optimizer") from error
     optimizer, schedule = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        got = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer) or not (schedule is None or hasattr(schedule, "step")):
+        got = type(made).__name__ if made is optimizer else " and ".join(type(each).__name__ for each in made)
         raise input_error(
             where, "a torch.optim.Optimizer from make_optimizer", got, "Return one, or one and a schedule"
         )
@@ -100,6 +101,10 @@ def _built(make_optimizer: Any, parameter: Tensor, where: str) -> tuple[torch.op
     rate = optimizer.param_groups[0].get("lr")
     if rate is not None and not float(rate) > 0 and not (schedule is not None and float(rate) == 0):
         raise input_error(where, "a learning rate above 0", repr(rate), "Pass a positive `lr`")
+    if rate is not None and float(rate) == math.inf:
+        raise input_error(where, "a finite learning rate", repr(rate), "Pass a smaller `lr`")
+    if getattr(schedule, "optimizer", optimizer) is not optimizer:
+        raise input_error(where, "a schedule of that optimizer", "one of another", "Build it from the same optimizer")
     return optimizer, schedule
 
 
@@ -110,8 +115,8 @@ def losses(world: Landscape, x: Tensor, where: str) -> Tensor:
         InputError: the function does not answer each point by itself, or not at all differentiably.
     """
     found = world.function(x)
-    if not isinstance(found, Tensor) or found.shape != x.shape[:-1]:
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.shape != x.shape[:-1] or found.is_complex():
+        got = f"shape {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         expected = f"one value a point, {tuple(x.shape[:-1])} of {tuple(x.shape)}"
         raise input_error(where, expected, got, "Sum over the last axis only")
     if x.requires_grad and not found.requires_grad:

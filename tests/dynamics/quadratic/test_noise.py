@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pullback as pb
+from pullback import dynamics
 from pullback.dynamics import Quadratic, batch_covariance, noisy_moments
 
 F64 = torch.float64
@@ -87,6 +88,31 @@ def test_simulated_chains_settle_there(momentum: float) -> None:
     assert ((x.mean(0) - problem.minimiser).abs() < 5 * scale / chains**0.5).all()
 
 
+def test_chains_of_the_seeds() -> None:
+    """S0-40: eta = 0.019, lam = 100: a stationary variance of 1.9e-3, to 3 percent in 20,000 chains."""
+    starts = torch.zeros(20_000, 1, dtype=F64)
+    make = lambda p: torch.optim.SGD(p, lr=0.019)  # noqa: E731
+    path = dynamics.simulate(make, Quadratic([100.0]), starts, 60, noise_covariance=1.0)
+    known = float(Quadratic([100.0]).stationary_covariance(0.019, 1.0))
+    assert known == pytest.approx(1.9e-3, rel=1e-12)
+    assert float(path.x[:, -1].square().mean()) == pytest.approx(known, rel=0.03)
+
+
+def test_variance_of_a_networks_batches() -> None:
+    """S1-55: times the batch size it is constant within 10 percent, drawn with replacement, batch by batch."""
+    made = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    x, y = torch.randn(2, 64, 3, generator=made, dtype=F64)
+    G = pb.reference.gradient_matrix(model, torch.nn.MSELoss(), x, y[:, :1])
+    times = []
+    for size in (1, 4, 16, 64):
+        batches = torch.randint(64, (4000, size), generator=made)
+        times.append(size * float(G[batches].mean(1).var(0).sum()))
+    exact = float(batch_covariance(G, 1, replacement=True).trace())
+    assert times == pytest.approx([exact] * 4, rel=0.1)
+
+
 def test_the_walk_at_the_limit() -> None:
     """E0.8: at lr h = 2 the variance is k lr^2."""
     found = noisy_moments(Quadratic([100.0]), [0.0], 100, lr=0.02, noise_covariance=1.0).covariance
@@ -141,7 +167,7 @@ def test_batches() -> None:
             lambda: batch_covariance([1.0, 2.0], 3),
             r"at most the 2 samples without replacement, got 3\. Pass replacement",
         ),
-        (lambda: batch_covariance([1.0], 0), r"`batch_size` of at least 1, got 0"),
+        (lambda: batch_covariance([1.0], 0), r"`batch_size` at least 1, got 0"),
         (lambda: batch_covariance([[[1.0]]], 1), r"gradients \(N, P\) or \(N,\), got shape \(1, 1, 1\)"),
         (
             lambda: Quadratic([1.0]).stationary_covariance(2.0, 1.0),
@@ -159,6 +185,15 @@ def test_batches() -> None:
             r"a covariance without negative variances, got an eigenvalue -1",
         ),
         (lambda: noisy_moments(Quadratic([1.0]), [1.0], 3, lr=-1.0), r"`lr` above 0, got -1\.0"),
+        (lambda: noisy_moments("quadratic", [1.0], 3, lr=1.0), r"`problem` to be a Quadratic, got 'quadratic'"),  # type: ignore[arg-type]
+        (lambda: noisy_moments(Quadratic([1.0]), [1.0], 3, lr=None), r"`lr` above 0, got None"),  # type: ignore[arg-type]
+        (
+            lambda: noisy_moments(Quadratic([1.0]), [1.0], 3, lr=1.0, relative_noise="0"),  # type: ignore[arg-type]
+            r"`relative_noise` of at least 0, got '0'",
+        ),
+        (lambda: batch_covariance([1j, 2.0], 1), r"real numbers in `gradients`"),
+        (lambda: batch_covariance([1.0, 2.0], 1.5), r"`batch_size` at least 1, got 1\.5"),  # type: ignore[arg-type]
+        (lambda: Quadratic([1.0]).stationary_covariance(0.1, "big"), r"numbers in `noise_covariance`, got str"),
         (
             lambda: noisy_moments(Quadratic([1.0]), [1.0], 3, lr=1.0, relative_noise=-1.0),
             r"`relative_noise` of at least 0",

@@ -20,7 +20,7 @@ from pullback.dynamics.quadratic.settings import Method
 
 F64 = torch.float64
 KNOWN = json.loads((Path(__file__).parents[2] / "data" / "dynamics.json").read_text())["quadratics"]
-RAVINE = Quadratic([100.0, 1.0])  # S0-37: the seeds' example
+RAVINE = Quadratic([100.0, 1.0])  # the seeds' example
 START = [1.0, 1.0]
 METHODS = get_args(Method)
 
@@ -85,6 +85,46 @@ def test_powers_are_the_steps(method: str, size: int, steps: int, signs: str, se
     A, b, x0 = drawn(size, seed, signs)
     found = Quadratic(A, b).trajectory(method, x0, steps, lr=0.6, **options(method, extra))  # type: ignore[arg-type]
     torch.testing.assert_close(found, stepped(method, A, b, x0, steps, 0.6, extra), rtol=1e-9, atol=1e-11)
+
+
+def test_the_matrix_is_the_hessian_of_the_loss() -> None:
+    """S0-37: by autograd, and the condition number is that of its eigenvalues."""
+    A, b, x0 = drawn(4, 7)
+    for problem, matrix in ((Quadratic(A, b, 0.3), A), (RAVINE, torch.diag(torch.tensor([100.0, 1.0], dtype=F64)))):
+        at = x0[: len(matrix)]
+        torch.testing.assert_close(torch.autograd.functional.hessian(problem.loss, at), matrix, rtol=1e-12, atol=1e-12)
+        assert problem.condition_number == pytest.approx(float(torch.linalg.cond(matrix)), rel=1e-10)
+
+
+def test_stability_of_the_seeds() -> None:
+    """S0-39, S3-10: A = diag(100, 1): bound 0.02, optimum 0.01980198, rate 0.98019802; four regimes."""
+    known, best = KNOWN["gd_facts"], RAVINE.optimal("gradient_descent")
+    assert RAVINE.stability_limit() == pytest.approx(0.02, abs=1e-12)
+    assert best.lr == pytest.approx(known["2/(alpha+beta)"], abs=1e-12)
+    assert best.rate == pytest.approx(known["rate"], abs=1e-12)
+    assert (round(best.lr, 8), round(best.rate, 8)) == (0.01980198, 0.98019802)
+    told = {0.009: "monotone", known["monotone_iff_eta<=1/alpha"]: "monotone", 0.015: "oscillating", 0.02: "critical"}
+    for lr, regime in (told | {0.021: "divergent"}).items():
+        assert RAVINE.regimes(lr=lr) == (regime, "monotone")
+
+
+@settings(deadline=None, max_examples=10)
+@given(size=st.integers(1, 5), seed=st.integers(0, 99), share=st.floats(0.05, 0.999))
+def test_descent_is_powers_of_its_matrix(size: int, seed: int, share: float) -> None:
+    """S3-10: (I - a A)^k; below 2 / lam_max all converge, the slow ones by a lam_i < 2 lam_i / lam_max = 2 / kappa."""
+    A, b, x0 = drawn(size, seed)
+    problem, values = Quadratic(A, b), torch.linalg.eigvalsh(A)
+    lr = share * problem.stability_limit()
+    power = torch.linalg.matrix_power(torch.eye(size, dtype=F64) - lr * A, 9)
+    centre = -torch.linalg.solve(A, b)
+    path = problem.trajectory("gradient_descent", x0, 9, lr=lr)
+    torch.testing.assert_close(path[9], centre + power @ (x0 - centre), rtol=1e-9, atol=1e-11)
+    rates = problem.rates("gradient_descent", lr=lr).sort().values
+    torch.testing.assert_close(rates, (1 - lr * values).abs().sort().values, rtol=1e-9, atol=1e-11)
+    assert bool((rates < 1).all())
+    gained = 1 - float(1 - lr * values[0])  # along the flattest direction
+    assert gained < 2 * float(values[0] / values[-1]) * (1 + 1e-12)
+    assert problem.condition_number == pytest.approx(float(values[-1] / values[0]), rel=1e-9)
 
 
 @pytest.mark.parametrize("lr", ["0.001", "0.019", "0.02"])
@@ -275,6 +315,7 @@ def test_what_a_matrix_may_be() -> None:
     found = Quadratic(A, b).trajectory("gradient_descent", batch, 4, lr=0.5)
     torch.testing.assert_close(found[0], expected)
     assert Quadratic([2, 1]).eigenvalues.dtype == F64
+    assert torch.equal(Quadratic(A.to_sparse(), b).eigenvalues, Quadratic(A, b).eigenvalues)
     assert Quadratic([3.0, -12.0, 0.0]).condition_number == 4.0
     assert math.isnan(Quadratic([0.0]).condition_number)
     assert Quadratic([-1.0]).stability_limit() == math.inf
@@ -312,7 +353,7 @@ def test_eigenvalues_that_are_rounding_are_zero() -> None:
         (lambda: Quadratic([1.0, 1.0], [1.0]), r"`b` with 2 coordinates last, got shape \(1,\)"),
         (lambda: RAVINE.trajectory("gradient_descent", [1.0], 3), r"`x0` with 2 coordinates last, got shape \(1,\)"),
         (lambda: RAVINE.trajectory("gradient_descent", [math.inf, 1.0], 3), r"finite numbers in `x0`"),
-        (lambda: RAVINE.trajectory("gradient_descent", START, -1), r"`steps` of at least 0, got -1"),
+        (lambda: RAVINE.trajectory("gradient_descent", START, -1), r"`steps` at least 0, got -1"),
         (lambda: RAVINE.trajectory("gradient_descent", START, 3, lr=0.0), r"`lr` above 0, got 0\.0"),
         (
             lambda: RAVINE.trajectory("gradient_descent", START, 3, momentum=0.9),
@@ -346,6 +387,22 @@ def test_eigenvalues_that_are_rounding_are_zero() -> None:
             r"`method` to be one of 'gradient_descent', 'heavy_ball', 'nesterov'",
         ),
         (lambda: RAVINE.stability_limit(momentum=-0.1), r"`momentum` in \[0, 1\), got -0\.1"),
+        (lambda: Quadratic("abc"), r"numbers in `A`, got str without a shape or without numbers"),
+        (lambda: Quadratic(None), r"numbers in `A`, got NoneType"),
+        (lambda: Quadratic([[1.0, 2.0], [3.0]]), r"numbers in `A`, got list without a shape"),
+        (lambda: Quadratic(1j * torch.eye(2)), r"real numbers in `A`, got torch\.complex64\. Pass the real part"),
+        (lambda: Quadratic([1.0], c=math.nan), r"a finite number `c`, got nan"),
+        (lambda: Quadratic([1.0], c="1"), r"a finite number `c`, got '1'"),  # type: ignore[arg-type]
+        (lambda: Quadratic([1.0, 2.0], [[1.0, 2.0]]), r"`b` \(2,\), got shape \(1, 2\)"),
+        (lambda: RAVINE.trajectory("gradient_descent", START, 3, lr=math.inf), r"a finite `lr`, got inf"),
+        (lambda: RAVINE.trajectory("gradient_descent", START, 3, lr="0.1"), r"`lr` above 0, got '0\.1'"),  # type: ignore[arg-type]
+        (lambda: RAVINE.trajectory("gradient_descent", START, 3, lr=torch.ones(2)), r"`lr` above 0, got tensor"),  # type: ignore[arg-type]
+        (lambda: RAVINE.trajectory("gradient_descent", START, 2.0), r"`steps` at least 0, got 2\.0"),  # type: ignore[arg-type]
+        (lambda: RAVINE.trajectory("gradient_descent", [1j, 1.0], 3), r"real numbers in `x0`, got torch.complex128"),
+        (lambda: RAVINE.trajectory("gradient_descent", None, 3), r"numbers in `x0`, got NoneType"),
+        (lambda: RAVINE.trajectory("damped_newton", START, 3, damping=math.inf), r"`damping` of at least 0, got inf"),
+        (lambda: RAVINE.regimes("fast"), r"`lr` above 0, got 'fast'"),  # type: ignore[arg-type]
+        (lambda: RAVINE.loss("here"), r"numbers in `x`, got str"),
     ],
 )
 def test_bad_input(call: Any, message: str) -> None:

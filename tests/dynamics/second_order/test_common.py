@@ -280,6 +280,54 @@ def test_rates_that_are_not_positive(make: Make, rate: float) -> None:
         make(lambda x: x, LOSS)
 
 
+SETTINGS = {
+    "dense_limit": [(-1, "at least 0, got -1"), (None, "at least 0, got None")],
+    "tol": [(0.0, "above 0, got 0.0"), ("1e-3", "above 0, got '1e-3'")],
+    "max_iters": [(0, "at least 1, got 0"), (2.5, "at least 1, got 2.5")],
+    "rank": [(0, "at least 1, got 0"), (2.5, "at least 1, got 2.5")],
+    "seed": [(-1, "at least 0, got -1"), (1.5, "at least 0, got 1.5")],
+    "tries": [(0, "at least 1, got 0"), (2.5, "at least 1, got 2.5")],
+    "least_damping": [(0.0, "above 0, got 0.0"), (float("inf"), "got inf")],
+    "decay": [(1.5, "from 0 to 1, got 1.5"), ("0", "from 0 to 1, got '0'")],
+}
+
+
+def test_settings_out_of_range(make: Make) -> None:
+    """Of what an optimizer has; what it has not is Python's own refusal."""
+    model, x, y = problem()
+    for setting, bad in SETTINGS.items():
+        kept = vars(make(model, LOSS))
+        has = setting in kept or setting in kept.get("trust", {})
+        for value, got in bad:
+            with pytest.raises(ValueError if has else TypeError, match=f"`{setting}`.*{got}" if has else setting):
+                make(model, LOSS, **{setting: value})
+    if hasattr(make(model, LOSS), "trust"):
+        for bad_factor in ({"grow": 1.0}, {"grow": float("inf")}, {"shrink": 0.0}, {"shrink": "half"}):
+            with pytest.raises(ValueError, match=r"expected `grow` above 1 and `shrink` in \(0, 1\], got"):
+                make(model, LOSS, **bad_factor)
+        given = {"grow": 3.0, "shrink": 0.4, "tries": 5, "least_damping": 1e-3}
+        assert make(model, LOSS, **given).trust == given
+    for name, value, got in (("lr", float("inf"), "inf"), ("lr", "0.1", "'0.1'"), ("lr", torch.ones(2), "tensor")):
+        with pytest.raises(ValueError, match=rf"expected (a finite )?`{name}`( above 0)?, got {got}"):
+            make(model, LOSS, **{name: value})
+    with pytest.raises(ValueError, match=r"`damping`( above 0| of at least 0)?, got (inf|None)"):
+        make(model, LOSS, damping=float("inf"))
+    with pytest.raises(ValueError, match=r"`damping` (above 0|of at least 0), got None"):
+        make(model, LOSS, damping=None)
+    with pytest.raises(ValueError, match=r'expected a group with "params", got one with'):
+        make(model, LOSS, params=[{"lr": 0.1}])
+    with pytest.raises(ValueError, match=r"expected a closure that can be called, got str"):
+        make(model, LOSS).step(x, y, "closure")
+    with pytest.raises(ValueError, match=r"dense tensors in `x`, got one of layout torch.sparse_coo"):
+        make(model, LOSS).step(x.to_sparse(), y)
+
+
+def test_what_the_damping_follows_by_is_a_promise() -> None:
+    newton = {"grow": 4.0, "shrink": 1 / 3, "tries": 10, "least_damping": 1e-10}
+    assert dynamics.DampedNewton.usual == newton == dynamics.LevenbergMarquardt.usual
+    assert dynamics.HessianFree.usual == newton | {"grow": 1.5, "shrink": 2 / 3, "least_damping": 1e-8}
+
+
 class Breaks(nn.Module):
     """A loss whose module raises from the n-th call on."""
 

@@ -193,6 +193,30 @@ def test_steps_of_a_tiny_network() -> None:
     assert free.last.action == "step: 1 of 2 eigenvalues were negative"
 
 
+def test_steps_of_a_tiny_relu_network() -> None:
+    """S1-46: between the layers of a piecewise linear network the Hessian is indefinite, and each method says so."""
+    known = SECOND["tiny_relu_net_active"]
+    x, t, w = torch.tensor([[1.5]], dtype=F64), torch.tensor([[0.3]], dtype=F64), [0.5, 2.0]
+    H, G = (torch.tensor(known[name], dtype=F64) for name in ("hessian", "gauss_newton"))
+    g = (known["f"] - 0.3) * torch.tensor([3.0, 0.75], dtype=F64)
+    values, V = torch.linalg.eigh(H)
+    with pytest.raises(ValueError, match=r"expected a positive definite Hessian, got a smallest eigenvalue of -1\.07"):
+        Newton(Tiny(torch.relu, w), half_squared).step(x, t)
+    same_value(values, [-1.066857, 10.629357], 1e-6)
+    free = SaddleFreeNewton(Tiny(torch.relu, w), half_squared, damping=0.1)
+    free.step(x, t)
+    same_value(free.model.w, torch.tensor(w, dtype=F64) - V @ ((V.T @ g) / (values.abs() + 0.1)))
+    assert free.last.action == "step: 1 of 2 eigenvalues were negative"
+    for kind, matrix in ((DampedNewton, H), (LevenbergMarquardt, G)):
+        careful = kind(Tiny(torch.relu, w), half_squared, damping=0.1)
+        careful.step(x, t)
+        damped = matrix + careful.last.damping * torch.eye(2, dtype=F64)
+        same_value(careful.model.w, torch.tensor(w, dtype=F64) - torch.linalg.solve(damped, g))
+        assert careful.last.loss == pytest.approx((known["f"] - 0.3) ** 2 / 2, rel=1e-12)
+        assert careful.last.new_loss < careful.last.loss
+        assert careful.history[0].action.startswith("damped: raised to" if kind is DampedNewton else "step")
+
+
 LOGISTIC = SECOND["logistic_fisher"]
 
 

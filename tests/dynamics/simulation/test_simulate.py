@@ -297,6 +297,35 @@ def test_a_record_that_load_run_reads(tmp_path: Path) -> None:
         found.write(writer, 2)
 
 
+def test_a_batch_of_all_samples_is_gradient_descent() -> None:
+    """S1-76, S1-77: with S = n every draw without replacement is the whole sum; smaller batches only on average."""
+    made = torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 3, generator=made, dtype=F64), torch.randn(8, generator=made, dtype=F64)
+    ends = {}
+    for size in (8, 2):
+        w = torch.zeros(3, dtype=F64, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=0.1)
+        schedule = StepLR(optimizer, 5, 0.5)
+        for _ in range(12):
+            kept = torch.randperm(8, generator=made)[:size]
+            optimizer.zero_grad()
+            (x[kept] @ w - y[kept]).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+        ends[size] = w.detach()
+
+    def make(p: list[Tensor]) -> Any:
+        optimizer = torch.optim.SGD(p, lr=0.1)
+        return optimizer, StepLR(optimizer, 5, 0.5)
+
+    whole = lambda w: (w @ x.T - y).square().mean(-1)  # noqa: E731
+    found = dynamics.simulate(make, whole, [0.0] * 3, 12).x[-1]
+    torch.testing.assert_close(found, ends[8], rtol=1e-12, atol=1e-13)
+    assert float((found - ends[2]).norm()) > 1e-3
+    noise = dynamics.batch_covariance(2 * (x @ found - y)[:, None] * x, 8)
+    assert float(noise.abs().max()) == 0
+
+
 def test_nothing_else_is_moved() -> None:
     state = torch.random.get_rng_state()
     dynamics.simulate(MAKERS["LBFGS"], "himmelblau", [[1.0, 1.0], [2.0, 0.3]], 3, 2, noise_covariance=0.1)
@@ -324,10 +353,24 @@ SGD = MAKERS["SGD"]
         ((SGD, "quadratic", [1.0], 1), r"`x0` with 2 coordinates last, got shape \(1,\)"),
         ((SGD, "quadratic", 1.0, 1), r"`x0` with 2 coordinates last, got shape \(\)"),
         ((SGD, lambda x: x.sum(-1), None, 1), "`x0`, got none, and a function that has no start"),
-        ((SGD, "quadratic", None, -1), "`steps` of at least 0, got -1"),
-        ((SGD, "quadratic", None, True), "`steps` of at least 0, got True"),
+        ((SGD, "quadratic", None, -1), "`steps` at least 0, got -1"),
+        ((SGD, "quadratic", None, True), "`steps` at least 0, got True"),
         ((SGD, "quadratic", None, 1, 0), "`seeds` of at least 1, or a list of them, got 0"),
         ((SGD, "quadratic", None, 1, []), "`seeds` of at least 1"),
+        ((SGD, "quadratic", None, 1, [1.5]), r"`seeds` of at least 1, or a list of them, got \[1\.5\]"),
+        ((SGD, "quadratic", [1j, 1.0], 1), "real numbers in `x0`, got torch.complex128"),
+        ((SGD, "quadratic", "here", 1), "numbers in `x0`, got str"),
+        ((SGD, "quadratic", torch.zeros(0, 2), 1), r"`x0` with 2 coordinates last, got shape \(0, 2\)"),
+        ((SGD, "quadratic", lambda g: torch.ones(3), 1), r"`x0` with 2 coordinates last, got shape \(3,\)"),
+        ((SGD, "quadratic", None, 2.5), "`steps` at least 0, got 2.5"),
+        ((SGD, lambda x: (1j * x).sum(-1), [1.0], 1), r"one value a point.* got shape \(\), torch.complex128"),
+        ((lambda p: torch.optim.SGD(p, rate=1.0), "quadratic", None, 1), "settings the optimizer takes, got SGD.__in"),
+        ((lambda p: torch.optim.SGD(p, lr=math.inf), "quadratic", None, 1), "a finite learning rate, got inf"),
+        ((lambda p: (torch.optim.SGD(p, lr=1.0), "step"), "quadratic", None, 1), "make_optimizer, got SGD and str"),
+        (
+            (lambda p: (torch.optim.SGD(p, lr=1.0), StepLR(torch.optim.SGD([Tensor([1.0])]), 1)), "quadratic", None, 1),
+            "a schedule of that optimizer, got one of another",
+        ),
         ((SGD, lambda x: x.sum(), [[1.0]], 1), r"one value a point, \(1,\) of \(1, 1\), got shape \(\)"),
         ((SGD, lambda x: 3.0, [1.0], 1), "one value a point.* got float"),
         ((SGD, lambda x: x.detach().sum(-1), [1.0], 1), "a differentiable function, got one without gradients"),
@@ -356,6 +399,23 @@ def test_further_refusals() -> None:
         dynamics.clip_norm(0)
     with pytest.raises(pb.InputError, match="`most` above 0, got -1"):
         dynamics.clip_value(-1)
+    with pytest.raises(pb.InputError, match="`most` above 0, got '1'"):
+        dynamics.clip_norm("1")  # type: ignore[arg-type]
+    for clip, got in ((1.0, "-> gradients, got float"), (lambda g: None, "got NoneType"), (torch.sum, r"got shape \(")):
+        with pytest.raises(pb.InputError, match=f"simulate: expected `clip`.*{got}"):
+            dynamics.simulate(SGD, "quadratic", None, 1, clip=clip)  # type: ignore[arg-type]
+    with pytest.raises(pb.InputError, match="`make_optimizers`: makers by name, got list"):
+        dynamics.simulate_all([SGD], "quadratic", None, 1)  # type: ignore[arg-type]
+    for at in ([1.0], [[1.0, 1.0]]):
+        with pytest.raises(pb.InputError, match=r"Landscape.hessian: expected `x` \(2,\), got shape"):
+            dynamics.landscape("beale").hessian(at)
+    assert float(dynamics.landscape("saddle")([1.0, 2.0])) == -1.5
+    with pytest.raises(pb.InputError, match="network_landscape: expected `model` to be an nn.Module, got function"):
+        dynamics.network_landscape(lambda x: x, nn.MSELoss(), torch.ones(2, 2), torch.ones(2, 1))  # type: ignore[arg-type]
+    with pytest.raises(pb.InputError, match="`loss_fn`: a loss module, or a callable .* got 'mse'"):
+        dynamics.network_landscape(nn.Linear(2, 1), "mse", torch.ones(2, 2), torch.ones(2, 1))  # type: ignore[arg-type]
+    with pytest.raises(pb.InputError, match="dense tensors in `x`, got one of layout torch.sparse_coo"):
+        dynamics.network_landscape(nn.Linear(2, 1), nn.MSELoss(), torch.ones(2, 2).to_sparse(), torch.ones(2, 1))
     with pytest.raises(pb.InputError, match="noise_covariance"):
         dynamics.simulate(SGD, "quadratic", None, 1, noise_covariance=[1.0, 2.0, 3.0])
     model = nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5))

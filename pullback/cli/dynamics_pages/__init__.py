@@ -1,0 +1,1 @@
+"""The pages of ``pullback dynamics``, a file a page: what is computed for it, and its charts."""

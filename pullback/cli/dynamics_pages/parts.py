@@ -1,0 +1,70 @@
+"""What the pages share: lines beside what was found, numbers typed, heights of a map."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+
+from pullback._checks import input_error
+from pullback.report.dynamics_charts import FOUND
+from pullback.report.theory_charts import Line, line_chart
+from pullback.report.theory_page import TheoryPage, theory_text, write_theory_page
+
+F64 = torch.float64
+SHOWN = 24  # points of a line
+GRID = 81
+Lines = list[Line]
+chart = partial(line_chart, found=FOUND)
+
+
+def show(page: TheoryPage, path: Path) -> None:
+    """Print the numbers and write the page."""
+    typer.echo(theory_text(page))
+    typer.echo(f"Page: {write_theory_page(page, path)}")
+
+
+def page_of(title: str, facts: tuple[str, ...], keys: Any, place: str, lines: Lines, charts: Any) -> TheoryPage:
+    """A page of ``pullback dynamics``."""
+    return TheoryPage(title, facts, tuple(keys), place, lines, tuple(charts), FOUND, "dynamics")
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers typed by commas.
+
+    Raises:
+        InputError: they are none.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found:
+        raise input_error("dynamics", f"`--{option}`: numbers by commas", repr(text), "Pass them as 100,1")
+    return found
+
+
+def some(count: int, most: int = SHOWN) -> list[int]:
+    """Places of a line, evenly chosen."""
+    return sorted({round(k * (count - 1) / (most - 1)) for k in range(most)})
+
+
+def beside(name: str, theory: Tensor, found: Tensor, errors: Tensor | None = None) -> Line:
+    """Theory at every step, and what was found at some."""
+    places = some(len(theory))
+    zero = torch.zeros(len(theory)) if errors is None else errors
+    return Line(
+        name, list(range(len(theory))), theory.tolist(), places, [float(found[k]) for k in places],
+        [float(zero[k]) for k in places],
+    )  # fmt: skip
+
+
+def heights(function: Any, bounds: Any) -> tuple[list[float], list[float], list[list[float]]]:
+    """A function over the first two coordinates."""
+    x, y = (torch.linspace(low, high, GRID, dtype=F64) for low, high in bounds)
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    return x.tolist(), y.tolist(), function(places).tolist()
