@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import check_count, input_error
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
@@ -16,7 +16,6 @@ from pullback.measure.rank_collapse.find import plan_of
 from pullback.measure.rank_collapse.means import joined
 from pullback.measure.rank_collapse.result import RankCollapse
 from pullback.measure.rank_collapse.spec import AttentionSpec
-from pullback.spectral.inputs import check_count
 
 DRAWN = 10  # networks, unless the caller says how many
 INPUTS = 2**31  # added to the seed of a network for its inputs, which must not repeat its weights

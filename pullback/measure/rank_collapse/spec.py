@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pullback._checks import check_option, check_positive, input_error
+from pullback._checks import check_count, check_option, check_positive, input_error
 from pullback._rng import make_generator
-from pullback.spectral.inputs import check_count
 
 Norm = Literal["none", "pre", "post"]
 
