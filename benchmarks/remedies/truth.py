@@ -58,7 +58,7 @@ class Truth:
     Attributes:
         setup: with its rate and its fault.
         verdict: "healthy"; "rate too high", "rate too low" or "fault", which are broken; "harmless" (a fault that costs
-            nothing), "unclear" (neither as good as the best nor worse by more than chance), or "untrainable" (no rate
+            nothing), "unclear" (neither as good as the others nor worse by more than chance), or "untrainable" (no rate
             trains it even without the fault).
         best: the rate in the middle of those that do best.
         sweep: rate -> skill, of the twin without the fault, seed 0, of the rates that were tried.
@@ -126,7 +126,11 @@ def truth(drawn: Drawn, outcomes: Outcomes) -> Truth:
     held = compare(healthy, reference)
     if drawn.planted in FAULTS:
         skills = outcomes.skills(setup)
-        verdict = {"worse": "fault"}.get(compare(skills, healthy), "harmless") if held != "worse" else "unclear"
+        costs = compare(skills, healthy)
+        as_good = fmean(skills) > fmean(healthy) - margin(skills, healthy)
+        verdict = (
+            "unclear" if held == "worse" else "fault" if costs == "worse" else "harmless" if as_good else "unclear"
+        )
         return Truth(setup, verdict, best, sweep, skills, healthy)
     if held == "worse":
         verdict = "rate too high" if setup.rate > best else "rate too low"

@@ -21,6 +21,7 @@ from pullback.advisor.thresholds import (
     LEARNS_ACCURACY,
     LEARNS_SHARE,
     MANY_STEPS,
+    MISTAKE_LEFT,
     SHARE_OF_MEASUREMENTS,
 )
 from pullback.runs import Record, Run
@@ -228,14 +229,19 @@ def _constant_accuracy(run: Run, late: Sequence[dict[str, Any]]) -> float:
 
 def falls_short(run: Run) -> bool:
     """Whether much is left to learn: training does not work, or a good part of one answer's loss is still there."""
+    return _has_left(run, FALLS_SHORT)
+
+
+def _has_left(run: Run, most: float) -> bool:
+    """Whether training does not work, or more than this share of one answer's loss is still there."""
     losses = training_losses(run)
     left = losses.share if len(losses) >= FEW_STEPS else None
-    return not learns(run) or (left is not None and left > FALLS_SHORT)
+    return not learns(run) or (left is not None and left > most)
 
 
 def severity_of_mistake(run: Run) -> str:
-    """What is no state but a mistake, and is there from the start, is a warning until training works well."""
-    return "warning" if falls_short(run) else "info"
+    """What is no state but a mistake, and is there from the start, is a warning until hardly any loss is left."""
+    return "warning" if _has_left(run, MISTAKE_LEFT) else "info"
 
 
 def severity_of_symptom(run: Run) -> str:

@@ -14,6 +14,7 @@ LEARNS_CHANGES = 3.0  # where that is not known by this many changes from measur
 LEARNS_ACCURACY = 0.8  # or if it gets this share of the samples right
 LEARNS_SHARE = 0.9  # where the loss of one answer for all is known: of it, as the last level; convention
 FALLS_SHORT = 0.3  # of it, above which training may work but not well; convention
+MISTAKE_LEFT = 0.1  # of it, up to which a mistake that was there from the start did no harm; convention
 FEW_STEPS = 4  # of the course, below which no level is compared with that
 COMPARABLE = 1.5  # loop's loss over measured one, as the median: dropout and regularisers stay below; convention
 LEARNT_NOTHING = 0.97  # of the loss of one answer for all: hard data, of which a tenth is explained, stay below it
@@ -66,6 +67,7 @@ DEAD = 0.5  # share of units that no sample switches on; convention
 COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
 ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
 FEW_DIRECTIONS = 3  # samples: one alone has a rank of 1, and of two that are alike it says little
+MANY_DIRECTIONS = 8  # samples of all measurements together, below which that they are alike is chance; convention
 
 # Gradients of samples.
 ILL_CONDITIONED = 0.75  # log(N / effective rank) / log(N); 1 is a single direction; convention

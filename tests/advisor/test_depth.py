@@ -94,5 +94,5 @@ def test_gradients_that_a_sigmoid_lets_die_are_no_passing_state() -> None:
         assert finding is not None
         return finding.severity
 
-    assert (told("sigmoid", 0.6), told("sigmoid", 0.2)) == ("warning", "info")
+    assert (told("sigmoid", 0.6), told("sigmoid", 0.2), told("sigmoid", 0.05)) == ("warning", "warning", "info")
     assert (told("tanh", 0.6), told("tanh", 0.95)) == ("info", "warning")

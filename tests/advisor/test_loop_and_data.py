@@ -308,6 +308,23 @@ def diverging(norms: list[float], measured: tuple[int, ...], losses_of: list[flo
     return [finding.name for finding in pb.diagnose(run)]
 
 
+@pytest.mark.parametrize(
+    ("norms", "sizes", "summed"),
+    [
+        ((0.1, 0.17, 0.25, 0.39, 0.6, 0.7, 1.2, 1.5), {1: 0.64, 2: 0.38, 4: 0.73, 8: 1.2, 16: 3.6}, True),
+        ((3.7, 5.5, 7.3, 10.9, 15.5, 13.4, 13.8, 26.0), {1: 7.4, 2: 8.5, 4: 8.6, 8: 16.7, 16: 17.6}, True),
+        ((0.1, 0.17, 0.25, 0.39, 0.6, 0.7, 1.2, 1.5), {1: 0.64, 2: 0.9, 4: 1.5, 8: 3.6, 16: 3.6}, False),
+        ((3.7, 5.5, 7.3, 10.9, 10.5, 13.4, 13.8, 26.0), {1: 7.4, 2: 8.5, 4: 8.6, 8: 16.7, 16: 17.6}, False),
+    ],
+)
+def test_a_sum_shows_before_the_loss_leaps(norms: tuple[float, ...], sizes: dict[int, float], summed: bool) -> None:
+    """Five steps in a row that grow, while samples' gradients, between measurements too, are not twice as long."""
+    lines = [(step, "gradients", {"rms_gradient_norm": size}) for step, size in sizes.items()]
+    course = [2.0] * 9 + [20.0] * 11
+    run = a_run((0, "loss", {"constant_loss": 2.0}), *lines, gradient_norm=list(norms), loss=course)
+    assert ("gradients-not-zeroed" in names(run)) == summed
+
+
 def test_gradients_of_a_run_that_diverges_are_no_sum() -> None:
     """Samples' gradients grow as fast as the loop's, and between measurements nobody sees them."""
     leaping = [0.3, 0.3, 0.3, 0.3, 1e3, 1e6, 1e9, 1e12]

@@ -242,7 +242,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(lambda v: [*losses(0.0, 1.0, 0.0, 1.0, v), *curvature(0.5)], 2.99, 3.01, LR_LOW, least=None),
     ),
     "LEARNS_SHARE": (Row(learning, 1.79, 1.81, "dead-units", is_info),),
-    "FALLS_SHORT": (Row(left, 0.301, 0.299, "targets-not-normalised", is_warning),),
+    "MISTAKE_LEFT": (Row(left, 0.101, 0.099, "targets-not-normalised", is_warning),),
     "RATE_GONE_MOST": (
         Row(lambda v: [*losses(1.0, 0.1)] and a_run(*losses(1.0, 0.1), learning_rate=[1.0] * (100 - v) + [0.0] * v),
             50, 49, "schedule-at-zero", is_warning),

@@ -49,11 +49,11 @@ def outlier(samples: int) -> list[Line]:
     return [(0, "samples", {"num_samples": samples, "suspects": [[3, 20.0, "outlier"]]})]
 
 
-def collapsed(samples: int) -> list[Line]:
-    return [
-        *losses(2.0, 2.0), (0, "kernel", {"num_samples": samples}),
-        (0, "activations", {"effective_rank": {"a": 1.0}, "width": {"a": 50}}),
-    ]  # fmt: skip
+def collapsed(*samples: int) -> list[Line]:
+    """Measurements of so many samples each, of which all are alike."""
+    ranks = {"effective_rank": {"a": 1.0}, "width": {"a": 50}}
+    counts = [(k, "kernel", {"num_samples": count}) for k, count in enumerate(samples)]
+    return [*losses(2.0, 2.0), *counts, *[(k, "activations", ranks) for k in range(len(samples))]]
 
 
 def adding(norms: int, leap: int | None = None) -> Run:
@@ -112,8 +112,8 @@ def batches(size: int, scale: float = 100.0) -> Run:
     return a_run((0, "noise", seen), *losses(2.0, 2.0, 2.0))
 
 
-def one_sample(size: int) -> Run:
-    return a_run(CONSTANT, (0, "loss_form", {"batch_size": size}), loss=[2.0] * 20 + [1.5] * 20)
+def one_sample(size: int, left: float = 0.75) -> Run:
+    return a_run(CONSTANT, (0, "loss_form", {"batch_size": size}), loss=[2.0] * 20 + [2.0 * left] * 20)
 
 
 def normed(size: int) -> list[Line]:
@@ -150,7 +150,9 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "CONFIDENT": (Row(lambda v: labels(300, 1000, v), 150, 151, "suspect-samples", is_warning),),
     # of 200 and 1000 labels of which 3 percent are wrong so many or more are in 1.84 and 2.04 of 100 draws
     "LABEL_CHANCE": (Row(lambda v: labels(*v), (12, 200), (42, 1000), "suspect-samples", is_warning),),
-    "FEW_DIRECTIONS": (Row(collapsed, 3, 2, "rank-collapse"),),
+    "FEW_DIRECTIONS": (Row(lambda v: collapsed(*[v] * 5), 3, 2, "rank-collapse"),),
+    "MANY_DIRECTIONS": (Row(lambda v: collapsed(4, v), 4, 3, "rank-collapse"),),
+    "FALLS_SHORT": (Row(lambda v: one_sample(2, v), 0.301, 0.299, "batch-too-small"),),
     "MEDIAN_OF": (Row(lambda v: adding(20, v), 6, 5, "gradients-not-zeroed"),),
     "MANY_NORMS": (Row(adding, 5, 4, "gradients-not-zeroed"),),
     "MANY_OUTPUTS": (Row(probabilities, 3, 2, "loss-of-probabilities"),),

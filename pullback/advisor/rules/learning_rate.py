@@ -14,7 +14,6 @@ from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
     falls_short,
-    has,
     lasts,
     learns,
     least_loss,
@@ -53,10 +52,11 @@ from pullback.runs import Record, Run
 def too_high(run: Run) -> Iterator[Finding]:
     """Steps that are too long: for the curvature, for the weights, or by what the loss did at once.
 
+    Of Adam's first steps the curvature says nothing: it stands at thousands of limits in runs that train well.
     Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
     units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
     """
-    curvatures, works = curvatures_of(run), learns(run)
+    curvatures, works = [each for each in curvatures_of(run) if not each.at_start], learns(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
@@ -70,8 +70,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
         steps += [above[0].record.step, above[-1].record.step]
-        if not (updates and has(above[0].record, "preconditioned")):  # in Adam's first steps that is far above its own
-            factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
+        factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
         reasons.append("longer than the curvature of the loss can bear")
     if updates:
         evidence["|dw| / |w|"] = updates[0].values["median"]

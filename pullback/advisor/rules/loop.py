@@ -33,17 +33,17 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
     found = _sizes_at(run, steps)
     if found is None:
         return
-    last, sizes = found
+    last, sizes, between = found
     leapt = training_losses(run).leapt_at
     last = last if leapt is None else min(last, leapt - MEDIAN_OF)
     kept = np.isfinite(norms) & (norms > 0) & (steps <= last)
-    steps, norms, sizes = steps[kept], norms[kept], sizes[kept]
+    steps, norms, sizes, between = steps[kept], norms[kept], sizes[kept], between[kept]
     if len(steps) < MANY_NORMS:
         return
     ratios = norms / sizes
     late = float(np.median(ratios[len(ratios) // 2 :]))
     outgrown = late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED)
-    count = _growing(steps, norms, sizes)
+    count = _growing(steps, norms, between)
     growth = (norms[count - 1] - norms[0]) / (max(1, count - 1) * norms[0])  # a step
     beyond = len(ratios) > count and float(np.median(ratios[count:])) > max(1.0, float(ratios[0]))
     if outgrown or growth > (ADDS_UP_BEYOND if beyond else ADDS_UP):
@@ -63,8 +63,8 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
         )
 
 
-def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """The last measured step, and the root mean square of samples' gradients at these: the largest around each."""
+def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """The last measured step, and the root mean square of samples' gradients at these: largest around, and between."""
     found = [
         (r.step, float(r.values["rms_gradient_norm"])) for r in records_with(run, "gradients", "rms_gradient_norm")
     ]
@@ -73,18 +73,25 @@ def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray] | None:
         return None
     at, sizes = np.array([step for step, _ in found]), np.array([size for _, size in found])
     places = np.searchsorted(at, steps)
-    return int(at[-1]), np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
+    around = np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
+    return int(at[-1]), around, np.exp(np.interp(steps, at, np.log(sizes)))
 
 
 def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
-    """Steps at the start, in a row, whose norms grow each by each while samples' gradients hardly do; 1 if few."""
+    """Steps at the start, in a row, whose norms grow each by each while samples' gradients hardly do; 1 if few.
+
+    Of five that grow by chance, as 1 in 120 do, none outgrows the samples: fewer than eight have to.
+    """
     apart = np.flatnonzero(np.diff(steps) != 1)
     count = int(apart[0]) + 1 if len(apart) else len(steps)
-    count = min(count, MANY_NORMS + 3)
-    first = norms[:count]
-    if count < MANY_NORMS or not bool((np.diff(first) > 0).all()) or sizes[count - 1] > 2 * sizes[0]:
+    falls = np.flatnonzero(np.diff(norms[:count]) <= 0)
+    grow = int(falls[0]) + 1 if len(falls) else count
+    most = min(count, MANY_NORMS + 3)
+    last = min(grow, most) - 1
+    outgrows = norms[0] <= sizes[0] and norms[last] > sizes[last]
+    if grow < (MANY_NORMS if outgrows else max(MANY_NORMS, most)) or sizes[last] > 2 * sizes[0]:
         return 1
-    return count
+    return last + 1
 
 
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:

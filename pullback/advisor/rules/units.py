@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with, severity
-from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, SATURATED
+from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, MANY_DIRECTIONS, SATURATED
 from pullback.runs import Record, Run
 
 
@@ -40,10 +41,15 @@ def dead_units(run: Run) -> Iterator[Finding]:
 
 def rank_collapse(run: Run) -> Iterator[Finding]:
     """A wide layer whose activations point the same way for every sample: what is behind it cannot tell them apart."""
-    lone = {r.step for r in records_with(run, "kernel", "num_samples") if r.values["num_samples"] < FEW_DIRECTIONS}
-    records = [r for r in run.of("activations") if by_layer(r, "effective_rank") and r.step not in lone]
+    samples = {r.step: float(r.values["num_samples"]) for r in records_with(run, "kernel", "num_samples")}
+    records = [
+        r
+        for r in run.of("activations")
+        if by_layer(r, "effective_rank") and samples.get(r.step, math.inf) >= FEW_DIRECTIONS
+    ]
     seen = [(r, ranks) for r in records if (ranks := _collapsed(r))]
-    if lasts([r for r, _ in seen], records):
+    many = sum(samples.get(r.step, math.inf) for r, _ in seen) >= MANY_DIRECTIONS
+    if many and lasts([r for r, _ in seen], records):
         record, ranks = seen[-1]
         layer = min(ranks, key=lambda name: ranks[name])
         yield Finding(
