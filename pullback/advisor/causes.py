@@ -204,9 +204,10 @@ def _worst(name: str, kept: dict[str, Finding], because: dict[str, tuple[str, ..
     return max(behind, key=SEVERITIES.index)
 
 
-def _rank(finding: Finding) -> tuple[int, int]:
+def _rank(finding: Finding) -> tuple[int, bool, int]:
+    """By severity; what stands in the settings, at step 0, before what was measured; by mechanism."""
     first = -len(SEVERITIES) if finding.name == "not-measured" and finding.severity != "info" else 0
-    return first - SEVERITIES.index(finding.severity), ORDER.index(finding.name)
+    return first - SEVERITIES.index(finding.severity), finding.steps[0] > 0, ORDER.index(finding.name)
 
 
 def _append(finding: Finding, told: Sequence[Finding], listed: list[Finding]) -> None:

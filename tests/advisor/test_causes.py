@@ -46,9 +46,28 @@ def test_a_rate_out_of_reach_before_dead_units_before_vanishing_gradients() -> N
         assert {f.action for f in found} == {"do learning-rate-too-high"}
 
 
+def test_what_stands_in_the_settings_comes_before_what_was_measured() -> None:
+    """Batches of one sample, and an activation whose slope is a quarter at most."""
+    line = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+    collapsed = [(k, "activations", {"effective_rank": {"a": 1.0}, "width": {"a": 50}}) for k in (8, 32)]
+    few = (0, "loss_form", {"batch_size": 1})
+    found = pb.diagnose(a_run(line, few, *collapsed, loss=[2.0] * 40))
+    assert [f.name for f in found if not f.because] == ["batch-too-small", "rank-collapse"]
+    leapt = [2.0] * 3 + [20.0] * 4 + [2.0] * 33
+    vanishing = {"verdict": "vanishing", "slope": -4.0}
+    for kind, first in (("Sigmoid", "vanishing-gradients"), ("Tanh", "learning-rate-too-high")):
+        units = (1, "activations", {"kind": {"a": kind}})
+        run = a_run(line, units, (1, "flow", vanishing), (32, "flow", vanishing), loss=leapt)
+        assert pb.diagnose(run)[0].name == first
+    steady = (1, "flow", {"verdict": "steady", "slope": 0.0})
+    later = a_run(line, (1, "activations", {"kind": {"a": "Sigmoid"}}), steady, (32, "flow", vanishing), loss=leapt)
+    assert pb.diagnose(later)[0].name == "learning-rate-too-high"
+
+
 def test_what_was_seen_first_does_not_follow_from_what_came_later() -> None:
     early, late = a_finding("dead-units", 0), a_finding("learning-rate-too-high", 30)
-    assert told(early, late) == [("learning-rate-too-high", ()), ("dead-units", ())]
+    assert told(early, late) == [("dead-units", ()), ("learning-rate-too-high", ())]
+    assert told(replace(early, steps=(1, 100)), late) == [("learning-rate-too-high", ()), ("dead-units", ())]
     assert told(a_finding("dead-units", 30), late)[1] == ("dead-units", ("learning-rate-too-high",))
     exploding = a_finding("exploding-gradients", 0)
     assert told(late, exploding) == [

@@ -112,7 +112,9 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
         threshold += (
             f", or of {ONE_OR_TWO} samples at most and below the noise scale itself, where training falls short"
         )
-    yield Finding(name, level, None, span(records), evidence, threshold, NOISE, action, summary=summary, change=change)
+    first, last = span(records)
+    seen = (0 if tiny else first, last)  # that stands in the settings
+    yield Finding(name, level, None, seen, evidence, threshold, NOISE, action, summary=summary, change=change)
 
 
 def _one_or_two(run: Run) -> Iterator[Finding]:
@@ -125,7 +127,7 @@ def _one_or_two(run: Run) -> Iterator[Finding]:
         "batch-too-small",
         "warning",
         None,
-        (int(losses.steps[0]), int(losses.steps[-1])),
+        (0, int(losses.steps[-1])),  # that stands in the settings
         {"batch size": max(sizes)},
         f"batches of {ONE_OR_TWO} samples at most, where training falls short",
         CONVENTION,

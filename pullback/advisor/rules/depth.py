@@ -83,7 +83,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     seen = [r for r in records if r.values.get("verdict") == verdict and has(r, "slope")]
     if not lasts(seen, records):
         return
-    norms = by_layer(seen[-1], "gradient_norm")
+    norms, (first_seen, last_seen) = by_layer(seen[-1], "gradient_norm"), span(seen)
     flat = verdict == "vanishing" and bool(kinds(run) & set(SATURATING))  # by the activation's slope: no passing state
     evidence = {"slope of ln|g|^2 per layer": float(seen[-1].values["slope"])}
     if norms:
@@ -94,7 +94,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         f"{verdict}-gradients",
         severity_of_mistake(run) if flat else severity(run),
         _where_it_starts(norms, verdict),
-        span(seen),
+        (0 if flat and seen[0] is records[0] else first_seen, last_seen),
         evidence,
         "a hundredfold change of the squared gradient norm over the depth, in half of the measurements",
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",

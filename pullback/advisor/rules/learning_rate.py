@@ -81,7 +81,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     leapt = short and losses.leapt_at is not None
     if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
         evidence["highest loss, in first ones"] = losses.peak
-        steps += [max(0, losses.leapt_at - 3), losses.leapt_at]
+        steps += [max(1, losses.leapt_at - 3), losses.leapt_at]
         factors.append(0.1)
         reasons.append(f"so long that the loss leapt to {losses.peak:.2g} times its start")
     if not reasons:
