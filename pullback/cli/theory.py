@@ -236,3 +236,28 @@ def linearity(
     page = linearity_page((*kind, f"{seeds} networks a width"), found, lines_of(model, x, found))
     typer.echo(theory_text(page))
     typer.echo(f"Page: {write_theory_page(page, path)}")
+
+
+@app.command()
+def attention(
+    depth: Depth = 8,
+    width: Annotated[int, typer.Option(help="Entries of a token.")] = 64,
+    heads: Annotated[int, typer.Option(help="Heads, which divide the width.")] = 4,
+    tokens: Annotated[int, typer.Option(help="Tokens of an input.")] = 16,
+    seeds: Seeds = 10,
+    seed: Seed = 0,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """How attention makes tokens one: residuals against depth, by architecture."""
+    from pullback.cli.theory_attention import attention_page, measured
+    from pullback.measure import AttentionSpec
+    from pullback.report.theory_page import theory_text, write_theory_page
+
+    path = free_path(out, "theory", "attention", force=force)
+    check_counts("theory", seeds=seeds)
+    spec = AttentionSpec(depth, width=width, heads=heads, tokens=tokens)
+    with busy("networks") as say:
+        page = attention_page(spec, measured(spec, seeds, seed, say), seeds)
+    typer.echo(theory_text(page))
+    typer.echo(f"Page: {write_theory_page(page, path)}")

@@ -11,7 +11,14 @@ from pullback.measure.linearity import linearity, linearity_table
 from pullback.measure.linearity_result import Linearity
 from pullback.measure.profile import Profile
 from pullback.measure.propagation import SignalPropagation, signal_propagation
-from pullback.measure.rank_collapse import AttentionHeads, AttentionSpec, RankCollapse, Tokens, rank_collapse
+from pullback.measure.rank_collapse import (
+    AttentionHeads,
+    AttentionSpec,
+    RankCollapse,
+    Tokens,
+    attention_weight_norm,
+    rank_collapse,
+)
 from pullback.measure.shift import CovariateShift, internal_covariate_shift
 from pullback.measure.slopes import Slope
 from pullback.measure.smoothness import Smoothness, smoothness
@@ -39,6 +46,7 @@ __all__ = [
     "Slope",
     "Smoothness",
     "Tokens",
+    "attention_weight_norm",
     "boundary_curvature",
     "boundary_points",
     "curve_metrics",

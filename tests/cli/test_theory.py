@@ -24,6 +24,7 @@ SMALL = {
     "curve": ("--depth", "3", "--width", "40", "--seeds", "3", "--points", "16"),
     "training": ("--depth", "1", "--width", "60", "--seeds", "4", "--steps", "8"),
     "linearity": ("--narrowest", "8", "--points", "2", "--seeds", "2"),
+    "attention": ("--depth", "4", "--width", "16", "--heads", "2", "--tokens", "6", "--seeds", "2"),
 }
 CHARTS = {
     "phase": ["phase", "correlation", "gradients"],
@@ -32,6 +33,7 @@ CHARTS = {
     "curve": ["euclidean", "curvature", "gauss", "length", "gauss-length"],
     "training": ["loss", "mean", "variance"],
     "linearity": ["hessian", "signals", "kernel"],
+    "attention": ["residual", "bound", "skip", "scaled"],
 }
 
 
@@ -49,7 +51,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str
 def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[Path, str]], kind: str) -> None:
     path, text = pages[kind]
     one_file(path, text, CHARTS[kind])
-    assert re.search(r"^  (phase +(ordered|chaotic)|becomes linear +(yes|no|undecided)) ", text, re.M)
+    assert re.search(
+        r"^  (phase +(ordered|chaotic)|becomes linear +(yes|no|undecided)|layers until rounding +\S+) ", text, re.M
+    )
     assert re.search(r"^quantity +\S+ +theory +networks +standard error$", text, re.M)
 
 
@@ -107,6 +111,33 @@ def test_the_critical_line_is_drawn_where_it_is(name: str) -> None:
     assert len(rows) >= 4
     for row in rows:
         assert drawn[float(f"{row['sigma_b']:.7g}")] == pytest.approx(row["sigma_w"], abs=1e-6)
+
+
+def test_attention_shows_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
+    """Residuals by architecture are those measured; the bound is above its networks; skips have their recursion."""
+    charts, text = charts_of(pages["attention"][0]), pages["attention"][1]
+    spec = measure.AttentionSpec(4, width=16, heads=2, tokens=6)
+    found = measure.rank_collapse(spec, spectrum=False, seeds=2)
+    assert found.start is not None
+    pure, *others = charts["residual"]["data"]
+    assert pure["y"][0] == pytest.approx(float(found.start.log_relative_residual.value.exp()), rel=1e-5)
+    assert pure["y"][1:3] == pytest.approx(found.log_relative_residual.value.exp()[:2].tolist(), rel=1e-5)
+    names = ["attention, norm", "attention, MLP", "skip", "skip, MLP, norm", "skip, MLP, 1/√L"]
+    assert [each["name"] for each in others] == names
+    bound, networks = charts["bound"]["data"]
+    most = dict(zip(bound["x"], bound["y"], strict=True))
+    assert networks["x"][:2] == bound["x"][:2] == [0, 1]
+    assert networks["y"][0] == pytest.approx(most[0])
+    assert all(value < most[at] for at, value in zip(networks["x"][1:], networks["y"][1:], strict=True))
+    assert most[1] == pytest.approx(most[0] / 2, rel=1e-5)  # c r^2 = 1/2 at the start
+    assert most[2] == pytest.approx(most[1] / 8, rel=1e-5)
+    for key, scaled in (("skip", False), ("scaled", True)):
+        line, points = charts[key]["data"]
+        known = theory.token_profile(6, 4, mlp=0.0, scaled=scaled).residual[1:] ** 0.5
+        assert line["y"] == pytest.approx(known.tolist(), rel=1e-5)
+        assert points["y"] == pytest.approx(known.tolist(), abs=0.25)  # two networks of width 16
+    assert re.search(r"^  paths by the skips +81 ", text, re.M)
+    assert re.search(r"^  exponent of the bound +40 ", text, re.M)
 
 
 def test_the_map_leaves_out_what_is_not_defined() -> None:

@@ -98,7 +98,25 @@ def scaled_weights(make):
     return lambda activation, sigma_w, *others: make(activation, 1.001 * sigma_w, *others)
 
 
+def other_spectrum(measured):
+    """Cumulative singular values that are 1.001 times what they should be."""
+
+    def wrong(*args, **kwargs):
+        found = measured(*args, **kwargs)
+        heads = [
+            dataclasses.replace(
+                each, cumulative=pb.measure.Profile(1.001 * each.cumulative.value, each.cumulative.stderr)
+            )
+            for each in found.attention
+        ]
+        return dataclasses.replace(found, attention=tuple(heads))
+
+    return wrong
+
+
 BROKEN = [
+    ("geshkovski2023_clusters", "theory.simplex_cosine", scaled_operator, ["hemisphere", "chances", "on_a_circle"]),
+    ("wang2020_linformer", "measure.rank_collapse", other_spectrum, ["errors", "collapse", "times"]),
     ("cohen2021_edge_of_stability", "dynamics.simulate", scaled_result("x"), ["descent", "adam"]),
     ("bao2020_autoencoder", "Hessian", scaled_operator, ["training"]),
     ("chizat2019_lazy", "train_side_by_side", scaled_result("expansion"), ["by_scale"]),
