@@ -34,6 +34,8 @@ class Rows:
     (C + D)^-1 g = D^-1 g - D^-1 B^T (N I + B D^-1 B^T)^-1 B D^-1 g, and B D^-1 B^T is the sum over dampings of the Gram
     matrix of the rows in those parameters, over that damping: one kernel call for each of them.
 
+    Where a model is so sure that its curvature is zero in its precision there are no rows, and C = 0.
+
     Args:
         source: the rows.
         d: dampings, (P,), above 0; what is solved for later are multiples of it.
@@ -46,10 +48,10 @@ class Rows:
     smallest: float | None = None
 
     def __init__(self, source: RowSource, d: Tensor, where: str) -> None:
-        self._d, self._parts = d, []
+        self._d, self._parts, self.num_samples = d, [], 1
         names = torch.cat([d.new_full((w.numel(),), i) for i, w in enumerate(source.view.parameters.values())])
         every = list(source.view.parameters)
-        for damping in d.unique():
+        for damping in d.unique() if source.num_values else ():
             columns = (d == damping).nonzero().squeeze(1)
             inside = [every[int(i)] for i in names[columns].unique()]
             captured = replace(source, view=source.view.restricted(inside)).capture(where)
@@ -58,13 +60,13 @@ class Rows:
                 gram = total_gram(captured, plan, where)
             self._parts.append(_Part(columns, GradientRows.of(captured, None), gram))
             self.num_samples = captured.num_samples
-        self._gram = torch.zeros_like(self._parts[0].gram)  # B D^-1 B^T
-        for part in self._parts:
-            self._gram += part.gram / d[part.columns[0]]
+        grams = [part.gram / d[part.columns[0]] for part in self._parts]
+        self._gram = sum(grams[1:], grams[0]) if grams else d.new_zeros(0, 0)  # B D^-1 B^T
 
     def times(self, v: Tensor) -> Tensor:
         """B v, (N r,)."""
-        return sum(part.rows @ v[part.columns].to(part.rows.dtype) for part in self._parts)  # type: ignore[return-value]
+        parts = [part.rows @ v[part.columns].to(part.rows.dtype) for part in self._parts]
+        return torch.stack(parts).sum(0) if parts else v.new_zeros(0)
 
     def transposed(self, u: Tensor) -> Tensor:
         """B^T u, (P,)."""

@@ -242,3 +242,16 @@ def test_other_kinds_of_layers(case: Any) -> None:
         optimizer.step(x, y)
         found.append(weights(model) - before)
     assert_same(found[1], found[0], TIGHT)
+
+
+@pytest.mark.parametrize("optimizer", [NaturalGradient, LevenbergMarquardt])
+def test_a_model_too_sure_to_have_curvature_descends(optimizer: Callable[..., Any]) -> None:
+    """Predictions of exactly 0 and 1 leave no rows: what is left of the matrix is its damping."""
+    model, x, y = nn.Linear(2, 2), torch.eye(2), torch.tensor([0, 1])
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-200.0, 300.0], [200.0, -300.0]]))  # sure, and wrong
+        model.bias.zero_()
+    g = gradient(model, nn.CrossEntropyLoss(), x, y)
+    assert float(g.norm()) > 0.1
+    step = moved(model, optimizer(model, nn.CrossEntropyLoss(), lr=0.5, damping=4.0, form="kernel"), x, y)
+    torch.testing.assert_close(step, (-0.5 / 4.0 * g).to(step), rtol=1e-4, atol=1e-4)
