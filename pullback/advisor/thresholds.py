@@ -65,6 +65,11 @@ UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchma
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
 DEAD = 0.5  # share of units that no sample switches on; convention
 COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
+ONE_TOKEN = 0.1  # residual of the tokens of a sample over their size: they share 99 percent of its square; convention
+ONE_KEY = 0.1  # entropy of a head's rows over its most: they look at one token, or two of many; convention
+COLLAPSES_AT_ONCE = (
+    0.25  # of the residual, that a layer leaves: skips of random weights leave half at least; convention
+)
 ENOUGH_UNITS = 8  # layers narrower than this have a small rank anyway
 FEW_DIRECTIONS = 3  # samples: one alone has a rank of 1, and of two that are alike it says little
 MANY_DIRECTIONS = 8  # samples of all measurements together, below which that they are alike is chance; convention

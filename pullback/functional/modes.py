@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -34,6 +34,17 @@ def _depends(module: nn.Module) -> bool:
     if isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer):  # their dropouts are layers of their own
         return _reads_training(_hooks(module))
     return _reads_training([*_methods(type(module)), *_hooks(module)])
+
+
+def calls_by_name(module: nn.Module, names: Iterable[str]) -> bool:
+    """Whether the code of a module's class, or of its bases below those of torch, has one of these names in it."""
+    codes = [
+        getattr(getattr(function, "__wrapped__", function), "__code__", None)
+        for base in type(module).__mro__
+        if not base.__module__.startswith("torch.nn")
+        for function in vars(base).values()
+    ]
+    return any(_names(code, name) for code in codes if code is not None for name in names)
 
 
 def _methods(kind: type) -> Iterator[Any]:

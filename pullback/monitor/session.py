@@ -120,7 +120,7 @@ class Monitor:
         self.schedule = Schedule(every, budget := chosen_budget(budget))
         made = chosen_start(max_samples, resume, "Monitor")
         loss_fn = chosen_loss(loss_fn)
-        chosen = chosen_probes(probes, "Monitor")
+        chosen = chosen_probes(probes, model, "Monitor")
         self.num_steps = made or 0
         asked = probes if isinstance(probes, str) else list(probes)
         settings = {"every": every, "probes": asked, "max_samples": max_samples, "budget": budget}

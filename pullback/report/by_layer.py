@@ -33,6 +33,24 @@ EFFECTIVE_RANK = LayerSpec(
     "effective_rank",
     Panel("effective rank", "auto"),
 )
+TOKENS = LayerSpec(
+    "tokens",
+    "What tokens have of their own behind each layer",
+    "The size of what differs from token to token within a sample, over that of the tokens: near 0 a layer has made "
+    "them one, and attention behind it has nothing to choose from.",
+    "attention",
+    "relative_residual",
+    Panel("relative residual", "auto"),
+)
+ROWS = LayerSpec(
+    "attention",
+    "Entropy of each layer's attention",
+    "Over its most, mean over heads: near 1 a head looks at all tokens alike, near 0 at one alone, and queries and "
+    "keys get no gradient.",
+    "attention",
+    "entropy",
+    Panel("relative entropy", percent=True),
+)
 DEAD = LayerSpec(
     "dead",
     "Dead units of each layer",

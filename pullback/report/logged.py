@@ -16,7 +16,7 @@ MOST_CHARTS = 24
 DRAWN = frozenset({
     "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
     "inputs",
-    "batch_norm", "sharpness", "samples", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
+    "batch_norm", "sharpness", "samples", "attention", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
     "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
     "targets_broadcast", "all_targets", "resume",
 })  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pullback.report import curves
-from pullback.report.by_layer import DEAD, EFFECTIVE_RANK, EFFECTIVE_RATE, layer_lines
+from pullback.report.by_layer import DEAD, EFFECTIVE_RANK, EFFECTIVE_RATE, ROWS, TOKENS, layer_lines
 from pullback.report.chart import Chart
 from pullback.report.cosine import cosine_chart
 from pullback.report.layers import depth_chart, flow_chart, share_chart
@@ -81,6 +81,8 @@ SECTIONS = (
             Entry("The flow over training was not measured (probe “flow”).", make_each=flow_chart),
             Entry("Shares of the trace were not measured (probe “flow”).", make_each=share_chart),
             Entry("", make_each=partial(layer_lines, EFFECTIVE_RANK)),
+            Entry("", make_each=partial(layer_lines, TOKENS)),
+            Entry("", make_each=partial(layer_lines, ROWS)),
             Entry("", make_each=partial(layer_lines, DEAD)),
             Entry("", make_each=partial(layer_lines, EFFECTIVE_RATE)),
         ),

@@ -50,6 +50,21 @@ def leaving(norm: float) -> list[Line]:
     return [(0, "flow", {"verdict": "exploding", "slope": 3.0, "gradient_norm": norms})]
 
 
+def tokens(start: float, *residuals: float, entropy: float = 0.9) -> list[Line]:
+    """Residuals before and behind layers of a transformer."""
+    behind = {f"block.{place}": residual for place, residual in enumerate(residuals)}
+    rows = {"relative_residual": behind, "entropy": dict.fromkeys(behind, entropy), "start": start}
+    return [(1, "attention", rows)]
+
+
+def is_residual(finding: pb.Finding) -> bool:
+    return finding.change == pb.advisor.Change("residual")
+
+
+def starts_from(weights: str) -> Callable[[pb.Finding], bool]:
+    return lambda finding: finding.change == pb.advisor.Change("initialisation", weights)
+
+
 def noise(*ratios: float, batch: int, stderr: float = 0.0) -> list[Line]:
     return [
         (k, "noise", {"signal_to_noise": each, "signal_to_noise_stderr": stderr, "batch_size": batch})
@@ -346,6 +361,18 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(
             lambda v: [(0, "activations", {"effective_rank": {"a": 1.0}, "width": {"a": v}})], 8, 7, "rank-collapse",
         ),
+    ),
+    "ONE_TOKEN": (
+        Row(lambda v: tokens(0.9, v), 0.099, 0.101, "rank-collapse"),
+        Row(lambda v: tokens(v, 0.05), 0.101, 0.099, "rank-collapse"),  # they were one before
+    ),
+    "ONE_KEY": (
+        Row(lambda v: tokens(0.9, 0.9, entropy=v), 0.099, 0.101, "rank-collapse"),
+        Row(lambda v: tokens(0.9, 0.05, entropy=v), 0.099, 0.101, "rank-collapse", starts_from("xavier")),
+    ),
+    "COLLAPSES_AT_ONCE": (
+        Row(lambda v: tokens(0.9, 0.2, v), 0.0499, 0.0501, "rank-collapse", is_residual),
+        Row(lambda v: tokens(0.9, 0.2, v), 0.0501, 0.0499, "rank-collapse", starts_from("critical")),
     ),
     "ILL_CONDITIONED": (
         Row(lambda v: [(0, "kernel", {"effective_rank": v, "num_samples": 256})], 3.99, 4.01, "ill-conditioning"),

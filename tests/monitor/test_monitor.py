@@ -201,6 +201,7 @@ TWINS = {
     "inputs": twins.inputs,
     "batch_norm": lambda k, m, x, y: {},  # see tests/monitor/test_probes.py
     "samples": twins.samples,
+    "attention": lambda k, m, x, y: {},  # likewise
     "tangent": twins.tangent,
     "effective_lr": twins.effective_lr,
     "shift": twins.shift,

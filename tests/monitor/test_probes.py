@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.kernels import KernelSeries
-from pullback.measure import internal_covariate_shift
+from pullback.measure import internal_covariate_shift, rank_collapse
+from pullback.measure.rank_collapse import may_attend
 from pullback.monitor import PROBES, snapshot
-from pullback.monitor.probes import Observation, effective_lr
+from pullback.monitor.probes import Observation, chosen_probes, effective_lr
 from pullback.monitor.snapshot import Snapshot
 
 CE = nn.CrossEntropyLoss()
@@ -581,3 +582,58 @@ def test_a_kernel_that_is_refused_is_refused_to_every_probe() -> None:
         ):
             seen.kernel  # noqa: B018
     assert tried == [1]
+
+
+def test_attention_of_a_few_samples(tmp_path: Path) -> None:
+    """As ``measure.rank_collapse`` has it, of the first four samples; in the preset only of models that may attend."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(40, 3))
+    x, y = torch.randn(6, 5, 8), torch.arange(6) % 3
+    found = observe(model, x, y, "attention")
+    known = rank_collapse(model, x[:4], spectrum=False)
+    assert set(found) == {
+        "cosine", "relative_residual", "effective_rank", "entropy", "attention_rank", "first_token", "score_gradient",
+        "start", "floor",
+    }  # fmt: skip
+    for name in ("cosine", "relative_residual", "effective_rank"):
+        assert found[name] == pytest.approx(
+            dict(zip(known.layers, getattr(known, name).value.tolist(), strict=True)), rel=1e-4
+        )
+    entropies = [float(each.relative_entropy.value.mean()) for each in known.attention]
+    heads = dict(zip(known.layers, entropies, strict=True))
+    assert found["entropy"] == pytest.approx(heads, rel=1e-4)
+    assert known.start is not None
+    assert found["start"] == pytest.approx(float(known.start.relative_residual.value), rel=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with pb.Monitor(model, CE, tmp_path / "run", optimizer=optimizer, every=2) as monitor:
+        monitor.step(x, y)
+    assert len(list(pb.load_run(tmp_path / "run").of("attention"))) == 1
+
+
+class Scores(nn.Module):
+    """Its name says nothing; its code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x.mT).softmax(-1) @ x
+
+
+@pytest.mark.parametrize(("model", "attends"), [
+    (network(6, 12, 3), False),
+    (nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4)), False),
+    (nn.LSTM(3, 4), False),
+    (Scores(), True),
+    (nn.TransformerEncoderLayer(8, 2, 8), True),
+    (torch.nn.DataParallel(nn.Sequential(nn.Linear(3, 3), Scores())), True),
+])  # fmt: skip
+def test_which_models_may_attend(model: nn.Module, attends: bool) -> None:
+    assert may_attend(model) is attends
+    names = {probe.name for probe in chosen_probes("standard", model, "Monitor")}
+    assert ("attention" in names) is attends
+
+
+def test_attention_has_nothing_of_other_models() -> None:
+    x, y = separable()
+    assert observe(network(6, 12, 3), x, y, "attention") == {}
+    head = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(6, 3))
+    assert observe(head, x.unsqueeze(1), y, "attention") == {}  # of one token

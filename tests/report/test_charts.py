@@ -174,6 +174,14 @@ def test_a_line_for_each_layer(tmp_path):
     go.Figure(made["dead"].figure)
 
 
+def test_tokens_and_rows_of_attention_by_layer(tmp_path):
+    values = [{"relative_residual": {"a": 0.8, "b": 0.1}, "entropy": {"a": 0.9, "b": 0.2}}] * 2
+    made = charts(make_run(tmp_path / "r", "attention", values))
+    assert list(made) == ["tokens", "attention"]
+    assert [trace["y"] for trace in made["tokens"].figure["data"]] == [[0.8, 0.8], [0.1, 0.1]]
+    assert [trace["name"] for trace in made["attention"].figure["data"]] == ["a", "b"]
+
+
 def test_effective_rates_by_layer(tmp_path):
     made = charts(
         make_run(tmp_path / "r", "effective_lr", [{"effective": {"conv": 0.5}}, {"effective": {"conv": 0.25}}])

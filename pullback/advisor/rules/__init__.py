@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from pullback.advisor.findings import Finding
 from pullback.advisor.rules import (
+    attention,
     batches,
     conditioning,
     data,
@@ -52,7 +53,7 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     depth.unbalanced_layers,
     units.saturated_units,
     units.dead_units,
-    units.rank_collapse,
+    attention.rank_collapse,
     conditioning.ill_conditioning,
     conditioning.inputs_not_normalised,
     samples.conflicting_gradients,

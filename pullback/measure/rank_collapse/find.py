@@ -7,17 +7,24 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import InputError, sentence
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import ROOT_LAYER, evaluate
+from pullback.functional.modes import calls_by_name
+from pullback.functional.unwrap import unwrap
 from pullback.measure.rank_collapse.calls import Call, Shape
 from pullback.measure.rank_collapse.frames import Frame, Key, Layer, frames, layer_of
 from pullback.measure.rank_collapse.reader import Reader
 
 NAMED = re.compile("attention|attn", re.IGNORECASE)
+SOFTMAX = ("scaled_dot_product_attention", "softmax", "flex_attention")
 ONE_QUERY = "a single query, whose output is one token"
 NOTHING_SEEN = "no softmax of scores times values in it"
 NOT_CALLED = "not called with these inputs"
+
+
+class NothingToMeasure(InputError):
+    """A model without attention that can be read, or inputs of one token."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     """Run the model once and find its layers.
 
     Raises:
-        InputError: no attention that can be read, or none with two tokens.
+        NothingToMeasure: no attention that can be read, or none with two tokens.
     """
     found: list[tuple[Shape, list[Frame]]] = []
     ended: list[tuple[Frame, list[Frame]]] = []
@@ -72,9 +79,9 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
         names = ", ".join(f"`{name}`: {why}" for name, why in unread.items())
         got = f"none that can be read ({names})" if names else "none"
         remedy = "Pass one whose tokens are mixed by a softmax of scores times values"
-        raise input_error(where, "a model with attention", got, remedy)
+        raise NothingToMeasure(sentence(where, "a model with attention", got, remedy))
     if not any(layers):
-        raise input_error(where, "inputs of two or more tokens", "1", "Pass longer sequences")
+        raise NothingToMeasure(sentence(where, "inputs of two or more tokens", "1", "Pass longer sequences"))
     return Plan(tuple(layers), unread)
 
 
@@ -102,6 +109,12 @@ def _silent(model: nn.Module, ended: list[tuple[Frame, list[Frame]]]) -> dict[st
             found[name] = NOT_CALLED
             inside |= {id(part) for part in module.modules()}
     return found
+
+
+def may_attend(model: nn.Module) -> bool:
+    """Whether a model has modules that say they attend, or whose code calls a softmax: told without running it."""
+    parts = unwrap(model).modules()
+    return any(_attends(each) or isinstance(each, nn.Softmax) or calls_by_name(each, SOFTMAX) for each in parts)
 
 
 def _attends(module: nn.Module) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from pullback._checks import check_names, check_option
 from pullback.monitor.probes import (
     activations,
     alignment,
+    attention,
     batch_norm,
     classes,
     effective_lr,
@@ -43,6 +46,7 @@ _MODULES = (
     batch_norm,
     sharpness,
     samples,
+    attention,
     tangent,
     effective_lr,
     shift,
@@ -63,6 +67,7 @@ _STANDARD = (
     "batch_norm",
     "sharpness",
     "samples",
+    "attention",
 )
 PRESETS: dict[str, tuple[str, ...]] = {
     "light": _LIGHT,
@@ -73,10 +78,11 @@ PRESETS: dict[str, tuple[str, ...]] = {
 __all__ = ["PRESETS", "PROBES", "Measurement", "Observation", "Probe", "chosen_probes"]
 
 
-def chosen_probes(probes: str | Sequence[str], where: str) -> list[Probe]:
-    """The probes of a preset, or those of these names."""
+def chosen_probes(probes: str | Sequence[str], model: nn.Module, where: str) -> list[Probe]:
+    """The probes of a preset that have something to measure in a model, or those of these names."""
     if isinstance(probes, str):
         check_option(where, "probes", probes, tuple(PRESETS))
-        probes = PRESETS[probes]
+        preset = [PROBES[name] for name in PRESETS[probes]]
+        return [probe for probe in preset if probe.needs is None or probe.needs(model)]
     check_names(where, "probes", probes, tuple(PROBES))
     return [PROBES[name] for name in probes]

@@ -128,6 +128,7 @@ class Probe:
         sparse: measure at those turns only.
         at_start: measure once, before the first step, from the model alone: there are no samples yet.
         work: what it costs beside the kernel, or a function that tells from the samples at hand, in less than a pass.
+        needs: whether a model may have what it measures, told without a pass; it joins no preset otherwise.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Probe:
     sparse: bool = False
     at_start: bool = False
     work: Work | Callable[[Observation], Work] = FREE
+    needs: Callable[[nn.Module], bool] | None = None
 
     def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""
