@@ -144,7 +144,7 @@ class Products:
 
     Args:
         op: C.
-        tol: residual to reach.
+        tol: residual to reach, at least 100 roundings of the dtype.
         max_iters: iterations at most.
         start: where they start from, (P,); None for zero.
         truncate: keep what was found before a direction of negative curvature, or b over that curvature if nothing was.
@@ -172,7 +172,8 @@ class Products:
         """By conjugate gradients, with the residual recomputed."""
         damped: Any = self.op + Diagonal(d.to(self.op.dtype))
         start = None if self.start is None else self.start.to(b)
-        found = solve(damped, b, tol=self.tol, max_iters=self.max_iters, start=start, indefinite="stop")
+        tol = max(self.tol, FACTORISED * torch.finfo(damped.dtype).eps)  # below it is rounding, in float32 soon
+        found = solve(damped, b, tol=tol, max_iters=self.max_iters, start=start, indefinite="stop")
         x, residual = found.x, found.residual
         if found.curvature is not None and self.truncate and not bool(x.any()):
             x = b / max(abs(found.curvature), float(d.max()), torch.finfo(b.dtype).tiny)
