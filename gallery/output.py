@@ -133,7 +133,7 @@ def _about_html(record: dict[str, Any]) -> str:
 def _setting(value: Any) -> str:
     """A setting, or several of one part."""
     if not isinstance(value, dict):
-        return str(value)
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
     return "(" + ", ".join(f"{name.replace('_', ' ')} {_setting(each)}" for name, each in value.items()) + ")"
 
 

@@ -68,7 +68,7 @@ def linearity_page(facts: Sequence[str], found: Linearity, lines: Sequence[Line]
     slope = found.slopes["hessian_norm"]
     keys = (
         ("exponent of m in |H|", str(slope), "with its 95 percent interval"),
-        ("becomes linear", verdict(found), "-1/2 if it does, 0 if not"),
+        ("becomes linear", verdict(found), "the exponent is then -1/2, and 0 if not"),
     )
     return TheoryPage("Linearity against the width", tuple(facts), keys, "width", lines, charts)
 

@@ -74,7 +74,7 @@ def training_lines(spec: NetworkSpec, seeds: int, seed: int, steps: int) -> tupl
 
     angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
     at = torch.cat([angle, angle[:1] + math.pi / 8])  # the last is no sample
-    x, y = torch.stack([at.cos(), at.sin()], 1) * math.sqrt(2), torch.sin(2 * angle)[:, None]
+    x, y = torch.stack([at.cos(), at.sin()], 1) * math.sqrt(2), torch.sin(angle)[:, None]
 
     def network(width: int, number: int) -> WideNetwork:
         sizes = [width] * spec.depth

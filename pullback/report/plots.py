@@ -33,7 +33,8 @@ class Curve:
         name: in the legend and the table.
         x: positions.
         y: heights, as many.
-        style: "line" (few points are marked), "plain" (never marked), "points", "dash" (a reference line) or "bars".
+        style: "line" (few points are marked), "plain" (never marked), "points", "dash" (a reference line, never marked)
+            or "bars".
         colour: a CSS colour; None takes the next one of the palette.
         stderr: standard errors of ``y``, drawn as bars.
         legend: whether the legend names it; points beside a line of their colour need not be named twice.
@@ -135,7 +136,7 @@ def trace_of(curve: Curve, place: int) -> dict[str, Any]:
         return shared | {"type": "bar", "marker": {"color": colour}}
     if curve.stderr is not None:
         shared["error_y"] = {"array": [short(v) for v in curve.stderr], "thickness": 1, "width": 3}
-    joined = "lines" if curve.style == "plain" or len(x) > 24 else "lines+markers"
+    joined = "lines" if curve.style in ("plain", "dash") or len(x) > 24 else "lines+markers"
     return shared | {
         "type": "scatter",
         "mode": "markers" if curve.style == "points" else joined,

@@ -273,7 +273,7 @@ def test_figures(load):
         y="y",
         log_x=True,
     )
-    assert [trace["mode"] for trace in drawn.figure["data"]] == ["lines+markers", "markers", "lines+markers"]
+    assert [trace["mode"] for trace in drawn.figure["data"]] == ["lines+markers", "markers", "lines"]
     assert drawn.figure["data"][0]["y"] == [1, None]
     assert drawn.figure["data"][1]["error_y"]["array"] == [0.1]
     assert drawn.figure["layout"]["xaxis"]["type"] == "log"
