@@ -1,0 +1,50 @@
+"""Stored verdicts follow from stored means and standard errors: S0-42, S1-50, S1-51, S1-54, S3-16 on real networks."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from tests.gallery.conftest import GALLERY
+
+PAGES = {
+    "lecun1998_mitigation": 5,
+    "kirkpatrick2017_forgetting": 5,
+    "dauphin2014_index": 5,
+    "keskar2017_sharp_minima": 5,
+}
+
+
+def claims_of(table: dict[str, Any]) -> list[list[list[Any]]]:
+    """Rows by claim."""
+    found: list[list[list[Any]]] = []
+    for row in table["rows"]:
+        if row[0]:
+            found.append([])
+        found[-1].append(row)
+    return found
+
+
+@pytest.mark.parametrize(("name", "seeds"), PAGES.items())
+def test_stored_verdicts_follow_from_their_evidence(load, name, seeds):
+    claims = load("claims")
+    record = json.loads((GALLERY / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert record["settings"]["seeds"] == seeds
+    tables = [each for each in record["tables"] if tuple(each["header"]) == claims.HEADER]
+    assert tables
+    for rows in (rows for table in tables for rows in claims_of(table)):
+        shown = 0
+        for _, _, _, mean, error, p, word in rows:
+            if error > 1e-6 * abs(mean) > 0:  # three digits are stored of each, and t goes into p by a power
+                low, high = (float(stats.t.sf(mean / error * factor, seeds - 1)) for factor in (1.015, 0.985))
+                assert min(low, high) * 0.99 <= p <= max(low, high) * 1.01
+            level = claims.LEVEL / len(rows)
+            assert (word == "yes") == (p < level)
+            assert (word == "the opposite") == (1 - p < level) or math.isclose(1 - p, level, rel_tol=0.1)
+            shown += word == "yes"
+        known = "holds" if shown == len(rows) else ("holds under conditions" if shown else "does not hold")
+        assert rows[0][1] == known
