@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -351,3 +352,19 @@ def test_heads_of_all_calls_of_a_layer_stand_side_by_side() -> None:
 def test_specifications_as_models_give_the_same(x: Tensor) -> None:
     spec = AttentionSpec(2, width=D, heads=H, tokens=T, skip=True, norm="pre", mlp=True)
     assert_alike(rank_collapse(spec, x, seeds=1), rank_collapse(spec.build(0), x.double()))
+
+
+def test_a_line_a_layer() -> None:
+    """What is measured with its error, layers whose tokens are one, and what was not read."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    found = rank_collapse(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(3, 5, 8))
+    first, second = str(found).split("\n")
+    cosine = found.cosine
+    assert first.startswith("layers.0: relative residual ")
+    assert f"cosine of tokens {float(cosine.value[0]):.3g} +- {float(cosine.stderr[0]):.1g}, effective rank" in first
+    assert "entropy of 2 heads over its largest" in second
+    one = replace(found, relative_residual=replace(found.relative_residual, value=torch.tensor([0.5, 0.0])))
+    lines = str(replace(one, unread={"block": "its scores are its own code"})).split("\n")
+    assert [line.endswith("; its tokens are one") for line in lines] == [False, True, False]
+    assert lines[2] == "block: not read, its scores are its own code"
+    assert "+-" not in str(rank_collapse(nn.TransformerEncoder(layer, 2), torch.randn(1, 5, 8)))

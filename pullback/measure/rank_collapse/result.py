@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pullback.measure.profile import Profile
@@ -99,3 +100,25 @@ class RankCollapse(Tokens):
         """Layers at the floor: their tokens are one, as far as the dtype tells."""
         reached = self.relative_residual.value <= self.floor
         return tuple(name for name, at in zip(self.layers, reached.tolist(), strict=True) if at)
+
+    def __str__(self) -> str:
+        """A line a layer, and what could not be read."""
+        lines = []
+        for place, (layer, heads) in enumerate(zip(self.layers, self.attention, strict=True)):
+            numbers = ", ".join(
+                f"{words} {float(profile.value[place]):.3g}{_error(float(profile.stderr[place]))}"
+                for words, profile in (
+                    ("relative residual", self.relative_residual), ("cosine of tokens", self.cosine),
+                    ("effective rank", self.effective_rank),
+                )
+            )  # fmt: skip
+            entropy = heads.relative_entropy.value
+            spread = f"{float(entropy.min()):.2f} to {float(entropy.max()):.2f}" if len(entropy) else "not seen"
+            one = "; its tokens are one" if layer in self.collapsed else ""
+            lines.append(f"{layer}: {numbers}; entropy of {len(entropy)} heads over its largest {spread}{one}")
+        lines += [f"{name}: not read, {why}" for name, why in self.unread.items()]
+        return "\n".join(lines)
+
+
+def _error(stderr: float) -> str:
+    return f" +- {stderr:.1g}" if math.isfinite(stderr) else ""
