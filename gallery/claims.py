@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 LEVEL = 0.05  # of a whole claim, shared by its conditions
-HEADER = ("claim", "verdict", "condition", "mean", "standard error", "p", "seen there")
+HEADER = ("claim, conditions", "verdict", "mean ± standard error", "p", "seen there")
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def _weigh(condition: str, values: Tensor, level: float) -> Evidence:
 
 
 def table(claims: Sequence[Claim]) -> list[list[str | float]]:
-    """Rows under ``HEADER``: one a condition, the claim and its verdict in the first of them."""
+    """Rows under ``HEADER``: a claim with its verdict, then one a condition."""
     rows: list[list[str | float]] = []
     for claim in claims:
-        for place, each in enumerate(claim.evidence):
-            head = ["", ""] if place else [claim.text, claim.verdict]
-            numbers = [float(f"{value:.3g}") for value in (each.mean, each.stderr, each.p)]
-            rows.append([*head, each.condition, *numbers, each.word])
+        rows.append([claim.text, claim.verdict, "", "", ""])
+        rows.extend(
+            [f"– {e.condition}", "", f"{e.mean:.3g} ± {e.stderr:.3g}", float(f"{e.p:.3g}"), e.word]
+            for e in claim.evidence
+        )
     return rows

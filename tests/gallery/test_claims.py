@@ -70,10 +70,10 @@ def test_a_claim_that_is_wrong_everywhere_seldom_holds_somewhere(claims):
     assert 0 < wrong <= 600 * 0.05 + 3 * (600 * 0.05 * 0.95) ** 0.5
 
 
-def test_the_table_has_a_row_a_condition(claims):
-    rows = claims.table([claims.decide("one", {"a": [1.0, 2.0], "b": [0.0, 1.0]}), claims.decide("two", {"c": [1, 2]})])
-    assert [row[0] for row in rows] == ["one", "", "two"]
-    assert [row[2] for row in rows] == ["a", "b", "c"]
+def test_the_table_has_a_row_a_claim_and_a_row_a_condition(claims):
+    found = [claims.decide("one", {"a": [1.0, 2.0], "b": [0.0, 1.0]}), claims.decide("two", {"c": [1, 2]})]
+    rows = claims.table(found)
+    assert [row[0] for row in rows] == ["one", "– a", "– b", "two", "– c"]
+    assert [row[1] for row in rows] == ["does not hold", "", "", "does not hold", ""]
+    assert [row[2] for row in rows] == ["", "1.5 ± 0.5", "0.5 ± 0.5", "", "1.5 ± 0.5"]
     assert all(len(row) == len(claims.HEADER) for row in rows)
-    assert rows[0][1] == "does not hold"
-    assert rows[1][1] == ""
