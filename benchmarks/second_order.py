@@ -42,7 +42,7 @@ RATES = {"SGD": (0.03, 0.1, 0.3), "Adam": (1e-3, 3e-3, 1e-2), "HessianFree": (0.
 RATES |= {name: (0.5, 0.2, 1.0) for name in OTHERS if name not in RATES}
 BATCH = {"SGD": 64, "Adam": 64, "HessianFree": 512, "LevenbergMarquardt": 32}
 BATCH |= {name: 32 if name.endswith("true") else 128 for name in OTHERS if name.startswith("Natural")}
-PRESETS = {"small": (0.05, 1, 1), "full": (0.5, 5, 3)}  # seconds, seeds, rates tried
+PRESETS = {"small": (0.05, 1, 1), "full": (2.0, 5, 3)}  # seconds, seeds, rates tried
 MARKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the time: where the loss is measured
 
 
