@@ -149,7 +149,8 @@ def on_a_circle(page: Page) -> None:
         for k in range(n)
     ]  # fmt: skip
     reading = "Each line is a token: they join in a few clusters, which hardly move any more."
-    page.draw(curves("circle", "Tokens on a circle", reading, drawn, x="time t", y="angle", log_x=True))
+    said = (f"{n} tokens: {groups(angles[0])} clusters at first, {counts[-1]} at t = 400.",)
+    page.draw(curves("circle", "Tokens on a circle", reading, drawn, x="time t", y="angle", log_x=True, summary=said))
 
 
 if __name__ == "__main__":

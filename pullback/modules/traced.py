@@ -42,10 +42,19 @@ def order_of(model: nn.Module, x: Batch | None, where: str) -> Order:
     Raises:
         InputError: without ``x``, such a model.
     """
-    x = example_of(model) if x is None else x
     with undisturbed(model, training=False), torch.no_grad():
         units = {name: found for name, m in model.named_modules() if (found := of_module(m)) is not None}
-        return _of_code(model, units, where) if x is None else _of_pass(model, x, units)
+        if x is not None:
+            return _of_pass(model, x, units)
+        try:
+            made = example_of(model)
+            return _of_code(model, units) if made is None else _of_pass(model, made, units)
+        except Exception as error:  # any code of a user's
+            words = str(error).strip().split("\n")[0].rstrip(".") or "no message"
+            got = f"{type(error).__name__} ({words})"
+            raise input_error(
+                where, "a model whose order of calls its code alone shows", got, "Pass an example of its inputs as x="
+            ) from error
 
 
 def example_of(model: nn.Module) -> Batch | None:
@@ -183,25 +192,18 @@ class _Tracer(torch.fx.Tracer):
         return isinstance(m, (nn.MultiheadAttention, *TRANSFORMERS)) or not any(True for _ in m.children())
 
 
-def _of_code(model: nn.Module, units: dict[str, Activation], where: str) -> Order:
+def _of_code(model: nn.Module, units: dict[str, Activation]) -> Order:
     """Of the code, followed on symbols."""
-    try:
-        shared: dict[int, Any] = {id(p): p for p in model.parameters()}
-        shared |= {id(v): v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)}
-        own = copy.deepcopy(model, shared).eval()
-        for module in own.modules():  # the user's hooks are not to meet symbols
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                hooks.clear()
-        if is_linear_map(own) or "" in units:  # nothing around it to follow
-            own = nn.Sequential(own)
-            units = {"0": units[""]} if units else units
-        nodes = list(_Tracer(units).trace(own, _defaults(own)).nodes)
-    except Exception as error:  # any code of a user's
-        words = str(error).strip().split("\n")[0].rstrip(".") or "no message"
-        got = f"{type(error).__name__} ({words})"
-        raise input_error(
-            where, "a model whose order of calls its code alone shows", got, "Pass an example of its inputs as x="
-        ) from error
+    shared: dict[int, Any] = {id(p): p for p in model.parameters()}
+    shared |= {id(v): v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)}
+    own = copy.deepcopy(model, shared).eval()
+    for module in own.modules():  # the user's hooks are not to meet symbols
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    if is_linear_map(own) or "" in units:  # nothing around it to follow
+        own = nn.Sequential(own)
+        units = {"0": units[""]} if units else units
+    nodes = list(_Tracer(units).trace(own, _defaults(own)).nodes)
     return _walk(own, nodes, units)
 
 

@@ -98,6 +98,11 @@ def scaled_weights(make):
     return lambda activation, sigma_w, *others: make(activation, 1.001 * sigma_w, *others)
 
 
+def without_mlp(bound):
+    """A bound that forgets the MLP."""
+    return lambda *args, **kwargs: bound(*args, **{key: value for key, value in kwargs.items() if key != "lipschitz"})
+
+
 def other_spectrum(measured):
     """Cumulative singular values that are 1.001 times what they should be."""
 
@@ -129,8 +134,26 @@ def scaled_penalty(make):
     return wrong
 
 
+def unscaled(initialise):
+    """Branches left as they are drawn."""
+    return lambda *args, **kwargs: initialise(*args, **kwargs, phase="ordered")
+
+
 BROKEN = [
+    (
+        "dong2021_rank_collapse",
+        "theory.rank_collapse_bound",
+        without_mlp,
+        ["by_depth", "cosines", "cubic", "paths"],
+    ),
     ("geshkovski2023_clusters", "theory.simplex_cosine", scaled_operator, ["hemisphere", "chances", "on_a_circle"]),
+    (
+        "noci2022_signal_propagation",
+        "theory.token_profile",
+        scaled_result("cosine"),
+        ["uniform_networks", "softmax_networks", "query_gradients", "a_transformer_of_torch"],
+    ),
+    ("noci2022_trained_depth", "initialise", unscaled, ["learning"]),
     ("wang2020_linformer", "measure.rank_collapse", other_spectrum, ["errors", "collapse", "times"]),
     ("lecun1998_mitigation", "curvature_spectrum", other_powers, ["over_seeds", "held", "listed", "said"]),
     ("dauphin2014_index", "Hessian", scaled_operator, {"along": torch.zeros(2, 5), "shown": None}),

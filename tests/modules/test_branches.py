@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback import theory
+from pullback import modules, theory
 
 D, TOKENS = 16, torch.arange(10).reshape(2, 5)
 
@@ -129,6 +129,51 @@ def test_layers_that_users_write(kind: str, x: Tensor | None) -> None:
     assert "head" not in made.branches
 
 
+class Hand(nn.Module):
+    """A layer of attention by torch's function, with what is put around it told apart by name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.norm = kind, nn.LayerNorm(D)
+        self.query, self.key, self.value, self.out = (nn.Linear(D, D) for _ in range(4))
+        self.up, self.down = nn.Linear(D, D), nn.Linear(D, D)
+        self.mixed = modules.LinformerAttention(D, 2, length=5, k=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        if self.kind == "linformer":
+            x = x + self.mixed(h, h, h)[0]
+        else:
+            q, k, v = (layer(h).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+            y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            y = y if self.kind == "no outputs" else self.out(y)
+            x = x - y if self.kind == "minus" else x + y
+        if self.kind == "attention alone":
+            return x
+        x = x + nn.functional.dropout(self.down(nn.functional.gelu(self.up(self.norm(x)))), 0.1, self.training)
+        return x + self.down(nn.functional.gelu(self.up(x))) if self.kind == "two of one" else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("plain", {"out", "down"}), ("minus", {"out", "down"}), ("attention alone", {"out"}),
+        ("no outputs", {"value", "down"}), ("linformer", {"mixed.out_proj", "down"}), ("two of one", {"out", "down"}),
+    ],
+)  # fmt: skip
+def test_what_is_put_around_attention(kind: str, ends: set[str]) -> None:
+    """Depth is counted in runs of attention, whatever else is in a layer; a layer that ends two branches has one."""
+    model = nn.Sequential(nn.Linear(D, D), *(Hand(kind) for _ in range(4)))
+    for block in list(model)[1:]:  # what is not called is not there
+        unused = {"linformer": ("query", "key", "value", "out"), "attention alone": ("mixed", "up", "down")}
+        for name in unused.get(kind, ("mixed", "out") if kind == "no outputs" else ("mixed",)):
+            setattr(block, name, None)
+    x = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(0))
+    activation = "gelu" if kind == "attention alone" else None
+    made = pb.initialise(model, x=x, activation=activation, report=True)
+    assert made.branches == dict.fromkeys({f"{k}.{end}" for k in range(1, 5) for end in ends}, 0.5)
+
+
 def test_outputs_that_share_a_table_are_left_alone() -> None:
     model = Written("post", 2, tied=True)
     before = model.table.weight.detach().clone()
@@ -204,12 +249,12 @@ class Uniform(nn.Module):
 
 def test_tokens_at_depth_24() -> None:
     """Sums of inner products within four standard errors of theory with scaling; without it all tokens are one."""
-    depth, n, width, draws = 24, 8, 32, 16
+    depth, n, width, draws = 24, 8, 32, 12
     x = torch.eye(width, dtype=torch.float64)[None, :n]
     known = theory.token_profile(n, depth, scaled=True)
     sums = {phase: [] for phase in ("critical", "ordered")}
     for phase, found in sums.items():
-        for seed in range(draws if phase == "critical" else 4):
+        for seed in range(draws if phase == "critical" else 2):
             model = nn.Sequential(*(Uniform(width, 100 * seed + k) for k in range(depth)))
             pb.initialise(model, phase=phase, activation="linear", seed=seed).double()
             with torch.no_grad():
@@ -260,7 +305,11 @@ HUGGING_FACE: dict[str, tuple[Callable[[Any], Any], set[str], dict[str, float]]]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HUGGING_FACE)
+SLOW = {"vit", "llama", "t5"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in
+                                  HUGGING_FACE])  # fmt: skip
 def test_models_of_hugging_face(name: str) -> None:
     """By configuration, without an example: ends of branches in every layer, activations, all else left alone."""
     make, ends, sigmas = HUGGING_FACE[name]
@@ -283,6 +332,23 @@ def test_models_of_hugging_face(name: str) -> None:
             assert torch.equal(value, before[key]), key
 
 
+def test_a_model_whose_configuration_gives_no_input() -> None:
+    """Of another kind than text and pictures: the error asks for an example."""
+    t = pytest.importorskip("transformers")
+
+    class Other(t.BertModel):
+        main_input_name = "input_features"
+        dummy_inputs = property(lambda self: {"input_features": torch.zeros(2, 3)})
+
+    model = Other(t.BertConfig(vocab_size=50, **config()))
+    with pytest.raises(
+        pb.InputError, match=r"code alone shows, got ValueError \(.*Pass an example of its inputs as x="
+    ):
+        pb.initialise(model)
+    assert len(pb.initialise(model, x={"input_ids": TOKENS}, report=True).branches) == 6
+
+
+@pytest.mark.slow
 def test_a_norm_at_the_end_of_a_branch_of_hugging_face() -> None:
     t = pytest.importorskip("transformers")
     model = t.Gemma2ForCausalLM(t.Gemma2Config(vocab_size=50, **config(num_key_value_heads=1, head_dim=8)))
