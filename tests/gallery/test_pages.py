@@ -157,6 +157,7 @@ BROKEN = [
     ("wang2020_linformer", "measure.rank_collapse", other_spectrum, ["errors", "collapse", "times"]),
     ("lecun1998_mitigation", "curvature_spectrum", other_powers, ["over_seeds", "held", "listed", "said"]),
     ("dauphin2014_index", "Hessian", scaled_operator, {"along": torch.zeros(2, 5), "shown": None}),
+    ("damian2023_self_stabilisation", "Hessian", scaled_operator, ["watched", "one_step", "drawn"]),
     ("keskar2017_sharp_minima", "Hessian", scaled_operator, {"one_seed": torch.zeros(4, 2, 6), "shown": None}),
     (
         "kirkpatrick2017_forgetting",

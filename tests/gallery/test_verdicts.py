@@ -16,6 +16,7 @@ PAGES = {
     "kirkpatrick2017_forgetting": 5,
     "dauphin2014_index": 5,
     "keskar2017_sharp_minima": 5,
+    "damian2023_self_stabilisation": 5,
 }
 
 
