@@ -14,6 +14,7 @@ import pullback as pb
 from pullback.advisor import Change
 from pullback.measure import AttentionSpec
 from tests.advisor.runs import Line, found, severities
+from tests.thinned import thinned
 
 NAME = "rank-collapse"
 T, D, H, C = 8, 16, 2, 4
@@ -141,6 +142,6 @@ HEALTHY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", thinned(list(HEALTHY)))
 def test_healthy_runs_have_no_finding(name: str, tmp_path: Path) -> None:
     assert trained(HEALTHY[name], tmp_path / "run", 0.01) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,24 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def measured() -> dict[str, RankCollapse]:
-    """Each kind with 10 seeds, T = 16, d = 64, H = 4; layers as far as they are above the floor and one more, or 8."""
+QUICK = ("pure", "pure+ln", "skip")  # the rest is slow
+
+
+@cache
+def measured(kind: str) -> RankCollapse:
+    """Ten seeds, T = 16, d = 64, H = 4; layers as far as they are above the floor and one more, or 8."""
     depths = {"pure": 5, "pure+mlp": 4, "pure+ln": 6}
-    return {k: rank_collapse(AttentionSpec(depths.get(k, 8), **v), spectrum=False) for k, v in KINDS.items()}
+    return rank_collapse(AttentionSpec(depths.get(kind, 8), **KINDS[kind]), spectrum=False)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_residuals_are_those_of_the_seed(measured: dict[str, RankCollapse], kind: str) -> None:
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KINDS])
+def test_residuals_are_those_of_the_seed(kind: str) -> None:
     """S1-63, S1-70: geometric means over 10 seeds, there and here, as far as either's error allows.
 
     Those of the seed were drawn by another program, of which the errors are taken to be the same. Below 1e-12 there is
     rounding alone.
     """
-    found = measured[kind].log_relative_residual
+    found = measured(kind).log_relative_residual
     for layer in range(len(found)):
         value, stderr = float(found.value[layer]), float(found.stderr[layer])
         known = PROFILES[kind][layer + 1]
@@ -54,9 +58,9 @@ def test_residuals_are_those_of_the_seed(measured: dict[str, RankCollapse], kind
             assert value < math.log(1e-12)
 
 
-def test_pure_attention_collapses_doubly_exponentially(measured: dict[str, RankCollapse]) -> None:
+def test_pure_attention_collapses_doubly_exponentially() -> None:
     """S1-63: the logarithm falls threefold a layer, up to the floor of the dtype; with skips it does not."""
-    pure, skip = measured["pure"], measured["skip"]
+    pure, skip = measured("pure"), measured("skip")
     logs = pure.log_relative_residual
     above = logs.value > math.log(pure.floor)
     assert above.tolist() == [True] * 3 + [False] * 2
@@ -72,16 +76,16 @@ def test_pure_attention_collapses_doubly_exponentially(measured: dict[str, RankC
     assert 0.17 < float(skip.log_relative_residual.value[7].exp()) < 0.37  # S1-67
 
 
-def test_order_of_cures(measured: dict[str, RankCollapse]) -> None:
+def test_order_of_cures() -> None:
     """S1-70: at layer 4 pure attention with layer norm lies between pure attention and skips."""
-    pure, norm, skip = (float(measured[kind].log_relative_residual.value[3]) for kind in ("pure", "pure+ln", "skip"))
+    pure, norm, skip = (float(measured(kind).log_relative_residual.value[3]) for kind in ("pure", "pure+ln", "skip"))
     assert pure < norm - 10
     assert norm < skip - 10
 
 
-def test_cosine_goes_with_the_residual(measured: dict[str, RankCollapse]) -> None:
+def test_cosine_goes_with_the_residual() -> None:
     """S1-71: 1 - cosine is of second order in the residual; both ranks become 1 (S1-65)."""
-    pure = measured["pure"]
+    pure = measured("pure")
     assert float(pure.cosine.value[3]) == pytest.approx(1, abs=1e-12)
     apart, left = 1 - pure.cosine.value[:3], pure.relative_residual.value[:3]
     assert bool((apart < 2 * left).all())
