@@ -16,6 +16,7 @@ from torch import Tensor
 import pullback as pb
 from pullback.measure import AttentionSpec, RankCollapse, rank_collapse
 from pullback.measure.rank_collapse.statistics import of_heads, of_spectrum, of_tokens, score_gradient
+from pullback.theory import token_profile
 from tests.thinned import thinned
 
 KNOWN = json.loads((Path(__file__).parents[1] / "data" / "attention.json").read_text())
@@ -245,6 +246,28 @@ def test_uniform_attention_makes_tokens_one() -> None:
     assert found.collapsed == ("0",)
     assert float(found.attention[0].relative_entropy.value.min()) == pytest.approx(1)
     assert float(found.attention[0].effective_rank.value.max()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_cosines_with_scaled_skips_are_those_of_theory(scale: float) -> None:
+    """S1-68: uniform attention with 16 skips, unscaled and scaled by 1 / sqrt(16), of 8 orthonormal tokens.
+
+    The predicted cosine is that of expectations; of width 128 single networks deviate by their own error and 1 / 128.
+    """
+    spec = AttentionSpec(16, width=128, heads=1, tokens=8, skip=True, scale=scale)
+    x = torch.eye(8, 128).double().unsqueeze(0)
+    found = []
+    for seed in range(6):
+        model = spec.build(seed)
+        with torch.no_grad():
+            for layer in model:
+                layer.query.zero_()
+        found.append(rank_collapse(model, x, spectrum=False).cosine.value)
+    cosines = torch.stack(found)
+    known = torch.from_numpy(token_profile(8, 16, attention=scale, mlp=0.0).cosine[1:])
+    error = 3 * cosines.std(0) / math.sqrt(len(found)) + 2 / spec.width
+    assert bool(((cosines.mean(0) - known).abs() < error).all())
+    assert (float(cosines.mean(0)[-1]) > 0.9) is (scale == 1.0)
 
 
 def gradients(model: torch.nn.Module, x: Tensor) -> Tensor:
