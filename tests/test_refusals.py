@@ -124,6 +124,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "MLP": of(modules.MLP, lambda: [4, 5, 3], init="gaussian"),
     "WideNetwork": of(modules.WideNetwork, lambda: 4, lambda: [6]),
     "NetworkSpec": of(measure.NetworkSpec, activation="tanh", sigma_w=1.5, depth=3, width=10),
+    "AttentionSpec": of(measure.AttentionSpec, depth=3, width=8),
+    "rank_collapse": of(measure.rank_collapse, lambda: measure.AttentionSpec(1, width=8, tokens=3)),
     "signal_propagation": of(measure.signal_propagation, lambda: measure.NetworkSpec("tanh", 1.5, depth=3, width=10)),
     "jacobian_extremes": of(measure.jacobian_extremes, model, lambda: X[:1]),
     "lyapunov_exponents": of(measure.lyapunov_exponents, lambda: [torch.eye(3, dtype=F64)] * 3),

@@ -351,6 +351,7 @@ def test_refusals_of_specifications() -> None:
         ({"depth": 0}, "`depth` at least 1"),
         ({"norm": "batch"}, "`norm` to be one of"),
         ({"scale": 0.0}, "`scale` above 0"),
+        ({"scale": math.inf}, "a finite `scale`, got inf"),
         ({"projections": 17}, "no more projections than tokens, got 17 for 16"),
         ({"projections": 2, "causal": True}, "projections of attention that is not causal"),
     ]

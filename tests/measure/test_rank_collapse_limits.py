@@ -220,6 +220,7 @@ def test_refusals(x: Tensor) -> None:
         (model, (x, None, single), {}, few.format(1)),
         (model, x, {"mask": ~single}, few.format(1)),
         (model, x, {"mask": ~empty[:2, :2]}, r"a `mask` \(3, 6\), got \(2, 2\). Pass one entry a token"),
+        (model, x, {"mask": [[True] * T] * N}, r"`mask` as a tensor, got list. Pass torch.as_tensor\(mask\)"),
         (broken, x, {}, "finite tokens, got NaN or infinity in sample 0 in `1`. Check weights"),
         (model, x / 0, {}, "finite numbers in `inputs`, got NaN or infinity. Remove or repair"),
         (model, None, {}, "`inputs` for a module, got None. Pass what the model is called with"),

@@ -74,6 +74,8 @@ def rank_collapse(
         ('3',)
     """
     where = "rank_collapse"
+    if mask is not None and not isinstance(mask, Tensor):
+        raise input_error(where, "`mask` as a tensor", type(mask).__name__, "Pass torch.as_tensor(mask)")
     if not isinstance(model_or_spec, AttentionSpec):
         if seeds is not None:
             raise input_error(where, "`seeds` for a specification alone", f"{seeds} and a module", "Leave it out")

@@ -64,6 +64,8 @@ class AttentionSpec:
         check_count(where, "tokens", self.tokens, 2)
         check_option(where, "norm", self.norm, get_args(Norm))
         check_positive(where, "scale", self.scale)
+        if not math.isfinite(self.scale):
+            raise input_error(where, "a finite `scale`", repr(self.scale), "Pass 1 / sqrt(depth), or 1")
         if self.width % self.heads:
             got = f"{self.heads} heads for {self.width}"
             raise input_error(where, "a number of heads that divides `width`", got, "Choose a divisor")
