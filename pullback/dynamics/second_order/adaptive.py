@@ -72,7 +72,7 @@ class DampedNewton(Adaptive):
         damping: to begin with, above 0; of a group.
         params: as for ``Newton``.
         dense_limit: parameters up to which H is formed. Above, conjugate gradients.
-        tol: their residual, relative.
+        tol: their residual, relative; 100 roundings of the dtype at least.
         max_iters: their iterations; None as ``pb.solve``.
         **trust: ``grow`` (4) and ``shrink`` (1/3), see above; ``tries`` (10), directions made at most, then the weights
             stay where they are; ``least_damping`` (1e-10), below which the smallest group's does not fall.

@@ -35,7 +35,7 @@ class LevenbergMarquardt(Adaptive):
             Gram matrix of the outputs' rows, (N C, N C), exact at any P. None: the smaller of the two.
         params: as for ``Newton``.
         dense_limit: parameters up to which A is formed. Above, conjugate gradients.
-        tol: their residual, relative.
+        tol: their residual, relative; 100 roundings of the dtype at least.
         max_iters: their iterations; None as ``pb.solve``.
         **trust: as for ``DampedNewton``.
 

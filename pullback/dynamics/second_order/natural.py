@@ -51,7 +51,7 @@ class NaturalGradient(SecondOrder):
         seed: of the draws.
         params: as for ``Newton``.
         dense_limit: parameters up to which F is formed. Above, conjugate gradients.
-        tol: their residual, relative.
+        tol: their residual, relative; 100 roundings of the dtype at least.
         max_iters: their iterations; None as ``pb.solve``.
 
     Raises:

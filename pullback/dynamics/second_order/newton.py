@@ -39,7 +39,7 @@ class Newton(SecondOrder):
         params: parameters, groups of them, or names of parameters or modules; None for all.
         dense_limit: parameters up to which H is formed. Above, the smallest eigenvalue by Lanczos, to which the least
             of the groups' dampings is added, and conjugate gradients ("refuse" and "damp" alone).
-        tol: their residual, relative.
+        tol: their residual, relative; 100 roundings of the dtype at least.
         max_iters: their iterations; None as ``pb.solve``.
 
     Raises:
