@@ -157,6 +157,12 @@ BROKEN = [
     ("wang2020_linformer", "measure.rank_collapse", other_spectrum, ["errors", "collapse", "times"]),
     ("lecun1998_mitigation", "curvature_spectrum", other_powers, ["over_seeds", "held", "listed", "said"]),
     ("dauphin2014_index", "Hessian", scaled_operator, {"along": torch.zeros(2, 5), "shown": None}),
+    (
+        "shallue2019_batch_size",
+        "gradient_noise",
+        scaled_result("variance"),
+        {"to_target": lambda seed, batch, *_: 1000 / batch, "timed": None, "shown": None, "fitted": None},
+    ),
     ("damian2023_self_stabilisation", "Hessian", scaled_operator, ["watched", "one_step", "drawn"]),
     ("keskar2017_sharp_minima", "Hessian", scaled_operator, {"one_seed": torch.zeros(4, 2, 6), "shown": None}),
     (
