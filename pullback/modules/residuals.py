@@ -88,7 +88,8 @@ class Residuals:
             self._layers |= own
             return Trail(seen, own, frozenset(calls))
         if name == "scaled_dot_product_attention":
-            return Trail(seen, own, given[2].ends if len(given) > 2 else frozenset())
+            values = given[min(2, len(given) - 1)]  # fewer where symbols name one tensor once
+            return Trail(seen, own, values.ends)
         if kind in ("bend", "size"):
             return Trail(seen, own, stream=stream, statistic=kind == "size")
         ends = frozenset[int]().union(*(each.ends for each in given))

@@ -233,7 +233,9 @@ def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activat
         elif node.op == "call_module":
             module = model.get_submodule(str(node.target))
             if isinstance(module, TRANSFORMERS):
-                made = _ran(model, module, seen, order, units)
+                named = (node.kwargs[name] for name in ("src", "tgt", "memory") if name in node.kwargs)
+                sequences = [each for each in (*node.args, *named) if isinstance(each, torch.fx.Node)]
+                made = _ran(model, module, [flows[each] for each in sequences], order, units)  # one may be there twice
             else:
                 made = _module(module, str(node.target), seen, weights, order, units)
         else:

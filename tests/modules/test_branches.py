@@ -116,6 +116,34 @@ def test_encoder_and_decoder_have_depths_of_their_own() -> None:
         assert len(depths) == 2 * 3 + 5 * 4
 
 
+class Within(nn.Module):
+    """Torch's transformers among other layers, with a mask."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.table, self.both, self.head = nn.Embedding(20, D), both, nn.Linear(D, 20)
+        self.inner = nn.Transformer(D, 2, 2, 3, 32, batch_first=True) if both else encoder(3)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.table(tokens)
+        return self.head(self.inner(h, h, tgt_mask=self.mask) if self.both else self.inner(h, mask=self.mask))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_torchs_transformers_among_other_layers(both: bool) -> None:
+    """The code alone, which decides by shapes there, shows what an example shows; nothing of the model changes."""
+    answers = []
+    for x in (None, TOKENS):
+        model = Within(both)
+        made = pb.initialise(model, x=x, report=True)
+        assert model.training
+        answers.append((made.branches, {each.name: (each.activation, each.sigma_w) for each in made.layers}))
+    assert answers[0] == answers[1]
+    assert len(answers[0][0]) == (2 * 2 + 3 * 3 if both else 6)
+    assert answers[0][1]["head"] == (None, 1.0)
+
+
 @pytest.mark.parametrize("x", [None, TOKENS], ids=["code", "example"])
 @pytest.mark.parametrize("kind", ["post", "parallel", "in place", "halved"])
 def test_layers_that_users_write(kind: str, x: Tensor | None) -> None:
@@ -172,6 +200,22 @@ def test_what_is_put_around_attention(kind: str, ends: set[str]) -> None:
     activation = "gelu" if kind == "attention alone" else None
     made = pb.initialise(model, x=x, activation=activation, report=True)
     assert made.branches == dict.fromkeys({f"{k}.{end}" for k in range(1, 5) for end in ends}, 0.5)
+
+
+@pytest.mark.parametrize("x", [None, torch.zeros(2, 5, D)], ids=["code", "example"])
+def test_one_tensor_for_queries_keys_and_values(x: Tensor | None) -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.up, self.down = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.mix(x)
+            x = x + nn.functional.scaled_dot_product_attention(h, h, h)
+            return x + self.down(torch.relu(self.up(x)))
+
+    made = pb.initialise(nn.Sequential(One(), One()), x=x, report=True)
+    assert made.branches == dict.fromkeys(("0.mix", "0.down", "1.mix", "1.down"), 1 / math.sqrt(2))
 
 
 def test_outputs_that_share_a_table_are_left_alone() -> None:
