@@ -593,7 +593,7 @@ def test_attention_of_a_few_samples(tmp_path: Path) -> None:
     found = observe(model, x, y, "attention")
     known = rank_collapse(model, x[:4], spectrum=False)
     assert set(found) == {
-        "cosine", "relative_residual", "effective_rank", "entropy", "attention_rank", "first_token", "score_gradient",
+        "cosine", "relative_residual", "effective_rank", "entropy", "first_token", "score_gradient",
         "start", "floor",
     }  # fmt: skip
     for name in ("cosine", "relative_residual", "effective_rank"):

@@ -137,7 +137,7 @@ class _Pass:
             if not bool(torch.isfinite(X).all()):
                 got = f"NaN or infinity in sample {number} behind `{name}`"
                 raise input_error(self.asked.where, "finite tokens", got, "Check weights, inputs and precision")
-            rows.append(of_tokens(X))
+            rows.append(of_tokens(X, spectrum=self.asked.spectrum))
         return torch.stack(rows).cpu()
 
     def _add(self, name: str, tokens: Tensor, heads: list[HeadsFound], X: Tensor) -> None:

@@ -24,8 +24,8 @@ class HeadsFound:
 
     Attributes:
         names: of the H heads.
-        values: (N, 7, H), those of ``statistics.HEADS``.
-        spectrum: (N, 2, H), those of ``statistics.SPECTRUM``, nan where they were not asked for.
+        values: (N, 6, H), those of ``statistics.HEADS``.
+        spectrum: (N, 3, H), those of ``statistics.SPECTRUM``, nan where they were not asked for.
         singular: of each sample (H, K); empty likewise.
     """
 
@@ -101,7 +101,7 @@ def _places(call: Call, layer: Layer, number: int) -> range:
 def _of_part(
     call: Call, n: int, rows: Tensor | None, kept: tuple[bool, bool], said: tuple[str, str, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(7, H), (2, H), singular values (H, K), outputs (T, H d_v) of one index; those two where they are kept."""
+    """(6, H), (3, H), singular values (H, K), outputs (T, H d_v) of one index; those two where they are kept."""
     T, H = call.shape.lengths[n], call.shape.heads
     spectrum, alone = kept
     keys = call.seen(n)

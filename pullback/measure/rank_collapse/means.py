@@ -55,7 +55,7 @@ def _tokens(layers: Sequence[Sequence[Tensor]], floor: float) -> dict[str, Profi
 
 def _attention(runs: Sequence[list[HeadsFound]]) -> AttentionHeads:
     """Of one layer, in every network: its calls side by side."""
-    values = [torch.cat([call.values for call in run], 2) for run in runs]  # (N, 7, H)
+    values = [torch.cat([call.values for call in run], 2) for run in runs]  # (N, 6, H)
     spectra = [torch.cat([call.spectrum for call in run], 2) for run in runs]
     numbers = {name: _profile([run[:, k] for run in values]) for k, name in enumerate(HEADS)}
     numbers |= {name: _profile([run[:, k] for run in spectra]) for k, name in enumerate(SPECTRUM)}

@@ -46,7 +46,7 @@ def rank_collapse(
         inputs: what the model is called with: a tensor, a tuple in order, a mapping by keyword. None (specifications
             alone): tokens drawn anew for every network.
         mask: (N, T), True where a token is one, False where it is padding; None to tell by the model's own masks.
-        spectrum: whether singular values of P are taken, which cost T^3 a head.
+        spectrum: whether singular values of P, and the largest of the tokens, are taken: T^3 a head.
         seeds: networks to draw of a specification; None for 10.
         seed: the networks are those of seeds ``seed``, ``seed + 1``, ...
         dtype: of networks made of a specification.

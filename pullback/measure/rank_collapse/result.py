@@ -18,7 +18,7 @@ class Tokens:
         frobenius_residual: in the norm of Frobenius.
         relative_frobenius_residual: likewise.
         cosine: mean over all pairs of two tokens.
-        stable_rank: |X|_F^2 / |X|_2^2.
+        stable_rank: |X|_F^2 / |X|_2^2; nan with ``spectrum=False``.
         effective_rank: (sum s^2)^2 / sum s^4 of the singular values s; 1 where tokens differ in length alone.
         log_relative_residual: natural logarithm of the relative residual, no less than that of the floor; e to the mean
             is the geometric mean.
@@ -47,8 +47,8 @@ class AttentionHeads:
             attend to two or more.
         first_token: share of attention on the first token, mean over rows: large for a sink.
         stable_rank: |P|_F^2 / |P|_2^2; nan with ``spectrum=False``.
-        effective_rank: (sum s^2)^2 / sum s^4 of its singular values s; 1 where all rows are equal.
-        skew: share of sum s^2 in the largest quarter of the singular values; nan with ``spectrum=False``.
+        effective_rank: (sum s^2)^2 / sum s^4 of its singular values s; 1 where all rows are equal; nan likewise.
+        skew: share of sum s^2 in the largest quarter of the singular values; nan likewise.
         cosine: mean over pairs of tokens of the head's outputs P V.
         relative_residual: of the head's outputs, in the composite norm.
         score_gradient: what share of a gradient reaches the scores, and by them queries and keys, relative to that of

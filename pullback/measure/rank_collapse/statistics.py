@@ -18,12 +18,11 @@ HEADS = (
     "entropy",
     "relative_entropy",
     "first_token",
-    "effective_rank",
     "cosine",
     "relative_residual",
     "score_gradient",
 )
-SPECTRUM = ("stable_rank", "skew")
+SPECTRUM = ("stable_rank", "effective_rank", "skew")
 QUARTER = 4  # of the singular values: 128 of 512, as in Linformer's figure 1
 
 
@@ -33,8 +32,8 @@ def composite_norm(X: Tensor) -> Tensor:
     return (sizes.sum(-2).amax(-1) * sizes.sum(-1).amax(-1)).sqrt()
 
 
-def of_tokens(X: Tensor) -> Tensor:
-    """The numbers named in ``TOKENS``, of tokens (..., T, D) in float64, T >= 2; (..., 7)."""
+def of_tokens(X: Tensor, *, spectrum: bool = True) -> Tensor:
+    """The numbers named in ``TOKENS``, of tokens (T, D) in float64, T >= 2; (7,). Without spectrum no stable rank."""
     R = X - X.mean(-2, keepdim=True)
     composite, frobenius = composite_norm(X), X.square().sum((-2, -1))
     residual, left = composite_norm(R), R.square().sum((-2, -1))
@@ -46,7 +45,7 @@ def of_tokens(X: Tensor) -> Tensor:
             left.sqrt(),
             (left / frobenius).sqrt(),
             mean_cosine(X),
-            frobenius / torch.linalg.eigvalsh(gram)[..., -1],
+            frobenius / torch.linalg.eigvalsh(gram)[-1] if spectrum else frobenius * torch.nan,
             frobenius.square() / gram.square().sum((-2, -1)),
         ],
         -1,
@@ -60,13 +59,6 @@ def mean_cosine(X: Tensor) -> Tensor:
     return (directions.sum(-2).square().sum(-1) - T) / (T * (T - 1))
 
 
-def effective_rank(A: Tensor) -> Tensor:
-    """(sum s^2)^2 / sum s^4 of the singular values s of (..., T, S), by the smaller of the two Gram matrices."""
-    tall = A.shape[-2] > A.shape[-1]
-    gram = A.mT @ A if tall else A @ A.mT
-    return torch.linalg.matrix_norm(A).pow(4) / torch.linalg.matrix_norm(gram).square()
-
-
 def of_heads(P: Tensor, V: Tensor, allowed: Tensor) -> Tensor:
     """The numbers named in ``HEADS``.
 
@@ -76,16 +68,14 @@ def of_heads(P: Tensor, V: Tensor, allowed: Tensor) -> Tensor:
         allowed: how many keys each row may attend to, (H, T).
 
     Returns:
-        (7, H).
+        (6, H).
     """
     rows = torch.special.entr(P).sum(-1)
     free = allowed > 1
     bits = torch.where(free, rows / allowed.clamp(min=2).to(P).log(), 0).sum(-1) / free.sum(-1)  # nan without such rows
     out = P @ V
     left = composite_norm(out - out.mean(-2, keepdim=True)) / composite_norm(out)
-    return torch.stack(
-        [rows.mean(-1), bits, P[..., 0].mean(-1), effective_rank(P), mean_cosine(out), left, score_gradient(P, V, out)]
-    )
+    return torch.stack([rows.mean(-1), bits, P[..., 0].mean(-1), mean_cosine(out), left, score_gradient(P, V, out)])
 
 
 def score_gradient(P: Tensor, V: Tensor, out: Tensor) -> Tensor:
@@ -103,11 +93,12 @@ def score_gradient(P: Tensor, V: Tensor, out: Tensor) -> Tensor:
 
 
 def of_spectrum(P: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers named in ``SPECTRUM``, (2, H), and the singular values, (H, min(T, S))."""
+    """The numbers named in ``SPECTRUM``, (3, H), and the singular values, (H, min(T, S))."""
     values = torch.linalg.svdvals(P)
-    energy = cumulative(values)
-    quarter = max(1, values.shape[-1] // QUARTER)
-    return torch.stack([values.square().sum(-1) / values[..., 0].square(), energy[..., quarter - 1]]), values
+    squares, energy = values.square(), cumulative(values)
+    whole, quarter = squares.sum(-1), max(1, values.shape[-1] // QUARTER)
+    ranks = whole / squares[..., 0], whole.square() / squares.square().sum(-1)
+    return torch.stack([*ranks, energy[..., quarter - 1]]), values
 
 
 def cumulative(values: Tensor) -> Tensor:

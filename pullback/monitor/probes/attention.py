@@ -17,10 +17,10 @@ NUM_SAMPLES = 4
 def measure(seen: Observation) -> Measurement:
     """By layer: ``cosine``, ``relative_residual`` and ``effective_rank`` of tokens, and means over its heads.
 
-    Those are ``entropy`` of rows, relative to its most, ``attention_rank`` of the matrices, the share of the
-    ``first_token`` and ``score_gradient``: as of ``measure.rank_collapse``, of the first ``NUM_SAMPLES`` samples.
-    ``start``: relative residual before the first layer. ``floor``: what rounding leaves of it. ``unread``: names of
-    attention that could not be read. Nothing for models without attention, and for single tokens.
+    Those are ``entropy`` of rows, relative to its most, the share of the ``first_token`` and ``score_gradient``: as of
+    ``measure.rank_collapse``, of the first ``NUM_SAMPLES`` samples. ``start``: relative residual before the first one.
+    ``floor``: what rounding leaves of it. ``unread``: names of attention that could not be read. Nothing for models
+    without attention, and for single tokens.
     """
     try:
         found = rank_collapse(seen.model, take(seen.x, slice(0, NUM_SAMPLES)), spectrum=False)
@@ -31,7 +31,6 @@ def measure(seen: Observation) -> Measurement:
         "relative_residual": _finite(found.layers, found.relative_residual),
         "effective_rank": _finite(found.layers, found.effective_rank),
         "entropy": _means(found.layers, [each.relative_entropy for each in found.attention]),
-        "attention_rank": _means(found.layers, [each.effective_rank for each in found.attention]),
         "first_token": _means(found.layers, [each.first_token for each in found.attention]),
         "score_gradient": _means(found.layers, [each.score_gradient for each in found.attention]),
         "floor": found.floor,
