@@ -1,7 +1,7 @@
 """What of a page's script makes its numbers, as a hash: a stored run belongs to the script it has in common with it.
 
 Left out are docstrings and what pages say, allow and draw (names of rows, the paper's numbers, tolerances, figures), so
-that a page can be worded or held more tightly without being computed again.
+that a page can be worded or held more tightly without being computed again, and its small size, which no stored run has.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class _Used(ast.NodeTransformer):
 
 class _Computing(ast.NodeTransformer):
     """Keeps what computes: a text alone is a docstring, a call of the page what it was given to compare."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "pick":
+            node.keywords = [each for each in node.keywords if each.arg != "small"]
+        return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant):

@@ -145,8 +145,8 @@ def trained_map(depths: tuple[int, ...], width: int, variances: tuple[float, ...
 
 def without_dropout(page: Page, width: int, data: Data) -> None:
     """Figure 5."""
-    variances = page.pick(small=(1.0, 1.4, CRITICAL, 2.5, 4.0), full=(1.0, 1.2, 1.4, 1.6, CRITICAL, 2.0, 2.5, 4.0))
-    depths = page.pick(small=(10, 20, 50, 100), full=(10, 20, 40, 70, 110, 200))
+    variances = page.pick(small=(1.0, CRITICAL, 4.0), full=(1.0, 1.2, 1.4, 1.6, CRITICAL, 2.0, 2.5, 4.0))
+    depths = page.pick(small=(10, 50, 100), full=(10, 20, 40, 70, 110, 200))
     page.row("critical σ_w² at σ_b² = 0.05", 1.76, CRITICAL, 0.005, source="figure 5: the peak")
     found = trained_map(depths, width, variances, 1.0, data)
     shares(page, found)

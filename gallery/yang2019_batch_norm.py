@@ -214,7 +214,7 @@ def accuracy(model: nn.Module) -> float:
 
 def trained_depth(page: Page) -> None:
     """Figure 2: accuracy after training by depth, beside 16 ξ."""
-    width, steps, depths = page.pick(small=(64, 100, (10, 30, 80)), full=(64, 400, (10, 20, 30, 40, 60, 80)))
+    width, steps, depths = page.pick(small=(64, 100, (10, 80)), full=(64, 400, (10, 20, 30, 40, 60, 80)))
     reach = 16 / math.log(factor("relu", BATCH))
     page.set(batch=BATCH, trained_width=width, steps=steps, rate=RATE)
     drawn = []

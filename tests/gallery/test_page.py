@@ -146,7 +146,7 @@ def found(x):
 def build(page):
     within = 3 * float(torch.ones(1))
     page.set(seed=0)
-    value = found(1.0)
+    value = found(page.pick(small=1.0, full=2.0))
     page.row("name", 2, value + 1, within, source="figure 1")
     page.draw(value)
 '''
@@ -162,7 +162,8 @@ def build(page):
         (("    page.draw(value)\n", ""), True),
         (("value + 1", "value + 2"), False),
         (("2 * x", "3 * x"), False),
-        (("found(1.0)", "found(1.5)"), False),
+        (("full=2.0", "full=2.5"), False),
+        (("small=1.0", "small=1.5"), True),
     ],
 )
 def test_the_hash_is_of_what_makes_the_numbers(load, tmp_path, change, same):
