@@ -1,7 +1,8 @@
 """What of a page's script makes its numbers, as a hash: a stored run belongs to the script it has in common with it.
 
 Left out are docstrings and what pages say, allow and draw (names of rows, the paper's numbers, tolerances, figures), so
-that a page can be worded or held more tightly without being computed again, and its small size, which no stored run has.
+that a page can be worded or held more tightly without being computed again; and its small size, which no stored run
+has.
 """
 
 from __future__ import annotations
