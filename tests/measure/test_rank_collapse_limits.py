@@ -109,8 +109,9 @@ def state(model: nn.Module) -> tuple[Any, ...]:
         (part.training, len(part._forward_hooks), len(part._forward_pre_hooks), sorted(vars(part)))
         for part in model.modules()
     ]
-    shared = torch.nn.modules.module
-    hooks = len(shared._global_forward_hooks), len(shared._global_forward_pre_hooks)
+    shared = vars(torch.nn.modules.module)
+    hooks = {name: len(kept) for name, kept in shared.items() if name.startswith("_global_") and isinstance(kept, dict)}
+    assert {"_global_forward_hooks", "_global_forward_hooks_with_kwargs"} <= set(hooks)
     return parts, hooks, torch.is_grad_enabled(), len(_get_current_dispatch_mode_stack())
 
 

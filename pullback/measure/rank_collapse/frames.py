@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    _global_forward_hooks_with_kwargs,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.utils._pytree import tree_leaves
 
 from pullback.functional.model_view import ROOT_LAYER
@@ -79,6 +83,7 @@ def frames(model: nn.Module, left: Callable[[Frame, Tensor | None, list[Tensor]]
     finally:
         for handle in handles:
             handle.remove()
+            _global_forward_hooks_with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
 
 
 def _tensors(values: Any) -> list[Tensor]:
