@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 # S1, lecture notes on dynamics; S2, Taylor approximations; S3, Hessian notes; S4, linearity of wide networks.
 CLOSED = {
     "S0": [*range(1, 50)],
-    "S1": [*range(1, 50), 51, 52, 53, 55, 56, 57, 58, 59, *range(60, 87), *range(88, 92)],
+    "S1": [*range(1, 92)],
     "S2": [*range(1, 49)],
     "S3": [*range(1, 17)],
-    "S4": [*range(1, 24), 25, 26, 29, 30],
+    "S4": [*range(1, 31)],
 }
 
 
