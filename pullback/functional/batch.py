@@ -44,6 +44,8 @@ def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> in
 
 def tensors(batch: Batch) -> list[Tensor]:
     """List the tensor leaves of a batch in a fixed order."""
+    if isinstance(batch, Tensor):
+        return [batch]
     found: list[Tensor] = []
     mapped(found.append, batch)
     return found
@@ -55,6 +57,9 @@ def mapped(change: Callable[[Tensor], Any], batch: Batch) -> Batch:
     Mappings that torch's tree functions do not know (a tokenizer's output) count as dicts, wherever they stand, and
     so do dataclasses.
     """
+
+    if isinstance(batch, Tensor):  # no tree to walk
+        return change(batch)
 
     def of_node(node: Any) -> Any:
         if isinstance(node, Tensor):

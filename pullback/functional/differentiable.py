@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from pullback._checks import unsupported
 from pullback.functional.elementary import ALGEBRA, CONFIDENT, LAYERS, LOSSES, NORMS
-from pullback.functional.plain_calls import PlainCalls
+from pullback.functional.plain_calls import plain_calls
 
 # nodes of autograd's graph with a wrong derivative; from code no mode sees (TorchScript), or from before the block
 UNRELIABLE = {
@@ -43,7 +43,7 @@ def differentiable(*, every_order: bool = False) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), PlainCalls(), elementary(every_order=every_order):
+        with sdpa_kernel(SDPBackend.MATH), plain_calls(), elementary(every_order=every_order):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

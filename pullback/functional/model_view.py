@@ -50,10 +50,11 @@ class ModelView:
             raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
         model = unwrap(model)
         refuse_sharded(model, where)
-        first_name = {id(p): name for name, p in model.named_parameters()}
-        every_name = dict(model.named_parameters(remove_duplicate=False))
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        tied = {name: first_name[id(p)] for name, p in every_name.items() if first_name[id(p)] != name}
+        every_name = dict(model.named_parameters(remove_duplicate=False))  # one walk: a monitor makes many views
+        first_name: dict[int, str] = {}
+        tied = {name: first for name, p in every_name.items() if (first := first_name.setdefault(id(p), name)) != name}
+        own = {name: p for name, p in every_name.items() if name not in tied}
+        trainable = {name: p for name, p in own.items() if p.requires_grad}
         if params is not None:
             trainable = _select(trainable, every_name, tied, names_in(params, where), where)
         if not trainable:
@@ -73,7 +74,7 @@ class ModelView:
                 f"`{made}` made under torch.inference_mode()",
                 "Build or load the model outside of it; torch.no_grad() does no harm",
             )
-        frozen = tuple(name for name, p in model.named_parameters() if not p.requires_grad)
+        frozen = tuple(name for name, p in own.items() if not p.requires_grad)
         return cls(model, trainable, frozen, tied)
 
     @cached_property

@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 _aten = torch.ops.aten
 _GROUP_NORMS = {
@@ -37,6 +38,16 @@ class PlainCalls(TorchFunctionMode):
     ) -> Any:
         args, kwargs = plain_arguments(func, args, kwargs or {})
         return func(*args, **kwargs)
+
+
+@contextmanager
+def plain_calls() -> Iterator[None]:
+    """``PlainCalls``, unless it is active already: a mode is asked about every call of torch, attributes included."""
+    if any(isinstance(mode, PlainCalls) for mode in _get_current_function_mode_stack()):
+        yield
+    else:
+        with PlainCalls():
+            yield
 
 
 def plain_arguments(

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from pullback.functional.plain_calls import PlainCalls
+from pullback.functional.plain_calls import plain_calls
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager, without_parameter_hooks
 
@@ -51,7 +51,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
         stack.enter_context(without_parameter_hooks(model))
         stack.enter_context(stand_in(model, {name: tensor.clone() for name, tensor in made.items()}))
         if derivatives:
-            stack.enter_context(PlainCalls())
+            stack.enter_context(plain_calls())
         try:
             if training is not None:
                 model.train(training)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -200,10 +201,17 @@ def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
 
     An error E in its gradient shows in ``<E, u v^T>`` as about |E|, whatever its form.
     """
+    u, v = (signs.to(like) for signs in _signs(shape))
+    return u, v if len(shape) > 1 else v.abs()
+
+
+@lru_cache(maxsize=256)
+def _signs(shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Drawn once for a shape: a monitor asks again at every measurement."""
     make = torch.Generator().manual_seed(shape.numel())
     sizes = shape[0], shape[1:].numel()
-    u, v = ((torch.randint(2, (size,), generator=make, device="cpu") * 2 - 1).to(like) for size in sizes)
-    return u, v if len(shape) > 1 else v.abs()
+    u, v = (torch.randint(2, (size,), generator=make, device="cpu") * 2 - 1 for size in sizes)
+    return u.to(torch.int8), v.to(torch.int8)
 
 
 def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tensor) -> dict[str, Tensor]:

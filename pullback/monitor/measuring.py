@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.plain_calls import plain_calls
 from pullback.kernels import KernelSeries
 from pullback.monitor.called import by_sample
 from pullback.monitor.output import Output, unseen
@@ -81,7 +83,7 @@ class Measurer:
         plan = Plan(0)
         try:
             everything, read = self._observation(output, step, seen)
-            with undisturbed(self.model, training=False), by_sample(self.model, read):
+            with undisturbed(self.model, training=False, derivatives=False), by_sample(self.model, read):
                 plan = self._plan(everything, allowed)
                 if plan.is_left_out:
                     return plan
@@ -122,7 +124,8 @@ class Measurer:
     def _plan(self, seen: Observation, allowed: Allowed) -> Plan:
         available = num_samples(seen.x)
         asked = [probe for probe in self.probes if not probe.sparse or probe.name in allowed.wanted]
-        self._works = works(asked, seen)
+        with plain_calls():
+            self._works = works(asked, seen)
         spent, always = self._recogniser.passes + asking(asked), self._always()
         count, without = cheap_part(always, allowed, spent, available, first=self.is_first)
         if not count:
@@ -162,8 +165,10 @@ class Measurer:
         return seen, read.unfolded
 
     def _run(self, output: Output, step: int, probe: Probe, seen: Observation, *, dear: bool) -> None:
+        evaluates = probe.at_start or not self._works[probe.name].is_free
         try:
-            found = probe(seen, dear=dear)
+            with plain_calls() if evaluates else nullcontext():
+                found = probe(seen, dear=dear)
         except Exception as error:  # as above
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 self.recent.stop()

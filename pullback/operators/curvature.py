@@ -58,6 +58,7 @@ class CurvatureOperator(Operator):
         self.loss_fn = loss_fn
         self.batched = True
         self._kept: tuple[Any, Any] | None = None
+        self._held = self._unchanged = False
         first = next(iter(self.view.parameters.values()))
         for name, p in self.view.parameters.items():
             if (p.dtype, p.device) != (first.dtype, first.device):
@@ -151,8 +152,24 @@ class CurvatureOperator(Operator):
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Nothing of the model is left changed, and no operation is used that has no second derivative."""
+        if self._held:
+            yield
+            return
         with undisturbed(self.view.model), differentiable():
             yield
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For several products between which nobody writes to model or data: both are looked at once.
+
+        Around small models that look costs several times what a product does.
+        """
+        with self._evaluation():
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = self._unchanged = False
 
     def _watched_values(self) -> dict[str, Tensor]:
         """Values of the first batch, evaluated as the model runs by itself; counts bytes, notices fused attention."""
@@ -202,9 +219,13 @@ class CurvatureOperator(Operator):
 
     def _graphs(self) -> Iterator[Any]:
         """The graph of every batch; that of a lone batch is kept while weights, buffers, modes and data stay."""
+        if self._unchanged and self._kept is not None:
+            yield self._kept[1]
+            return
         state = state_of(self.view.model)
         if self._batches.alone:
             stamp = state, self._batches.stamp()
+            self._unchanged = self._held
             if self._kept is not None and self._kept[0] == stamp:
                 yield self._kept[1]
                 return

@@ -15,6 +15,7 @@ from pullback.functional import LossFunction, output_hessian
 from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.likelihood import likelihood_of
 from pullback.functional.losses import logits_of
+from pullback.operators.curvature import CurvatureOperator
 from pullback.operators.data import Data
 from pullback.operators.linearised import LinearisedOperator, Middle, Readout, scaled
 from pullback.operators.passes import derivative, put_flat
@@ -67,6 +68,13 @@ class GaussNewton(LinearisedOperator):
     ) -> None:
         self.classical = classical
         super().__init__(model, loss_fn, data, params=params)
+
+    @classmethod
+    def beside(cls, other: CurvatureOperator) -> GaussNewton:
+        """That of the model, loss and data of another operator, whose checks of them stand: none is made again."""
+        made = cls.__new__(cls)
+        vars(made).update(vars(other) | {"_where": cls.__name__, "_kept": None, "_confirmed": False, "classical": False})
+        return made
 
     def _read(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> tuple[list[Tensor], Middle]:
         if isinstance(self.loss_fn, nn.Module) or self.classical:

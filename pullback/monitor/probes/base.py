@@ -16,6 +16,7 @@ from pullback.diagnostics import Alignment, alignment
 from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch
+from pullback.functional.plain_calls import plain_calls
 from pullback.kernels import Kernel
 from pullback.monitor.probes.work import FREE, Work
 from pullback.monitor.snapshot import Snapshot
@@ -76,7 +77,7 @@ class Observation:
             return self.kernel.losses, self.kernel.outputs
         except PullbackError as refused:
             try:
-                with torch.no_grad():
+                with torch.no_grad(), plain_calls():
                     outputs = ModelView.of(self.model, where="Monitor")(self.x)
                     return loss_readout(self.loss_fn)(outputs, self.y, "Monitor").squeeze(1), outputs
             except PullbackError:

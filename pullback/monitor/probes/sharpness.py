@@ -44,22 +44,27 @@ def measure(seen: Observation) -> Measurement:
     """
     count, chunk = _num_samples(seen)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-    data = [(take(seen.x, part), take(seen.y, part)) for part in parts]
+    batches = [(take(seen.x, part), take(seen.y, part)) for part in parts]
+    data = batches[0] if len(batches) == 1 else batches  # the graph of a lone batch is kept between products
     with full_precision(seen.model):
-        H = _descended(Hessian(seen.model, seen.loss_fn, data), seen)
-        ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
-        values: dict[str, Any] = {
-            "hessian": float(ends.values[0]),
-            "hessian_residual": float(ends.residuals[0]),
-            "smallest": float(ends.values[-1]),
-            "smallest_residual": float(ends.residuals[-1]),
-            "num_samples": count,
-        }
-        if seen.optimizer is not None:
-            values |= _limits(seen, seen.optimizer, H)
-        del H  # and the graph it holds
-        A = _descended(GaussNewton(seen.model, seen.loss_fn, data), seen)
-        gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
+        hessian = Hessian(seen.model, seen.loss_fn, data)
+        linearised = GaussNewton.beside(hessian)
+        with hessian.held():
+            H = _descended(hessian, seen)
+            ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
+            values: dict[str, Any] = {
+                "hessian": float(ends.values[0]),
+                "hessian_residual": float(ends.residuals[0]),
+                "smallest": float(ends.values[-1]),
+                "smallest_residual": float(ends.residuals[-1]),
+                "num_samples": count,
+            }
+            if seen.optimizer is not None:
+                values |= _limits(seen, seen.optimizer, H)
+        del H, hessian  # and the graph it holds
+        with linearised.held():
+            A = _descended(linearised, seen)
+            gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
