@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from pullback._checks import unsupported
 from pullback.functional.elementary import ALGEBRA, CONFIDENT, LAYERS, LOSSES, NORMS
-from pullback.functional.plain_calls import plain_calls
+from pullback.functional.plain_calls import PlainCalls, plain_arguments
 
 # nodes of autograd's graph with a wrong derivative; from code no mode sees (TorchScript), or from before the block
 UNRELIABLE = {
@@ -43,7 +42,7 @@ def differentiable(*, every_order: bool = False) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), plain_calls(), elementary(every_order=every_order):
+        with sdpa_kernel(SDPBackend.MATH), elementary(every_order=every_order):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -62,15 +61,15 @@ def _table(every_order: bool) -> dict[Any, Callable[..., Any] | None]:
     return {key: value for table in tables for key, value in table.items()}
 
 
-class _Elementary(TorchFunctionMode):
-    """Calls of torch's functions go to their replacements, recurrent layers past cuDNN."""
+class _Elementary(PlainCalls):
+    """Plain calls, of which torch's functions go to their replacements, and recurrent layers past cuDNN."""
 
     def __init__(self, table: dict[Any, Callable[..., Any] | None]) -> None:
         super().__init__()
         self.table = table
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = plain_arguments(func, args, kwargs or {})
         key = getattr(func, "overloadpacket", func)
         if key not in self.table:
             return func(*args, **kwargs)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode_temporarily
 
 _aten = torch.ops.aten
 _GROUP_NORMS = {
@@ -48,6 +48,17 @@ def plain_calls() -> Iterator[None]:
     else:
         with PlainCalls():
             yield
+
+
+@contextmanager
+def own_calls() -> Iterator[None]:
+    """For computations of this package's own between evaluations: ``PlainCalls`` is not asked about them."""
+    active = _get_current_function_mode_stack()
+    if active and isinstance(active[-1], PlainCalls):
+        with _pop_mode_temporarily():
+            yield
+    else:
+        yield
 
 
 def plain_arguments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from pullback.functional.differentiable import (
     say_plain_attention,
 )
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
+from pullback.functional.plain_calls import own_calls
 from pullback.operators.base import Operator
 from pullback.operators.blocks import Block
 from pullback.operators.data import Batches, Data
@@ -152,10 +153,10 @@ class CurvatureOperator(Operator):
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Nothing of the model is left changed, and no operation is used that has no second derivative."""
-        if self._held:
-            yield
-            return
-        with undisturbed(self.view.model), differentiable():
+        with ExitStack() as stack:
+            if not self._held:
+                stack.enter_context(undisturbed(self.view.model, derivatives=False))
+            stack.enter_context(differentiable())
             yield
 
     @contextmanager
@@ -164,7 +165,7 @@ class CurvatureOperator(Operator):
 
         Around small models that look costs several times what a product does.
         """
-        with self._evaluation():
+        with undisturbed(self.view.model, derivatives=False), own_calls():
             self._held = True
             try:
                 yield
