@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, tensors
+from pullback.functional.plain_calls import own_calls
 
 DEAD = 1e-3  # |phi'| below which a unit passes no gradient on
 SATURATED = 0.05  # share of the largest |phi'|
@@ -170,7 +171,9 @@ class _Watcher(TorchFunctionMode):
                 return func(v.clone(), *args[1:], **options)
 
             source = self._last if origin is None else origin
-            self.rows[self._named(source.name or kind)] = (kind, *_summary(phi, u, result.detach(), source.axis))
+            with own_calls():
+                summary = _summary(phi, u, result.detach(), source.axis)
+            self.rows[self._named(source.name or kind)] = (kind, *summary)
         if origin is not None:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, Tensor):

@@ -57,7 +57,6 @@ def mapped(change: Callable[[Tensor], Any], batch: Batch) -> Batch:
     Mappings that torch's tree functions do not know (a tokenizer's output) count as dicts, wherever they stand, and
     so do dataclasses.
     """
-
     if isinstance(batch, Tensor):  # no tree to walk
         return change(batch)
 

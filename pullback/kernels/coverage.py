@@ -11,6 +11,7 @@ import torch
 from pullback.functional import ModelView, num_samples, take
 from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch, check_rows
+from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
 from pullback.functional.unwrap import without_autocast
 from pullback.kernels.capture import Capture, capture, plain_gradient
@@ -103,7 +104,7 @@ def _captured(
     )
     ruled = ruled_names(view, run, first)
     built: Built = []
-    with without_autocast():
+    with without_autocast(), own_calls():
         if ruled:
             for place, (use, one) in enumerate(zip(run.uses, first.uses, strict=True)):
                 built += _factors_of(view, run, first, place, use, one, ruled)

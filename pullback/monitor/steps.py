@@ -18,7 +18,8 @@ from pullback.runs.schema import in_words
 BLOCK = 64  # numbers that wait on a device until they are fetched together
 SHARE = 0.01  # of a step's multiplications that a gradient norm may take
 AT_START = 8  # steps whose gradient norm is taken whatever it costs
-READING, CALLING = 4, 20_000  # multiplications that take as long as to read a number, and as to begin with a tensor
+READING, CALLING = 4, 300_000  # multiplications that take as long as to read a number, and as to begin with a tensor
+DENSE = 8  # steps so far to one norm, at least: their number then grows with the logarithm
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Steps:
         size = sum(p.numel() for p in params)
         work = READING * size + CALLING * len(params)
         apart = math.ceil(work / (SHARE * 3 * size * max(1, samples)))
-        self._next_norm = step + (1 if self._norms < AT_START else apart)
+        self._next_norm = step + (1 if self._norms < AT_START else min(apart, max(1, step // DENSE)))
         norm = total_norm([p.grad for p in params if p.grad is not None])
         return norm if norm.device.type != "cpu" or float(norm) > 0 else None  # zeroed gradients are not there any more
 

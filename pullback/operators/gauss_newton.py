@@ -73,7 +73,9 @@ class GaussNewton(LinearisedOperator):
     def beside(cls, other: CurvatureOperator) -> GaussNewton:
         """That of the model, loss and data of another operator, whose checks of them stand: none is made again."""
         made = cls.__new__(cls)
-        vars(made).update(vars(other) | {"_where": cls.__name__, "_kept": None, "_confirmed": False, "classical": False})
+        vars(made).update(
+            vars(other) | {"_where": cls.__name__, "_kept": None, "_confirmed": False, "classical": False}
+        )
         return made
 
     def _read(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> tuple[list[Tensor], Middle]:

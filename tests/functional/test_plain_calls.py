@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.functional.plain_calls import PlainCalls
+from pullback.functional import undisturbed
+from pullback.functional.differentiable import differentiable
+from pullback.functional.plain_calls import PlainCalls, own_calls, plain_calls
 from tests.compare import assert_same
 from tests.every_call import check_curvature, check_kernels, check_store, check_tangent
 
@@ -155,3 +157,29 @@ def test_sparse_tables(tmp_path: Path) -> None:
     assert model.table.weight.grad is not None
     assert model.bag.weight.grad is not None
     assert model.bag.weight.grad.is_sparse  # in the user's own training they stay what they were
+
+
+def test_calls_are_made_plain_once() -> None:
+    """However often the block is entered: every further mode would be asked about every call. Own calls ask none."""
+    active = torch.overrides._get_current_function_mode_stack
+    table, rows = torch.randn(3, 2, requires_grad=True), torch.tensor([0, 2])
+    with undisturbed(nn.Linear(2, 2)), plain_calls(), differentiable(), plain_calls():
+        (first, second) = active()
+        assert type(first) is PlainCalls
+        assert isinstance(second, PlainCalls)
+        with own_calls():
+            assert active() == [first]
+            with own_calls():
+                assert not active()
+                assert not F.group_norm(
+                    torch.randn(2, 4, 2, 2).to(memory_format=torch.channels_last), 2
+                ).is_contiguous()
+            assert active() == [first]
+        assert active() == [first, second]
+    with differentiable():
+        assert len(active()) == 1
+        (gradient,) = torch.autograd.grad(F.embedding(rows, table, sparse=True).sum(), table)
+        assert not gradient.is_sparse
+    assert not active()
+    with own_calls(), torch.overrides.BaseTorchFunctionMode() as mode, own_calls():
+        assert active() == [mode]  # a mode of the caller's stays

@@ -365,7 +365,7 @@ def test_the_graph_of_the_hessian_is_held_as_far_as_memory_is_no_matter(
     real = sharpness.Hessian
 
     def noted(model: nn.Module, loss_fn: Any, data: Any) -> Any:
-        parts[:] = [len(part[0]) for part in data]
+        parts[:] = [len(part[0]) for part in (data if isinstance(data, list) else [data])]
         return real(model, loss_fn, data)
 
     monkeypatch.setattr(sharpness, "HELD_BYTES", held)

@@ -18,6 +18,7 @@ from tests.cases import CASES, Bags, Case, build
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned
 
+CE = nn.CrossEntropyLoss()
 LIKELIHOODS = {  # those without
     "conv3d": "label_smoothing",
     "two_inputs": "_squared",
@@ -163,6 +164,49 @@ def test_a_kept_graph_follows_weights_and_buffers(kind: str) -> None:
         assert_different(after, before, 1e-3)
         assert_same(after, dense(model, loss_fn, x, y) @ v, 1e-9)
         before = after
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_products_between_which_nothing_is_written(kind: str, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within ``held`` the state is looked at once; products are the same to the bit, afterwards weights count again."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    data: Any = (torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1]))
+    data = data if alone else [data]
+    H = pb.Hessian(net, CE, data)
+    op = H if kind == "hessian" else pb.GaussNewton.beside(H)
+    dense = reference.dense_hessian if kind == "hessian" else reference.dense_gauss_newton
+    v = torch.randn(op.shape[0], dtype=torch.float64)
+    expected, looks, real = op @ v, [], curvature.state_of
+    monkeypatch.setattr(curvature, "state_of", lambda model: looks.append(1) or real(model))
+    with op.held():
+        assert torch.equal(op @ v, expected)
+        assert torch.equal(op @ v, expected)
+    assert len(looks) == (1 if alone else 2)
+    with pytest.raises(ZeroDivisionError), op.held():
+        raise ZeroDivisionError
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    x, y = data if alone else data[0]
+    assert_same(op @ v, dense(net, CE, x, y) @ v)
+    with op.held():
+        assert_same(op @ v, dense(net, CE, x, y) @ v)
+
+
+def test_gauss_newton_beside_a_hessian() -> None:
+    """The same as one made anew, at the cost of no pass; what the Hessian's making refuses never gets there."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    data = [(torch.randn(n, 3, dtype=torch.float64), torch.arange(n) % 2) for n in (5, 2)]
+    H = pb.Hessian(net, CE, data, params=["0"])
+    before, calls = H.to_dense(), []
+    hook = net.register_forward_pre_hook(lambda *_: calls.append(1))
+    beside = pb.GaussNewton.beside(H)
+    assert not calls
+    hook.remove()
+    assert torch.equal(beside.to_dense(), pb.GaussNewton(net, CE, data, params=["0"]).to_dense())
+    assert torch.equal(H.to_dense(), before)
 
 
 def test_columns_in_blocks_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
