@@ -15,24 +15,10 @@ from torch import Tensor, nn
 
 from pullback.measure import AttentionSpec, RankCollapse, rank_collapse
 from pullback.modules import LinformerAttention
+from tests.measure.tokens import PADDED, D, H, N, T, drawn
 from tests.thinned import thinned
 
-N, T, D, H = 3, 6, 16, 4
-PADDED = torch.tensor([[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]]).bool()
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return drawn(N, T, D)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def encoder(layers: int = 2, **given: Any) -> nn.TransformerEncoder:

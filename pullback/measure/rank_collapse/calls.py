@@ -1,4 +1,4 @@
-"""Attention as torch's operations show it: queries, keys and values of a fused call, or a softmax and a product."""
+"""Attention as torch's fused operations show it: by queries, keys and values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def limit(dtype: torch.dtype) -> float:
 
 def fused(given: dict[str, Any]) -> Call:
     """A fused call of scaled dot products, of any of torch's kernels, by the names of its arguments."""
-    q, k, v = (_four(given[name]) for name in ("query", "key", "value"))
+    q, k, v = (four_axes(given[name]) for name in ("query", "key", "value"))
     B, H, T, _ = q.shape
     S = k.shape[2]
     mask = given.get("attn_mask") if given.get("attn_bias") is None else given["attn_bias"]
@@ -136,37 +136,7 @@ def _scored(sizes: Shape, dtype: torch.dtype, S: int, operands: Any, bias: Any, 
     return Call(sizes, dtype, part, seen)
 
 
-@dataclass(frozen=True)
-class Softmax:
-    """Rows of a softmax that may turn out to be attention, and which of their entries were hidden."""
-
-    P: Tensor
-    allowed: Tensor  # (..., T), how many
-    seen: Tensor  # (B, S)
-    packed: bool
-
-    @classmethod
-    def of(cls, scores: Tensor, P: Tensor) -> Softmax:
-        """Of what went in and what came out, the softmax being along the last axis."""
-        shown = _four(scores) > limit(scores.dtype)
-        return cls(_four(P), shown.sum(-1), shown.flatten(1, 2).any(1), P.dim() == 3)
-
-    def times(self, V: Tensor) -> Call | None:
-        """The call whose product this is, with values (G, S, d_v) or (S, d_v) for all; None where they do not fit."""
-        B, H, T, S = self.P.shape
-        if V.shape[-2] != S or (V.dim() == 3 and len(V) != B * H):
-            return None
-        values = V.view(B, H, S, -1) if V.dim() == 3 else V.expand(B, H, S, -1)
-        empty = self.allowed == 0  # softmax makes them uniform or nan
-
-        def part(n: int, heads: slice) -> Part:
-            P = self.P[n, heads].to(torch.float64, copy=True)
-            return P.masked_fill_(empty[n, heads].unsqueeze(-1), 0.0), values[n, heads].double(), self.allowed[n, heads]
-
-        return Call(Shape(B, H, self.packed, (T,) * B), V.dtype, part, lambda n: self.seen[n])
-
-
-def _four(A: Tensor) -> Tensor:
+def four_axes(A: Tensor) -> Tensor:
     """(B, H, T, d); what has three axes shares the first among samples and heads."""
     if A.dim() < 3:
         return A.reshape(1, 1, *A.shape[-2:])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import InputError, input_error
-from pullback.functional.batch import Batch
+from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import ROOT_LAYER, evaluate
 from pullback.measure.rank_collapse.calls import Call
-from pullback.measure.rank_collapse.find import Plan, reader
+from pullback.measure.rank_collapse.find import Plan
 from pullback.measure.rank_collapse.frames import Frame, Layer, frames
 from pullback.measure.rank_collapse.heads import HeadsFound, Real, of_call, real_tokens
+from pullback.measure.rank_collapse.reader import Reader
 from pullback.measure.rank_collapse.statistics import of_tokens
 
 
@@ -58,7 +60,13 @@ def measured_pass(model: nn.Module, inputs: Batch, plan: Plan, asked: Asked) -> 
         remedy = "Pass one entry a token, True where it is no padding"
         raise input_error(asked.where, f"a `mask` {sizes}", f"{tuple(asked.mask.shape)}", remedy)
     seen = _Pass(plan, asked)
-    with frames(model, seen.left) as running, reader(model, seen.called, lambda _: None):
+    reader = Reader(seen.called, lambda _: None, tensors(inputs))
+
+    def left(*call: Any) -> None:
+        with reader.paused():
+            seen.left(*call)
+
+    with frames(model, left) as running, reader:
         seen.running = running
         evaluate(model, inputs)
     return seen.ended()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import Tensor, nn
 
@@ -19,7 +20,10 @@ from pullback.measure.rank_collapse.reader import Reader
 NAMED = re.compile("attention|attn", re.IGNORECASE)
 SOFTMAX = ("scaled_dot_product_attention", "softmax", "flex_attention")
 ONE_QUERY = "a single query, whose output is one token"
-NOTHING_SEEN = "no softmax of scores times values in it"
+NOTHING_SEEN = "no rows of weights that sum to one times values in it"
+OTHERS = "attention of other queries than the tokens, beside what is read"
+IN_PARTS = "computed a sample, a head or some queries at a time"
+SQUARE = "computed by a matrix of tokens by tokens whose rows do not sum to one"
 NOT_CALLED = "not called with these inputs"
 
 
@@ -45,50 +49,89 @@ class Plan:
         return {layer.key: layer for layer in self.calls if layer is not None and layer.key is not None}
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """An attention: its sizes, the number of keys, the calls around it, outermost first."""
+
+    shape: Shape
+    keys: int
+    around: list[Frame]
+
+
 def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     """Run the model once and find its layers.
 
     Raises:
         NothingToMeasure: no attention that can be read, or none with two tokens.
     """
-    found: list[tuple[Shape, list[Frame]]] = []
+    found: list[_Seen] = []
     ended: list[tuple[Frame, list[Frame]]] = []
     unread: dict[str, str] = {}
+    squares: list[Frame] = []  # unless they attend: queries times keys, of as many tokens as features, look so too
 
     def note(call: Call) -> None:
-        found.append((call.shape, list(running)))
+        found.append(_Seen(call.shape, len(call.seen(0)), list(running)))
         for frame in running:
             frame.attends += 1
         if running:
             running[-1].own += 1
 
-    def strange(operation: str) -> None:
-        unread[running[-1].name if running else ROOT_LAYER] = f"computed by {operation}"
+    def strange(how: str | int) -> None:
+        frame = running[-1] if running else None
+        if isinstance(how, str):
+            unread[frame.name if frame else ROOT_LAYER] = f"computed by {how}"
+        elif frame and any(_has_tokens(x, how) for around in running for x in around.given):
+            squares.append(frame)
 
     def left(frame: Frame, _: Tensor | None, __: list[Tensor]) -> None:
         ended.append((frame, list(running)))
 
-    with frames(model, left) as running, reader(model, note, strange):
-        evaluate(model, inputs)
     given = tensors(inputs)
+    with frames(model, left) as running, Reader(note, strange, given):
+        evaluate(model, inputs)
     count = len(given[0]) if given and given[0].dim() else 1
+    unread = {frame.name: SQUARE for frame in squares if not frame.attends} | unread
     unread |= {name: why for name, why in _silent(model, ended).items() if name not in unread}
-    layers = [None if max(s.lengths) < 2 else layer_of(around, s, count) for s, around in found]
-    unread |= {around[-1].name: ONE_QUERY for (_, around), layer in zip(found, layers, strict=True) if layer is None}
-    if not found:
+    layers = [None if max(each.shape.lengths) < 2 else layer_of(each.around, each.shape, count) for each in found]
+    unread |= {_name(each): ONE_QUERY for each, layer in zip(found, layers, strict=True) if layer is None}
+    parts = _parts(found, layers, count)
+    unread |= {_name(found[number]): why for number, why in parts.items()}
+    layers = [None if number in parts else layer for number, layer in enumerate(layers)]
+    if not found or (parts and not any(layers)):
         names = ", ".join(f"`{name}`: {why}" for name, why in unread.items())
         got = f"none that can be read ({names})" if names else "none"
         remedy = "Pass one whose tokens are mixed by a softmax of scores times values"
         raise NothingToMeasure(sentence(where, "a model with attention", got, remedy))
-    if not any(layers):
+    if not any(layers) and not parts:
         raise NothingToMeasure(sentence(where, "inputs of two or more tokens", "1", "Pass longer sequences"))
     return Plan(tuple(layers), unread)
 
 
-def reader(model: nn.Module, found: object, strange: object) -> Reader:
-    """A ``Reader`` for a model."""
-    learned = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    return Reader(found, strange, learned)  # type: ignore[arg-type]
+def _name(seen: _Seen) -> str:
+    return seen.around[-1].name if seen.around else ROOT_LAYER
+
+
+def _parts(found: list[_Seen], layers: list[Layer | None], samples: int) -> dict[int, str]:
+    """Which of them, by number, have no tokens of their own, and why."""
+    parts: dict[int, str] = {}
+    read = {layer.key for layer in layers if layer is not None and layer.key is not None}
+    alone = [number for number, layer in enumerate(layers) if layer is not None and layer.key is None]
+    for _, group in groupby(alone, lambda number: id(found[number].around[-1]) if found[number].around else 0):
+        run = list(group)
+        rows = [max(found[number].shape.lengths) for number in run]
+        keys = found[run[-1]].keys
+        few = max(rows) < keys == sum(rows)
+        single = samples > 1 and len(run) % samples == 0 and all(found[number].shape.batch == 1 for number in run)
+        if len(run) > 1 and (few or single):
+            parts |= dict.fromkeys(run, IN_PARTS)
+        elif any(frame.key in read for frame in found[run[0]].around):
+            parts |= dict.fromkeys(run, OTHERS)
+    return parts
+
+
+def _has_tokens(X: Tensor, tokens: int) -> bool:
+    """Whether (N, T, D) or (T, N, D) is of that T; D, which weights of one's own may be of as well, is another."""
+    return X.dim() == 3 and tokens in X.shape[:2] and X.shape[2] != tokens
 
 
 def _silent(model: nn.Module, ended: list[tuple[Frame, list[Frame]]]) -> dict[str, str]:

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from pullback.measure.rank_collapse.calls import Call, Softmax, fused, native
+from pullback.measure.rank_collapse.calls import Call, fused, native
+from pullback.measure.rank_collapse.products import OTHER_AXIS, entry_by_entry, read
+from pullback.measure.rank_collapse.traces import Traces, factors_of, is_outer, is_plain, plain
+from pullback.measure.rank_collapse.weights import Masks, sums_to_one
 
 FUSED = "_scaled_dot_product_"
 NATIVE = ("_native_multi_head_attention", "_transformer_encoder_layer_fwd")
-SOFTMAX = ("_softmax", "_safe_softmax")
-PRODUCTS = ("bmm", "mm")
-KEPT_ROWS = ("_to_copy", "clone", "native_dropout", "mul", "div", "masked_fill", "where", "nan_to_num")
-MOST = 4  # softmaxes that wait for their product
-
-
-@dataclass
-class _Waiting:
-    """A softmax, and the tensors that hold its rows: by their memory, which cannot be another's while they are kept."""
-
-    softmax: Softmax | None  # None along another axis than the last
-    size: int
-    held: list[Tensor] = field(default_factory=list)
-
-    def has(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and any(_memory(tensor) == _memory(own) for own in self.held)
+OWN = ("aten", "prims", "prim", "higher_order", "_c10d_functional", "c10d")  # namespaces of torch itself
+CASTS = ("_to_copy", "clone")
+COPIES = ("_to_copy", "clone", "native_dropout", "mul", "div", "masked_fill", "where", "nan_to_num")
 
 
 class Reader(TorchDispatchMode):
     """Active during a forward pass.
 
-    Below autograd and above every kernel: all of torch's ways to attend are made of a fused call with queries, keys and
-    values, or of a softmax along the last axis whose rows are multiplied with values. Torch's own fast paths stay on,
-    as they would not with a mode for functions or with hooks on modules.
+    Below autograd and above every kernel: all ways to attend are made of a fused call with queries, keys and values, or
+    of rows of weights that sum to one and are multiplied with values. Torch's own fast paths stay on, as they would not
+    with a mode for functions or with hooks on modules.
 
     Args:
         found: called with each attention.
-        strange: called with what attends in a way of its own, in words.
-        learned: memory of the parameters; a product with one of them mixes no tokens.
+        strange: called with what mixes tokens in a way of its own, in words; or with the size of a square matrix, which
+            does if that is the number of tokens.
+        inputs: tensors the model is given.
     """
 
     supports_higher_order_operators = True
@@ -54,71 +43,103 @@ class Reader(TorchDispatchMode):
         """No: torch would load its compiler, for seconds, to keep it away from this class; nothing compiled runs."""
         return False
 
-    def __init__(self, found: Callable[[Call], None], strange: Callable[[str], None], learned: set[int]) -> None:
+    def __init__(
+        self, found: Callable[[Call], None], strange: Callable[[str | int], None], inputs: Iterable[Tensor]
+    ) -> None:
         super().__init__()
-        self._found, self._strange, self._learned = found, strange, learned
-        self._waiting: deque[_Waiting] = deque(maxlen=MOST)
+        self._found, self._strange = found, strange
+        self._traces, self._masks = Traces(inputs), Masks()
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is looked at: what runs is no part of the model."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._look(func, args, kwargs or {}, result)
+        name, kwargs = _name(func), kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        self._masks.look(name, args)
+        source = self._source(name, args)
+        result = func(*args, **kwargs)
+        self._traces.note(name, args, kwargs, result)
+        if source is not None:
+            self._copied(name, source, result)
+        self._look(func, name, args, kwargs, result)
         return result
 
-    def forget(self) -> None:
-        """Let go of softmaxes that were no attention."""
-        self._waiting.clear()
-
-    def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        name = _name(func)
+    def _look(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if name.startswith(FUSED):
             self._found(fused(_bound(func, args, kwargs)))
         elif name in NATIVE:
             self._found(native(_bound(func, args, kwargs)))
-        elif name in SOFTMAX:
-            self._softmax(_bound(func, args, kwargs), result)
-        elif "attention" in name or "attn" in name:
+        elif "attention" in name or "attn" in name or self._is_own(func, args):
             self._strange(f"`{name}`")
-        elif self._waiting:
-            self._follow(name, args, result)
+        elif (factors := factors_of(name, args)) is not None:
+            if all(map(is_plain, factors)):
+                self._multiplied(*factors, result)
+        elif name == "mul" and is_outer(*args[:2]) and all(map(self._traces.has_data, args[:2])):
+            self._traces.keep(result, factors=args[:2])
+        elif name == "sum" and len(args) > 1 and is_plain(args[0]):
+            self._summed(args[0], args[1], result)
 
-    def _softmax(self, given: dict[str, Any], P: Tensor) -> None:
-        scores = given["self"]
-        if scores.dim() > 1 and not scores.is_nested:
-            last = given["dim"] % scores.dim() == scores.dim() - 1
-            self._waiting.append(_Waiting(Softmax.of(scores, P) if last else None, P.numel(), [P]))
+    def _multiplied(self, left: Tensor, right: Tensor, result: Tensor) -> bool:
+        """A product of matrices; whether there is anything to say of it."""
+        found = read(left, right, self._traces, self._masks)
+        if isinstance(found, Call):
+            self._found(found)
+        elif found:
+            self._strange(found)
+        if found is not None and not isinstance(found, int):
+            self._traces.mixed(result, again=found == OTHER_AXIS)
+        return found is not None
 
-    def _follow(self, name: str, args: tuple[Any, ...], result: Any) -> None:
-        """Rows on their way to a product with values."""
-        if name in PRODUCTS:
-            left, right = args[:2]
-            for one in self._waiting:
-                if one.has(left) or one.has(right):
-                    V = right if one.has(left) else left.mT
-                    if _memory(V) not in self._learned:
-                        self._waiting.remove(one)
-                        self._product(one.softmax, V)
-                    return
-        elif name in KEPT_ROWS:
-            for one in self._waiting:
-                if any(one.has(arg) for arg in args):
-                    one.held += [t for t in tree_leaves(result) if _is_copy(t, one.size) and not one.has(t)]
+    def _summed(self, product: Tensor, axes: Any, result: Tensor) -> None:
+        """A sum along an axis, of a product entry by entry."""
+        trace = self._traces.of(product)
+        if trace is None or trace.factors is None or not isinstance(axes, list | tuple) or len(axes) != 1:
+            return
+        if trace.layout[0] == tuple(product.shape):
+            for P, V in entry_by_entry(*trace.factors, axes[0]):
+                if self._multiplied(P, V, result):
+                    break
+        trace.release()
 
-    def _product(self, softmax: Softmax | None, V: Tensor) -> None:
-        call = None if softmax is None else softmax.times(V)
-        if call is not None:
-            self._found(call)
-        else:
-            self._strange("a softmax along another axis" if softmax is None else "a softmax of other keys than values")
+    def _source(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """Rows that sum to one among what an operation is about to copy, round or drop entries of."""
+        if name.rstrip("_") in COPIES:
+            for x in args:
+                trace = self._traces.of(x) if is_plain(x) else None
+                if trace is not None and not trace.given:
+                    if (before := trace.before(x)) is not None:
+                        return before
+                    if sums_to_one(x):
+                        return x.clone() if name.endswith("_") and x is args[0] else x
+        return None
 
+    def _copied(self, name: str, source: Tensor, result: Any) -> None:
+        """Rows went on; those that sum to one again have been made anew."""
+        for copy in plain(result):
+            alike = copy.shape == source.shape and copy.is_floating_point()
+            if alike and (name in CASTS or not sums_to_one(copy)):
+                self._traces.keep(copy, source=source)
 
-def _is_copy(tensor: Any, size: int) -> bool:
-    return isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() == size
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    def _is_own(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether an operation of another library is given queries, keys and values."""
+        if getattr(func, "namespace", OWN[0]) in OWN:
+            return False
+        given = [x for x in plain(args) if x.dim() > 2 and x.is_floating_point() and self._traces.has_data(x)]
+        if len(given) < 3:
+            return False
+        Q, K, V = given[:3]
+        return Q.shape[-1] == K.shape[-1] and K.shape[:-1] == V.shape[:-1]
 
 
 def _name(func: Any) -> str:
