@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
+from pullback.cli.dynamics_networks import Force, Out, Seeds, Steps, edge, forgetting, parity, second_order
 from pullback.cli.pages import busy, check_counts, free_path
 
 app = typer.Typer(
-    help="Follow optimizers on quadratics, landscapes and saddles, beside what theory says.",
+    help="Follow optimizers on quadratics, landscapes, saddles and small networks, beside what theory says.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path | None, typer.Option(help="The page to write [runs/dynamics/ and the command's name].")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")]
-Steps = Annotated[int, typer.Option(help="Steps of each optimizer.")]
-Seeds = Annotated[int, typer.Option(help="Runs with noise of their own, at least 2.")]
 Rate = Annotated[float, typer.Option(help="Learning rate; 0: the best one.")]
 
 
@@ -146,3 +143,64 @@ def scale(
     with busy("a trajectory"):
         page = scale_page(lr, decay, steps)
     show(page, path)
+
+
+@app.command()
+def morse(
+    name: Annotated[str, typer.Argument(help="double_well, himmelblau, … of two coordinates.")] = "himmelblau",
+    point: Annotated[int, typer.Option(help="Which critical point, from 1, lowest first; 0: the first saddle.")] = 0,
+    reach: Annotated[float, typer.Option(help="How far from it coordinates are drawn.")] = 0.3,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Critical points with their Morse index, and coordinates in which one is a sum of squares."""
+    from pullback.cli.dynamics_pages.morse import morse_page
+    from pullback.cli.dynamics_pages.parts import show
+
+    path = free_path(out, "dynamics", "morse", force=force)
+    with busy("critical points"):
+        page = morse_page(name, point, reach)
+    show(page, path)
+
+
+@app.command()
+def proximal(
+    name: Annotated[str, typer.Argument(help="rosenbrock, beale, ravine, … (a wrong one lists all).")] = "rosenbrock",
+    distance: Annotated[str, typer.Option(help="euclidean, cosh or logistic (KL of Bernoulli variables).")] = "cosh",
+    weight: Annotated[float, typer.Option(help="Of the distance, the smallest of those drawn.")] = 200.0,
+    points: Annotated[int, typer.Option(help="Weights, each four times the one before.")] = 6,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """The step that a distance asks for, and how far expansions are from it: natural, mirror, Newton."""
+    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics_pages.proximal import proximal_page
+
+    path = free_path(out, "dynamics", "proximal", force=force)
+    check_counts("dynamics", points=points)
+    with busy("steps"):
+        page = proximal_page(name, distance, weight, points)
+    show(page, path)
+
+
+@app.command()
+def outputs(
+    lr: Annotated[float, typer.Option(help="Learning rate in outputs.")] = 0.1,
+    parameter_lr: Annotated[float, typer.Option(help="Of descent in parameters.")] = 0.001,
+    steps: Steps = 60,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Rosenbrock's function by descent in its outputs, pulled back, and by Gauss-Newton."""
+    from pullback.cli.dynamics_pages.outputs import outputs_page
+    from pullback.cli.dynamics_pages.parts import show
+
+    path = free_path(out, "dynamics", "outputs", force=force)
+    check_counts("dynamics", steps=steps)
+    with busy("trajectories"):
+        page = outputs_page(lr, parameter_lr, steps)
+    show(page, path)
+
+
+for command in (second_order, edge, parity, forgetting):
+    app.command()(command)

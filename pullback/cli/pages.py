@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +33,13 @@ def busy(what: str) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status(f"Computing {what} …") as status:
         yield lambda now: status.update(f"Computing {now} …")
+
+
+@contextmanager
+def bar(what: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    """A bar of what is done, on a terminal; nothing in a pipe. What it yields counts one more."""
+    from pullback._progress import Progress
+
+    with Progress(sys.stderr.isatty(), unit) as progress:
+        progress.start(what, total)
+        yield lambda: progress.advance(1)

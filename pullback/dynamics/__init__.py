@@ -8,7 +8,7 @@ from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
 from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
 from pullback.dynamics.linear.regression import KernelRegression, kernel_regression
 from pullback.dynamics.output_space import OutputPath, output_space_descent
-from pullback.dynamics.parity import ParityVariance, parity_variance
+from pullback.dynamics.parity import ParityVariance, SampledParities, parity_variance, sampled_parity_variance
 from pullback.dynamics.proximal import Proximal, half_square, proximal_step
 from pullback.dynamics.quadratic import Moments, Optimum, Quadratic, batch_covariance, noisy_moments
 from pullback.dynamics.saddles import (
@@ -60,6 +60,7 @@ __all__ = [
     "Proximal",
     "Quadratic",
     "SaddleFreeNewton",
+    "SampledParities",
     "ScaleGrowth",
     "SideBySide",
     "Step",
@@ -86,6 +87,7 @@ __all__ = [
     "parity_variance",
     "proximal_step",
     "random_hessians",
+    "sampled_parity_variance",
     "scale_invariant_growth",
     "semicircle",
     "simulate",

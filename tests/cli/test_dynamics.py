@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pullback as pb
 from pullback import dynamics
+from pullback.cli.dynamics_pages import morse
+from pullback.cli.dynamics_pages.edge import half_square
+from pullback.cli.dynamics_pages.parts import digits, tanh_network
+from pullback.cli.dynamics_pages.proximal import DISTANCES, proximal_page
+from pullback.cli.dynamics_pages.work import operations
 from pullback.report.dynamics_charts import landscape_chart
 from tests.cli.pages import charts_of, drawn, made, one_file
 from tests.command import Done
@@ -23,15 +30,30 @@ SMALL = {
     "batch": ["--points", "2", "--seeds", "8", "--target", "0.05"],
     "hessians": ["--size", "20", "--points", "3", "--seeds", "2"],
     "scale": ["--steps", "50", "--decay", "0.2"],
+    "morse": ["double_well"],
+    "proximal": ["--points", "2", "--weight", "1e5"],
+    "outputs": ["--steps", "12"],
+    "second-order": ["--methods", "natural gradient (kernel),SGD", "--steps", "2", "--samples", "8", "--hidden", "2"],
+    "edge": ["--steps", "4", "--every", "2", "--lr", "0.1", "--momentum", "0.5"],
+    "parity": ["--digits", "4", "--draws", "6", "--steps", "10"],
+    "forgetting": ["--forms", "diagonal", "--strengths", "100,1e-9", "--steps", "6", "--hidden", "3", "--seeds", "2"],
 }
 CHARTS = {
     "quadratic": ["landscape", "loss", "direction-1", "direction-2"],
     "landscape": ["landscape", "loss"],
     "saddle": ["landscape", "gradient-descent", "heavy-ball"],
     "batch": ["updates", "adam"],
-    "hessians": ["semicircle", "index"],
+    "hessians": ["semicircle", "index", "training"],
     "scale": ["norm", "rate"],
+    "morse": ["landscape", "index", "net", "along-1", "along-2"],
+    "proximal": ["landscape", "natural-gradient", "mirror-descent", "damped-newton"],
+    "outputs": ["landscape", "first", "second", "loss", "ways", "outputs"],
+    "second-order": ["steps", "work"],
+    "edge": ["sharpness", "loss", "oscillation", "stabilisation"],
+    "parity": ["variance", "sizes", "training"],
+    "forgetting": ["first-task", "second-task", "trade"],
 }
+WITHOUT_THEORY = ("landscape", "second-order", "forgetting")
 
 
 def run(*arguments: str | Path) -> Done:
@@ -50,7 +72,7 @@ def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[P
     one_file(path, text, CHARTS[kind])
     assert "pullback · dynamics" in path.read_text(encoding="utf-8")
     header = re.search(r"^quantity +.+ +theory +simulation +standard error$", text, re.M)
-    assert (header is None) == (kind == "landscape")
+    assert (header is None) == (kind in WITHOUT_THEORY)
 
 
 def test_a_quadratic_without_noise_is_the_trajectory(tmp_path: Path) -> None:
@@ -79,6 +101,91 @@ def test_saddle_and_scale_show_what_the_functions_say(pages: dict[str, tuple[Pat
     assert growth[0]["y"][-1] == pytest.approx(
         float(dynamics.scale_invariant_growth(0.1, 1.0, 50, weight_decay=0.2).squared_norm[-1]), rel=1e-6
     )
+
+
+def test_morse_and_outputs_lie_on_their_lines(pages: dict[str, tuple[Path, str]]) -> None:
+    """S1-89, S1-90: counts of the double well in two dimensions; sums of squares and recursions are exact."""
+    counts = re.findall(r"^  (minima|saddles|maxima), index \d +(\d)", pages["morse"][1], re.M)
+    assert counts == [("minima", "4"), ("saddles", "4"), ("maxima", "1")]
+    heights = charts_of(pages["morse"][0])["index"]["data"][0]
+    assert heights["y"] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert heights["x"] == pytest.approx([-0.5] * 4 + [-0.25] * 4 + [0], abs=1e-6)
+    for kind, keys in (("morse", ("along-1", "along-2")), ("outputs", ("first", "second", "loss"))):
+        for key in keys:
+            line, points = charts_of(pages[kind][0])[key]["data"][:2]
+            known = dict(zip(line["x"], line["y"], strict=True))
+            assert points["y"] == pytest.approx([known[at] for at in points["x"]], rel=1e-6, abs=1e-9)
+    assert re.search(r"^  outputs beside Gauss-Newton +\d.*×10⁻¹", pages["outputs"][1], re.M)
+
+
+def test_points_that_have_no_coordinates_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dynamics.critical_point("monkey_saddle", [0.0, 0.0])
+    monkeypatch.setattr(dynamics, "critical_points", lambda *_, **__: [found])
+    with pytest.raises(pb.InputError, match="that has an index, got monkey_saddle, with 1 that are degenerate"):
+        morse.morse_page("monkey_saddle", 0, 0.3)
+    wells = [dynamics.critical_point("double_well", place) for place in ([0.0, 1.0], [1.0, 1.0])]
+    monkeypatch.setattr(dynamics, "critical_points", lambda *_, **__: wells)
+    with pytest.raises(pb.InputError, match="`point` from 0 to 2, got 3"):
+        morse.morse_page("double_well", 3, 0.3)
+    with pytest.raises(pb.InputError, match="got 5. Pass a smaller --reach"):
+        morse.morse_page("double_well", 0, 5.0)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosh", "logistic"])
+def test_expansions_leave_out_what_is_said(distance: str) -> None:
+    """As weights grow, each step is off the proximal point by the first term it leaves out; that of Newton has an order
+    more where the distance is a square."""
+    page = proximal_page("rosenbrock", distance, 1e6, 2)
+    for line in page.lines:
+        first, last = line.found
+        assert last == pytest.approx(line.theory[1], rel=0.02)
+        assert first / last == pytest.approx(16 if "Newton" in line.name and distance == "euclidean" else 4, rel=0.1)
+    step = dynamics.proximal_step("rosenbrock", [-1.2, 1.0], 1e6, loss_order=1, distance=DISTANCES[distance]).step
+    assert page.keys[0][1] == f"({step[0]:.4g}, {step[1]:.4g})"
+
+
+def test_parity_and_edge_show_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
+    line, points = charts_of(pages["parity"][0])["variance"]["data"][:2]
+    assert line["x"] == [2, 3, 4]
+    assert points["y"] == pytest.approx(line["y"], rel=1e-6)  # of four digits at most six parities have one size
+    falls = [one / other for one, other in itertools.pairwise(line["y"])]
+    assert all(1.2 < fall < 3 for fall in falls)
+    seen, limit = charts_of(pages["edge"][0])["sharpness"]["data"]
+    x, labels = digits(100)
+    y, model = torch.nn.functional.one_hot(labels, 10).double(), tanh_network((64, 16, 16, 10), 0)
+    curvature = pb.Hessian(model, half_square, (x, y))
+    value = curvature @ (v := pb.eigenvalues(curvature, 1, tol=1e-6).vectors[:, 0])
+    assert seen["y"][0] == pytest.approx(float(v @ value), rel=1e-2)
+    assert (seen["x"], limit["y"]) == ([0, 2, 4], [30, 30, 30])
+    for key in ("oscillation", "stabilisation"):
+        line, points = charts_of(pages["edge"][0])[key]["data"][:2]
+        known = dict(zip(line["x"], line["y"], strict=True))
+        height = max(line["y"]) - min(line["y"])
+        assert max(abs(known[x] - y) for x, y in zip(points["x"], points["y"], strict=True)) < 0.1 * height
+
+
+def test_without_strength_nothing_is_kept(pages: dict[str, tuple[Path, str]]) -> None:
+    for key in ("first-task", "second-task"):
+        form, free, _ = charts_of(pages["forgetting"][0])[key]["data"]
+        assert form["x"] == [1e-9, 100]
+        assert form["y"][0] == free["y"][0]
+        assert form["y"][1] != free["y"][0]
+
+
+def test_work_is_counted(pages: dict[str, tuple[Path, str]]) -> None:
+    a, b = torch.eye(5, 3), torch.ones(3, 7)
+    assert operations(lambda: a @ b) == 2 * 5 * 3 * 7
+    square = torch.eye(6)
+    assert operations(lambda: torch.linalg.eigh(square)) == 9 * 6**3
+    assert operations(lambda: torch.linalg.cholesky(square)) == pytest.approx(6**3 / 3)
+    assert operations(lambda: torch.linalg.solve(square, a[:, 0].new_ones(6))) == pytest.approx(2 * 6**3 / 3)
+    kernel, descent = charts_of(pages["second-order"][0])["work"]["data"]
+    assert descent["x"] == list(range(1, 121))
+    assert len(kernel["x"]) == 2
+    assert kernel["x"][0] > 1
+    steps = charts_of(pages["second-order"][0])["steps"]["data"]
+    assert steps[0]["y"][1:] == kernel["y"]
+    assert steps[0]["y"][0] == steps[1]["y"][0]
 
 
 def test_landscape_records_runs(tmp_path: Path) -> None:
@@ -118,6 +225,25 @@ def test_a_trajectory_ends_where_the_map_does() -> None:
         (["saddle", "--curvature", "1"], "a direction of negative curvature"),
         (["batch", "--noise", "0"], "`noise` above 0, got 0.0"),
         (["scale", "--lr", "0"], "`lr` above 0, got 0.0"),
+        (["morse", "three_layers"], "a landscape of two coordinates, got three_layers, of 3"),
+        (["morse", "--reach", "0"], "`reach` above 0, got 0.0"),
+        (["proximal", "--distance", "L1"], "`distance` to be one of 'euclidean', 'cosh', 'logistic', got 'L1'"),
+        (["proximal", "--weight", "0"], "`weight` above 0, got 0.0"),
+        (["proximal", "saddle", "--weight", "0.5"], "without negative curvature, got an eigenvalue"),
+        (["outputs", "--lr", "0"], "`lr` above 0, got 0.0"),
+        (["outputs", "--parameter-lr", "inf"], "a finite `parameter-lr`, got inf"),
+        (["second-order", "--methods", "SGD,BFGS"], "`methods` to be one of 'Newton', "),
+        (["second-order", "--lr", "-1"], "`lr` above 0, got -1.0"),
+        (["second-order", "--samples", "1"], "`--samples` of at least 2, got 1"),
+        (["edge", "--momentum", "1"], "`momentum` in [0, 1), got 1.0"),
+        (["edge", "--lr", "1e3", "--steps", "40"], "a rate that training survives, got 1000. Pass a smaller --lr"),
+        (["edge", "--steps", "30"], "`--steps` of at least 40, got 30"),
+        (["parity", "--digits", "13"], "`digits` from 3 to 12, got 13"),
+        (["parity", "--activation", "sine"], "`activation` to be one of 'tanh', 'relu', "),
+        (["parity", "--draws", "1"], "`--draws` of at least 2, got 1"),
+        (["forgetting", "--strengths", "0,1"], "`strengths` above 0, got 0.0"),
+        (["forgetting", "--forms", "whole"], "`forms` to be one of 'diagonal', 'full', 'kronecker', got 'whole'"),
+        (["forgetting", "--seeds", "1"], "`--seeds` of at least 2, got 1"),
     ],
 )
 def test_usage_errors(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -146,6 +146,28 @@ def test_parities_by_brute_force() -> None:
     found = dynamics.parity_variance(network, flat, 4)
     assert found.variance == pytest.approx(float((each - each.mean(0)).square().sum(1).mean()), rel=1e-10)
     assert found.mean == pytest.approx(float(each.mean(0).square().sum()), rel=1e-10)
+    distances = (each - each.mean(0)).square().sum(1)
+    drawn = dynamics.sampled_parity_variance(network, flat, 4, draws=6)
+    for size in range(5):
+        of_size = distances[inputs.sum(1) == size]
+        assert float(drawn.by_size[size]) == pytest.approx(float(of_size.mean()), rel=1e-10)
+    assert drawn.variance == pytest.approx(found.variance, rel=1e-10)
+    assert drawn.stderr == 0
+
+
+def test_drawn_parities_estimate_all() -> None:
+    """Over many draws: the mean is that of all parities, and the standard error is that of the draws."""
+    w = torch.linspace(-1, 1, 8, dtype=F64)
+    line = lambda w, x: torch.tanh(w @ (2 * x - 1))  # noqa: E731
+    known = dynamics.parity_variance(line, w, 8).variance
+    drawn = [dynamics.sampled_parity_variance(line, w, 8, draws=4, seed=seed) for seed in range(60)]
+    variances = torch.tensor([each.variance for each in drawn], dtype=F64)
+    spread = float(variances.std())
+    assert abs(float(variances.mean()) - known) < 4 * spread / math.sqrt(len(drawn))
+    assert float(torch.tensor([each.stderr**2 for each in drawn]).mean()) == pytest.approx(spread**2, rel=0.4)
+    again = dynamics.sampled_parity_variance(line, w, 8, draws=4, seed=3)
+    assert torch.equal(again.by_size, drawn[3].by_size)
+    assert bool((again.by_size_stderr[[0, 8]] == 0).all())  # one parity of that size
 
 
 def test_the_signal_halves_with_each_bit() -> None:
@@ -186,6 +208,8 @@ def test_the_signal_halves_with_each_bit() -> None:
         (lambda: dynamics.scale_invariant_growth(0.1, 1.0, 1, weight_decay=-1.0), r"`weight_decay` in \[0, 1 / lr\)"),
         (lambda: dynamics.parity_variance(lambda w, x: w @ x, [1.0], 0), "`bits` from 1 to 20, got 0"),
         (lambda: dynamics.parity_variance(lambda w, x: w @ x, [[1.0]], 1), r"`w` \(P,\), got shape \(1, 1\)"),
+        (lambda: dynamics.sampled_parity_variance(lambda w, x: w @ x, [1.0], 1, 1), "`draws` at least 2, got 1"),
+        (lambda: dynamics.sampled_parity_variance(lambda w, x: w @ x, [1.0], 21), "`bits` from 1 to 20, got 21"),
     ],
 )
 def test_refusals(call: Any, message: str) -> None:

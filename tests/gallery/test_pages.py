@@ -171,6 +171,7 @@ BROKEN = [
         scaled_penalty,
         {"consolidated": (torch.zeros(7, 2), (0.0, 0.0)), "held": None, "drawn": None, "verdicts": None},
     ),
+    ("shalevshwartz2017_parity", "dynamics.parity_variance", scaled_result("variance"), ["spread", "training"]),
     ("cohen2021_edge_of_stability", "dynamics.simulate", scaled_result("x"), ["descent", "adam"]),
     ("bao2020_autoencoder", "Hessian", scaled_operator, ["training"]),
     ("chizat2019_lazy", "train_side_by_side", scaled_result("expansion"), ["by_scale"]),

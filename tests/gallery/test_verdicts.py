@@ -1,4 +1,4 @@
-"""Stored verdicts follow from stored means and standard errors: S0-42, S1-50, S1-51, S1-54, S3-16 on real networks."""
+"""Stored verdicts follow from stored means and standard errors: S0-42, S1-50, S1-51, S1-53, S1-54, S3-16 on networks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PAGES = {
     "keskar2017_sharp_minima": 5,
     "damian2023_self_stabilisation": 5,
     "shallue2019_batch_size": 5,
+    "shalevshwartz2017_parity": 5,
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.report.dynamics_charts import FOUND
@@ -68,3 +70,23 @@ def heights(function: Any, bounds: Any) -> tuple[list[float], list[float], list[
     x, y = (torch.linspace(low, high, GRID, dtype=F64) for low, high in bounds)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
     return x.tolist(), y.tolist(), function(places).tolist()
+
+
+def digits(count: int | None, *, pooled: bool = False, test: bool = False) -> tuple[Tensor, Tensor]:
+    """Scikit-learn's digits as vectors of 64 pixels, or of 16 that are means of four, in float64; and their classes."""
+    from pullback.functional import load_digits
+
+    data = load_digits(0)
+    x, y = (data.x_test, data.y_test) if test else (data.x_train, data.y_train)
+    images = x[:count].double().reshape(-1, 1, 8, 8)
+    return (nn.functional.avg_pool2d(images, 2) if pooled else images).flatten(1), y[:count]
+
+
+def tanh_network(sizes: Sequence[int], seed: int) -> nn.Sequential:
+    """Layers of tanh units as torch draws them, in float64; the random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+        return nn.Sequential(*layers[:-1]).double().eval()
