@@ -1,4 +1,4 @@
-"""Stored verdicts follow from stored means and standard errors: S0-42, S1-50, S1-51, S1-53, S1-54, S3-16 on networks."""
+"""Stored verdicts follow from stored means and errors: S0-42, S1-50, S1-51, S1-53, S1-54, S3-16 on real networks."""
 
 from __future__ import annotations
 
