@@ -15,6 +15,7 @@ from pullback.functional.modes import calls_by_name
 from pullback.functional.unwrap import unwrap
 from pullback.measure.rank_collapse.calls import Call, Shape
 from pullback.measure.rank_collapse.frames import Frame, Key, Layer, frames, layer_of
+from pullback.measure.rank_collapse.inputs import explained
 from pullback.measure.rank_collapse.reader import Reader
 
 NAMED = re.compile("attention|attn", re.IGNORECASE)
@@ -87,7 +88,7 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
         ended.append((frame, list(running)))
 
     given = tensors(inputs)
-    with frames(model, left) as running, Reader(note, strange, given):
+    with frames(model, left) as running, Reader(note, strange, given), explained(model, inputs, where):
         evaluate(model, inputs)
     count = len(given[0]) if given and given[0].dim() else 1
     unread = {frame.name: SQUARE for frame in squares if not frame.attends} | unread

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
-from pullback.functional.batch import Batch, tensors
+from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.rank_collapse.collect import Asked, Found, measured_pass
 from pullback.measure.rank_collapse.find import plan_of
+from pullback.measure.rank_collapse.inputs import check_dense, checked
 from pullback.measure.rank_collapse.means import joined
 from pullback.measure.rank_collapse.result import RankCollapse
 from pullback.measure.rank_collapse.spec import AttentionSpec
@@ -43,7 +44,8 @@ def rank_collapse(
 
     Args:
         model_or_spec: a module, measured as it is; or a specification, of which ``seeds`` networks are drawn.
-        inputs: what the model is called with: a tensor, a tuple in order, a mapping by keyword. None (specifications
+        inputs: what the model is called with: a tensor, a tuple in order, a mapping by keyword. A tensor alone is
+            queries, keys and values of a layer that needs these, as ``nn.MultiheadAttention``. None (specifications
             alone): tokens drawn anew for every network.
         mask: (N, T), True where a token is one, False where it is padding; None to tell by the model's own masks.
         spectrum: whether singular values of P, and the largest of the tokens, are taken: T^3 a head.
@@ -56,8 +58,8 @@ def rank_collapse(
 
     Raises:
         InputError: a model without attention that can be read, inputs of one token, a row with nothing to attend to,
-            tokens that are not finite, a mask that fits no layer; ``inputs`` missing or of another width, ``seeds`` for
-            a module.
+            tokens that are not finite, a mask that fits no layer; ``inputs`` that are missing, no tensors, or not what
+            the model takes; ``seeds`` for a module. What a model raises itself passes through.
         UnsupportedError: parameters that are spread over processes.
 
     Cost: two forward passes, and T^2 D a layer for the ranks, T^3 a head for spectra. Matrices are made of one layer
@@ -74,13 +76,12 @@ def rank_collapse(
         ('3',)
     """
     where = "rank_collapse"
-    if mask is not None and not isinstance(mask, Tensor):
-        raise input_error(where, "`mask` as a tensor", type(mask).__name__, "Pass torch.as_tensor(mask)")
+    _check_options(mask, spectrum, seed, dtype, where)
     if not isinstance(model_or_spec, AttentionSpec):
         if seeds is not None:
             raise input_error(where, "`seeds` for a specification alone", f"{seeds} and a module", "Leave it out")
-        model = _checked(model_or_spec, inputs, where)
-        return joined([_one(model, inputs, Asked(mask, spectrum, where))], where)
+        model = _checked(model_or_spec, where)
+        return joined([_one(model, checked(model, inputs, where), Asked(mask, spectrum, where))], where)
     count = DRAWN if seeds is None else seeds
     check_count(where, "seeds", count, 1)
     runs = []
@@ -99,20 +100,28 @@ def _one(model: nn.Module, inputs: Batch, asked: Asked) -> Found:
         return measured_pass(model, inputs, plan, asked)
 
 
-def _checked(model: object, inputs: Batch | None, where: str) -> nn.Module:
-    """The module that is evaluated; refuses what is none, and inputs that are missing or not finite."""
+def _checked(model: object, where: str) -> nn.Module:
+    """The module that is evaluated; refuses what is none, and what has nothing to evaluate."""
     if not isinstance(model, nn.Module):
         got = type(model).__name__
         raise input_error(where, "an nn.Module or an AttentionSpec", got, "Pass the model itself")
-    if inputs is None:
-        raise input_error(where, "`inputs` for a module", "None", "Pass what the model is called with")
     model = unwrap(model)
+    if getattr(model.forward, "__func__", None) is nn.Module.forward:
+        raise input_error(where, "a model with a forward method", type(model).__name__, "Pass one that can be called")
     refuse_sharded(model, where)
-    for leaf in tensors(inputs):
-        given = leaf.is_floating_point() and leaf.dim() > 2  # not a mask, which may hold infinities
-        if given and not bool(torch.isfinite(leaf).all()):
-            raise input_error(where, "finite numbers in `inputs`", "NaN or infinity", "Remove or repair that sample")
     return model
+
+
+def _check_options(mask: object, spectrum: object, seed: object, dtype: object, where: str) -> None:
+    if mask is not None and not isinstance(mask, Tensor):
+        raise input_error(where, "`mask` as a tensor", type(mask).__name__, "Pass torch.as_tensor(mask)")
+    if isinstance(mask, Tensor) and (mask.is_meta or not bool(((mask == 0) | (mask == 1)).all())):
+        raise input_error(where, "a `mask` of True and False", "other entries", "Pass True where a token is no padding")
+    if not isinstance(spectrum, bool):
+        raise input_error(where, "`spectrum` True or False", repr(spectrum), "Pass one of them")
+    check_count(where, "seed", seed, 0)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise input_error(where, "`dtype` of floating point", repr(dtype), "Pass torch.float32 or torch.float64")
 
 
 def _fitting(spec: AttentionSpec, inputs: Any, where: str) -> Tensor:
@@ -121,4 +130,7 @@ def _fitting(spec: AttentionSpec, inputs: Any, where: str) -> Tensor:
     if not fits:
         got = f"{tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise input_error(where, expected, got, "Pass inputs of the specification's sizes")
+    if inputs.is_meta:
+        raise input_error(where, "`inputs` of numbers", "shapes alone, on device meta", "Move them to the CPU")
+    check_dense(inputs, where)
     return inputs
