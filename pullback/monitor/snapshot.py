@@ -13,6 +13,7 @@ from pullback._rng import make_generator
 from pullback.functional import ModelView
 
 MOST_ENTRIES = 2**16  # of one parameter; larger ones are sampled
+CHANCE = 5.0  # standard errors: 3e-7 of directions
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,24 @@ class Snapshot:
             moved += scale * float(change.square().sum())
             along -= scale * float((change * before.double()).sum())
         return math.sqrt(size), along / math.sqrt(size * moved) if size * moved > 0 else 0.0
+
+    def went_down(self, model: nn.Module) -> bool:
+        """Whether the weights went against their gradient since, by more than a direction drawn at random does.
+
+        By ``CHANCE`` standard errors, 1 / sqrt(entries) of a cosine. False where there is no gradient any more.
+        """
+        parameters = ModelView.of(model, where="Monitor").parameters
+        along = moved = size = 0.0
+        entries = 0
+        for name, before in self.values.items():
+            p, places = parameters[name], self.places[name]
+            if p.grad is not None and not p.grad.is_sparse:
+                gradient = _entries(p.grad, places).double()
+                change = _entries(p, places).double() - before.double()
+                along -= float((gradient * change).sum())
+                moved, size = moved + float(change.square().sum()), size + float(gradient.square().sum())
+                entries += len(change)
+        return moved * size > 0 and along > CHANCE * math.sqrt(moved * size / entries)
 
     def _squares(self, name: str, p: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Squared change and squared value of the known entries, scaled so that they sum to all; whether sampled."""

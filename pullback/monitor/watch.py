@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,9 @@ class Watch:
         elif not steps:
             with self._timed():
                 measurer.measure_start(output)
+        if self._wants_weights(steps):
+            with self._timed(), suppress(Exception):  # weights that are not there yet; what stays is said at a step
+                self._before = Snapshot.of(measurer.model)
 
     @contextmanager
     def _timed(self) -> Iterator[float]:
@@ -71,7 +74,7 @@ class Watch:
             self._targets.see(y)
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
-        seen = Seen(x, y, self._steps.see(step, loss, samples), self._before if step == last + 1 else None)
+        seen = Seen(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last))
         if self.turns.schedule.is_due(step, last):
             allowed = self._allowed(step)
             if allowed is None:
@@ -98,10 +101,20 @@ class Watch:
     def _available(self) -> int:
         return min(self.measurer.max_samples, self.measurer.recent.num_available)
 
+    def _weights_before(self, step: int, last: int) -> Snapshot | None:
+        """The snapshot of the step before; of the first one only where these weights, and no others, made the step.
+
+        Between the monitor and the loop the weights may have been loaded, or drawn anew.
+        """
+        before = self._before if step == last + 1 else None
+        if before is None or last != self._begun:
+            return before
+        before = before.still_there(self.measurer.model)
+        return before if before.went_down(self.measurer.model) else None
+
     def _snapshot(self, step: int) -> Snapshot | None:
         """Weights before the next step, if it will be measured with a probe that asks for them."""
-        due = self.turns.schedule.is_due(step + 1)
-        if not due or "updates" not in self.measurer.names() or self._allowed(step + 1) is None:
+        if not self._wants_weights(step) or self._allowed(step + 1) is None:
             return None
         with self._timed():
             try:
@@ -109,6 +122,10 @@ class Watch:
             except Exception as error:  # no memory, for example: training goes on
                 self.output.error(step, "updates", error)
                 return None
+
+    def _wants_weights(self, step: int) -> bool:
+        """Whether the next step is due to be measured with a probe that asks for the weights before it."""
+        return "updates" in self.measurer.names() and self.turns.schedule.is_due(step + 1)
 
     def asked_for(self, step: int, x: Batch, y: Batch, loss: Any) -> None:
         """Measure with every probe."""

@@ -13,7 +13,8 @@ def measure(seen: Observation) -> Measurement:
     ``norm`` is |w| of all weights before the step, ``shrink`` the share of the step that made them smaller by the same
     factor: the cosine between dw and -w, which is 1 where a step is nothing but weight decay.
 
-    Nothing where the weights before the step are not known: at the first step, or where steps were left out.
+    Nothing where the weights before the step are not known: where steps were left out, and at the first one where
+    weights were loaded since the monitor was made, or its gradient is there no more.
     """
     ratios = {} if seen.before is None else seen.before.ratios(seen.model)
     if seen.before is None or not ratios:
