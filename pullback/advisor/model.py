@@ -48,6 +48,11 @@ def is_normalised(run: Run) -> bool:
     return any("norm" in kind for kind in kinds(run))
 
 
+def is_batch_normed(run: Run) -> bool:
+    """Whether one of them is batch norm."""
+    return any("batchnorm" in kind for kind in kinds(run))
+
+
 def is_recurrent(run: Run) -> bool:
     """Whether it has recurrent layers."""
     return bool(kinds(run) & set(RECURRENT))

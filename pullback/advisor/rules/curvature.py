@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pullback.advisor.change import Change
-from pullback.advisor.model import kinds
+from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import has, number
 from pullback.advisor.thresholds import FIRST_STEPS, LOWEST_FACTOR, SHARE_OF_LIMIT
 from pullback.runs import Record, Run
@@ -49,7 +49,7 @@ def curvatures_of(run: Run) -> list[Curvature]:
     those it was made with.
     """
     found = []
-    unsettled = any("batchnorm" in kind for kind in kinds(run))
+    unsettled = is_batch_normed(run)
     for record in run.of("sharpness"):
         early = record.step < FIRST_STEPS
         if early and unsettled:

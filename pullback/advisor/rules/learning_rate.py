@@ -10,6 +10,7 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
+from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
@@ -25,17 +26,23 @@ from pullback.advisor.reading import (
 )
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
+    ALL_AT_ONCE,
     DIVERGING,
     FALLS_BY,
     FALLS_SHORT,
+    FAR_ABOVE,
+    FIRST_UPDATE,
     GOOD_UPDATE,
+    HALF_TRAVELLED,
     HALF_WAY,
     LARGE_UPDATE,
+    LEAPS,
     LEARNS_CHANGES,
     LITTLE_WAY,
     LOWEST_FACTOR,
     MANY_LOSSES,
     MANY_SHARPNESS,
+    MANY_STEPS,
     MANY_STEPS_OF_FALL,
     MODEST_UPDATE,
     RAISED,
@@ -44,6 +51,7 @@ from pullback.advisor.thresholds import (
     SMALL_UPDATE,
     STABLE_SHARE,
     TRAVELLED,
+    WELL_TRAVELLED,
     WILD_UPDATE,
 )
 from pullback.runs import Record, Run
@@ -56,12 +64,16 @@ def too_high(run: Run) -> Iterator[Finding]:
     Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
     units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
     """
-    curvatures, works = [each for each in curvatures_of(run) if not each.at_start], learns(run)
+    curvatures, losses = [each for each in curvatures_of(run) if not each.at_start], training_losses(run)
+    works, short = learns(run), falls_short(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
-    at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
-    short, losses = falls_short(run), training_losses(run)
-    updates = _large_updates(run, LARGE_UPDATE) if not works else _large_updates(run, WILD_UPDATE) if short else []
+    if len(losses) < MANY_STEPS:  # too few to tell whether training works: what goes far beyond
+        at_first = bool(curvatures) and curvatures[0].sharpness > FAR_ABOVE * curvatures[0].limit
+        lasting, updates = False, _large_updates(run, ALL_AT_ONCE if is_batch_normed(run) else FIRST_UPDATE)
+    else:
+        at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
+        updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else []
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -79,6 +91,11 @@ def too_high(run: Run) -> Iterator[Finding]:
         factors.append((MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
         reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
     leapt = short and losses.leapt_at is not None
+    if (grown := _grown_at_once(run)) and not leapt:
+        evidence["loss of the same samples, after over before the step"] = grown[1]
+        steps += [grown[0], grown[0]]
+        factors.append(0.1)
+        reasons.append(f"so long that one made the loss of its own samples {grown[1]:.2g} times larger")
     if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
         evidence["highest loss, in first ones"] = losses.peak
         steps += [max(1, losses.leapt_at - 3), losses.leapt_at]
@@ -97,7 +114,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
     yield Finding(
         "learning-rate-too-high",
-        "warning" if updates or leapt else severity(run),
+        "warning" if updates or leapt or grown else severity(run),
         None,
         (min(steps), max(steps)),
         evidence,
@@ -110,6 +127,24 @@ def too_high(run: Run) -> Iterator[Finding]:
         summary=f"Steps are {' and '.join(reasons)}, so that they overshoot.{summed_words}",
         change=Change("learning_rate", factor),
     )
+
+
+def _grown_at_once(run: Run) -> tuple[int, float] | None:
+    """The first step that made the loss of its own samples several times larger, and how many, while few are made.
+
+    A step goes down the gradient of these very samples: what is larger after it was overshot, along a curvature that no
+    second measurement has to confirm. Behind batch norm the two are not the same function: in eval mode, in which it is
+    measured, its statistics are still those it was made with.
+    """
+    losses, summed = training_losses(run), summed_over(run)
+    if len(losses) >= MANY_STEPS or is_batch_normed(run) or losses.least is None:
+        return None
+    for record in records_with(run, "loss", "loss", "batch_loss"):
+        before = max(record.values["batch_loss"] / summed, losses.constant or 0.0) - losses.least
+        after = record.values["loss"] - losses.least
+        if before > 0 and after > LEAPS * before:
+            return record.step, after / before
+    return None
 
 
 def _large_updates(run: Run, limit: float) -> list[Record]:
@@ -135,12 +170,14 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
     little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and falls)
-    if not little or way > TRAVELLED:
+    if not little or way > (TRAVELLED if falls else HALF_TRAVELLED):
         return
     evidence = {"first loss": finite[0], "last loss": finite[-1]}
-    factor = min(RAISED_FAR, max(RAISED, TRAVELLED / way)) if way > 0 and (crawls or barely) else RAISED
+    factor = RAISED if way == 0 else min(RAISED, WELL_TRAVELLED / way)
+    if way > 0 and (crawls or barely):
+        factor = min(RAISED_FAR, max(RAISED, HALF_TRAVELLED / way))
     action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{factor:.2g} times'}"
-    bent = [c for c in curvatures if not (c.at_start and crawls)]
+    bent = [c for c in curvatures if not c.at_start]
     if bent:
         sharpest = max(bent, key=lambda c: c.sharpness / c.limit)
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
@@ -184,7 +221,7 @@ def _crawls(run: Run) -> bool:
     updates, losses = records_with(run, "updates", "median"), training_losses(run)
     if len(updates) <= MANY_SHARPNESS or len(losses) < MANY_LOSSES or not_finite(run) or losses.leapt_at is not None:
         return False
-    return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < TRAVELLED and not learns(run)
+    return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < HALF_TRAVELLED and not learns(run)
 
 
 def _furthest(updates: list[Record], run: Run) -> float:
@@ -197,13 +234,17 @@ def _furthest(updates: list[Record], run: Run) -> float:
 def _still_falls(losses: Losses, *, barely: bool) -> bool:
     """Whether most of one answer's loss is still there, and the second half fell by at least half of the first.
 
-    Of weights that barely moved, whether a good part of it is there, and a quarter of the fall. By more than chance: of
-    a loss that stands, quarters differ by its noise.
+    Of a loss below that of one answer, the fall down to it is none: any rate makes it, and it hides what comes after.
+    Of weights that barely moved, whether a good part of it is there, and a quarter of the whole fall. By more than
+    chance: of a loss that stands, quarters differ by its noise.
     """
     left, part = (FALLS_SHORT, 0.25) if barely else (HALF_WAY, 0.5)
-    if losses.share is None or losses.share < left or len(losses) < MANY_STEPS_OF_FALL:
+    if losses.share is None or losses.constant is None or losses.share < left or len(losses) < MANY_STEPS_OF_FALL:
         return False
     quarter = len(losses) // 4
     parts = [losses.finite[k * quarter : (k + 1) * quarter] for k in range(4)]
-    first, second, third, last = (float(np.median(part)) for part in parts)
-    return second - last > max(part * (first - third), FALLS_BY * error_of_level(parts[3])) > 0 and first > third
+    levels = [float(np.median(part)) for part in parts]
+    most = losses.constant if levels[3] < losses.constant and not barely else max(levels)
+    first, second, third, last = (min(level, most) for level in levels)
+    enough = max(part * (first - third), FALLS_BY * error_of_level(parts[3]))
+    return second - last > enough and levels[0] > levels[2]
