@@ -20,6 +20,7 @@ from pullback.advisor.thresholds import (
     LEAPS,
     LEARNS_ACCURACY,
     LEARNS_SHARE,
+    LEAST_WITHIN,
     MANY_STEPS,
     MISTAKE_LEFT,
     SHARE_OF_MEASUREMENTS,
@@ -114,20 +115,40 @@ def constant_loss(run: Run) -> float | None:
     if counts and records[-1].values.get("form") in ("cross-entropy", "nll", "binary", "binary-nll"):
         whole = sum(counts)
         return -sum(count / whole * math.log(count / whole) for count in counts)
-    counted = {r.step: float(r.values["num_samples"]) for r in records_with(run, "targets", "num_samples")}
-    squared = records[-1].values.get("form") == "squared"
-    within = median(
-        float(r.values["constant_loss"]) * (_unbiased(counted.get(r.step, 1.0)) if squared else 1.0) for r in records
-    )
+    if records[-1].values.get("form") != "squared":
+        return median(float(r.values["constant_loss"]) for r in records)
+    whole = _variance(run)
+    scales = [float(r.values["constant_scale"]) for r in records_with(run, "loss", "constant_scale")]
+    if whole is not None and scales:
+        return median(scales) * whole
+    return _of_few(run, records)
+
+
+def _variance(run: Run) -> float | None:
+    """Of the targets of all batches, the mean over outputs; None where the record has no sums of theirs."""
+    records = records_with(run, "all_targets", "num_samples")
+    rows = [[r.values.get("sums"), r.values.get("square_sums")] for r in records]
+    if not rows or len({len(part) if isinstance(part, list) else 0 for row in rows for part in row}) != 1:
+        return None
+    samples = sum(float(r.values["num_samples"]) for r in records)
+    sums, squares = np.array(rows, dtype=float).sum(0) / samples
+    found = float((squares - sums**2).mean()) if np.ndim(sums) == 1 and len(sums) else math.nan
+    return found if math.isfinite(found) and found > LEAST_WITHIN * float(squares.mean()) else None
+
+
+def _of_few(run: Run, records: Sequence[Record]) -> float:
+    """The same by the samples of the measurements, each about its own mean, less one for that: a median lies lower."""
+    counted = {
+        r.step: float(r.values["num_samples"])
+        for probe in ("targets", "kernel")
+        for r in records_with(run, probe, "num_samples")
+    }
+    counts = [counted.get(r.step, 1.0) for r in records]
+    free = sum(count - 1 for count in counts)
+    summed = sum(count * float(r.values["constant_loss"]) for count, r in zip(counts, records, strict=True))
+    within = summed / (free if free > 0 else len(counts))
     means = [number(r.values["mean"]) for r in records_with(run, "targets", "mean")]
-    if squared and len(means) > 2:  # batches that differ more than samples do
-        within = max(within, float(np.var(means)))
-    return within
-
-
-def _unbiased(samples: float) -> float:
-    """What the mean square about the samples' own mean falls short by."""
-    return samples / (samples - 1) if samples > 1 else 1.0
+    return max(within, float(np.var(means))) if len(means) > 2 else within  # batches that differ more than samples do
 
 
 def summed_over(run: Run) -> float:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from pullback.functional.batch import Batch, tensors
-from pullback.monitor.probes.targets import MOST_CLASSES
-
-MOST_OUTPUTS = 16  # whose means are compared; of more their average
+from pullback.monitor.probes.targets import MOST_CLASSES, MOST_OUTPUTS
 
 
 class SeenTargets:

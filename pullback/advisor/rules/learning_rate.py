@@ -31,6 +31,7 @@ from pullback.advisor.thresholds import (
     FALLS_BY,
     FALLS_SHORT,
     FAR_ABOVE,
+    FIRST_MEASUREMENT,
     FIRST_UPDATE,
     GOOD_UPDATE,
     HALF_TRAVELLED,
@@ -70,9 +71,11 @@ def too_high(run: Run) -> Iterator[Finding]:
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
     if len(losses) < MANY_STEPS:  # too few to tell whether training works: what goes far beyond
         at_first = bool(curvatures) and curvatures[0].sharpness > FAR_ABOVE * curvatures[0].limit
-        lasting, updates = False, _large_updates(run, ALL_AT_ONCE if is_batch_normed(run) else FIRST_UPDATE)
+        most = ALL_AT_ONCE if is_batch_normed(run) else FIRST_UPDATE
+        lasting, updates = False, [r for r in records_with(run, "updates", "median") if r.values["median"] > most][:1]
     else:
         at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
+        short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
         updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else []
     factors: list[float] = []
     evidence: dict[str, float] = {}
@@ -147,9 +150,14 @@ def _grown_at_once(run: Run) -> tuple[int, float] | None:
     return None
 
 
+def _updates(run: Run) -> list[Record]:
+    """Measured steps but the first, in which Adam moves every weight by the whole rate."""
+    return [r for r in records_with(run, "updates", "median") if r.step > FIRST_MEASUREMENT]
+
+
 def _large_updates(run: Run, limit: float) -> list[Record]:
     """Measurements of steps that move the weights by so much of their size, if the first shows it or half of them."""
-    records = records_with(run, "updates", "median")
+    records = _updates(run)
     large = [r for r in records if r.values["median"] > limit]
     return large if large and (large[0] is records[0] or lasts(large, records)) else []
 
@@ -160,7 +168,7 @@ def too_low(run: Run) -> Iterator[Finding]:
     finite = list(map(float, losses.finite))
     if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
-    updates = records_with(run, "updates", "median")
+    updates = _updates(run)
     way, crawls = _way(updates, run), _crawls(run)
     barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
     falls = _still_falls(losses, barely=barely)
@@ -218,7 +226,7 @@ def _crawls(run: Run) -> bool:
     Of Adam's first steps the preconditioned curvature says nothing then: its second moments are those of one batch.
     Layers behind units that a rate far too high has killed stand still as well, but not all: outputs go on.
     """
-    updates, losses = records_with(run, "updates", "median"), training_losses(run)
+    updates, losses = _updates(run), training_losses(run)
     if len(updates) <= MANY_SHARPNESS or len(losses) < MANY_LOSSES or not_finite(run) or losses.leapt_at is not None:
         return False
     return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < HALF_TRAVELLED and not learns(run)

@@ -8,7 +8,7 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import by_layer, severity, span, training_losses
 from pullback.advisor.rules.words import as_dict, listed, names_in
-from pullback.advisor.thresholds import FALLS_SHORT, LEARNS_SHARE, MOVES
+from pullback.advisor.thresholds import FALLS_SHORT, FEW_STEPS, LEARNS_SHARE, MOVES
 from pullback.runs import Run
 
 
@@ -73,7 +73,7 @@ def _holds_back(run: Run) -> bool:
     losses = training_losses(run)
     if losses.share is None or losses.constant is None or losses.least is None:
         return False
-    first = (float(losses.finite[0]) - losses.least) / (losses.constant - losses.least)
+    first = (float(losses.finite[:FEW_STEPS].max()) - losses.least) / (losses.constant - losses.least)
     return first > LEARNS_SHARE and losses.share > FALLS_SHORT
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.diagnostics.constant_answer import constant_answer
+from pullback.diagnostics.constant_answer import ConstantAnswer, constant_answer
+from pullback.functional.batch import Batch
 from pullback.functional.losses import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.targets import MOST_OUTPUTS
 
 _OPTIONS = {"label_smoothing": "smoothing", "ignore_index": "ignored"}  # what cross-entropy calls them
 
@@ -19,7 +21,8 @@ def measure(seen: Observation) -> Measurement:
 
     Beside it ``constant_accuracy``, that of the best answer that is the same for every sample. Of a loss whose form is
     known (``diagnostics.constant_answer``) its ``form``, that answer's ``constant_loss``, and whether the ``outputs``
-    are scores or probabilities.
+    are scores or probabilities; of a squared one of few outputs ``constant_scale``, that over the mean of their
+    variances: a half, a sum over the outputs.
     """
     losses, outputs = seen.evaluated
     values: dict[str, Any] = {"loss": float(losses.mean())}
@@ -31,9 +34,18 @@ def measure(seen: Observation) -> Measurement:
     answer = constant_answer(logits_of(outputs), seen.y, losses, **options)
     if answer is not None:
         values |= {"form": answer.form, "constant_loss": answer.loss, "outputs": answer.outputs}
+        if (scale := _scale(answer, seen.y)) is not None:
+            values["constant_scale"] = scale
     if seen.batch_loss is not None:
         values["batch_loss"] = seen.batch_loss
     return Measurement(values)
+
+
+def _scale(answer: ConstantAnswer, y: Batch) -> float | None:
+    if answer.form != "squared" or not isinstance(y, Tensor) or y[0].numel() > MOST_OUTPUTS:
+        return None
+    variance = float(y.detach().double().reshape(len(y), -1).var(0, correction=0).mean())
+    return answer.loss / variance if variance > 0 else None
 
 
 PROBE = Probe("loss", measure)

@@ -10,6 +10,7 @@ from pullback.functional.batch import tensors
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 MOST_CLASSES = 256  # a record counts each; of more, vocabularies, none
+MOST_OUTPUTS = 16  # whose means over all batches are kept; of more their average
 
 
 def measure(seen: Observation) -> Measurement:
