@@ -22,7 +22,6 @@ import numpy as np
 from pullback.advisor.thresholds import (
     DIVERGING,
     DIVERGING_CHANGES,
-    FEW_RATIOS,
     LEARNS_CHANGES,
     LEARNS_LOSS,
     MANY_LOSSES,
@@ -33,7 +32,6 @@ from pullback.advisor.thresholds import (
 )
 
 WINDOW = 50  # steps whose median is a level
-PARTS = 5  # of it, one of which may hold a batch that stands out
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,8 @@ class Losses:
 
     @cached_property
     def last(self) -> float:
-        """The level of the last tenth, of at most ``WINDOW`` and at least one: the median over a few parts of its means.
-
-        A median over single batches lies below their mean where these are small: of squared errors of one sample each by
-        half, and what one answer for all reaches is a mean.
-        """
-        window = self.finite[-_window(len(self)) :]
-        parts = np.array_split(window, PARTS) if len(window) >= PARTS * FEW_RATIOS else np.split(window, len(window))
-        return float(np.median([part.mean() for part in parts]))
+        """Median of the last tenth, of at most ``WINDOW`` and at least one."""
+        return float(np.median(self.finite[-_window(len(self)) :]))
 
     @cached_property
     def running(self) -> np.ndarray:

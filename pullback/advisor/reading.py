@@ -267,8 +267,12 @@ def severity_of_mistake(run: Run) -> str:
 
 def severity_of_symptom(run: Run) -> str:
     """What shows in any training at first is a warning where training does not work, and has had the steps to."""
-    shown = len(run.course("loss")[1])
-    return "info" if 0 < shown < MANY_STEPS else severity(run)
+    return "info" if is_early(run) else severity(run)
+
+
+def is_early(run: Run) -> bool:
+    """Whether the loop showed so few steps that nothing is known yet of what is learnt."""
+    return 0 < len(run.course("loss")[1]) < MANY_STEPS
 
 
 def severity(run: Run) -> str:

@@ -121,12 +121,12 @@ def measured_until(step: int) -> Run:
 
 
 def moved(ratio: float, loss: float = 2.0) -> list[Line]:
-    return [*losses(*[loss] * 5), (1, "updates", {"median": ratio})]
+    return [*losses(*[loss] * 5), (2, "updates", {"median": ratio})]
 
 
 def moved_and_learns(ratio: float) -> Run:
     """A run that learns, with half of one answer's loss left."""
-    return a_run(constant(2.0), (1, "updates", {"median": ratio}), loss=[2.0] * 5 + [1.0] * 5)
+    return a_run(constant(2.0), (2, "updates", {"median": ratio}), loss=[2.0] * 25 + [1.0] * 5)
 
 
 def copied(count: int) -> list[Line]:
@@ -286,7 +286,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             lambda finding: finding.change is not None and abs(finding.change.value - 0.05) < 1e-9,
         ),
     ),
-    "TRAVELLED": (Row(slow, 0.499, 0.501, LR_LOW),),
+    "HALF_TRAVELLED": (Row(slow, 0.499, 0.501, LR_LOW),),
     "MOVES": (Row(layers_moving, 1.01e-6, 0.99e-6, "parameters-not-trained"),),
     "NOT_ZEROED": (Row(zeroed, 5.01, 4.99, "gradients-not-zeroed"),),
     "ADDS_UP": (Row(adding, 0.351, 0.349, "gradients-not-zeroed"),),

@@ -89,17 +89,17 @@ def imbalanced(labels: int) -> list[Line]:
     return [*losses(2.0, 2.0), (0, "targets", {"counts": {"a": labels - 3.0, "b": 3.0}})]
 
 
-def falling(last: float = 1.5, steps: int = 80, noise: float = 0.0) -> Run:
-    """A loss that falls evenly from that of one answer, and three measured steps of a third of the weights in all."""
+def falling(last: float = 1.5, steps: int = 80, noise: float = 0.0, way: float = 0.3) -> Run:
+    """A loss that falls evenly from that of one answer, and three measured steps of so much of the weights in all."""
     course = [2.0 + (last - 2.0) * k / (steps - 1) + noise * (-1) ** k for k in range(steps)]
-    updates = [(step, "updates", {"median": 0.3 / steps}) for step in (1, 2, steps)]
+    updates = [(step, "updates", {"median": way / steps}) for step in (2, 4, steps)]
     return a_run(CONSTANT, *updates, loss=course)
 
 
 def flat(way: float, curvature: float = 1e-6) -> Run:
     """No curvature, and weights that went this far in 100 steps."""
     bent = [(step, "sharpness", SGD | {"hessian": curvature}) for step in (1, 100)]
-    return a_run(*bent, *[(s, "updates", {"median": way / 100}) for s in (1, 50, 100)], loss=[2.0] * 100)
+    return a_run(*bent, *[(s, "updates", {"median": way / 100}) for s in (2, 50, 100)], loss=[2.0] * 100)
 
 
 def noisy_level(noise: float) -> Run:
@@ -114,6 +114,18 @@ def batches(size: int, scale: float = 100.0) -> Run:
 
 def one_sample(size: int, left: float = 0.75) -> Run:
     return a_run(CONSTANT, (0, "loss_form", {"batch_size": size}), loss=[2.0] * 20 + [2.0 * left] * 20)
+
+
+def wild(left: float) -> Run:
+    """Steps of half of the weights, and this share of one answer's loss at the end."""
+    return a_run(CONSTANT, (2, "updates", {"median": 0.5}), loss=[2.0] * 20 + [2.0 * left] * 20)
+
+
+def begun(update: float = 0.1, most: float = 0.1, module: str = "Linear", sharpness: float = 1.0) -> Run:
+    """The first step of a run: its length in those of the weights, at the median and of the layer that moved most."""
+    steps = (1, "updates", {"median": update, "ratio": {"a": 0.1, "b": update, "c": most}})
+    curvature = (1, "sharpness", SGD | {"hessian": sharpness})
+    return a_run(steps, curvature, meta={"model": {"modules": {module: 1}}}, loss=[2.0])
 
 
 def normed(size: int) -> list[Line]:
@@ -152,7 +164,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LABEL_CHANCE": (Row(lambda v: labels(*v), (12, 200), (42, 1000), "suspect-samples", is_warning),),
     "FEW_DIRECTIONS": (Row(lambda v: collapsed(*[v] * 5), 3, 2, "rank-collapse"),),
     "MANY_DIRECTIONS": (Row(lambda v: collapsed(4, v), 4, 3, "rank-collapse"),),
-    "FALLS_SHORT": (Row(lambda v: one_sample(2, v), 0.301, 0.299, "batch-too-small"),),
+    "FALLS_SHORT": (Row(wild, 0.301, 0.299, HIGH),),
     "MEDIAN_OF": (Row(lambda v: adding(20, v), 6, 5, "gradients-not-zeroed"),),
     "MANY_NORMS": (Row(adding, 5, 4, "gradients-not-zeroed"),),
     "MANY_OUTPUTS": (Row(probabilities, 3, 2, "loss-of-probabilities"),),
@@ -162,6 +174,11 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_LABELS": (Row(imbalanced, 100, 99, "class-imbalance"),),
     "HALF_WAY": (Row(falling, 0.96, 0.95, LOW),),
     "MANY_STEPS_OF_FALL": (Row(lambda v: falling(steps=v), 40, 39, LOW),),
+    "TRAVELLED": (Row(lambda v: falling(way=v), 0.999, 1.001, LOW),),
+    "WELL_TRAVELLED": (Row(lambda v: falling(way=v), 0.6, 0.61, LOW, factor_is(5.0)),),
+    "FIRST_UPDATE": (Row(lambda v: begun(v), 0.501, 0.499, HIGH),),
+    "ALL_AT_ONCE": (Row(lambda v: begun(0.1, v, "BatchNorm1d"), 5.01, 4.99, HIGH),),
+    "FAR_ABOVE": (Row(lambda v: begun(sharpness=v), 101.0, 99.0, HIGH),),
     "FALLS_BY": (Row(lambda v: falling(noise=v), 0.1, 0.115, LOW),),
     "RAISED": (Row(lambda v: flat(v), 0.1, 0.04, LOW, factor_is(10.0)),),
     "RAISED_FAR": (Row(lambda v: flat(v), 0.004, 0.006, LOW, factor_is(100.0)),),

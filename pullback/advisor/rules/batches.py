@@ -11,12 +11,12 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
-    falls_short,
     has,
     lasts,
     number,
     records_with,
     severity,
+    severity_of_mistake,
     span,
     training_losses,
 )
@@ -91,7 +91,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     evidence = {"batch size": batch} | (
         {"noise scale": scale} if scale < math.inf else {"noise scale, at least": least}
     )
-    tiny = small and batch <= ONE_OR_TWO and batch < least and falls_short(run)
+    tiny = small and batch <= ONE_OR_TWO and batch < least and severity_of_mistake(run) == "warning"
     if tiny or (small and batch < BATCH_TOO_SMALL * least):
         wanted = scale if scale < math.inf else least
         wanted = max(wanted, AT_NO_COST * batch) if tiny else wanted
@@ -110,7 +110,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     threshold = f"batch {side} {limit:g} noise scales by {STDERRS:g} standard errors, over all measurements"
     if tiny:
         threshold += (
-            f", or of {ONE_OR_TWO} samples at most and below the noise scale itself, where training falls short"
+            f", or of {ONE_OR_TWO} samples at most and below the noise scale, where much is left to learn"
         )
     first, last = span(records)
     seen = (0 if tiny else first, last)  # that stands in the settings
@@ -118,10 +118,10 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
 
 
 def _one_or_two(run: Run) -> Iterator[Finding]:
-    """So few samples a batch that what is measured may not tell noise from signal, where training falls short."""
+    """So few samples a batch that what is measured may not tell noise from signal, where much is left to learn."""
     sizes = [float(r.values["batch_size"]) for r in records_with(run, "loss_form", "batch_size")]
     losses = training_losses(run)
-    if not sizes or max(sizes) > ONE_OR_TWO or len(losses) < MANY_STEPS or not falls_short(run):
+    if not sizes or max(sizes) > ONE_OR_TWO or len(losses) < MANY_STEPS or severity_of_mistake(run) == "info":
         return
     yield Finding(
         "batch-too-small",
@@ -129,7 +129,7 @@ def _one_or_two(run: Run) -> Iterator[Finding]:
         None,
         (0, int(losses.steps[-1])),  # that stands in the settings
         {"batch size": max(sizes)},
-        f"batches of {ONE_OR_TWO} samples at most, where training falls short",
+        f"batches of {ONE_OR_TWO} samples at most, where much is left to learn",
         CONVENTION,
         "Use batches of eight samples or more: they take hardly longer",
         summary="Each step follows one sample or two, whose noise nothing averages out.",

@@ -56,7 +56,9 @@ def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
     shown = run.course("loss")[1]
     if len(shown) >= MANY_LOSSES and losses.least is not None:
         return []
-    if len(shown) > 1 and (shown[-1] <= shown[0] or (losses.least is not None and growth(list(shown), losses.least) <= 1)):
+    if len(shown) > 1 and (
+        shown[-1] <= shown[0] or (losses.least is not None and growth(list(shown), losses.least) <= 1)
+    ):
         return []
     return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
 

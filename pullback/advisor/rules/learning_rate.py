@@ -15,6 +15,7 @@ from pullback.advisor.reading import (
     CONVENTION,
     by_layer,
     falls_short,
+    is_early,
     lasts,
     learns,
     least_loss,
@@ -25,25 +26,21 @@ from pullback.advisor.reading import (
     training_losses,
 )
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
+from pullback.advisor.rules.first_steps import out_of_reach
 from pullback.advisor.thresholds import (
-    ALL_AT_ONCE,
     DIVERGING,
     FALLS_BY,
     FALLS_SHORT,
-    FAR_ABOVE,
     FIRST_MEASUREMENT,
-    FIRST_UPDATE,
     GOOD_UPDATE,
     HALF_TRAVELLED,
     HALF_WAY,
     LARGE_UPDATE,
-    LEAPS,
     LEARNS_CHANGES,
     LITTLE_WAY,
     LOWEST_FACTOR,
     MANY_LOSSES,
     MANY_SHARPNESS,
-    MANY_STEPS,
     MANY_STEPS_OF_FALL,
     MODEST_UPDATE,
     RAISED,
@@ -65,18 +62,16 @@ def too_high(run: Run) -> Iterator[Finding]:
     Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
     units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
     """
+    if is_early(run):
+        yield from out_of_reach(run)
+        return
     curvatures, losses = [each for each in curvatures_of(run) if not each.at_start], training_losses(run)
     works, short = learns(run), falls_short(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
-    if len(losses) < MANY_STEPS:  # too few to tell whether training works: what goes far beyond
-        at_first = bool(curvatures) and curvatures[0].sharpness > FAR_ABOVE * curvatures[0].limit
-        most = ALL_AT_ONCE if is_batch_normed(run) else FIRST_UPDATE
-        lasting, updates = False, [r for r in records_with(run, "updates", "median") if r.values["median"] > most][:1]
-    else:
-        at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
-        short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
-        updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else []
+    at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
+    short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
+    updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else []
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -94,11 +89,6 @@ def too_high(run: Run) -> Iterator[Finding]:
         factors.append((MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
         reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
     leapt = short and losses.leapt_at is not None
-    if (grown := _grown_at_once(run)) and not leapt:
-        evidence["loss of the same samples, after over before the step"] = grown[1]
-        steps += [grown[0], grown[0]]
-        factors.append(0.1)
-        reasons.append(f"so long that one made the loss of its own samples {grown[1]:.2g} times larger")
     if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
         evidence["highest loss, in first ones"] = losses.peak
         steps += [max(1, losses.leapt_at - 3), losses.leapt_at]
@@ -117,7 +107,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
     yield Finding(
         "learning-rate-too-high",
-        "warning" if updates or leapt or grown else severity(run),
+        "warning" if updates or leapt else severity(run),
         None,
         (min(steps), max(steps)),
         evidence,
@@ -132,27 +122,9 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
 
 
-def _grown_at_once(run: Run) -> tuple[int, float] | None:
-    """The first step that made the loss of its own samples several times larger, and how many, while few are made.
-
-    A step goes down the gradient of these very samples: what is larger after it was overshot, along a curvature that no
-    second measurement has to confirm. Behind batch norm the two are not the same function: in eval mode, in which it is
-    measured, its statistics are still those it was made with.
-    """
-    losses, summed = training_losses(run), summed_over(run)
-    if len(losses) >= MANY_STEPS or is_batch_normed(run) or losses.least is None:
-        return None
-    for record in records_with(run, "loss", "loss", "batch_loss"):
-        before = max(record.values["batch_loss"] / summed, losses.constant or 0.0) - losses.least
-        after = record.values["loss"] - losses.least
-        if before > 0 and after > LEAPS * before:
-            return record.step, after / before
-    return None
-
-
 def _updates(run: Run) -> list[Record]:
     """Measured steps but the first, in which Adam moves every weight by the whole rate."""
-    return [r for r in records_with(run, "updates", "median") if r.step > FIRST_MEASUREMENT]
+    return [r for r in records_with(run, "updates", "median") if r.step != FIRST_MEASUREMENT]
 
 
 def _large_updates(run: Run, limit: float) -> list[Record]:
