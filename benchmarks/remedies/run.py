@@ -1,6 +1,6 @@
 """Draws set-ups, tells what is wrong with each by outcome, and tries what ``pb.diagnose`` says to do.
 
-Usage: python -m benchmarks.remedies.run [--preset small|full] [--count K] [--out FOLDER] [--records FOLDER]
+Usage: python -m benchmarks.remedies.run [--preset small|full|fresh] [--count K] [--out FOLDER] [--records FOLDER]
        [--leave-out] [--render]
 
 Results are kept by set-up, so that a run that was stopped goes on where it stood; what the rules say is asked anew once
@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from benchmarks.remedies.watching import Records, row
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
-FULL = 300
-LOOKED_AT = 166  # set-ups, from the first, whose records were looked at when rules were changed
+FULL, FRESH = 300, 40
+LOOKED_AT = 300  # set-ups, from the first, whose records were looked at when rules were changed
 NOT_RECORDING = {"advisor", "controllers", "report", "theory"}  # parts of the package that no record depends on
 TRAINING = ("setups", "faults", "data", "networks", "training")  # the files that say what a training is
 MARK, END = "<!-- table:remedies -->", "<!-- /table -->"
@@ -59,7 +59,8 @@ def sources() -> dict[str, str]:
 
 
 def set_ups(preset: str, number: int) -> list[Drawn]:
-    return tiny() if preset == "small" else [draw(each, FAULTS) for each in range(number)]
+    first = LOOKED_AT if preset == "fresh" else 0
+    return tiny() if preset == "small" else [draw(each, FAULTS) for each in range(first, first + number)]
 
 
 def result(drawn: Drawn, known: Known, records: Records | None = None) -> tuple[Row, Known]:
@@ -132,27 +133,40 @@ def told(found: Row) -> str:
     return f"{where}; {found['planted']}: {found['verdict']} ({skill:.2f} of {twin:.2f}); {said}"
 
 
-def page(rows: list[Row], facts: Row) -> str:
-    """The tables, in Markdown, and what they were measured on."""
+def counted(rows: list[Row]) -> str:
+    """How many of each verdict."""
     counts: dict[str, int] = {}
     for each in rows:
         counts[each["verdict"]] = counts.get(each["verdict"], 0) + 1
-    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda each: -each[1]))
-    parts = [f"The first {len(rows)} set-ups: {verdicts}.", score.summary(rows)]
-    if unseen := [row for row in rows if row["number"] >= LOOKED_AT]:
-        parts += [f"Of these the {len(unseen)} from {LOOKED_AT} on, at which nobody had looked:", score.summary(unseen)]
-    parts.append(score.left_out(rows))
-    measured = (
+    return ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda each: -each[1]))
+
+
+def measured(facts: Row, name: str) -> str:
+    return (
         f"Measured {facts['date']} at commit {facts['commit']} on {facts['cpu']}, {facts['cores']} cores, one thread a "
-        f"process; Python {facts['python']}, torch {facts['packages']['torch']}. Set-ups: `remedies/results/full.json`."
+        f"process; Python {facts['python']}, torch {facts['packages']['torch']}. Set-ups: `remedies/results/{name}.json`."
     )
-    return "\n\n".join([*parts, score.by_fault(rows), measured])
+
+
+def page(rows: list[Row], facts: Row, fresh: Sequence[Row] = (), about: Row | None = None) -> str:
+    """The tables, in Markdown, and what they were measured on: those at which nobody had looked first, where there are."""
+    parts = []
+    if fresh and about is not None:
+        title = f"Set-ups {fresh[0]['number']} to {fresh[-1]['number']}, at which nobody had looked"
+        parts += [
+            f"{title}: {counted([*fresh])}.",
+            score.summary([*fresh]),
+            score.by_fault([*fresh]),
+            measured(about, "fresh"),
+        ]
+    parts += [f"The first {len(rows)} set-ups, looked at: {counted(rows)}.", score.summary(rows)]
+    return "\n\n".join([*parts, score.left_out(rows), score.by_fault(rows), measured(facts, "full")])
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=("small", "full"), default="small")
-    parser.add_argument("--count", type=int, default=FULL, help="set-ups of the full preset, from the first")
+    parser.add_argument("--preset", choices=("small", "full", "fresh"), default="small")
+    parser.add_argument("--count", type=int, help="set-ups, from the first of the preset")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
         "--records", type=Path, help="keep the records of watched runs, and ask them where they still hold"
@@ -162,15 +176,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--render", action="store_true", help="make nothing, only write the tables into README.md")
     options = parser.parse_args(arguments)
     path = options.out / f"{options.preset}.json"
+    count = options.count or (FRESH if options.preset == "fresh" else FULL)
     if not options.render:
-        run(set_ups(options.preset, options.count), path, options.processes, options.records)
+        run(set_ups(options.preset, count), path, options.processes, options.records)
     kept = json.loads(path.read_text())
-    rows, facts = kept["rows"][: options.count], kept["environment"]
+    rows, facts = kept["rows"][:count], kept["environment"]
     print(score.left_out(rows) if options.leave_out else page(rows, facts))
-    if options.preset == "full" and options.out == RESULTS:
+    if options.preset != "small" and options.out == RESULTS:
+        kept, fresh = (json.loads(each.read_text()) for each in (RESULTS / "full.json", RESULTS / "fresh.json"))
+        text = page(kept["rows"], kept["environment"], fresh["rows"], fresh["environment"])
         readme = HERE.parent / "README.md"
         before, _, rest = readme.read_text().partition(MARK)
-        readme.write_text(f"{before}{MARK}\n{page(rows, facts)}\n{END}{rest.partition(END)[2]}")
+        readme.write_text(f"{before}{MARK}\n{text}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -109,9 +109,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
         return
     threshold = f"batch {side} {limit:g} noise scales by {STDERRS:g} standard errors, over all measurements"
     if tiny:
-        threshold += (
-            f", or of {ONE_OR_TWO} samples at most and below the noise scale, where much is left to learn"
-        )
+        threshold += f", or of {ONE_OR_TWO} samples at most and below the noise scale, where much is left to learn"
     first, last = span(records)
     seen = (0 if tiny else first, last)  # that stands in the settings
     yield Finding(name, level, None, seen, evidence, threshold, NOISE, action, summary=summary, change=change)
