@@ -144,12 +144,13 @@ def counted(rows: list[Row]) -> str:
 def measured(facts: Row, name: str) -> str:
     return (
         f"Measured {facts['date']} at commit {facts['commit']} on {facts['cpu']}, {facts['cores']} cores, one thread a "
-        f"process; Python {facts['python']}, torch {facts['packages']['torch']}. Set-ups: `remedies/results/{name}.json`."
+        f"process; Python {facts['python']}, torch {facts['packages']['torch']}. Set-ups: "
+        f"`remedies/results/{name}.json`."
     )
 
 
 def page(rows: list[Row], facts: Row, fresh: Sequence[Row] = (), about: Row | None = None) -> str:
-    """The tables, in Markdown, and what they were measured on: those at which nobody had looked first, where there are."""
+    """The tables, in Markdown, and what they were measured on; first of set-ups at which nobody had looked."""
     parts = []
     if fresh and about is not None:
         title = f"Set-ups {fresh[0]['number']} to {fresh[-1]['number']}, at which nobody had looked"
