@@ -113,8 +113,8 @@ def constant_loss(run: Run) -> float | None:
         return None
     counts = [count for count in class_counts(run).values() if count > 0]
     if counts and records[-1].values.get("form") in ("cross-entropy", "nll", "binary", "binary-nll"):
-        whole = sum(counts)
-        return -sum(count / whole * math.log(count / whole) for count in counts)
+        every = sum(counts)
+        return -sum(count / every * math.log(count / every) for count in counts)
     if records[-1].values.get("form") != "squared":
         return median(float(r.values["constant_loss"]) for r in records)
     whole = _variance(run)
