@@ -53,6 +53,14 @@ CHARTS = {
     "parity": ["variance", "sizes", "training"],
     "forgetting": ["first-task", "second-task", "trade"],
 }
+WIDE = (
+    "quadratic",
+    "landscape",
+    "saddle",
+    "batch",
+    "hessians",
+    "scale",
+)  # of all kinds of charts, in a wide window too
 WITHOUT_THEORY = ("landscape", "second-order", "forgetting")
 
 
@@ -265,7 +273,6 @@ def test_a_page_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(("kind", "width"), [(kind, 400) for kind in SMALL] + [(kind, 1280) for kind in WIDE])
 def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kind: str, width: int) -> None:
     drawn(open_page, pages[kind][0], CHARTS[kind], width)

@@ -22,7 +22,7 @@ from pullback.report.theory_charts import Line, line_chart
 from pullback.report.theory_page import TheoryPage
 
 SAMPLES, LOST = 100, 1e6  # of the network, and a loss that has left
-MODEL_RATE, ALPHA, TURNS, START = 0.1, 1e-3, 3, 1.1  # of the function of two parameters
+MODEL_RATE, ALPHA, TURNS, START = 0.1, 2e-3, 2, 1.1  # of the function of two parameters
 
 
 def half_square(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def edge_page(lr: float, momentum: float, looks: tuple[int, int], seed: int, adv
         raise input_error(where, "`momentum` in [0, 1)", repr(momentum), "Pass a momentum below 1")
     limit = 2 * (1 + momentum) / lr
     at, found, losses = _trained(lr, momentum, looks, seed, advance)
-    name = f"2 (1 + m) / lr = {limit:g}" if momentum else f"2 / lr = {limit:g}"
+    name = f"2 (1 + m) / lr = {limit:.4g}" if momentum else f"2 / lr = {limit:.4g}"
     seen = [Curve("largest eigenvalue of the Hessian", at, found, "line"), Curve(name, at, [limit] * len(at), "dash")]
     reading = "It rises while training goes on, as far as the rate allows, and hovers there: the edge of stability."
     rises = sum(b > a for a, b in pairwise(losses[len(losses) // 2 :]))
@@ -93,9 +93,8 @@ def _trained(
 
 def _stabilisation() -> tuple[list[Line], list[Chart]]:
     """Descent on (2/lr + y) x^2/2 - alpha y: |x| to |x| (1 + lr y), y to y + lr (alpha - x^2/2), a circle if small."""
-    centre, turn = math.sqrt(2 * ALPHA), MODEL_RATE * math.sqrt(2 * ALPHA)  # of |x|; radians a step
-    steps = round(TURNS * 2 * math.pi / turn)
-    first = 2 * math.log(START)  # of ln(x^2 / 2 alpha), which is first * cos
+    centre, first = math.sqrt(2 * ALPHA), 2 * math.log(START)  # of |x|; of ln(x^2 / 2 alpha), which is first * cos
+    steps = round(TURNS * 2 * math.pi / (turn := MODEL_RATE * centre))  # radians a step
     at = some(steps + 1, 300)
     swing = [centre * math.exp(first / 2 * math.cos(turn * k)) for k in at]
     above = [-first / 2 * centre * math.sin(turn * k) for k in at]

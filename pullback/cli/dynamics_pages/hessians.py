@@ -15,7 +15,7 @@ from pullback.report.theory_charts import Line
 from pullback.report.theory_page import TheoryPage
 
 THRESHOLD = -2 * math.sqrt(2 / 3)  # the energy below which a spin glass of three spins has only minima
-MARKS, SAMPLES, SIZES = (0, 3, 10, 20, 40, 80, 160, 320), 100, (8, 5, 5, 4)  # of the network that is trained
+MARKS, SAMPLES, SIZES = (0, 3, 10, 20, 40, 100, 300), 100, (8, 5, 5, 4)  # of the network that is trained
 
 
 def hessians_page(size: int, seeds: int, points: int) -> TheoryPage:

@@ -35,24 +35,21 @@ def morse_page(name: str, place: int, reach: float) -> TheoryPage:
         got = f"{name}, with {len(found)} that are degenerate"
         raise input_error(where, "a landscape with a critical point that has an index", got, "Take double_well")
     check_count(where, "point", place, 0, len(plain))
-    first_saddle = next((k for k, point in enumerate(plain) if point.index == 1), 0)
-    chosen = plain[place - 1 if place else first_saddle]
+    chosen = plain[place - 1] if place else next((point for point in plain if point.index == 1), plain[0])
     try:
         net, ways = _net(world, chosen, reach), [_along(world, chosen, reach, direction) for direction in (0, 1)]
     except InputError as error:
         expected = "a reach within which the curvature is like that at the point"
         raise input_error(where, expected, f"{reach:g}", "Pass a smaller --reach") from error
-    reading = (
-        "Points: the function along an axis through the point. Line: its value there and ± squares of coordinates."
-    )
+    reading = "Points: the function along an axis. Line: its value at the point and ± squares of coordinates."
     charts = [_map(world, plain), _by_index(plain), net]
     charts += [chart(line, f"along-{k + 1}", reading, x=f"x{'₁₂'[k]}", y="f") for k, line in enumerate(ways)]
-    at = lambda point: ", ".join(f"{v:.4g}" for v in point.x.tolist())  # noqa: E731
+    at = ", ".join(f"{v:.4g}" for v in chosen.x.tolist())
     counts = {index: sum(point.index == index for point in plain) for index in KINDS}
     keys = [
         *((KINDS[index], str(count), "found from a grid of starts") for index, count in counts.items()),
         ("degenerate", str(len(found) - len(plain)), "where the index is not defined"),
-        ("point", f"({at(chosen)})", f"index {chosen.index}, of the coordinates; --point takes another"),
+        ("point", f"({at})", f"index {chosen.index}, of the coordinates; --point takes another"),
     ]
     return page_of(f"Morse index and coordinates: {name}", (name, f"reach {reach:g}"), keys, "place", ways, charts)
 
@@ -79,7 +76,8 @@ def _by_index(points: list[dynamics.CriticalPoint]) -> Chart:
     reading = (
         "The higher a critical point lies, the more of its directions lead down, if the function is like a random one."
     )
-    said = (f"{counted(len(points), 'critical point')}, from {points[0].value:.4g} to {points[-1].value:.4g}.",)
+    ends = (f"{round(points[place].value, 9):.4g}" for place in (0, -1))
+    said = (f"{counted(len(points), 'critical point')}, from {' to '.join(ends)}.",)
     return curves(
         "index", "Index against the value", reading, drawn, x="f", y="index", y_range=(-0.2, 2.2), summary=said
     )

@@ -11,6 +11,7 @@ from pullback.cli.dynamics_pages.parts import F64, beside, chart, heights, page_
 from pullback.report.chart import Chart
 from pullback.report.dynamics_charts import colour_of, landscape_chart
 from pullback.report.plots import Curve, curves
+from pullback.report.text import number
 from pullback.report.theory_page import TheoryPage
 
 START = [-1.2, 1.0]
@@ -47,9 +48,9 @@ def outputs_page(lr: float, parameter_lr: float, steps: int) -> TheoryPage:
     charts.append(_in_outputs(ways, found.outputs[0]))
     apart = float((found.x - newton.x).abs().max())
     keys = [
-        ("outputs beside Gauss-Newton", apart, "largest distance of the two, the latter at twice the rate"),
-        *((name, float(each.loss[-1]), f"loss after {steps} steps") for name, each in ways.items()),
-        ("Gauss-Newton, two steps", float(whole.loss[2]), "loss after two steps of rate 1"),
+        ("outputs beside Gauss-Newton", number(apart, 2), "largest distance of the two, the latter at twice the rate"),
+        *((name, number(float(each.loss[-1]), 3), f"loss after {steps} steps") for name, each in ways.items()),
+        ("Gauss-Newton, two steps", number(float(whole.loss[2]), 3), "loss after two steps of rate 1"),
     ]
     facts = ("Rosenbrock's function", f"lr {lr:g} in outputs, {parameter_lr:g} in parameters", f"{steps} steps")
     return page_of("Descent in outputs", facts, keys, "step", lines, charts)

@@ -34,6 +34,7 @@ METHODS: dict[str, Make] = {
     "Adam": lambda m, lr: torch.optim.Adam(m.parameters(), 0.03 * lr),
 }  # fmt: skip
 FIRST_ORDER = ("SGD", "Adam")
+HEIGHT = 460  # of charts whose legend is a column on a phone
 MORE = 60  # steps of SGD and Adam for each of the others
 
 
@@ -110,4 +111,5 @@ def _chart(key: str, reading: str, found: Mapping[str, list[tuple[float, float]]
     ends = {name: points[-1] for name, points in found.items() if points}
     least = min(ends, key=lambda name: ends[name][1], default="")
     said = (f"The least is that of {least}, {ends[least][1]:.3g}." if ends else "No step was taken.",)
-    return curves(key, f"Loss against {key}", reading, drawn, x=x, y="loss", log_x=bool(log), log_y=True, summary=said)
+    return curves(key, f"Loss against {key}", reading, drawn, x=x, y="loss", log_x=bool(log), log_y=True, summary=said,
+                  height=HEIGHT)  # fmt: skip
