@@ -24,6 +24,7 @@ class Fault:
 
     ``classes``: it is one of inputs or of classes, so the transformer gets the rows of digits. ``evidence``: this
     number of the finding has to be a percent of the samples or more. ``diverges``: the loss may show it, later.
+    ``only``: the architecture it is planted in, where others have no place for it.
     """
 
     plant: Callable[[Setup, int], Setup]
@@ -31,6 +32,7 @@ class Fault:
     classes: bool = False
     evidence: str | None = None
     diverges: bool = False
+    only: str | None = None
 
 
 def _scaled(setup: Setup, factor: float) -> Setup:
@@ -38,6 +40,15 @@ def _scaled(setup: Setup, factor: float) -> Setup:
         for p in setup.model.parameters():
             if p.dim() > 1:
                 p.mul_(factor)
+    return setup
+
+
+def _sharp(setup: Setup, factor: float) -> Setup:
+    """Queries and keys too large, so that each token looks at one."""
+    with torch.no_grad():
+        for attention in setup.model.attention:
+            queries_and_keys = len(attention.in_proj_weight) * 2 // 3
+            attention.in_proj_weight[:queries_and_keys] *= factor
     return setup
 
 
@@ -146,6 +157,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "tiny weights": Fault(
         lambda s, _: replace(_biased(_scaled(s, 1e-3), 0.0), optimizer=sgd(0.1)), ("saddle-plateau",), classes=True
+    ),
+    "queries and keys thirty times too large": Fault(
+        lambda s, _: _sharp(s, 30.0), ("rank-collapse",), only="transformer"
     ),
 }
 

@@ -37,8 +37,14 @@ def cases(preset: str) -> list[tuple[str, str, str, int]]:
     found = []
     for seed in SEEDS[preset]:
         for kind, names in (("fault", FAULTS), ("healthy", HEALTHY)):
-            found += [(kind, name, each, seed) for name in names for each in ARCHITECTURES]
+            found += [(kind, name, each, seed) for name in names for each in architectures(name)]
     return found
+
+
+def architectures(name: str) -> tuple[str, ...]:
+    """Where a fault or a variant is tried."""
+    only = FAULTS[name].only if name in FAULTS else None
+    return tuple(ARCHITECTURES) if only is None else (only,)
 
 
 def planted(kind: str, name: str, architecture: str, seed: int) -> Setup:

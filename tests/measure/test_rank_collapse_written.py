@@ -389,3 +389,14 @@ def test_rows_with_nothing_to_attend_to_are_refused_however_it_is_written(x: Ten
         model = Written(WEIGHTS[weigh], PRODUCTS["at"], mask, hidden)
         with pytest.raises(pb.InputError, match="a mask that leaves row 2 of sample 0 nothing"):
             rank_collapse(model, x)
+
+
+def test_a_mask_counts_for_its_own_layer_alone(x: Tensor) -> None:
+    """Rows of the second layer may attend to all; entropy over its largest is over the logarithm of T."""
+    weigh, multiply = WEIGHTS["exp over sum"], PRODUCTS["at"]
+    found = rank_collapse(nn.Sequential(Written(weigh, multiply, CAUSAL), Written(weigh, multiply, None)), x)
+    heads = found.attention[1]
+    torch.testing.assert_close(heads.relative_entropy.value, heads.entropy.value / math.log(T))
+    assert float(found.attention[0].relative_entropy.value[0]) > float(found.attention[0].entropy.value[0]) / math.log(
+        T
+    )

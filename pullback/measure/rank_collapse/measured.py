@@ -35,10 +35,10 @@ def rank_collapse(
     """Whether the tokens of a transformer become one: residual, cosine and ranks behind each layer, and each head's P.
 
     Attention is read from the operations a forward pass is made of, fused or not, below the model's own code: of any
-    model whose tokens are mixed by softmaxes of scores, without its ``output_attentions``, and with the outputs it has
-    anyway, to the bit. What attends in another way is named in ``unread``. A layer is an element of the list of blocks
-    that the attention is in; tokens are what it returns. Padded tokens, to which no row may attend, are left out. The
-    predicted counterparts are ``theory.rank_collapse_bound`` and ``theory.token_profile``.
+    model whose tokens are mixed by weights that sum to one, without its ``output_attentions``, and with the outputs it
+    has anyway, to the bit. What attends in another way is named in ``unread``. A layer is an element of the list of
+    blocks that the attention is in; tokens are what it returns. Padded tokens, to which no row may attend, are left
+    out. The predicted counterparts are ``theory.rank_collapse_bound`` and ``theory.token_profile``.
 
     A model stays in the mode it is in. Nothing of the model or the global random state changes.
 

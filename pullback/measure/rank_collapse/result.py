@@ -80,7 +80,8 @@ class RankCollapse(Tokens):
         layers: names of the modules whose outputs are X; from the second call on with its number, "block#2".
         attention: ``AttentionHeads`` of each layer.
         start: ``Tokens`` before the first layer, (1,); None where they are not handed to it as they are measured.
-        unread: attention that could not be read, name -> why. Its layers are in no other entry.
+        unread: attention that could not be read, name -> why. It is in no other entry, as other attention of its layer
+            may be.
         floor: relative residual below which there is nothing but rounding, by the dtype and the width: sqrt(D) eps.
         num_inputs: samples.
         num_seeds: networks that were drawn; 1 for a model. With several, standard errors are over them; else over the

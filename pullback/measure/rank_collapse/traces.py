@@ -125,7 +125,7 @@ def factors_of(name: str, args: Any) -> tuple[Tensor, Tensor] | None:
 
 def is_outer(left: Any, right: Any) -> bool:
     """Whether each of two tensors is spread along an axis of the other, the result having three or more."""
-    if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or max(left.dim(), right.dim()) < 3:
+    if not (is_plain(left) and is_plain(right)) or max(left.dim(), right.dim()) < 3:
         return False
     one, other = (spread(x, max(left.dim(), right.dim())) for x in (left, right))
     return any(a > b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
