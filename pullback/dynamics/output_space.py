@@ -63,7 +63,7 @@ def output_space_descent(
 
     Raises:
         InputError: a start that is not finite, a rate that is not positive, a loss whose curvature in the outputs is
-            negative (for "gauss_newton").
+            negative (for "gauss_newton"), a path that does not stay finite (but for "parameters").
 
     Cost: a Jacobian and its pseudo-inverse a step, O(m d min(m, d)).
 
@@ -90,6 +90,8 @@ def output_space_descent(
     for _ in range(steps):
         path.append(path[-1] - lr * _step(function, loss, path[-1], method, where))
     points = torch.stack(path)
+    if method != "parameters":
+        _check_finite(where, points)
     outputs = torch.stack([function(each) for each in points])
     return OutputPath(points, outputs, torch.stack([loss(z) for z in outputs]))
 
@@ -99,9 +101,10 @@ def _step(function: Any, loss: Any, x: Tensor, method: OutputMethod, where: str)
     g = torch.func.grad(loss)(z)
     if method == "parameters":
         return J.T @ g
+    H = torch.func.jacrev(torch.func.grad(loss))(z) if method == "gauss_newton" else g
+    _check_finite(where, J, g, H)
     if method == "outputs":
         return _shortest(J, g)
-    H = torch.func.jacrev(torch.func.grad(loss))(z)
     h, Q = torch.linalg.eigh((H + H.T) / 2)
     if float(h[0]) < -NEGATIVE * float(h.abs().max()):
         remedy = 'Use method="outputs", or another loss'
@@ -109,6 +112,16 @@ def _step(function: Any, loss: Any, x: Tensor, method: OutputMethod, where: str)
     root = h.clamp(min=0).sqrt()
     inner = torch.where(root > 0, Q.T @ g / root.where(root > 0, 1.0), 0.0)
     return _shortest(root[:, None] * (Q.T @ J), inner)
+
+
+def _check_finite(where: str, *found: Tensor) -> None:
+    """Refuse what LAPACK cannot solve for.
+
+    Raises:
+        InputError: NaN or Inf.
+    """
+    if not all(bool(each.isfinite().all()) for each in found):
+        raise input_error(where, "a path that stays finite", "NaN or Inf on the way", "Pass a smaller `lr`")
 
 
 def _shortest(J: Tensor, g: Tensor) -> Tensor:

@@ -152,6 +152,13 @@ def test_expansions_leave_out_what_is_said(distance: str) -> None:
     assert page.keys[0][1] == f"({step[0]:.4g}, {step[1]:.4g})"
 
 
+def test_a_quadratic_leaves_nothing_out_of_newton() -> None:
+    page = proximal_page("quadratic", "euclidean", 10.0, 2)
+    assert [line.name.split(":")[0] for line in page.lines] == ["gradient descent", "mirror descent"]
+    assert [key[0] for key in page.keys] == ["gradient descent", "mirror descent", "damped Newton", "proximal point"]
+    assert page.keys[2][1] == page.keys[3][1]
+
+
 def test_parity_and_edge_show_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
     line, points = charts_of(pages["parity"][0])["variance"]["data"][:2]
     assert line["x"] == [2, 3, 4]
@@ -238,6 +245,10 @@ def test_a_trajectory_ends_where_the_map_does() -> None:
         (["proximal", "--distance", "L1"], "`distance` to be one of 'euclidean', 'cosh', 'logistic', got 'L1'"),
         (["proximal", "--weight", "0"], "`weight` above 0, got 0.0"),
         (["proximal", "saddle", "--weight", "0.5"], "without negative curvature, got an eigenvalue"),
+        (
+            ["outputs", "--lr", "5", "--steps", "300"],
+            "a path that stays finite, got NaN or Inf on the way. Pass a smaller",
+        ),
         (["outputs", "--lr", "0"], "`lr` above 0, got 0.0"),
         (["outputs", "--parameter-lr", "inf"], "a finite `parameter-lr`, got inf"),
         (["second-order", "--methods", "SGD,BFGS"], "`methods` to be one of 'Newton', "),

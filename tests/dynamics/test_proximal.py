@@ -179,6 +179,12 @@ def test_outputs_are_gauss_newton_for_squared_errors(d: int, m: int) -> None:
         (lambda: proximal_step("saddle", [1.0, 1.0], 0.5, loss_order=None), "a least value nearby"),
         (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], 1, 0.0), "`lr` above 0"),
         (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], -1, 0.1), "`steps` at least 0"),
+        (lambda: dynamics.output_space_descent(residuals, square, [9.0, 1.0], 300, 5.0), "a path that stays finite"),
+        (
+            lambda: dynamics.output_space_descent(residuals, square, [9.0, 1.0], 300, 9.0, "gauss_newton"),
+            "a path that stays finite, got NaN or Inf on the way",
+        ),
+        (lambda: dynamics.output_space_descent(residuals, square, [9.0, 1.0], 1, 1e308), "a path that stays finite"),
         (lambda: dynamics.output_space_descent(residuals, square, [math.inf, 1.0], 1, 0.1), "finite numbers in `x0`"),
         (lambda: dynamics.output_space_descent(residuals, square, [[1.0, 1.0]], 1, 0.1), r"parameters \(d,\) -> out"),
         (lambda: dynamics.output_space_descent(residuals, square, [1.0, 1.0], 1, 0.1, "z"), "`method` to be one of"),

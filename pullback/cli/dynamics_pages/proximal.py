@@ -47,19 +47,19 @@ def proximal_page(name: str, distance: str, weight: float, points: int) -> Theor
     check_rate("dynamics proximal", "weight", weight)
     world, price = dynamics.landscape(name), DISTANCES[distance]
     weights = [weight * 4.0**k for k in range(points)]
-    found = {
-        each: [_step(world, w, price, orders).step for w in weights] for each, orders in ORDERS.items()
-    }  # method -> (points) of (d,)
-    exact = found["proximal point"]
-    leading = _leading(world, price)
+    steps = {key: [_step(world, w, price, orders) for w in weights] for key, orders in ORDERS.items()}
+    found = {each[0].method: [step.step for step in each] for each in steps.values()}  # method -> (points) of (d,)
+    exact, leading = found["proximal point"], _leading(world, price)
     lines, charts = [], []
-    for method in list(ORDERS)[:-1]:
-        order, size = leading[method]
+    for key, method in zip(leading, found, strict=False):
+        order, size = leading[key]
+        if not size:  # nothing is left out
+            continue
         away = [float((s - e).norm() / e.norm()) for s, e in zip(found[method], exact, strict=True)]
         lines.append(Line(f"{method}: off the proximal point", weights,
                           [size / w**order for w in weights], weights, away, [0.0] * points))  # fmt: skip
         reading = f"Line: the first term left out, of order 1 / weight{'²' if order == 2 else ''}. Right: small steps."
-        drawn = chart(lines[-1], method.replace(" ", "-").lower(), reading, x="weight of the distance",
+        drawn = chart(lines[-1], key.replace(" ", "-").lower(), reading, x="weight of the distance",
                       y="relative distance", log="xy")  # fmt: skip
         last = f"At weight {weights[-1]:,.0f} it is {away[-1] * weights[-1] ** order / size:.4g} of that term."
         charts.append(replace(drawn, summary=(last,)))
@@ -70,7 +70,7 @@ def proximal_page(name: str, distance: str, weight: float, points: int) -> Theor
     keys = [
         (method, f"({', '.join(f'{v:.4g}' for v in found[method][0].tolist())})",
          f"function: {WORDS[orders[0]]}; distance: {WORDS[orders[1]]}")
-        for method, orders in ORDERS.items()
+        for method, orders in zip(found, ORDERS.values(), strict=True)
     ]  # fmt: skip
     facts = (name, f"{distance} distance", f"weight {weight:g}")
     return page_of("Steps from a distance", facts, keys, "weight", lines, charts)

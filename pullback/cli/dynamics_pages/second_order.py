@@ -66,7 +66,7 @@ def second_order_page(
                in_work, "gradients over all samples", "x"),
     ]  # fmt: skip
     keys = [_key(name, steps, *each) for name, each in found.items()]
-    facts = (f"{samples} digits of 4 x 4 pixels", f"{count} parameters", f"{steps} steps", "float64")
+    facts = (f"{len(x)} digits of 4 x 4 pixels", f"{count} parameters", f"{steps} steps", "float64")
     return page_of("Second-order methods", facts, keys, "step", [], charts)
 
 
