@@ -13,6 +13,7 @@ README.md.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -125,8 +126,11 @@ def counted(training: Training, probes: str, steps: int, folder: Path) -> dict[s
 
 def side_by_side(training: Training, steps: int, folder: Path) -> dict[str, Any]:
     """Seconds of each, and the share of the monitors' own clocks."""
-    warm = Loop(training, None, folder / "warm")
-    warm.make(20)
+    for probes in (None, *PRESETS):  # what a process does once (loading modules, torch's own tables) is told apart
+        warm = Loop(training, probes, folder / f"warm-{probes}")
+        warm.make(20)
+        if warm.monitor is not None:
+            warm.monitor.close()
     loops: dict[str | None, Loop] = {
         probes: Loop(training, probes, folder / str(probes)) for probes in (None, *PRESETS)
     }
@@ -145,6 +149,14 @@ def side_by_side(training: Training, steps: int, folder: Path) -> dict[str, Any]
         own = loop.monitor.seconds / (loop.seconds - loop.monitor.seconds)
         found[probes] = {"seconds": loop.seconds, "processor": loop.processor, "own": own}
     return found
+
+
+def loading() -> float:
+    """Processor seconds that a process takes once, for the modules of a monitor."""
+    start = time.process_time()
+    pb.Monitor  # noqa: B018
+    importlib.import_module("zarr")
+    return time.process_time() - start
 
 
 def peak(name: str, probes: str | None) -> int:
@@ -181,7 +193,8 @@ def table(result: dict[str, Any]) -> str:
     facts = result["environment"]
     notes = [
         f"Passes are counted, over steps of one batch; measured and left out are of {COUNTED[-1]:,} steps. Where "
-        f"there is a time it is of {result['steps']} steps of Adam.",
+        f"there is a time it is of {result['steps']} steps of Adam, the making of the monitor included; the "
+        f"{facts['loading']:.1f} s of processor time in which a process loads its modules, once, are not in it.",
         f"Measured {facts['date']} at commit {facts['commit']} on {facts['cpu']}, {facts['cores']} cores, "
         f"{facts['threads']} threads; load before: {facts['load_before']}; torch {facts['packages']['torch']}.",
     ]
@@ -226,7 +239,7 @@ def main() -> None:
         child(*options.child)
         return
     if not options.render:
-        described, rows = environment.describe(torch.get_num_threads()), {}
+        described, rows = environment.describe(torch.get_num_threads()) | {"loading": loading()}, {}
         if options.only:  # the others as they were
             rows |= json.loads(RESULT.read_text())["rows"]
         for name in options.only or TRAININGS:

@@ -109,6 +109,10 @@ class Basis:
         """The vectors (n, count) of coordinates (size, count)."""
         return self.rows[: self.size].T @ coordinates.to(self.rows)
 
+    def release(self) -> None:
+        """Free the rows: nothing is asked of the basis any more but what it counted."""
+        self.rows = self.rows.new_empty(0, self.rows.shape[1])
+
     def _append(self, block: Tensor) -> Tensor:
         """Orthonormalise columns after V as the pending block; their triangular factor (pending, columns)."""
         n, columns = block.shape

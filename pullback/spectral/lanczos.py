@@ -110,7 +110,7 @@ def eigenvalues(
     checks = 0
     for share in (0.7, 0.2):  # of the tolerance: rounding adds to the residuals of the recurrence
         coordinates, scale, ended = _iterate(basis, k, which, share * tol, limit, hidden)
-        values, vectors, residuals = _recomputed(operator, basis.vectors(coordinates))
+        values, vectors, residuals = _recomputed(operator, basis, coordinates, last=not ended or basis.whole)
         checks += vectors.shape[1]
         converged = ended and bool((residuals <= tol * scale).all())
         if converged or not ended or basis.whole:
@@ -167,9 +167,14 @@ def _choose(values: Tensor, k: int, which: str) -> tuple[list[int], list[int]]:
     return chosen, rest
 
 
-def _recomputed(op: Operator, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenpairs of the operator on the span of the columns, descending, with residuals from one block of products."""
-    vectors, _ = torch.linalg.qr(vectors)
+def _recomputed(op: Operator, basis: Basis, coordinates: Tensor, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenpairs of the operator on the span of Ritz vectors, descending, with residuals from one block of products.
+
+    With ``last`` the basis, most of what is held, is let go of before the products.
+    """
+    vectors, _ = torch.linalg.qr(basis.vectors(coordinates))
+    if last:
+        basis.release()
     products = product(op, vectors)
     vectors = vectors / lengths(vectors).to(vectors)
     inner = inner_products(vectors.T, products)

@@ -59,6 +59,7 @@ def measure(seen: Observation) -> Measurement:
                 "smallest_residual": float(ends.residuals[-1]),
                 "num_samples": count,
             }
+            del ends  # and its vectors
             if seen.optimizer is not None:
                 values |= _limits(seen, seen.optimizer, H)
         del H, hessian  # and the graph it holds
