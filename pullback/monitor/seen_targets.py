@@ -65,8 +65,11 @@ class SeenTargets:
 def _of_classes(t: Tensor) -> dict[str, Tensor]:
     """(MOST_CLASSES + 2,): the first place is for labels below 0, the last for those beyond."""
     places = t.flatten().long().clamp(-1, MOST_CLASSES) + 1
-    counts = torch.zeros(MOST_CLASSES + 2, dtype=torch.float64, device=t.device)
-    counts.scatter_add_(0, places, torch.ones_like(places, dtype=torch.float64))
+    if t.device.type == "cpu":
+        counts = torch.bincount(places, minlength=MOST_CLASSES + 2).double()
+    else:  # there `bincount` waits for the device
+        counts = torch.zeros(MOST_CLASSES + 2, dtype=torch.float64, device=t.device)
+        counts.scatter_add_(0, places, torch.ones_like(places, dtype=torch.float64))
     return {"counts": counts, "squares": counts**2 / len(t)}
 
 

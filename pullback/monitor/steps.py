@@ -18,7 +18,8 @@ from pullback.runs.schema import in_words
 BLOCK = 64  # numbers that wait on a device until they are fetched together
 SHARE = 0.01  # of a step's multiplications that a gradient norm may take
 AT_START = 8  # steps whose gradient norm is taken whatever it costs
-READING, CALLING = 4, 300_000  # multiplications that take as long as to read a number, and as to begin with a tensor
+# multiplications that take as long as to read a number, which is in no cache any more, and as to begin with a tensor
+READING, CALLING = 32, 300_000
 DENSE = 8  # steps so far to one norm, at least: their number then grows with the logarithm
 
 

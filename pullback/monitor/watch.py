@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from pullback.functional.batch import Batch
@@ -81,9 +80,8 @@ class Watch:
                 self.turns.leave_out(step)
             else:
                 self._measure(step, seen, allowed, turn=True)
-        self._last = (
-            None if x is None else (step, replace(seen, before=None))
-        )  # a reference: what the loop writes over is what the end sees
+        # a reference: what the loop writes over is what the end sees
+        self._last = None if x is None else (step, Seen(x, y, seen.loss))
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
 

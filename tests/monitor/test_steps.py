@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.monitor import steps as seen_steps
 from pullback.monitor.alarms import bad_samples
-from pullback.monitor.steps import AT_START, BLOCK, CALLING, DENSE, rates, total_norm
+from pullback.monitor.steps import AT_START, BLOCK, CALLING, DENSE, READING, rates, total_norm
 
 CE = nn.CrossEntropyLoss()
 
@@ -93,7 +93,7 @@ def test_gradient_norms_cost_a_hundredth_of_the_multiplications(tmp_path: Path) 
     run = train(tmp_path / "run", 300)
     found = run.course("gradient_norm")[0]
     size, batch = 6 * 8 + 8 + 8 * 3 + 3, 24
-    apart = math.ceil((4 * size + 4 * CALLING) / (0.01 * 3 * size * batch))
+    apart = math.ceil((READING * size + 4 * CALLING) / (0.01 * 3 * size * batch))
     assert found[:AT_START].tolist() == list(range(1, AT_START + 1))
     later = found[AT_START - 1 :]
     assert np.diff(later).tolist() == [min(apart, max(1, step // DENSE)) for step in later[:-1]]
