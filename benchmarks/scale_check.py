@@ -30,8 +30,9 @@ from render import MARKED
 from torch import Tensor, nn
 
 from pullback.kernels.backward import backward_kernel
-from pullback.kernels.preview import plan_kernel
-from pullback.kernels.rates import Rates
+from pullback.kernels.plan.rates import Rates
+from pullback.kernels.plan_kernel import plan_kernel
+from pullback.kernels.plan_store import plan_store
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "scale.md"
@@ -131,7 +132,7 @@ def call(method: str, model: nn.Module, x: Tensor, y: Tensor, path: Path, tile: 
     """The timed call."""
     if method == "memory":
         return backward_kernel(model, LOSS, x, y)
-    from pullback.kernels.store import kernel_to_store
+    from pullback.kernels.store.write import kernel_to_store
 
     return kernel_to_store(model, LOSS, (x, y), path, tile=tile, progress=False)
 
@@ -143,10 +144,12 @@ def predicted(
     options: dict[str, Any] = {"num_samples": count, "workers": workers, "rates": rates}
     if method == "memory":
         options |= {"tile": count, "rates": replace(rates, wire=1e18)}
-    plan = plan_kernel(model, LOSS, x[:2].clone(), y[:2], **options)
-    assert plan.scale is not None
-    numbers = asdict(plan.scale) | {"seconds": plan.scale.seconds, "flops": plan.scale.flops}
-    return numbers | ({"peak_bytes": plan.peak_bytes} if method == "memory" else {})
+    few = x[:2].clone(), y[:2]
+    plan = plan_store(model, LOSS, *few, **options)
+    numbers = asdict(plan) | {"seconds": plan.seconds, "flops": plan.flops}
+    if method == "memory":
+        numbers["peak_bytes"] = plan_kernel(model, LOSS, *few, num_samples=count, rates=rates).peak_bytes
+    return numbers
 
 
 def rates_of(folder: Path, workers: int) -> list[Rates]:

@@ -18,10 +18,10 @@ from scale_check import PAGE, fill
 from torch import Tensor, nn
 
 from pullback import InputError
-from pullback.kernels.preview import plan_kernel
-from pullback.kernels.rates import Rates
-from pullback.kernels.scale_plan import count, span
-from pullback.kernels.store_plan import SMALLEST_TILE
+from pullback._text import count, span
+from pullback.kernels.plan.rates import Rates
+from pullback.kernels.plan_store import plan_store
+from pullback.kernels.store.plan import SMALLEST_TILE
 
 CORE = Rates(gemm=1e11, bmm=8e10, stream=6e9, wire=1e9)  # a core of the machine of ``benchmarks/README.md``
 A100 = Rates(gemm=0.5 * 312e12, bmm=0.25 * 312e12, stream=2e11, wire=50e9)  # half of bfloat16's peak, NVLink or HDR
@@ -148,15 +148,13 @@ def planned(row: Row) -> dict[str, Any]:
     params = [name for name, _ in model.named_parameters() if row.wanted(name)]
     options: dict[str, Any] = {"num_samples": row.num_samples, "workers": row.workers, "rates": row.rates}
     try:
-        plan = plan_kernel(model, CE, x, y, params=params, memory_limit=row.memory_limit, **options)
+        scale = plan_store(model, CE, x, y, params=params, memory_limit=row.memory_limit, **options)
         fits = True
     except InputError as error:
         if "memory_limit" not in str(error):
             raise
-        plan = plan_kernel(model, CE, x, y, params=params, tile=SMALLEST_TILE, **options)
+        scale = plan_store(model, CE, x, y, params=params, tile=SMALLEST_TILE, **options)
         fits = False
-    scale = plan.scale
-    assert scale is not None
     size = sum(p.numel() for name, p in model.named_parameters() if name in set(params))
     numbers = asdict(scale) | {"seconds": scale.seconds, "flops": scale.flops, "wire_bytes": scale.wire_bytes}
     return {"name": row.name, "covered": row.covered, "parameters": size, "fits": fits} | numbers

@@ -1,11 +1,11 @@
-"""The figures pages draw: those of ``pullback.report.plots``, slides, hills and matrices."""
+"""The figures pages draw: those of ``pullback.charts.plots``, slides, hills and matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pullback.report.chart import (
+from pullback.charts.chart import (
     DIVERGING,
     SEQUENTIAL,
     Cell,
@@ -18,7 +18,8 @@ from pullback.report.chart import (
     below_colour_bar,
     colour_bar,
 )
-from pullback.report.plots import Curve, beside, curves, grid_rows, heat_map, short, trace_of
+from pullback.charts.maps import grid_rows, heat_map
+from pullback.charts.plots import Curve, beside, curves, short, trace_of
 
 __all__ = ["Curve", "beside", "contours", "curves", "heat_map", "matrix", "slides"]
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import measure
+from pullback.charts.chart import PALETTE
 from pullback.modules import WideNetwork
-from pullback.report.chart import PALETTE
 
 F64 = {"dtype": torch.float64}
 WIDTH, TESTS, SHARE = 64, 300, 0.15  # SHARE of the largest stable rate

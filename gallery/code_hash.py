@@ -1,8 +1,8 @@
 """What of a page's script makes its numbers, as a hash: a stored run belongs to the script it has in common with it.
 
 Left out are docstrings and what pages say, allow and draw (names of rows, the paper's numbers, tolerances, figures), so
-that a page can be worded or held more tightly without being computed again; and its small size, which no stored run
-has.
+that a page can be worded or held more tightly without being computed again; its small size, which no stored run
+has; and where names are imported from, since files of the package may move.
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ class _Computing(ast.NodeTransformer):
         if isinstance(node.func, ast.Attribute) and node.func.attr == "pick":
             node.keywords = [each for each in node.keywords if each.arg != "small"]
         return self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import dynamics
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 LOSS = nn.CrossEntropyLoss()
 SAMPLES, THRESHOLD = 200, -2 * math.sqrt(2 / 3)  # the energy below which a spin glass of three spins has only minima

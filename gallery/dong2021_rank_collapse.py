@@ -26,8 +26,8 @@ from page import Page, run
 from torch import Tensor, nn
 
 from pullback import measure, theory
+from pullback.charts.chart import PALETTE
 from pullback.measure import AttentionSpec, RankCollapse
-from pullback.report.chart import PALETTE
 
 PLACES = {"width": 64, "heads": 4, "tokens": 16}
 KINDS = {  # of its figures, and layer norm

@@ -24,7 +24,7 @@ from charts import Curve, curves
 from page import Page, run
 
 from pullback import theory
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 HEMISPHERE = "theorem for an open hemisphere"
 

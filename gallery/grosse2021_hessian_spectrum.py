@@ -27,7 +27,7 @@ from page import Page, run
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.report.chart import Chart
+from pullback.charts.chart import Chart
 
 BULK = 1e-3  # of the largest eigenvalue
 LOSS = nn.CrossEntropyLoss()

@@ -26,7 +26,7 @@ from page import Page, run
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 LOSS = nn.CrossEntropyLoss()
 SAMPLES, HIDDEN, RATE, WRONG = 512, 24, 0.1, 0.1

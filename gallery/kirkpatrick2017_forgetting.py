@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import dynamics
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 LOSS = nn.CrossEntropyLoss()
 FORMS = ("equal weights", "diagonal", "full", "kronecker")

@@ -28,8 +28,8 @@ from torch import Tensor
 
 import pullback as pb
 from pullback import dynamics, measure, theory
+from pullback.charts.chart import PALETTE, Chart
 from pullback.modules import WideNetwork
-from pullback.report.chart import PALETTE, Chart
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b")
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import measure, theory
+from pullback.charts.chart import PALETTE
 from pullback.modules import WideNetwork
-from pullback.report.chart import PALETTE
 
 F64 = {"dtype": torch.float64}
 CLOSED = "closed form"

@@ -23,10 +23,10 @@ from charts import Curve, curves
 from page import Page, run
 from torch import Tensor, nn
 
+from pullback.charts.chart import PALETTE
 from pullback.diagnostics import TangentPath, follow
 from pullback.measure import Slope
 from pullback.modules import WideNetwork
-from pullback.report.chart import PALETTE
 
 F64 = {"dtype": torch.float64}
 SAMPLES, DIM, RATE = 10, 5, 0.5

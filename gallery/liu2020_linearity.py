@@ -27,8 +27,8 @@ from page import Page, run
 from torch import Tensor
 
 from pullback import measure, theory
+from pullback.charts.chart import PALETTE
 from pullback.modules import WideNetwork
-from pullback.report.chart import PALETTE
 
 F64 = {"dtype": torch.float64}
 ONE_HIDDEN, BENT, NARROW = "one hidden layer", "swish output", "bottleneck of 1"

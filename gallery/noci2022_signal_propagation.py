@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import measure, theory
+from pullback.charts.chart import PALETTE
 from pullback.measure import AttentionSpec
-from pullback.report.chart import PALETTE
 
 TOKENS = 8
 CLOSED = "closed form"

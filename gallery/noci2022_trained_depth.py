@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import measure
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 LENGTH, BATCH, CHARACTERS = 16, 16, 40_000
 KINDS = {"norm last": (False, False), "norm last, 1/√L": (False, True), "norm first": (True, False),

@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pullback.report.chart import Chart, Frame, Table
-from pullback.report.document import document_html, write_whole
-from pullback.report.markup import chart_html, table_html
-from pullback.report.text import duration, escape
+from pullback.charts.chart import Chart, Frame, Table
+from pullback.charts.document import document_html, write_whole
+from pullback.charts.markup import chart_html, table_html
+from pullback.charts.text import duration, escape
 
 HEADERS = (("quantity", "paper", "here", "tolerance", ""), ("quantity", "computed", "here", "tolerance", ""))
 EARLIER = "This run was made by an earlier version of the script, whose computations differ from those below."

@@ -27,7 +27,7 @@ from code_hash import code_of
 
 import pullback as pb
 from pullback import measure
-from pullback.report.chart import Chart, Table
+from pullback.charts.chart import Chart, Table
 
 PRESETS = ("small", "full")
 SEED = 0

@@ -32,7 +32,7 @@ from scipy.integrate import cumulative_trapezoid
 from torch import Tensor
 
 from pullback import measure, theory
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 DEPTH = 8
 BIASES = {"linear": 0.0, "relu": 0.0, "hard_tanh": 0.3, "tanh": 0.3}  # σ_b; σ_w is the critical one

@@ -37,7 +37,7 @@ from page import Page, run
 from torch import Tensor, nn
 
 from pullback import measure, theory
-from pullback.report.chart import PALETTE, Chart
+from pullback.charts.chart import PALETTE, Chart
 
 BIAS, DEPTH = 0.3, 10
 COLOURS = dict(zip((1.3, 2.5, 4.0), PALETTE, strict=False))  # by σ_w of the paper's three networks

@@ -25,7 +25,7 @@ from charts import Curve, beside, curves, heat_map
 from page import Page, run
 
 from pullback import measure, theory
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 BIAS, DEPTH = 0.3, 10
 COLOURS = dict(zip((1.3, 2.5, 4.0), PALETTE, strict=False))  # by σ_w of the paper's three networks

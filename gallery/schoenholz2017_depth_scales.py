@@ -29,7 +29,7 @@ from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from pullback import measure, theory
-from pullback.report.chart import PALETTE, Chart
+from pullback.charts.chart import PALETTE, Chart
 
 PHI, SIGMA_B2 = "tanh", 0.05
 CRITICAL = theory.critical_sigma_w(PHI, math.sqrt(SIGMA_B2)) ** 2

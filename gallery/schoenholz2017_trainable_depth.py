@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import theory
-from pullback.report.chart import PALETTE, Chart
+from pullback.charts.chart import PALETTE, Chart
 
 SIGMA_B = math.sqrt(0.05)
 CRITICAL = theory.critical_sigma_w("tanh", SIGMA_B) ** 2

@@ -28,8 +28,8 @@ from page import Page, run
 from torch import Tensor, nn
 
 from pullback import dynamics
+from pullback.charts.chart import PALETTE
 from pullback.functional import ModelView
-from pullback.report.chart import PALETTE
 
 NAMES = ("tanh", "ReLU", "deep tanh")
 BATCH, TEST, LEARNED, CHANCE = 128, 4096, 0.95, 0.55  # samples; accuracies that count as learned, and as guessing

@@ -29,9 +29,9 @@ from page import Page, run
 from torch import Tensor
 
 from pullback import measure
+from pullback.charts.chart import PALETTE
 from pullback.measure import AttentionSpec
 from pullback.modules import LinformerAttention
-from pullback.report.chart import PALETTE
 
 F64 = {"dtype": torch.float64}
 LENGTH, WIDTH = 256, 32

@@ -30,8 +30,8 @@ from page import Page, run
 from torch import Tensor
 
 from pullback import measure, theory
+from pullback.charts.chart import PALETTE
 from pullback.modules import activation_module
-from pullback.report.chart import PALETTE
 
 START = 0.5  # correlation of the two inputs
 ROUNDING = 1e-12  # of a correlation that is 1

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import measure, modules, theory
-from pullback.report.chart import PALETTE
+from pullback.charts.chart import PALETTE
 
 Activation = str | Callable[[Tensor], Tensor]
 BLUE, RED, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]

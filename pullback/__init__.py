@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         linear_dynamics,
         train_side_by_side,
     )
-    from pullback.functional import ModelView, frozen_batch_norm, linearize, taylor_expand
+    from pullback.functional import ModelView
     from pullback.influence import (
         CostResponse,
         DampedInverse,
@@ -74,11 +74,12 @@ if TYPE_CHECKING:
         kernel_to_store,
         open_store,
         plan_kernel,
+        plan_store,
         register_rule,
         sketch_kernel,
         tangent_kernel,
     )
-    from pullback.modules import initialise
+    from pullback.modules import frozen_batch_norm, initialise, linearize, taylor_expand
     from pullback.monitor import Monitor
     from pullback.operators import (
         Fisher,
@@ -148,7 +149,7 @@ _HOME = {
         "linear_dynamics",
         "train_side_by_side",
     ),
-    "pullback.functional": ("ModelView", "frozen_batch_norm", "linearize", "taylor_expand"),
+    "pullback.functional": ("ModelView",),
     "pullback.influence": (
         "CostResponse",
         "DampedInverse",
@@ -180,11 +181,12 @@ _HOME = {
         "kernel_to_store",
         "open_store",
         "plan_kernel",
+        "plan_store",
         "register_rule",
         "sketch_kernel",
         "tangent_kernel",
     ),
-    "pullback.modules": ("initialise",),
+    "pullback.modules": ("frozen_batch_norm", "initialise", "linearize", "taylor_expand"),
     "pullback.monitor": ("Monitor",),
     "pullback.operators": (
         "Fisher",
@@ -316,6 +318,7 @@ __all__ = [
     "open_store",
     "plan_influence",
     "plan_kernel",
+    "plan_store",
     "pullback_metric",
     "query_influence",
     "rayleigh_quotient",

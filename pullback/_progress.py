@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from pullback._text import duration
+
 PATIENCE = 2.0  # seconds after which work that is mostly short is worth a word
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -81,13 +83,6 @@ class Progress:
     ) -> None:
         if self._running:
             self.bar.stop()
-
-
-def duration(seconds: float) -> str:
-    """A time span in words short enough for a progress line."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _bar(console: Any, unit: str) -> Any:

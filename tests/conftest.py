@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-from pullback.kernels import rates  # noqa: E402
+from pullback.kernels.plan import rates  # noqa: E402
 
 torch.set_num_threads(THREADS)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import pullback as pb
 from pullback import diagnostics, measure, reference
-from pullback.functional import frozen_batch_norm, num_samples, take
+from pullback.functional import num_samples, take
+from pullback.modules import frozen_batch_norm
 from pullback.runs import load_run
 
 Entry = Callable[[Any, Any, Any, Any], Tensor | tuple[Tensor, ...]]

@@ -22,8 +22,8 @@ def command(
 ) -> None:
     """Print what runs were set to differently, and what they measured at the last step common to all."""
     import pullback as pb
-    from pullback.report.series import name_runs
-    from pullback.report.text import shorten
+    from pullback.charts.text import shorten
+    from pullback.report.run.series import name_runs
     from pullback.runs.compare import compare_runs, differing_settings
 
     loaded = [pb.load_run(run) for run in runs]
@@ -49,7 +49,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _cell(value: Any, step: int | None = None) -> str:
-    from pullback.report.text import shorten
+    from pullback.charts.text import shorten
 
     told = f"{len(value)} entries" if isinstance(value, list) else shorten(" ".join(formatted(value).split()), 40)
     return told if step is None else f"{told} @{step}"

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Print the findings of a run, causes first; exits with 1 if one is a warning or worse."""
     import pullback as pb
-    from pullback.report.notes import left_out
+    from pullback.report.run.notes import left_out
 
     loaded = pb.load_run(run)
     findings = pb.diagnose(loaded)

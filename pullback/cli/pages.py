@@ -10,7 +10,7 @@ from pathlib import Path
 
 def free_path(out: Path | None, group: str, kind: str, *, force: bool) -> Path:
     """Where the page goes; refused before anything is computed."""
-    from pullback.report.document import check_free
+    from pullback.charts.document import check_free
 
     path = out or Path("runs") / group / f"{kind}.html"
     check_free(f"{group} {kind}", path, "Pass --force to replace it, or another --out", overwrite=force)

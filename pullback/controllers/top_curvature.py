@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._rng import make_generator
-from pullback.diagnostics.preconditioned import inverse_root
+from pullback.diagnostics.preconditioned_sharpness import inverse_root
 from pullback.functional import LossFunction, ModelView, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable, refuse_not_finite

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pullback._checks import check_positive, input_error
+from pullback.diagnostics.drift import centred, cosine
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 
@@ -82,3 +84,32 @@ def _extreme(cosine: Tensor, count: int, *, largest: bool) -> list[tuple[int, in
     masked = cosine.masked_fill(torch.ones_like(cosine, dtype=torch.bool).tril(), fill)
     values, places = masked.flatten().topk(count, largest=largest)
     return [(p // n, p % n, v) for p, v in zip(places.tolist(), values.tolist(), strict=True)]
+
+
+def label_alignment(kernel: Kernel | Tensor, y: Tensor) -> float:
+    """Centred alignment of a kernel with that of the labels, between 0 (no relation) and 1; nan if undefined.
+
+    The labels' kernel is 1 for two samples of one class and 0 for others, or <y_i, y_j> for targets that are numbers.
+
+    Args:
+        kernel: of one set of samples with itself, (N, N).
+        y: their classes (N,), or targets (N, ...).
+
+    Raises:
+        InputError: not a symmetric kernel; another number of targets.
+
+    References: Cristianini et al. (2001); Cortes, Mohri and Rostamizadeh (2012) for the centring.
+
+    Example:
+        >>> y = torch.tensor([0, 1, 0, 1])
+        >>> label_alignment((y[:, None] == y).double(), y)
+        1.0
+    """
+    where = "label_alignment"
+    given = square_kernel(kernel, where)
+    total, eps = given.double(), torch.finfo(given.dtype).eps
+    if len(y) != len(total):
+        raise input_error(where, f"{len(total)} targets", f"{len(y)}", "Pass the targets of the kernel's samples")
+    classes = not y.is_floating_point() and y.dim() == 1
+    rows = (F.one_hot(y.long() - y.min().long()) if classes else y.reshape(len(y), -1)).to(total)
+    return cosine(centred(total, eps), centred(rows @ rows.T, eps))

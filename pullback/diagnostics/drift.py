@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pullback._checks import input_error
 from pullback.diagnostics.moments import square_kernel
@@ -60,45 +59,16 @@ def kernel_drift(k0: Kernel | Tensor, k1: Kernel | Tensor) -> KernelDrift:
         raise input_error(where, "two kernels of the same samples", got, "Measure both with the same samples")
     size = float(before.norm())
     moved = float((after - before).norm()) / size if size > 0 else math.nan
-    return KernelDrift(moved, _cosine(before, after), _cosine(_centred(before, eps), _centred(after, eps)))
+    return KernelDrift(moved, cosine(before, after), cosine(centred(before, eps), centred(after, eps)))
 
 
-def label_alignment(kernel: Kernel | Tensor, y: Tensor) -> float:
-    """Centred alignment of a kernel with that of the labels, between 0 (no relation) and 1; nan if undefined.
-
-    The labels' kernel is 1 for two samples of one class and 0 for others, or <y_i, y_j> for targets that are numbers.
-
-    Args:
-        kernel: of one set of samples with itself, (N, N).
-        y: their classes (N,), or targets (N, ...).
-
-    Raises:
-        InputError: not a symmetric kernel; another number of targets.
-
-    References: Cristianini et al. (2001); Cortes, Mohri and Rostamizadeh (2012) for the centring.
-
-    Example:
-        >>> y = torch.tensor([0, 1, 0, 1])
-        >>> label_alignment((y[:, None] == y).double(), y)
-        1.0
-    """
-    where = "label_alignment"
-    given = square_kernel(kernel, where)
-    total, eps = given.double(), torch.finfo(given.dtype).eps
-    if len(y) != len(total):
-        raise input_error(where, f"{len(total)} targets", f"{len(y)}", "Pass the targets of the kernel's samples")
-    classes = not y.is_floating_point() and y.dim() == 1
-    rows = (F.one_hot(y.long() - y.min().long()) if classes else y.reshape(len(y), -1)).to(total)
-    return _cosine(_centred(total, eps), _centred(rows @ rows.T, eps))
-
-
-def _centred(k: Tensor, eps: float) -> Tensor:
+def centred(k: Tensor, eps: float) -> Tensor:
     """Inner products of rows less their mean; 0 where only rounding is left of them."""
     centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
     return centred if float(centred.abs().max()) > 10 * eps * float(k.abs().max()) else torch.zeros_like(k)
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
+def cosine(a: Tensor, b: Tensor) -> float:
     """Frobenius inner product over both norms; nan where one is 0."""
     norms = float(a.norm()) * float(b.norm())
     return min(1.0, max(-1.0, float((a * b).sum()) / norms)) if norms > 0 else math.nan

@@ -11,9 +11,9 @@ from pullback._checks import check_option, input_error
 from pullback.dynamics.second_order.kronecker import kfac_operator
 from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.batches import Batches, Data
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.curvature_rows import Matrix, row_source
-from pullback.operators.data import Batches, Data
+from pullback.gradients.curvature_rows import Matrix, row_source
 
 NAME = "ElasticPenalty"
 MATRICES: dict[str, Matrix] = {"true": "true_fisher", "empirical": "empirical_fisher"}

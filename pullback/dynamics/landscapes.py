@@ -15,10 +15,10 @@ from pullback.dynamics.quadratic import Quadratic
 from pullback.dynamics.quadratic.values import values
 from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
-from pullback.functional.linearized import copy_of
 from pullback.functional.losses import unchecked_loss
 from pullback.functional.model_view import ModelView, evaluate
 from pullback.functional.modes import mode_dependent
+from pullback.modules.linearized import copy_of
 
 Function = Callable[[Tensor], Tensor]
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
-from pullback.functional import LossFunction, check_batch, per_sample_loss, taylor_expand
+from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
-from pullback.functional.linearized import copy_of
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import called
+from pullback.modules import taylor_expand
+from pullback.modules.linearized import copy_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

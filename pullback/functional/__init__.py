@@ -1,10 +1,8 @@
 """A model and a loss as functions of named parameters; the data they are evaluated on."""
 
 from pullback.functional.batch import check_batch, num_samples, take
-from pullback.functional.batch_norm import frozen_batch_norm
 from pullback.functional.datasets import Dataset, load_cifar10, load_digits, load_npz
 from pullback.functional.likelihood import sample_targets
-from pullback.functional.linearized import linearize, taylor_expand
 from pullback.functional.losses import LossFunction, output_hessian, per_sample_loss
 from pullback.functional.model_view import ModelView
 from pullback.functional.readout import Readout, loss_readout, output_readout, token_readout
@@ -16,8 +14,6 @@ __all__ = [
     "ModelView",
     "Readout",
     "check_batch",
-    "frozen_batch_norm",
-    "linearize",
     "load_cifar10",
     "load_digits",
     "load_npz",
@@ -28,7 +24,6 @@ __all__ = [
     "per_sample_loss",
     "sample_targets",
     "take",
-    "taylor_expand",
     "token_readout",
     "undisturbed",
 ]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.batches import Data
 from pullback.functional.model_view import names_in
 from pullback.kernels import GradientMatrix, backward_kernel
-from pullback.operators.data import Data
 
 
 def gradient_influence(

@@ -12,7 +12,7 @@ from torch import Tensor
 from pullback._checks import check_names, input_error
 from pullback._results import Solution
 from pullback.functional.differentiable import differentiable
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral import solve
 
 Tree = Tensor | Mapping[str, Any]  # one tensor, or named tensors; plain numbers stand for tensors without axes

@@ -13,11 +13,11 @@ from pullback._checks import check_option, check_positive, input_error
 from pullback._progress import PATIENCE, Progress
 from pullback.functional import LossFunction, ModelView, output_hessian, per_sample_loss, take
 from pullback.functional.batch import Batch
+from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.rows import count_samples, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, num_outputs, settings_of
-from pullback.operators.data import Data
 
 Estimate = Literal["leverage", "first_order"]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from pullback._checks import check_option, input_error
 from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.batch import Batch, mapped, num_samples, tensors
+from pullback.functional.batches import Batches, Data
 from pullback.functional.differentiable import differentiable
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
-from pullback.operators.base import Operator
-from pullback.operators.data import Batches, Data
+from pullback.functional.refused import refuse_random_and_coupled
+from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, output_values
-from pullback.operators.repeatable import refuse_random_and_coupled
 
 Perturbed = Literal["targets", "inputs", "weights", "labels"]
 

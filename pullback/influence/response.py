@@ -13,14 +13,14 @@ from pullback._checks import check_option, input_error
 from pullback._results import Solution
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.batches import Data
+from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import unwrap
 from pullback.influence.mixed import MixedDerivative
 from pullback.influence.system import Matrix, Method, System, make_system, settings_of
 from pullback.kernels import GradientMatrix
 from pullback.operators import Jacobian, as_operator
-from pullback.operators.base import Operator
-from pullback.operators.data import Data
-from pullback.operators.repeatable import state_of
+from pullback.operators.operator import Operator
 
 Wrt = Literal["targets", "inputs", "weights", "labels", "decay"]
 WRT = ("targets", "inputs", "weights", "labels", "decay")

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, take, undisturbed
 from pullback.functional.batch import Batch
+from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
 from pullback.functional.readout import loss_readout, output_readout
+from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.gradients import GradientRows
-from pullback.kernels.refused import refuse_recurrent_dropout
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.matrix import GradientRows
 from pullback.operators.adapt import Dense
-from pullback.operators.base import Operator
-from pullback.operators.data import Data
+from pullback.operators.operator import Operator
 
 CAPTURED = 256  # samples whose gradients are held as factors at a time
 BLOCK_BYTES = 2**28  # of the rows made from them

@@ -10,11 +10,11 @@ from torch import nn
 from pullback._checks import check_positive
 from pullback._progress import PATIENCE, Progress
 from pullback.functional import LossFunction
+from pullback.functional.batches import Data
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.query import Influence, summary
 from pullback.influence.rows import count_samples, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, settings_of
-from pullback.operators.data import Data
 
 
 @torch.inference_mode(False)

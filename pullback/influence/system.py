@@ -14,14 +14,14 @@ from pullback._results import Solution
 from pullback.functional import LossFunction, ModelView, output_hessian, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.batch import joined as join
+from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
 from pullback.functional.unwrap import without_autocast
 from pullback.influence.dual import DampedInverse, Factored
 from pullback.influence.rows import HELD_BYTES, fits, held_matrix, held_rows, itemsize
 from pullback.operators import Fisher, GaussNewton, Hessian
-from pullback.operators.base import Operator
-from pullback.operators.data import Data
+from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues, solve
 
 Matrix = Literal["gauss_newton", "hessian", "empirical_fisher"]

@@ -1,17 +1,20 @@
 """Exact inner products of gradients, from layer inputs and output gradients."""
 
-from pullback.kernels.backward import KernelSeries, backward_kernel
-from pullback.kernels.check_gradients import GradientCheck, ParameterCheck, check_gradients
-from pullback.kernels.gradients import GradientMatrix
+from pullback.gradients.check import GradientCheck, ParameterCheck, check_gradients
+from pullback.gradients.matrix import GradientMatrix
+from pullback.gradients.rules.user import register_rule
+from pullback.kernels.backward import backward_kernel
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan import KernelPlan, LayerPlan
-from pullback.kernels.preview import plan_kernel
-from pullback.kernels.rates import Rates
-from pullback.kernels.sketch import SketchedKernel, sketch_kernel
-from pullback.kernels.sketch_project import Sketch
-from pullback.kernels.store import KernelStore, kernel_to_store, open_store
+from pullback.kernels.plan.kernel_plan import KernelPlan, LayerPlan
+from pullback.kernels.plan.rates import Rates
+from pullback.kernels.plan_kernel import plan_kernel
+from pullback.kernels.plan_store import plan_store
+from pullback.kernels.series import KernelSeries
+from pullback.kernels.sketch.project import Sketch
+from pullback.kernels.sketch.sketched import SketchedKernel, sketch_kernel
+from pullback.kernels.store.scale_plan import ScalePlan
+from pullback.kernels.store.write import KernelStore, kernel_to_store, open_store
 from pullback.kernels.tangent import tangent_kernel
-from pullback.kernels.user_rules import register_rule
 
 __all__ = [
     "GradientCheck",
@@ -23,6 +26,7 @@ __all__ = [
     "LayerPlan",
     "ParameterCheck",
     "Rates",
+    "ScalePlan",
     "Sketch",
     "SketchedKernel",
     "backward_kernel",
@@ -30,6 +34,7 @@ __all__ = [
     "kernel_to_store",
     "open_store",
     "plan_kernel",
+    "plan_store",
     "register_rule",
     "sketch_kernel",
     "tangent_kernel",

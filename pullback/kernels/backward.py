@@ -7,21 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pullback._checks import check_option, input_error
-from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
-from pullback.functional.model_view import names_in
-from pullback.functional.readout import loss_readout, token_readout
-from pullback.functional.unwrap import without_autocast
-from pullback.kernels.assemble import assemble, forward_order, partial_block
-from pullback.kernels.capture import Capture
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.distributed import run_in_group
-from pullback.kernels.factors import Form
+from pullback.gradients.rows.contract import Form
+from pullback.kernels.group.shared import run_in_group
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.planning import make_plan
-from pullback.kernels.refused import refuse_recurrent_dropout
-from pullback.kernels.request import Request, run, side_of
+from pullback.kernels.request import Request, loss_request
+from pullback.kernels.run import run
 
 
 def backward_kernel(
@@ -97,63 +89,3 @@ def backward_kernel(
         return loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where)
 
     return run(request()) if group is None else run_in_group(request, group, where)
-
-
-def loss_request(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    x: Batch,
-    y: Batch,
-    x2: Batch | None,
-    y2: Batch | None,
-    model2: nn.Module | None,
-    params: Iterable[str] | None,
-    per: str,
-    forms: Mapping[str, Form] | None,
-    memory_limit: int | None,
-    where: str,
-) -> Request:
-    """The request behind ``backward_kernel`` and ``plan_kernel``."""
-    check_option(where, "per", per, ("sample", "token"))
-    params = None if params is None else names_in(params, where)
-    count = check_batch(where, x, y)
-    rows = side_of(model, params, x, y, count, where)
-    if (x2 is None) != (y2 is None):
-        given, missing = ("x2", "y2") if y2 is None else ("y2", "x2")
-        raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
-    columns = None
-    if x2 is not None:
-        columns = side_of(model2 or model, params, x2, y2, check_batch(where, x2, y2, ("x2", "y2")), where, rows)
-    elif model2 is not None:
-        columns = side_of(model2, params, x, y, count, where, rows)
-    readout = token_readout(loss_fn) if per == "token" else loss_readout(loss_fn)
-    return Request(readout, rows, columns, "full", per == "sample", forms, memory_limit, where)
-
-
-class KernelSeries:
-    """Backward kernels of one model again and again while it trains, for callers that watch it.
-
-    The first call makes every check; later ones leave out the samples that are run alone and the pass that finds one
-    of them (unless ``anew``), and keep the proof of coverage and the sums, which come with forward and backward pass.
-    """
-
-    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self.model, self.readout = model, loss_readout(loss_fn)
-        self._first: Capture | None = None
-
-    def __call__(self, x: Batch, y: Batch, *, anew: bool = False) -> Kernel:
-        """Kernel of a batch at the weights as they are now."""
-        where = "backward_kernel"
-        check_batch(where, x, y)
-        view = ModelView.of(self.model, None, where)
-        refuse_recurrent_dropout(view.model, where)
-        with undisturbed(view.model):
-            captured = capture_factors(view, self.readout, x, y, where, None if anew else self._first)
-        self._first = captured.first
-        plan = make_plan(captured, captured.num_samples, None, None, where)
-        with without_autocast():
-            blocks = assemble(captured, None, plan, where)
-        order = forward_order(captured)
-        return Kernel(
-            blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
-        )

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.assemble import Blocks
-from pullback.kernels.captured import Captured
-from pullback.kernels.plan import KernelPlan
-from pullback.operators.base import Operator
+from pullback.gradients.capture.captured import Captured
+from pullback.kernels.gram.blocks import Blocks
+from pullback.kernels.plan.kernel_plan import KernelPlan
+from pullback.operators.operator import Operator
 
 
 class Kernel(Operator):

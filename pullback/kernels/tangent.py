@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from pullback._checks import check_option
-from pullback.functional import check_batch
 from pullback.functional.batch import Batch
-from pullback.functional.model_view import names_in
-from pullback.functional.readout import output_readout
-from pullback.kernels.distributed import run_in_group
-from pullback.kernels.factors import Contract, Form
+from pullback.gradients.rows.contract import Form
+from pullback.kernels.group.shared import run_in_group
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.request import Request, run, side_of
-
-Contraction = Literal["trace", "diagonal", "full", "sum"]
+from pullback.kernels.request import Contraction, Request, tangent_request
+from pullback.kernels.run import run
 
 
 def tangent_kernel(
@@ -78,34 +73,8 @@ def tangent_kernel(
     where = "tangent_kernel"
 
     def request() -> Request:
-        return _request(model, x, x2, model2, contract, params, forms, memory_limit, where)
+        return tangent_request(model, x, x2, model2, contract, params, forms, memory_limit, where)
 
     if group is not None:
         return run_in_group(request, group, where, by_output=contract == "full")
     return run(request(), by_output=contract == "full")
-
-
-def _request(
-    model: nn.Module,
-    x: Batch,
-    x2: Batch | None,
-    model2: nn.Module | None,
-    contract: Contraction,
-    params: Iterable[str] | None,
-    forms: Mapping[str, Form] | None,
-    memory_limit: int | None,
-    where: str,
-) -> Request:
-    check_option(where, "contract", contract, ("trace", "diagonal", "full", "sum"))
-    params = None if params is None else names_in(params, where)
-    count = check_batch(where, x)
-    rows = side_of(model, params, x, None, count, where)
-    columns = None
-    if x2 is not None or model2 is not None:
-        other = x if x2 is None else x2
-        size = check_batch(where, other, None, ("x2", "y2"))
-        columns = side_of(model2 or model, params, other, None, size, where, rows)
-    kept: Contract = "full" if contract == "sum" else contract
-    readout = output_readout(summed=contract == "sum")
-    several = contract != "sum"
-    return Request(readout, rows, columns, kept, False, forms, memory_limit, where, several_outputs=several)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pullback._checks import check_positive, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
-from pullback.measure.gradients import check_repeats, loss_and_gradient
+from pullback.measure.loss_gradient import check_repeats, loss_and_gradient
 
 
 @dataclass(frozen=True)

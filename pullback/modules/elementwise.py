@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pullback.modules.activations import Elementwise
-from pullback.theory.activations import BUILT_IN
-from pullback.theory.calls import SAME, Activation, name_of
+from pullback.theory.expectations.activations import BUILT_IN
+from pullback.theory.expectations.calls import SAME, Activation, name_of
 
 
 def composed(first: Activation, then: Activation) -> Activation:

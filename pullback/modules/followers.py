@@ -11,7 +11,7 @@ from pullback.functional.batch import Batch
 from pullback.modules.fan_in import fan_in, is_linear_map
 from pullback.modules.order import Order
 from pullback.modules.traced import order_of
-from pullback.theory.calls import Activation, name_of
+from pullback.theory.expectations.calls import Activation, name_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
 from pullback.modules.activations import activation_module
-from pullback.modules.initialise import initialise_weights
+from pullback.modules.weights import initialise_weights
 
 NORMALISATIONS = ("none", "batch", "layer")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pullback.modules.elementwise import composed
 from pullback.modules.residuals import Residuals, Trail
-from pullback.theory.calls import CALLS, Activation, name_of, of_call
+from pullback.theory.expectations.calls import CALLS, Activation, name_of, of_call
 
 # calls that mix units by a matrix; the matrix is the layer
 PRODUCTS = frozenset({

@@ -22,7 +22,7 @@ from pullback.functional.undisturbed import undisturbed
 from pullback.modules.elementwise import of_module
 from pullback.modules.fan_in import is_linear_map
 from pullback.modules.order import Flow, Order
-from pullback.theory.calls import MODULES, Activation
+from pullback.theory.expectations.calls import MODULES, Activation
 
 TRANSFORMERS = (
     nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder,

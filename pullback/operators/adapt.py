@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback._checks import input_error, unsupported
 from pullback.operators.arrays import tensor_of
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 
 
 def as_operator(op: Any, where: str = "as_operator", *, symmetric: bool = False) -> Operator:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback.operators.adapt import as_operator
-from pullback.operators.base import Operator, checked_factor
+from pullback.operators.operator import Operator, checked_factor
 
 
 def damp(op: Operator, lam: float) -> Operator:

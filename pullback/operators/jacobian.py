@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from pullback._checks import check_option, input_error
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, check_rows, quiet_vmap, tensors
+from pullback.functional.batches import stamp_of
 from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
 from pullback.functional.losses import check_finite, logits_of
+from pullback.functional.refused import refuse_random_and_coupled
+from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.unwrap import refuse_sharded, unwrap
-from pullback.operators.base import Operator
-from pullback.operators.curvature import BLOCK_BYTES, GRAPH_TO_FORWARD
-from pullback.operators.data import stamp_of
+from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, with_gradients
-from pullback.operators.passes import derivative
+from pullback.operators.passes import BLOCK_BYTES, GRAPH_TO_FORWARD, derivative
 from pullback.operators.push import Push
-from pullback.operators.repeatable import Watch, check_same_answer, refuse_random_and_coupled, state_of
 
 
 class Graph(NamedTuple):

@@ -9,8 +9,8 @@ from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.batch import copied
 from pullback.functional.differentiable import differentiable
+from pullback.functional.refused import refuse_random_and_coupled
 from pullback.operators.own_samples import check_rows
-from pullback.operators.repeatable import refuse_random_and_coupled
 
 
 def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) -> list[Tensor]:

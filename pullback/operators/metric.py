@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch
-from pullback.operators.base import Operator
 from pullback.operators.jacobian import Jacobian
+from pullback.operators.operator import Operator
 
 Metric = Tensor | Callable[[Tensor], Tensor]
 

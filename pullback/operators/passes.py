@@ -51,3 +51,9 @@ def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, add
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+BLOCK_BYTES = 2**28  # of activations that the columns of one block may hold at a time
+
+
+GRAPH_TO_FORWARD = 2  # a product holds about twice what the forward pass holds, for every column

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pullback.report.chart import PALETTE, Chart
-from pullback.report.plots import Curve, heat_map
+from pullback.charts.chart import PALETTE, Chart
+from pullback.charts.maps import heat_map
+from pullback.charts.plots import Curve
 
 FOUND = "simulation"
 SHORTEST, LONGEST = -6.0, 6.0  # decades of the map

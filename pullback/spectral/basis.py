@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, work_dtype
 from pullback.spectral.sums import inner_products, lengths
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from pullback._checks import check_count, check_positive, input_error
 from pullback._results import Estimate
 from pullback._rng import make_generator
-from pullback.operators.base import Operator
+from pullback._statistics import student
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, square_operator, work_dtype
-from pullback.spectral.statistics import student
 from pullback.spectral.tridiagonal import quadrature, tridiagonalise
 
 

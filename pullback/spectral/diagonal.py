@@ -10,9 +10,9 @@ from torch import Tensor
 from pullback._checks import check_count
 from pullback._results import Estimate
 from pullback._rng import make_generator
-from pullback.operators.base import Operator
+from pullback._statistics import rounding, student
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import check_finite, dense, product, square_operator, work_dtype
-from pullback.spectral.statistics import rounding, student
 from pullback.spectral.trace import leave_one_out
 
 

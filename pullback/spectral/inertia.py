@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pullback._checks import check_positive, input_error
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import DENSE_LIMIT, check_symmetric, dense, square_operator, work_dtype
 from pullback.spectral.lanczos import Eigenpairs, eigenvalues
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pullback._checks import InputError, input_error
 from pullback.operators.adapt import as_operator
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 
 DENSE_LIMIT = 1000  # rows up to which a matrix is formed where an exact answer needs it
 

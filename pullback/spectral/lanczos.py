@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback._checks import check_count, check_option, check_positive
 from pullback._rng import make_generator
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.basis import Basis
 from pullback.spectral.inputs import check_symmetric, dense, product, square_operator
 from pullback.spectral.repeats import Search

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pullback._checks import check_count
 from pullback._results import Estimate
+from pullback._statistics import rounding
 from pullback.operators.adapt import as_operator
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import check_finite, dense
 from pullback.spectral.lanczos import eigenvalues
-from pullback.spectral.statistics import rounding
 from pullback.spectral.trace import trace
 
 

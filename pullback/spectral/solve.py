@@ -12,7 +12,7 @@ from torch import Tensor
 from pullback._checks import check_option, input_error
 from pullback._results import Solution
 from pullback.operators.adapt import as_operator
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import floor, not_positive, product, square_operator, work_dtype
 from pullback.spectral.solve_numpy import solve_numpy
 

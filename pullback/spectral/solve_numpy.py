@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pullback._results import Solution
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import floor, not_positive, product, work_dtype
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pullback._checks import check_positive, input_error
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral.inertia import LANCZOS_TOL, morse_index, smallest_sign
 from pullback.spectral.inputs import DENSE_LIMIT, square_operator, work_dtype
 from pullback.spectral.lanczos import eigenvalues

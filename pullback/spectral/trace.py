@@ -10,9 +10,9 @@ from torch import Tensor
 from pullback._checks import check_count, check_option
 from pullback._results import Estimate
 from pullback._rng import make_generator
-from pullback.operators.base import Operator
+from pullback._statistics import rounding, student
+from pullback.operators.operator import Operator
 from pullback.spectral.inputs import check_finite, dense, gaussian, product, square_operator
-from pullback.spectral.statistics import rounding, student
 
 
 def trace(op: Any, num_matvecs: int = 60, *, method: str = "xtrace", seed: int = 0) -> Estimate:

@@ -179,7 +179,7 @@ def test_arguments_that_errors_name_are_options_here(recorded: Path, tmp_path: P
     """``pullback report`` behind ``make demo``: what the error advises can be done."""
     for argument, option in main.OPTIONS.items():
         assert option in COMMANDS["report"]
-        assert any(argument in words for path in (ROOT / "pullback/report").glob("*.py") for words in words_of(path))
+        assert any(argument in words for path in (ROOT / "pullback/report").rglob("*.py") for words in words_of(path))
     figures = ("--figures", tmp_path / "figures", "--no-images")
     for arguments in ((), ("--out", tmp_path / "page.html", *figures)):
         assert run("report", recorded, *arguments).returncode == 0
@@ -190,7 +190,7 @@ def test_arguments_that_errors_name_are_options_here(recorded: Path, tmp_path: P
     (tmp_path / "page.html").unlink()
     again = run("report", recorded, "--out", tmp_path / "page.html", *figures)
     assert "Choose another folder, or pass --force." in again.stderr
-    monkeypatch.setattr("pullback.report.figures.find_browser", _no_browser)
+    monkeypatch.setattr("pullback.report.run.figures.find_browser", _no_browser)
     alone = run("report", recorded, "--out", tmp_path / "b.html", "--figures", tmp_path / "b")
     assert alone.returncode == 2
     assert "or pass --no-images" in alone.stderr
@@ -198,7 +198,7 @@ def test_arguments_that_errors_name_are_options_here(recorded: Path, tmp_path: P
 
 def _no_browser() -> str:
     from pullback._checks import input_error
-    from pullback.report import figures
+    from pullback.report.run import figures
 
     texts = [words for words in words_of(Path(figures.__file__)) if "images=False" in words]
     raise input_error("write_figures", "a browser", "none", texts[0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pullback import measure, modules, theory
-from pullback.report.theory_charts import phase_chart
+from pullback.report.theory.charts import phase_chart
 from tests.cli.pages import charts_of, drawn, made, one_file
 from tests.command import Done
 from tests.command import run as run_command
@@ -247,7 +247,7 @@ def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kin
 
 def test_training_lines_are_those_of_the_limit() -> None:
     """The first loss is half of E f^2 + y^2; many networks lie around the lines, at every step."""
-    from pullback.cli.theory_output import training_lines
+    from pullback.cli.theory.output import training_lines
 
     loss, mean, variance = training_lines(measure.NetworkSpec("erf", 1.0, 0.0, depth=1, width=200), 40, 0, 16)
     angle = np.arange(8) * (2 * np.pi / 8)

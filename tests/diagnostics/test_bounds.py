@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.diagnostics import gradient_noise, kernel_drift, label_alignment, spectrum, spectrum_solve
-from pullback.diagnostics.curvature import Sharpness
+from pullback.diagnostics import gradient_noise, kernel_drift, label_alignment, spectrum
+from pullback.diagnostics.curvature_spectrum import solve as spectrum_solve
+from pullback.diagnostics.sharpness import Sharpness
 from pullback.spectral import Eigenpairs
 
 DTYPES = [torch.float64, torch.float32]

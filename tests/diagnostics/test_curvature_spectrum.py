@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.diagnostics.spectrum_routes import Route, Sizes, routes
+from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
 from pullback.functional import ModelView, output_hessian, output_readout
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.curvature_rows import Matrix, row_source, square_root
 from pullback.kernels import Rates
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.curvature_rows import Matrix, row_source, square_root
 from pullback.operators import Fisher, GaussNewton
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from tests import cases
 from tests.cases import CASES, Case
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned
 
-module = sys.modules["pullback.diagnostics.curvature_spectrum"]  # the package has a function of that name
+module = sys.modules["pullback.diagnostics.curvature_spectrum.spectrum"]  # the package has a function of that name
 CE = nn.CrossEntropyLoss()
 DENSE: dict[Matrix, Callable[..., Tensor]] = {
     "gauss_newton": reference.dense_gauss_newton,

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 import pullback as pb
-from pullback.kernels.store import kernel_to_store
-from pullback.kernels.store_run import Filler
+from pullback.kernels.store.fill import Filler
+from pullback.kernels.store.write import kernel_to_store
 from tests.kernels.store_child import TILE, arguments, arm
 
 

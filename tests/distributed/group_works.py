@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 import pullback as pb
 from pullback import reference
 from pullback.functional import take
-from pullback.kernels import coverage
-from pullback.kernels.outer import GhostPiece, OuterFactor
-from pullback.kernels.store import kernel_to_store
-from pullback.kernels.workers import WorkerError, Workers
+from pullback.gradients.capture import coverage
+from pullback.gradients.rows.outer import GhostPiece, OuterFactor
+from pullback.kernels.group.workers import WorkerError, Workers
+from pullback.kernels.store.write import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.kernels.store_child import SAMPLES, TILE, arguments
@@ -44,10 +44,10 @@ def chosen(form: str, tile: int = 2) -> Iterator[None]:
     """Every layer takes the form, where it has it; tiles are so small that there are several."""
     with pytest.MonkeyPatch.context() as patch:
         pick = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]  # noqa: E731
-        patch.setattr("pullback.kernels.forms.cheapest_form", pick)
-        patch.setattr("pullback.kernels.forms.TILE_ROWS", tile)
-        patch.setattr("pullback.kernels.forms.TILE_POSITIONS", 4 * tile)
-        patch.setattr("pullback.kernels.factors.Factor.piece_bytes", 1000)
+        patch.setattr("pullback.kernels.plan.forms.cheapest_form", pick)
+        patch.setattr("pullback.kernels.plan.forms.TILE_ROWS", tile)
+        patch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 4 * tile)
+        patch.setattr("pullback.gradients.rows.factor.Factor.piece_bytes", 1000)
         yield
 
 
@@ -102,7 +102,7 @@ def materialise(rank: int) -> None:
 
 def fallback(rank: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.kernels.coverage.ruled_names", lambda *_: set())
+        patch.setattr("pullback.gradients.capture.coverage.ruled_names", lambda *_: set())
         every_case("fallback")
 
 
@@ -236,7 +236,7 @@ def the_first_ranks_speed_counts(rank: int) -> None:
     model, loss_fn, x, y = build(case_named("positions"), N)
     slow = pb.Rates(gemm=1e9 if rank else 1e12, bmm=1e12 if rank else 1e9, stream=1e6 if rank else 1e12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.kernels.distributed.machine_rates", lambda *_: slow)
+        patch.setattr("pullback.kernels.group.shared.machine_rates", lambda *_: slow)
         kernel = pb.backward_kernel(model, loss_fn, x, y, group="world")
     plans = on_all_ranks(str(kernel.plan))
     assert plans[0] == plans[1]
@@ -269,7 +269,7 @@ def work_is_shared(rank: int) -> None:
 
     model, loss_fn, x, y = build(case_named("mlp"), 8)
     with chosen("ghost"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.kernels.coverage.capture", capturing)
+        patch.setattr("pullback.gradients.capture.coverage.capture", capturing)
         patch.setattr(GhostPiece, "tile", counting)
         pb.backward_kernel(model, loss_fn, x, y, group="world")
     assert seen == [4, 1]

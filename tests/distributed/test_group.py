@@ -16,9 +16,9 @@ import torch.distributed as dist
 import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.distributed import digest
-from pullback.kernels.distributed_captures import _without_rows, share_of
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.kernels.group.captures import _without_rows, share_of
+from pullback.kernels.group.same import digest
 from tests.cases import CASES, build
 from tests.distributed import group_works as works
 from tests.stacks.processes import in_two_processes

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import pullback as pb
-from pullback.kernels.store import kernel_to_store, open_store
-from pullback.kernels.workers import WorkerError, Workers
+from pullback.kernels.group.workers import WorkerError, Workers
+from pullback.kernels.store.write import kernel_to_store, open_store
 from tests.kernels.store_child import TILE, arguments
 from tests.kernels.test_store_resume import contents
 

@@ -75,7 +75,7 @@ def test_outputs_are_those_of_train_mode(make: Any, dtype: torch.dtype, mode: bo
         running = model.eval()(x) if make is conv else None
         model.train(mode)
         before = state(model)
-        with pb.functional.frozen_batch_norm(model, x):
+        with pb.frozen_batch_norm(model, x):
             found = model(x)
             half = model(x[:3])
             assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]

@@ -12,8 +12,8 @@ import torch
 
 import pullback as pb
 from pullback import measure
+from pullback.charts.chart import Table
 from pullback.cli.gallery import find_pages
-from pullback.report.chart import Table
 from tests.gallery.conftest import GALLERY
 
 
@@ -164,6 +164,7 @@ def build(page):
         (("2 * x", "3 * x"), False),
         (("full=2.0", "full=2.5"), False),
         (("small=1.0", "small=1.5"), True),
+        (("import", "import math\nimport"), True),
     ],
 )
 def test_the_hash_is_of_what_makes_the_numbers(load, tmp_path, change, same):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.kernels.rules.registry import RULES
+from pullback.gradients.rules.registry import RULES
 from tests.cases import CASES, Case, build
 from tests.kernels.test_user_rules import Sine, sine_rule
 from tests.thinned import thinned
@@ -33,7 +33,7 @@ def wrong(check: pb.GradientCheck) -> list[str]:
 
 @pytest.mark.parametrize(("case", "dtype"), thinned(CASES, [torch.float64, torch.float32]))
 def test_every_case_agrees(case: Case, dtype: torch.dtype) -> None:
-    """Every parameter has a row: its rule and form as planned, an error near the rounding error."""
+    """Every parameter has a row: its rule as planned, an error near the rounding error."""
     model, loss_fn, x, y = build(case, 5, dtype)
     check = pb.check_gradients(model, loss_fn, x, y)
     assert check.ok, str(check)
@@ -42,8 +42,8 @@ def test_every_case_agrees(case: Case, dtype: torch.dtype) -> None:
     assert [row.tolerance for row in check.parameters] == pytest.approx([tolerance] * len(check.parameters), rel=1e-3)
     assert max(row.error for row in check.parameters) < 200 * torch.finfo(dtype).eps
     planned = pb.backward_kernel(model, loss_fn, x, y).plan.layers
-    assert {r.parameter: (r.rule, r.form) for r in check.parameters} == {
-        name: (layer.rule, layer.form) for layer in planned for name in layer.parameters
+    assert {r.parameter: r.rule for r in check.parameters} == {
+        name: layer.rule for layer in planned for name in layer.parameters
     }
 
 
@@ -117,7 +117,7 @@ def test_infinite_rows_are_reported() -> None:
 def test_table() -> None:
     check = pb.check_gradients(mlp(), CE, *data())
     header, *rows, verdict = str(check).splitlines()
-    assert header.split() == ["parameter", "rule", "form", "error", "tolerance"]
+    assert header.split() == ["parameter", "rule", "error", "tolerance"]
     assert [row.split()[:2] for row in rows[:3]] == [
         ["0.weight", "linear"],
         ["0.bias", "linear"],

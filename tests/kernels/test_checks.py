@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import checks, coverage
-from pullback.kernels.outer import OuterFactor
-from pullback.kernels.rates import Rates
-from pullback.kernels.rules.registry import RULES
+from pullback.gradients.capture import coverage, reused
+from pullback.gradients.capture import sums as checks
+from pullback.gradients.rows.outer import OuterFactor
+from pullback.gradients.rules.registry import RULES
+from pullback.kernels.plan.rates import Rates
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
 
@@ -301,7 +302,7 @@ def test_wrong_rows_in_the_middle_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation: the rows are right and the kernel made from them is not."""
-    from pullback.kernels.outer import GhostPiece
+    from pullback.gradients.rows.outer import GhostPiece
 
     right = GhostPiece.tile
 
@@ -319,7 +320,7 @@ def test_a_wrong_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     [("full", "summed kernel"), ("sum", "summed kernel"), ("trace", "kernel entries"), ("diagonal", "kernel entries")],
 )
 def test_a_wrong_tile_is_found_under_every_contract(contract: Any, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pullback.kernels.outer import GhostPiece
+    from pullback.gradients.rows.outer import GhostPiece
 
     right = GhostPiece.tile
 
@@ -414,7 +415,7 @@ def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in CASES if case.name == "tied")
     model, loss_fn, x, y = build(case, 5)
     right = pb.backward_kernel(model, loss_fn, x, y).total
-    monkeypatch.setattr(coverage, "_joined", lambda factors: factors[0])
+    monkeypatch.setattr(reused, "_joined", lambda factors: factors[0])
     with pytest.raises(pb.UnsupportedError, match="for sample 0 and parameter"):
         pb.backward_kernel(model, loss_fn, x, y)
     monkeypatch.setattr(coverage, "check_sample", lambda *a: None)

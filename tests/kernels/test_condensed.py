@@ -8,8 +8,8 @@ from torch import nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import plan
-from pullback.kernels.factors import DenseFactor
+from pullback.gradients.rows.factor import DenseFactor
+from pullback.kernels.plan import kernel_plan as plan
 from tests.compare import assert_same
 
 
@@ -80,7 +80,7 @@ def test_only_where_rows_are_smaller() -> None:
 def test_condensed_factors_are_the_same_rows(make) -> None:
     from pullback.functional import ModelView
     from pullback.functional.readout import output_readout
-    from pullback.kernels.coverage import capture_factors
+    from pullback.gradients.capture.coverage import capture_factors
 
     model = make()
     x = torch.randn(5, *((2, 9, 13) if make is net else (20, 2)), dtype=torch.float64)

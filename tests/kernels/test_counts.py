@@ -13,14 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import output_readout
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.factors import Contract, DenseFactor, DensePiece, Factor, Form, UnusedFactor
-from pullback.kernels.outer import OuterFactor
-from pullback.kernels.plan import ALLOCATED, BASE_BYTES, CAPTURE_BYTES, CHECKED, KernelPlan, LayerPlan
-from pullback.kernels.planning import held_bytes
-from pullback.kernels.rules.conv import ConvFactor
-from pullback.kernels.rules.embedding import TokenFactor
-from pullback.kernels.tied import TiedFactor
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.rows.contract import Contract, Form
+from pullback.gradients.rows.convolution import ConvFactor
+from pullback.gradients.rows.factor import DenseFactor, DensePiece, Factor, UnusedFactor
+from pullback.gradients.rows.outer import OuterFactor
+from pullback.gradients.rows.tied import TiedFactor
+from pullback.gradients.rows.tokens import TokenFactor
+from pullback.kernels.plan.kernel_plan import ALLOCATED, BASE_BYTES, CAPTURE_BYTES, CHECKED, KernelPlan, LayerPlan
+from pullback.kernels.plan.make import held_bytes
 from tests.compare import assert_same
 
 WHOLE = 10**9  # numbers a piece may form: all

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import coverage
+from pullback.gradients.capture import coverage
 from tests.cases import CASES, build
 from tests.compare import assert_same
 from tests.coupled import COUPLED, COUPLED_BY_LOSS, build_coupled

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 import pullback as pb
-from pullback.diagnostics.spectrum_routes import Sizes, routes
+from pullback.diagnostics.curvature_spectrum.routes import Sizes, routes
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout, output_readout
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.factors import Factor
-from pullback.kernels.planning import make_plan
-from pullback.kernels.rates import Rates
-from pullback.kernels.rules import LOOKUPS, REISSUED, RULES
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.rows.factor import Factor
+from pullback.gradients.rules import LOOKUPS, REISSUED, RULES
+from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.rates import Rates
 from tests.cases import CASES, Case, build
 
 FILE = Path(__file__).parents[1] / "data" / "plans.txt"
@@ -87,8 +87,7 @@ def scale_lines() -> list[str]:
         data = torch.randn(2, *shape), torch.tensor([0, 1])
         for workers, samples, tile in ((1, 400, 100), (3, 1000, 96), (2, 7000, 2048), (5, 300_000, 64)):
             given: dict[str, Any] = {"num_samples": samples, "workers": workers, "tile": tile, "rates": RATES}
-            scale = pb.plan_kernel(model, nn.CrossEntropyLoss(), *data, **given).scale
-            assert scale is not None
+            scale = pb.plan_store(model, nn.CrossEntropyLoss(), *data, **given)
             numbers = {word: rounded(value) for word, value in asdict(scale).items() if word not in BY_TORCH}
             found.append(f"scale {name} " + " ".join(f"{word}={value}" for word, value in numbers.items()))
     return found

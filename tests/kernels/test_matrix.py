@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.functional import take
-from pullback.kernels.factors import DensePiece
-from pullback.kernels.gram import matched
+from pullback.gradients.rows.factor import DensePiece
+from pullback.kernels.gram.tiles import matched
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned
@@ -40,11 +40,11 @@ def test_equals_the_loop(
 ) -> None:
     """In its dtype, against the loop in float64; all layers in the form, those that have it."""
     pick = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]  # noqa: E731
-    monkeypatch.setattr("pullback.kernels.forms.cheapest_form", pick)
-    monkeypatch.setattr("pullback.kernels.forms.TILE_ROWS", tile)
-    monkeypatch.setattr("pullback.kernels.forms.TILE_POSITIONS", 4 * tile)
+    monkeypatch.setattr("pullback.kernels.plan.forms.cheapest_form", pick)
+    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", tile)
+    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 4 * tile)
     if form == "fallback":
-        monkeypatch.setattr("pullback.kernels.coverage.ruled_names", lambda *_: set())
+        monkeypatch.setattr("pullback.gradients.capture.coverage.ruled_names", lambda *_: set())
     model, loss_fn, x, y = build(case, N, dtype)
     expected = looped(case.name)
     size = float(expected.abs().max())

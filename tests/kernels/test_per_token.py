@@ -197,7 +197,7 @@ def test_sums_over_tokens_are_samples() -> None:
 
 def test_within_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     for share in ("ALLOCATED", "CHECKED"):  # on so small a model they outweigh what passes save
-        monkeypatch.setattr(f"pullback.kernels.plan.{share}", 1.0)
+        monkeypatch.setattr(f"pullback.kernels.plan.kernel_plan.{share}", 1.0)
     model, x, y = language(6)  # of more samples the kernel itself is most of the memory, and passes hold it twice
     free = pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y, per="token")
     limit = int(0.95 * free.plan.peak_bytes)

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pullback._progress import duration
-from pullback.kernels.dependent import _along
-from pullback.kernels.forms import tile_rows
-from pullback.kernels.gram import Sums, block_shape
-from pullback.kernels.scale_plan import DAY, count, span
-from pullback.kernels.workers import WorkerError, Workers
+from pullback._text import DAY, count, duration, span
+from pullback.gradients.capture.dependent import _along
+from pullback.gradients.rows.contract import block_shape
+from pullback.kernels.gram.tiles import Sums
+from pullback.kernels.group.workers import WorkerError, Workers
+from pullback.kernels.plan.forms import tile_rows
 from tests.compare import assert_same
 
 

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+from pullback._text import count, span
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.plan import KernelPlan
-from pullback.kernels.rates import Rates
-from pullback.kernels.scale_passes import count_passes
-from pullback.kernels.scale_plan import ScalePlan, count, span
-from pullback.kernels.scale_share import Share
-from pullback.kernels.store import kernel_to_store
-from pullback.kernels.store_run import Grid
-from pullback.kernels.workers import Workers
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.kernels.group.workers import Workers
+from pullback.kernels.plan.rates import Rates
+from pullback.kernels.store.grid import Grid
+from pullback.kernels.store.operations import count_passes
+from pullback.kernels.store.share import Share
+from pullback.kernels.store.write import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.thinned import thinned
 
@@ -43,25 +42,20 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
-def scale_of(plan: KernelPlan) -> ScalePlan:
-    assert plan.scale is not None
-    return plan.scale
-
-
 @pytest.mark.parametrize("case", thinned(CASES))
 def test_meta_is_as_the_cpu(case: Case) -> None:
     """The same layers, forms, operations and bytes from shapes alone; where tokens decide, an upper bound."""
     options = {"num_samples": 1000, "workers": 3, "tile": 128, "rates": RATES}
     model, loss_fn, x, y = build(case, 3)
-    real = pb.plan_kernel(model, loss_fn, x, y, **options)
-    shapes = pb.plan_kernel(*on_meta(case), **options)
+    real = pb.plan_kernel(model, loss_fn, x, y, num_samples=1000, rates=RATES)
+    shapes = pb.plan_kernel(*on_meta(case), num_samples=1000, rates=RATES)
     for a, b in zip(real.layers, shapes.layers, strict=True):
         assert (a.parameters, a.rule, a.form) == (b.parameters, b.rule, b.form)
         assert a.flops == b.flops or (case.name in BY_TOKENS and a.flops < b.flops)
         if case.name not in BY_TOKENS:
             assert a.held_bytes == b.held_bytes
     assert real.block_bytes == shapes.block_bytes == 1000**2 * 8
-    cpu, meta = scale_of(real), scale_of(shapes)
+    cpu, meta = pb.plan_store(model, loss_fn, x, y, **options), pb.plan_store(*on_meta(case), **options)
     assert cpu.forward_flops == meta.forward_flops > 0
     assert cpu.check_flops == meta.check_flops
     assert cpu.backward_flops == pytest.approx(meta.backward_flops, rel=0.1 if case.name in FUSED else 1e-12)
@@ -103,8 +97,7 @@ def test_operations_of_an_mlp() -> None:
     assert forward == products
     assert backward == 2 * sum(2 * d * p for d, p in sizes[1:])  # weighted and not; weight gradients are probed
     assert checks == products + sum(2 * (d + p) for d, p in sizes)
-    plan = pb.plan_kernel(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]), num_samples=400, tile=100, rates=RATES)
-    scale = scale_of(plan)
+    scale = pb.plan_store(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]), num_samples=400, tile=100, rates=RATES)
     assert scale.forward_flops == (400 + 4 * 4) * products  # of four blocks the first sample, and three again alone
     pair = 2 * sum(d + 1 + p for d, p in sizes)
     assert scale.tile_flops == (6 + 4) * 100**2 * pair  # squares of 100: those on the diagonal are made whole
@@ -151,7 +144,7 @@ def test_the_plan_is_that_of_the_store(tmp_path: Path) -> None:
     for tile in (None, 64):
         path = tmp_path / str(tile)
         store = kernel_to_store(model, CE, (x, y), path, tile=tile, progress=False)
-        scale = scale_of(pb.plan_kernel(model, CE, x[:2].clone(), y[:2], num_samples=300, tile=tile))
+        scale = pb.plan_store(model, CE, x[:2].clone(), y[:2], num_samples=300, tile=tile)
         assert scale == replace(scale, tile=store.tile_size, num_tiles=store.plan.num_tiles)
         assert scale.peak_bytes == pytest.approx(store.plan.peak_bytes, rel=0.01)
         assert scale.disk_bytes == store.plan.disk_bytes + store.plan.capture_bytes
@@ -166,7 +159,7 @@ def test_more_workers_take_less_time() -> None:
     """Halves of the tiles each, and the same bytes on the disk; a slower wire costs."""
     model, x, y = mlp(), torch.randn(2, 20), torch.tensor([0, 1])
     one, two, slow = (
-        scale_of(pb.plan_kernel(model, CE, x, y, num_samples=10**5, workers=workers, rates=rates))
+        pb.plan_store(model, CE, x, y, num_samples=10**5, workers=workers, rates=rates)
         for workers, rates in ((1, RATES), (2, RATES), (2, replace(RATES, wire=1e7)))
     )
     assert two.tile_seconds == pytest.approx(one.tile_seconds / 2, rel=0.1)
@@ -178,14 +171,11 @@ def test_more_workers_take_less_time() -> None:
 
 
 def test_what_is_printed() -> None:
-    plan = pb.plan_kernel(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]), num_samples=10**6, workers=8)
-    scale = scale_of(plan)
-    text = str(plan)
-    assert str(scale) in text
+    scale = pb.plan_store(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1]), num_samples=10**6, workers=8)
+    text = str(scale)
     assert f"1000000 samples in {scale.num_tiles} tiles of {scale.tile} x {scale.tile} on 8 workers" in text
     assert count(scale.tile_flops, "FLOP") in text
     assert count(scale.peak_bytes, "B") in text
-    assert pb.plan_kernel(mlp(), CE, torch.randn(2, 20), torch.tensor([0, 1])).scale is None
     assert [count(n, "B") for n in (0, 0.5, 999, 2.5e12, 7e24)] == ["0 B", "0.5 B", "999 B", "2.5 TB", "7 YB"]
     assert [span(n) for n in (5, 7200, 864000, 1e10)] == ["5 s", "2.0 h", "10 days", "317 years"]
 
@@ -211,9 +201,9 @@ def test_a_large_language_model_allocates_nothing() -> None:
     loss_fn = nn.CrossEntropyLoss(reduction="sum")
     pb.plan_kernel(nn.Linear(2, 1, device="meta"), nn.MSELoss(), torch.zeros(1, 2), torch.zeros(1, 1))
     before = resident()
-    plan = pb.plan_kernel(model, loss_fn, x, x, num_samples=10**6, workers=1024, tile=16, rates=RATES)
+    plan = pb.plan_kernel(model, loss_fn, x, x, num_samples=10**6, rates=RATES)
+    scale = pb.plan_store(model, loss_fn, x, x, num_samples=10**6, workers=1024, tile=16, rates=RATES)
     assert resident() - before < 300e6
-    scale = scale_of(plan)
     weights = sum(p.numel() for p in model.parameters())
     assert scale.model_bytes == 2 * weights + 256 >= 4e9  # and the frequencies of its positions
     matrices = weights - 128256 * 2048  # the embedding has no products
@@ -261,18 +251,18 @@ def test_numbers_that_are_not_there() -> None:
 def test_arguments_that_do_not_fit() -> None:
     model, x, y = mlp(), torch.randn(2, 20), torch.tensor([0, 1])
     for name in ("num_samples", "workers", "tile"):
-        with pytest.raises(pb.InputError, match=f"plan_kernel: expected `{name}` above 0, got 0"):
-            pb.plan_kernel(model, CE, x, y, **{name: 0})
-    with pytest.raises(pb.InputError, match="one set of samples with `num_samples`, `workers` or `tile`, got two"):
-        pb.plan_kernel(model, CE, x, y, x2=x, y2=y, workers=2)
+        with pytest.raises(pb.InputError, match=f"plan_store: expected `{name}` above 0, got 0"):
+            pb.plan_store(model, CE, x, y, **{name: 0})
+    with pytest.raises(pb.InputError, match="plan_kernel: expected `num_samples` above 0, got 0"):
+        pb.plan_kernel(model, CE, x, y, num_samples=0)
     with pytest.raises(pb.InputError, match="`rates` of the workers for a model on the meta device, got None"):
-        pb.plan_kernel(mlp().to("meta"), CE, x, y, workers=2)
+        pb.plan_store(mlp().to("meta"), CE, x, y, workers=2)
     with pytest.raises(pb.InputError, match=r"`memory_limit` of at least \d+ bytes for tiles of 16 samples, got 1000"):
-        pb.plan_kernel(model, CE, x, y, num_samples=1000, memory_limit=1000)
+        pb.plan_store(model, CE, x, y, num_samples=1000, memory_limit=1000)
     with pytest.raises(
         pb.InputError, match=r"at least \d+ bytes for tiles of 100 samples, got 1000. Raise the limit, or"
     ):
-        pb.plan_kernel(model, CE, x, y, num_samples=1000, tile=100, memory_limit=1000)
+        pb.plan_store(model, CE, x, y, num_samples=1000, tile=100, memory_limit=1000)
     with pytest.raises(pb.InputError, match="Rates: expected `wire` above 0, got 0"):
         Rates(1, 1, 1, 0)
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pullback.kernels import rates
-from pullback.kernels.rates import Rates, cache_file, key, machine_rates
+from pullback.kernels.plan import rates
+from pullback.kernels.plan.rates import Rates, cache_file, key, machine_rates
 from tests.conftest import RATES
 
 CPU = torch.device("cpu")

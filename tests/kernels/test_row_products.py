@@ -9,9 +9,9 @@ from torch import nn
 from pullback import reference
 from pullback.functional import ModelView, num_samples
 from pullback.functional.readout import output_readout
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.gradients import GradientRows
-from pullback.kernels.row_products import COLUMNS, by_inputs, gram_product
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.matrix import GradientRows
+from pullback.gradients.rows.products import COLUMNS, by_inputs, gram_product
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned

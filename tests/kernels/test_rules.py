@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import forms
+from pullback.kernels.plan import forms
 from tests.compare import assert_same
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import pullback as pb
-from pullback.kernels.rules.attention import attention
+from pullback.gradients.rules.attention import attention
 from tests.compare import assert_same
 from tests.kernels.test_rules import compare
 

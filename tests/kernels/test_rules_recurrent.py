@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pullback.kernels.rules import recurrent
+from pullback.gradients.rules import recurrent
 from tests.kernels.test_rules import compare
 from tests.kernels.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
 from tests.thinned import thinned

@@ -13,17 +13,17 @@ import pullback as pb
 from pullback import reference
 from pullback.functional import ModelView, take
 from pullback.functional.readout import loss_readout, output_readout
-from pullback.kernels import sketch_project
-from pullback.kernels.assemble import assemble
-from pullback.kernels.captured import Captured
-from pullback.kernels.checks import summed
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.factors import DenseFactor
-from pullback.kernels.planning import make_plan
-from pullback.kernels.sketch import SketchedKernel, estimate, sketch_kernel
-from pullback.kernels.sketch_plan import exact_flops, exact_parameters, sketch_flops
-from pullback.kernels.sketch_project import Sketch, as_matrix, project, projections, split
-from pullback.kernels.sketch_rows import SketchFactor, sketch_captured, sketch_factors
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.sums import summed
+from pullback.gradients.rows.factor import DenseFactor
+from pullback.kernels.gram.blocks import assemble
+from pullback.kernels.plan.make import make_plan
+from pullback.kernels.sketch import project as sketch_project
+from pullback.kernels.sketch.plan import exact_flops, exact_parameters, sketch_flops
+from pullback.kernels.sketch.project import Sketch, as_matrix, project, projections, split
+from pullback.kernels.sketch.rows import SketchFactor, sketch_captured, sketch_factors
+from pullback.kernels.sketch.sketched import SketchedKernel, estimate, sketch_kernel
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned

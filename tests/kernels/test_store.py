@@ -15,9 +15,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels import store_tile
-from pullback.kernels.outer import GhostPiece
-from pullback.kernels.store import kernel_to_store, open_store
+from pullback.gradients.rows.outer import GhostPiece
+from pullback.kernels.store import tile as store_tile
+from pullback.kernels.store.write import kernel_to_store, open_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned
@@ -66,13 +66,13 @@ def test_squares_do_not_matter(case: Case, tmp_path: Path, monkeypatch: pytest.M
     """Tiles made of several squares of unequal sides, rows formed or not."""
     model, loss_fn, x, y = build(case, 7)
     form = ("ghost", "materialise")[CASES.index(case) % 2]
-    monkeypatch.setattr("pullback.kernels.store_tile.TILE_ROWS", 2)
-    monkeypatch.setattr("pullback.kernels.forms.TILE_ROWS", 3)
-    monkeypatch.setattr("pullback.kernels.forms.TILE_POSITIONS", 5)
+    monkeypatch.setattr("pullback.kernels.store.tile.TILE_ROWS", 2)
+    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 3)
+    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 5)
     total = reference.total_kernel(model, loss_fn, x, y)
     size = max(float(total.abs().max()), 1e-12)
     monkeypatch.setattr(
-        "pullback.kernels.forms.cheapest_form",
+        "pullback.kernels.plan.forms.cheapest_form",
         lambda factor, *args: form if form in factor.forms() else factor.forms()[0],
     )
     store = make(tmp_path / form, model, loss_fn, (x, y), tile=5)
@@ -256,7 +256,7 @@ def test_nothing_is_disturbed(tmp_path: Path) -> None:
 
 def test_a_wrong_tile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums of tiles are compared with ordinary gradients: a layer that is a little too large does not pass."""
-    monkeypatch.setattr("pullback.kernels.planning.choose_form", lambda *_: "ghost")  # whatever the machine's rates
+    monkeypatch.setattr("pullback.kernels.plan.make.choose_form", lambda *_: "ghost")  # whatever the machine's rates
     tile = GhostPiece.tile
 
     def wrong(piece: GhostPiece, out: Tensor, *args: Any, **options: Any) -> None:
@@ -281,7 +281,7 @@ def test_wrong_rows_are_found(error: float, tmp_path: Path, monkeypatch: pytest.
     def wrong(self: Any, factor: Any, captured: Any, totals: dict[str, Tensor], bound: Tensor) -> None:
         check(self, factor, captured, {name: (1 + error) * total for name, total in totals.items()}, bound)
 
-    monkeypatch.setattr("pullback.kernels.store_tile.SumChecks.add_totals", wrong)
+    monkeypatch.setattr("pullback.kernels.store.tile.SumChecks.add_totals", wrong)
     with pytest.raises(pb.SelfCheckError, match="expected the summed gradient of `"):
         make(tmp_path, model, loss_fn, data, tile=4)
 
@@ -302,8 +302,8 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     Layers that are made whole are shared out by torch, whose sums may depend on the threads: here there are none.
     """
-    monkeypatch.setattr("pullback.kernels.planning.choose_form", lambda *_: "ghost")
-    monkeypatch.setattr("pullback.kernels.store_tile.TILE_ROWS", 2)
+    monkeypatch.setattr("pullback.kernels.plan.make.choose_form", lambda *_: "ghost")
+    monkeypatch.setattr("pullback.kernels.store.tile.TILE_ROWS", 2)
     arguments = mlp(dtype=torch.float32)
     names: set[str] = set()
     make_square = store_tile._make_square

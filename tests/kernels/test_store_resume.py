@@ -15,10 +15,10 @@ from torch import nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels.store import KernelStore, kernel_to_store, open_store
-from pullback.kernels.store_captures import load
-from pullback.kernels.store_layout import Folder
-from pullback.kernels.store_run import Filler
+from pullback.kernels.store.factor_files import load
+from pullback.kernels.store.fill import Filler
+from pullback.kernels.store.layout import Folder
+from pullback.kernels.store.write import KernelStore, kernel_to_store, open_store
 from tests.compare import assert_same
 from tests.kernels.store_child import TILE, arguments
 from tests.thinned import thinned
@@ -170,7 +170,7 @@ def test_damaged_captures_are_made_again(
 
 
 def test_what_was_written_must_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pullback.kernels.store_run.load", lambda *args, **options: None)
+    monkeypatch.setattr("pullback.kernels.store.fill.load", lambda *args, **options: None)
     with pytest.raises(pb.SelfCheckError, match="to read back what was just written to .*, got other bytes"):
         fill(tmp_path / "store", tile=TILE)
 
@@ -185,7 +185,7 @@ def test_a_block_that_changes_after_its_first_reading(tmp_path: Path, monkeypatc
                 tensors[name] *= 1.5
         return tensors
 
-    monkeypatch.setattr("pullback.kernels.store_run.load", spoilt)
+    monkeypatch.setattr("pullback.kernels.store.fill.load", spoilt)
     with pytest.raises(pb.SelfCheckError, match="sum"):
         fill(tmp_path / "store", tile=TILE)
 
@@ -280,7 +280,7 @@ def test_store_of_another_format(tmp_path: Path) -> None:
 def test_a_wrong_byte_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison of bytes can fail: a checksum that looks at nothing lets damage through."""
     path = tmp_path / "store"
-    monkeypatch.setattr("pullback.kernels.store_run.checksum", lambda array: Folder(path).path and 0)
+    monkeypatch.setattr("pullback.kernels.store.fill.checksum", lambda array: Folder(path).path and 0)
     store = fill(path, tile=TILE)
     assert len(store.verify()) == NUM_TILES
 
@@ -428,9 +428,9 @@ def test_errors_of_the_system_name_the_file_and_the_way_on(
 
     path = tmp_path / "store"
     target = {
-        "os.write": "pullback.kernels.store_layout.os.write",
+        "os.write": "pullback.kernels.store.layout.os.write",
         "zarr.open_group": "zarr.open_group",
-        "load": "pullback.kernels.store_run.load",
+        "load": "pullback.kernels.store.fill.load",
     }.get(call, f"pathlib.Path.{call}")
     with monkeypatch.context() as patch:
         patch.setattr(target, failing)

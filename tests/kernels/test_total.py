@@ -9,10 +9,10 @@ from torch import nn
 import pullback as pb
 from pullback import reference
 from pullback.functional import ModelView, loss_readout, output_readout
-from pullback.kernels import total
-from pullback.kernels.captured import Captured
-from pullback.kernels.coverage import capture_factors
-from pullback.kernels.planning import make_plan
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.kernels.gram import total
+from pullback.kernels.plan.make import make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned
@@ -30,7 +30,7 @@ def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, squar
         monkeypatch.setattr(total, "SMALLEST_SQUARE", 1)
     if squares == "of tiles":
         monkeypatch.setattr(total, "SQUARES", 2)
-        monkeypatch.setattr("pullback.kernels.forms.TILE_ROWS", 1)
+        monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 1)
     model, loss_fn, x, y = build(case, 7)
     view = ModelView.of(model)
     g = reference.gradient_matrix(model, loss_fn, x, y)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels.user_rules import _REGISTERED
+from pullback.gradients.rules.user import _REGISTERED
 from tests.compare import assert_same
 from tests.kernels.test_tangent import contracted
 

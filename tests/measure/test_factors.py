@@ -12,10 +12,11 @@ from torch import nn
 import pullback as pb
 from pullback._rng import make_generator
 from pullback.measure import NetworkSpec, gradient_factors
-from pullback.measure.networks import DATA
-from pullback.measure.settled import settled_inputs
-from pullback.theory import MeanField, batch_norm_gradient_factor, gaussian
-from pullback.theory.activations import activation_of
+from pullback.measure.networks.drawn import DATA
+from pullback.measure.networks.settled import settled_inputs
+from pullback.theory import MeanField, batch_norm_gradient_factor
+from pullback.theory.expectations import gaussian
+from pullback.theory.expectations.activations import activation_of
 from tests.compare import assert_same
 
 

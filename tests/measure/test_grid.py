@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pullback._statistics import student
 from pullback.measure import NetworkSpec, signal_propagation
-from pullback.spectral.statistics import student
 from pullback.theory import signal_profile
 
 DEPTH, WIDTH, SEEDS = 15, 1000, 10

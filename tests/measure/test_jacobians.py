@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback._rng import make_generator
+from pullback._statistics import student
 from pullback.measure import NetworkSpec, jacobian_extremes, jacobian_spectrum
-from pullback.measure.networks import DATA
-from pullback.measure.settled import settled_inputs
-from pullback.spectral.statistics import student
+from pullback.measure.networks.drawn import DATA
+from pullback.measure.networks.settled import settled_inputs
 from pullback.theory import MeanField, critical_sigma_w, jacobian_density
 from tests.compare import assert_different, assert_same
 
@@ -285,6 +285,6 @@ def test_bad_input(call: Any, message: str) -> None:
 
 
 def test_large_jacobians_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pullback.measure.jacobians.LARGEST_BYTES", 100)
+    monkeypatch.setattr("pullback.measure.jacobian_spectrum.LARGEST_BYTES", 100)
     with pytest.raises(pb.InputError, match=r"Jacobians of at most 2 GB, got 0.0 GB for 2 samples. Use jacobian_ext"):
         jacobian_spectrum(nn.Linear(4, 4), torch.ones(2, 4))

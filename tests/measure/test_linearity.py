@@ -14,9 +14,9 @@ from torch import nn
 
 import pullback as pb
 from pullback import measure, theory
-from pullback.measure.dense_layer import dense_layer
-from pullback.measure.linearity import verdict
-from pullback.measure.map_norms import _from_below, _of_any, map_norms
+from pullback.measure.linearity.dense_layer import dense_layer
+from pullback.measure.linearity.family import verdict
+from pullback.measure.linearity.map_norms import _from_below, _of_any, map_norms
 from pullback.modules import WideNetwork
 
 KNOWN = json.loads((Path(__file__).parents[1] / "data/linearity.json").read_text())["hessian_norm"]
@@ -196,7 +196,7 @@ def test_alternation_by_products_is_that_of_the_tensor():
 
 def test_large_layers_of_other_kinds_have_a_lower_bound(monkeypatch):
     """Nothing is formed; what is not known from above is said to be so."""
-    monkeypatch.setattr("pullback.measure.map_norms.LARGEST", 10)
+    monkeypatch.setattr("pullback.measure.linearity.map_norms.LARGEST", 10)
     torch.manual_seed(0)
     found = measure.linearity(MODELS["norm"]().double(), inputs(1, 3))
     assert found.q_221.label == "lower bound, no upper one"

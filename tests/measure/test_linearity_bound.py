@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pullback.measure.dense_layer import MapNorms, dense_layer
-from pullback.measure.linearity_bound import hessian_bound, q_221
-from pullback.measure.tensor_norms import NormBounds
+from pullback.measure.linearity.bound import hessian_bound, q_221
+from pullback.measure.linearity.dense_layer import MapNorms, dense_layer
+from pullback.measure.linearity.tensor_norms import NormBounds
 
 
 def norms(weights: float, inputs: float, second: tuple[float, float, float], **known: float) -> MapNorms:

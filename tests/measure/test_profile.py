@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from pullback.measure import Profile
-from pullback.measure.profile import over_units
+from pullback.measure.networks.profile import over_units
 
 
 def test_over_seeds() -> None:

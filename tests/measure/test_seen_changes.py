@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import pullback as pb
-from pullback.measure.chain import signals_of
-from pullback.measure.seen_changes import seen_changes
+from pullback.measure.linearity.seen_changes import seen_changes
+from pullback.measure.networks.chain import signals_of
 from pullback.modules import WideNetwork
 
 F64 = {"dtype": torch.float64}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pullback._rng import make_generator
-from pullback.measure.networks import DATA
+from pullback.measure.networks.drawn import DATA
 
 
 def test_inputs_and_weights_come_from_different_streams() -> None:

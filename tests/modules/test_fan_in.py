@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.measure import effective_variances
 from pullback.modules.fan_in import fan_in, fan_out, filters, from_filters
-from pullback.modules.initialise import SCHEMES, initialise_weights
+from pullback.modules.weights import SCHEMES, initialise_weights
 from tests.thinned import thinned
 
 KINDS = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d)}

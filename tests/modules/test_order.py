@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import pullback as pb
 from pullback.modules.followers import followed
-from pullback.theory.calls import name_of
+from pullback.theory.expectations.calls import name_of
 from tests.cases import CASES, Case, build
 
 X = torch.linspace(-2, 2, 24).reshape(4, 6)

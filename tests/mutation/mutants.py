@@ -76,12 +76,12 @@ TUNING = {
     "pullback/_progress.py": {"PATIENCE", "LINE_EVERY"},
     "pullback/functional/agreement.py": {"PIECE"},
     "pullback/influence/rows.py": {"CAPTURED", "BLOCK_BYTES"},
-    "pullback/kernels/factors.py": {"_CACHED_BYTES"},
-    "pullback/kernels/rates.py": {"WHILE"},
-    "pullback/kernels/row_products.py": {"COLUMNS", "_NUMBERS"},
-    "pullback/kernels/shared.py": {"_ROWS_AT_A_TIME"},
-    "pullback/measure/boundary.py": {"COLUMNS_AT_ONCE"},
-    "pullback/operators/curvature.py": {"BLOCK_BYTES", "GRAPH_TO_FORWARD"},
+    "pullback/gradients/rows/factor.py": {"_CACHED_BYTES"},
+    "pullback/kernels/plan/rates.py": {"WHILE"},
+    "pullback/gradients/rows/products.py": {"COLUMNS", "_NUMBERS"},
+    "pullback/gradients/capture/derived.py": {"_ROWS_AT_A_TIME"},
+    "pullback/measure/boundary_curvature.py": {"COLUMNS_AT_ONCE"},
+    "pullback/operators/passes.py": {"BLOCK_BYTES", "GRAPH_TO_FORWARD"},
 }
 PROGRESS = {"bar", "progress", "shown"}, {"start", "advance", "update", "stop"}  # what is called, and by which names
 CONSTANT = {"bool": ("True", "False"), "int": ("0",), "float": ("0.0",)}

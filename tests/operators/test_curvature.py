@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.operators import curvature
-from pullback.operators.base import Operator
+from pullback.operators.curvature import base as curvature
+from pullback.operators.operator import Operator
 from tests.cases import CASES, Bags, Case, build
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned

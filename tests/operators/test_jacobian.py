@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.functional import differentiable, output_hessian
-from pullback.operators import curvature, jacobian
+from pullback.operators import jacobian
+from pullback.operators.curvature import base as curvature
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
 from tests.stacks.models import stack

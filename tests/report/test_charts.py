@@ -10,10 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from pullback.report import chart, cosine, curves, layers, line_figure
-from pullback.report.lines import line_chart
-from pullback.report.sections import SECTIONS, charts_of
-from pullback.report.series import evenly, name_runs, read_series
+from pullback.charts import chart
+from pullback.charts.numbers import evenly
+from pullback.report.run import cosine, line_figure
+from pullback.report.run import depth as layers
+from pullback.report.run import single_numbers as curves
+from pullback.report.run.lines import line_chart
+from pullback.report.run.sections import SECTIONS, charts_of
+from pullback.report.run.series import name_runs, read_series
 from pullback.runs import Run, RunWriter, load_run
 
 KEYS = (

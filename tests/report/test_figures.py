@@ -10,7 +10,8 @@ import shutil
 import pytest
 
 from pullback._checks import InputError
-from pullback.report import figures, write_figures
+from pullback.report import write_figures
+from pullback.report.run import figures
 from pullback.runs import RunWriter, load_run
 
 BROWSER = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")

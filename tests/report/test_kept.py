@@ -16,7 +16,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from pullback.report import theory_charts, write_report
+from pullback.report import write_report
+from pullback.report.theory import charts as theory_charts
 from pullback.runs import Run
 
 FILE = Path(__file__).parents[1] / "data" / "page.txt"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pullback.report.chart import PALETTE, REFERENCE_COLOUR
-from pullback.report.line_figure import DASHES, GAP, MOST_POINTS, Line, Metric, Panel, draw_lines
+from pullback.charts.chart import PALETTE, REFERENCE_COLOUR
+from pullback.report.run.line_figure import DASHES, GAP, MOST_POINTS, Line, Metric, Panel, draw_lines
 
 FIRST, SHARE = Metric("p", "a", "first"), Metric("p", "b", "share", panel=1)
 PANELS = (Panel("size"), Panel("part of all", percent=True))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pullback.monitor import PROBES, Monitor
-from pullback.report.logged import DRAWN, MOST_CHARTS, logged_charts
-from pullback.report.sections import SECTIONS, charts_of
-from pullback.report.series import name_runs
+from pullback.report.run.logged import DRAWN, MOST_CHARTS, logged_charts
+from pullback.report.run.sections import SECTIONS, charts_of
+from pullback.report.run.series import name_runs
 from pullback.runs import Record, Run, load_run
 
 

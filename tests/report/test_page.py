@@ -18,10 +18,10 @@ import pytest
 import pullback as pb
 from pullback._checks import InputError
 from pullback.report import write_report
-from pullback.report.header import facts_of, key_numbers
-from pullback.report.notes import damage_html, findings_html, left_out
-from pullback.report.sections import SECTIONS, charts_of
-from pullback.report.series import NamedRun, name_runs
+from pullback.report.run.header import facts_of, key_numbers
+from pullback.report.run.notes import damage_html, findings_html, left_out
+from pullback.report.run.sections import SECTIONS, charts_of
+from pullback.report.run.series import NamedRun, name_runs
 from pullback.runs import Record, Run, RunWriter, load_run
 
 SCRIPT = "<script>alert(1)</script>"

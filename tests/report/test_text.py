@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pullback.report.text import (
+from pullback.charts.text import (
     as_float,
     cell,
     clean,

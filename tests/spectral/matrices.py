@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 
 
 def planted(values: Tensor, seed: int = 0) -> Tensor:

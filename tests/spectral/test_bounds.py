@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pullback as pb
-from pullback.operators.base import Operator
+from pullback._statistics import student
+from pullback.operators.operator import Operator
 from pullback.spectral import inertia, largest_eigenvalues
 from pullback.spectral.lanczos import Eigenpairs
-from pullback.spectral.statistics import student
 from tests.spectral.matrices import planted
 
 TRUST = [(1e-7, False), (3e-6, True)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.spectral.statistics import mean_and_stderr, student
+from pullback._statistics import mean_and_stderr, student
 from tests.compare import assert_same
 from tests.spectral.matrices import Counted, planted
 from tests.thinned import thinned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues
 from pullback.spectral.sums import PART, inner_products, lengths
 

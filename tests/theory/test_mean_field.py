@@ -17,8 +17,8 @@ from scipy import integrate
 import pullback as pb
 from pullback import theory
 from pullback.theory import MeanField, critical_sigma_w, phase_diagram
-from pullback.theory.activations import BUILT_IN, activation_of
-from pullback.theory.gaussian import Series, mean, pair_mean
+from pullback.theory.expectations.activations import BUILT_IN, activation_of
+from pullback.theory.expectations.gaussian import Series, mean, pair_mean
 
 # Function, variance and mean in closed form, where nodes meet badly what they are not told of: two kinks and a jump.
 INTEGRALS = (

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pullback.theory.activations import BUILT_IN, activation_of
-from pullback.theory.closed_forms import closed_form
-from pullback.theory.gaussian import pair_mean
-from pullback.theory.hermite import coefficients
-from pullback.theory.pairs import pair_means
-from pullback.theory.piecewise import pair_moments, pieces_of
+from pullback.theory.expectations.activations import BUILT_IN, activation_of
+from pullback.theory.expectations.closed_forms import closed_form
+from pullback.theory.expectations.gaussian import pair_mean
+from pullback.theory.expectations.hermite import coefficients
+from pullback.theory.expectations.pairs import pair_means
+from pullback.theory.expectations.piecewise import pair_moments, pieces_of
 from tests.thinned import thinned
 
 CORRELATIONS = (-1.0, -0.999999, -0.7, 0.0, 0.3, 0.9, 0.9999, 1 - 1e-9, 1.0)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import pullback as pb
 from pullback.theory import MeanField, critical_points, critical_sigma_w, phase_diagram, starting_point
-from pullback.theory.activations import BUILT_IN
+from pullback.theory.expectations.activations import BUILT_IN
 
 LINES = json.loads((Path(__file__).parents[1] / "data" / "theory.json").read_text())["critical_lines"]
 SIGMA_W = [0.6, 0.95, 1.0, 1.2, 1.3, 1.41, 1.5, 2.0, 3.5]
@@ -149,7 +149,7 @@ def test_bad_input(call: Any, message: str) -> None:
 
 
 def test_correlations_that_do_not_settle_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pullback.theory import phase_grid
+    from pullback.theory.mean_field import phase_grid
 
     monkeypatch.setattr(phase_grid, "_STEPS", 1)
     with pytest.raises(pb.SelfCheckError, match=r"phase_diagram: expected correlations that settle, got 1 that still"):

@@ -10,8 +10,8 @@ from torch import Tensor
 from pullback import dynamics
 from pullback._checks import check_positive
 from pullback.cli.dynamics_pages.parts import F64, chart, numbers, page_of
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 
 def batch_page(curvatures: str, noise: float, target: float, points: int, seeds: int) -> TheoryPage:

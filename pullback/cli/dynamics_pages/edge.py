@@ -14,12 +14,12 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import dynamics
 from pullback._checks import as_number, check_rate, input_error
+from pullback.charts.chart import Chart
+from pullback.charts.plots import Curve, curves
 from pullback.cli.dynamics_pages.parts import digits, page_of, some, tanh_network
-from pullback.report.chart import Chart
 from pullback.report.dynamics_charts import FOUND
-from pullback.report.plots import Curve, curves
-from pullback.report.theory_charts import Line, line_chart
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line, line_chart
+from pullback.report.theory.page import TheoryPage
 
 SAMPLES, LOST = 100, 1e6  # of the network, and a loss that has left
 MODEL_RATE, ALPHA, TURNS, START = 0.1, 2e-3, 2, 1.1  # of the function of two parameters

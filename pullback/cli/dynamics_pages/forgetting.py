@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pullback import dynamics
 from pullback._checks import check_option, check_rate
+from pullback.charts.chart import PALETTE, Chart
+from pullback.charts.plots import Curve, curves
 from pullback.cli.dynamics_pages.parts import digits, numbers, page_of, tanh_network
-from pullback.report.chart import PALETTE, Chart
-from pullback.report.plots import Curve, curves
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.page import TheoryPage
 
 LOSS = nn.CrossEntropyLoss()
 FORMS = ("diagonal", "full", "kronecker")

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from pullback import dynamics
+from pullback.charts.plots import Curve, curves
 from pullback.cli.dynamics_pages.parts import F64, chart, page_of, tanh_network
 from pullback.report.dynamics_charts import FOUND
-from pullback.report.plots import Curve, curves
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 THRESHOLD = -2 * math.sqrt(2 / 3)  # the energy below which a spin glass of three spins has only minima
 MARKS, SAMPLES, SIZES = (0, 3, 10, 20, 40, 100, 300), 100, (8, 5, 5, 4)  # of the network that is trained

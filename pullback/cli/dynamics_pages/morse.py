@@ -7,13 +7,13 @@ from torch import Tensor
 
 from pullback import dynamics
 from pullback._checks import InputError, check_count, check_rate, input_error
+from pullback.charts.chart import PALETTE, Chart
+from pullback.charts.plots import Curve, curves
+from pullback.charts.text import counted
 from pullback.cli.dynamics_pages.parts import F64, chart, heights, page_of
-from pullback.report.chart import PALETTE, Chart
 from pullback.report.dynamics_charts import landscape_chart
-from pullback.report.plots import Curve, curves
-from pullback.report.text import counted
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 GRID, STEPS, ALONG = 5, 30, 21  # starts on a side, steps of each; points of a line
 KINDS = {0: "minima, index 0", 1: "saddles, index 1", 2: "maxima, index 2"}

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from pullback import dynamics
 from pullback._checks import check_count, check_option
+from pullback.charts.plots import Curve, curves
 from pullback.cli.dynamics_pages.parts import F64, chart, page_of
 from pullback.functional import ModelView
-from pullback.report.plots import Curve, curves
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 MOST, EVERY, BATCH, TEST = 12, 10, 64, 2000

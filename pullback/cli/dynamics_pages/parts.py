@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.report.dynamics_charts import FOUND
-from pullback.report.theory_charts import Line, line_chart
-from pullback.report.theory_page import TheoryPage, theory_text, write_theory_page
+from pullback.report.theory.charts import Line, line_chart
+from pullback.report.theory.page import TheoryPage, theory_text, write_theory_page
 
 F64 = torch.float64
 SHOWN = 24  # points of a line

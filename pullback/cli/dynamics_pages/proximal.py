@@ -12,8 +12,8 @@ from pullback import dynamics
 from pullback._checks import check_option, check_rate
 from pullback.cli.dynamics_pages.parts import F64, chart, heights, page_of
 from pullback.report.dynamics_charts import landscape_chart
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 ORDERS: dict[str, tuple[int | None, int | None]] = {  # of the function, and of the distance; None: as it is
     "natural gradient": (1, 2),

@@ -7,8 +7,8 @@ import torch
 from pullback import dynamics
 from pullback.cli.dynamics_pages.parts import F64, chart, heights, page_of
 from pullback.report.dynamics_charts import landscape_chart
-from pullback.report.theory_charts import Line
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.charts import Line
+from pullback.report.theory.page import TheoryPage
 
 
 def saddle_page(curvature: float, lr: float, momentum: float, damping: float, points: int) -> TheoryPage:

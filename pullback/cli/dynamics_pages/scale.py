@@ -8,7 +8,7 @@ import torch
 
 from pullback import dynamics
 from pullback.cli.dynamics_pages.parts import beside, chart, page_of
-from pullback.report.theory_page import TheoryPage
+from pullback.report.theory.page import TheoryPage
 
 
 def scale_page(lr: float, decay: float, steps: int) -> TheoryPage:

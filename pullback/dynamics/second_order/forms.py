@@ -9,7 +9,7 @@ from pullback.dynamics.second_order.problem import Problem
 from pullback.functional import undisturbed
 from pullback.functional.batch import num_samples
 from pullback.functional.losses import logits_of
-from pullback.kernels.curvature_rows import Matrix, RowSource, row_source
+from pullback.gradients.curvature_rows import Matrix, RowSource, row_source
 
 FORMS = (None, "parameters", "kernel")
 

@@ -23,9 +23,9 @@ from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
 from pullback.functional.likelihood import known_likelihood
 from pullback.functional.losses import logits_of
-from pullback.kernels.curvature_rows import row_source
+from pullback.gradients.curvature_rows import row_source
 from pullback.operators import Fisher
-from pullback.operators.fisher import Kind
+from pullback.operators.curvature.fisher import Kind
 
 SEEDS = 2**31  # torch's generators keep 32 bits
 STRIDE = 1_000_003  # between the seeds of two runs, so that none repeats another's draws a step later

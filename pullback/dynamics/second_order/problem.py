@@ -16,7 +16,7 @@ from pullback.functional import LossFunction, ModelView, check_batch, undisturbe
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import elementary
 from pullback.functional.losses import check_finite, check_targets, unchecked_loss
-from pullback.operators.repeatable import refuse_random_and_coupled
+from pullback.functional.refused import refuse_random_and_coupled
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pullback._checks import check_count, check_positive
 from pullback.functional.unwrap import without_autocast
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues, solve
 
 FACTORISED = (

@@ -10,10 +10,10 @@ from torch import Tensor
 from pullback._checks import input_error
 from pullback.dynamics.second_order.systems import Direction, size_of
 from pullback.functional.unwrap import without_autocast
-from pullback.kernels.curvature_rows import RowSource
-from pullback.kernels.gradients import GradientRows
-from pullback.kernels.planning import make_plan
-from pullback.kernels.total import total_gram
+from pullback.gradients.curvature_rows import RowSource
+from pullback.gradients.matrix import GradientRows
+from pullback.kernels.gram.total import total_gram
+from pullback.kernels.plan.make import make_plan
 
 REFINED = 1e3  # eps: residual above which the solution is refined once more
 REFINEMENTS = 3

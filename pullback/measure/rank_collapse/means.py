@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.measure.profile import Profile
+from pullback._statistics import mean_and_stderr
+from pullback.measure.networks.profile import Profile
 from pullback.measure.rank_collapse.collect import Found
 from pullback.measure.rank_collapse.heads import HeadsFound
 from pullback.measure.rank_collapse.result import AttentionHeads, RankCollapse, Tokens
 from pullback.measure.rank_collapse.statistics import HEADS, SPECTRUM, TOKENS, cumulative
-from pullback.spectral.statistics import mean_and_stderr
 
 RELATIVE = TOKENS.index("relative_residual")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pullback.measure.profile import Profile
+from pullback.measure.networks.profile import Profile
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pullback.functional import take
-from pullback.measure.profile import Profile
+from pullback.measure.networks.profile import Profile
 from pullback.measure.rank_collapse import NothingToMeasure, may_attend, rank_collapse
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work

@@ -52,7 +52,7 @@ def measure(seen: Observation) -> Measurement:
 def _critical(activation: str, sigma_w: float, sigma_b: float, chi: float) -> float | None:
     """The sigma_w at which chi is 1; None where there is none, or the activation is one the theory has no name for."""
     from pullback.theory import critical_sigma_w
-    from pullback.theory.activations import BUILT_IN
+    from pullback.theory.expectations.activations import BUILT_IN
 
     if activation not in BUILT_IN:
         return None

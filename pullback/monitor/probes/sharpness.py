@@ -9,15 +9,15 @@ import torch
 
 from pullback._checks import InputError
 from pullback.diagnostics import stability_limit
-from pullback.diagnostics.preconditioned import precondition
+from pullback.diagnostics.preconditioned_sharpness import precondition
 from pullback.diagnostics.step_sizes import Optimizers, StepGroup, optimizers_of, step_groups
 from pullback.functional import ModelView, loss_readout, num_samples, take
+from pullback.functional.memory import graph_bytes
 from pullback.functional.unwrap import full_precision
-from pullback.kernels.store_plan import graph_bytes
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.operators import GaussNewton, Hessian
-from pullback.operators.base import Operator
+from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues
 
 NUM_SAMPLES = (16, 64)  # curvature of fewer samples than the kernel's: its cost is tens of gradients

@@ -14,7 +14,7 @@ from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch, copied
 from pullback.functional.losses import logits_of
 from pullback.kernels import tangent_kernel
-from pullback.kernels.tangent import Contraction
+from pullback.kernels.request import Contraction
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.monitor.snapshot import Snapshot

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import check_positive, input_error
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 
 
 def attention_paths(layers: int, heads: int, skip: bool = True) -> tuple[int, ...]:

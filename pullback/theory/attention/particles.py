@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 
 from pullback._checks import input_error
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 
 TOLERANCE = 1e-9  # of the integration, relative and absolute
 REPEATED = 100  # times the tolerance of the second integration, whose difference is the error

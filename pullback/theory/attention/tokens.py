@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 
 
 @dataclass(frozen=True)

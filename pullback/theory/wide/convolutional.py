@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pullback._checks import check_option, input_error
-from pullback.theory.activations import Activation, Array, activation_of
-from pullback.theory.curves import check_depth
-from pullback.theory.mean_field import check_sigmas
+from pullback.theory.checks import check_depth, check_sigmas
+from pullback.theory.expectations.activations import Activation, Array, activation_of
 from pullback.theory.wide.infinite_width import check_parametrisation
 from pullback.theory.wide.nonlinear import activated
 from pullback.theory.wide.pixels import Places, numbered, padded, windows

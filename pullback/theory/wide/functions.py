@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pullback._checks import unsupported
-from pullback.theory.calls import CALLS, of_call
+from pullback.theory.expectations.calls import CALLS, of_call
 from pullback.theory.wide import settings
 from pullback.theory.wide.positions import bordered, flattened, mean_of, pooled_by
 from pullback.theory.wide.signals import Signal

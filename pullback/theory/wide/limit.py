@@ -13,7 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.layers import Layers
 from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.signals import NeedsPairsError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pullback._checks import check_positive, input_error
-from pullback.theory.activations import Activation, Array, Function, activation_of
+from pullback.theory.expectations.activations import Activation, Array, Function, activation_of
 from pullback.theory.wide.infinite_width import infinite_width_kernels
 
 _SCAN = np.linspace(-40.0, 40.0, 80_001)  # a thousandth apart; derivatives of usual activations live near 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import UnsupportedError, unsupported
-from pullback.theory.calls import CALLS
+from pullback.theory.expectations.calls import CALLS
 from pullback.theory.wide import settings
 from pullback.theory.wide.nonlinear import Normalised
 from pullback.theory.wide.tracing import Step

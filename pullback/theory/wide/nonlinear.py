@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pullback.theory.activations import Activation, Array
-from pullback.theory.hermite import coefficients
-from pullback.theory.pairs import pair_means, pair_values, second_moments
+from pullback.theory.expectations.activations import Activation, Array
+from pullback.theory.expectations.hermite import coefficients
+from pullback.theory.expectations.pairs import pair_means, pair_values, second_moments
 from pullback.theory.wide.signals import Side, Signal
 
 

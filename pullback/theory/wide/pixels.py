@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 
 Places = NDArray[np.intp]  # (offsets, outputs): pixels under a filter, numbered along the image; -1 is outside
 

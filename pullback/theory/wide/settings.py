@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from pullback._checks import unsupported
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.pixels import Places, numbered, padded, window_matrix, windows
 
 MODES = {"constant": "zeros", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}

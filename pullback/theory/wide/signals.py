@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pullback.theory.activations import Array
+from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.pixels import Places, filtered
 
 

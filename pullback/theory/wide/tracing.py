@@ -10,7 +10,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.theory.calls import MODULES
+from pullback.theory.expectations.calls import MODULES
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.theory.activations import activation_of
-from pullback.theory.calls import Activation, name_of
+from pullback.theory.expectations.activations import activation_of
+from pullback.theory.expectations.calls import Activation, name_of
 from pullback.theory.wide import settings
 from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.nonlinear import activated, normalised

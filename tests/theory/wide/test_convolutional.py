@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.spectral.statistics import mean_and_stderr
+from pullback._statistics import mean_and_stderr
 from pullback.theory import convolutional_kernels, infinite_width_kernels
-from pullback.theory.activations import BUILT_IN
-from pullback.theory.gaussian import pair_mean
+from pullback.theory.expectations.activations import BUILT_IN
+from pullback.theory.expectations.gaussian import pair_mean
 
 
 def drawn(*, size: tuple[int, ...]) -> Any:

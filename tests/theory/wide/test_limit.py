@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.spectral.statistics import mean_and_stderr
+from pullback._statistics import mean_and_stderr
 from pullback.theory import convolutional_kernels, infinite_width_kernels, limit_of
 
 F64 = torch.float64

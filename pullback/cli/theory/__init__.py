@@ -1,0 +1,1 @@
+"""``pullback theory``: the commands and what they draw."""

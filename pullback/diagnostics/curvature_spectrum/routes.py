@@ -1,0 +1,184 @@
+"""Ways to the spectrum of a curvature matrix A = B^T B / N, and what each would cost: operations at measured rates.
+
+n = N r rows of B, r values a sample; P parameters. Passes are counted from the layers' sizes, seen on two samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pullback.gradients.rows.factor import Factor
+from pullback.gradients.rows.outer import OuterFactor
+from pullback.gradients.rows.products import by_inputs
+from pullback.kernels.plan.rates import Rates
+
+Form = Literal["dense", "products", "parameters", "operator"]
+
+EIGH = 12.0  # operations of an eigendecomposition, in n^3 (measured: tridiagonal form, its eigenvectors, back)
+PASSES = 4.0  # forward passes a product with the operator costs: J v, and J^T u with its weights' part
+STEPS, STEPS_EACH = 60, 3  # Lanczos steps: some, and for each pair
+HELD, HELD_EACH = 40, 3  # vectors Lanczos holds
+
+
+@dataclass(frozen=True)
+class Route:
+    """A way to the spectrum.
+
+    Args:
+        method: "gram" or "lanczos", as the caller says it.
+        form: "dense": the (n, n) Gram matrix, formed. "products": Lanczos on the Gram matrix, which is not formed.
+            "parameters": the (P, P) matrix from the rows, where P <= n. "operator": Lanczos on the curvature operator.
+        seconds: estimated time.
+        num_bytes: estimated bytes beyond the model and the data.
+    """
+
+    method: Literal["gram", "lanczos"]
+    form: Form
+    seconds: float
+    num_bytes: int
+
+    def __str__(self) -> str:
+        words = {
+            "dense": "the Gram matrix of the samples",
+            "products": "Lanczos on products of the samples' Gram matrix",
+            "parameters": "the matrix itself, from its rows",
+            "operator": "Lanczos on the operator",
+        }[self.form]
+        return f"{words}: {self.seconds:.2g} s, {self.num_bytes / 2**20:.0f} MB"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a spectrum is asked of.
+
+    Args:
+        num_samples: N.
+        num_values: r, rows of a sample.
+        num_params: P.
+        k: pairs asked for; None for all.
+        vectors: whether eigenvectors are formed.
+        smallest: the smallest non-zero ones are asked for, which are found among all.
+        element: bytes of a number.
+    """
+
+    num_samples: int
+    num_values: int
+    num_params: int
+    k: int | None
+    vectors: bool
+    smallest: bool
+    element: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows B has, n."""
+        return self.num_samples * self.num_values
+
+    @property
+    def whole(self) -> bool:
+        """Whether all eigenvalues are needed."""
+        return self.k is None or self.smallest
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs returned at most."""
+        most = min(self.num_rows, self.num_params)
+        return most if self.k is None else min(self.k, most)
+
+    @property
+    def num_steps(self) -> int:
+        """Lanczos steps to expect."""
+        return STEPS + STEPS_EACH * self.num_pairs
+
+
+def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]:
+    """Every way there is, cheapest first.
+
+    Args:
+        factors: of some samples with one value each, for the layers' sizes.
+        sizes: what is asked.
+        rates: of the machine.
+    """
+    n, r, P, k = sizes.num_rows, sizes.num_values, sizes.num_params, sizes.num_pairs
+    e, steps = sizes.element, sizes.num_steps
+    forward = sum(_forward_flops(f, sizes.num_samples) for f in factors) / rates.gemm
+    held = sum(_held_numbers(f, sizes.num_samples, r) for f in factors) * e
+    capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
+    pairs = 3 * k * sum(_pass_flops(f, sizes.num_samples, r) for f in factors) / rates.gemm if sizes.vectors else 0.0
+    formed = P * k * e if sizes.vectors else 0
+    found = []
+    made = sum(_gram_seconds(f, sizes.num_samples, r, rates) for f in factors)
+    solved = EIGH * n**3 / rates.gemm if sizes.whole else steps * n**2 / rates.stream
+    found.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
+    if not sizes.whole:
+        inner, each = _product_flops(factors, sizes.num_samples, r)
+        seconds = capture + (inner + steps * each) / rates.gemm + steps * 4 * n * (HELD + HELD_EACH * k) / rates.stream
+        size = held + (HELD + HELD_EACH * k) * n * e + 2 * formed
+        found.append(Route("gram", "products", seconds + pairs, int(size)))
+    if n >= P:
+        seconds = capture + n * P / rates.stream + (n * P**2 + EIGH * P**3) / rates.gemm
+        found.append(Route("gram", "parameters", seconds, held + (n * P + 4 * P**2) * e))
+    if not sizes.whole:
+        seconds = forward * PASSES * steps + steps * 4 * P * (HELD + HELD_EACH * k) / rates.stream
+        size = 2 * (HELD + HELD_EACH * k) * P * e + 3 * held // max(1, r)
+    else:
+        seconds, size = forward * PASSES * P + EIGH * P**3 / rates.gemm, 4 * P**2 * e + 3 * held // max(1, r)
+    found.append(Route("lanczos", "operator", seconds, int(size)))
+    return sorted(found, key=lambda route: route.seconds)
+
+
+def _dims(factor: OuterFactor) -> tuple[int, int, int, int]:
+    T, g, d, p = factor.dims
+    return T, g, d if factor.weight is not None else 0, p
+
+
+def _forward_flops(factor: Factor, N: int) -> float:
+    """Of the layer's part of a forward pass."""
+    if not isinstance(factor, OuterFactor):
+        return 2.0 * N * min(factor.num_params, factor.like[0].numel())
+    T, g, d, p = _dims(factor)
+    return 2.0 * N * T * g * d * p
+
+
+def _pass_flops(factor: Factor, N: int, r: int) -> float:
+    """Of a product with the rows, or with their transpose."""
+    if not isinstance(factor, OuterFactor):
+        return 2.0 * N * r * min(factor.num_params, factor.like[0].numel())
+    T, g, _, p = _dims(factor)
+    return _forward_flops(factor, N) + 2.0 * N * r * T * g * p
+
+
+def _product_flops(factors: Sequence[Factor], N: int, r: int) -> tuple[float, float]:
+    """Of what products with the Gram matrix share, and of one product."""
+    shared = each = 0.0
+    for factor in factors:
+        both = 2 * _pass_flops(factor, N, r)
+        if isinstance(factor, OuterFactor):
+            T, _, d, p = _dims(factor)
+            if by_inputs(factor, N):
+                shared += 2.0 * (N * T) ** 2 * d
+                both = 2.0 * (N * T) ** 2 * p + 4.0 * N * r * T * p
+        each += both
+    return shared, each
+
+
+def _gram_seconds(factor: Factor, N: int, r: int, rates: Rates) -> float:
+    """Of the layer's part of the Gram matrix, by its cheapest form."""
+    pairs = float(N) ** 2 / 2
+    if not isinstance(factor, OuterFactor):
+        return min(factor.flops(form, N, None) for form in factor.forms()) * r**2 / rates.gemm
+    T, g, d, p = _dims(factor)
+    rows = 2.0 * N * r * T * g * d * p / rates.bmm + 2 * pairs * r**2 * g * d * p / rates.gemm
+    ghost = 2 * pairs * g * T**2 * (d + 1 + r**2 * p) / rates.gemm + pairs * g * T**2 * r**2 / rates.stream
+    return min(rows, ghost)
+
+
+def _held_numbers(factor: Factor, N: int, r: int) -> int:
+    """Captured numbers for N samples with r values each."""
+    seen = max(1, factor.num_samples)
+    if isinstance(factor, OuterFactor):
+        T, g, _, p = factor.dims
+        return factor.inputs.numel() // seen * N + N * r * T * g * p
+    return factor.like.numel() // seen * N * r

@@ -1,0 +1,270 @@
+"""The exact non-zero spectrum of Gauss-Newton and Fisher matrices, by their Gram matrix where that is cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
+from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
+from pullback.diagnostics.curvature_spectrum.solve import Found, Wanted, from_gram, from_operator, nothing
+from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
+from pullback.functional.batch import Batch, joined, plain
+from pullback.functional.batches import Batches, Data
+from pullback.functional.likelihood import known_likelihood, likelihood_of
+from pullback.functional.readout import loss_readout
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.curvature_rows import Matrix, output_tensor, row_source
+from pullback.gradients.rows.factor import Factor
+from pullback.kernels.plan.rates import machine_rates
+from pullback.operators.curvature.fisher import Fisher
+from pullback.operators.curvature.gauss_newton import GaussNewton
+from pullback.operators.operator import Operator
+
+MATRICES = ("gauss_newton", "empirical_fisher", "true_fisher")
+METHODS = ("auto", "gram", "lanczos")
+
+
+@dataclass(frozen=True)
+class CurvatureSpectrum:
+    """Non-zero eigenvalues of a curvature matrix A (P, P) of the mean loss, and how they were found.
+
+    Attributes:
+        values: above ``noise_floor``, descending; (m,), m <= k.
+        vectors: eigenvectors in parameter space, (P, m), orthonormal; None if they were not asked for.
+        residuals: (m,): bounds on |A v - value v|, so on the error of each value. They follow from the residuals of
+            the Gram matrix, and one product with the returned vectors, combined with random signs, confirms them;
+            where either is above ``tol`` every vector is measured. "lanczos": measured on every vector. Without
+            vectors those of the Gram matrix, and ``noise_floor`` for a whole spectrum.
+        noise_floor: what lies at or below it is rounding error of the dtype, and not returned: 4 eps tr(A), or 10 eps
+            times the largest eigenvalue where only products were taken.
+        num_below: how many of the eigenvalues asked for were at or below the floor, or exactly zero because A has
+            no more rows.
+        matrix: "gauss_newton", "empirical_fisher" or "true_fisher".
+        method: "gram" or "lanczos".
+        reason: why that one.
+        routes: every way that was considered, with its estimated seconds and bytes, cheapest first.
+        num_matvecs: products with A or the Gram matrix.
+        converged: whether every residual is within ``tol`` times the largest eigenvalue (of a whole spectrum, within
+            ``noise_floor`` if that is larger).
+        num_samples: N.
+        num_params: P.
+    """
+
+    values: Tensor
+    vectors: Tensor | None
+    residuals: Tensor
+    noise_floor: float
+    num_below: int
+    matrix: str
+    method: str
+    reason: str
+    routes: tuple[Route, ...] = field(repr=False)
+    num_matvecs: int
+    converged: bool
+    num_samples: int
+    num_params: int
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{v:.6g}" for v in self.values[:5].tolist()) + (", …" if len(self.values) > 5 else "")
+        worst = float(self.residuals.max()) if len(self.residuals) else 0.0
+        end = "converged" if self.converged else "not converged"
+        lines = [
+            f"{self.matrix} of {self.num_samples} samples, {self.num_params} parameters: {len(self.values)} non-zero "
+            f"eigenvalues{': ' if shown else ''}{shown}",
+            f"residuals up to {worst:.2g}, {self.num_matvecs} products, {end}; {self.num_below} at or below "
+            f"{self.noise_floor:.2g}, where rounding begins",
+            f"method {self.method}: {self.reason}",
+        ]
+        return "\n".join(lines)
+
+
+@torch.inference_mode(False)
+def curvature_spectrum(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Data,
+    matrix: Matrix = "gauss_newton",
+    *,
+    k: int | None = None,
+    which: Literal["largest", "smallest"] = "largest",
+    method: Literal["auto", "gram", "lanczos"] = "auto",
+    tol: float = 1e-6,
+    vectors: bool = True,
+    memory_limit: int | None = None,
+    params: Iterable[str] | None = None,
+    seed: int = 0,
+) -> CurvatureSpectrum:
+    """Non-zero eigenvalues and eigenvectors of the Gauss-Newton or a Fisher matrix of the mean loss over the data.
+
+    A = B^T B / N with n = N r rows of B: the gradients of the losses (empirical Fisher, r = 1), or S_i^T J_i with
+    S_i S_i^T the second derivative of sample i's loss in its C outputs (Gauss-Newton) or the second moment of its
+    slope (true Fisher), r their largest rank: C - 1 for cross-entropy. The Gram matrix B B^T / N has the same
+    non-zero eigenvalues, and B^T U / sqrt(N value) are the eigenvectors of A where U are its own.
+
+    Args:
+        model: any module in eval mode. ReLU networks are no exception: no second derivative of the model is taken.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample.
+        data: ``(x, y)``, or an iterable of such pairs. The Gram matrix is that of all batches together, so they are
+            joined; where they cannot be (sequences of uneven length), Lanczos walks over them.
+        matrix: which A.
+        k: how many pairs; None for all that are not zero.
+        which: "largest", or "smallest": the smallest that are not zero, which takes the whole spectrum.
+        method: "gram" (the (n, n) matrix formed, or its products, or the (P, P) matrix from its rows if P <= n),
+            "lanczos" (on the curvature operator), or "auto": what the estimated time is least for.
+        tol: residual to reach, relative to the largest eigenvalue.
+        vectors: form eigenvectors in parameter space, P numbers each.
+        memory_limit: bytes that the estimates must stay below; None sets no limit.
+        params: names of parameters or modules; None for all trainable ones.
+        seed: of the start vector of iterations.
+
+    Raises:
+        InputError: an unknown option, ``k`` out of range, a limit that no way keeps; bad data.
+        UnsupportedError: as ``backward_kernel``; by "gram": batches that cannot be joined, outputs that are no
+            tensor, a loss that is not convex in the outputs. "true_fisher" of a loss that is no log-likelihood.
+        SelfCheckError: rows contradict the ordinary gradient.
+
+    Cost: 2 + r passes over the data, then the Gram matrix: as ``backward_kernel`` for r = 1, for linear layers from d
+        to p features N^2 (d + r^2 p) operations formed, or N p min(N, 2 d) for each product; about 12 n^3 for all
+        eigenpairs. Bytes: ``routes``.
+
+    References: Papyan (2019), arXiv:1901.08244; Dangel, Tatzel and Hennig (2022), arXiv:2106.02624 (Gram matrices).
+
+    Example:
+        >>> from pullback import reference
+        >>> _ = torch.manual_seed(0)
+        >>> model, x, y = nn.Linear(3, 2).double(), torch.randn(4, 3).double(), torch.tensor([0, 1, 1, 0])
+        >>> found = curvature_spectrum(model, nn.CrossEntropyLoss(), (x, y))
+        >>> dense = reference.dense_gauss_newton(model, nn.CrossEntropyLoss(), x, y)
+        >>> bool(torch.allclose(found.values, torch.linalg.eigvalsh(dense).flip(0)[:4])), found.num_below
+        (True, 0)
+    """
+    where = "curvature_spectrum"
+    check_option(where, "matrix", matrix, MATRICES)
+    check_option(where, "which", which, ("largest", "smallest"))
+    check_option(where, "method", method, METHODS)
+    check_positive(where, "tol", tol)
+    view = ModelView.of(model, None if params is None else list(params), where)
+    P = view.num_params
+    if k is not None and not 1 <= k <= P:
+        raise input_error(where, f"`k` from 1 to {P}", repr(k), "Ask for fewer eigenvalues, or pass None for all")
+    if matrix == "true_fisher":
+        known_likelihood(loss_fn, where)
+    if isinstance(data, tuple) and len(data) == 2:
+        check_batch(where, *data)
+        batches = [data]
+    else:
+        batches = list(Batches(data, where))  # walked through twice: refused if they differ
+    x, y, obstacle = _joined(batches)
+    first = next(iter(view.parameters.values()))
+    factors, num_values, unreadable = _layers(view, loss_fn, batches[0], matrix, where)
+    obstacle = obstacle or unreadable
+    N = sum(num_samples(each) for each, _ in batches)
+    sizes = Sizes(N, num_values, P, k, vectors, which == "smallest", first.element_size())
+    ways = routes(factors, sizes, machine_rates(first.device, first.dtype))
+    route, reason = _choice(ways, method, obstacle, memory_limit, where)
+    wanted = Wanted(sizes, tol, seed, where)
+    found: Found | None = None
+    if route.method == "gram":
+        try:
+            source = row_source(view, loss_fn, x, y, matrix, where)
+        except UnsupportedError as error:
+            if method == "gram":
+                raise
+            route, reason = _choice(ways, "lanczos", None, memory_limit, where)
+            reason = f"no Gram matrix: {error}"
+        else:
+            found = from_gram(source, route, wanted) if source.num_values else nothing(first, wanted)
+    if found is None:
+        found = from_operator(_operator(view, loss_fn, data if isinstance(data, tuple) else batches, matrix), wanted)
+    below = (min(sizes.num_rows, P) if k is None else k) - len(found.values)
+    return CurvatureSpectrum(
+        found.values,
+        found.vectors,
+        found.residuals,
+        found.noise_floor,
+        below,
+        matrix,
+        route.method,
+        reason,
+        tuple(ways),
+        found.num_matvecs,
+        found.converged,
+        N,
+        P,
+    )
+
+
+def _joined(batches: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch, str | None]:
+    """All batches as one, or why that cannot be."""
+    if len(batches) == 1:
+        return (*batches[0], None)
+    leaves, structures = zip(*(tree_flatten(plain((x, y))) for x, y in batches), strict=True)
+    shapes = {tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else leaf for leaf in each) for each in leaves}
+    if len(shapes) > 1 or any(structure != structures[0] for structure in structures):
+        return (*batches[0], "the batches cannot be joined, their samples differ in shape")
+    x, y = zip(*batches, strict=True)
+    return joined(x), joined(y), None
+
+
+def _layers(
+    view: ModelView, loss_fn: LossFunction, data: tuple[Batch, Batch], matrix: Matrix, where: str
+) -> tuple[tuple[Factor, ...], int, str | None]:
+    """Factors of two samples with one value each, the number of values of a sample, and why rows cannot be had."""
+    x, y = (take(each, slice(0, 2)) for each in data)
+    readout, count = loss_readout(loss_fn), 1
+    obstacle = None
+    if matrix != "empirical_fisher":
+        with undisturbed(view.model), torch.no_grad():
+            outputs = view(x)
+        try:
+            z = output_tensor(outputs, where)
+        except UnsupportedError as error:
+            obstacle = str(error)
+        else:
+            readout, count = output_readout(summed=True), z[0].numel()
+            family = likelihood_of(loss_fn)
+            if family is not None and family.kind == "softmax":
+                count -= z[0, 0].numel()  # the rank of diag(p) - p p^T is one less than the classes, at every position
+    with undisturbed(view.model):
+        captured = capture_factors(view, readout, x, y, where, check=False)
+    return captured.factors, max(1, count), obstacle
+
+
+def _choice(
+    ways: list[Route], method: str, obstacle: str | None, memory_limit: int | None, where: str
+) -> tuple[Route, str]:
+    """The cheapest way that is allowed, and the reason in words."""
+    if method == "gram" and obstacle:
+        raise unsupported(where, "rows of the matrix for method='gram'", obstacle, "Use method='lanczos'")
+    allowed = [way for way in ways if method in ("auto", way.method) and not (obstacle and way.method == "gram")]
+    fitting = [way for way in allowed if memory_limit is None or way.num_bytes <= memory_limit]
+    if not fitting:
+        least = min(way.num_bytes for way in allowed)
+        raise input_error(
+            where,
+            f"a `memory_limit` of at least {least} bytes",
+            str(memory_limit),
+            "Raise the limit, ask for fewer pairs, or pass vectors=False",
+        )
+    best = fitting[0]
+    others = [str(way) for way in ways if way is not best]
+    if method != "auto":
+        return best, f"as asked; {best}"
+    if obstacle:
+        return best, f"{best}; no Gram matrix: {obstacle}"
+    return best, f"{best}; {'; '.join(others)}"
+
+
+def _operator(view: ModelView, loss_fn: LossFunction, data: Data, matrix: Matrix) -> Operator:
+    """The same matrix by its products."""
+    params = list(view.parameters)
+    if matrix == "gauss_newton":
+        return GaussNewton(view.model, loss_fn, data, params=params)
+    kind: Literal["true", "empirical"] = "true" if matrix == "true_fisher" else "empirical"
+    return Fisher(view.model, loss_fn, data, kind=kind, params=params)

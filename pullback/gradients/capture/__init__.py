@@ -1,0 +1,1 @@
+"""From one forward and one backward pass to the gradient rows of every sample, or a refusal."""

@@ -1,0 +1,200 @@
+"""From recorded uses to gradient factors: all of the gradient, each parameter in exactly one factor."""
+
+from __future__ import annotations
+
+from functools import partial, reduce
+from typing import Any
+
+import torch
+
+from pullback.functional import ModelView, num_samples, take
+from pullback.functional.agreement import loosest
+from pullback.functional.batch import Batch, check_rows
+from pullback.functional.plain_calls import own_calls
+from pullback.functional.readout import Readout
+from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.alone import check_half, check_sample
+from pullback.gradients.capture.captured import UNSEEN, Captured
+from pullback.gradients.capture.dependent import most_dependent
+from pullback.gradients.capture.derived import pulled_back
+from pullback.gradients.capture.fallback import fallback_rows
+from pullback.gradients.capture.passes import Capture, capture, plain_gradient
+from pullback.gradients.capture.reused import Built, each_parameter_once
+from pullback.gradients.capture.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
+from pullback.gradients.capture.uses import Use
+from pullback.gradients.rows.factor import Factor, UnusedFactor
+from pullback.gradients.rules.registry import Call
+
+
+def capture_factors(
+    view: ModelView,
+    readout: Readout,
+    x: Batch,
+    y: Batch,
+    where: str,
+    known: Capture | None = None,
+    *,
+    check: bool = True,
+) -> Captured:
+    """Capture all samples, build the factors, and check the rows of three samples by definition.
+
+    These are the first, the last, and the one between them that looks most as if it depended on others.
+
+    The first sample alone also tells which axis of every recorded tensor the samples are in. A caller that sees the
+    same model again and again (the monitor, further batches of one kernel) may pass that capture of an earlier batch
+    as ``known``: it then stands in for the shapes, and no sample is run alone. One that compares rows itself says no
+    to ``check``.
+    """
+    run = capture(view, readout, x, y, where, weighted=check and known is None)
+    check_rows(where, run.values, num_samples(x))
+    if known is not None and not _fits(view, run, known):
+        known = None
+    has_numbers = run.values.device.type != "meta"
+    check = check and known is None and has_numbers
+    if torch.float16 in run.dtypes and has_numbers:
+        check_half((g for each in run.gradients for g in each if g is not None), where)
+    first = known or _one_sample(view, readout, x, y, where, run)
+    between = _most_dependent(run, first) if check else 0
+    captured = _captured(view, readout, x, y, where, run, first)
+    if check:
+        for index in dict.fromkeys((0, between, run.num_samples - 1)):
+            alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
+            check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)
+    return captured
+
+
+def _most_dependent(run: Capture, first: Capture) -> int:
+    dtype = loosest([run.values.dtype, *run.dtypes])
+    return most_dependent(run.weighted, run.uses, run.gradients, first.uses, run.values, dtype)
+
+
+def _one_sample(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture) -> Capture:
+    """Capture of a sample that takes the whole batch's path through the model, if one of a few does.
+
+    Some models leave out masks where nothing is padded, so that a sample of full length takes another path.
+    """
+    if run.num_samples == 1:
+        return run
+    first: Capture | None = None
+    for index in dict.fromkeys((0, run.num_samples - 1, *range(1, min(run.num_samples, 8)))):
+        one = capture(view, readout, take(x, [index]), take(y, [index]), where, like=run)
+        if _alike(run, one):
+            return one
+        first = first or one
+    assert first is not None
+    return first
+
+
+def _fits(view: ModelView, run: Capture, known: Capture) -> bool:
+    """Whether an earlier capture of one sample shows the structure of this one, at these weights."""
+    stale = any(derived.table is None for derived in run.derived)  # its graph holds the weights of then
+    return not stale and len(ruled_names(view, run, known)) >= len(view.parameters) - len(run.escaped)
+
+
+def _captured(
+    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture, first: Capture
+) -> Captured:
+    dtype = loosest(
+        [run.values.dtype, *run.dtypes, *(g.dtype for each in run.gradients for g in each if g is not None)]
+    )
+    ruled = ruled_names(view, run, first)
+    built: Built = []
+    with without_autocast(), own_calls():
+        if ruled:
+            for place, (use, one) in enumerate(zip(run.uses, first.uses, strict=True)):
+                built += _factors_of(view, run, first, place, use, one, ruled)
+        factors, rules = each_parameter_once(built, ruled)
+    missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
+    escaped = run.escaped | _used(run) - ruled
+    if rest := tuple(name for name in missing if name in escaped):
+        factors.append(fallback_rows(view, readout, rest, x, y, where, run.values, run.ordinary, dtype))
+        rules.append(UNSEEN[0])
+    if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
+        factors.append(UnusedFactor(unused, run.values))
+        rules.append(UNSEEN[1])
+    factors = _of_one_dtype(factors)
+    return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.probes, run.values, run.outputs, first, dtype)
+
+
+def _of_one_dtype(factors: list[Factor]) -> list[Factor]:
+    """Factors in the widest of their dtypes: a model may be float64 in one layer and float32 in another."""
+    dtypes = {t.dtype for factor in factors for t in factor.tensors().values() if t.is_floating_point()}
+    if len(dtypes) <= 1:
+        return factors
+    widest = reduce(torch.promote_types, dtypes)
+    return [
+        factor.with_tensors({k: t.to(widest) if t.is_floating_point() else t for k, t in factor.tensors().items()})
+        for factor in factors
+    ]
+
+
+def _leaves(run: Capture, name: str) -> tuple[str, ...]:
+    """Parameters behind a source: itself, or those a derived tensor is made of."""
+    return run.derived[int(name[1:])].leaves if name.startswith("~") else (name,)
+
+
+def _used(run: Capture) -> set[str]:
+    """Parameters with a recorded use."""
+    return {leaf for use in run.uses for source in use.sources.values() for leaf in _leaves(run, source.name)}
+
+
+def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
+    """Parameters all of whose uses a rule can read, sample by sample."""
+    if not _alike(run, first):
+        return set()  # another path through the model for another batch: no axis is known to be the samples'
+    bad = set(run.escaped)
+    for use, one in zip(run.uses, first.uses, strict=True):
+        shapes = [(use.output_shape, one.output_shape)]
+        if use.data is not None:
+            shapes.append((use.arguments[use.data].shape, one.arguments[use.data].shape))
+        if any(sample_axis(many, single, run.num_samples) is None for many, single in shapes):
+            bad |= {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)}
+    for derived, single in zip(run.derived, first.derived, strict=True):
+        if not shared_by_all(derived, single, run.num_samples):
+            bad |= set(derived.leaves)
+    return set(view.parameters) - bad
+
+
+def _alike(run: Capture, first: Capture) -> bool:
+    """The same calls on the same parameters; derived tensors may have an axis that holds the samples."""
+
+    def names(capture: Capture) -> list[Any]:
+        return [
+            (use.rule.name, use.data, [(k, s.name, s.rows, s.transposed) for k, s in use.sources.items()])
+            for use in capture.uses
+        ]
+
+    return names(run) == names(first) and [d.leaves for d in run.derived] == [d.leaves for d in first.derived]
+
+
+def _factors_of(
+    view: ModelView, run: Capture, first: Capture, place: int, use: Use, one: Use, ruled: set[str]
+) -> Built:
+    """Factors of the parameters behind one use."""
+    gradients = run.gradients[place]
+    wanted = {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)} & ruled
+    if not wanted or all(g is None for g in gradients):
+        return []
+    gradient = by_sample(gradients, one.output_shape, run.num_samples)
+    run.gradients[place] = []  # together in `gradient`: the parts can go
+    sources = {k: s for k, s in (one if use.data is None else use).sources.items() if s.shape.numel()}
+    if not sources or not gradient.numel():  # no numbers, or no outputs: nothing is added to any row
+        return []
+    data = None if use.data is None else one.arguments[use.data].shape
+    views = (lambda t: t) if data is None else sample_view(data, run.num_samples)
+    made = use.rule.build(Call(use.arguments, sources, views, gradient, use.function))
+    shapes = {name: p.shape for name, p in view.parameters.items()}
+    built: Built = []
+    for factor in made if isinstance(made, list) else [made]:
+        behind = [name for name in factor.shapes if name.startswith("~")]
+        if not behind:
+            built.append((use.rule.name, factor))
+            continue
+        for name in factor.shapes:
+            part = factor.only(name)
+            if name in behind:
+                derived = first.derived[int(name[1:])]
+                built += [(f"derived {use.rule.name}", f) for f in pulled_back(part, name, derived, shapes)]
+            else:
+                built.append((use.rule.name, part))
+    return built

@@ -1,0 +1,284 @@
+"""Gradient rows in factored form: G^(l), from what a layer saw and what came back to it.
+
+Every class here stands for the rows ``g_ic`` (sample i, output c) of one or more parameters. Letters, as in all of
+``kernels``: ``n`` samples, ``C`` outputs, ``T`` positions, ``g`` groups, ``d`` inputs and ``p`` outputs of a layer
+per group, ``m`` numbers of a parameter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from pullback.gradients.rows.contract import Contract, Form, Tensors, gram_flops, output_pairs
+
+_CACHED_BYTES = 4 * 2**20
+_STRETCH, _FEW_ROWS = 4096, 128  # numbers of a short product; rows up to which one product uses one core (measured)
+
+
+class Piece(ABC):
+    """A part of a layer's gradient rows from which tiles of its kernel are made without any further copy.
+
+    A tile is (n1 C, n2 C) under "full", rows sample-major; (n1, n2) under "trace"; (C, n1, n2) under "diagonal".
+    """
+
+    @abstractmethod
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
+        """Write (or add) the tile of samples ``rows`` here and ``columns`` of ``other`` to ``out``."""
+
+    @abstractmethod
+    def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
+        """``sum_ic outputs_c g_ic``: (parameter, offset into its flattened form, values)."""
+
+
+class Factor(ABC):
+    """Gradient rows of the parameters in ``shapes`` (name -> shape), for N samples with C outputs each."""
+
+    shapes: dict[str, torch.Size]
+    num_samples: int
+    num_outputs: int
+    like: Tensor  # any tensor of the rows' dtype and device
+    piece_bytes = 16 * 2**20  # rows formed at a time, unless memory is short: near the caches, and memory is reused
+
+    @property
+    def element_size(self) -> int:
+        """Bytes a number."""
+        return self.like.element_size()
+
+    @property
+    def num_params(self) -> int:
+        """How many numbers the covered parameters hold."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    @abstractmethod
+    def forms(self) -> tuple[Form, ...]:
+        """Ways this factor's kernel can be computed, all exact."""
+
+    @abstractmethod
+    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+        """Operations (an add and a multiply are two) for n1 x n1 (n2 None) or n1 x n2 samples."""
+
+    kept_by_autograd: tuple[str, ...] = ()  # names of tensors the backward pass needs as well
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        """Bytes beside a piece of ``piece_bytes`` of gradient rows of ``n`` samples while it is formed."""
+        return 0
+
+    @abstractmethod
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
+        """Parts whose tiles sum to the kernel; a part forms at most ``max_numbers`` a sample, where possible."""
+
+    @abstractmethod
+    def rows(self, index: slice) -> Tensors:
+        """The gradients themselves: parameter -> (n, C, *shape) for the samples in ``index``."""
+
+    @abstractmethod
+    def only(self, name: str) -> Factor:
+        """The same rows restricted to one of the parameters."""
+
+    def piece_order(self, name: str, value: Tensor) -> Tensor:
+        """A tensor shaped like parameter ``name``, flattened in the order of the pieces."""
+        return value.reshape(-1)
+
+    @abstractmethod
+    def matvec(self, vectors: Tensors) -> Tensor:
+        """``G v``: parameter -> (*shape) to (N, C)."""
+
+    @abstractmethod
+    def rmatvec(self, weights: Tensor) -> Tensors:
+        """``G^T u``: (N, C) to parameter -> (*shape)."""
+
+    def total(self, outputs: Tensor) -> Tensors:
+        """``sum_ic outputs_c g_ic``: (C,) to parameter -> (*shape)."""
+        return self.rmatvec(outputs.expand(self.num_samples, -1))
+
+    def squared_norms(self) -> Tensor:
+        """``|g_ic|^2``, (N, C)."""
+        step = max(1, 2**24 // max(1, self.num_params * self.num_outputs))
+        blocks = []
+        for start in range(0, self.num_samples, step):
+            rows = self.rows(slice(start, min(start + step, self.num_samples)))
+            blocks.append(sum(g.reshape(*g.shape[:2], -1).square().sum(2) for g in rows.values()))
+        return torch.cat(blocks)  # type: ignore[arg-type]
+
+    def tensors(self) -> Tensors:
+        """Every tensor held, by field name; those in a dict as ``field/key``."""
+        found: Tensors = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                found[field.name] = value
+            elif isinstance(value, Factor):
+                found |= {f"{field.name}/{key}": t for key, t in value.tensors().items()}
+            elif isinstance(value, dict):
+                found |= {f"{field.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+        return found
+
+    def with_tensors(self, tensors: Tensors) -> Self:
+        """The same factor with other tensors in the places ``tensors()`` names: other samples of the same layer."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            inside = {k.partition("/")[2]: t for k, t in tensors.items() if k.startswith(field.name + "/")}
+            if field.name in tensors:
+                changed[field.name] = tensors[field.name]
+            elif isinstance(value, Factor):
+                changed[field.name] = value.with_tensors(inside)
+            elif isinstance(value, dict) and inside:
+                changed[field.name] = value | inside
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def condensed(self) -> Factor:
+        """The rows themselves in place of what they are made of."""
+        return DenseFactor(self.rows(slice(0, self.num_samples)))
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Rows of this factor's samples, then of the others': further batches of the same capture."""
+        every = [self.tensors(), *(other.tensors() for other in others)]
+        return self.with_tensors({name: torch.cat([tensors[name] for tensors in every]) for name in every[0]})
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor, *, add: bool) -> None:
+    """``out (+)= left right^T``. Few rows of many numbers go as many short products: a processor shares those out."""
+    numbers = left.shape[1]
+    if left.device.type != "cpu" or max(left.shape[0], right.shape[0]) > _FEW_ROWS or numbers < _STRETCH:
+        out.addmm_(left, right.T, beta=int(add))
+        return
+    count = max(2, round(numbers / _STRETCH))
+    whole = numbers - numbers % count
+    a, b = (side[:, :whole].unflatten(1, (count, -1)).transpose(0, 1) for side in (left, right))
+    total = torch.bmm(a, b.mT).sum(0)
+    if whole < numbers:
+        total.addmm_(left[:, whole:], right[:, whole:].T)
+    torch.add(out, total, out=out) if add else out.copy_(total)
+
+
+@dataclass(frozen=True)
+class DensePiece(Piece):
+    """Rows themselves, (n, C, m), a stretch of parameter ``name`` from ``offset`` on."""
+
+    name: str
+    offset: int
+    matrix: Tensor
+
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
+        assert isinstance(other, DensePiece)
+        left, right = self.matrix[rows], other.matrix[columns]
+        if contract == "diagonal":
+            out.baddbmm_(left.transpose(0, 1), right.permute(1, 2, 0), beta=int(add))
+        elif contract == "trace":
+            _add_product(out, left.flatten(1), right.flatten(1), add=add)
+        else:
+            _add_product(out, left.flatten(0, 1), right.flatten(0, 1), add=add)
+
+    def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
+        n, C, m = self.matrix.shape
+        signs = outputs.to(self.matrix).repeat(n)
+        total = self.matrix.sum((0, 1)) if C == 1 else signs @ self.matrix.reshape(n * C, m)
+        return [(self.name, self.offset, total)]
+
+
+def dense_pieces(name: str, offset: int, matrix: Tensor) -> Iterator[DensePiece]:
+    """Rows (n, C, m) in stretches of numbers that stay in the caches while all tiles are made from them."""
+    rows, numbers = matrix.shape[0] * matrix.shape[1], matrix.shape[2]
+    step = max(256, _CACHED_BYTES // (rows * matrix.element_size()))
+    for start in range(0, numbers, step):
+        yield DensePiece(name, offset + start, matrix[:, :, start : start + step])
+
+
+@dataclass(frozen=True)
+class DenseFactor(Factor):
+    """Rows held as they are: parameter -> (N, C, *shape). Norm layers, biases, the fallback."""
+
+    gradients: Tensors
+    form: Form = "dense"
+
+    @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return next(iter(self.gradients.values()))
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
+        return {name: g.shape[2:] for name, g in self.gradients.items()}
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        return len(self.like)
+
+    @property
+    def num_outputs(self) -> int:  # type: ignore[override]
+        return self.like.shape[1]
+
+    def forms(self) -> tuple[Form, ...]:
+        return (self.form,)
+
+    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+        return gram_flops(n1, n2) * self.num_params * output_pairs(self.num_outputs, contract)
+
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
+        for name, g in self.gradients.items():
+            yield from dense_pieces(name, 0, g.flatten(2) if g.dim() > 2 else g.unsqueeze(2))
+
+    def rows(self, index: slice) -> Tensors:
+        return {name: g[index] for name, g in self.gradients.items()}
+
+    def only(self, name: str) -> Factor:
+        return DenseFactor({name: self.gradients[name]}, self.form)
+
+    def matvec(self, vectors: Tensors) -> Tensor:
+        each = [
+            (g.flatten(2) if g.dim() > 2 else g.unsqueeze(2)) @ vectors[n].reshape(-1)
+            for n, g in self.gradients.items()
+        ]
+        return torch.stack(each).sum(0)
+
+    def rmatvec(self, weights: Tensor) -> Tensors:
+        flat = weights.to(self.like).reshape(-1)
+        return {n: (flat @ g.reshape(len(flat), -1)).view(g.shape[2:]) for n, g in self.gradients.items()}
+
+
+@dataclass(frozen=True)
+class UnusedFactor(Factor):
+    """Parameters the readout does not depend on: their gradients are zero."""
+
+    shapes: dict[str, torch.Size]
+    values: Tensor  # (N, C), any
+
+    @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return self.values
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        return len(self.values)
+
+    @property
+    def num_outputs(self) -> int:  # type: ignore[override]
+        return self.values.shape[1]
+
+    def forms(self) -> tuple[Form, ...]:
+        return ("unused",)
+
+    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+        return 0.0
+
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
+        return iter(())
+
+    def rows(self, index: slice) -> Tensors:
+        count = len(range(self.num_samples)[index])
+        return {name: self.like.new_zeros(count, self.num_outputs, *shape) for name, shape in self.shapes.items()}
+
+    def only(self, name: str) -> Factor:
+        return UnusedFactor({name: self.shapes[name]}, self.values)
+
+    def matvec(self, vectors: Tensors) -> Tensor:
+        return torch.zeros_like(self.values)
+
+    def rmatvec(self, weights: Tensor) -> Tensors:
+        return {name: self.like.new_zeros(shape) for name, shape in self.shapes.items()}

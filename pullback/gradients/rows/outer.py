@@ -1,0 +1,223 @@
+"""Rows that are sums of outer products over positions: linear layers, convolutions, and all that can be so written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pullback.gradients.rows.combine import combine
+from pullback.gradients.rows.contract import Contract, Form, Tensors, gram_flops, output_pairs
+from pullback.gradients.rows.factor import DenseFactor, Factor, Piece, dense_pieces
+
+
+@dataclass(frozen=True)
+class OuterFactor(Factor):
+    """``g_ic = sum_t D_ict (x) A_it``.
+
+    Args:
+        inputs: A, (N, T, g, d); the same for all outputs.
+        gradients: D, the derivative of each output of a sample in the layer's outputs, (N, C, T, g, p).
+        weight: name of the weight; a bias asked for without it has rows of its own, `DenseFactor`.
+        bias: name of the bias, or None.
+        weight_shape: shape of the weight; its numbers are ordered (g, p, d), or (d, p) if ``transposed``.
+        unit: D is the identity, p = C and T = g = 1: the layer's outputs are the outputs asked for.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    weight: str
+    bias: str | None
+    weight_shape: torch.Size
+    transposed: bool = False
+    unit: bool = False
+
+    kept_by_autograd = ("inputs",)
+    piece_bytes = 32 * 2**20
+
+    def temporary_bytes(self, n: int, piece_bytes: int) -> int:
+        T, _, d, _ = self.dims
+        return piece_bytes * T // max(1, d)  # the output gradients of the piece, rearranged
+
+    # A and D of some samples. Convolutions override `left`: they unfold only when asked.
+    def left(self, index: slice) -> Tensor:
+        """A for the samples in ``index``, (n, T, g, d)."""
+        return self.inputs[index]
+
+    def right(self, index: slice) -> Tensor:
+        """D for the samples in ``index``, (n, C, T, g, p)."""
+        return self.gradients[index]
+
+    @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return self.gradients
+
+    @property
+    def dims(self) -> tuple[int, int, int, int]:
+        """T, g, d, p."""
+        T, g, p = self.gradients.shape[2:]
+        return T, g, self.weight_shape.numel() // (g * p), p
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
+        _, g, _, p = self.dims
+        shapes = {self.weight: self.weight_shape, self.bias: torch.Size([g * p])}
+        return {name: shape for name, shape in shapes.items() if name is not None}
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        return len(self.gradients)
+
+    @property
+    def num_outputs(self) -> int:  # type: ignore[override]
+        return self.gradients.shape[1]
+
+    def forms(self) -> tuple[Form, ...]:
+        return "ghost", "materialise"
+
+    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+        T, g, d, p = self.dims
+        C, pairs = self.num_outputs, output_pairs(self.num_outputs, contract)
+        if form == "ghost":
+            return gram_flops(n1, n2) * g * T * T * (d + 1 + (0 if self.unit else pairs * p))
+        samples = n1 + (n2 or 0)
+        return g * d * p * (2.0 * samples * C * T + gram_flops(n1, n2) * pairs)
+
+    def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
+        if form == "ghost":
+            yield GhostPiece(self)
+            return
+        yield from self._weight_pieces(self.weight, max_numbers)
+        if self.bias is not None:
+            yield from dense_pieces(self.bias, 0, self.bias_rows(slice(None)))
+
+    def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
+        """W_ic = D_ic^T A_i for all samples, in stretches of outputs that make at most ``max_numbers`` a sample."""
+        _, g, d, p = self.dims
+        step = max(1, min(p, max_numbers // (g * d * self.num_outputs)))
+        for start in range(0, p, step):
+            block = self.outer(slice(0, self.num_samples), slice(start, start + step))  # (n, C, g, p', d)
+            if g > 1 and block.shape[3] < p:  # a stretch of outputs is not contiguous in the weight: one piece a group
+                for k in range(g):
+                    yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
+            else:
+                yield from dense_pieces(name, start * d, block.flatten(2))
+
+    def bias_rows(self, index: slice) -> Tensor:
+        """Rows of the bias, (n, C, g p)."""
+        return self.right(index).sum(2).flatten(2)
+
+    def outer(self, index: slice, outputs: slice) -> Tensor:
+        """``W_ic[outputs]``, (n, C, g, p', d), for the samples in ``index``."""
+        d = self.right(index)[..., outputs]  # (n, C, T, g, p')
+        n, C, _, g, p = d.shape
+        result = d.new_empty(n, g, C * p, self.dims[2])
+        start = range(self.num_samples)[index].start
+        for part in self.blocks(n):
+            a = self.left(slice(start + part.start, start + part.stop)).transpose(1, 2)  # (n', g, T, d)
+            right = d[part].permute(0, 3, 1, 4, 2).reshape(len(a) * g, C * p, -1)  # (n' g, C p', T)
+            torch.bmm(right, a.reshape(len(a) * g, *a.shape[2:]), out=result[part].flatten(0, 1))
+        return result.view(n, g, C, p, -1).transpose(1, 2)
+
+    def rows(self, index: slice) -> Tensors:
+        rows = {self.weight: self.as_weight(self.outer(index, slice(None)))}
+        if self.bias is not None:
+            rows[self.bias] = self.bias_rows(index)
+        return rows
+
+    def as_weight(self, block: Tensor) -> Tensor:
+        """(n, C, g, p, d) -> (n, C, *weight_shape)."""
+        if self.transposed:
+            block = block.squeeze(2).transpose(2, 3)
+        return block.reshape(*block.shape[:2], *self.weight_shape)
+
+    def from_weight(self, weight: Tensor) -> Tensor:
+        """(*weight_shape) -> (g, p, d)."""
+        _, g, d, p = self.dims
+        return weight.T.reshape(g, p, d) if self.transposed else weight.reshape(g, p, d)
+
+    def piece_order(self, name: str, value: Tensor) -> Tensor:
+        return (self.from_weight(value) if name == self.weight else value).reshape(-1)
+
+    def only(self, name: str) -> Factor:
+        if name == self.bias:
+            return DenseFactor({name: self.bias_rows(slice(None))})
+        return replace(self, bias=None)
+
+    def blocks(self, count: int) -> Iterator[slice]:
+        """Stretches of ``count`` samples to work on at a time: all of them, where ``left`` forms nothing."""
+        yield slice(0, count)
+
+    def matvec(self, vectors: Tensors) -> Tensor:
+        result = self.gradients.new_zeros(self.num_samples, self.num_outputs)
+        v = self.from_weight(vectors[self.weight])
+        for index in self.blocks(self.num_samples):
+            image = torch.einsum("ntgd,gpd->ntgp", self.left(index), v)
+            result[index] += (image.unsqueeze(1) * self.right(index)).sum((2, 3, 4))
+        if self.bias is not None:
+            result += self.bias_rows(slice(None)) @ vectors[self.bias].reshape(-1)
+        return result
+
+    def rmatvec(self, weights: Tensor) -> Tensors:
+        combined = torch.einsum("nctgp,nc->ntgp", self.gradients, weights.to(self.gradients))
+        return self._summed(combined)
+
+    def total(self, outputs: Tensor) -> Tensors:
+        if self.num_outputs == 1:
+            return self._summed(self.gradients[:, 0])
+        return self._summed(torch.einsum("nctgp,c->ntgp", self.gradients, outputs.to(self.gradients)))
+
+    def _summed(self, d: Tensor) -> Tensors:
+        """``sum_i D_i^T A_i`` and ``sum_i D_i`` for D (N, T, g, p), one output a sample."""
+        blocks = [self._sum(index, d[index]) for index in self.blocks(self.num_samples)]
+        block = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+        result = {self.weight: self.as_weight(block[None, None])[0, 0]}
+        if self.bias is not None:
+            result[self.bias] = d.sum((0, 1)).flatten()
+        return result
+
+    def _sum(self, index: slice, d: Tensor) -> Tensor:
+        """``sum_i D_i^T A_i`` over the samples in ``index``, (g, p, d)."""
+        a = self.left(index)
+        if a.shape[2] == 1:
+            return (d.reshape(-1, d.shape[3]).T @ a.reshape(-1, a.shape[3])).unsqueeze(0)
+        return torch.einsum("ntgp,ntgd->gpd", d, a)
+
+    def squared_norms(self) -> Tensor:
+        T, _, d, p = self.dims
+        if T * (d + p) >= 2 * d * p:
+            return super().squared_norms()
+        blocks = []
+        for index in self.blocks(self.num_samples):  # |g|^2 = sum_ts (A A^T + 1)_ts (D D^T)_ts, summed over groups
+            a, d_ = self.left(index).movedim(2, 1).unsqueeze(1), self.right(index).movedim(3, 2)
+            inner = a @ a.transpose(-1, -2)  # (n, 1, g, T, T)
+            blocks.append(((inner + (self.bias is not None)) * (d_ @ d_.transpose(-1, -2))).sum((2, 3, 4)))
+        return torch.cat(blocks)
+
+
+@dataclass(frozen=True)
+class GhostPiece(Piece):
+    """Tiles from Gram matrices of inputs and output gradients: ``K = sum_ts (A A^T + 1)_ts (D D^T)_ts``.
+
+    A A^T is computed once for all pairs of outputs.
+    """
+
+    factor: OuterFactor
+
+    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
+        assert isinstance(other, GhostPiece)
+        a1, a2 = self.factor.left(rows), other.factor.left(columns)
+        d1, d2 = self.factor.right(rows), other.factor.right(columns)
+        for k in range(a1.shape[2]):
+            inner = self.inner(a1[:, :, k], a2[:, :, k])  # (n1, T, n2, S)
+            plus = self.factor.bias is not None
+            combine(out, inner, d1[:, :, :, k], d2[:, :, :, k], contract, plus, unit=self.factor.unit, add=add or k > 0)
+
+    def inner(self, a1: Tensor, a2: Tensor) -> Tensor:
+        """A A^T of one group, (n1, T, d) and (n2, S, d) to (n1, T, n2, S)."""
+        return (a1.flatten(0, 1) @ a2.flatten(0, 1).T).view(*a1.shape[:2], *a2.shape[:2])
+
+    def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
+        return [(name, 0, self.factor.piece_order(name, value)) for name, value in self.factor.total(outputs).items()]

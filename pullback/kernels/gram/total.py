@@ -1,0 +1,78 @@
+"""The Gram matrix of captured rows without the blocks of single layers, in small squares that stay in cache.
+
+Every processor makes squares of its own: all layers are added up in one of them before it is written once, and once
+more above the diagonal. Layers whose gradient rows are formed are added whole before, as rows formed again for every
+square would cost more than the products.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.rows.factor import Piece
+from pullback.kernels.gram.checks import check_sums
+from pullback.kernels.gram.parts import form_of, new_block, parts, run_part
+from pullback.kernels.gram.squares import SMALLEST_SQUARE, Squares
+from pullback.kernels.gram.tiles import mirror, scaled, tiles
+from pullback.kernels.plan.forms import TILE_ROWS, tile_rows
+from pullback.kernels.plan.kernel_plan import KernelPlan
+
+SQUARES = 6  # along a side at least, so that processors end together and little is made twice on the diagonal
+
+
+def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
+    """G G^T of all rows, (N C, N C), symmetric to the bit, its sums checked as a whole.
+
+    Args:
+        captured: rows of N samples with C values.
+        plan: the forms of the layers; contract "full".
+        where: the caller.
+
+    Raises:
+        SelfCheckError: the sums contradict the ordinary gradient.
+    """
+    n, C = captured.num_samples, captured.num_outputs
+    checks = SumChecks(where, captured.dtype)
+    out = new_block(captured, None, plan)
+    pieces: list[tuple[Piece, int]] = []
+    done, add = [], False
+    for part in parts(captured, None):
+        form = form_of(plan, part.left)
+        if form == "materialise":
+            done.append((part, run_part(out, part, plan, captured.combination, add=add)))
+            add = True
+            continue
+        rows = part.left.total(captured.combination)
+        done.append((part, [{name: part.left.piece_order(name, row) for name, row in rows.items()}]))
+        tile = tile_rows(part.left, form, "full", triangle=False)
+        pieces += [(piece, tile) for piece in part.left.pieces(form, 0)]
+    side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
+
+    def square(place: tuple[slice, slice]) -> None:
+        i, j = place
+        target = out[scaled(i, C), scaled(j, C)]
+        work = squares.workspace(out, target.numel()).view(target.shape)
+        begun = add
+        if begun:
+            work.copy_(target)
+        for piece, tile in pieces:
+            for a, b in tiles(i.stop - i.start, j.stop - j.start, tile, symmetric=False):
+                here = slice(i.start + a.start, i.start + a.stop)
+                there = slice(j.start + b.start, j.start + b.stop)
+                piece.tile(work[scaled(a, C), scaled(b, C)], here, piece, there, "full", add=begun)
+            begun = True
+        if not begun:
+            work.zero_()
+        if i == j:
+            mirror(work)
+        else:
+            out[scaled(j, C), scaled(i, C)] = work.T
+        target.copy_(work)
+
+    with Squares(out.device) as squares:
+        squares.run(square, list(tiles(n, n, side, symmetric=True)))
+    check_sums(checks, out, done, "all layers", captured, None, plan)
+    checks.evaluate()
+    return out

@@ -1,0 +1,1 @@
+"""One kernel made by several processes."""

@@ -1,0 +1,173 @@
+"""Blocks of a kernel made by several ranks: which tiles and which gradient rows are whose, and how they come together.
+
+The tiles of a layer go round the ranks, and are exchanged. Where gradient rows must be formed, every rank forms those
+of a stretch of the weight instead, for all samples, and from them its part of all tiles; parts are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.rows.contract import Form, Tensors
+from pullback.gradients.rows.factor import Factor, Piece, dense_pieces
+from pullback.gradients.rows.outer import OuterFactor
+from pullback.kernels.gram.parts import Part, form_of, new_block, parts
+from pullback.kernels.gram.tiles import matched, scaled, tiles
+from pullback.kernels.group.captures import share_of
+from pullback.kernels.group.team import Team
+from pullback.kernels.plan.forms import tile_rows
+from pullback.kernels.plan.kernel_plan import KernelPlan
+
+
+@dataclass
+class SharedBlock:
+    """A block (a layer's, or that of all layers): this rank's part of it first, then the whole.
+
+    Args:
+        block: laid out as ``block_shape`` says; of a symmetric one the lower triangle is made.
+        pairs: what goes into it: rows of all samples, and of this rank's.
+        places: rank -> rows and columns, in samples, of the tiles it makes.
+        rows_each: rows of the block a sample.
+        summed: some gradient rows are formed, a stretch by each rank, so that every entry is a sum over ranks. Else
+            every tile is made by one rank alone.
+        totals: of every pair this rank's part of the summed rows of each side, then the whole.
+    """
+
+    block: Tensor
+    pairs: list[tuple[Part, Part]]
+    places: list[list[tuple[slice, slice]]]
+    rows_each: int
+    summed: bool
+    totals: list[list[Tensors]] = field(default_factory=list)
+
+    def tile(self, place: tuple[slice, slice]) -> Tensor:
+        """A part of the block; rows and columns in samples."""
+        rows, columns = place
+        return self.block[..., scaled(rows, self.rows_each), scaled(columns, self.rows_each)]
+
+    def run(self, team: Team, plan: KernelPlan, outputs: Tensor) -> None:
+        """Make this rank's part."""
+        add = self.summed
+        if add:
+            self.block.zero_()
+        for part, own in self.pairs:
+            form = form_of(plan, part.left)
+            sides = [side for side in (part.left, part.right) if side is not None]
+            formed = form == "materialise"
+            totals = [_zeros(side) for side in sides] if formed else _own_sums(own, form, outputs)
+            places = [place for of_rank in self.places for place in of_rank] if formed else self.places[team.rank]
+            for pieces in _own_pieces(sides, form, plan, team):
+                for total, piece in zip(totals, pieces, strict=True):
+                    for name, offset, value in piece.totals(outputs) if formed else ():
+                        total[name][offset : offset + len(value)] += value
+                for rows, columns in places:
+                    pieces[0].tile(self.tile((rows, columns)), rows, pieces[-1], columns, plan.contract, add=add)
+                add = True
+            ordered = zip(sides, totals, strict=True)
+            self.totals.append([_in_piece_order(side, total) for side, total in ordered] if formed else totals)
+        if not add:  # parameters nothing depends on
+            self.block.zero_()
+
+    def complete(self, team: Team) -> None:
+        """Exchange the parts of the block and of the summed rows; nothing above the diagonal of a symmetric one."""
+        views = [self.tile(place) for of_rank in self.places for place in of_rank] if self.summed else []
+        rows = [totals for sides in self.totals for totals in sides]
+        sums = iter(team.sums([*views, *(value for totals in rows for value in totals.values())]))
+        for view in views:
+            view.copy_(next(sums))
+        for totals in rows:
+            totals.update({name: next(sums) for name in totals})
+        if not self.summed:
+            self._exchange(team)
+
+    def _exchange(self, team: Team) -> None:
+        """Every tile from the rank that made it."""
+        views = [[self.tile(place) for place in of_rank] for of_rank in self.places]
+        sizes = [[view.numel() for view in of_rank] for of_rank in views]
+        own = [view.reshape(-1) for view in views[team.rank]]
+        found = team.exchanged(torch.cat(own) if own else self.block.new_empty(0), [sum(each) for each in sizes])
+        for rank in (rank for rank in range(team.count) if rank != team.rank):
+            for view, part in zip(views[rank], found[rank].split(sizes[rank]), strict=True):
+                view.copy_(part.view_as(view))
+
+
+def shared_blocks(team: Team, whole: list[Captured], own: list[Captured], plan: KernelPlan) -> dict[str, SharedBlock]:
+    """Layer -> block, or one block of all layers: nothing of them is made yet."""
+    left, right = whole[0], whole[1] if len(whole) > 1 else None
+    mine = parts(own[0], own[1] if right is not None else None)
+    groups: dict[str, list[tuple[Part, Part]]] = {}
+    for pair in zip(parts(left, right), mine, strict=True):
+        groups.setdefault(pair[0].layer if plan.keep_layers else "all layers", []).append(pair)
+    blocks: dict[str, SharedBlock] = {}
+    turn = 0
+    for name, pairs in groups.items():
+        forms = [form_of(plan, part.left) for part, _ in pairs]
+        side = min(tile_rows(part.left, form, plan.contract) for (part, _), form in zip(pairs, forms, strict=True))
+        places = list(tiles(left.num_samples, (right or left).num_samples, side, symmetric=right is None))
+        shared = [places[(rank - turn) % team.count :: team.count] for rank in range(team.count)]
+        turn += len(places)
+        rows_each = left.num_outputs if plan.contract == "full" else 1
+        blocks[name] = SharedBlock(new_block(left, right, plan), pairs, shared, rows_each, "materialise" in forms)
+    return blocks
+
+
+def _own_pieces(sides: list[Factor], form: Form, plan: KernelPlan, team: Team) -> Iterator[tuple[Piece, ...]]:
+    """Pieces to work on here: all of them where tiles are shared out; of rows that are formed this rank's stretch."""
+    left = sides[0]
+    numbers = min(plan.piece_bytes, left.piece_bytes) // left.element_size // sum(side.num_samples for side in sides)
+    outers = [side for side in sides if isinstance(side, OuterFactor)]
+    if form != "materialise":
+        yield from matched([side.pieces(form, numbers) for side in sides])
+    elif not outers:  # a table that is also a head
+        for place, pieces in enumerate(matched([side.pieces(form, numbers) for side in sides])):
+            if place % team.count == team.rank:
+                yield pieces
+    else:
+        own = share_of(outers[0].dims[3], team.rank, team.count)
+        yield from matched([_weight_pieces(side, outers[0].weight, own, numbers) for side in outers])
+        if (bias := outers[0].bias) is not None and team.rank == 0:
+            yield from matched([dense_pieces(bias, 0, side.bias_rows(slice(None))) for side in outers])
+
+
+def _weight_pieces(factor: OuterFactor, name: str, outputs: slice, max_numbers: int) -> Iterator[Piece]:
+    """Rows of a stretch of a layer's outputs for all samples, a few outputs at a time; numbers in the order (g, p, d).
+
+    A convolution's own pieces may be stretches of inputs, in another order: they cannot be asked for by output.
+    """
+    _, g, d, p = factor.dims
+    step = max(1, max_numbers // (g * d * factor.num_outputs))
+    for start in range(outputs.start, outputs.stop, step):
+        stop = min(start + step, outputs.stop)
+        block = factor.outer(slice(0, factor.num_samples), slice(start, stop))  # (n, C, g, p', d)
+        for k in range(g):
+            yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
+
+
+def _in_piece_order(factor: Factor, totals: Tensors) -> Tensors:
+    """Summed rows from the order of ``_weight_pieces`` to the factor's own."""
+    if not isinstance(factor, OuterFactor):
+        return totals
+    _, g, d, p = factor.dims
+    weight = factor.as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]
+    return totals | {factor.weight: factor.piece_order(factor.weight, weight).reshape(-1)}
+
+
+def _zeros(factor: Factor) -> Tensors:
+    return {name: factor.like.new_zeros(shape.numel()) for name, shape in factor.shapes.items()}
+
+
+def _own_sums(part: Part, form: Form, outputs: Tensor) -> list[Tensors]:
+    """Summed rows of this rank's samples, flat, in the order of pieces; none where there are no pieces."""
+    sums = []
+    for side in (side for side in (part.left, part.right) if side is not None):
+        total = {} if form == "unused" else _zeros(side)
+        if total and side.num_samples:
+            found = side.total(outputs)
+            total = {name: side.piece_order(name, value).reshape(-1).to(total[name]) for name, value in found.items()}
+        sums.append(total)
+    return sums

@@ -1,0 +1,1 @@
+"""What a kernel will cost, and in which form, batches and pieces it is made."""

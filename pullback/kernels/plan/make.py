@@ -1,0 +1,182 @@
+"""How a plan is made: a form for every layer, then smaller batches and pieces and more passes until it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pullback._checks import check_names, input_error
+from pullback.functional.model_view import layer_of
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.rows.contract import Contract, Form, block_shape
+from pullback.gradients.rows.factor import Factor
+from pullback.kernels.plan.forms import choose_form, seconds_of, tile_rows
+from pullback.kernels.plan.kernel_plan import KernelPlan, LayerPlan
+from pullback.kernels.plan.rates import Rates, machine_rates
+
+SMALLEST_PIECE_BYTES = 2**20
+
+
+def make_plan(
+    captured: Captured,
+    n1: int,
+    n2: int | None,
+    memory_limit: int | None,
+    where: str,
+    *,
+    contract: Contract = "full",
+    forms: Mapping[str, Form] | None = None,
+    keep_layers: bool = True,
+    graph_bytes: int = 0,
+    rates: Rates | None = None,
+) -> KernelPlan:
+    """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
+
+    Args:
+        captured: of any number of samples.
+        n1: samples of the rows.
+        n2: samples of the columns; None for the symmetric kernel.
+        memory_limit: bytes to stay below; None plans without a limit.
+        where: the caller.
+        contract: of the output axes.
+        forms: layer or parameter name -> form, where the choice is not left to the cost.
+        keep_layers: keep the blocks of all layers, if the limit allows.
+        graph_bytes: see ``KernelPlan``.
+        rates: of the machine; None takes this one's.
+
+    Raises:
+        InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
+    """
+    both, C = n1 + (n2 or 0), captured.num_outputs
+    like = captured.factors[0].like
+    known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
+    check_names(where, "layers and parameters in `forms`", forms or {}, known)
+    speed = rates or machine_rates(like.device, like.dtype)
+    layers = []
+    pieces = []
+    seen: dict[int, Tensor] = {}
+    for factor, rule in zip(captured.factors, captured.rules, strict=True):
+        form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
+        held = held_bytes(factor, both, seen)
+        rows = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
+        pieces.append(min(rows, factor.piece_bytes))
+        tile = factor.temporary_bytes(both, pieces[-1]) if rows else _tile_bytes(factor, form, n1, contract)
+        layers.append(
+            LayerPlan(
+                parameters=tuple(factor.shapes),
+                rule=rule,
+                form=form,
+                flops=factor.flops(form, n1, n2, contract),
+                held_bytes=held[0],
+                kept_bytes=held[1],
+                rows_bytes=rows,
+                gradient_bytes=factor.num_params * like.element_size(),
+                tile_bytes=tile,
+                seconds=seconds_of(factor, form, n1, n2, contract, speed),
+            )
+        )
+    shape = block_shape(n1, n2 or n1, C, contract)
+    ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
+    sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
+    free = KernelPlan(
+        shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),
+        samples=(n1, n2 or n1),
+        num_outputs=C,
+        contract=contract,
+        layers=tuple(layers),
+        frozen=captured.view.frozen,
+        keep_layers=keep_layers,
+        passes=(tuple(name for layer in layers for name in layer.parameters),),
+        batch=max(n1, n2 or 0),
+        block_bytes=torch.Size(shape).numel() * like.element_size(),
+        piece_bytes=max(pieces, default=0),
+        graph_bytes=graph_bytes,
+        gradient_bytes=ordinary,
+        output_bytes=sum(sizes) * both // captured.num_samples,
+        cross=n2 is not None,
+    )
+    if memory_limit is None or free.peak_bytes <= memory_limit:
+        return free
+    return _within(free, memory_limit, where)
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tensors that share memory have in common; also on the meta device, where all data is at address 0."""
+    return tensor.untyped_storage()._cdata
+
+
+def held_bytes(factor: Factor, n: int, seen: dict[int, Tensor]) -> tuple[int, int]:
+    """Bytes a factor keeps for ``n`` samples, each storage once, and those of them that autograd keeps too.
+
+    ``seen`` holds the tensors it knows: a storage that is freed would pass its key on to another one.
+    """
+    held = kept = 0
+    for name, tensor in factor.tensors().items():
+        if (key := storage_key(tensor)) in seen:
+            continue
+        seen[key] = tensor
+        size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
+        size = size * n // max(1, factor.num_samples)
+        held += size
+        kept += size if name in factor.kept_by_autograd else 0
+    return held, kept
+
+
+def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
+    """Temporaries of a tile: two matrices of its positions."""
+    if form not in ("ghost", "shift"):
+        return 0
+    positions = factor.dims[0]  # type: ignore[attr-defined]
+    side = min(n1, tile_rows(factor, form, contract)) * positions
+    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
+    return int(side * side * (1 + outputs**2) * factor.element_size)
+
+
+def _within(free: KernelPlan, limit: int, where: str) -> KernelPlan:
+    """The plan made smaller, step by step: smaller batches and pieces, more passes, no blocks of single layers."""
+    smallest = min(free.piece_bytes, SMALLEST_PIECE_BYTES)
+    for keep in (True, False) if free.keep_layers else (False,):
+        least = replace(free, keep_layers=keep, piece_bytes=smallest, batch=1)
+        for passes in range(1, len(free.layers) + 1):
+            plan = replace(least, passes=_groups(free.layers, passes))
+            if plan.peak_bytes <= limit:
+                return _grown(plan, free, limit)
+    needed = replace(least, passes=_groups(free.layers, len(free.layers))).peak_bytes
+    raise input_error(
+        where,
+        f"a `memory_limit` of at least {needed} bytes for {free.samples[0]} x {free.samples[1]} samples",
+        f"{limit}",
+        "Raise the limit, pass fewer samples, or use kernel_to_store",
+    )
+
+
+def _grown(plan: KernelPlan, free: KernelPlan, limit: int) -> KernelPlan:
+    """Pieces and batches as large as the limit allows."""
+    for piece in (free.piece_bytes, free.piece_bytes // 4, free.piece_bytes // 16):
+        if piece > plan.piece_bytes and replace(plan, piece_bytes=piece).peak_bytes <= limit:
+            plan = replace(plan, piece_bytes=piece)
+            break
+    if replace(plan, batch=free.batch).peak_bytes <= limit:
+        return replace(plan, batch=free.batch)
+    low, high = plan.batch, free.batch - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if replace(plan, batch=middle).peak_bytes <= limit else (low, middle - 1)
+    return replace(plan, batch=low)
+
+
+def _groups(layers: tuple[LayerPlan, ...], count: int) -> tuple[tuple[str, ...], ...]:
+    """Layers in ``count`` stretches of about equal captured bytes; the parameters of each."""
+    share = sum(layer.held_bytes for layer in layers) / count
+    groups: list[list[str]] = [[]]
+    filled = 0.0
+    for layer in layers:
+        if groups[-1] and filled + layer.held_bytes / 2 > share * len(groups) and len(groups) < count:
+            groups.append([])
+        groups[-1] += layer.parameters
+        filled += layer.held_bytes
+    return tuple(tuple(group) for group in groups)

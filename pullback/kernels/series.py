@@ -1,0 +1,46 @@
+"""``KernelSeries``: the kernels of a model at several weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback.functional.batch import Batch
+from pullback.functional.readout import loss_readout
+from pullback.functional.refused import refuse_recurrent_dropout
+from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.aligned import forward_order
+from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.passes import Capture
+from pullback.kernels.gram.blocks import assemble, partial_block
+from pullback.kernels.kernel import Kernel
+from pullback.kernels.plan.make import make_plan
+
+
+class KernelSeries:
+    """Backward kernels of one model again and again while it trains, for callers that watch it.
+
+    The first call makes every check; later ones leave out the samples that are run alone and the pass that finds one
+    of them (unless ``anew``), and keep the proof of coverage and the sums, which come with forward and backward pass.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        self.model, self.readout = model, loss_readout(loss_fn)
+        self._first: Capture | None = None
+
+    def __call__(self, x: Batch, y: Batch, *, anew: bool = False) -> Kernel:
+        """Kernel of a batch at the weights as they are now."""
+        where = "backward_kernel"
+        check_batch(where, x, y)
+        view = ModelView.of(self.model, None, where)
+        refuse_recurrent_dropout(view.model, where)
+        with undisturbed(view.model):
+            captured = capture_factors(view, self.readout, x, y, where, None if anew else self._first)
+        self._first = captured.first
+        plan = make_plan(captured, captured.num_samples, None, None, where)
+        with without_autocast():
+            blocks = assemble(captured, None, plan, where)
+        order = forward_order(captured)
+        return Kernel(
+            blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
+        )

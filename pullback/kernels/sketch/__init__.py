@@ -1,0 +1,1 @@
+"""Estimates of kernels from sketched gradient rows, with standard errors."""

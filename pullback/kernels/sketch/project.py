@@ -1,0 +1,193 @@
+"""Rows of a layer seen through two random matrices: ``S_i = L^T W_i R`` without W_i.
+
+For the block ``W_i = sum_t D_it (x) A_it``, (p, d), of a layer a sketch keeps S_i, (k, k), with L (p, k) and R (d, k)
+of independent signs over root k: ``<S_i, S_j>`` has the mean ``<W_i, W_j>``. A bias is one more input that is always
+one, groups are blocks of one large block-diagonal W, and a side no longer than k is left as it is. Why signs, the
+variance and what it means for the choice of k: ``docs/sketches.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pullback._checks import check_option, input_error
+from pullback._rng import make_generator
+from pullback.functional.model_view import layer_of
+from pullback.gradients.rows.contract import Tensors
+from pullback.gradients.rows.factor import DenseFactor, Factor
+from pullback.gradients.rows.outer import OuterFactor
+from pullback.gradients.rows.tied import TiedFactor
+from pullback.gradients.rows.tokens import TokenFactor
+
+BLOCK_NUMBERS = 2**24  # numbers of a block of samples being projected: 64 MB in float32
+Exact = Literal["cheaper", "smaller"]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """How kernels are sketched; equal settings mean equal projections, whatever the data and its blocks.
+
+    Args:
+        size: k, the side of a sketched layer.
+        repeats: R, independent draws; the estimate is their mean, its standard error comes from their spread.
+        seed: of all draws; every (layer, repeat) has a generator of its own.
+        exact: which layers are not sketched: "cheaper", those whose exact block needs no more operations, or
+            "smaller", only those no longer than ``size`` on both sides. Norms and lone biases never are.
+
+    Raises:
+        InputError: size below 1, fewer than 2 repeats, or another ``exact``.
+
+    Example:
+        >>> Sketch(size=32)
+        Sketch(size=32, repeats=16, seed=0, exact='cheaper')
+    """
+
+    size: int = 64
+    repeats: int = 16
+    seed: int = 0
+    exact: Exact = "cheaper"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise input_error("Sketch", "a `size` of at least 1", f"{self.size}", "Pass a larger `size`")
+        if self.repeats < 2:
+            raise input_error(
+                "Sketch", "at least 2 `repeats`", f"{self.repeats}", "Pass more: their spread is the standard error"
+            )
+        check_option("Sketch", "exact", self.exact, ("cheaper", "smaller"))
+
+
+def key_of(factor: Factor) -> str:
+    """The parameter a factor goes by."""
+    return next(iter(factor.shapes))
+
+
+def is_vector(factor: Factor) -> bool:
+    """Whether all of a factor's parameters are vectors (norms, biases): these are never sketched."""
+    return all(len(shape) <= 1 for shape in factor.shapes.values())
+
+
+def split(factors: Iterable[Factor]) -> Iterator[Factor]:
+    """Factors one after the other, parameter by parameter where one holds matrices as rows or spans layers."""
+    for factor in factors:
+        held = isinstance(factor, DenseFactor) and len(factor.shapes) > 1
+        across = len({layer_of(name) for name in factor.shapes}) > 1
+        if (held or across) and not is_vector(factor):
+            yield from (factor.only(name) for name in factor.shapes)
+        else:
+            yield factor
+
+
+def matrix_shape(factor: Factor) -> tuple[int, int, int]:
+    """(g, p, d): a row is g blocks of p x d numbers. A bias beside a weight is one more of the d."""
+    if isinstance(factor, OuterFactor):
+        _, g, d, p = factor.dims
+        return g, p, d + (factor.bias is not None)
+    shape = factor.shapes[key_of(factor)]
+    return 1, shape[0], shape[1:].numel()
+
+
+def as_matrix(factor: Factor, values: Tensors) -> Tensor:
+    """Tensors shaped like the factor's parameters -> (g, p, d), as ``matrix_shape``."""
+    g, p, d = matrix_shape(factor)
+    if isinstance(factor, OuterFactor):
+        weight = factor.from_weight(values[factor.weight])
+        return weight if factor.bias is None else torch.cat([weight, values[factor.bias].view(g, p, 1)], 2)
+    return values[key_of(factor)].reshape(g, p, d)
+
+
+def projections(factor: Factor, sketch: Sketch, repeat: int) -> tuple[Tensor, Tensor]:
+    """L (g, p, k) and R (g, d, k) of one (layer, repeat): the same for any data with the same parameter."""
+    g, p, d = matrix_shape(factor)
+    key = f"{sketch.seed}/{repeat}/{key_of(factor)}"
+    seed = int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) >> 1
+    generator = make_generator(seed, factor.like.device)
+    left = _side(g * p, sketch.size, g, generator, factor.like)
+    return left, _side(g * d, sketch.size, g, generator, factor.like)
+
+
+def _side(length: int, size: int, groups: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Signs over root k, (g, length / g, k), or the identity where that is no longer."""
+    if length <= size:
+        matrix = torch.eye(length, dtype=like.dtype, device=like.device)
+    else:  # drawn as integers: the same signs in every dtype
+        bits = torch.randint(2, (length, size), generator=generator, device=like.device, dtype=torch.int8)
+        matrix = (2 * bits - 1).to(like.dtype) / math.sqrt(size)
+    return matrix.unflatten(0, (groups, -1))
+
+
+def project(factor: Factor, left: Tensor, right: Tensor) -> Tensor:
+    """Sketched rows of one repeat, (N, C, m), in blocks of samples."""
+    return torch.cat([_project(factor, left, right, index).flatten(2) for index in _blocks(factor, left, right)])
+
+
+def project_matrix(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``sum_g L_g^T W_g R_g``, (m,), of W (g, p, d)."""
+    return (left.mT @ matrix.to(left) @ right).sum(0).reshape(-1)
+
+
+def _blocks(factor: Factor, left: Tensor, right: Tensor) -> Iterator[slice]:
+    """Stretches of samples whose rows, projections and sketches stay near ``BLOCK_NUMBERS``."""
+    step = max(1, BLOCK_NUMBERS // max(1, _numbers(factor, left.shape[2], right.shape[2])))
+    for start in range(0, factor.num_samples, step):
+        yield slice(start, min(start + step, factor.num_samples))
+
+
+def _numbers(factor: Factor, k: int, m: int) -> int:
+    """Numbers formed for one sample on the way."""
+    C, (_, p, d) = factor.num_outputs, matrix_shape(factor)
+    if isinstance(factor, TiedFactor):
+        return _numbers(factor.table, k, m) + _numbers(factor.head, k, m)
+    if isinstance(factor, TokenFactor):
+        return C * k * m + len(factor.token) // max(1, factor.num_samples) * (k + 2 * C * m)
+    if isinstance(factor, OuterFactor):
+        T, g = factor.dims[:2]
+        return T * g * (d + m + C * (p + k)) + C * k * m
+    return C * (p * d + min(p * m, k * d) + k * m)
+
+
+def _project(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+    """``L^T W_ic R`` of some samples, (n, C, k, m)."""
+    if isinstance(factor, TiedFactor):
+        return _project(factor.table, left, right, index) + _project(factor.head, left, right, index)
+    if isinstance(factor, TokenFactor):
+        return _project_tokens(factor, left[0], right[0], index)
+    if isinstance(factor, OuterFactor):
+        return _project_outer(factor, left, right, index)
+    _, p, d = matrix_shape(factor)
+    (rows,) = factor.rows(index).values()
+    rows = rows.reshape(*rows.shape[:2], p, d)
+    if p * right.shape[2] <= left.shape[2] * d:
+        return left[0].T @ (rows @ right[0])
+    return (left[0].T @ rows) @ right[0]
+
+
+def _project_outer(factor: OuterFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+    """``sum_tg (L_g^T D_ictg) (x) (R_g^T A_itg)``."""
+    a, d = factor.left(index), factor.right(index)  # (n, T, g, d), (n, C, T, g, p)
+    images = torch.einsum("ntgd,gdm->ntgm", a, right[:, : a.shape[3]])
+    if factor.bias is not None:  # its input is always one
+        images += right[:, -1]
+    returns = torch.einsum("nctgp,gpk->nctgk", d, left)
+    return returns.flatten(2, 3).mT @ images.flatten(1, 2).unsqueeze(1)
+
+
+def _project_tokens(factor: TokenFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+    """``sum over entries of (row of L at the token) (x) (R^T value)``; every sample padded to as many."""
+    owner, token, values = factor.entries(index)
+    images = values @ right  # (M, C, m)
+    counts = torch.bincount(owner, minlength=len(range(factor.num_samples)[index]))
+    offset = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+    longest = int(counts.max())
+    a = images.new_zeros(len(counts), longest, left.shape[1])
+    a[owner, offset] = left[token]
+    b = images.new_zeros(len(counts), longest, *images.shape[1:])
+    b[owner, offset] = images
+    return a.mT.unsqueeze(1) @ b.transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Kernels larger than memory: tiles on disk, resumable, checked."""

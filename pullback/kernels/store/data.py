@@ -1,0 +1,129 @@
+"""The data of a store, block by block, and fingerprints that tell whether two runs mean the same matrix."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from pullback._checks import input_error
+from pullback.functional import LossFunction, ModelView, check_batch, num_samples, take
+from pullback.functional.batch import Batch, mapped, tensors
+from pullback.kernels.store.factor_files import without_addresses
+
+
+class Blocks:
+    """Samples in stretches: a pair (x, y) in memory, or a map-style data set whose items are such pairs.
+
+    Args:
+        dataset: ``(x, y)`` as a tuple, or anything with ``len`` and integer indexing; order is kept.
+        device: where blocks are moved to.
+        where: the caller, for error messages.
+    """
+
+    def __init__(self, dataset: Any, device: torch.device, where: str) -> None:
+        self.device, self.where = device, where
+        self.pair = dataset if isinstance(dataset, tuple) and len(dataset) == 2 else None
+        self.dataset = dataset
+        if self.pair is not None:
+            labels = num_samples(self.pair[1], where, "y")
+            if (count := num_samples(self.pair[0], where, "x")) != labels:
+                raise input_error(
+                    where,
+                    "`x` and `y` of the same length",
+                    f"{count} and {labels} samples",
+                    "Pass one target per sample",
+                )
+            self.count = count
+            return
+        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            raise input_error(
+                where,
+                "`dataset` to be a tuple (x, y) or a map-style data set with a length",
+                type(dataset).__name__,
+                "Wrap iterable data in a list of (x, y) samples",
+            )
+        self.count = len(dataset)
+        if not self.count:
+            raise input_error(where, "`dataset` with at least one sample", "no data", "Pass a non-empty data set")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, start: int, stop: int) -> tuple[Batch, Batch]:
+        """Samples ``start`` to ``stop - 1``, checked to be finite and of matching lengths."""
+        x, y = self._take(start, stop)
+        try:
+            check_batch(self.where, x, y)
+        except ValueError as error:
+            raise input_error(
+                self.where,
+                "data the model can take",
+                f"this in samples {start} to {stop - 1}, counted from the first of them: {error}",
+                "Repair those samples",
+            ) from error
+        return mapped(lambda t: t.to(self.device), x), mapped(lambda t: t.to(self.device), y)
+
+    def _take(self, start: int, stop: int) -> tuple[Batch, Batch]:
+        if self.pair is not None:
+            return take(self.pair[0], slice(start, stop)), take(self.pair[1], slice(start, stop))
+        batch = default_collate([self.dataset[k] for k in range(start, stop)])
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+            raise input_error(
+                self.where, "items (x, y) from the data set", got, "Wrap the data set so that it returns such pairs"
+            )
+        return batch[0], batch[1]
+
+
+def digest(batch: Any) -> str:
+    """Hash of the tensors of a batch: their bytes, dtypes and shapes. SHA-256, which processors have built in."""
+    found = hashlib.sha256()
+    for tensor in tensors(batch):
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
+
+
+def fingerprint(view: ModelView, loss_fn: LossFunction) -> dict[str, Any]:
+    """What a store was made of apart from its data; every part is compared, and named if it differs.
+
+    Functions have no content to hash that outlives a version of Python: they are known by their names.
+    """
+    model = view.model
+    weights = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {
+        "weights": {name: digest(tensor) for name, tensor in weights.items()},
+        "model": hashlib.sha256(without_addresses(model).encode()).hexdigest()[:32],
+        "loss": _loss_text(loss_fn),
+        "params": list(view.parameters),
+    }
+
+
+def _loss_text(loss_fn: LossFunction) -> str:
+    if not isinstance(loss_fn, nn.Module):
+        name = getattr(loss_fn, "__qualname__", None)
+        return f"{loss_fn.__module__}.{name}" if name else without_addresses(loss_fn)
+    settings = {k: v for k, v in sorted(vars(loss_fn).items()) if isinstance(v, int | float | str) and k[0] != "_"}
+    settings.pop("training", None)
+    state = digest(list(loss_fn.state_dict().values()))
+    return f"{type(loss_fn).__qualname__}({without_addresses(loss_fn)}, {settings}, {state})"
+
+
+def first_difference(stored: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str, str] | None:
+    """What differs between two fingerprints: its name, what the store has, and what the call has."""
+    for key, old in stored.items():
+        new = asked.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            return key, f"`{names[0]}`{more}", "other numbers"
+        return key, str(old), str(new)
+    return None

@@ -1,0 +1,190 @@
+"""One tile of the total kernel from two blocks of captured factors, and the summaries of its layers on the way.
+
+No layer's tile is ever whole in memory. The tile is made in small squares: the square of every layer goes to a
+workspace that stays in cache, is added to the total, and meets the squares of the other layers in one product that
+gives all their inner products and sums. Only layers whose gradient rows are formed (``materialise``) are made whole
+first, because forming rows again for every square would cost more than the products.
+
+Every processor makes squares of its own. The small products of a square are not worth sharing out: processors would
+wait for each other at the end of each. So a square has the same bytes whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pullback.functional.model_view import layer_of
+from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.aligned import aligned
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.rows.factor import Piece
+from pullback.kernels.gram.parts import Part, form_of, parts, run_part
+from pullback.kernels.gram.squares import Squares, side_of_square
+from pullback.kernels.gram.tiles import matched, mirror, tiles
+from pullback.kernels.plan.forms import tile_rows
+from pullback.kernels.plan.kernel_plan import KernelPlan
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of samples as tiles need it.
+
+    Args:
+        captured: gradient factors and losses.
+        sums: summed gradients, parameter -> shape; of sketched layers those of the sketched rows.
+        squared_norms: sum over the samples of the squared gradient norm of each layer, (L,) in float64.
+        memory: the bytes the tensors were read into.
+        aligned: whether the factors are written down as those of the other blocks are.
+    """
+
+    captured: Captured
+    sums: dict[str, Tensor]
+    squared_norms: Tensor
+    memory: Tensor
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """A tile.
+
+    Args:
+        total: (n1, n2).
+        diagonals: of every layer, (L, n); None off the diagonal.
+        inner: inner products of the layers' tiles, (L, L) in float64.
+        sums: of the entries of every layer's tile, (L,) in float64.
+    """
+
+    total: Tensor
+    diagonals: Tensor | None
+    inner: Tensor
+    sums: Tensor
+
+
+@dataclass
+class _Layer:
+    """How one layer's squares are made: from pieces as they are asked for, or from a block made before."""
+
+    pieces: list[tuple[Piece, Piece, int]] = field(default_factory=list)
+    block: Tensor | None = None
+
+
+@without_autocast()
+def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Summed gradients of a block, compared with the ordinary ones, and its squared gradient norms by layer."""
+    checks = SumChecks(where, captured.dtype)
+    sums: dict[str, Tensor] = {}
+    norms = torch.zeros(len(layers), dtype=torch.float64)
+    for part in parts(captured, None):
+        square = part.left.squared_norms().sum(dtype=torch.float64)
+        norms[layers.index(part.layer)] += square.cpu()
+        rows = part.left.total(captured.combination)
+        totals = {name: part.left.piece_order(name, row) for name, row in rows.items()}
+        checks.add_totals(part.left, captured, totals, (captured.num_samples * square.clamp(min=0)).sqrt())
+        sums |= rows
+    checks.evaluate()
+    return sums, norms
+
+
+@without_autocast()
+def make_tile(
+    left: Block,
+    right: Block | None,
+    plan: KernelPlan,
+    layers: list[str],
+    where: str,
+    squares: Squares,
+    memory: Tensor,
+) -> TileResult:
+    """The tile of two blocks, or of one with itself (``right`` None), its sums checked layer by layer.
+
+    It is written to ``memory``, bytes on the CPU, if the factors are there too.
+    """
+    rows, columns = left.captured, None if right is None else right.captured
+    if columns is not None and right is not None and left.aligned != right.aligned:
+        rows, columns = aligned(rows, columns)
+    made = _layers(rows, columns, plan, layers)
+    like = rows.factors[0].like
+    n1, n2, count = rows.num_samples, (columns or rows).num_samples, len(layers)
+    size = n1 * n2 * like.element_size()
+    on_cpu = like.device.type == "cpu"
+    total = memory[:size].view(like.dtype).view(n1, n2) if on_cpu else like.new_empty(n1, n2)
+    diagonals = like.new_empty(count, n1) if columns is None else None
+
+    def square(place: tuple[slice, slice]) -> Tensor:
+        i, j = place
+        shape = (count + 1, i.stop - i.start, j.stop - j.start)
+        work = squares.workspace(like, shape[0] * shape[1] * shape[2]).view(shape)
+        for out, layer in zip(work, made, strict=False):
+            _make_square(out, layer, i, j)
+        work[count] = 1  # its products with the layers are the sums of their entries
+        if diagonals is not None and i == j:
+            mirror(work[:count])
+            diagonals[:, i] = work[:count].diagonal(dim1=1, dim2=2)
+        torch.sum(work[:count], 0, out=total[i, j])
+        flat = work.view(count + 1, -1)
+        products = (flat @ flat.T).double()
+        if diagonals is not None and i != j:
+            total[j, i] = total[i, j].T
+            products *= 2
+        return products
+
+    side = side_of_square(plan, count, like.element_size(), like.device)
+    places = list(tiles(n1, n2, side, symmetric=columns is None))
+    products = torch.stack(squares.run(square, places)).sum(0).cpu()
+    _check_sums(products[count, :count], left, right, layers, where)
+    return TileResult(total, diagonals, products[:count, :count], products[count, :count])
+
+
+def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[_Layer]:
+    """For every layer its pieces, or its block if making it in squares would form rows again and again."""
+    made = {name: _Layer() for name in names}
+    for part in parts(left, right):
+        layer, form = made[part.layer], form_of(plan, part.left)
+        if form == "materialise":
+            layer.block = _whole(layer.block, part, left, right, plan)
+            continue
+        tile = tile_rows(part.left, form, plan.contract, triangle=False)
+        sides = [side.pieces(form, 0) for side in (part.left, part.right) if side is not None]
+        layer.pieces += [(pieces[0], pieces[-1], tile) for pieces in matched(sides)]
+    return list(made.values())
+
+
+def _whole(block: Tensor | None, part: Part, left: Captured, right: Captured | None, plan: KernelPlan) -> Tensor:
+    add = block is not None
+    if block is None:
+        block = part.left.like.new_empty(left.num_samples, (right or left).num_samples)
+    run_part(block, part, plan, left.combination, add=add)
+    return block
+
+
+def _make_square(out: Tensor, layer: _Layer, rows: slice, columns: slice) -> None:
+    """One layer's part of the tile, (rows, columns)."""
+    add = layer.block is not None
+    if layer.block is not None:
+        out.copy_(layer.block[rows, columns])
+    for mine, theirs, tile in layer.pieces:
+        for i, j in tiles(len(out), out.shape[1], tile, symmetric=False):
+            here = slice(rows.start + i.start, rows.start + i.stop)
+            there = slice(columns.start + j.start, columns.start + j.stop)
+            mine.tile(out[i, j], here, theirs, there, "full", add=add)
+        add = True
+    if not add:
+        out.zero_()
+
+
+def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[str], where: str) -> None:
+    """Per layer the sum of the tile's entries against the inner product of the blocks' summed gradients."""
+    right = right or left
+    checks = SumChecks(where, max(left.captured.dtype, right.captured.dtype, key=lambda d: torch.finfo(d).eps))
+    counts = left.captured.num_samples * right.captured.num_samples
+    bounds = (counts * (left.squared_norms * right.squared_norms).clamp(min=0)).sqrt()
+    names = {layer: [name for name in left.sums if layer_of(name) == layer] for layer in layers}
+    for place, layer in enumerate(layers):
+        sums = [[block.sums[name].cpu() for name in names[layer]] for block in (left, right)]
+        checks.add_kernel(layer, found[place], sums[0], sums[1], bounds[place])
+    checks.evaluate()

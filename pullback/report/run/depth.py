@@ -1,0 +1,205 @@
+"""The charts of signal propagation: one number a layer, over depth and over training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pullback.charts.chart import (
+    PALETTE,
+    SEQUENTIAL,
+    Cell,
+    Chart,
+    Figure,
+    Table,
+    axis,
+    base_layout,
+    below_colour_bar,
+    colour_bar,
+    log_axis,
+    step_axis,
+)
+from pullback.charts.numbers import drawable, evenly, finite
+from pullback.charts.text import counted, number, percent, plotly_text
+from pullback.report.run.series import Layers, NamedRun, read_layers
+
+MOST_TICKS = 16
+MOST_BANDS = 9
+MOST_COLUMNS = 240
+# light to dark along depth, from the input to the output
+BANDS = ("#FBE3B5", "#F2C57C", "#E69F4A", "#D57A3A", "#B9573B", "#8F4A5B", "#66497A", "#43478A", "#2A3C78")
+
+
+def depth_chart(named: NamedRun) -> Chart | None:
+    """Gradient norm against depth at the first, the middle and the last measured step."""
+    layers = read_layers(named.run, "flow", "gradient_norm")
+    if layers is None:
+        return None
+    picked = evenly(len(layers.steps), 3)
+    colours = [PALETTE[6], PALETTE[5], PALETTE[1]][-len(picked) :]
+    layout = base_layout(layers_height(layers)) | {"showlegend": len(picked) > 1, "hovermode": "y unified"}
+    layout["yaxis"] = axis("", **layer_ticks(layers.names), range=[len(layers.names) - 0.5, -0.5])
+    values = [float(value) for row in picked for value in layers.values[row]]
+    layout["xaxis"] = log_axis("norm (loss / parameter)", values)
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": f"step {layers.steps[row]:,}",
+            "x": drawable(layers.values[row].tolist(), log=layout["xaxis"].get("type") == "log"),
+            "y": list(range(len(layers.names))),
+            "line": {"color": colour, "width": 2},
+            "marker": {"size": 6},
+            "hovertemplate": "%{x:.4~g}",
+        }
+        for row, colour in zip(picked, colours, strict=True)
+    ]
+    ends = dict.fromkeys((picked[0], picked[-1]))
+    return Chart(
+        "depth",
+        "Gradient norm of each layer against depth",
+        "The input is at the top: an upright line is healthy, one that leans to smaller norms at the top is "
+        "a vanishing gradient, one that leans to larger norms there an exploding one.",
+        (*(_describe_depth(layers, row) for row in ends), *_verdict(named)),
+        {"data": data, "layout": layout},
+        (_table("Gradient norm of each layer (root mean square over samples)", layers),),
+    )
+
+
+def layers_height(layers: Layers) -> int:
+    """Height of a chart with one row a layer."""
+    return max(300, min(640, 110 + 26 * len(layers.names)))
+
+
+def _describe_depth(layers: Layers, row: int) -> str:
+    """First and last layer at one step, and the extremes if these lie between."""
+    values = layers.values[row].tolist()
+    first, last = number(values[0]), number(values[-1])
+    text = f"Step {layers.steps[row]:,}: {first} in the first layer, {last} in the last"
+    numbers = finite(values)
+    for word, pick in (("least", min), ("greatest", max)):
+        if numbers and (extreme := pick(numbers)) not in (values[0], values[-1]):
+            text += f"; {word} {number(extreme)} in {layers.names[values.index(extreme)]}"
+    return text + "."
+
+
+def _verdict(named: NamedRun) -> tuple[str, ...]:
+    verdicts = [each for each in named.run.series("flow", "verdict")[1] if isinstance(each, str)]
+    slopes = named.run.series("flow", "slope")[1]
+    if not verdicts:
+        return ()
+    slope = f", ln|g|² changes by {number(slopes[-1], 3)} a layer towards the input" if slopes else ""
+    return (f"Verdict at the last step: {verdicts[-1]}{slope}.",)
+
+
+def flow_chart(named: NamedRun) -> Chart | None:
+    """Gradient norm of every layer over training, as a heat map of its logarithm."""
+    layers = read_layers(named.run, "flow", "gradient_norm")
+    if layers is None:
+        return None
+    kept = evenly(len(layers.steps), MOST_COLUMNS)
+    steps = [layers.steps[place] for place in kept]
+    norms = [drawable(row, log=True) for row in layers.values[kept].T.tolist()]
+    positive = [norm for row in norms for norm in row if norm is not None]
+    heat: dict[str, Any] = {
+        "type": "heatmap",
+        "x": steps,
+        "y": list(range(len(layers.names))),
+        "z": [[None if norm is None else round(math.log10(norm), 3) for norm in row] for row in norms],
+        "text": [
+            [f"{plotly_text(name)}: {number(norm)}" for norm in row]
+            for name, row in zip(layers.names, norms, strict=True)
+        ],
+        "colorscale": SEQUENTIAL,
+        "hovertemplate": "%{text}<br>step %{x:,}<extra></extra>",
+    }
+    if positive:
+        scale = log_axis("", positive)
+        heat["colorbar"] = colour_bar([math.log10(tick) for tick in scale["tickvals"]], scale["ticktext"])
+    layout = below_colour_bar(base_layout(layers_height(layers)))
+    layout["xaxis"] = step_axis(steps, showgrid=False)
+    layout["yaxis"] = axis("", **layer_ticks(layers.names), showgrid=False, range=[len(layers.names) - 0.5, -0.5])
+    whole = f", from {number(min(positive))} to {number(max(positive))}" if positive else ""
+    unusable = int((~np.isfinite(layers.values) | (layers.values <= 0)).sum())
+    gap = f" Left blank: {counted(unusable, 'value')} at or below zero, NaN or infinite." if unusable else ""
+    return Chart(
+        "flow",
+        "Gradient norm of each layer over training",
+        "Colours follow the logarithm of the norm, and the input is at the top: a band that darkens with "
+        "time is a layer whose gradient dies out.",
+        (
+            f"{counted(len(layers.names), 'layer')} at {counted(len(layers.steps), 'step')}{whole}.{gap}",
+            _describe_depth(layers, -1),
+        ),
+        {"data": [heat], "layout": layout},
+        (_table("Gradient norm of each layer over training", layers),),
+    )
+
+
+def share_chart(named: NamedRun) -> Chart | None:
+    """Each layer's share of the trace of the kernel over training, as stacked areas."""
+    layers = read_layers(named.run, "flow", "trace_share")
+    if layers is None:
+        return None
+    bands = _bands(layers)
+    layout = base_layout(320 + 7 * len(bands.names)) | {"showlegend": True, "hovermode": "x unified"}
+    layout["legend"] = layout["legend"] | {"traceorder": "normal"}
+    layout["xaxis"] = step_axis(bands.steps, showgrid=False)
+    layout["yaxis"] = axis("share of tr K", tickformat=".0%", range=[0, 1])
+    places = evenly(len(BANDS), len(bands.names)) if len(bands.names) > 1 else [4]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines" if len(bands.steps) > 1 else "lines+markers",
+            "name": plotly_text(name),
+            "x": bands.steps,
+            "y": drawable(bands.values[:, column].tolist()),
+            "stackgroup": "layers",
+            "fillcolor": BANDS[places[column]],
+            "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
+            "marker": {"color": BANDS[places[column]]},
+            "hovertemplate": "%{y:.1%}",
+        }
+        for column, name in enumerate(bands.names)
+    ]
+    known = np.where(np.isfinite(layers.values), layers.values, -1.0)
+    first, last = int(known[0].argmax()), int(known[-1].argmax())
+    return Chart(
+        "share",
+        "Share of each layer in the trace of the kernel",
+        "The wider its band, the more of the squared gradient a layer holds; light bands are near the input.",
+        (
+            f"Largest share: {layers.names[first]} with {percent(float(layers.values[0, first]))} at step "
+            f"{layers.steps[0]:,}, {layers.names[last]} with {percent(float(layers.values[-1, last]))} at "
+            f"step {layers.steps[-1]:,}.",
+        ),
+        {"data": data, "layout": layout},
+        (_table("Share of each layer in tr K", layers),),
+    )
+
+
+def _bands(layers: Layers) -> Layers:
+    """The layers to draw: with many, neighbours in depth are added up."""
+    count = len(layers.names)
+    if count <= MOST_BANDS:
+        return layers
+    edges = [round(edge) for edge in np.linspace(0, count, MOST_BANDS + 1)]
+    groups = list(itertools.pairwise(edges))
+    names = [layers.names[a] + (f" and {b - a - 1} more" if b - a > 1 else "") for a, b in groups]
+    values = np.stack([np.nansum(layers.values[:, a:b], axis=1) for a, b in groups], axis=1)
+    return Layers(names, layers.steps, values)
+
+
+def layer_ticks(names: Sequence[str]) -> Figure:
+    """Ticks with the layers' names, shown literally; with many layers, an even selection of them."""
+    kept = evenly(len(names), MOST_TICKS)
+    return {"tickvals": kept, "ticktext": [plotly_text(names[place], 20) for place in kept]}
+
+
+def _table(caption: str, layers: Layers) -> Table:
+    rows: list[list[Cell]] = [[step, *row] for step, row in zip(layers.steps, layers.values.tolist(), strict=True)]
+    return Table(caption, ("Step", *layers.names), rows)

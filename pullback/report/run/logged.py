@@ -1,0 +1,49 @@
+"""Charts of what the user's own loop has logged: a held-out loss, an accuracy, whatever has a number a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pullback.charts.chart import Chart
+from pullback.charts.text import clean, shorten
+from pullback.report.run.line_figure import Metric, Panel
+from pullback.report.run.lines import Spec, line_chart
+from pullback.report.run.series import NamedRun
+
+MOST_CHARTS = 24
+
+# Records of the monitor and of what the page draws elsewhere; all others are the loop's own.
+DRAWN = frozenset({
+    "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
+    "inputs",
+    "batch_norm", "sharpness", "samples", "attention", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
+    "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
+    "targets_broadcast", "all_targets", "resume",
+})  # fmt: skip
+ELSEWHERE = {
+    ("test", "loss"),
+    ("test", "accuracy"),
+    *(("epoch", n) for n in ("epoch", "train_loss", "test_loss", "test_accuracy")),
+}
+
+
+def logged_charts(runs: Sequence[NamedRun]) -> list[Chart]:
+    """A chart for each number that a loop logged at one step or more, in the order in which they first appear."""
+    names: dict[tuple[str, str], None] = {}
+    for named in runs:
+        for record in named.run.records:
+            if record.probe not in DRAWN:
+                names |= {(record.probe, name): None for name, value in record.values.items() if _is_number(value)}
+    found = [each for each in names if each not in ELSEWHERE][:MOST_CHARTS]
+    charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(found, start=1)]
+    return [chart for chart in charts if chart is not None]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _spec(place: int, probe: str, name: str) -> Spec:
+    label = shorten(clean(f"{probe}.{name}"), 80)
+    reading = "As the training loop has logged it."
+    return Spec(f"logged-{place}", label, reading, (Metric(probe, name, label),), (Panel(label, "auto"),))

@@ -1,0 +1,118 @@
+"""The order of the charts on the page, and what is said where one has no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pullback.charts.chart import Chart
+from pullback.report.run import single_numbers as curves
+from pullback.report.run.cosine import cosine_chart
+from pullback.report.run.depth import depth_chart, flow_chart, share_chart
+from pullback.report.run.layer_lines import DEAD, EFFECTIVE_RANK, EFFECTIVE_RATE, ROWS, TOKENS, layer_lines
+from pullback.report.run.lines import line_chart
+from pullback.report.run.logged import logged_charts
+from pullback.report.run.series import NamedRun
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One chart to try: its maker, and what to say if no run measured it; nothing of what few presets measure.
+
+    ``make`` takes all runs at once, ``make_each`` one run: such charts cannot be laid over each other. ``make_all``
+    makes as many charts as the runs ask for.
+    """
+
+    missing: str
+    make: Callable[[Sequence[NamedRun]], Chart | None] | None = None
+    make_each: Callable[[NamedRun], Chart | None] | None = None
+    make_all: Callable[[Sequence[NamedRun]], list[Chart]] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of the page with its charts."""
+
+    key: str
+    title: str
+    entries: tuple[Entry, ...]
+
+
+SECTIONS = (
+    Section(
+        "training",
+        "Training",
+        (
+            Entry("Loss was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.LOSS)),
+            Entry("Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)),
+            Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
+            Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
+            Entry("", partial(line_chart, curves.NOISE)),
+            Entry("", make_all=logged_charts),
+        ),
+    ),
+    Section(
+        "samples",
+        "Agreement between samples",
+        (
+            Entry("Alignment of gradients was not measured (probe “alignment”).", curves.alignment_chart),
+            Entry("No matrix of cosines was stored (probe “alignment”).", make_each=cosine_chart),
+        ),
+    ),
+    Section(
+        "kernel",
+        "The gradient kernel",
+        (
+            Entry("Eigenvalues of the kernel were not measured (probe “kernel”).", curves.spectrum_chart),
+            Entry(
+                "The moments M1 and M2 were not measured (probe “kernel”).",
+                partial(line_chart, curves.MOMENTS),
+            ),
+            Entry("Conditioning was not measured (probe “kernel”).", partial(line_chart, curves.CONDITIONING)),
+            Entry("", curves.tangent_chart),
+        ),
+    ),
+    Section(
+        "layers",
+        "Signal through the layers",
+        (
+            Entry("Gradient norms by layer were not measured (probe “flow”).", make_each=depth_chart),
+            Entry("The flow over training was not measured (probe “flow”).", make_each=flow_chart),
+            Entry("Shares of the trace were not measured (probe “flow”).", make_each=share_chart),
+            Entry("", make_each=partial(layer_lines, EFFECTIVE_RANK)),
+            Entry("", make_each=partial(layer_lines, TOKENS)),
+            Entry("", make_each=partial(layer_lines, ROWS)),
+            Entry("", make_each=partial(layer_lines, DEAD)),
+            Entry("", make_each=partial(layer_lines, EFFECTIVE_RATE)),
+        ),
+    ),
+)
+
+
+def charts_of(section: Section, runs: Sequence[NamedRun]) -> tuple[list[Chart], list[str]]:
+    """The charts of a section that have numbers, and a sentence for each that has none."""
+    charts: list[Chart] = []
+    absent: list[str] = []
+    for entry in section.entries:
+        found = entry.make_all(runs) if entry.make_all else _made(entry, runs)
+        charts += found
+        if not found and entry.missing:
+            absent.append(entry.missing)
+    return charts, absent
+
+
+def _made(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart]:
+    made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
+    return [chart for chart in made if chart is not None]
+
+
+def _one_each(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart | None]:
+    """A chart for each run; with several runs, its title says which."""
+    made = [entry.make_each(named) if entry.make_each else None for named in runs]
+    if len(runs) == 1:
+        return list(made)
+    return [
+        chart and replace(chart, key=f"{chart.key}-{place}", title=f"{chart.title}: {named.name}")
+        for place, (chart, named) in enumerate(zip(made, runs, strict=True), start=1)
+    ]

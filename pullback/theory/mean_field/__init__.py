@@ -1,0 +1,1 @@
+"""Signals and gradients in wide random networks: fixed points, depth scales, phases."""
