@@ -21,10 +21,9 @@ from pullback.functional.differentiable import elementary
 from pullback.functional.likelihood import Likelihood, known_likelihood, likelihood_of
 from pullback.functional.losses import check_finite, check_targets, logits_of, unchecked_loss
 from pullback.functional.readout import Readout
-from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.matrix import GradientRows
 
 Matrix = Literal["gauss_newton", "empirical_fisher", "true_fisher"]
@@ -50,9 +49,7 @@ class RowSource:
 
     def capture(self, where: str) -> Captured:
         """Gradient factors of the rows."""
-        refuse_recurrent_dropout(self.view.model, where)
-        with undisturbed(self.view.model):
-            return capture_factors(self.view, self.readout, self.x, self.y, where)
+        return captured_rows(self.view, self.readout, self.x, self.y, where)
 
     def rows(self, where: str) -> GradientRows:
         """The rows as an operator (N r, P), checked against the ordinary gradient."""

@@ -9,13 +9,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
-from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.sums import SumChecks, squared_size
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.products import COLUMNS, gram_product, times, transposed_times
@@ -220,9 +219,7 @@ class GradientMatrix(GradientRows):
         where = "GradientMatrix"
         check_batch(where, x, y)
         view = ModelView.of(model, params, where)
-        refuse_recurrent_dropout(view.model, where)
-        with undisturbed(view.model):
-            captured = capture_factors(view, loss_readout(loss_fn), x, y, where)
+        captured = captured_rows(view, loss_readout(loss_fn), x, y, where)
         self._fill(_Held.of(captured), tuple(view.parameters))
         self._check_sums(captured, where)
 

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, take, undisturbed
+from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, take
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
 from pullback.functional.readout import loss_readout, output_readout
-from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.matrix import GradientRows
 from pullback.operators.adapt import Dense
 from pullback.operators.operator import Operator
@@ -46,12 +45,10 @@ def row_blocks(
 
     They are checked against the ordinary gradient as those of ``GradientMatrix`` are.
     """
-    refuse_recurrent_dropout(view.model, where)
     readout = output_readout() if loss_fn is None else loss_readout(loss_fn)
     step = max(1, min(CAPTURED, BLOCK_BYTES // (num_rows * view.num_params * itemsize(view))))
     for x, y in sample_blocks(data, step, where):
-        with undisturbed(view.model):
-            captured = capture_factors(view, readout, x, y, where)
+        captured = captured_rows(view, readout, x, y, where)
         yield RowBlock(GradientRows.of(captured, where).to_dense(), captured.outputs, y)
 
 

@@ -15,7 +15,7 @@ from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import capture_factors, captured_rows
 from pullback.gradients.capture.in_batches import Filling
 from pullback.kernels.gram.blocks import Blocks, assemble, partial_block
 from pullback.kernels.kernel import Kernel
@@ -91,8 +91,7 @@ def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> Kerne
 
 
 def _whole(request: Request, side: Side) -> Captured:
-    with undisturbed(side.view.model):
-        return capture_factors(side.view, request.readout, side.x, side.y, request.where)
+    return captured_rows(side.view, request.readout, side.x, side.y, request.where)
 
 
 def _run_within(request: Request, *, by_output: bool) -> Kernel:

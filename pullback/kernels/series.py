@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
+from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
-from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import forward_order
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.passes import Capture
 from pullback.kernels.gram.blocks import assemble, partial_block
 from pullback.kernels.kernel import Kernel
@@ -33,9 +32,7 @@ class KernelSeries:
         where = "backward_kernel"
         check_batch(where, x, y)
         view = ModelView.of(self.model, None, where)
-        refuse_recurrent_dropout(view.model, where)
-        with undisturbed(view.model):
-            captured = capture_factors(view, self.readout, x, y, where, None if anew else self._first)
+        captured = captured_rows(view, self.readout, x, y, where, None if anew else self._first)
         self._first = captured.first
         plan = make_plan(captured, captured.num_samples, None, None, where)
         with without_autocast():

@@ -18,7 +18,7 @@ from pullback.functional.batch import Batch, joined, plain
 from pullback.functional.batches import Batches, Data
 from pullback.functional.likelihood import known_likelihood, likelihood_of
 from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.curvature_rows import Matrix, output_tensor, row_source
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.rates import machine_rates
@@ -231,8 +231,7 @@ def _layers(
             family = likelihood_of(loss_fn)
             if family is not None and family.kind == "softmax":
                 count -= z[0, 0].numel()  # the rank of diag(p) - p p^T is one less than the classes, at every position
-    with undisturbed(view.model):
-        captured = capture_factors(view, readout, x, y, where, check=False)
+    captured = captured_rows(view, readout, x, y, where, check=False)
     return captured.factors, max(1, count), obstacle
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from pullback.functional import ModelView, num_samples, take
+from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch, check_rows
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
+from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.alone import check_half, check_sample
 from pullback.gradients.capture.captured import UNSEEN, Captured
@@ -24,6 +25,25 @@ from pullback.gradients.capture.sample_axis import by_sample, sample_axis, sampl
 from pullback.gradients.capture.uses import Use
 from pullback.gradients.rows.factor import Factor, UnusedFactor
 from pullback.gradients.rules.registry import Call
+
+
+def captured_rows(
+    view: ModelView,
+    readout: Readout,
+    x: Batch,
+    y: Batch,
+    where: str,
+    known: Capture | None = None,
+    *,
+    check: bool = True,
+) -> Captured:
+    """What a call on gradient rows begins with: refusals, then ``capture_factors``, and the model is left as it was.
+
+    One that captures batch after batch calls ``capture_factors`` in a block of ``undisturbed`` around all of them.
+    """
+    refuse_recurrent_dropout(view.model, where)
+    with undisturbed(view.model):
+        return capture_factors(view, readout, x, y, where, known, check=check)
 
 
 def capture_factors(

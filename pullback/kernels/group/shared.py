@@ -17,13 +17,13 @@ from typing import Any
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.functional import take, undisturbed
+from pullback.functional import take
 from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.sums import SumChecks
 from pullback.kernels.gram.blocks import Blocks, partial_block
 from pullback.kernels.gram.checks import check_sums as check_sums
@@ -105,8 +105,7 @@ def _captured(request: Request, side: Side, share: slice) -> Captured:
     index = share if share.stop > share.start else slice(side.count - 1, side.count)
     x: Batch = take(side.x, index)
     y: Batch = None if side.y is None else take(side.y, index)
-    with undisturbed(side.view.model):
-        return capture_factors(side.view, request.readout, x, y, request.where)
+    return captured_rows(side.view, request.readout, x, y, request.where)
 
 
 def _rates(captured: Captured) -> dict[str, float]:

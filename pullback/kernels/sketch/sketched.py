@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
-from pullback.functional import LossFunction, undisturbed
+from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.sums import summed
 from pullback.kernels.gram.blocks import assemble
 from pullback.kernels.plan.make import make_plan
@@ -156,8 +156,7 @@ def sketch_kernel(
 
 
 def _captured(request: Request, side: Side) -> Captured:
-    with undisturbed(side.view.model):
-        return summed(capture_factors(side.view, request.readout, side.x, side.y, request.where), request.where)
+    return summed(captured_rows(side.view, request.readout, side.x, side.y, request.where), request.where)
 
 
 def estimate(left: Captured, right: Captured | None, sketch: Sketch, confidence: float, where: str) -> SketchedKernel:

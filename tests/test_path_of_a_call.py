@@ -1,0 +1,31 @@
+"""A reader's way through the package does not get longer by itself."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from tests.path_of_a_call import CALLS, counted, way
+
+# Files met and returns to one that had been left; who makes a way shorter lowers its numbers.
+AT_MOST = {
+    "backward_kernel": (44, 70),
+    "backward_kernel in batches": (49, 78),
+    "curvature_spectrum": (47, 88),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_way_is_no_longer_than_it_was(name: str) -> None:
+    files, returns = counted(way(CALLS[name]))
+    assert (files, returns) <= AT_MOST[name]
+    assert returns <= AT_MOST[name][1]
+
+
+def test_each_function_is_read_once() -> None:
+    """A file that is met twice counts as one file and one return; a function that is called again as nothing."""
+    assert counted(["a", "b", "a", "c"]) == (3, 1)
+    stays = way(CALLS["backward_kernel"])
+    assert stays[0] == "kernels/backward.py"
+    assert all(a != b for a, b in pairwise(stays))
