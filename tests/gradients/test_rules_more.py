@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pullback as pb
-from tests.kernels.test_rules import compare
+from tests.gradients.test_rules import compare
 
 small = st.integers(1, 4)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pullback.gradients.rules import recurrent
-from tests.kernels.test_rules import compare
-from tests.kernels.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
+from tests.gradients.test_rules import compare
+from tests.gradients.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
 from tests.thinned import thinned
 
 few = st.integers(1, 3)

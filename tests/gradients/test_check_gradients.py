@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.gradients.rules.registry import RULES
 from tests.cases import CASES, Case, build
-from tests.kernels.test_user_rules import Sine, sine_rule
+from tests.gradients.test_user_rules import Sine, sine_rule
 from tests.thinned import thinned
 
 CE = nn.CrossEntropyLoss()

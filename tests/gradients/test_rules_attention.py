@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 import pullback as pb
 from pullback.gradients.rules.attention import attention
 from tests.compare import assert_same
-from tests.kernels.test_rules import compare
+from tests.gradients.test_rules import compare
 
 few = st.integers(1, 3)
 
