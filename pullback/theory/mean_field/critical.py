@@ -14,7 +14,8 @@ from pullback._checks import InputError, input_error
 from pullback.theory.checks import check_sigmas
 from pullback.theory.expectations.activations import Activation, Array, activation_of
 from pullback.theory.expectations.gaussian import Nodes
-from pullback.theory.mean_field.network import CRITICAL, MeanField
+from pullback.theory.mean_field.fixed_points import CRITICAL
+from pullback.theory.mean_field.network import MeanField
 
 _LOG_LENGTHS = np.linspace(math.log(1e-10), math.log(1e8), 91)  # where the critical line is looked for
 _REACHED = 1e-6  # |chi_1 - 1| at the fixed point layers settle at

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import brentq
 
 from pullback._checks import check_option, input_error
 from pullback.theory.checks import check_depth, check_sigmas
@@ -16,13 +15,18 @@ from pullback.theory.expectations.activations import Activation, activation_of
 from pullback.theory.expectations.closed_forms import closed_form
 from pullback.theory.expectations.gaussian import Integral, Series, mean, pair_mean
 from pullback.theory.mean_field.curves import CurveMetrics, curve_metrics
+from pullback.theory.mean_field.fixed_points import (
+    CRITICAL,
+    LONGEST,
+    SHORTEST,
+    depth_scale,
+    settled_correlation,
+    settled_length,
+)
 from pullback.theory.mean_field.jacobians import JacobianMoments, jacobian_moments
 
-LONGEST, SHORTEST = 1e12, 1e-12  # lengths beyond which a fixed point is infinite or zero
-CRITICAL = 1e-8  # |chi - 1| below which a network counts as critical: what the fixed point is known to
 SERIES_ERROR = 1e-13  # relative, above which a correlation goes through closed forms or the nested rule
 _ROUNDING = 1e-15  # of C(c) - c
-_NEAREST = 30  # -log(1 - c) beyond which c* cannot be told from 1
 
 
 @dataclass(frozen=True)
@@ -118,27 +122,7 @@ class MeanField:
             if abs(gain - 1) < 1e-12:
                 return 1.0 if self.sigma_b == 0 else math.inf
             return math.inf if gain > 1 else self.sigma_b**2 / (1 - gain)
-        return self._settled()
-
-    def _settled(self) -> float:
-        """Fixed point of V next to 1, in the direction V moves it; V does not decrease."""
-
-        def growth(log_q: float) -> float:
-            q = math.exp(log_q)
-            return self.q_map(q) / q - 1
-
-        start = growth(0.0)
-        if start == 0:
-            return 1.0
-        step = math.copysign(1.0, start)
-        low = high = 0.0
-        while growth(high) * start > 0:
-            low, high = high, high + step
-            if high > math.log(LONGEST):
-                return math.inf
-            if high < math.log(SHORTEST):
-                return 0.0 if self.sigma_b == 0 else self.sigma_b**2
-        return math.exp(brentq(growth, min(low, high), max(low, high), xtol=1e-15, rtol=1e-15))
+        return settled_length(self.q_map, self.sigma_b)
 
     # Gradients
 
@@ -237,15 +221,7 @@ class MeanField:
         if self.c_map(0.0) <= _ROUNDING:
             return 0.0
 
-        def fall(y: float) -> float:  # (C(c) - c) / (1 - c), which falls with c as C is convex, at y = -log(1 - c)
-            return (self.c_map(-math.expm1(-y)) + math.expm1(-y)) * math.exp(y)
-
-        low, high = 0.0, 1.0
-        while fall(high) > 0:  # next to the critical line c* comes close to 1
-            low, high = high, high + 1
-            if high > _NEAREST:
-                return 1.0
-        return -math.expm1(-brentq(fall, low, high, xtol=1e-13, rtol=1e-13))
+        return settled_correlation(self.c_map)
 
     # Depth scales
 
@@ -258,12 +234,12 @@ class MeanField:
         if math.isinf(self.q_star):
             gain = self.q_slope(1.0 if self.phi.homogeneous else LONGEST)
             return -1 / math.log(gain) if gain > 1 + CRITICAL else math.inf
-        return _scale(abs(self.q_slope(self.q_star)))
+        return depth_scale(abs(self.q_slope(self.q_star)))
 
     @property
     def xi_c(self) -> float:
         """Layers over which |c - c*| falls by e: -1 / log C'(c*); inf on the critical line."""
-        return _scale(self.c_slope(self.c_star))
+        return depth_scale(self.c_slope(self.c_star))
 
     @property
     def xi_grad(self) -> float:
@@ -351,10 +327,3 @@ class MeanField:
     def _check_no_dropout(self, where: str) -> None:
         if self.keep_prob < 1:
             raise input_error(where, "a network without dropout", f"keep_prob {self.keep_prob}", "Pass keep_prob=1")
-
-
-def _scale(rate: float) -> float:
-    """-1 / log(rate) of a rate of approach; inf at 1, where the approach is algebraic."""
-    if rate <= 0:
-        return 0.0
-    return math.inf if rate >= 1 - CRITICAL else -1 / math.log(rate)

@@ -24,7 +24,8 @@ from pullback.theory.expectations.activations import Activation, Array
 from pullback.theory.expectations.closed_forms import closed_form
 from pullback.theory.expectations.gaussian import Nodes
 from pullback.theory.expectations.hermite import coefficients
-from pullback.theory.mean_field.network import CRITICAL, LONGEST, SERIES_ERROR, MeanField
+from pullback.theory.mean_field.fixed_points import CRITICAL, LONGEST
+from pullback.theory.mean_field.network import SERIES_ERROR, MeanField
 
 _DEGREE = 23  # 6.4^-23 is below rounding
 _TERMS = 512  # of Hermite series
