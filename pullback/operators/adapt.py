@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error, unsupported
-from pullback.operators.arrays import tensor_of
+from pullback.operators.arrays import real_tensor, tensor_of
 from pullback.operators.operator import Operator
 
 
@@ -46,7 +46,7 @@ def as_operator(op: Any, where: str = "as_operator", *, symmetric: bool = False)
         expected = "an operator, or an object with a `shape` (rows, columns) and `@`"
         raise input_error(where, expected, got, "Pass a matrix, or define both")
     if isinstance(op, np.ndarray):
-        op = tensor_of(_real(op, where))
+        op = real_tensor(op, where)
     if isinstance(op, Tensor):
         matrix = op.detach()
         if matrix.is_complex():
@@ -121,10 +121,3 @@ class Foreign(Operator):
             expected = f"{type(self.wrapped).__name__} @ ({len(matrix)}, K) to be a tensor ({rows}, K)"
             raise input_error(self._where, expected, got, "Let `@` take matrices")
         return result.detach().to(self.device, self.dtype)
-
-
-def _real(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
-    """Refuse what is not real; kinds of numbers that torch has no products for (integers, long doubles) as float64."""
-    if array.dtype.kind not in "fiub":
-        raise input_error(where, "real entries", str(array.dtype), "Convert the array to float64")
-    return array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pullback._checks import unsupported
+from pullback._checks import input_error, unsupported
 
 
 def to_scipy(op: Any) -> Any:
@@ -33,3 +33,13 @@ def to_scipy(op: Any) -> Any:
 def tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
     """The array as a tensor, on its memory unless torch cannot have it so (not writeable, reversed)."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def real_tensor(array: np.ndarray[Any, Any], where: str) -> Tensor:
+    """The array as a tensor of floats, refused if it is not real.
+
+    Kinds of numbers that torch has no products for (integers, long doubles, another byte order) come as float64.
+    """
+    if array.dtype.kind not in "fiub":
+        raise input_error(where, "real entries", str(array.dtype), "Convert the array to float64")
+    return tensor_of(array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64))

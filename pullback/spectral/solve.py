@@ -12,9 +12,9 @@ from torch import Tensor
 from pullback._checks import check_option, input_error
 from pullback._results import Solution
 from pullback.operators.adapt import as_operator
+from pullback.operators.arrays import real_tensor
 from pullback.operators.operator import Operator
 from pullback.spectral.inputs import floor, not_positive, product, square_operator, work_dtype
-from pullback.spectral.solve_numpy import solve_numpy
 
 Preconditioner = Operator | Tensor | Callable[[Tensor], Tensor]
 
@@ -34,24 +34,25 @@ def solve(
 
     Args:
         op: a symmetric operator, matrix, or any object with ``shape`` and ``@``, (n, n).
-        b: right-hand side (n,), or several (n, K), which share blocks of products. A tensor is solved for on its
-            device; a NumPy array by SciPy's ``cg``.
+        b: right-hand side (n,), or several (n, K), which share blocks of products: a tensor or a NumPy array.
         damping: added to the diagonal; in the units of A, so that of a mean loss is 1/N of that of a sum.
         tol: |b - A x| / |b| to reach. With 0 exactly ``max_iters`` iterations are made; x stays as it is once what is
             left of the residual is rounding.
         max_iters: iterations allowed; None means 10 n, at most 1000.
-        preconditioner: an approximate inverse of A, symmetric positive definite: an operator, a matrix or a function.
+        preconditioner: an approximate inverse of A, symmetric positive definite: an operator, a matrix or a function
+            of residuals, a tensor (n, K) in and out.
         start: x to start from, of the shape of ``b``; None means zero.
         indefinite: what to do where p^T A p <= 0 for a search direction p: "refuse", or "stop" with the x made before
-            it (truncated conjugate gradients; ``start`` itself, or zero, in the first iteration). One b, a tensor.
+            it (truncated conjugate gradients; ``start`` itself, or zero, in the first iteration). One b.
 
     Returns:
         Solution with x, the residual recomputed from x, and the history of residuals; not converged is data. In low
-        precision the recomputed residual may stop falling before ``tol``.
+        precision the recomputed residual may stop falling before ``tol``. For a tensor x has its dtype, on A's device;
+        for an array x and the history are arrays, x in the dtype computed in: A's, float32 for half precision.
 
     Raises:
-        InputError: A is seen to be indefinite or singular (p^T A p <= 0 for a search direction p), or the shapes do
-            not fit.
+        InputError: A is seen to be indefinite or singular (p^T A p <= 0 for a search direction p), the shapes do not
+            fit, also those of what a preconditioner returns, or the numbers of an array are not real.
 
     Cost: one product an iteration and column, one more for the residual; memory for 4 vectors a column.
 
@@ -67,23 +68,25 @@ def solve(
     where = "solve"
     operator = square_operator(op, where)
     n = operator.shape[0]
-    _check(where, n, b, damping, tol, max_iters, start)
+    right, begin = (real_tensor(given, where) if isinstance(given, np.ndarray) else given for given in (b, start))
+    _check(where, n, right, damping, tol, max_iters, begin)
     limit = min(10 * n, 1000) if max_iters is None else max_iters
     inverse = None if preconditioner is None else _preconditioner(preconditioner, n, where)
     check_option(where, "indefinite", indefinite, ("refuse", "stop"))
     stop = indefinite == "stop"
-    if stop and (isinstance(b, np.ndarray) or b.dim() != 1):
-        got = "an array" if isinstance(b, np.ndarray) else f"shape {tuple(b.shape)}"
-        raise input_error(where, f"`b` as one tensor ({n},) with indefinite='stop'", got, "Solve for one at a time")
-    if isinstance(b, np.ndarray):
-        return solve_numpy(operator, b, damping, tol, limit, inverse, start)
-    columns = b.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
-    x = torch.zeros_like(columns) if start is None else start.detach().reshape(n, -1).to(columns)
+    if stop and right.dim() != 1:
+        got = f"shape {tuple(right.shape)}"
+        raise input_error(where, f"`b` ({n},) with indefinite='stop'", got, "Solve for one at a time")
+    columns = right.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
+    x = torch.zeros_like(columns) if begin is None else begin.detach().reshape(n, -1).to(columns, copy=True)
     system = lambda v: product(operator, v) + damping * v  # noqa: E731
     x, residuals, history, curvature = _iterate(system, columns, x, inverse, tol, limit, where, stop)
     residual = float(residuals.max())
-    kept = torch.stack(history) if b.dim() > 1 else torch.stack(history).squeeze(1)
-    return Solution(x.reshape(b.shape).to(b.dtype), residual, len(history) - 1, residual <= tol, kept, curvature)
+    x, kept = x.reshape(right.shape), torch.stack(history).reshape(-1, *right.shape[1:])
+    if isinstance(b, np.ndarray):
+        as_array = kept.cpu().double().numpy()
+        return Solution(x.cpu().numpy(), residual, len(history) - 1, residual <= tol, as_array, curvature)
+    return Solution(x.to(right.dtype), residual, len(history) - 1, residual <= tol, kept, curvature)
 
 
 def _iterate(
@@ -167,7 +170,7 @@ def _round(
 
 def _preconditioner(given: Any, n: int, where: str) -> Callable[[Tensor], Tensor]:
     if callable(given) and not isinstance(given, Operator | Tensor):
-        return given
+        return lambda r: _checked(given(r), r, where)
     operator = as_operator(given, where)
     if tuple(operator.shape) != (n, n):
         raise input_error(
@@ -176,14 +179,23 @@ def _preconditioner(given: Any, n: int, where: str) -> Callable[[Tensor], Tensor
     return lambda r: product(operator, r)
 
 
+def _checked(z: Any, r: Tensor, where: str) -> Tensor:
+    """What a function made of the residuals r, which must be of their shape: another would spread over r unseen."""
+    if not isinstance(z, Tensor) or z.shape != r.shape:
+        expected = f"`preconditioner` to make a tensor {tuple(r.shape)} of residuals of that shape"
+        got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise input_error(where, expected, got, "Let it take and return columns (n, K)")
+    return z.to(r.device)
+
+
 def _check(where: str, n: int, b: Any, damping: float, tol: float, max_iters: int | None, start: Any) -> None:
-    if not isinstance(b, Tensor | np.ndarray) or b.ndim not in (1, 2) or b.shape[0] != n:
-        got = f"shape {tuple(b.shape)}" if isinstance(b, Tensor | np.ndarray) else type(b).__name__
+    if not isinstance(b, Tensor) or b.ndim not in (1, 2) or b.shape[0] != n:
+        got = f"shape {tuple(b.shape)}" if isinstance(b, Tensor) else type(b).__name__
         raise input_error(where, f"`b` ({n},) or ({n}, K)", got, "Pass a tensor or an array of that shape")
     if start is not None and tuple(start.shape) != tuple(b.shape):
         got = f"shape {tuple(start.shape)}"
         raise input_error(where, f"`start` of the shape {tuple(b.shape)} of `b`", got, "Reshape it")
-    if not bool(torch.isfinite(torch.as_tensor(b)).all()):
+    if not bool(torch.isfinite(b).all()):
         raise input_error(where, "a finite `b`", "nan or inf", "Look for the step that made it")
     if not damping >= 0:
         raise input_error(where, "`damping` of at least 0", repr(damping), "Pass a non-negative `damping`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,53 @@ def test_against_dense_solves(n: int, columns: int, damping: float, kind: str, v
     assert_same(torch.as_tensor(solution.history)[0], torch.ones_like(b[0]), 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_arrays_are_tensors_on_the_way(dtype: torch.dtype) -> None:
+    """The numbers are those of tensors; x is in the dtype computed in; any real array will do, writeable or not."""
+    matrix = planted(torch.linspace(1, 9, 12)).to(dtype)
+    work = torch.float32 if dtype == torch.bfloat16 else dtype
+    rounding = 100 * torch.finfo(work).eps
+    wide = np.random.default_rng(0).integers(-9, 9, (12, 6))
+    frozen = wide[:, 0].astype(np.float32)
+    frozen.flags.writeable = False
+    arrays = [
+        wide[:, 0],
+        wide[:, ::2],
+        wide[::-1, 1] > 0,
+        wide[:, 2].astype(">f4"),
+        np.asfortranarray(wide[:, :2]),
+        frozen,
+    ]
+    arrays += [wide[:, 3].astype(np.longdouble), wide[:, :1].astype(np.float16)]
+    for b in arrays:
+        before = b.copy()
+        found = pb.solve(matrix, b, tol=1e-2)
+        tensor = pb.solve(matrix, torch.as_tensor(b.astype(np.float64)).to(work), tol=1e-2)
+        assert (found.x.shape, found.x.dtype) == (b.shape, tensor.x.numpy().dtype)
+        assert_same(torch.as_tensor(found.x), tensor.x, rounding, scale=1.0)
+        assert found.history.dtype == np.float64
+        assert_same(torch.as_tensor(found.history), tensor.history.double(), rounding, scale=1.0)
+        assert found.residual == pytest.approx(tensor.residual, abs=rounding)
+        assert (found.iterations, found.converged) == (tensor.iterations, True)
+        assert (b == before).all()
+
+
+def test_stops_at_negative_curvature() -> None:
+    """Truncated: x made before it, and the curvature; for arrays as for tensors."""
+    matrix, b = torch.diag(torch.tensor([4.0, 2.0, -3.0])).double(), torch.tensor([4.0, 2.0, 0.01]).double()
+    for right in (b, b.numpy()):
+        found = pb.solve(matrix, right, indefinite="stop")
+        assert isinstance(found.x, type(right))
+        assert found.curvature is not None
+        assert -3 <= found.curvature <= 0
+        kept = pb.solve(matrix, right, tol=0, max_iters=found.iterations)
+        assert_same(torch.as_tensor(found.x), torch.as_tensor(kept.x), 1e-14)
+        with pytest.raises(
+            pb.InputError, match=r"solve: expected `b` \(3,\) with indefinite='stop', got shape \(3, 1\)"
+        ):
+            pb.solve(matrix, right[:, None], indefinite="stop")
+
+
 def test_damping_of_the_solve_is_that_of_the_operator() -> None:
     """S2-41: solve(A, b, damping) and solve(damp(A), b) are the same iterates."""
     matrix = planted(torch.linspace(0.01, 5, 30))
@@ -155,6 +203,25 @@ def test_preconditioner_and_start() -> None:
         assert warm.iterations < pb.solve(matrix, right, tol=1e-6, preconditioner=inverse).iterations
         assert warm.history[0] < 1e-3
         assert warm.converged
+        mixed = pb.solve(matrix, right, tol=1e-6, start=near.numpy() if right is b else near, preconditioner=inverse)
+        assert (mixed.x == warm.x).all()
+        both = [
+            pb.solve(matrix, f(right), tol=1e-10, preconditioner=lambda r: inverse @ r) for f in (lambda v: v, twice)
+        ]
+        assert_same(torch.as_tensor(both[1].x)[:, 1], torch.as_tensor(both[0].x), 1e-8)
+        for wrong, got in (
+            (lambda r: r[:, 0], r"shape \(80,\)"),
+            (lambda r: r.numpy(), "ndarray"),
+            (lambda r: r[:, :0], r"shape \(80, 0\)"),
+        ):
+            words = rf"solve: expected `preconditioner` to make a tensor \(80, 1\) of .* shape, got {got}\. Let"
+            with pytest.raises(pb.InputError, match=words):
+                pb.solve(matrix, right, preconditioner=wrong)
+
+
+def twice(b: Any) -> Any:
+    """Two right-hand sides of the kind of the one."""
+    return torch.stack([b, b], 1) if isinstance(b, Tensor) else np.stack([b, b], 1)
 
 
 def test_gauss_newton_solve() -> None:
@@ -285,6 +352,8 @@ def test_state_is_left_alone() -> None:
     pb.solve(matrix, b, start=start)
     pb.solve(matrix, b.numpy(), start=start.numpy())
     pb.neumann_solve(matrix, b)
+    for begin in (start, start.numpy()):
+        pb.solve(matrix, b if begin is start else b.numpy(), start=begin, max_iters=0).x[:] = 7
     assert torch.equal(b, before)
     assert (start == 1).all()
     assert torch.equal(state, torch.get_rng_state())
@@ -308,6 +377,12 @@ def test_errors() -> None:
         (lambda: pb.solve(matrix[:2], b), r"solve: expected a square operator, got shape \(2, 4\)"),
         (lambda: pb.solve(matrix, b * torch.nan), "solve: expected a finite `b`, got nan or inf"),
         (lambda: pb.solve(matrix, b.numpy() * np.inf), "solve: expected a finite `b`, got nan or inf"),
+        (lambda: pb.solve(matrix, b.numpy() * 1j), "solve: expected real entries, got complex64. Convert the array to"),
+        (
+            lambda: pb.solve(matrix, b.numpy(), start=b.numpy().astype(object)),
+            "solve: expected real entries, got object",
+        ),
+        (lambda: pb.solve(matrix, b.numpy()[:3]), r"solve: expected `b` \(4,\) or \(4, K\), got shape \(3,\)"),
         (lambda: pb.solve(matrix, b, damping=-1.0), "solve: expected `damping` of at least 0, got -1.0"),
         (lambda: pb.solve(matrix, b, tol=0), "expected `tol` above 0, or 0 and `max_iters`, got tol=0, max_iters=None"),
         (lambda: pb.solve(matrix, b, tol=-1.0), "expected `tol` above 0, or 0 and `max_iters`, got tol=-1.0"),
