@@ -66,7 +66,7 @@ def test_squares_do_not_matter(case: Case, tmp_path: Path, monkeypatch: pytest.M
     """Tiles made of several squares of unequal sides, rows formed or not."""
     model, loss_fn, x, y = build(case, 7)
     form = ("ghost", "materialise")[CASES.index(case) % 2]
-    monkeypatch.setattr("pullback.kernels.store.tile.TILE_ROWS", 2)
+    monkeypatch.setattr("pullback.kernels.gram.squares.TILE_ROWS", 2)
     monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 3)
     monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 5)
     total = reference.total_kernel(model, loss_fn, x, y)
@@ -303,7 +303,7 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Layers that are made whole are shared out by torch, whose sums may depend on the threads: here there are none.
     """
     monkeypatch.setattr("pullback.kernels.plan.make.choose_form", lambda *_: "ghost")
-    monkeypatch.setattr("pullback.kernels.store.tile.TILE_ROWS", 2)
+    monkeypatch.setattr("pullback.kernels.gram.squares.TILE_ROWS", 2)
     arguments = mlp(dtype=torch.float32)
     names: set[str] = set()
     make_square = store_tile._make_square

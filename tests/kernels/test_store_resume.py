@@ -280,7 +280,7 @@ def test_store_of_another_format(tmp_path: Path) -> None:
 def test_a_wrong_byte_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison of bytes can fail: a checksum that looks at nothing lets damage through."""
     path = tmp_path / "store"
-    monkeypatch.setattr("pullback.kernels.store.fill.checksum", lambda array: Folder(path).path and 0)
+    monkeypatch.setattr("pullback.kernels.store.ledger.checksum", lambda array: Folder(path).path and 0)
     store = fill(path, tile=TILE)
     assert len(store.verify()) == NUM_TILES
 

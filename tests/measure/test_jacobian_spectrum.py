@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -285,6 +286,6 @@ def test_bad_input(call: Any, message: str) -> None:
 
 
 def test_large_jacobians_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pullback.measure.jacobian_spectrum.LARGEST_BYTES", 100)
+    monkeypatch.setattr(import_module("pullback.measure.jacobian_spectrum"), "LARGEST_BYTES", 100)
     with pytest.raises(pb.InputError, match=r"Jacobians of at most 2 GB, got 0.0 GB for 2 samples. Use jacobian_ext"):
         jacobian_spectrum(nn.Linear(4, 4), torch.ones(2, 4))

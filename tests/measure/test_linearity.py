@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,7 @@ def test_alternation_by_products_is_that_of_the_tensor():
 
 def test_large_layers_of_other_kinds_have_a_lower_bound(monkeypatch):
     """Nothing is formed; what is not known from above is said to be so."""
-    monkeypatch.setattr("pullback.measure.linearity.map_norms.LARGEST", 10)
+    monkeypatch.setattr(import_module("pullback.measure.linearity.map_norms"), "LARGEST", 10)
     torch.manual_seed(0)
     found = measure.linearity(MODELS["norm"]().double(), inputs(1, 3))
     assert found.q_221.label == "lower bound, no upper one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_phases_with_biases(activation: type[nn.Module]) -> None:
 
 def test_a_phase_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that ends where chi_1 jumps has not found its phase."""
-    monkeypatch.setattr("pullback.modules.initialise.brentq", lambda *_, **__: 1.5)
+    monkeypatch.setattr(import_module("pullback.modules.initialise"), "brentq", lambda *_, **__: 1.5)
     with pytest.raises(pb.InputError, match=r"initialise: expected a phase with chi_1 = 0.8, got 1.12 for relu with"):
         pb.initialise(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), phase="ordered")
 
