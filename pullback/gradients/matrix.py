@@ -17,8 +17,9 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.sums import SumChecks, squared_size
 from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.products import COLUMNS, gram_product, times, transposed_times
 from pullback.operators.operator import Operator
+
+COLUMNS = 32  # taken at a time where there are many: what is formed for them stays a few times a layer's inputs
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class GradientRows(Operator):
         parts = []
         for block in matrix.split(COLUMNS, dim=1):
             vectors = self._split(block)
-            parts.append(sum(times(factor, vectors) for factor in self._factors).flatten(0, 1))  # type: ignore[union-attr]
+            parts.append(sum(factor.times(vectors) for factor in self._factors).flatten(0, 1))  # type: ignore[union-attr]
         return torch.cat(parts, dim=1)
 
     @without_autocast()
@@ -134,7 +135,7 @@ class GradientRows(Operator):
         for start in range(0, matrix.shape[1], COLUMNS):
             columns = slice(start, start + COLUMNS)
             weights = matrix[:, columns].unflatten(0, (self.num_samples, self.num_outputs))
-            found = {n: v for factor in self._factors for n, v in transposed_times(factor, weights).items()}
+            found = {n: v for factor in self._factors for n, v in factor.transposed_times(weights).items()}
             flat = [found[name].reshape(weights.shape[2], shape.numel()) for name, shape in self._shapes.items()]
             result[:, columns] = torch.cat(flat, dim=1).T
         return result
@@ -164,7 +165,7 @@ class RowGram(Operator):
         first, self._factors = factors[0], factors
         self._samples = first.num_samples, first.num_outputs
         with without_autocast():
-            self._products = [gram_product(factor) for factor in factors]
+            self._products = [factor.gram_product() for factor in factors]
         count = first.num_samples * first.num_outputs
         super().__init__((count, count), first.like.dtype, first.like.device)
 

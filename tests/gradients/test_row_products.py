@@ -10,8 +10,8 @@ from pullback import reference
 from pullback.functional import ModelView, num_samples
 from pullback.functional.readout import output_readout
 from pullback.gradients.capture.coverage import capture_factors
-from pullback.gradients.matrix import GradientRows
-from pullback.gradients.rows.products import COLUMNS, by_inputs, gram_product
+from pullback.gradients.matrix import COLUMNS, GradientRows
+from pullback.gradients.rows.outer import OuterFactor
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned
@@ -51,10 +51,11 @@ def test_gram_products_go_the_cheaper_way(n: int, expected: bool) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(n, 12).double()
     (factor, *_) = capture_factors(ModelView.of(model), output_readout(), x, None, "test").factors
-    assert by_inputs(factor, n) is expected
+    assert isinstance(factor, OuterFactor)
+    assert factor.by_inputs(n) is expected
     u = torch.randn(n, 3, 2).double()
     g = reference.output_gradients(model, x)[..., : 12 * 4 + 4].flatten(0, 1)
-    assert_same(gram_product(factor)(u).flatten(0, 1), g @ (g.T @ u.flatten(0, 1)), 1e-12)
+    assert_same(factor.gram_product()(u).flatten(0, 1), g @ (g.T @ u.flatten(0, 1)), 1e-12)
 
 
 def test_rows_of_some_layers() -> None:

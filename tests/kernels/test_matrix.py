@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.functional import take
-from pullback.gradients.rows.factor import DensePiece
-from pullback.kernels.gram.tiles import matched
+from pullback.gradients.rows.pieces import DensePiece, matched
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned

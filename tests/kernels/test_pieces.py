@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from pullback._text import DAY, count, duration, span
 from pullback.gradients.capture.dependent import _along
 from pullback.gradients.rows.contract import block_shape
+from pullback.gradients.rows.outer import OuterFactor
 from pullback.kernels.gram.tiles import Sums
 from pullback.kernels.group.workers import WorkerError, Workers
 from pullback.kernels.plan.forms import tile_rows
@@ -53,7 +53,8 @@ def test_shapes_of_blocks() -> None:
 def test_sides_of_tiles(
     samples: int, outputs: int, positions: int, form: Any, contract: Any, triangle: bool, rows: int
 ) -> None:
-    factor: Any = SimpleNamespace(num_samples=samples, num_outputs=outputs, dims=(positions, 1, 1, 1))
+    inputs, gradients = torch.zeros(samples, positions, 1, 1), torch.zeros(samples, outputs, positions, 1, 1)
+    factor = OuterFactor(inputs, gradients, "w", None, torch.Size([1, 1]))
     assert tile_rows(factor, form, contract, triangle=triangle) == rows
 
 

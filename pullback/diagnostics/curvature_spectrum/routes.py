@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.outer import OuterFactor
-from pullback.gradients.rows.products import by_inputs
+from pullback.kernels.plan.forms import seconds_of
 from pullback.kernels.plan.rates import Rates
 
 Form = Literal["dense", "products", "parameters", "operator"]
@@ -103,17 +102,18 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     """
     n, r, P, k = sizes.num_rows, sizes.num_values, sizes.num_params, sizes.num_pairs
     e, steps = sizes.element, sizes.num_steps
-    forward = sum(_forward_flops(f, sizes.num_samples) for f in factors) / rates.gemm
-    held = sum(_held_numbers(f, sizes.num_samples, r) for f in factors) * e
+    forward = sum(f.forward_flops(sizes.num_samples) for f in factors) / rates.gemm
+    held = sum(f.held(sizes.num_samples, r) for f in factors) * e
     capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
-    pairs = 3 * k * sum(_pass_flops(f, sizes.num_samples, r) for f in factors) / rates.gemm if sizes.vectors else 0.0
+    pairs = 3 * k * sum(f.product_flops(sizes.num_samples, r) for f in factors) / rates.gemm if sizes.vectors else 0.0
     formed = P * k * e if sizes.vectors else 0
     found = []
-    made = sum(_gram_seconds(f, sizes.num_samples, r, rates) for f in factors)
+    works = [[f.work(form, sizes.num_samples, None, num_outputs=r) for form in f.forms()] for f in factors]
+    made = sum(min(seconds_of(work, rates) for work in of_layer) for of_layer in works)  # each in its cheapest form
     solved = EIGH * n**3 / rates.gemm if sizes.whole else steps * n**2 / rates.stream
     found.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
     if not sizes.whole:
-        inner, each = _product_flops(factors, sizes.num_samples, r)
+        inner, each = map(sum, zip(*(f.gram_product_flops(sizes.num_samples, r) for f in factors), strict=True))
         seconds = capture + (inner + steps * each) / rates.gemm + steps * 4 * n * (HELD + HELD_EACH * k) / rates.stream
         size = held + (HELD + HELD_EACH * k) * n * e + 2 * formed
         found.append(Route("gram", "products", seconds + pairs, int(size)))
@@ -127,58 +127,3 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
         seconds, size = forward * PASSES * P + EIGH * P**3 / rates.gemm, 4 * P**2 * e + 3 * held // max(1, r)
     found.append(Route("lanczos", "operator", seconds, int(size)))
     return sorted(found, key=lambda route: route.seconds)
-
-
-def _dims(factor: OuterFactor) -> tuple[int, int, int, int]:
-    T, g, d, p = factor.dims
-    return T, g, d if factor.weight is not None else 0, p
-
-
-def _forward_flops(factor: Factor, N: int) -> float:
-    """Of the layer's part of a forward pass."""
-    if not isinstance(factor, OuterFactor):
-        return 2.0 * N * min(factor.num_params, factor.like[0].numel())
-    T, g, d, p = _dims(factor)
-    return 2.0 * N * T * g * d * p
-
-
-def _pass_flops(factor: Factor, N: int, r: int) -> float:
-    """Of a product with the rows, or with their transpose."""
-    if not isinstance(factor, OuterFactor):
-        return 2.0 * N * r * min(factor.num_params, factor.like[0].numel())
-    T, g, _, p = _dims(factor)
-    return _forward_flops(factor, N) + 2.0 * N * r * T * g * p
-
-
-def _product_flops(factors: Sequence[Factor], N: int, r: int) -> tuple[float, float]:
-    """Of what products with the Gram matrix share, and of one product."""
-    shared = each = 0.0
-    for factor in factors:
-        both = 2 * _pass_flops(factor, N, r)
-        if isinstance(factor, OuterFactor):
-            T, _, d, p = _dims(factor)
-            if by_inputs(factor, N):
-                shared += 2.0 * (N * T) ** 2 * d
-                both = 2.0 * (N * T) ** 2 * p + 4.0 * N * r * T * p
-        each += both
-    return shared, each
-
-
-def _gram_seconds(factor: Factor, N: int, r: int, rates: Rates) -> float:
-    """Of the layer's part of the Gram matrix, by its cheapest form."""
-    pairs = float(N) ** 2 / 2
-    if not isinstance(factor, OuterFactor):
-        return min(factor.flops(form, N, None) for form in factor.forms()) * r**2 / rates.gemm
-    T, g, d, p = _dims(factor)
-    rows = 2.0 * N * r * T * g * d * p / rates.bmm + 2 * pairs * r**2 * g * d * p / rates.gemm
-    ghost = 2 * pairs * g * T**2 * (d + 1 + r**2 * p) / rates.gemm + pairs * g * T**2 * r**2 / rates.stream
-    return min(rows, ghost)
-
-
-def _held_numbers(factor: Factor, N: int, r: int) -> int:
-    """Captured numbers for N samples with r values each."""
-    seen = max(1, factor.num_samples)
-    if isinstance(factor, OuterFactor):
-        T, g, _, p = factor.dims
-        return factor.inputs.numel() // seen * N + N * r * T * g * p
-    return factor.like.numel() // seen * N * r

@@ -1,7 +1,8 @@
-"""What kinds of rows have in common: forms of a kernel, what is summed over outputs, what both cost."""
+"""What kinds of rows have in common: forms of a kernel, what is summed over outputs, how cost is counted."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -15,6 +16,26 @@ Contract = Literal[
 
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, by the rate at which a machine does it.
+
+    Args:
+        gemm: operations (an add and a multiply are two) of large matrix products.
+        bmm: those of many small ones.
+        stream: numbers that pass through an elementwise product and sum.
+    """
+
+    gemm: float = 0.0
+    bmm: float = 0.0
+    stream: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        """Operations of all products."""
+        return self.gemm + self.bmm
 
 
 def gram_flops(n1: int, n2: int | None) -> float:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Contract, Form, gram_flops, output_pairs
-from pullback.gradients.rows.factor import DenseFactor, Factor, Piece, dense_pieces
+from pullback.gradients.rows.contract import Contract, Form, Work, gram_flops, output_pairs
+from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
+from pullback.gradients.rows.pieces import Piece, dense_pieces
 
 _WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
@@ -175,14 +176,18 @@ class ConvFactor(OuterFactor):
         whole = all(s == 1 for s in self.settings[0]) and self.inputs.shape[1] == 1
         return (*super().forms(), "shift") if whole and math.prod(self.weight_shape[2:]) > 1 else super().forms()
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
         if form != "shift":
-            return super().flops(form, n1, n2, contract)
-        T, g, d, p = self.dims
+            return super().work(form, n1, n2, contract, num_outputs)
+        _, g, d, p = self.dims
+        T, pairs = self.positions(form), output_pairs(num_outputs or self.num_outputs, contract)
         taps = math.prod(self.weight_shape[2:])
         pixels = math.prod(n + sum(z) for n, z in zip(self.inputs.shape[3:], self.settings[2], strict=True))
-        each = pixels**2 * (d / taps) + T**2 * (taps + 1 + output_pairs(self.num_outputs, contract) * p)
-        return gram_flops(n1, n2) * g * each
+        products = pixels**2 * (d / taps) + T**2 * (taps + 1 + pairs * p)
+        each = gram_flops(n1, n2) * g
+        return Work(gemm=each * products, stream=each / 2 * T * T * (pairs + taps))
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "shift":

@@ -8,32 +8,17 @@ per group, ``m`` numbers of a parameter.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.pieces import Piece, dense_pieces
 
-_CACHED_BYTES = 4 * 2**20
-_STRETCH, _FEW_ROWS = 4096, 128  # numbers of a short product; rows up to which one product uses one core (measured)
-
-
-class Piece(ABC):
-    """A part of a layer's gradient rows from which tiles of its kernel are made without any further copy.
-
-    A tile is (n1 C, n2 C) under "full", rows sample-major; (n1, n2) under "trace"; (C, n1, n2) under "diagonal".
-    """
-
-    @abstractmethod
-    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
-        """Write (or add) the tile of samples ``rows`` here and ``columns`` of ``other`` to ``out``."""
-
-    @abstractmethod
-    def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
-        """``sum_ic outputs_c g_ic``: (parameter, offset into its flattened form, values)."""
+GramProduct = Callable[[Tensor], Tensor]
 
 
 class Factor(ABC):
@@ -60,8 +45,39 @@ class Factor(ABC):
         """Ways this factor's kernel can be computed, all exact."""
 
     @abstractmethod
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
+        """What the kernel costs for n1 x n1 (n2 None) or n1 x n2 samples, with C outputs or another number of them."""
+
     def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
         """Operations (an add and a multiply are two) for n1 x n1 (n2 None) or n1 x n2 samples."""
+        return self.work(form, n1, n2, contract).flops
+
+    def positions(self, form: Form) -> int:
+        """Rows of a tile's temporaries that a sample brings."""
+        return 1
+
+    # What plans of other calls count: here for rows that are as many numbers as they are held in.
+    def held(self, n: int, num_outputs: int) -> int:
+        """Captured numbers, for ``n`` samples with ``num_outputs`` outputs."""
+        return self.like.numel() // max(1, self.num_samples) * n * num_outputs
+
+    def forward_flops(self, n: int) -> float:
+        """Operations of the layer's part of a forward pass."""
+        return 2.0 * n * min(self.num_params, self.like[0].numel())
+
+    def product_flops(self, n: int, num_outputs: int) -> float:
+        """Operations of a product with the rows, or with their transpose."""
+        return self.forward_flops(n) * num_outputs
+
+    def gram_product_flops(self, n: int, num_outputs: int) -> tuple[float, float]:
+        """Operations of what all calls of a ``gram_product`` share, and of one call."""
+        return 0.0, 2 * self.product_flops(n, num_outputs)
+
+    def check_flops(self) -> float:
+        """Operations of a sample's share in ``total``, and of its ``squared_norms``; none of rows that are held."""
+        return 0.0
 
     kept_by_autograd: tuple[str, ...] = ()  # names of tensors the backward pass needs as well
 
@@ -92,6 +108,21 @@ class Factor(ABC):
     @abstractmethod
     def rmatvec(self, weights: Tensor) -> Tensors:
         """``G^T u``: (N, C) to parameter -> (*shape)."""
+
+    def times(self, vectors: Tensors) -> Tensor:
+        """``G V``: parameter -> (K, *shape) to (N, C, K)."""
+        count = len(next(iter(vectors.values())))
+        columns = [self.matvec({name: vectors[name][k] for name in self.shapes}) for k in range(count)]
+        return torch.stack(columns, 2)
+
+    def transposed_times(self, weights: Tensor) -> Tensors:
+        """``G^T U``: (N, C, K) to parameter -> (K, *shape)."""
+        columns = [self.rmatvec(weights[:, :, k]) for k in range(weights.shape[2])]
+        return {name: torch.stack([column[name] for column in columns]) for name in self.shapes}
+
+    def gram_product(self) -> GramProduct:
+        """``G G^T`` as a product, (N, C, K) to (N, C, K); what all products share is formed here."""
+        return lambda weights: self.times(self.transposed_times(weights))
 
     def total(self, outputs: Tensor) -> Tensors:
         """``sum_ic outputs_c g_ic``: (C,) to parameter -> (*shape)."""
@@ -143,54 +174,6 @@ class Factor(ABC):
         return self.with_tensors({name: torch.cat([tensors[name] for tensors in every]) for name in every[0]})
 
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor, *, add: bool) -> None:
-    """``out (+)= left right^T``. Few rows of many numbers go as many short products: a processor shares those out."""
-    numbers = left.shape[1]
-    if left.device.type != "cpu" or max(left.shape[0], right.shape[0]) > _FEW_ROWS or numbers < _STRETCH:
-        out.addmm_(left, right.T, beta=int(add))
-        return
-    count = max(2, round(numbers / _STRETCH))
-    whole = numbers - numbers % count
-    a, b = (side[:, :whole].unflatten(1, (count, -1)).transpose(0, 1) for side in (left, right))
-    total = torch.bmm(a, b.mT).sum(0)
-    if whole < numbers:
-        total.addmm_(left[:, whole:], right[:, whole:].T)
-    torch.add(out, total, out=out) if add else out.copy_(total)
-
-
-@dataclass(frozen=True)
-class DensePiece(Piece):
-    """Rows themselves, (n, C, m), a stretch of parameter ``name`` from ``offset`` on."""
-
-    name: str
-    offset: int
-    matrix: Tensor
-
-    def tile(self, out: Tensor, rows: slice, other: Piece, columns: slice, contract: Contract, *, add: bool) -> None:
-        assert isinstance(other, DensePiece)
-        left, right = self.matrix[rows], other.matrix[columns]
-        if contract == "diagonal":
-            out.baddbmm_(left.transpose(0, 1), right.permute(1, 2, 0), beta=int(add))
-        elif contract == "trace":
-            _add_product(out, left.flatten(1), right.flatten(1), add=add)
-        else:
-            _add_product(out, left.flatten(0, 1), right.flatten(0, 1), add=add)
-
-    def totals(self, outputs: Tensor) -> list[tuple[str, int, Tensor]]:
-        n, C, m = self.matrix.shape
-        signs = outputs.to(self.matrix).repeat(n)
-        total = self.matrix.sum((0, 1)) if C == 1 else signs @ self.matrix.reshape(n * C, m)
-        return [(self.name, self.offset, total)]
-
-
-def dense_pieces(name: str, offset: int, matrix: Tensor) -> Iterator[DensePiece]:
-    """Rows (n, C, m) in stretches of numbers that stay in the caches while all tiles are made from them."""
-    rows, numbers = matrix.shape[0] * matrix.shape[1], matrix.shape[2]
-    step = max(256, _CACHED_BYTES // (rows * matrix.element_size()))
-    for start in range(0, numbers, step):
-        yield DensePiece(name, offset + start, matrix[:, :, start : start + step])
-
-
 @dataclass(frozen=True)
 class DenseFactor(Factor):
     """Rows held as they are: parameter -> (N, C, *shape). Norm layers, biases, the fallback."""
@@ -217,8 +200,11 @@ class DenseFactor(Factor):
     def forms(self) -> tuple[Form, ...]:
         return (self.form,)
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-        return gram_flops(n1, n2) * self.num_params * output_pairs(self.num_outputs, contract)
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
+        pairs = output_pairs(num_outputs or self.num_outputs, contract)
+        return Work(gemm=gram_flops(n1, n2) * self.num_params * pairs)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         for name, g in self.gradients.items():
@@ -236,6 +222,17 @@ class DenseFactor(Factor):
             for n, g in self.gradients.items()
         ]
         return torch.stack(each).sum(0)
+
+    def times(self, vectors: Tensors) -> Tensor:
+        n, C, count = self.num_samples, self.num_outputs, len(next(iter(vectors.values())))
+        parts = [g.reshape(n * C, -1) @ vectors[name].reshape(count, -1).T for name, g in self.gradients.items()]
+        return torch.stack(parts).sum(0).view(n, C, -1)
+
+    def transposed_times(self, weights: Tensor) -> Tensors:
+        flat = weights.flatten(0, 1).T  # (K, N C)
+        return {
+            name: (flat @ g.reshape(flat.shape[1], -1)).view(-1, *g.shape[2:]) for name, g in self.gradients.items()
+        }
 
     def rmatvec(self, weights: Tensor) -> Tensors:
         flat = weights.to(self.like).reshape(-1)
@@ -264,8 +261,10 @@ class UnusedFactor(Factor):
     def forms(self) -> tuple[Form, ...]:
         return ("unused",)
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-        return 0.0
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
+        return Work()
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         return iter(())

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Contract, Form, Tensors, gram_flops, output_pairs
-from pullback.gradients.rows.factor import DenseFactor, Factor, Piece, dense_pieces
+from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct
+from pullback.gradients.rows.pieces import Piece, dense_pieces
+
+_NUMBERS = 2**24  # images of the inputs formed at a time
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,45 @@ class OuterFactor(Factor):
     def forms(self) -> tuple[Form, ...]:
         return "ghost", "materialise"
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-        T, g, d, p = self.dims
-        C, pairs = self.num_outputs, output_pairs(self.num_outputs, contract)
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
+        _, g, d, p = self.dims
+        C, rows = num_outputs or self.num_outputs, self.positions(form)
+        each, pairs = gram_flops(n1, n2) * g * rows**2, output_pairs(C, contract)
         if form == "ghost":
-            return gram_flops(n1, n2) * g * T * T * (d + 1 + (0 if self.unit else pairs * p))
-        samples = n1 + (n2 or 0)
-        return g * d * p * (2.0 * samples * C * T + gram_flops(n1, n2) * pairs)
+            return Work(gemm=each * (d + 1 + (0 if self.unit else pairs * p)), stream=each / 2 * pairs)
+        return Work(gemm=each * d * p * pairs, bmm=self._forming(n1 + (n2 or 0)) * C)
+
+    def positions(self, form: Form) -> int:
+        return 1 if form == "materialise" else self.dims[0]
+
+    def _forming(self, n: int) -> float:
+        """Operations of ``W_i = D_i^T A_i`` of one output, for n samples: as many as the layer's own products."""
+        T, g, d, p = self.dims
+        return 2.0 * n * T * g * d * p
+
+    def held(self, n: int, num_outputs: int) -> int:
+        T, g, _, p = self.dims
+        return self.inputs.numel() // max(1, self.num_samples) * n + n * num_outputs * T * g * p
+
+    def forward_flops(self, n: int) -> float:
+        return self._forming(n)
+
+    def product_flops(self, n: int, num_outputs: int) -> float:
+        T, g, _, p = self.dims
+        return self._forming(n) + 2.0 * n * num_outputs * T * g * p
+
+    def gram_product_flops(self, n: int, num_outputs: int) -> tuple[float, float]:
+        if not self.by_inputs(n):
+            return super().gram_product_flops(n, num_outputs)
+        T, _, d, p = self.dims
+        return 2.0 * (n * T) ** 2 * d, 2.0 * (n * T) ** 2 * p + 4.0 * n * num_outputs * T * p
+
+    def check_flops(self) -> float:
+        T, g, d, p = self.dims
+        norms = self._forming(1) if self._norms_by_rows else 2.0 * T * T * g * (d + p)
+        return self._forming(1) + norms
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "ghost":
@@ -164,6 +199,81 @@ class OuterFactor(Factor):
         combined = torch.einsum("nctgp,nc->ntgp", self.gradients, weights.to(self.gradients))
         return self._summed(combined)
 
+    def _samples(self, numbers: int) -> Iterator[slice]:
+        """Stretches of samples to work on at a time that bring at most ``_NUMBERS`` numbers."""
+        step = max(1, _NUMBERS // max(1, numbers))
+        for block in self.blocks(self.num_samples):
+            for start in range(block.start, block.stop, step):
+                yield slice(start, min(start + step, block.stop))
+
+    def times(self, vectors: Tensors) -> Tensor:
+        T, g, d, p = self.dims
+        weight = torch.stack([self.from_weight(v) for v in vectors[self.weight]])  # (K, g, p, d)
+        count = len(weight)
+        shift = weight.new_zeros(()) if self.bias is None else vectors[self.bias].view(count, 1, g, p)
+        result = self.like.new_zeros(self.num_samples, self.num_outputs, count)
+        for index in self._samples(T * g * count * p):
+            a = self.left(index)  # (n, T, g, d)
+            if g == 1:
+                image = (a.reshape(-1, d) @ weight.view(-1, d).T).view(len(a), T, count, 1, p).transpose(1, 2)
+            else:
+                image = torch.einsum("ntgd,kgpd->nktgp", a, weight)
+            image = (image + shift).flatten(2)  # (n, K, T g p)
+            result[index] = torch.bmm(self.right(index).flatten(2), image.mT)
+        return result
+
+    def transposed_times(self, weights: Tensor) -> Tensors:
+        T, g, d, p = self.dims
+        count = weights.shape[2]
+        weight = self.like.new_zeros(count, g, p, d)
+        bias = self.like.new_zeros(count, g * p)
+        for index in self._samples(T * g * count * p):
+            right = self.right(index).flatten(2)  # (n, C, T g p)
+            combined = torch.bmm(weights[index].mT, right).view(-1, count, T, g, p)
+            bias += combined.sum((0, 2)).flatten(1)
+            a = self.left(index)
+            if g == 1:
+                both = combined.transpose(1, 2).reshape(-1, count * p)  # (n T, K p)
+                weight.view(-1, d).addmm_(both.T, a.reshape(-1, d))
+            else:
+                weight += torch.einsum("nktgp,ntgd->kgpd", combined, a)
+        found = {self.weight: self.as_weight(weight.unsqueeze(1)).squeeze(1)}
+        if self.bias is not None:
+            found[self.bias] = bias
+        return found
+
+    def gram_product(self) -> GramProduct:
+        """D (A A^T + 1) D^T, unless inputs are unfolded a part at a time and the parameters are the cheaper way."""
+        n, by_inputs = self.num_samples, self.by_inputs(self.num_samples)
+        if self.dims[1] > 1 or not (by_inputs or len(list(self.blocks(n))) == 1):
+            return super().gram_product()
+        T, _, d, p = self.dims
+        right = self.right(slice(None)).flatten(2).contiguous()  # (N, C, T p)
+        a = torch.cat([self.left(index) for index in self.blocks(n)]).reshape(n * T, d)
+        inner = a @ a.T + int(self.bias is not None) if by_inputs else None
+
+        def product(weights: Tensor) -> Tensor:
+            combined = torch.bmm(weights.mT, right).view(n, -1, T, p)  # (N, K, T, p)
+            combined = combined.transpose(1, 2).reshape(n * T, -1)  # (N T, K p)
+            if inner is not None:
+                image = inner @ combined
+            elif self.bias is not None:
+                image = torch.addmm(combined.sum(0), a, a.T @ combined)
+            else:
+                image = a @ (a.T @ combined)
+            image = image.view(n, T, -1, p).transpose(1, 2).reshape(n, -1, T * p)
+            return torch.bmm(right, image.mT)
+
+        return product
+
+    def by_inputs(self, n: int) -> bool:
+        """Whether ``gram_product`` of n samples goes through A A^T, formed once.
+
+        With fewer samples (times positions) than twice the inputs a product then costs N^2 p operations, not 2 N d p.
+        """
+        T, g, d, _ = self.dims
+        return g == 1 and n * T <= 2 * d
+
     def total(self, outputs: Tensor) -> Tensors:
         if self.num_outputs == 1:
             return self._summed(self.gradients[:, 0])
@@ -185,9 +295,14 @@ class OuterFactor(Factor):
             return (d.reshape(-1, d.shape[3]).T @ a.reshape(-1, a.shape[3])).unsqueeze(0)
         return torch.einsum("ntgp,ntgd->gpd", d, a)
 
-    def squared_norms(self) -> Tensor:
+    @property
+    def _norms_by_rows(self) -> bool:
+        """Whether rows are formed for their norms: with many positions that is cheaper."""
         T, _, d, p = self.dims
-        if T * (d + p) >= 2 * d * p:
+        return T * (d + p) >= 2 * d * p
+
+    def squared_norms(self) -> Tensor:
+        if self._norms_by_rows:
             return super().squared_norms()
         blocks = []
         for index in self.blocks(self.num_samples):  # |g|^2 = sum_ts (A A^T + 1)_ts (D D^T)_ts, summed over groups

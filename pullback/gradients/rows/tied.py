@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors
-from pullback.gradients.rows.factor import Factor, Piece, dense_pieces
+from pullback.gradients.rows.contract import Contract, Form, Tensors, Work
+from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
+from pullback.gradients.rows.pieces import Piece, dense_pieces
 from pullback.gradients.rows.tokens import JoinPiece, TokenFactor
 
 
@@ -42,21 +43,27 @@ class TiedFactor(Factor):
     def num_outputs(self) -> int:  # type: ignore[override]
         return self.head.num_outputs
 
-    @property
-    def dims(self) -> tuple[int, int, int, int]:
-        """T, g, d, p of the head."""
-        return self.head.dims
-
     def forms(self) -> tuple[Form, ...]:
         return ("ghost", "materialise")
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-        cost = self.head.flops(form, n1, n2, contract)
-        if form == "ghost":  # the join, and every token entry against every position of the head
-            T, _, d, _ = self.head.dims
-            cost += self.table.flops("join", n1, n2, contract)
-            cost += 2 * self.table.flops("join", n1, n2, contract) * T * d / max(1, self.table.values.shape[2])
-        return cost
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
+        if num_outputs is not None:  # of outputs that are not captured an estimate: every pair as those that are
+            return Work(gemm=self.flops(form, n1, n2, contract) * (num_outputs / self.num_outputs) ** 2)
+        head = self.head.work(form, n1, n2, contract)
+        if form != "ghost":
+            return head
+        T, _, d, _ = self.head.dims
+        join = self.table.work("join", n1, n2, contract).gemm
+        cross = 2 * join * T * d / max(1, self.table.values.shape[2])  # every token entry against every position
+        return replace(head, gemm=head.gemm + join + cross)
+
+    def positions(self, form: Form) -> int:
+        return self.head.positions(form)
+
+    def check_flops(self) -> float:
+        return self.head.check_flops()
 
     kept_by_autograd = ("head/inputs",)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, gram_flops, output_pairs
-from pullback.gradients.rows.factor import Factor, Piece
+from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.factor import Factor
+from pullback.gradients.rows.pieces import Piece
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,17 @@ class TokenFactor(Factor):
     def forms(self) -> tuple[Form, ...]:
         return ("join",)
 
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
+    def work(
+        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
+    ) -> Work:
         """Upper estimate from this factor's own tokens: every entry meets all samples."""
-        entries = len(self.token) / max(1, self.num_samples)
-        return gram_flops(n1, n2) * entries * self.values.shape[2] * output_pairs(self.num_outputs, contract)
+        pairs = output_pairs(num_outputs or self.num_outputs, contract)
+        return Work(gemm=gram_flops(n1, n2) * self.entries_each * self.values.shape[2] * pairs)
+
+    @property
+    def entries_each(self) -> float:
+        """Entries of a sample, on average."""
+        return len(self.token) / max(1, self.num_samples)
 
     def tensors(self) -> Tensors:
         return super().tensors() | {"count": torch.tensor(self.num_samples)}

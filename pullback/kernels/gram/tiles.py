@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pullback.gradients.rows.contract import Contract, Form
-from pullback.gradients.rows.factor import DensePiece, Factor, Piece
+from pullback.gradients.rows.factor import Factor
+from pullback.gradients.rows.pieces import matched
 
 
 @dataclass
@@ -61,7 +62,8 @@ def add_gram(
     sums = [Sums() for _ in sides]
     max_numbers = max_bytes // (left.element_size * sum(side.num_samples for side in sides))
     rows_each = left.num_outputs if contract == "full" else 1
-    for pieces in matched([side.pieces(form, max_numbers) for side in sides]):
+    each = [side.pieces(form, max_numbers) for side in sides]
+    for pieces in zip(each[0]) if right is None else matched(each):
         for side, piece in zip(sums, pieces, strict=True):
             side.add(piece.totals(outputs))
         for rows, columns in tiles(left.num_samples, sides[-1].num_samples, tile, symmetric=right is None):
@@ -71,36 +73,6 @@ def add_gram(
     if not add:
         out.zero_()
     return [side.whole() for side in sums]
-
-
-def matched(sides: Sequence[Iterator[Piece]]) -> Iterator[tuple[Piece, ...]]:
-    """Pieces of one side or two that cover the same numbers: stretches end where either side's does."""
-    if len(sides) == 1:
-        yield from ((piece,) for piece in sides[0])
-        return
-    left, right = sides
-    a, b = next(left, None), next(right, None)
-    while a is not None and b is not None:
-        if not isinstance(a, DensePiece) or not isinstance(b, DensePiece):
-            yield a, b
-            a, b = next(left, None), next(right, None)
-            continue
-        size = min(a.matrix.shape[2], b.matrix.shape[2])
-        assert (a.name, a.offset) == (b.name, b.offset), "pieces of two sides in another order"
-        yield _first(a, size), _first(b, size)
-        a, b = _rest(a, size) or next(left, None), _rest(b, size) or next(right, None)
-    assert a is None
-    assert b is None
-
-
-def _first(piece: DensePiece, size: int) -> DensePiece:
-    return replace(piece, matrix=piece.matrix[:, :, :size])
-
-
-def _rest(piece: DensePiece, size: int) -> DensePiece | None:
-    if piece.matrix.shape[2] == size:
-        return None
-    return replace(piece, offset=piece.offset + size, matrix=piece.matrix[:, :, size:])
 
 
 def scaled(part: slice, factor: int) -> slice:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sums import SumChecks
-from pullback.gradients.rows.factor import Piece
+from pullback.gradients.rows.pieces import Piece
 from pullback.kernels.gram.checks import check_sums
 from pullback.kernels.gram.parts import form_of, new_block, parts, run_part
 from pullback.kernels.gram.squares import SMALLEST_SQUARE, Squares

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form, Tensors
-from pullback.gradients.rows.factor import Factor, Piece, dense_pieces
+from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.outer import OuterFactor
+from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
 from pullback.kernels.gram.parts import Part, form_of, new_block, parts
-from pullback.kernels.gram.tiles import matched, scaled, tiles
+from pullback.kernels.gram.tiles import scaled, tiles
 from pullback.kernels.group.captures import share_of
 from pullback.kernels.group.team import Team
 from pullback.kernels.plan.forms import tile_rows

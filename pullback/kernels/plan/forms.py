@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
-from pullback.gradients.rows.contract import Contract, Form, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Contract, Form, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.rates import Rates
 
@@ -42,29 +42,13 @@ def choose_form(
 
 def cheapest_form(factor: Factor, n1: int, n2: int | None, contract: Contract, rates: Rates) -> Form:
     """The form with the least estimated time."""
-    return min(factor.forms(), key=lambda form: seconds_of(factor, form, n1, n2, contract, rates))
+    works = {form: factor.work(form, n1, n2, contract) for form in factor.forms()}
+    return min(works, key=lambda form: seconds_of(works[form], rates))
 
 
-def seconds_of(factor: Factor, form: Form, n1: int, n2: int | None, contract: Contract, rates: Rates) -> float:
-    """Estimated time of a form: products at their rate, and the numbers that pass through elementwise work."""
-    flops = factor.flops(form, n1, n2, contract)
-    if form in ("ghost", "shift"):
-        T, g, _, _ = factor.dims  # type: ignore[attr-defined]
-        streamed = gram_flops(n1, n2) / 2 * g * T * T * output_pairs(factor.num_outputs, contract)
-        if form == "shift":
-            taps = factor.weight_shape[2:].numel()  # type: ignore[attr-defined]
-            streamed += gram_flops(n1, n2) / 2 * g * T * T * taps
-        return flops / rates.gemm + streamed / rates.stream
-    if form == "materialise":
-        pairs = factor.flops(form, n1, n2, contract) - (made := _making(factor, n1, n2))
-        return made / rates.bmm + pairs / rates.gemm
-    return flops / rates.gemm
-
-
-def _making(factor: Factor, n1: int, n2: int | None) -> float:
-    """Operations that form the gradient rows."""
-    T, g, d, p = factor.dims  # type: ignore[attr-defined]
-    return 2.0 * (n1 + (n2 or 0)) * factor.num_outputs * T * g * d * p
+def seconds_of(work: Work, rates: Rates) -> float:
+    """Estimated time: everything at its own rate."""
+    return work.gemm / rates.gemm + work.bmm / rates.bmm + work.stream / rates.stream
 
 
 def tile_rows(factor: Factor, form: Form, contract: Contract, *, triangle: bool = True) -> int:
@@ -73,7 +57,7 @@ def tile_rows(factor: Factor, form: Form, contract: Contract, *, triangle: bool 
     At least eight tiles a side for a triangle, where they stay large enough: it then costs little more than half.
     """
     outputs = factor.num_outputs if contract == "full" else 1
-    positions = factor.dims[0] if form in ("ghost", "shift") else 1  # type: ignore[attr-defined]
+    positions = factor.positions(form)
     if positions > 1:
         return max(1, TILE_POSITIONS // positions)
     most = (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs

@@ -64,19 +64,23 @@ def make_plan(
         held = held_bytes(factor, both, seen)
         rows = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
         pieces.append(min(rows, factor.piece_bytes))
-        tile = factor.temporary_bytes(both, pieces[-1]) if rows else _tile_bytes(factor, form, n1, contract)
+        work = factor.work(form, n1, n2, contract)
+        if rows:
+            temporary = factor.temporary_bytes(both, pieces[-1])
+        else:  # only what passes through elementwise work is written down first
+            temporary = _tile_bytes(factor, form, n1, contract) if work.stream else 0
         layers.append(
             LayerPlan(
                 parameters=tuple(factor.shapes),
                 rule=rule,
                 form=form,
-                flops=factor.flops(form, n1, n2, contract),
                 held_bytes=held[0],
                 kept_bytes=held[1],
                 rows_bytes=rows,
                 gradient_bytes=factor.num_params * like.element_size(),
-                tile_bytes=tile,
-                seconds=seconds_of(factor, form, n1, n2, contract, speed),
+                tile_bytes=temporary,
+                flops=work.flops,
+                seconds=seconds_of(work, speed),
             )
         )
     shape = block_shape(n1, n2 or n1, C, contract)
@@ -128,9 +132,7 @@ def held_bytes(factor: Factor, n: int, seen: dict[int, Tensor]) -> tuple[int, in
 
 def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
     """Temporaries of a tile: two matrices of its positions."""
-    if form not in ("ghost", "shift"):
-        return 0
-    positions = factor.dims[0]  # type: ignore[attr-defined]
+    positions = factor.positions(form)
     side = min(n1, tile_rows(factor, form, contract)) * positions
     outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
     return int(side * side * (1 + outputs**2) * factor.element_size)

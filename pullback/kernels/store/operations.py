@@ -15,8 +15,6 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import Readout
 from pullback.gradients.capture.captured import UNSEEN, Captured
 from pullback.gradients.capture.passes import capture
-from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.outer import OuterFactor
 
 ALONE = 3  # samples of a block that are compared with themselves alone
 PLAIN = 3  # forward passes a forward and a backward pass of plain autograd cost
@@ -65,14 +63,4 @@ def count_passes(captured: Captured, readout: Readout, x: Batch, y: Batch, where
         capture(captured.view, replace(readout, values=values), x, y, where, weighted=True)
     forward, both = (flops / captured.num_samples for flops in (seen[0], counter.get_total_flops()))
     fallback = PLAIN * forward if UNSEEN[0] in captured.rules else 0.0
-    return Passes(forward, both - forward + fallback, sum(_check_flops(f) for f in captured.factors))
-
-
-def _check_flops(factor: Factor) -> float:
-    """Operations of a sample's share in the summed rows, and of its norm, as ``check_block`` makes them."""
-    outer = getattr(factor, "head", factor)  # of a tied table
-    if not isinstance(outer, OuterFactor):
-        return 0.0
-    T, g, d, p = outer.dims
-    rows = 2.0 * T * g * d * p
-    return rows + (rows if T * (d + p) >= 2 * d * p else 2.0 * T * T * g * (d + p))
+    return Passes(forward, both - forward + fallback, sum(f.check_flops() for f in captured.factors))

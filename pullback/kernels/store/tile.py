@@ -21,10 +21,10 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sums import SumChecks
-from pullback.gradients.rows.factor import Piece
+from pullback.gradients.rows.pieces import Piece, matched
 from pullback.kernels.gram.parts import Part, form_of, parts, run_part
 from pullback.kernels.gram.squares import Squares, side_of_square
-from pullback.kernels.gram.tiles import matched, mirror, tiles
+from pullback.kernels.gram.tiles import mirror, tiles
 from pullback.kernels.plan.forms import tile_rows
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
