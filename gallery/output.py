@@ -11,11 +11,10 @@ from typing import Any
 
 from pullback.charts.chart import Chart, Frame, Table
 from pullback.charts.document import document_html, write_whole
-from pullback.charts.markup import chart_html, table_html
-from pullback.charts.text import duration, escape
+from pullback.charts.text import duration
 
+CODE = re.compile("``(.+?)``")
 HEADERS = (("quantity", "paper", "here", "tolerance", ""), ("quantity", "computed", "here", "tolerance", ""))
-EARLIER = "This run was made by an earlier version of the script, whose computations differ from those below."
 
 
 def digits(value: float) -> str:
@@ -66,7 +65,8 @@ def table_text(record: dict[str, Any]) -> str:
     lines = [line for header, rows in _tables(record) for line in (header, *map(cells, rows))]
     widths = [max(len(line[place]) for line in lines) for place in range(5)]
     body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"not reproduced: {row['quantity']}: {row['not_reproduced']}" for row in _failures(record)]
+    known = [row for row in record["rows"] if row["not_reproduced"]]
+    notes = [f"not reproduced: {row['quantity']}: {row['not_reproduced']}" for row in known]
     about = f"{record['preset']} size, {duration(record['seconds'])}, {record['machine']['threads']} threads"
     return "\n".join([f"{record['title']} ({record['page']}, {about})", *body, *notes])
 
@@ -77,57 +77,37 @@ def _tables(record: dict[str, Any]) -> list[tuple[tuple[str, ...], list[dict[str
     return [table for table in tables if table[1]]
 
 
-def _failures(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in record["rows"] if row["not_reproduced"]]
-
-
 def write_page(record: dict[str, Any], text: str, stored: dict[str, Any] | None, script: Path, path: Path) -> None:
     """Write the page; the stored run of the full size, if there is one, stands below the run it is made from."""
-    charts = [_chart_of(each, "") for each in record["charts"]]
-    parts = [_head_html(record, text), '<main id="content" tabindex="-1">']
-    parts += [_section("numbers", "The numbers", _numbers_html(record)), _charts_section("figures", charts)]
-    if stored and record["preset"] != "full":
-        kept = [_chart_of(each, "full-") for each in stored["charts"]]
-        earlier = "" if stored["code"] == record["code"] else f'<p class="prose">{EARLIER}</p>'
-        numbers = _about_html(stored) + earlier + _numbers_html(stored)
-        parts.append(_section("stored", "The full size, from a stored run", numbers))
-        parts.append(_charts_section("stored-figures", kept))
-        charts += kept
-    code = f'<div class="scroll"><pre>{escape(script.read_text(encoding="utf-8"))}</pre></div>'
-    source = f"<details><summary>The script</summary>{code}</details>"
-    parts += [_section("code", "How it was computed", source), "</main>"]
-    write_whole(
-        document_html(f"{record['title']} – pullback gallery", "\n".join(parts), charts, "Skip to the numbers"), path
+    run = _read_back(record, "")
+    kept = _read_back(stored, "full-") if stored and record["preset"] != "full" else None
+    page = document_html(
+        Path(__file__).parent,
+        "page.html",
+        run["charts"] + (kept["charts"] if kept else []),
+        run=run,
+        stored=kept,
+        text=text,
+        script=script.read_text(encoding="utf-8"),
+        facts_of=_facts,
+        compared_of=_tables,
+        cells_of=cells,
+        pieces_of=CODE.split,
     )
+    write_whole(page, path)
 
 
-def _head_html(record: dict[str, Any], text: str) -> str:
-    """Title, claim and definitions, then what the page was made from."""
-    paragraphs = "".join(map(_paragraph, text.split("\n\n")))
-    kicker = '<p class="kicker">pullback · gallery</p>'
-    return f"<header>{kicker}<h1>{escape(record['title'])}</h1>{_about_html(record)}{paragraphs}</header>"
-
-
-def _paragraph(text: str) -> str:
-    """A paragraph, or a formula if it is indented."""
-    kind = "formula" if text.startswith("    ") else "prose"
-    words = re.sub("``(.+?)``", r"<code>\1</code>", escape(text.strip()))
-    return f'<p class="{kind}">{words}</p>'
-
-
-def _about_html(record: dict[str, Any]) -> str:
-    """Size, cost, settings and machine of a run, as one line of facts."""
+def _facts(record: dict[str, Any]) -> list[str]:
+    """Size, cost, settings and machine of a run, as short phrases."""
     machine = record["machine"]
-    packages = (f"{name} {machine[name]}" for name in ("pullback", "torch", "numpy", "scipy", "python"))
-    facts = [
+    return [
         f"{record['preset']} size",
         f"took {duration(float(record['seconds']))}",
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} threads",
         *(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in record["settings"].items()),
-        *packages,
+        *(f"{name} {machine[name]}" for name in ("pullback", "torch", "numpy", "scipy", "python")),
         machine["date"],
     ]
-    return f'<ul class="facts">{"".join(f"<li>{escape(fact)}</li>" for fact in facts)}</ul>'
 
 
 def _setting(value: Any) -> str:
@@ -137,46 +117,10 @@ def _setting(value: Any) -> str:
     return "(" + ", ".join(f"{name.replace('_', ' ')} {_setting(each)}" for name, each in value.items()) + ")"
 
 
-def _rows_html(record: dict[str, Any]) -> str:
-    """The tables "paper, here, tolerance" and "computed, here, tolerance"."""
-    return "".join(_table_html(header, rows) for header, rows in _tables(record))
-
-
-def _table_html(header: tuple[str, ...], held: list[dict[str, Any]]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in header)
-    rows = []
-    for row in held:
-        quantity, paper, here, tolerance, verdict = map(escape, cells(row))
-        rest = zip(header[1:4], (paper, here, tolerance), strict=True)
-        note = row["not_reproduced"] or row["source"]
-        name = f'<th scope="row">{quantity}<span class="note">{escape(note)}</span></th>'
-        tone = "open" if row["not_reproduced"] else ("holds" if row["holds"] else "fails")
-        found = "".join(f'<td data-label="{label}">{text}</td>' for label, text in rest)  # the label is for phones
-        rows.append(f'<tr>{name}{found}<td class="{tone}">{verdict}</td></tr>')
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    label = f"{header[1].capitalize()}, here, tolerance"
-    return f'<div class="scroll rows" tabindex="0" role="region" aria-label="{label}">{table}</div>'
-
-
-def _numbers_html(record: dict[str, Any]) -> str:
-    """The table of numbers, and those of facts."""
-    return _rows_html(record) + "".join(table_html(_table_of(each)) for each in record["tables"])
-
-
-def _section(key: str, title: str, body: str) -> str:
-    return (
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{body}</section>'
-    )
-
-
-def _charts_section(key: str, charts: list[Chart]) -> str:
-    if not charts:
-        return ""
-    noscript = (
-        "<noscript><p>The charts need JavaScript; their numbers stand in the table below each one.</p></noscript>"
-    )
-    body = f'{noscript}<div class="charts">{"".join(map(chart_html, charts))}</div>'
-    return _section(key, "Figures" if key == "figures" else "Figures of the full size", body)
+def _read_back(record: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A record with its tables and charts; the prefix tells a stored one's charts from those just drawn."""
+    charts = [_chart_of(each, prefix) for each in record["charts"]]
+    return record | {"tables": [_table_of(each) for each in record["tables"]], "charts": charts}
 
 
 def _table_of(stored: dict[str, Any]) -> Table:
@@ -185,7 +129,7 @@ def _table_of(stored: dict[str, Any]) -> Table:
 
 
 def _chart_of(stored: dict[str, Any], prefix: str) -> Chart:
-    """A chart of a record; the prefix tells a stored one's key from that of the one just drawn."""
+    """A chart of a record, with a prefix to its key."""
     known = {each.name for each in fields(Chart)}
     tables = tuple(map(_table_of, stored["tables"]))
     kept = {key: value for key, value in stored.items() if key in known}

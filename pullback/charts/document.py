@@ -1,4 +1,7 @@
-"""A page as one file that needs no network and runs the two scripts it came with, no other."""
+"""A page as one file that needs no network and runs the two scripts it came with, no other.
+
+A page is a template. Whatever a template shows is text, but for what templates made themselves and for our own scripts.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +10,68 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from pullback._checks import input_error
-from pullback.charts.chart import Chart
-from pullback.charts.text import escape, script_json
+from pullback.charts.chart import Cell, Chart, Table
+from pullback.charts.numbers import evenly
+from pullback.charts.text import cell, clean, script_json
+
+MOST_ROWS = 60
 
 
-def document_html(title: str, body: str, charts: Iterable[Chart], skip_to: str) -> str:
+@cache
+def templates(home: str | Path) -> Environment:
+    """The templates of a package or of a folder, beside those they build on: ``document.html`` and ``kit.html``."""
+    own = FileSystemLoader(home) if isinstance(home, Path) else PackageLoader(home)
+    made = Environment(
+        loader=ChoiceLoader([own, PackageLoader("pullback.charts")]),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),  # and is then escaped
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {"cell": cell, "thinned": thinned}
+    return made
+
+
+def thinned(table: Table) -> tuple[str, list[list[Cell]]]:
+    """Caption and rows of a table as a page shows it: at most 60 rows, evenly chosen."""
+    kept = evenly(len(table.rows), MOST_ROWS)
+    said = f" ({len(kept)} of {len(table.rows):,} rows)" if len(kept) < len(table.rows) else ""
+    return table.caption + said, [table.rows[place] for place in kept]
+
+
+def document_html(home: str | Path, template: str, charts: Iterable[Chart], **shown: Any) -> str:
     """A whole page as text.
 
     Args:
-        title: of the browser's window, as plain text.
-        body: HTML; whatever in it is not ours has been escaped.
-        charts: the charts whose boxes (``markup.chart_html``) stand in ``body``.
-        skip_to: what the link for the keyboard says; ``body`` has an element with the id ``content``.
+        home: the package whose folder ``templates`` holds the page's template, or a folder that holds it.
+        template: its name; it extends ``document.html``, whose main part has the id ``content``.
+        charts: the charts whose boxes (``kit.charts``) stand on the page.
+        **shown: what the template asks for.
     """
     from plotly.offline import get_plotlyjs  # 5 MB of text, which only this function needs
 
     plotly, own = get_plotlyjs().replace("\r\n", "\n"), _resource("page.js")
     figures = {chart.key: chart.figure | {"frames": [asdict(frame) for frame in chart.frames]} for chart in charts}
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{_policy(plotly, own)}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{_resource("style.css")}</style>
-</head>
-<body>
-<a class="skip" href="#content">{escape(skip_to)}</a>
-{body}
-<footer><p>Drag over a chart to zoom in, double-click to return. This file is complete: it loads nothing from
-the network.</p></footer>
-<script type="application/json" id="charts">{script_json(figures)}</script>
-<script id="plotly">{plotly}</script>
-<script>{own}</script>
-</body>
-</html>
-"""
+    page = templates(home).get_template(template)
+    return page.render(
+        style=Markup(_resource("style.css")),
+        allowed=[_digest(plotly), _digest(own)],  # the content policy: these scripts run, and nothing is fetched
+        figures=Markup(script_json(figures)),
+        plotly=Markup(plotly),
+        own=Markup(own),
+        **shown,
+    )
 
 
 def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:
@@ -76,9 +99,6 @@ def _resource(name: str) -> str:
     return files("pullback.charts").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-def _policy(*scripts: str) -> str:
-    """The content policy: exactly these scripts run, and nothing is fetched."""
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
-    rules = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
-    return f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
+def _digest(script: str) -> str:
+    """What the content policy knows a script by."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,6 +1,6 @@
 """Turns what a run holds into text that is safe to show: escaping, shortening, and numbers for readers.
 
-Everything in a run is untrusted. A name goes through ``escape`` on its way into HTML, through
+Everything in a run is untrusted. A name is escaped by the templates on its way into HTML, goes through
 ``plotly_text`` on its way into a chart (Plotly reads a subset of HTML in labels), and through
 ``script_json`` on its way into a script.
 """
@@ -21,11 +21,6 @@ _SCRIPT_ESCAPES = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2
 def clean(value: object) -> str:
     """Text without control characters or lone surrogates, which no HTML file can hold."""
     return _CONTROL.sub("\ufffd", str(value))
-
-
-def escape(value: object) -> str:
-    """Text for HTML, inside an element or a quoted attribute."""
-    return html.escape(clean(value), quote=True)
 
 
 def shorten(value: object, limit: int) -> str:
@@ -106,9 +101,9 @@ def duration(seconds: float) -> str:
 
 
 def cell(value: object) -> str:
-    """One cell of a table, as escaped HTML; empty for what was not measured."""
+    """One cell of a table; empty for what was not measured."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return escape(value)
+        return str(value)
     return number(value, 4)

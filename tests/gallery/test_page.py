@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import math
 import re
@@ -225,22 +226,53 @@ def test_writes_the_page_and_its_numbers(script, tmp_path, capsys):
     assert record["settings"] == {"seed": 0}
     assert {"torch", "numpy", "scipy", "pullback", "processor", "threads", "date"} <= set(record["machine"])
     assert [(row["quantity"], row["holds"]) for row in record["rows"]] == [("number", True), ("bound", True)]
-    html = (out / "smith1999_topic.html").read_text()
+    written = (out / "smith1999_topic.html").read_text()
     for shown in ("figure &lt;1&gt;", "&lt;b&gt;", "# &lt;script&gt;", "1.5000001", "small size", 'id="line"'):
-        assert shown in html
-    assert "<b>" not in html.split("<script")[0]
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", html)
-    assert "stored run" not in html
+        assert shown in written
+    assert "<b>" not in written.split("<script")[0]
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", written)
+    assert "stored run" not in written
 
 
 def test_shows_the_stored_run_of_the_full_size(script, tmp_path):
     script("--preset", "full", "--store")
     assert json.loads((tmp_path / "pages/results/smith1999_topic.json").read_text())["preset"] == "full"
     script("--out", str(tmp_path / "out"))
-    html = (tmp_path / "out/smith1999_topic.html").read_text()
-    assert "The full size, from a stored run" in html
-    assert 'id="full-line"' in html
-    assert html.count("1.5000001") == 2
+    written = (tmp_path / "out/smith1999_topic.html").read_text()
+    assert "The full size, from a stored run" in written
+    assert 'id="full-line"' in written
+    assert written.count("1.5000001") == 2
+
+
+def test_every_text_of_a_record_is_text(load, tmp_path):
+    """Names of rows, tables, settings and machines, the claim and the script, of the page's run and of a stored one."""
+    (tmp_path / "script.py").write_text("# <u>script</u>")
+
+    def pages(mark, code="a"):
+        facts = ("processor", "cores", "threads", "python", "torch", "numpy", "scipy", "pullback", "date")
+        row = {"paper": f"paper{mark}", "here": 1.0, "holds": True, "computed": False, "verdict": f"verdict{mark}"}
+        row |= {"quantity": f"row{mark}", "tolerance": f"of{mark}", "not_reproduced": "", "source": f"source{mark}"}
+        table = {"caption": f"caption{mark}", "header": [f"head{mark}"], "rows": [[f"cell{mark}"]]}
+        known = {"settings": {f"set{mark}": {f"part{mark}": f"value{mark}"}}, "seconds": 1.0, "tables": [table]}
+        machine = {name: f"{name}{mark}" for name in facts}
+        record = {"title": f"title{mark}", "preset": "small", "code": code, "rows": [row, row | {"computed": True}]}
+        record |= known | {"machine": machine, "charts": []}
+        out = tmp_path / "page.html"
+        text = f"claim{mark}\n\n    formula{mark}\n\n``code{mark}`` and `` alone"
+        load("output").write_page(record, text, record | {"code": "b"}, tmp_path / "script.py", out)
+        return out.read_text(encoding="utf-8").split('<script type="application/json"')[0].partition("</style>")[2]
+
+    mark = "<u on='1' \"2\">&amp;</u></pre>"
+    page = pages(mark)
+    assert re.findall("<u[ >]|&amp;amp;amp;", page) == []
+    names = ["paper", "verdict", "row", "source", "caption", "head", "cell", "set", "part", "value", "title", "claim"]
+    names += ["formula", "code", "processor", "date"]
+    assert [name for name in names if f"{name}{mark}" not in html.unescape(page)] == []
+    assert "<code>code&lt;u" in page
+    assert "`` alone" in page
+    assert page.count("an earlier version of the script") == 1
+    tags = [re.findall(r"<(/?\w+)", text) for text in (page, pages(""))]
+    assert tags[0] == tags[1]
 
 
 def test_does_not_overwrite(script, tmp_path, capsys):

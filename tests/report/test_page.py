@@ -19,7 +19,7 @@ import pullback as pb
 from pullback._checks import InputError
 from pullback.report import write_report
 from pullback.report.run.header import facts_of, key_numbers
-from pullback.report.run.notes import damage_html, findings_html, left_out
+from pullback.report.run.notes import damage_of, findings_of, left_out
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun, name_runs
 from pullback.runs import Record, Run, RunWriter, load_run
@@ -167,7 +167,7 @@ def test_what_the_budget_left_out_is_said():
     run = Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 1}), Record(9, 2.0, "schedule", values)))
     said = "3 measurements that were due; tangent at 5 of the others; sharpness, put off until it can be paid"
     assert left_out(run) == said
-    assert said in damage_html([NamedRun("r", run)])
+    assert damage_of([NamedRun("r", run)]) == [f"Left out, since it would have cost more than the budget: r: {said}."]
     assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 0}),))) == ""
     assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": "<b>", "without": 3}),))) == ""
 
@@ -176,9 +176,9 @@ def test_what_follows_from_a_cause_has_no_remedy_of_its_own(monkeypatch):
     cause = {"name": "learning-rate-too-high", "severity": "critical", "action": "Lower it", "because": []}
     found = [cause, {**cause, "name": "divergence", "because": ["learning-rate-too-high"]}]
     monkeypatch.setattr(Run, "findings", property(lambda _: found))
-    text = findings_html([NamedRun("r", Run(Path("r"), {}, ()))])
-    assert text.count("Lower it") == 1
-    assert text.index("Lower it") < text.index("follows from learning rate too high")
+    first, second = findings_of([NamedRun("r", Run(Path("r"), {}, ()))])
+    assert (first["action"], first["follows"]) == ("Lower it", False)
+    assert (second["action"], second["follows"], second["where"]) == ("", True, "follows from learning rate too high")
 
 
 @pytest.mark.parametrize(

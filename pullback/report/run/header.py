@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 from pullback.charts.chart import PALETTE
 from pullback.charts.numbers import finite
-from pullback.charts.text import as_dict, as_float, clean, counted, duration, escape, number, percent, shorten
+from pullback.charts.text import as_dict, as_float, counted, duration, number, percent, shorten
 from pullback.report.run.series import NamedRun, last_value, read_series
 from pullback.runs import Run
 
 
-def header_html(runs: Sequence[NamedRun]) -> str:
-    """Name, description and key numbers: as a row of figures for one run, as a table for several."""
-    if len(runs) == 1:
-        title, body = escape(runs[0].name), _one(runs[0])
-    else:
-        title, body = f"{len(runs)} training runs compared", _several(runs)
-    kicker = '<p class="kicker">pullback · the geometry of a training run</p>'
-    return f"<header>{kicker}<h1>{title}</h1>{body}</header>"
-
-
-def _one(named: NamedRun) -> str:
-    keys = "".join(
-        f'<div><dt>{label}</dt><dd>{value}<span class="note">{note}</span></dd></div>'
-        for label, value, note in key_numbers(named)
-    )
-    facts = "".join(f"<li>{escape(fact)}</li>" for fact in facts_of(named))
-    return f'<ul class="facts">{facts}</ul><dl class="keys">{keys}</dl>{_settings(named)}'
-
-
-def _several(runs: Sequence[NamedRun]) -> str:
-    labels = ("Run", *(label for label, _, _ in key_numbers(runs[0])))
-    head = "".join(f'<th scope="col">{label}</th>' for label in labels)
-    rows = "".join(_row(place, named) for place, named in enumerate(runs))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    settings = "".join(_settings(named, f" of {named.name}") for named in runs)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="Runs">{table}</div>{settings}'
-
-
-def _row(place: int, named: NamedRun) -> str:
-    """One run of several: its colour in the charts, its name, what was trained, and its key numbers."""
-    swatch = f'<span class="swatch" style="background:{PALETTE[place % len(PALETTE)]}"></span>'
-    facts = f'<span class="note">{escape(" · ".join(facts_of(named)))}</span>'
-    cells = "".join(f'<td>{value}<span class="note">{note}</span></td>' for _, value, note in key_numbers(named))
-    return f'<tr><th scope="row">{swatch}{escape(named.name)}{facts}</th>{cells}</tr>'
+def head_of(named: NamedRun, place: int) -> dict[str, Any]:
+    """What the head of the page says of the run at this place among several."""
+    settings = as_dict(named.run.meta.get("settings"))
+    return {
+        "name": named.name,
+        "colour": PALETTE[place % len(PALETTE)],
+        "facts": facts_of(named),
+        "numbers": key_numbers(named),
+        "settings": [(key, shorten(value, 400)) for key, value in settings.items()],
+    }
 
 
 def facts_of(named: NamedRun) -> list[str]:
@@ -78,24 +55,8 @@ def facts_of(named: NamedRun) -> list[str]:
     return facts
 
 
-def _settings(named: NamedRun, of_run: str = "") -> str:
-    """The settings of the run, folded away."""
-    settings = as_dict(named.run.meta.get("settings"))
-    if not settings:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{escape(shorten(value, 400))}</td></tr>'
-        for key, value in settings.items()
-    )
-    table = f"<table><tbody>{rows}</tbody></table>"
-    return (
-        f"<details><summary>Settings{escape(of_run)}</summary>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Settings">{table}</div></details>'
-    )
-
-
 def key_numbers(named: NamedRun) -> list[tuple[str, str, str]]:
-    """Label, value and a note (all escaped) for each of the numbers to look at first."""
+    """Label, value and a note for each of the numbers to look at first."""
     run = named.run
     loss, loss_note = _final_loss(run)
     accuracy = last_value(run, "epoch", "test_accuracy")
@@ -120,10 +81,8 @@ def _final_loss(run: Run) -> tuple[float | None, str]:
     return last_value(run, "epoch", "train_loss"), "mean of the last epoch"
 
 
-def _shown(value: float | None, show: object, note: str) -> tuple[str, str]:
-    if value is None or not callable(show):
-        return "–", "not measured"
-    return clean(show(value)), note
+def _shown(value: float | None, show: Callable[[object], str], note: str) -> tuple[str, str]:
+    return ("–", "not measured") if value is None else (show(value), note)
 
 
 def _sharpness(named: NamedRun) -> tuple[str, str]:

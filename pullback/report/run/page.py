@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pullback.charts.document import check_free, document_html, write_whole
-from pullback.report.run.contents import contents_html, section_html
-from pullback.report.run.header import header_html
+from pullback.report.run.header import head_of
 from pullback.report.run.inputs import read_runs
-from pullback.report.run.notes import damage_html, failures_html, findings_html
+from pullback.report.run.notes import damage_of, failures_of, findings_of
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun
 from pullback.runs import Run
@@ -51,18 +50,14 @@ def write_report(
 
 def page_html(runs: Sequence[NamedRun]) -> str:
     """The whole page as text."""
-    built = [(section, *charts_of(section, runs)) for section in SECTIONS]
-    failures = failures_html(runs)
-    parts = "\n".join(section_html(*each) for each in built)
-    body = f"""{header_html(runs)}
-{contents_html(built, bool(failures))}
-<main id="content" tabindex="-1">
-<section id="findings" aria-labelledby="findings-title"><h2 id="findings-title">What the numbers say</h2>
-{findings_html(runs)}{damage_html(runs)}</section>
-<noscript><p>The charts need JavaScript; their numbers stand in the table below each one.</p></noscript>
-{parts}
-{failures}
-</main>"""
-    name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    charts = [chart for _, drawn, _ in built for chart in drawn]
-    return document_html(f"{name} – pullback training report", body, charts, "Skip to the findings and charts")
+    sections = [(section, *charts_of(section, runs)) for section in SECTIONS]
+    return document_html(
+        "pullback.report",
+        "run.html",
+        [chart for _, charts, _ in sections for chart in charts],
+        runs=[head_of(named, place) for place, named in enumerate(runs)],
+        sections=sections,
+        findings=findings_of(runs),
+        damage=damage_of(runs),
+        failures=failures_of(runs),
+    )

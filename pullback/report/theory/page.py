@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pullback.charts.chart import Chart, Table
 from pullback.charts.document import document_html, write_whole
-from pullback.charts.markup import chart_html, table_html
-from pullback.charts.text import escape, number
+from pullback.charts.text import number
 from pullback.report.theory.charts import Line
 
 
@@ -67,22 +66,4 @@ def theory_text(page: TheoryPage) -> str:
 
 def write_theory_page(page: TheoryPage, path: Path) -> Path:
     """Write the page as one self-contained file."""
-    keys = "".join(
-        f"<div><dt>{escape(label)}</dt><dd>{escape(value if isinstance(value, str) else number(value))}"
-        f'<span class="note">{escape(note)}</span></dd></div>'
-        for label, value, note in page.keys
-    )
-    facts = "".join(f"<li>{escape(fact)}</li>" for fact in page.facts)
-    title = '<h2 id="numbers-title">The numbers</h2>'
-    numbers = f'<section id="numbers" aria-labelledby="numbers-title">{title}\n{table_html(page.table)}</section>'
-    numbers = numbers if page.lines else ""
-    body = f"""<header><p class="kicker">pullback · {escape(page.group)}</p><h1>{escape(page.title)}</h1>
-<ul class="facts">{facts}</ul><dl class="keys">{keys}</dl></header>
-<main id="content" tabindex="-1">
-<noscript><p>The charts need JavaScript; their numbers stand in the table below each one.</p></noscript>
-<div class="charts">{"".join(map(chart_html, page.charts))}</div>
-{numbers}
-</main>"""
-    return write_whole(
-        document_html(f"{page.title} – pullback {page.group}", body, page.charts, "Skip to the charts"), path
-    )
+    return write_whole(document_html("pullback.report", "theory.html", page.charts, page=page), path)
