@@ -4,12 +4,12 @@ from pullback.diagnostics.alignment import Alignment, alignment, label_alignment
 from pullback.diagnostics.curvature_spectrum.spectrum import CurvatureSpectrum, curvature_spectrum
 from pullback.diagnostics.drift import KernelDrift, kernel_drift
 from pullback.diagnostics.flow import LayerFlow, layer_flow
+from pullback.diagnostics.kernel_spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.moments import Moments, moments
 from pullback.diagnostics.noise import GradientNoise, gradient_noise
 from pullback.diagnostics.preconditioned_sharpness import preconditioned_sharpness
 from pullback.diagnostics.scale_invariance import ScaleSchedule, equilibrium_norm, scale_invariance, scale_schedule
 from pullback.diagnostics.sharpness import Sharpness, compare_curvatures, sharpness
-from pullback.diagnostics.spectrum import Spectrum, layer_spectra, spectrum
 from pullback.diagnostics.step_sizes import stability_limit
 from pullback.diagnostics.tangent_path import PathPoint, TangentPath, follow
 from pullback.diagnostics.trade_off import TradeOff, trade_off

@@ -5,7 +5,7 @@ from pullback.dynamics.batch_size import BatchCurve, adam_effective_step, batch_
 from pullback.dynamics.elastic import ElasticPenalty
 from pullback.dynamics.landscapes import LANDSCAPES, Landscape, landscape, network_landscape
 from pullback.dynamics.linear.ensemble import Ensemble, ensemble_dynamics
-from pullback.dynamics.linear.outputs import Dynamics, linear_dynamics
+from pullback.dynamics.linear.linear_dynamics import Dynamics, linear_dynamics
 from pullback.dynamics.linear.regression import KernelRegression, kernel_regression
 from pullback.dynamics.output_space import OutputPath, output_space_descent
 from pullback.dynamics.parity import ParityVariance, SampledParities, parity_variance, sampled_parity_variance

@@ -1,7 +1,7 @@
 """How trained weights, predictions and losses answer to changes of the training data."""
 
 from pullback.influence.checkpoints import gradient_influence
-from pullback.influence.cost import CostResponse, cost_response, mixed_second_vp
+from pullback.influence.cost_response import CostResponse, cost_response, mixed_second_vp
 from pullback.influence.dual import DampedInverse
 from pullback.influence.leave_one_out import LeaveOneOut, leave_one_out
 from pullback.influence.mixed import MixedDerivative

@@ -15,7 +15,7 @@ from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
 from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import without_autocast
-from pullback.influence.rows import HELD_BYTES, HeldCurvature, HeldRows, bent, held_rows, itemsize
+from pullback.influence.held_rows import HELD_BYTES, HeldCurvature, HeldRows, bent, held_rows, itemsize
 from pullback.kernels import GradientMatrix, backward_kernel, tangent_kernel
 from pullback.operators import Jacobian
 from pullback.operators.operator import Operator

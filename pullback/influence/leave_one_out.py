@@ -16,7 +16,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
 from pullback.influence.dual import DampedInverse, own_entries
-from pullback.influence.rows import count_samples, row_blocks
+from pullback.influence.held_rows import count_samples, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, num_outputs, settings_of
 
 Estimate = Literal["leverage", "first_order"]

@@ -13,8 +13,8 @@ from pullback._progress import PATIENCE, Progress
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
+from pullback.influence.held_rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
 from pullback.influence.response import WRT, Wrt, perturbation
-from pullback.influence.rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, make_system, num_outputs, settings_of
 from pullback.operators.operator import Operator
 

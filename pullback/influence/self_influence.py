@@ -12,8 +12,8 @@ from pullback._progress import PATIENCE, Progress
 from pullback.functional import LossFunction
 from pullback.functional.batches import Data
 from pullback.influence.dual import DampedInverse, own_entries
+from pullback.influence.held_rows import count_samples, row_blocks
 from pullback.influence.query import Influence, summary
-from pullback.influence.rows import count_samples, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, settings_of
 
 

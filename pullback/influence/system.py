@@ -19,7 +19,7 @@ from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
 from pullback.functional.unwrap import without_autocast
 from pullback.influence.dual import DampedInverse, Factored
-from pullback.influence.rows import HELD_BYTES, fits, held_matrix, held_rows, itemsize
+from pullback.influence.held_rows import HELD_BYTES, fits, held_matrix, held_rows, itemsize
 from pullback.operators import Fisher, GaussNewton, Hessian
 from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues, solve

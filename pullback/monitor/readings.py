@@ -16,7 +16,7 @@ from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, num_samples
 from pullback.functional.batch import Batch, filled, tensors
 from pullback.functional.losses import apply_loss, check_finite, check_targets, logits_of, reduces
-from pullback.monitor.alone import Alone, Call
+from pullback.monitor.per_sample_loss import Alone, Call
 from pullback.monitor.reduction import Evaluated, Reduction, are_spread, mean_or_sum, refuse_broadcast, weighted
 
 PER_SAMPLE = "Pass a `loss_fn` that returns one loss per sample: reduction='none', and the mean over all later axes"

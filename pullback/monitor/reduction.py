@@ -10,7 +10,7 @@ from torch import Tensor
 from pullback._checks import InputError
 from pullback._rng import make_generator
 from pullback.functional.agreement import tolerance
-from pullback.monitor.alone import Alone
+from pullback.monitor.per_sample_loss import Alone
 
 Reduction = Literal["mean", "sum", "weighted mean"]
 Evaluated = tuple[Tensor, list[Tensor]]  # a loss, and its gradient in every tensor of the outputs

@@ -15,7 +15,7 @@ import numpy as np
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
-from pullback.runs.course import Course
+from pullback.runs.course_file import Course
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
 
 MOMENT = 0.02  # seconds in which a writer that is alive has finished its line

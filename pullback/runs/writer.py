@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.runs.course import CourseWriter
+from pullback.runs.course_file import CourseWriter
 from pullback.runs.reader import Run, load_run
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode, encode_values, in_words
 

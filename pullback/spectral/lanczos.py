@@ -13,7 +13,7 @@ from pullback._rng import make_generator
 from pullback.operators.operator import Operator
 from pullback.spectral.basis import Basis
 from pullback.spectral.inputs import check_symmetric, dense, product, square_operator
-from pullback.spectral.repeats import Search
+from pullback.spectral.multiplicity import Search
 from pullback.spectral.sums import inner_products, lengths
 
 

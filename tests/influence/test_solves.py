@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import _progress, reference
-from pullback.influence import dual, query, rows, system
+from pullback.influence import dual, held_rows, query, system
 from pullback.operators import as_operator
 from tests.compare import assert_same
 from tests.influence.test_response import LOSSES, dense_matrix, network
@@ -27,7 +27,7 @@ def held_bytes(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets what may be held."""
 
     def change(count: int) -> None:
-        for module in (rows, dual, query, system):
+        for module in (held_rows, dual, query, system):
             monkeypatch.setattr(module, "HELD_BYTES", count)
 
     return change
@@ -63,7 +63,7 @@ def test_every_route_equals_dense_algebra(
     across = {"weights": -G @ torch.linalg.solve(A, G.T) / n, "labels": -G @ torch.linalg.solve(A, (H - G).T) / n}
     method, held = route
     with pytest.MonkeyPatch.context() as patch:
-        for module in (rows, dual, query, system):
+        for module in (held_rows, dual, query, system):
             patch.setattr(module, "HELD_BYTES", held)
         settings: dict[str, Any] = {"damping": damping, "matrix": matrix, "method": method, "tol": 1e-10}
         settings |= {"max_iters": 500, "block": 2}
@@ -165,7 +165,7 @@ def test_wrong_numbers_in_what_is_held_are_seen_by_every_call(
     """Rows, matrix or Gram matrix off by one percent: iterations converge on them, the network says they did not."""
     model, loss_fn, x, y = network(n, 2, 6 if n == 4 else 2, 3, "classes", seed=4)
     for name in ("held_rows", "held_matrix"):
-        made = getattr(rows, name)
+        made = getattr(held_rows, name)
         monkeypatch.setattr(system, name, lambda *a, made=made: spoiled(made(*a)))
         monkeypatch.setattr(dual, name, lambda *a, made=made: spoiled(made(*a)), raising=False)
     kernel = dual.tangent_kernel
@@ -195,7 +195,7 @@ def test_wrong_numbers_in_what_is_held_are_seen_by_every_call(
 
 def spoiled(made: Any) -> Any:
     """What was held, one percent too large."""
-    (made.rows if isinstance(made, rows.HeldCurvature) else made.matrix).mul_(1.01)
+    (made.rows if isinstance(made, held_rows.HeldCurvature) else made.matrix).mul_(1.01)
     return made
 
 

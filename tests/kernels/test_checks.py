@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.gradients.capture import coverage, reused
-from pullback.gradients.capture import sums as checks
+from pullback.gradients.capture import sum_checks as checks
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rules.registry import RULES
 from pullback.kernels.plan.rates import Rates

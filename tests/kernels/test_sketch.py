@@ -15,7 +15,7 @@ from pullback.functional import ModelView, take
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import capture_factors
-from pullback.gradients.capture.sums import summed
+from pullback.gradients.capture.sum_checks import summed
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.kernels.gram.blocks import assemble
 from pullback.kernels.plan.make import make_plan

@@ -75,7 +75,7 @@ LOOKS = {
 TUNING = {
     "pullback/_progress.py": {"PATIENCE", "LINE_EVERY"},
     "pullback/functional/agreement.py": {"PIECE"},
-    "pullback/influence/rows.py": {"CAPTURED", "BLOCK_BYTES"},
+    "pullback/influence/held_rows.py": {"CAPTURED", "BLOCK_BYTES"},
     "pullback/gradients/rows/factor.py": {"_CACHED_BYTES"},
     "pullback/kernels/plan/rates.py": {"WHILE"},
     "pullback/gradients/rows/products.py": {"COLUMNS", "_NUMBERS"},

@@ -11,7 +11,7 @@ from pullback._checks import self_check_error, unsupported
 from pullback.functional import ModelView
 from pullback.functional.agreement import disagreement, norms, tolerance
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.sums import SHARED, undefined
+from pullback.gradients.capture.sum_checks import SHARED, undefined
 from pullback.gradients.rows.contract import Tensors
 from pullback.gradients.rows.factor import Factor
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.checks import check_sums
 from pullback.kernels.gram.parts import Part, new_block, parts, run_part
 from pullback.kernels.gram.tiles import mirror

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.contract import Contract
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.gram.parts import Part

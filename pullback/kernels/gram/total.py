@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
 from pullback.kernels.gram.checks import check_sums
 from pullback.kernels.gram.parts import form_of, new_block, parts, run_part

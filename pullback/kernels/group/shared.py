@@ -24,7 +24,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import captured_rows
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.blocks import Blocks, partial_block
 from pullback.kernels.gram.checks import check_sums as check_sums
 from pullback.kernels.gram.tiles import mirror

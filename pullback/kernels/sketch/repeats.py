@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback.functional.agreement import loosest
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.contract import block_shape
 from pullback.kernels.gram.checks import quadratic
 from pullback.kernels.gram.parts import Part, parts

@@ -20,7 +20,7 @@ from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.sums import SumChecks
+from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece, matched
 from pullback.kernels.gram.parts import Part, form_of, parts, run_part
 from pullback.kernels.gram.squares import Squares, side_of_square

@@ -13,8 +13,8 @@ from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import ROOT_LAYER, evaluate
 from pullback.functional.modes import calls_by_name
 from pullback.functional.unwrap import unwrap
-from pullback.measure.rank_collapse.calls import Call, Shape
 from pullback.measure.rank_collapse.frames import Frame, Key, Layer, frames, layer_of
+from pullback.measure.rank_collapse.fused_attention import Call, Shape
 from pullback.measure.rank_collapse.inputs import explained
 from pullback.measure.rank_collapse.reader import Reader
 

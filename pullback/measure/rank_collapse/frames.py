@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_leaves
 
 from pullback.functional.model_view import ROOT_LAYER
-from pullback.measure.rank_collapse.calls import Shape
+from pullback.measure.rank_collapse.fused_attention import Shape
 
 Key = tuple[str, int]  # name of a module, number of its call
 

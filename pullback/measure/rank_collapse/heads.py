@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.measure.rank_collapse.calls import Call
 from pullback.measure.rank_collapse.frames import Layer
+from pullback.measure.rank_collapse.fused_attention import Call
 from pullback.measure.rank_collapse.statistics import SPECTRUM, of_heads, of_spectrum
 
 ENTRIES = 2**18  # of matrices that are made at once, and at least those of one head

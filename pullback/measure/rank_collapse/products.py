@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from pullback.measure.rank_collapse.calls import Call
+from pullback.measure.rank_collapse.fused_attention import Call
 from pullback.measure.rank_collapse.traces import Trace, Traces, spread
 from pullback.measure.rank_collapse.weights import Masks, are_equal, call_of, sums_to_one
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.measure.rank_collapse.calls import Call, Part, Shape, four_axes, limit
+from pullback.measure.rank_collapse.fused_attention import Call, Part, Shape, four_axes, limit
 
 ROUNDING = 64  # machine epsilons that a sum of a row may be off: exponentials of scores of that size are
 COARSE = 0.05  # or this, in half precision, where it is less

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import pullback as pb
 from pullback.runs import RunWriter, load_run
-from pullback.runs.course import BLOCK, COURSE_FILE, HEADER, MAGIC, PART, Course, CourseWriter, blocks, encoded
+from pullback.runs.course_file import BLOCK, COURSE_FILE, HEADER, MAGIC, PART, Course, CourseWriter, blocks, encoded
 
 NONE: dict[str, float] = {}
 
