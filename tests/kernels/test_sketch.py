@@ -330,8 +330,8 @@ def test_params_restrict_the_kernel() -> None:
 
 def test_a_wrong_sketch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows must sum to the sketch of the ordinary gradient."""
-    right = sketch_project._project_outer
-    monkeypatch.setattr(sketch_project, "_project_outer", lambda *args: 1.01 * right(*args))
+    right = sketch_project.projected
+    monkeypatch.setattr(sketch_project, "projected", lambda *args: 1.01 * right(*args))
     model, loss_fn, x, y = build(BY_NAME["mlp"], 5)
     with pytest.raises(pb.SelfCheckError, match=r"sketch_kernel: expected the summed gradient of `1.weight` to agree"):
         sketch_kernel(model, loss_fn, x, y, size=4, repeats=2, exact="smaller")

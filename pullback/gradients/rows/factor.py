@@ -28,6 +28,8 @@ class Factor(ABC):
     num_samples: int
     num_outputs: int
     like: Tensor  # any tensor of the rows' dtype and device
+    held_apart = False  # rows of every parameter are held by themselves
+    is_zero = False  # nothing depends on the parameters
     piece_bytes = 16 * 2**20  # rows formed at a time, unless memory is short: near the caches, and memory is reused
 
     @property
@@ -181,6 +183,8 @@ class DenseFactor(Factor):
     gradients: Tensors
     form: Form = "dense"
 
+    held_apart = True
+
     @property
     def like(self) -> Tensor:  # type: ignore[override]
         return next(iter(self.gradients.values()))
@@ -245,6 +249,8 @@ class UnusedFactor(Factor):
 
     shapes: dict[str, torch.Size]
     values: Tensor  # (N, C), any
+
+    is_zero = True
 
     @property
     def like(self) -> Tensor:  # type: ignore[override]

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import gram_flops
-from pullback.gradients.rows.factor import Factor, UnusedFactor
-from pullback.gradients.rows.outer import OuterFactor
-from pullback.gradients.rows.tied import TiedFactor
-from pullback.gradients.rows.tokens import TokenFactor
-from pullback.kernels.sketch.project import Sketch, is_vector, key_of, matrix_shape, split
+from pullback.gradients.rows.factor import Factor
+from pullback.kernels.sketch.project import Sketch, is_vector, key_of, matrix_shape, projection_cost, split
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def _is_exact(factor: Factor, sketch: Sketch, n1: int, n2: int | None) -> bool:
 
 def _never(factor: Factor, sketch: Sketch) -> bool:
     """Vectors, unused parameters, and layers that a sketch would leave as they are."""
-    if is_vector(factor) or isinstance(factor, UnusedFactor):
+    if is_vector(factor) or factor.is_zero:
         return True
     g, p, d = matrix_shape(factor)
     return max(g * p, g * d) <= sketch.size
@@ -121,17 +118,5 @@ def sketch_flops(factor: Factor, sketch: Sketch, n1: int, n2: int | None) -> flo
     g, p, d = matrix_shape(factor)
     C, k, m = factor.num_outputs, min(sketch.size, g * p), min(sketch.size, g * d)
     rows = C * n1, None if n2 is None else C * n2
-    return sketch.repeats * (2.0 * _products(factor, k, m) * (n1 + (n2 or 0)) + gram_flops(*rows) * k * m)
-
-
-def _products(factor: Factor, k: int, m: int) -> float:
-    """Multiplications that take one sample's rows to (C, k, m)."""
-    C, (_, p, d) = factor.num_outputs, matrix_shape(factor)
-    if isinstance(factor, TiedFactor):
-        return _products(factor.table, k, m) + _products(factor.head, k, m)
-    if isinstance(factor, TokenFactor):
-        return C * len(factor.token) / max(1, factor.num_samples) * (d + k) * m
-    if isinstance(factor, OuterFactor):
-        T, g = factor.dims[:2]
-        return T * g * (d * m + C * p * k + C * k * m)
-    return C * min(p * m * (d + k), d * k * (p + m))
+    _, products = projection_cost(factor, k, m)
+    return sketch.repeats * (2.0 * products * (n1 + (n2 or 0)) + gram_flops(*rows) * k * m)

@@ -4,6 +4,9 @@ For the block ``W_i = sum_t D_it (x) A_it``, (p, d), of a layer a sketch keeps S
 of independent signs over root k: ``<S_i, S_j>`` has the mean ``<W_i, W_j>``. A bias is one more input that is always
 one, groups are blocks of one large block-diagonal W, and a side no longer than k is left as it is. Why signs, the
 variance and what it means for the choice of k: ``docs/sketches.md``.
+
+What a kind of rows does in its own way is registered here (`functools.singledispatch`), also from outside; one that
+registers nothing is projected from its rows.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import singledispatch
 from hashlib import blake2b
 from typing import Literal
 
@@ -21,7 +25,7 @@ from pullback._checks import check_option, input_error
 from pullback._rng import make_generator
 from pullback.functional.model_view import layer_of
 from pullback.gradients.rows.contract import Tensors
-from pullback.gradients.rows.factor import DenseFactor, Factor
+from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rows.tied import TiedFactor
 from pullback.gradients.rows.tokens import TokenFactor
@@ -77,30 +81,37 @@ def is_vector(factor: Factor) -> bool:
 def split(factors: Iterable[Factor]) -> Iterator[Factor]:
     """Factors one after the other, parameter by parameter where one holds matrices as rows or spans layers."""
     for factor in factors:
-        held = isinstance(factor, DenseFactor) and len(factor.shapes) > 1
+        apart = factor.held_apart and len(factor.shapes) > 1
         across = len({layer_of(name) for name in factor.shapes}) > 1
-        if (held or across) and not is_vector(factor):
+        if (apart or across) and not is_vector(factor):
             yield from (factor.only(name) for name in factor.shapes)
         else:
             yield factor
 
 
+@singledispatch
 def matrix_shape(factor: Factor) -> tuple[int, int, int]:
     """(g, p, d): a row is g blocks of p x d numbers. A bias beside a weight is one more of the d."""
-    if isinstance(factor, OuterFactor):
-        _, g, d, p = factor.dims
-        return g, p, d + (factor.bias is not None)
     shape = factor.shapes[key_of(factor)]
     return 1, shape[0], shape[1:].numel()
 
 
+@matrix_shape.register
+def _(factor: OuterFactor) -> tuple[int, int, int]:
+    _, g, d, p = factor.dims
+    return g, p, d + (factor.bias is not None)
+
+
+@singledispatch
 def as_matrix(factor: Factor, values: Tensors) -> Tensor:
     """Tensors shaped like the factor's parameters -> (g, p, d), as ``matrix_shape``."""
-    g, p, d = matrix_shape(factor)
-    if isinstance(factor, OuterFactor):
-        weight = factor.from_weight(values[factor.weight])
-        return weight if factor.bias is None else torch.cat([weight, values[factor.bias].view(g, p, 1)], 2)
-    return values[key_of(factor)].reshape(g, p, d)
+    return values[key_of(factor)].reshape(matrix_shape(factor))
+
+
+@as_matrix.register
+def _(factor: OuterFactor, values: Tensors) -> Tensor:
+    weight = factor.from_weight(values[factor.weight])
+    return weight if factor.bias is None else torch.cat([weight, values[factor.bias].view(*weight.shape[:2], 1)], 2)
 
 
 def projections(factor: Factor, sketch: Sketch, repeat: int) -> tuple[Tensor, Tensor]:
@@ -125,7 +136,7 @@ def _side(length: int, size: int, groups: int, generator: torch.Generator, like:
 
 def project(factor: Factor, left: Tensor, right: Tensor) -> Tensor:
     """Sketched rows of one repeat, (N, C, m), in blocks of samples."""
-    return torch.cat([_project(factor, left, right, index).flatten(2) for index in _blocks(factor, left, right)])
+    return torch.cat([projected(factor, left, right, index).flatten(2) for index in _blocks(factor, left, right)])
 
 
 def project_matrix(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -135,32 +146,15 @@ def project_matrix(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def _blocks(factor: Factor, left: Tensor, right: Tensor) -> Iterator[slice]:
     """Stretches of samples whose rows, projections and sketches stay near ``BLOCK_NUMBERS``."""
-    step = max(1, BLOCK_NUMBERS // max(1, _numbers(factor, left.shape[2], right.shape[2])))
+    numbers, _ = projection_cost(factor, left.shape[2], right.shape[2])
+    step = max(1, BLOCK_NUMBERS // max(1, numbers))
     for start in range(0, factor.num_samples, step):
         yield slice(start, min(start + step, factor.num_samples))
 
 
-def _numbers(factor: Factor, k: int, m: int) -> int:
-    """Numbers formed for one sample on the way."""
-    C, (_, p, d) = factor.num_outputs, matrix_shape(factor)
-    if isinstance(factor, TiedFactor):
-        return _numbers(factor.table, k, m) + _numbers(factor.head, k, m)
-    if isinstance(factor, TokenFactor):
-        return C * k * m + len(factor.token) // max(1, factor.num_samples) * (k + 2 * C * m)
-    if isinstance(factor, OuterFactor):
-        T, g = factor.dims[:2]
-        return T * g * (d + m + C * (p + k)) + C * k * m
-    return C * (p * d + min(p * m, k * d) + k * m)
-
-
-def _project(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tensor:
-    """``L^T W_ic R`` of some samples, (n, C, k, m)."""
-    if isinstance(factor, TiedFactor):
-        return _project(factor.table, left, right, index) + _project(factor.head, left, right, index)
-    if isinstance(factor, TokenFactor):
-        return _project_tokens(factor, left[0], right[0], index)
-    if isinstance(factor, OuterFactor):
-        return _project_outer(factor, left, right, index)
+@singledispatch
+def projected(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+    """``L^T W_ic R`` of some samples, (n, C, k, m): from the rows, where their kind registers no shorter way."""
     _, p, d = matrix_shape(factor)
     (rows,) = factor.rows(index).values()
     rows = rows.reshape(*rows.shape[:2], p, d)
@@ -169,7 +163,15 @@ def _project(factor: Factor, left: Tensor, right: Tensor, index: slice) -> Tenso
     return (left[0].T @ rows) @ right[0]
 
 
-def _project_outer(factor: OuterFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+@singledispatch
+def projection_cost(factor: Factor, k: int, m: int) -> tuple[int, float]:
+    """Of what ``projected`` does for one sample: numbers formed on the way, and multiplications."""
+    C, (_, p, d) = factor.num_outputs, matrix_shape(factor)
+    return C * (p * d + min(p * m, k * d) + k * m), C * min(p * m * (d + k), d * k * (p + m))
+
+
+@projected.register
+def _(factor: OuterFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
     """``sum_tg (L_g^T D_ictg) (x) (R_g^T A_itg)``."""
     a, d = factor.left(index), factor.right(index)  # (n, T, g, d), (n, C, T, g, p)
     images = torch.einsum("ntgd,gdm->ntgm", a, right[:, : a.shape[3]])
@@ -179,15 +181,40 @@ def _project_outer(factor: OuterFactor, left: Tensor, right: Tensor, index: slic
     return returns.flatten(2, 3).mT @ images.flatten(1, 2).unsqueeze(1)
 
 
-def _project_tokens(factor: TokenFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+@projection_cost.register
+def _(factor: OuterFactor, k: int, m: int) -> tuple[int, float]:
+    C, (_, p, d), (T, g) = factor.num_outputs, matrix_shape(factor), factor.dims[:2]
+    return T * g * (d + m + C * (p + k)) + C * k * m, T * g * (d * m + C * p * k + C * k * m)
+
+
+@projected.register
+def _(factor: TokenFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
     """``sum over entries of (row of L at the token) (x) (R^T value)``; every sample padded to as many."""
     owner, token, values = factor.entries(index)
-    images = values @ right  # (M, C, m)
+    images = values @ right[0]  # (M, C, m)
     counts = torch.bincount(owner, minlength=len(range(factor.num_samples)[index]))
     offset = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
     longest = int(counts.max())
-    a = images.new_zeros(len(counts), longest, left.shape[1])
-    a[owner, offset] = left[token]
+    a = images.new_zeros(len(counts), longest, left.shape[2])
+    a[owner, offset] = left[0, token]
     b = images.new_zeros(len(counts), longest, *images.shape[1:])
     b[owner, offset] = images
     return a.mT.unsqueeze(1) @ b.transpose(1, 2)
+
+
+@projection_cost.register
+def _(factor: TokenFactor, k: int, m: int) -> tuple[int, float]:
+    C, (_, _, d) = factor.num_outputs, matrix_shape(factor)
+    numbers = C * k * m + int(factor.entries_each) * (k + 2 * C * m)
+    return numbers, C * factor.entries_each * (d + k) * m
+
+
+@projected.register
+def _(factor: TiedFactor, left: Tensor, right: Tensor, index: slice) -> Tensor:
+    return projected(factor.table, left, right, index) + projected(factor.head, left, right, index)
+
+
+@projection_cost.register
+def _(factor: TiedFactor, k: int, m: int) -> tuple[int, float]:
+    (numbers, products), (others, more) = (projection_cost(part, k, m) for part in (factor.table, factor.head))
+    return numbers + others, products + more
