@@ -11,7 +11,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import compare, demo, diagnose, dynamics, gallery, report
+from pullback.cli import compare, demo, diagnose, dynamics, gallery, list_runs, report
 from pullback.cli.theory import commands as theory
 
 app = typer.Typer(
@@ -21,11 +21,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("diagnose")(diagnose.command)
+app.command("list")(list_runs.command)
 app.command("gallery")(gallery.command)
 app.add_typer(theory.app, name="theory")
 app.add_typer(dynamics.app, name="dynamics")

@@ -275,6 +275,39 @@ def test_diagnose_prints_the_same_list_as_json(tmp_path: Path) -> None:
     assert run("diagnose", tmp_path / "run").stdout.startswith("critical: divergence")
 
 
+def test_list_has_a_line_for_each_run(tmp_path: Path) -> None:
+    """At any depth; of the loop's own losses where it gave them; what cannot be read is said, and the rest is shown."""
+    for name, losses in (("b", [2.0, float("inf")]), ("deep/a", [2.0, 1.5])):
+        with RunWriter(tmp_path / name, {}) as writer:
+            for step, loss in enumerate(losses):
+                writer.append(step, "loss", {"loss": loss})
+    with RunWriter(tmp_path / "c", {}) as writer:
+        writer.course.add(7, {"loss": 0.25})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    done = run("list", tmp_path)
+    assert done.returncode == 0, done.stderr
+    head, *lines = [line.split() for line in done.stdout.splitlines()]
+    assert head == ["run", "steps", "loss", "verdict"]
+    assert [line[:3] for line in lines] == [
+        ["b", "1", "inf"],
+        ["c", "7", "0.25"],
+        ["damaged", "-", "-"],
+        ["deep/a", "1", "1.5"],
+    ]
+    assert lines[0][3:5] == ["critical:", "divergence"]
+    assert lines[1][3:5] == ["warning:", "not-measured"]
+    assert " ".join(lines[2][3:]).startswith("cannot be read: load_run(")
+    assert run("list", tmp_path / "b").stdout.splitlines()[1].split()[:3] == ["b", "1", "inf"]
+
+
+@pytest.mark.parametrize(("folder", "got"), [("nowhere", "no folder"), (".", "none")])
+def test_list_of_nothing(folder: str, got: str, tmp_path: Path) -> None:
+    done = run("list", tmp_path / folder)
+    assert done.returncode == 2
+    assert re.search(rf"list: expected runs below .*, got {got}\. Pass the folder that Monitor", done.stderr)
+
+
 def test_version_and_help_are_quick() -> None:
     """``--help`` answers in half a second: heavy imports happen inside commands. (Measured in benchmarks.)"""
     assert run("--version").stdout.strip() == f"pullback {__version__}"
@@ -285,6 +318,8 @@ def test_version_and_help_are_quick() -> None:
     alone = run()
     assert done.stdout.strip() in alone.stdout + alone.stderr
     assert run("demo", "--help").returncode == 0
+    assert run("-h").stdout == done.stdout
+    assert run("theory", "phase", "-h").stdout == run("theory", "phase", "--help").stdout
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, json, pullback.cli.main; print(json.dumps(sorted(sys.modules)))"],
         capture_output=True,
