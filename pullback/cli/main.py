@@ -11,7 +11,8 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import compare, demo, diagnose, dynamics, gallery, list_runs, report
+from pullback.cli import compare, demo, diagnose, gallery, list_runs, report
+from pullback.cli.dynamics import commands as dynamics
 from pullback.cli.theory import commands as theory
 
 app = typer.Typer(

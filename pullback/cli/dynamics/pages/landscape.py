@@ -12,8 +12,8 @@ import torch
 from pullback import dynamics
 from pullback._checks import check_option
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics_pages.parts import heights, numbers, page_of
-from pullback.report.dynamics_charts import colour_of, landscape_chart
+from pullback.cli.dynamics.pages.parts import heights, numbers, page_of
+from pullback.report.dynamics.charts import colour_of, landscape_chart
 from pullback.report.theory.page import TheoryPage
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], float]] = {

@@ -29,8 +29,8 @@ def second_order(
     force: Force = False,
 ) -> None:  # fmt: skip
     """Newton, Gauss-Newton and natural gradients beside SGD and Adam: loss against steps and work."""
-    from pullback.cli.dynamics_pages.parts import show
-    from pullback.cli.dynamics_pages.second_order import chosen_methods, second_order_page
+    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.second_order import chosen_methods, second_order_page
 
     path = free_path(out, "dynamics", "second-order", force=force)
     check_counts("dynamics", steps=steps, samples=samples)
@@ -51,8 +51,8 @@ def parity(
     force: Force = False,
 ) -> None:
     """How little gradients tell of which parity is asked for, and what training makes of it."""
-    from pullback.cli.dynamics_pages.parity import parity_page
-    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics.pages.parity import parity_page
+    from pullback.cli.dynamics.pages.parts import show
 
     path = free_path(out, "dynamics", "parity", force=force)
     check_counts("dynamics", draws=draws)
@@ -73,8 +73,8 @@ def forgetting(
     force: Force = False,
 ) -> None:  # fmt: skip
     """What a second task costs the first, and elastic weight consolidation, on permuted digits."""
-    from pullback.cli.dynamics_pages.forgetting import forgetting_page
-    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics.pages.forgetting import forgetting_page
+    from pullback.cli.dynamics.pages.parts import show
 
     path = free_path(out, "dynamics", "forgetting", force=force)
     check_counts("dynamics", seeds=seeds)
@@ -94,8 +94,8 @@ def edge(
     force: Force = False,
 ) -> None:
     """The edge of stability: sharpness of a network against what the rate allows."""
-    from pullback.cli.dynamics_pages.edge import edge_page
-    from pullback.cli.dynamics_pages.parts import show
+    from pullback.cli.dynamics.pages.edge import edge_page
+    from pullback.cli.dynamics.pages.parts import show
 
     path = free_path(out, "dynamics", "edge", force=force)
     check_counts("dynamics", 1, every=every)

@@ -12,8 +12,8 @@ from torch import Tensor
 from pullback import dynamics
 from pullback._checks import check_option
 from pullback.charts.chart import Chart
-from pullback.cli.dynamics_pages.parts import F64, Lines, beside, chart, heights, numbers, page_of
-from pullback.report.dynamics_charts import FOUND, landscape_chart
+from pullback.cli.dynamics.pages.parts import F64, Lines, beside, chart, heights, numbers, page_of
+from pullback.report.dynamics.charts import FOUND, landscape_chart
 from pullback.report.theory.page import TheoryPage
 
 METHODS = ("gradient_descent", "heavy_ball", "nesterov")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pullback import dynamics
 from pullback._checks import check_option, check_rate
-from pullback.cli.dynamics_pages.parts import F64, chart, heights, page_of
-from pullback.report.dynamics_charts import landscape_chart
+from pullback.cli.dynamics.pages.parts import F64, chart, heights, page_of
+from pullback.report.dynamics.charts import landscape_chart
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage
 

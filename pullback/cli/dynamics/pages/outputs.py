@@ -10,8 +10,8 @@ from pullback._checks import check_rate
 from pullback.charts.chart import Chart
 from pullback.charts.plots import Curve, curves
 from pullback.charts.text import number
-from pullback.cli.dynamics_pages.parts import F64, beside, chart, heights, page_of
-from pullback.report.dynamics_charts import colour_of, landscape_chart
+from pullback.cli.dynamics.pages.parts import F64, beside, chart, heights, page_of
+from pullback.report.dynamics.charts import colour_of, landscape_chart
 from pullback.report.theory.page import TheoryPage
 
 START = [-1.2, 1.0]

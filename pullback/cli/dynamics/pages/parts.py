@@ -13,7 +13,7 @@ import typer
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.report.dynamics_charts import FOUND
+from pullback.report.dynamics.charts import FOUND
 from pullback.report.theory.charts import Line, line_chart
 from pullback.report.theory.page import TheoryPage, theory_text, write_theory_page
 

@@ -1,0 +1,1 @@
+"""``pullback dynamics``: the commands, and a file a page."""

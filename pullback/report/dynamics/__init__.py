@@ -1,0 +1,1 @@
+"""Charts of ``pullback dynamics``: trajectories, and theory beside simulation."""
