@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+TYPE_CHECKING = False  # typing's own would be the dearest part of `import pullback`
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 judges: list[Callable[[Any], list[Any]]] = []  # one: a run to its findings, ``pullback.diagnose``
