@@ -17,7 +17,8 @@ import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
 from pullback.gradients.capture.coverage import capture_factors
-from pullback.kernels.group.captures import _without_rows, share_of
+from pullback.gradients.rows.pieces import share_of
+from pullback.kernels.group.captures import _without_rows
 from pullback.kernels.group.same import digest
 from tests.cases import CASES, build
 from tests.distributed import group_works as works

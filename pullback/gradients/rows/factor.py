@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
-from pullback.gradients.rows.pieces import Piece, dense_pieces
+from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
 
 GramProduct = Callable[[Tensor], Tensor]
 
@@ -91,6 +92,17 @@ class Factor(ABC):
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         """Parts whose tiles sum to the kernel; a part forms at most ``max_numbers`` a sample, where possible."""
 
+    def shared_pieces(
+        self, others: Sequence[Self], max_numbers: int, rank: int, ranks: int
+    ) -> Iterator[tuple[Piece, ...]]:
+        """One of ``ranks`` parts of the pieces of formed rows, matched with those of other samples."""
+        every = matched([side.pieces("materialise", max_numbers) for side in (self, *others)])
+        return islice(every, rank, None, ranks)
+
+    def from_shared_order(self, totals: Tensors) -> Tensors:
+        """Flat sums of rows from the order of ``shared_pieces`` to that of ``pieces``."""
+        return totals
+
     @abstractmethod
     def rows(self, index: slice) -> Tensors:
         """The gradients themselves: parameter -> (n, C, *shape) for the samples in ``index``."""
@@ -150,6 +162,17 @@ class Factor(ABC):
                 found |= {f"{field.name}/{key}": t for key, t in value.tensors().items()}
             elif isinstance(value, dict):
                 found |= {f"{field.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+        return found
+
+    def constants(self) -> dict[str, str]:
+        """Everything else that is held, but for the number of samples: equal for all samples of a layer."""
+        found: dict[str, str] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Factor):
+                found |= {f"{field.name}/{key}": text for key, text in value.constants().items()}
+            elif not isinstance(value, Tensor | dict) and field.name != "num_samples":
+                found[field.name] = repr(value)
         return found
 
     def with_tensors(self, tensors: Tensors) -> Self:

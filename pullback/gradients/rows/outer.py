@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from pullback.gradients.rows.combine import combine
 from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
 from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct
-from pullback.gradients.rows.pieces import Piece, dense_pieces
+from pullback.gradients.rows.pieces import Piece, dense_pieces, matched, share_of
 
 _NUMBERS = 2**24  # images of the inputs formed at a time
 
@@ -130,15 +131,33 @@ class OuterFactor(Factor):
 
     def _weight_pieces(self, name: str, max_numbers: int) -> Iterator[Piece]:
         """W_ic = D_ic^T A_i for all samples, in stretches of outputs that make at most ``max_numbers`` a sample."""
+        return self._output_pieces(name, slice(0, self.dims[3]), max_numbers)
+
+    def _output_pieces(self, name: str, outputs: slice, max_numbers: int, *, by_group: bool = False) -> Iterator[Piece]:
         _, g, d, p = self.dims
-        step = max(1, min(p, max_numbers // (g * d * self.num_outputs)))
-        for start in range(0, p, step):
-            block = self.outer(slice(0, self.num_samples), slice(start, start + step))  # (n, C, g, p', d)
-            if g > 1 and block.shape[3] < p:  # a stretch of outputs is not contiguous in the weight: one piece a group
+        step = max(1, max_numbers // (g * d * self.num_outputs))
+        for start in range(outputs.start, outputs.stop, step):
+            stretch = slice(start, min(start + step, outputs.stop))
+            block = self.outer(slice(0, self.num_samples), stretch)  # (n, C, g, p', d)
+            if g > 1 and (by_group or block.shape[3] < p):  # outputs of two groups do not meet in the weight
                 for k in range(g):
                     yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
             else:
                 yield from dense_pieces(name, start * d, block.flatten(2))
+
+    def shared_pieces(
+        self, others: Sequence[Self], max_numbers: int, rank: int, ranks: int
+    ) -> Iterator[tuple[Piece, ...]]:
+        """Rows of a stretch of outputs. A convolution's own pieces may be of inputs: they are not asked for here."""
+        sides, own = (self, *others), share_of(self.dims[3], rank, ranks)
+        yield from matched([side._output_pieces(self.weight, own, max_numbers, by_group=True) for side in sides])
+        if self.bias is not None and rank == 0:
+            yield from matched([dense_pieces(self.bias, 0, side.bias_rows(slice(None))) for side in sides])
+
+    def from_shared_order(self, totals: Tensors) -> Tensors:
+        _, g, d, p = self.dims
+        weight = self.as_weight(totals[self.weight].view(1, 1, g, p, d))[0, 0]
+        return totals | {self.weight: self.piece_order(self.weight, weight).reshape(-1)}
 
     def bias_rows(self, index: slice) -> Tensor:
         """Rows of the bias, (n, C, g p)."""

@@ -78,6 +78,11 @@ def dense_pieces(name: str, offset: int, matrix: Tensor) -> Iterator[DensePiece]
         yield DensePiece(name, offset + start, matrix[:, :, start : start + step])
 
 
+def share_of(count: int, rank: int, ranks: int) -> slice:
+    """Consecutive ones of ``count`` that are one rank's; may be empty."""
+    return slice(count * rank // ranks, count * (rank + 1) // ranks)
+
+
 def matched(sides: Sequence[Iterator[Piece]]) -> Iterator[tuple[Piece, ...]]:
     """Pieces of one side or two that cover the same numbers: stretches end where either side's does."""
     if len(sides) == 1:

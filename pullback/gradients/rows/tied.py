@@ -1,4 +1,4 @@
-"""An embedding table that is also the weight of a linear head: token rows, outer products, and their cross terms."""
+"""Several uses of a parameter; a table that is also a head: token rows, outer products, and their cross terms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.rows.contract import Contract, Form, Tensors, Work
-from pullback.gradients.rows.factor import Factor
+from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
-from pullback.gradients.rows.tokens import JoinPiece, TokenFactor
+from pullback.gradients.rows.tokens import JoinPiece, TokenFactor, merged
 
 
 @dataclass(frozen=True)
@@ -137,3 +137,34 @@ def _cross(out: Tensor, table: TokenFactor, rows: slice, head: OuterFactor, colu
                 out.index_add_(0, owner, each)
             else:
                 out.unflatten(1, (n, C))[:, :, e].index_add_(0, owner * C + c, each)
+
+
+def one_of(factors: list[Factor]) -> Factor:
+    """One factor for several uses of a parameter.
+
+    Uses in linear layers are further positions, uses as a table further tokens; both together are a tied table and
+    head. Rows of any others are summed.
+    """
+    if len(factors) == 1:
+        return factors[0]
+    outers = [f for f in factors if type(f) is OuterFactor]
+    tables = [f for f in factors if isinstance(f, TokenFactor)]
+    alike = len({(f.dims[1:], f.transposed) for f in outers}) <= 1
+    if alike and len(outers) + len(tables) == len(factors):
+        if not tables:
+            return _more_positions(outers)
+        table = merged(tables)
+        if not outers:
+            return table
+        if not outers[0].transposed and outers[0].dims[1] == 1:
+            return TiedFactor(table, _more_positions(outers))
+    first, *rest = (f.rows(slice(0, f.num_samples)) for f in factors)
+    return DenseFactor({name: sum((row[name] for row in rest), start=value) for name, value in first.items()})
+
+
+def _more_positions(outers: list[OuterFactor]) -> OuterFactor:
+    if len(outers) == 1:
+        return outers[0]
+    inputs = torch.cat([f.inputs for f in outers], 1)
+    gradients = torch.cat([f.gradients for f in outers], 2)
+    return replace(outers[0], inputs=inputs, gradients=gradients, bias=None, unit=False)

@@ -15,11 +15,9 @@ from torch import Tensor
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form, Tensors
 from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.outer import OuterFactor
-from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
+from pullback.gradients.rows.pieces import Piece, matched
 from pullback.kernels.gram.parts import Part, form_of, new_block, parts
 from pullback.kernels.gram.tiles import scaled, tiles
-from pullback.kernels.group.captures import share_of
 from pullback.kernels.group.team import Team
 from pullback.kernels.plan.forms import tile_rows
 from pullback.kernels.plan.kernel_plan import KernelPlan
@@ -70,7 +68,7 @@ class SharedBlock:
                     pieces[0].tile(self.tile((rows, columns)), rows, pieces[-1], columns, plan.contract, add=add)
                 add = True
             ordered = zip(sides, totals, strict=True)
-            self.totals.append([_in_piece_order(side, total) for side, total in ordered] if formed else totals)
+            self.totals.append([side.from_shared_order(total) for side, total in ordered] if formed else totals)
         if not add:  # parameters nothing depends on
             self.block.zero_()
 
@@ -118,44 +116,12 @@ def shared_blocks(team: Team, whole: list[Captured], own: list[Captured], plan: 
 
 
 def _own_pieces(sides: list[Factor], form: Form, plan: KernelPlan, team: Team) -> Iterator[tuple[Piece, ...]]:
-    """Pieces to work on here: all of them where tiles are shared out; of rows that are formed this rank's stretch."""
-    left = sides[0]
+    """Pieces to work on here: all of them where tiles are shared out; of rows that are formed this rank's."""
+    left, *others = sides
     numbers = min(plan.piece_bytes, left.piece_bytes) // left.element_size // sum(side.num_samples for side in sides)
-    outers = [side for side in sides if isinstance(side, OuterFactor)]
-    if form != "materialise":
-        yield from matched([side.pieces(form, numbers) for side in sides])
-    elif not outers:  # a table that is also a head
-        for place, pieces in enumerate(matched([side.pieces(form, numbers) for side in sides])):
-            if place % team.count == team.rank:
-                yield pieces
-    else:
-        own = share_of(outers[0].dims[3], team.rank, team.count)
-        yield from matched([_weight_pieces(side, outers[0].weight, own, numbers) for side in outers])
-        if (bias := outers[0].bias) is not None and team.rank == 0:
-            yield from matched([dense_pieces(bias, 0, side.bias_rows(slice(None))) for side in outers])
-
-
-def _weight_pieces(factor: OuterFactor, name: str, outputs: slice, max_numbers: int) -> Iterator[Piece]:
-    """Rows of a stretch of a layer's outputs for all samples, a few outputs at a time; numbers in the order (g, p, d).
-
-    A convolution's own pieces may be stretches of inputs, in another order: they cannot be asked for by output.
-    """
-    _, g, d, p = factor.dims
-    step = max(1, max_numbers // (g * d * factor.num_outputs))
-    for start in range(outputs.start, outputs.stop, step):
-        stop = min(start + step, outputs.stop)
-        block = factor.outer(slice(0, factor.num_samples), slice(start, stop))  # (n, C, g, p', d)
-        for k in range(g):
-            yield from dense_pieces(name, (k * p + start) * d, block[:, :, k].flatten(2))
-
-
-def _in_piece_order(factor: Factor, totals: Tensors) -> Tensors:
-    """Summed rows from the order of ``_weight_pieces`` to the factor's own."""
-    if not isinstance(factor, OuterFactor):
-        return totals
-    _, g, d, p = factor.dims
-    weight = factor.as_weight(totals[factor.weight].view(1, 1, g, p, d))[0, 0]
-    return totals | {factor.weight: factor.piece_order(factor.weight, weight).reshape(-1)}
+    if form == "materialise":
+        return left.shared_pieces(others, numbers, team.rank, team.count)
+    return matched([side.pieces(form, numbers) for side in sides])
 
 
 def _zeros(factor: Factor) -> Tensors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,11 +37,6 @@ class Gathered:
 
     whole: Captured
     own: Captured
-
-
-def share_of(count: int, rank: int, ranks: int) -> slice:
-    """Consecutive samples of one rank; may be empty."""
-    return slice(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 def gather(team: Team, captured: Captured, share: slice) -> Gathered:
@@ -106,18 +101,7 @@ def _signature(factor: Factor, rule: str) -> Signature:
     """Everything but the samples: kind, shapes, settings, and shapes and dtypes of its tensors."""
     shapes = {name: list(shape) for name, shape in factor.shapes.items()}
     tensors = {name: [str(t.dtype), list(t.shape[1:]) if t.dim() else None] for name, t in factor.tensors().items()}
-    return [rule, type(factor).__name__, shapes, _settings(factor), tensors]
-
-
-def _settings(factor: Factor) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for field in fields(factor):  # type: ignore[arg-type]
-        value = getattr(factor, field.name)
-        if isinstance(value, Factor):
-            found |= {f"{field.name}/{key}": text for key, text in _settings(value).items()}
-        elif not isinstance(value, Tensor | dict) and field.name != "num_samples":
-            found[field.name] = repr(value)
-    return found
+    return [rule, type(factor).__name__, shapes, factor.constants(), tensors]
 
 
 def _alike(captured: Captured, told: Sequence[Sequence[Signature]]) -> Captured:
