@@ -73,9 +73,9 @@ def test_what_cannot_alter_an_answer_is_left_alone_and_what_stands_beside_it_is_
 
 def test_constants_that_only_cut_work_are_left_alone_in_their_file() -> None:
     line = "COLUMNS = 32\n"
-    assert mutants_of("pullback/gradients/rows/products.py", line) == []
+    assert mutants_of("pullback/gradients/matrix.py", line) == []
     assert len(mutants_of("pullback/kernels/plan/kernel_plan.py", line)) == 1
-    assert len(mutants_of("pullback/gradients/rows/products.py", "def f():\n    return COLUMNS + 1\n")) == 2
+    assert len(mutants_of("pullback/gradients/matrix.py", "def f():\n    return COLUMNS + 1\n")) == 2
 
 
 @pytest.mark.parametrize("path", sorted(TUNING))
