@@ -59,17 +59,14 @@ def document_html(home: str | Path, template: str, charts: Iterable[Chart], **sh
         charts: the charts whose boxes (``kit.charts``) stand on the page.
         **shown: what the template asks for.
     """
-    from plotly.offline import get_plotlyjs  # 5 MB of text, which only this function needs
-
-    plotly, own = get_plotlyjs().replace("\r\n", "\n"), _resource("page.js")
+    scripts, allowed = _scripts()
     figures = {chart.key: chart.figure | {"frames": [asdict(frame) for frame in chart.frames]} for chart in charts}
     page = templates(home).get_template(template)
     return page.render(
         style=Markup(_resource("style.css")),
-        allowed=[_digest(plotly), _digest(own)],  # the content policy: these scripts run, and nothing is fetched
+        allowed=allowed,  # the content policy: these scripts run, and nothing is fetched
         figures=Markup(script_json(figures)),
-        plotly=Markup(plotly),
-        own=Markup(own),
+        scripts=scripts,
         **shown,
     )
 
@@ -99,6 +96,10 @@ def _resource(name: str) -> str:
     return files("pullback.charts").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-def _digest(script: str) -> str:
-    """What the content policy knows a script by."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+@cache
+def _scripts() -> tuple[list[Markup], list[str]]:
+    """Plotly and our own script, and what the content policy knows them by; once a process, for they are 5 MB."""
+    from plotly.offline import get_plotlyjs  # which only pages need
+
+    scripts = [Markup(get_plotlyjs().replace("\r\n", "\n")), Markup(_resource("page.js"))]
+    return scripts, [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]

@@ -11,6 +11,7 @@ import html
 import json
 import math
 import re
+from functools import cache
 from typing import Any
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -20,7 +21,8 @@ _SCRIPT_ESCAPES = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2
 
 def clean(value: object) -> str:
     """Text without control characters or lone surrogates, which no HTML file can hold."""
-    return _CONTROL.sub("\ufffd", str(value))
+    text = str(value)
+    return text if text.isprintable() else _CONTROL.sub("\ufffd", text)
 
 
 def shorten(value: object, limit: int) -> str:
@@ -44,7 +46,7 @@ def script_json(value: Any) -> str:
 
 def as_float(value: object) -> float:
     """A stored value as a float; NaN if it is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
         return float(value)
@@ -57,6 +59,7 @@ def as_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+@cache
 def superscript(exponent: int) -> str:
     """An exponent in raised digits."""
     return str(exponent).translate(_SUPERSCRIPTS)
@@ -104,6 +107,6 @@ def cell(value: object) -> str:
     """One cell of a table; empty for what was not measured."""
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return number(value, 4)
