@@ -104,6 +104,7 @@ def test_no_run() -> None:
         pb.diagnose("nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LightningCallback", "TransformersCallback"])
 def test_callbacks_show_the_same_list(name: str, tmp_path: Path) -> None:
     module = pytest.importorskip("pullback.monitor")

@@ -160,6 +160,7 @@ class Density(nn.Module):
         return ((y - mean) / log_scale.exp()).square() / 2 + log_scale + self.constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.01, 1e-7])
 def test_a_watched_density_has_the_same_findings_whatever_constant_is_added(rate: float, tmp_path: Any) -> None:
     """Of a loop that learns, its loss from 4 to below -1, and of one whose rate is low."""

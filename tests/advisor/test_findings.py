@@ -69,6 +69,7 @@ def test_a_record_of_an_earlier_version() -> None:
     assert Finding.from_record(old) == replace(FINDING, summary="", because=(), change=None)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=3) | st.sampled_from(sorted(KINDS)), st.lists))
 def test_altered_changes_are_none(value: Any) -> None:
     assert Change.from_record(value) is None

@@ -84,6 +84,7 @@ def deep(**options: Any) -> MLP:
     return MLP([6, *[32] * 10, 3], **{"activation": "sigmoid", "init": "xavier", "seed": 0, **options})
 
 
+@pytest.mark.slow
 def test_the_remedies_of_vanishing_gradients_cure_it(tmp_path: Path) -> None:
     """S0-21, S0-22, S0-29, S0-30: what the finding says is the flow's, and each remedy it names ends it."""
     x, y = data()

@@ -68,13 +68,25 @@ def run(*arguments: str | Path) -> Done:
     return run_command("dynamics", *arguments)
 
 
+class Pages(dict[str, tuple[Path, str]]):
+    """Pages and what was printed, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __missing__(self, kind: str) -> tuple[Path, str]:
+        self.update(made("dynamics", {kind: SMALL[kind]}, self.folder))
+        return self[kind]
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """All pages, and what was printed."""
-    return made("dynamics", SMALL, tmp_path_factory.mktemp("dynamics"))
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return Pages(tmp_path_factory.mktemp("dynamics"))
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in WIDE else pytest.param(kind, marks=pytest.mark.slow) for kind in SMALL]
+)
 def test_a_page_is_one_file_and_the_numbers_are_printed(pages: dict[str, tuple[Path, str]], kind: str) -> None:
     path, text = pages[kind]
     one_file(path, text, CHARTS[kind])
@@ -111,6 +123,7 @@ def test_saddle_and_scale_show_what_the_functions_say(pages: dict[str, tuple[Pat
     )
 
 
+@pytest.mark.slow
 def test_morse_and_outputs_lie_on_their_lines(pages: dict[str, tuple[Path, str]]) -> None:
     """S1-89, S1-90: counts of the double well in two dimensions; sums of squares and recursions are exact."""
     counts = re.findall(r"^  (minima|saddles|maxima), index \d +(\d)", pages["morse"][1], re.M)
@@ -159,6 +172,7 @@ def test_a_quadratic_leaves_nothing_out_of_newton() -> None:
     assert page.keys[2][1] == page.keys[3][1]
 
 
+@pytest.mark.slow
 def test_parity_and_edge_show_what_the_functions_say(pages: dict[str, tuple[Path, str]]) -> None:
     line, points = charts_of(pages["parity"][0])["variance"]["data"][:2]
     assert line["x"] == [2, 3, 4]
@@ -179,6 +193,7 @@ def test_parity_and_edge_show_what_the_functions_say(pages: dict[str, tuple[Path
         assert max(abs(known[x] - y) for x, y in zip(points["x"], points["y"], strict=True)) < 0.1 * height
 
 
+@pytest.mark.slow
 def test_without_strength_nothing_is_kept(pages: dict[str, tuple[Path, str]]) -> None:
     for key in ("first-task", "second-task"):
         form, free, _ = charts_of(pages["forgetting"][0])[key]["data"]
@@ -187,6 +202,7 @@ def test_without_strength_nothing_is_kept(pages: dict[str, tuple[Path, str]]) ->
         assert form["y"][1] != free["y"][0]
 
 
+@pytest.mark.slow
 def test_work_is_counted(pages: dict[str, tuple[Path, str]]) -> None:
     a, b = torch.eye(5, 3), torch.ones(3, 7)
     assert operations(lambda: a @ b) == 2 * 5 * 3 * 7

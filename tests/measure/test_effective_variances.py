@@ -28,6 +28,7 @@ def test_the_variances_that_were_drawn(name: str, sigma_w: float, sigma_b: float
         assert set(found.activations) == {name}
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_repeated_draws() -> None:
     """Spread of the estimates over layers drawn alike, against the mean standard error.
 

@@ -62,6 +62,7 @@ def test_relu_over_a_batch_of_128() -> None:
     assert abs(found.value - batch_norm_gradient_factor("relu", 128)) < 3.5 * found.stderr < 0.04
 
 
+@pytest.mark.slow
 def test_the_identity_and_batches() -> None:
     """S1-34, S1-39: (B - 2) / (B - 3), measured at B = 8 and 32, and falling with B for any activation."""
     assert [batch_norm_gradient_factor("linear", B) for B in (4, 8, 32)] == pytest.approx([2.0, 1.2, 1.0345], abs=5e-5)

@@ -149,6 +149,7 @@ def test_isometry_is_open_to_some_activations() -> None:
     assert jacobian_spectrum(spec, seeds=4).relative_variance.value == pytest.approx(4 * 0.01779, abs=0.04)
 
 
+@pytest.mark.slow
 def test_residual_networks_grow_slowly() -> None:
     """S1-05: x + eps W x multiplies E |J v|^2 by 1 + eps^2 a layer: 2.7048 after 100 of eps = 0.1."""
     spec = NetworkSpec("linear", 1.0, depth=100, width=300, residual=0.1)
@@ -190,6 +191,7 @@ def test_networks_are_those_of_the_seeds_and_inputs_are_drawn_apart() -> None:
     assert float((weights @ drawn / weights.norm(dim=1) / drawn.norm()).abs().max()) < 0.25  # a repeated row has 1
 
 
+@pytest.mark.slow
 def test_standard_errors() -> None:
     """Those of the mean over networks: nan for one Jacobian, and for many compared with means of disjoint seeds."""
     model, x = nn.Linear(3, 2).double(), torch.ones(1, 3, dtype=torch.float64)
@@ -200,6 +202,7 @@ def test_standard_errors() -> None:
     assert sum(each.stderr for each in found) / 30 == pytest.approx(student(9) * actual, rel=0.4)
 
 
+@pytest.mark.slow
 @given(shape=st.sampled_from([(60, 40), (40, 60), (50, 50)]), which=st.sampled_from(["largest", "both"]))
 def test_extremes_without_the_matrix(shape: tuple[int, int], which: str) -> None:
     inputs, outputs = shape

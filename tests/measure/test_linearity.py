@@ -180,6 +180,7 @@ def test_closed_forms_of_layers_are_dense_norms(name, output):
         assert closed.second_inputs.lower == pytest.approx(general.second_inputs.lower, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_alternation_by_products_is_that_of_the_tensor():
     torch.manual_seed(0)
     weight = torch.randn(4, 3, **F64)
@@ -195,6 +196,7 @@ def test_alternation_by_products_is_that_of_the_tensor():
         assert 0.9 * bounds.lower <= best <= bounds.lower * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_large_layers_of_other_kinds_have_a_lower_bound(monkeypatch):
     """Nothing is formed; what is not known from above is said to be so."""
     monkeypatch.setattr(import_module("pullback.measure.linearity.map_norms"), "LARGEST", 10)
@@ -353,6 +355,7 @@ def test_weights_that_do_not_fit_are_refused_before_the_work():
     measure.linearity(family, x, [10], memory_limit=1_000_000)
 
 
+@pytest.mark.slow
 def test_families():
     """Means, errors and slopes over draws are those of the single networks, whichever way a family is given."""
     x, widths = inputs(1, 3), [4, 8, 16]

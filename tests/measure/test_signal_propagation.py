@@ -49,6 +49,7 @@ def test_every_layer_by_hand() -> None:
     assert torch.equal(same.q.value, found.q.value)
 
 
+@pytest.mark.slow
 def test_backpropagation_written_out() -> None:
     """S1-25: delta^l = phi'(h^l) W^{l+1}^T delta^{l+1} and dL/dW^l = delta^l phi(h^{l-1})^T, by autograd to 1e-10.
 
@@ -80,6 +81,7 @@ def test_backpropagation_written_out() -> None:
     assert (measured[:, -1] - 1).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_lengths_average_themselves() -> None:
     """S1-08: the spread over networks falls like N^-1/2: by 2 from 250 to 1000 units."""
     spreads = [
@@ -259,6 +261,7 @@ def test_models_of_other_kinds_are_left_as_they_are() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.slow
 def test_frozen_models_and_gradients_through_maps() -> None:
     """Gradients of a convolution's maps by finite differences of <u, h^L>; no parameter needs a gradient."""
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).double().requires_grad_(False)

@@ -95,6 +95,7 @@ def test_batch_norm_is_between_weights_and_activation() -> None:
     assert model(torch.randn(9, 6, dtype=torch.float64)).abs().max() == 0
 
 
+@pytest.mark.slow
 def test_dropout_keeps_a_share_of_the_units_that_enter() -> None:
     model = NetworkSpec("linear", 1.0, depth=1, width=10000, inputs=10000, keep_prob=0.9).build(dtype=torch.float32)
     entered = []

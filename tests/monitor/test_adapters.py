@@ -27,6 +27,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", CODE + code], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_monitor_alone_loads_none_of_them() -> None:
     run("")
 
@@ -39,6 +40,7 @@ def test_one_callback_loads_its_own_package() -> None:
     assert not {"lightning", "pytorch_lightning", "tensorboard", "wandb"} & set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "extra", "package"),
     [

@@ -88,6 +88,7 @@ def hugging_face(monkeypatch: pytest.MonkeyPatch) -> Any:
     return adapter("transformers", "transformers", "TrainerCallback", monkeypatch)
 
 
+@pytest.mark.slow
 def test_steps_of_lightning(tmp_path: Path, lightning: Any) -> None:
     """Every step once, with the loss before it was divided, in the trainer's precision; scalars reach all loggers."""
     trainer = ByHand()

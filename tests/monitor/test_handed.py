@@ -328,6 +328,7 @@ def wrapped(optimizer: Any) -> argparse.Namespace:
     return argparse.Namespace(optimizer=optimizer)
 
 
+@pytest.mark.slow
 def test_several_optimizers_are_the_groups_of_one(tmp_path: Path) -> None:
     """In any order, in the wrappers of others, and as one with groups."""
 

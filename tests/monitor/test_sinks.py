@@ -74,6 +74,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert all((a == b).all() for a, b in zip(loop.state(), expected, strict=True))
 
 
+@pytest.mark.slow
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An offline run of the real package, its file read back; the run's own logging is not put out of step."""
     wandb = pytest.importorskip("wandb")

@@ -65,6 +65,7 @@ def method(backend: Any) -> nn.Module:
 WAYS = (whole, in_place, submodule, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_equals_the_kernel_of_the_eager_model(way: Callable[[Any], nn.Module]) -> None:
     torch.compiler.reset()
@@ -83,6 +84,7 @@ def test_equals_the_kernel_of_the_eager_model(way: Callable[[Any], nn.Module]) -
     assert_same(reference.total_kernel(model, LOSS, x, y), expected.total)
 
 
+@pytest.mark.slow
 def test_compiled_and_differentiated_ahead_of_time() -> None:
     """A backend that traces the backward pass; a compiled loss."""
     torch.compiler.reset()

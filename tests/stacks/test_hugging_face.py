@@ -60,6 +60,7 @@ def test_what_reaches_the_fallback(each: Stack) -> None:
     assert fallen == FALLBACK.get(each.name.partition("-")[0], set())
 
 
+@pytest.mark.slow
 def test_attention_implementations_agree() -> None:
     """The fused attention and the written one are the same model."""
     for name in ("gpt2", "llama", "bert_tokens", "vit"):
