@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
+PREFIXES = ("", *"kMGTPEZYR")  # of thousands
+DAY = 86400  # seconds
+
 
 def duration(seconds: float) -> str:
     """A time span in words short enough for a progress line."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-PREFIXES = ("", *"kMGTPEZYR")
-
-
-DAY = 86400
 
 
 def count(number: float, unit: str) -> str:
