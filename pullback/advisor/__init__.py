@@ -3,5 +3,6 @@
 from pullback.advisor.change import Change
 from pullback.advisor.diagnose import diagnose
 from pullback.advisor.findings import Finding
+from pullback.advisor.verdict import verdict
 
-__all__ = ["Change", "Finding", "diagnose"]
+__all__ = ["Change", "Finding", "diagnose", "verdict"]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pullback.cli.headline import formatted
 
-if TYPE_CHECKING:
-    from pullback.advisor import Finding
-
 HEAD = ("run", "steps", "loss", "verdict")
 
 
 def command(folder: Annotated[Path, typer.Argument(help="A run, or a folder with runs at any depth.")]) -> None:
-    """Print the runs below a folder: how far they came, their last loss, and the first of their findings."""
+    """Print the runs below a folder: how far they came, their last loss, and their verdict."""
     from pullback._checks import PullbackError, input_error
     from pullback.runs.schema import META_FILE
 
@@ -41,6 +38,7 @@ def _line(run: Path) -> tuple[str, str, str]:
     import numpy as np
 
     import pullback as pb
+    from pullback.advisor import verdict
 
     loaded = pb.load_run(run)
     steps, losses = loaded.course("loss")
@@ -48,12 +46,4 @@ def _line(run: Path) -> tuple[str, str, str]:
         measured = loaded.series("loss", "loss")
         steps, losses = np.array(measured[0]), np.array(measured[1])
     last = max([*loaded.steps[-1:], *steps[-1:].tolist()], default=None)
-    return formatted(last), formatted(float(losses[-1]) if len(losses) else None), verdict(pb.diagnose(loaded))
-
-
-def verdict(findings: list[Finding]) -> str:
-    """The first finding, and how many more there are of any kind."""
-    if not findings:
-        return "no findings"
-    first, more = findings[0], len(findings) - 1
-    return f"{first.severity}: {first.name}" + (f" and {more} more" if more else "")
+    return formatted(last), formatted(float(losses[-1]) if len(losses) else None), verdict(loaded)

@@ -295,8 +295,8 @@ def test_list_has_a_line_for_each_run(tmp_path: Path) -> None:
         ["damaged", "-", "-"],
         ["deep/a", "1", "1.5"],
     ]
-    assert lines[0][3:5] == ["critical:", "divergence"]
-    assert lines[1][3:5] == ["warning:", "not-measured"]
+    assert " ".join(lines[0][3:]).startswith("Diverges from step 1: the loss left the finite numbers")
+    assert " ".join(lines[1][3:]).startswith("Reached a loss of 0.25 at step 7: ")
     assert " ".join(lines[2][3:]).startswith("cannot be read: load_run(")
     assert run("list", tmp_path / "b").stdout.splitlines()[1].split()[:3] == ["b", "1", "inf"]
 
