@@ -23,9 +23,11 @@ ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outerm
 class ModelView:
     """The trainable parameters of a model, by name and in the model's own order.
 
-    Args:
-        model: any ``nn.Module``.
-        params: names of parameters, or of modules whose parameters are meant; None takes all trainable ones.
+    Attributes:
+        model: the module, without wrappers.
+        parameters: those that are trained, each under its first name.
+        frozen: names of those that are not.
+        tied: further names of shared parameters, and the names they are kept under.
 
     Example:
         >>> import torch
@@ -45,7 +47,13 @@ class ModelView:
 
     @classmethod
     def of(cls, model: nn.Module, params: Iterable[str] | None = None, where: str = "ModelView") -> ModelView:
-        """Collect the parameters of ``model``."""
+        """Collect the parameters of ``model``.
+
+        Args:
+            model: any ``nn.Module``.
+            params: names of parameters, or of modules whose parameters are meant; None takes all trainable ones.
+            where: the caller's name, for errors.
+        """
         if not isinstance(model, nn.Module):
             raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
         model = unwrap(model)

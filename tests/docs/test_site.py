@@ -1,0 +1,84 @@
+"""The site as `make docs` builds it: strict, whole, and with nothing that is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pullback as pb
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a link that leads nowhere, or a name that is not found, ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pages(site: Path) -> dict[str, str]:
+    return {str(path.relative_to(site)): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+
+
+def test_every_public_name_has_its_entry(site: Path) -> None:
+    """Of the stub, and of the modules that are public themselves."""
+    listed = (site / "reference" / "index.html").read_text(encoding="utf-8")
+    entries = {
+        name: set(re.findall(r'id="(pullback\.[\w.]+)"', page))
+        for name, page in pages(site).items()
+        if name.startswith("reference/")
+    }
+    missing = []
+    for name in pb.__all__:
+        link = re.search(rf'<a href="(\w+\.html)(?:#([\w.]+))?"><code>{name}</code>', listed)
+        if link is None or (link[2] and link[2] not in entries[f"reference/{link[1]}"]):
+            missing.append(name)
+        module = getattr(pb, name)
+        if not hasattr(module, "__path__"):
+            continue
+        there = entries[f"reference/{name}.html"]
+        missing += [each for each in module.__all__ if f"pullback.{name}.{each}" not in there]
+    assert not missing
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    for name, page in pages(site).items():
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]+src=\"([^\"]+)", page)
+        loaded += re.findall(r"<link[^>]+rel=\"(?:stylesheet|icon|preload|preconnect)\"[^>]+href=\"([^\"]+)", page)
+        loaded += re.findall(r"<link[^>]+href=\"([^\"]+)\"[^>]+rel=\"(?:stylesheet|icon|preload|preconnect)\"", page)
+        assert loaded
+        assert not [each for each in loaded if re.match(r"(https?:)?//", each)], name
+        for each in loaded:
+            assert each.startswith("data:") or (site / name).parent.joinpath(each).exists() or name == "404.html", each
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_the_gallery_shows_every_stored_run(site: Path) -> None:
+    for path in (ROOT / "gallery" / "results").glob("*.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        page = (site / "gallery" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert page.count('<div class="chart"') == len(run["charts"])
+        assert len(re.findall(r'<td class="(?:holds|open|fails)">', page)) == len(run["rows"])
+        drawn = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
+        assert [each["data"] for each in drawn] == [chart["figure"]["data"] for chart in run["charts"]]
+
+
+def test_examples_of_docstrings_are_code(site: Path) -> None:
+    """And not quotes in quotes, which is what Markdown makes of ``>>>``."""
+    for name, page in pages(site).items():
+        assert not re.search(r"<blockquote>\s*<blockquote>", page), name
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in (site / "reference" / "kernels.html").read_text(encoding="utf-8")
