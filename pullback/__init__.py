@@ -8,7 +8,7 @@ import sys
 
 import lazy_loader
 
-from pullback._hooks import judges as _judges
+from pullback import _hooks
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
@@ -20,4 +20,6 @@ def __getattr__(name: str) -> object:
     return _load(name)
 
 
-_judges[:] = [lambda run: _load("diagnose")(run)]  # loaded when a run's findings are first asked for
+# Loaded when a run's findings, or its page, are first asked for.
+_hooks.judges[:] = [lambda run: _load("diagnose")(run)]
+_hooks.pages[:] = [lambda run, path: _load("write_report")(run, path)]

@@ -8,3 +8,4 @@ if TYPE_CHECKING:
     from typing import Any
 
 judges: list[Callable[[Any], list[Any]]] = []  # one: a run to its findings, ``pullback.diagnose``
+pages: list[Callable[[Any, Any], Any]] = []  # one: a run to its page in a file, ``pullback.write_report``

@@ -31,12 +31,15 @@ class Alarms:
     Args:
         model: the model being trained.
         output: of the run.
+
+    Attributes:
+        num_recorded: so far.
     """
 
     def __init__(self, model: nn.Module, output: Output) -> None:
         self.model, self.output = model, output
         self.batch: tuple[Batch, Batch] | None = None  # at hand
-        self.step = 0
+        self.step = self.num_recorded = 0
         self._counts = {"not_finite": 0, "leap": 0}
         self._largest, self._least = -math.inf, math.inf
         self._seen = 0  # samples
@@ -66,7 +69,9 @@ class Alarms:
 
     def _turn(self, kind: str) -> bool:
         self._counts[kind] += 1
-        return self._counts[kind] & (self._counts[kind] - 1) == 0
+        turn = self._counts[kind] & (self._counts[kind] - 1) == 0
+        self.num_recorded += turn
+        return turn
 
     def _leap(self, step: int, loss: float, before: float) -> None:
         self.output.values(step, "leap", {"loss": loss, "before": before}, forward=False)

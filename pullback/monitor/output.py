@@ -13,7 +13,7 @@ import numpy as np
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback.monitor.sinks import Sink, scalars_of
-from pullback.runs import RunWriter
+from pullback.runs import Run, RunWriter
 from pullback.runs.schema import RESUME, decode, encode_values, in_words
 
 
@@ -80,9 +80,29 @@ class Output:
             try:
                 if scalars:
                     sink(step, dict(scalars))
-            except Exception as error:  # a dashboard that is down must not end a training run
-                self.error(step, "forward", error)
-                self.say_once(place, f"a sink failed ({in_words(error)}); the record has the numbers")
+            except Exception as error:
+                self._sink_failed(step, place, error)
+
+    @property
+    def tells(self) -> bool:
+        """Whether a sink shows findings."""
+        return any(hasattr(sink, "tell") for sink in self.sinks)
+
+    def tell(self, step: int, findings: list[Any], new: list[Any], run: Run | None) -> None:
+        """Hand findings to the sinks that show them; at the end, the run."""
+        for place, sink in enumerate(self.sinks):
+            try:
+                if hasattr(sink, "tell"):
+                    sink.tell(step, findings, new)
+                if run is not None and hasattr(sink, "end"):
+                    sink.end(run)
+            except Exception as error:
+                self._sink_failed(step, place, error)
+
+    def _sink_failed(self, step: int, place: int, error: Exception) -> None:
+        """Say it: a dashboard that is down must not end a training run."""
+        self.error(step, "forward", error)
+        self.say_once(place, f"a sink failed ({in_words(error)}); the record has the numbers")
 
     def close(self) -> None:
         """Finish the record."""

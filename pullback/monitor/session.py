@@ -17,6 +17,7 @@ from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import is_replica
 from pullback.monitor.describe import describe
+from pullback.monitor.findings import OnFinding, chosen_callable
 from pullback.monitor.handed import as_index, as_tensors, chosen_optimizers, chosen_start
 from pullback.monitor.measuring import Measurer
 from pullback.monitor.output import Output
@@ -65,6 +66,8 @@ class Monitor:
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
             on from there, and what it holds of later steps, which are now made once more, is left behind.
         forward: called as ``sink(step, scalars)`` once a measurement; see ``to_tensorboard``, ``to_wandb``.
+        on_finding: called with each finding of ``pullback.diagnose`` above "info" when it first appears, a name and a
+            layer once. What it raises leaves ``step``, which is a way to stop the training.
 
     Attributes:
         num_steps: counted so far.
@@ -113,7 +116,9 @@ class Monitor:
         about: dict[str, Any] | None = None,
         resume: int | None = None,
         forward: Sequence[Sink] = (),
+        on_finding: OnFinding | None = None,
     ) -> None:
+        chosen_callable(on_finding, "Monitor")
         optimizers = chosen_optimizers(optimizer, "Monitor")
         self.model = model
         every = every if (whole := as_index(every)) is None or isinstance(every, bool) else whole  # NumPy's, torch's
@@ -131,7 +136,7 @@ class Monitor:
             if any(math.isnan(group.rate) for group in step_groups(optimizers or ())):
                 output.say_once("rate", NO_RATE)
             measurer = Measurer(model, loss_fn, optimizers, chosen, max_samples)
-            self._watch = Watch(measurer, self.schedule, output, self.num_steps)
+            self._watch = Watch(measurer, self.schedule, output, self.num_steps, on_finding)
 
     @property
     def num_measurements(self) -> int:
@@ -170,6 +175,12 @@ class Monitor:
             if self._watch is not None:
                 x, y = as_tensors(self.model, x), as_tensors(self.model, y)
                 self._watch.step(self.num_steps, last, x, y, loss)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Call ``on_finding`` with what is new; outside of what is harmless, so that it can stop the training."""
+        if self._watch is not None:
+            self._watch.findings.hand_on()
 
     @contextmanager
     def _harmless(self, what: str) -> Iterator[None]:
@@ -205,6 +216,7 @@ class Monitor:
             if self._watch is not None:
                 x, y = as_tensors(self.model, x), as_tensors(self.model, y)
                 self._watch.asked_for(self.num_steps, x, y, loss)
+        self._hand_on()
 
     def log(self, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own (an epoch's test accuracy, say) at the current step.
@@ -237,6 +249,8 @@ class Monitor:
         try:
             with self._harmless("close"):
                 self._watch.finish(self.num_steps, error)
+            with self._harmless("on_finding"):  # there is nothing left to stop
+                self._hand_on()
         finally:
             self._watch.output.close()
 

@@ -1,24 +1,80 @@
 """Where scalars go besides the record: TensorBoard, Weights & Biases, or any callable.
 
-A sink is called once a measurement, as ``sink(step, scalars)`` with scalars named as the columns of ``Run.table``. It
-gets the caller's own writer or run, so nothing is imported here, and whoever opened it closes it.
+A sink is called once a measurement, as ``sink(step, scalars)`` with scalars named as the columns of ``Run.table``. One
+that has a method ``tell(step, findings, new)`` is also told what the run is found to be, when that changes, and one with
+``end(run)`` is given the run at its end. It gets the caller's own writer or run, so nothing is imported here, and whoever
+opened it closes it.
 """
 
 from __future__ import annotations
 
 import numbers
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from pullback._hooks import pages
+from pullback.runs import Run
 from pullback.runs.schema import columns
 
 Sink = Callable[[int, dict[str, float]], object]
 
 GROUP = "pullback/"  # both dashboards make a section of what stands before the slash
+LONGEST_TITLE = 63  # of an alert of wandb
+NOTHING = "No findings."
+
+
+class TensorBoard:
+    """Scalars, findings and the verdict in a ``SummaryWriter``; see ``to_tensorboard``."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        """Send the scalars of a measurement."""
+        for name, value in scalars.items():
+            self.writer.add_scalar(GROUP + name, value, step)
+        self.writer.flush()  # a killed process then loses nothing
+
+    def tell(self, step: int, findings: list[Any], new: list[Any]) -> None:
+        """Show what the run is found to be, as text."""
+        self.writer.add_text(f"{GROUP}verdict", verdict_of(findings), step)
+        listed = "\n".join(f"- {finding}" for finding in findings)
+        self.writer.add_text(f"{GROUP}findings", listed or NOTHING, step)
+        self.writer.flush()
+
+
+class WeightsAndBiases:
+    """Scalars, findings, the verdict and the page in a run of wandb; see ``to_wandb``."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        """Send the scalars of a measurement."""
+        self.run.log({f"{GROUP}step": step} | {GROUP + name: value for name, value in scalars.items()})
+
+    def tell(self, step: int, findings: list[Any], new: list[Any]) -> None:
+        """Put the verdict and the findings into the run's summary, and alert of what is new."""
+        self.run.summary[f"{GROUP}verdict"] = verdict_of(findings)
+        self.run.summary[f"{GROUP}findings"] = [str(finding) for finding in findings]
+        for finding in new:
+            level = "ERROR" if finding.severity == "critical" else "WARN"
+            self.run.alert(title=f"{finding.name}, step {step}"[:LONGEST_TITLE], text=str(finding), level=level)
+
+    def end(self, run: Run) -> None:
+        """Keep the page of the run as an artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            for write_page in pages:
+                page = write_page(run, Path(folder) / "report.html")
+                self.run.log_artifact(str(page), type="report")  # takes a copy
 
 
 def to_tensorboard(writer: Any) -> Sink:
     """Send scalars to TensorBoard, under ``pullback/…`` at the step of the training.
+
+    The verdict on the run and its findings go there as text, anew when they change.
 
     Args:
         writer: a ``torch.utils.tensorboard.SummaryWriter``.
@@ -30,19 +86,15 @@ def to_tensorboard(writer: Any) -> Sink:
         >>> to_tensorboard(Writer())(50, {"kernel.M1": 0.5})
         pullback/kernel.M1 0.5 50
     """
-
-    def send(step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            writer.add_scalar(GROUP + name, value, step)
-        writer.flush()  # a killed process then loses nothing
-
-    return send
+    return TensorBoard(writer)
 
 
 def to_wandb(run: Any) -> Sink:
     """Send scalars to Weights & Biases, drawn over a step of their own, ``pullback/step``.
 
-    The run's own step counts calls of ``log``, and refuses numbers below it; it moves on by one a measurement.
+    The run's own step counts calls of ``log``, and refuses numbers below it; it moves on by one a measurement. The
+    verdict on the run and its findings stand in its summary, each new finding above "info" is an alert, and at the end
+    the page of the run is kept as an artifact of the type "report".
 
     Args:
         run: what ``wandb.init`` returned.
@@ -54,14 +106,14 @@ def to_wandb(run: Any) -> Sink:
         >>> to_wandb(Run())(50, {"kernel.M1": 0.5})
         {'pullback/step': 50, 'pullback/kernel.M1': 0.5}
     """
-    own_step = f"{GROUP}step"
-    run.define_metric(own_step)
-    run.define_metric(f"{GROUP}*", step_metric=own_step)
+    run.define_metric(f"{GROUP}step")
+    run.define_metric(f"{GROUP}*", step_metric=f"{GROUP}step")
+    return WeightsAndBiases(run)
 
-    def send(step: int, scalars: dict[str, float]) -> None:
-        run.log({own_step: step} | {GROUP + name: value for name, value in scalars.items()})
 
-    return send
+def verdict_of(findings: list[Any]) -> str:
+    """The first finding, which is what to do next, in a sentence."""
+    return f"{findings[0].severity}: {findings[0].summary or findings[0].name}" if findings else NOTHING
 
 
 def scalars_of(probe: str, values: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pullback.functional.batch import Batch
 from pullback.monitor.alarms import Alarms
+from pullback.monitor.findings import Findings, OnFinding
 from pullback.monitor.handed import as_number
 from pullback.monitor.measuring import Measurer, Seen
 from pullback.monitor.output import Output
@@ -30,16 +31,20 @@ class Watch:
         schedule: when they run.
         output: of the run; where that goes on, its earlier part is taken up.
         steps: made before.
+        on_finding: called with each new finding, or None.
 
     Attributes:
         num_measurements: made, with those of a run that is continued.
         seconds: taken by them. Told, and nothing hangs on it.
     """
 
-    def __init__(self, measurer: Measurer, schedule: Schedule, output: Output, steps: int) -> None:
+    def __init__(
+        self, measurer: Measurer, schedule: Schedule, output: Output, steps: int, on_finding: OnFinding | None
+    ) -> None:
         self.measurer, self.output, self._begun = measurer, output, steps
         self.turns = Turns(schedule, (probe.name for probe in measurer.probes if probe.sparse))
         self._alarms = Alarms(measurer.model, output)
+        self.findings = Findings(output, on_finding)
         self._targets = SeenTargets() if "targets" in measurer.names() else None
         self._steps = Steps(measurer.model, measurer.optimizer, output, self._arrived)
         self.num_measurements, self.seconds = 0, 0.0
@@ -84,6 +89,7 @@ class Watch:
         self._last = None if x is None else (step, Seen(x, y, seen.loss))
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
+        self._look(step)
 
     def _arrived(self, step: int, loss: float) -> None:
         """The loss of a step is known."""
@@ -134,6 +140,12 @@ class Watch:
             except Exception as error:
                 self.output.refuse(step, "loss", "batch_loss", in_words(error))
         self._measure(step, Seen(x, y, number), self.turns.asked_for(), asked=True)
+        self._look(step)
+
+    def _look(self, step: int, *, at_end: bool = False) -> None:
+        """See what the record shows, if that may have changed."""
+        with self._timed():
+            self.findings.look(step, self.num_measurements, self._alarms.num_recorded, at_end=at_end)
 
     def _measure(self, step: int, seen: Seen, allowed: Allowed, *, turn: bool = False, asked: bool = False) -> None:
         with self._timed() as start:
@@ -182,3 +194,4 @@ class Watch:
             text = kind if words == kind else f"{kind}: {words}"
         self.output.values(step, "schedule", self.turns.summary(), forward=False)
         self.output.values(step, "end", {"steps": step, "error": text}, forward=False)
+        self._look(step, at_end=True)

@@ -16,7 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
@@ -70,6 +70,10 @@ class Course:
         steps = np.concatenate([np.empty(0, np.int64), *(steps for steps, _ in kept)])
         values = np.concatenate([np.empty(0), *(values for _, values in kept)])
         return (steps, values) if self.last is None else _until((steps, values), self.last)
+
+    def followed_by(self, content: bytes) -> Course:
+        """These, and further blocks."""
+        return replace(self, content=self.content + content)
 
     def names(self) -> list[str]:
         """Of the series there are."""
@@ -219,9 +223,16 @@ class CourseWriter:
         """
         self._num_waiting = 0
         for name in list(self._waiting):
-            steps, values = self._waiting[name]
-            self._append(encoded(name, np.array(steps, np.int64), np.array(values, np.float64)))
+            self._append(self._block(name))
             del self._waiting[name]
+
+    def waiting(self) -> bytes:
+        """What has gathered, as it would be written."""
+        return b"".join(map(self._block, self._waiting))
+
+    def _block(self, name: str) -> bytes:
+        steps, values = self._waiting[name]
+        return encoded(name, np.array(steps, np.int64), np.array(values, np.float64))
 
     def close(self) -> None:
         """Write what has gathered, onto the disk; further calls do nothing."""

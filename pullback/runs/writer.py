@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +117,11 @@ class RunWriter:
         if (folder / name).exists():
             shutil.rmtree(folder / name)
         (folder / f"{name}{DRAFT}").rename(folder / name)
+
+    def so_far(self) -> Run:
+        """The run as it stands, with what waits to be written of the courses."""
+        run = load_run(self.path)
+        return replace(run, courses=run.courses.followed_by(self.course.waiting()))
 
     def _write(self, record: dict[str, Any]) -> None:
         record["time"] = round(time.perf_counter() - self._start, 6)

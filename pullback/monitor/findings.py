@@ -1,0 +1,109 @@
+"""What the record shows while it is written: looked at now and then, and each new finding told once."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pullback._checks import input_error
+from pullback._hooks import judges
+from pullback.monitor.output import Output
+from pullback.runs import Run
+from pullback.runs.schema import in_words
+
+OnFinding = Callable[[Any], object]
+Key = tuple[str, str | None]  # a finding's name and its layer
+
+DENSE = 8  # measurements so far to one look, at least: all looks together then cost a few times what the last one does
+# What says that a training is slow would be told of every one at first; it has to last for half of the steps and so many
+SLOW = frozenset({"learning-rate-too-low", "not-learning", "saddle-plateau", "minimum-plateau"})
+LASTING = 500
+
+
+class Findings:
+    """Looks at the run's own record as it stands on the disk, as ``pullback.diagnose`` does.
+
+    After each of the first measurements, later whenever an eighth more was made, at every alarm, and at the end. Nobody
+    looks where nobody asks for findings. That a training is slow is new once it has lasted, or at the end.
+
+    Args:
+        output: of the run; its sinks may ask for findings, too. What a run that goes on has shown before is not new.
+        on_finding: called with each finding above "info" when it first appears, a name and a layer once.
+    """
+
+    def __init__(self, output: Output, on_finding: OnFinding | None) -> None:
+        self.output, self._on_finding = output, on_finding
+        self._waiting: deque[Any] = deque()
+        self._next, self._alarms = 1, 0  # measurements at which to look, and alarms that were seen
+        self._said: list[Any] = []  # all findings of the last look
+        self._known: set[Key] = set()
+        self._since: dict[Key, int] = {}  # steps at which what is slow was first seen, and at every look since
+        if self._is_asked and output.writer.earlier is not None:
+            self._new(self._judged(output.writer.earlier), None)
+
+    @property
+    def _is_asked(self) -> bool:
+        return self._on_finding is not None or self.output.tells
+
+    def look(self, step: int, measurements: int, alarms: int, *, at_end: bool = False) -> None:
+        """See what is new, if it is time to.
+
+        Args:
+            step: at hand.
+            measurements: made so far.
+            alarms: recorded so far.
+            at_end: whatever the time, and nothing follows.
+        """
+        due = at_end or measurements >= self._next or alarms > self._alarms
+        if not due or not self._is_asked:
+            return
+        self._next, self._alarms = measurements + max(1, measurements // DENSE), alarms
+        try:
+            with warnings.catch_warnings():  # about lines that were damaged before
+                warnings.simplefilter("ignore")
+                run = self.output.writer.so_far()
+            found = self._judged(run)
+        except Exception as error:  # a record that cannot be read back must not end a training run
+            self.output.say_once("findings", f"what the record shows could not be told ({in_words(error)})")
+            return
+        new = self._new(found, None if at_end else step)
+        if self._on_finding is not None:
+            self._waiting.extend(new)
+        if found != self._said or at_end:
+            self._said = found
+            self.output.tell(step, found, new, run if at_end else None)
+
+    def _judged(self, run: Run) -> list[Any]:
+        return [finding for judge in judges for finding in judge(run)]
+
+    def _new(self, found: list[Any], step: int | None) -> list[Any]:
+        """Those above "info" that were not told yet, and are to be told at a step, or at the end (None)."""
+        seen = {(each.name, each.layer): each for each in found if each.severity != "info"}
+        if step is not None:
+            self._since = {key: self._since.get(key, step) for key in seen if key[0] in SLOW}
+            waits = {key for key, first in self._since.items() if step < first + max(first, LASTING)}
+            seen = {key: each for key, each in seen.items() if key not in waits}
+        new = [each for key, each in seen.items() if key not in self._known]
+        self._known |= seen.keys()
+        return new
+
+    def hand_on(self) -> None:
+        """Call ``on_finding`` with what is new. What it raises passes through, and it is called no more."""
+        on_finding, self._on_finding = self._on_finding, None
+        while on_finding is not None and self._waiting:
+            on_finding(self._waiting.popleft())
+        self._on_finding = on_finding
+
+
+def chosen_callable(on_finding: Any, where: str) -> OnFinding | None:
+    """Something to call with a finding, or None.
+
+    Raises:
+        InputError: it cannot be called.
+    """
+    if on_finding is not None and not callable(on_finding):
+        got = in_words(on_finding)
+        raise input_error(where, "`on_finding` as a function of a finding", got, "Pass a function, `print` for example")
+    return on_finding
