@@ -20,6 +20,13 @@ def __getattr__(name: str) -> object:
     return _load(name)
 
 
-# Loaded when a run's findings, or its page, are first asked for.
+def _verdict(run: object, findings: list) -> str:
+    from pullback.advisor import verdict
+
+    return verdict(run, findings)
+
+
+# Loaded when a run's findings, what they come to, or its page are first asked for.
 _hooks.judges[:] = [lambda run: _load("diagnose")(run)]
+_hooks.verdicts[:] = [_verdict]
 _hooks.pages[:] = [lambda run, path: _load("write_report")(run, path)]

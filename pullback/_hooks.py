@@ -8,4 +8,5 @@ if TYPE_CHECKING:
     from typing import Any
 
 judges: list[Callable[[Any], list[Any]]] = []  # one: a run to its findings, ``pullback.diagnose``
+verdicts: list[Callable[[Any, list[Any]], str]] = []  # one: a run and its findings to a sentence, ``advisor.verdict``
 pages: list[Callable[[Any, Any], Any]] = []  # one: a run to its page in a file, ``pullback.write_report``

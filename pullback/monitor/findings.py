@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pullback._checks import input_error
-from pullback._hooks import judges
+from pullback._hooks import judges, verdicts
 from pullback.monitor.output import Output
 from pullback.runs import Run
 from pullback.runs.schema import in_words
@@ -17,7 +17,8 @@ OnFinding = Callable[[Any], object]
 Key = tuple[str, str | None]  # a finding's name and its layer
 
 DENSE = 8  # measurements so far to one look, at least: all looks together then cost a few times what the last one does
-# What says that a training is slow would be told of every one at first; it has to last for half of the steps and so many
+# What says that a training is slow holds of nearly every one at first: it is told once it has lasted for half of the
+# steps, and for so many.
 SLOW = frozenset({"learning-rate-too-low", "not-learning", "saddle-plateau", "minimum-plateau"})
 LASTING = 500
 
@@ -37,7 +38,7 @@ class Findings:
         self.output, self._on_finding = output, on_finding
         self._waiting: deque[Any] = deque()
         self._next, self._alarms = 1, 0  # measurements at which to look, and alarms that were seen
-        self._said: list[Any] = []  # all findings of the last look
+        self._said: tuple[str, list[Any]] = "", []  # verdict and findings of the last look
         self._known: set[Key] = set()
         self._since: dict[Key, int] = {}  # steps at which what is slow was first seen, and at every look since
         if self._is_asked and output.writer.earlier is not None:
@@ -65,15 +66,18 @@ class Findings:
                 warnings.simplefilter("ignore")
                 run = self.output.writer.so_far()
             found = self._judged(run)
+            verdict = "".join(say(run, found) for say in verdicts)
         except Exception as error:  # a record that cannot be read back must not end a training run
             self.output.say_once("findings", f"what the record shows could not be told ({in_words(error)})")
             return
         new = self._new(found, None if at_end else step)
         if self._on_finding is not None:
             self._waiting.extend(new)
-        if found != self._said or at_end:
-            self._said = found
-            self.output.tell(step, found, new, run if at_end else None)
+        if (verdict, found) != self._said or at_end:
+            self._said = verdict, found
+            self.output.tell(step, verdict, found, new)
+        if at_end:
+            self.output.end(step, run)
 
     def _judged(self, run: Run) -> list[Any]:
         return [finding for judge in judges for finding in judge(run)]

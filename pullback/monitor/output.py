@@ -76,33 +76,31 @@ class Output:
     def send(self, step: int) -> None:
         """Hand the scalars since the last call to every sink."""
         scalars, self._scalars = self._scalars, {}
-        for place, sink in enumerate(self.sinks):
-            try:
-                if scalars:
-                    sink(step, dict(scalars))
-            except Exception as error:
-                self._sink_failed(step, place, error)
+        if scalars:
+            self._each(step, "__call__", step, dict(scalars))
 
     @property
     def tells(self) -> bool:
         """Whether a sink shows findings."""
         return any(hasattr(sink, "tell") for sink in self.sinks)
 
-    def tell(self, step: int, findings: list[Any], new: list[Any], run: Run | None) -> None:
-        """Hand findings to the sinks that show them; at the end, the run."""
+    def tell(self, step: int, verdict: str, findings: list[Any], new: list[Any]) -> None:
+        """Hand what the run is found to be to the sinks that show it."""
+        self._each(step, "tell", step, verdict, findings, new)
+
+    def end(self, step: int, run: Run) -> None:
+        """Hand the run to the sinks that keep it."""
+        self._each(step, "end", run)
+
+    def _each(self, step: int, name: str, *args: Any) -> None:
+        """Call every sink, or the method of those that have it; what fails there must not end a training run."""
         for place, sink in enumerate(self.sinks):
             try:
-                if hasattr(sink, "tell"):
-                    sink.tell(step, findings, new)
-                if run is not None and hasattr(sink, "end"):
-                    sink.end(run)
+                if (call := getattr(sink, name, None)) is not None:
+                    call(*args)
             except Exception as error:
-                self._sink_failed(step, place, error)
-
-    def _sink_failed(self, step: int, place: int, error: Exception) -> None:
-        """Say it: a dashboard that is down must not end a training run."""
-        self.error(step, "forward", error)
-        self.say_once(place, f"a sink failed ({in_words(error)}); the record has the numbers")
+                self.error(step, "forward", error)
+                self.say_once(place, f"a sink failed ({in_words(error)}); the record has the numbers")
 
     def close(self) -> None:
         """Finish the record."""

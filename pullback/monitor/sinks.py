@@ -1,9 +1,9 @@
 """Where scalars go besides the record: TensorBoard, Weights & Biases, or any callable.
 
 A sink is called once a measurement, as ``sink(step, scalars)`` with scalars named as the columns of ``Run.table``. One
-that has a method ``tell(step, findings, new)`` is also told what the run is found to be, when that changes, and one with
-``end(run)`` is given the run at its end. It gets the caller's own writer or run, so nothing is imported here, and whoever
-opened it closes it.
+with a method ``tell(step, verdict, findings, new)`` is told what the run is found to be, and again when that changes;
+one with ``end(run)`` is given the run at its end. It gets the caller's own writer or run, so nothing is imported here,
+and whoever opened it closes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ Sink = Callable[[int, dict[str, float]], object]
 
 GROUP = "pullback/"  # both dashboards make a section of what stands before the slash
 LONGEST_TITLE = 63  # of an alert of wandb
-NOTHING = "No findings."
 
 
 class TensorBoard:
@@ -37,11 +36,11 @@ class TensorBoard:
             self.writer.add_scalar(GROUP + name, value, step)
         self.writer.flush()  # a killed process then loses nothing
 
-    def tell(self, step: int, findings: list[Any], new: list[Any]) -> None:
+    def tell(self, step: int, verdict: str, findings: list[Any], new: list[Any]) -> None:
         """Show what the run is found to be, as text."""
-        self.writer.add_text(f"{GROUP}verdict", verdict_of(findings), step)
+        self.writer.add_text(f"{GROUP}verdict", verdict, step)
         listed = "\n".join(f"- {finding}" for finding in findings)
-        self.writer.add_text(f"{GROUP}findings", listed or NOTHING, step)
+        self.writer.add_text(f"{GROUP}findings", listed or "none", step)
         self.writer.flush()
 
 
@@ -55,9 +54,9 @@ class WeightsAndBiases:
         """Send the scalars of a measurement."""
         self.run.log({f"{GROUP}step": step} | {GROUP + name: value for name, value in scalars.items()})
 
-    def tell(self, step: int, findings: list[Any], new: list[Any]) -> None:
+    def tell(self, step: int, verdict: str, findings: list[Any], new: list[Any]) -> None:
         """Put the verdict and the findings into the run's summary, and alert of what is new."""
-        self.run.summary[f"{GROUP}verdict"] = verdict_of(findings)
+        self.run.summary[f"{GROUP}verdict"] = verdict
         self.run.summary[f"{GROUP}findings"] = [str(finding) for finding in findings]
         for finding in new:
             level = "ERROR" if finding.severity == "critical" else "WARN"
@@ -109,11 +108,6 @@ def to_wandb(run: Any) -> Sink:
     run.define_metric(f"{GROUP}step")
     run.define_metric(f"{GROUP}*", step_metric=f"{GROUP}step")
     return WeightsAndBiases(run)
-
-
-def verdict_of(findings: list[Any]) -> str:
-    """The first finding, which is what to do next, in a sentence."""
-    return f"{findings[0].severity}: {findings[0].summary or findings[0].name}" if findings else NOTHING
 
 
 def scalars_of(probe: str, values: dict[str, Any]) -> dict[str, float]:

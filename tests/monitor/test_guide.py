@@ -22,6 +22,7 @@ NEEDS = {
     "runs/lightning": ["lightning"],
     "runs/transformers": ["transformers", "accelerate"],
     "runs/board": ["tensorboard", "wandb"],
+    "runs/noted": ["tqdm"],
 }
 
 
@@ -99,6 +100,7 @@ def test_every_stack_has_an_example() -> None:
         "DistributedDataParallel",
         "resume=",
         "to_wandb",
+        "on_finding=",
     ):
         assert word in text
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 13

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 import pullback as pb
+from pullback.advisor import Finding, verdict
 from pullback.monitor import to_tensorboard, to_wandb
 from pullback.monitor.sinks import scalars_of
 from tests.monitor.loop import Loop
+
+FAULT = Finding("dead-units", "warning", "fc", (1, 1), {"share": 0.9}, "more than half", "a convention", "Start anew")
 
 
 def expected_scalars(run: pb.Run, step: int) -> dict[str, float]:
@@ -85,11 +88,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wandb.init(project="test", dir=tmp_path) as own,
         loop.monitor(tmp_path / "run", every=3, forward=[to_wandb(own)]) as monitor,
     ):
+        monitor.log("finding", FAULT.as_record())
         for step in loop.steps(6, monitor):
             own.log({"train": step})
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 600
-    while len(rows := history(file)) < 6 + 2 and time.monotonic() < deadline:  # a process of that package writes it
+    while len(rows := history(file)) < 6 + 3 and time.monotonic() < deadline:  # a process of that package writes it
         time.sleep(0.1)
     run = pb.load_run(tmp_path / "run")
     for step in (3, 6):
@@ -97,20 +101,40 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in expected_scalars(run, step).items():
             assert row[f"pullback/{name}"] == pytest.approx(value), name
     assert [row["train"] for row in rows if "train" in row] == [1, 2, 3, 4, 5, 6]
+    summary = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in written(file, "summary")
+        for item in record.summary.update
+    }
+    assert summary["pullback/verdict"] == verdict(run)
+    assert summary["pullback/findings"] == [str(finding) for finding in pb.diagnose(run)]
+    assert [record.alert.text for record in written(file, "alert")] == [str(FAULT)]
+    pages = [record.artifact for record in written(file, "artifact") if record.artifact.type == "report"]
+    pages += [each.request.log_artifact.artifact for each in written(file, "request")]
+    [contents] = [page.manifest.contents for page in pages if page.type == "report"]
+    [page] = contents
+    assert page.path == "report.html"
+    assert page.size > 1000
 
 
 def history(file: Path) -> list[dict[str, Any]]:
     """The logged rows in the file of an offline run."""
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in written(file, "history")
+    ]
+
+
+def written(file: Path, kind: str) -> list[Any]:
+    """Records of a kind in the file of an offline run."""
     from wandb.proto import wandb_internal_pb2
 
-    rows = []
+    records = []
     for data in logged(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
-            rows.append({name: json.loads(value) for name, value in items.items()})
-    return rows
+        records.append(record)
+    return [record for record in records if record.WhichOneof("record_type") == kind]
 
 
 def logged(content: bytes, block: int = 32_768, header: int = 7) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ pytest.importorskip("lightning.pytorch")
 import lightning.pytorch as L
 
 import pullback as pb
+from pullback.advisor import verdict
 from pullback.modules import MLP
 from pullback.monitor import LightningCallback
 from pullback.monitor.adapters import base_class
@@ -266,6 +267,35 @@ def test_scalars_go_to_the_trainer_s_loggers(tmp_path: Path) -> None:
     run = pb.load_run(tmp_path / "run")
     assert values == pytest.approx(dict(zip(*run.series("kernel", "M1"), strict=True)))
     assert got == [2, 4, 6]
+
+
+@pytest.mark.filterwarnings("ignore:Monitor")
+def test_a_finding_stops_the_trainer_and_stands_in_tensorboard(tmp_path: Path) -> None:
+    """As the guide does it; the trainer's own logger gets the findings and the verdict as text."""
+    pytest.importorskip("tensorboard")
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Wild(Module):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 1e30)
+
+    def stop(finding: Any) -> None:
+        if finding.severity == "critical":
+            found.append((made.global_step, finding.name))
+            made.should_stop = True
+
+    found: list[tuple[int, str]] = []
+    logger = TensorBoardLogger(tmp_path / "board")
+    watch = LightningCallback(tmp_path / "run", CE, probes="light", every=50, on_finding=stop)
+    made = trainer(tmp_path, [watch], logger=logger)
+    made.fit(Wild(), loader())
+    assert made.global_step == found[0][0] < 12
+    events = EventAccumulator(logger.log_dir).Reload()
+    [*_, last] = events.Tensors("pullback/verdict/text_summary")
+    assert last.tensor_proto.string_val[0].decode() == verdict(tmp_path / "run")
+    [*_, listed] = events.Tensors("pullback/findings/text_summary")
+    assert all(name in listed.tensor_proto.string_val[0].decode() for _, name in found)
 
 
 def test_batches_of_another_kind(tmp_path: Path) -> None:

@@ -266,6 +266,35 @@ def test_metrics_of_evaluations_are_recorded(tmp_path: Path) -> None:
     assert all(set(record.values) == {"loss", "accuracy", "eval_perplexity"} for record in records)
 
 
+@pytest.mark.filterwarnings("ignore:Monitor")
+def test_a_finding_stops_the_trainer(tmp_path: Path) -> None:
+    """As the guide does it; an exception leaves ``train``."""
+    found: list[tuple[int, str]] = []
+
+    def stop(finding: Any) -> None:
+        if finding.severity == "critical":
+            found.append((made.state.global_step, finding.name))
+            made.control.should_training_stop = True
+
+    wild = {"learning_rate": 1e30, "max_grad_norm": 0.0, "optim": "sgd", "lr_scheduler_type": "constant"}
+    watch = TransformersCallback(tmp_path / "run", probes="light", every=50, on_finding=stop)
+    made = trainer(gpt2(), tmp_path, [watch], **wild)
+    made.train()
+    assert found
+    assert made.state.global_step == found[0][0] < 6
+
+    class Stop(Exception):
+        pass
+
+    def leave(finding: Any) -> None:
+        raise Stop(finding.name)
+
+    with pytest.raises(Stop, match="."):
+        trainer(
+            gpt2(), tmp_path, [TransformersCallback(tmp_path / "b", probes="light", on_finding=leave)], **wild
+        ).train()
+
+
 @pytest.mark.parametrize("handed", ["labels", "inputs"])
 def test_a_loop_of_one_s_own(tmp_path: Path, handed: str) -> None:
     """The model's own loss, with the tokenizer's batch as it is; the padded positions count as they do in it."""

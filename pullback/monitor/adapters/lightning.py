@@ -17,7 +17,8 @@ from pullback.functional.unwrap import refuse_sharded
 from pullback.monitor.adapters import base_class
 from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.session import Monitor
-from pullback.runs import load_run
+from pullback.monitor.sinks import GROUP, TensorBoard, WeightsAndBiases
+from pullback.runs import Run, load_run
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one code under two names; a trainer knows its own classes
 if sys.modules.get("pytorch_lightning") and "lightning.pytorch" not in sys.modules:
@@ -39,7 +40,8 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
     Steps are the trainer's ``global_step``; accumulated batches count once, at the step of the optimizer. Measurements
     run in the trainer's precision. On several processes the first measures. A run goes on where the checkpoint passed
     to ``trainer.fit(ckpt_path=...)`` was made. What a validation logs is recorded as ``test``: ``val_loss`` and
-    ``val_acc`` as ``loss`` and ``accuracy``, others under their own names. Scalars go on to the trainer's loggers.
+    ``val_acc`` as ``loss`` and ``accuracy``, others under their own names. Scalars go on to the trainer's loggers,
+    findings and the verdict to those of TensorBoard and Weights & Biases.
 
     Args:
         run_dir: folder of the record.
@@ -49,7 +51,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
             ``forward`` that goes from x to what the loss takes.
         to_loggers: whether the trainer's loggers get the scalars of every measurement.
         options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
-            ``forward``.
+            ``forward``, ``on_finding``.
 
     Attributes:
         monitor: during and after training; None before, and on processes that do not measure.
@@ -93,7 +95,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         if not trainer.is_global_zero:
             return
         optimizers: Sequence[torch.optim.Optimizer] = trainer.optimizers
-        sinks = [*self.options.get("forward", ()), *([_to_loggers(trainer)] if self.to_loggers else [])]
+        sinks = [*self.options.get("forward", ()), *([_ToLoggers(trainer.loggers)] if self.to_loggers else [])]
         self.monitor = Monitor(
             pl_module.get_submodule(self.module),
             self.loss_fn,
@@ -155,9 +157,26 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-def _to_loggers(trainer: Any) -> Callable[[int, dict[str, float]], None]:
-    def send(step: int, scalars: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics({f"pullback/{name}": value for name, value in scalars.items()}, step=step)
+class _ToLoggers:
+    """A sink of a trainer's loggers: scalars to each, findings and the page to what takes them of what is behind."""
 
-    return send
+    def __init__(self, loggers: Sequence[Any]) -> None:
+        self.loggers = loggers
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({GROUP + name: value for name, value in scalars.items()}, step=step)
+
+    def tell(self, *told: Any) -> None:
+        for board in self._boards():
+            board.tell(*told)
+
+    def end(self, run: Run) -> None:
+        for board in self._boards():
+            if isinstance(board, WeightsAndBiases):
+                board.end(run)
+
+    def _boards(self) -> list[TensorBoard | WeightsAndBiases]:
+        behind = [getattr(logger, "experiment", None) for logger in self.loggers]
+        writers = [TensorBoard(each) for each in behind if hasattr(each, "add_text")]
+        return [*writers, *(WeightsAndBiases(each) for each in behind if hasattr(each, "alert"))]

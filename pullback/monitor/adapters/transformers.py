@@ -41,7 +41,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
             cross-entropy of ``logits`` and ``labels``: this is checked on single samples, and no measurement is made
             if it is not. A sample's loss is the mean over its own labels.
         options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
-            ``forward``.
+            ``forward``, ``on_finding``.
 
     Attributes:
         monitor: during and after training; None before, and on processes that do not measure.
