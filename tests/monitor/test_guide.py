@@ -75,6 +75,7 @@ def test_example(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, re
         pytest.skip(f"needs {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))  # it remembers the folder it was first used in
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     if name in ("runs/parallel", "runs/sharded"):
         request.getfixturevalue("in_a_group")
