@@ -26,8 +26,9 @@ import math
 
 import numpy as np
 import torch
-from charts import Curve, contours, curves
-from page import Page, run
+from kit.charts import Curve, contours, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -20,9 +20,10 @@ from __future__ import annotations
 import math
 
 import torch
-from charts import Curve, curves
-from claims import HEADER, decide, table
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.claims import HEADER, decide, table
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -20,8 +20,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 
 from pullback import theory
 from pullback.charts.chart import PALETTE

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 

@@ -18,8 +18,9 @@ times the one here. Its data are not published; here they are drawn.
 from __future__ import annotations
 
 import torch
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -22,8 +22,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from charts import Curve, curves, matrix
-from page import Page, run
+from kit.charts import Curve, curves, matrix
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -15,9 +15,10 @@ Kronecker factors are those of the package curvlinops, which the full size needs
 from __future__ import annotations
 
 import torch
-from charts import Curve, curves
-from claims import HEADER, decide, table
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.claims import HEADER, decide, table
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -23,9 +23,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from charts import Curve, curves
-from claims import HEADER, decide, table
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.claims import HEADER, decide, table
+from kit.page import Page
+from kit.run import run
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 

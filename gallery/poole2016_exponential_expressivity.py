@@ -32,8 +32,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from charts import Curve, beside, curves, slides
-from page import Page, run
+from kit.charts import Curve, beside, curves, slides
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 from pullback import measure, theory

@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from charts import Curve, beside, curves, heat_map
-from page import Page, run
+from kit.charts import Curve, beside, curves, heat_map
+from kit.page import Page
+from kit.run import run
 
 from pullback import measure, theory
 from pullback.charts.chart import PALETTE

@@ -29,8 +29,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from charts import Curve, beside, curves
-from page import Page, run
+from kit.charts import Curve, beside, curves
+from kit.page import Page
+from kit.run import run
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 

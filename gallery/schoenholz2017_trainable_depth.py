@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from charts import Curve, curves, heat_map
-from page import Page, run
+from kit.charts import Curve, curves, heat_map
+from kit.page import Page
+from kit.run import run
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 

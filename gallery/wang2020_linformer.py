@@ -12,7 +12,7 @@ sequence. What the best matrix of rank k would leave of P is √(1 - energy(k));
 come near it where neighbours are alike, and are poor for independent tokens. Projections are not trained. Faster
 collapse holds for mixtures that are means: softmax then does not see what all tokens have in common, as in full
 attention. Random E, as drawn at the start of a training, mix what is common with different weights, and collapse more
-slowly from the second layer on. Times are those of ``benchmarks/linformer.py``, stored, not taken anew.
+slowly from the second layer on. Times are those of ``benchmarks/studies/linformer.py``, stored, not taken anew.
 
 Of the checklist: S1-62 and S1-72 to S1-74.
 """
@@ -24,8 +24,9 @@ import math
 from pathlib import Path
 
 import torch
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor
 
 from pullback import measure
@@ -179,7 +180,7 @@ def times(page: Page) -> None:
     lengths = sorted(rows["SDPA"])
     header = ("n", *(f"{kind}: {unit}" for kind in rows for unit in ("s", "MB")))
     table = [[n, *(each for kind in rows for each in rows[kind].get(n, (None, None)))] for n in lengths]
-    page.facts("Time and memory of a forward and a backward pass (benchmarks/linformer.py)", header, table)
+    page.facts("Time and memory of a forward and a backward pass (benchmarks/studies/linformer.py)", header, table)
     cut = next(kind for kind in rows if kind.startswith("Linformer"))
     last, before = lengths[-1], lengths[-2]
     for kind, known, within in ((cut, 2, 0.6), ("SDPA", 4, 0.8)):

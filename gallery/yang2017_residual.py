@@ -25,8 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from charts import Curve, curves
-from page import Page, run
+from kit.charts import Curve, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor
 
 from pullback import measure, theory

@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from charts import Curve, beside, curves
-from page import Page, run
+from kit.charts import Curve, beside, curves
+from kit.page import Page
+from kit.run import run
 from torch import Tensor, nn
 
 import pullback as pb

@@ -12,8 +12,8 @@ A case module has
 - ``verify(problem, spectrum)`` (where eigenvectors are returned): ``residual``, ``reached`` and ``num_products``.
 - ``ONCE`` (optional): methods so slow that their first call is timed, in the first round, and no other.
 
-A call returns ``methods.Blocks``, which all methods must agree on (or on the total alone), ``methods.Columns`` or
-``methods.Spectrum``, to be agreed on likewise, ``methods.Elsewhere`` where other processes did and timed the work,
-or None where there is nothing to compare.
-A method that cannot run here raises ``methods.Skip``.
+A call returns ``Blocks``, which all methods must agree on (or on the total alone), ``Columns`` or ``Spectrum``, to be
+agreed on likewise, ``Elsewhere`` where other processes did and timed the work (all of ``methods/problem.py``), or None
+where there is nothing to compare.
+A method that cannot run here raises ``Skip``.
 """

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import curvature_methods as curvature
-import methods
-import targets as to_reach
 from torch import nn
 
-from cases import hessian_product
+from benchmarks.cases import hessian_product
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import curvature, kernels
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = (
     "MLP 3072-128x5-10, tanh, cross-entropy, N = 2048, float32, weights as initialised: the whole spectrum of the "
@@ -21,22 +21,22 @@ PLAIN, FLOOR = "ordinary gradient", "eigvalsh"
 PEERS = ("NNGeometry GramMatrix, eigvalsh", "BackPACK BatchGrad, eigvalsh")
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     return hessian_product.build(4 * scale)
 
 
-def summed(prepare: Callable[[methods.Problem], methods.Call]) -> Callable[[methods.Problem], methods.Call]:
+def summed(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
     """A peer's kernel of the loss summed over the samples, whose gradients carry no 1/N."""
     return lambda problem: prepare(replace(problem, loss_fn=nn.CrossEntropyLoss(reduction="sum")))
 
 
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+METHODS: dict[str, Callable[[Problem], Call]] = {
     OURS: curvature.pullback_spectrum(matrix="empirical_fisher", vectors=False),
-    PLAIN: methods.gradient,
+    PLAIN: kernels.gradient,
     FLOOR: curvature.eigendecomposition(with_vectors=False),
     "eigh": curvature.eigendecomposition(with_vectors=True),
-    PEERS[0]: curvature.from_gram(methods.nngeometry),
-    PEERS[1]: curvature.from_gram(summed(methods.backpack)),
+    PEERS[0]: curvature.from_gram(kernels.nngeometry),
+    PEERS[1]: curvature.from_gram(summed(kernels.backpack)),
 }
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import curvature_methods as curvature
-import methods
-import targets as to_reach
-
-from cases.hessian_product import PACKAGES, build
+from benchmarks.cases.hessian_product import PACKAGES, build
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import curvature
+from benchmarks.methods.problem import Call, Problem, Spectrum
 
 __all__ = ["METHODS", "ONCE", "PACKAGES", "TITLE", "build", "targets", "verify"]
 
@@ -30,7 +29,7 @@ POWER = {  # tolerance of the eigenvalue's change, products a pair at most
     f"{PEERS[2]}[tol=1e-7, at most 300 products a pair]": (1e-7, 300),
 }
 ONCE = tuple(POWER)
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+METHODS: dict[str, Callable[[Problem], Call]] = {
     OURS: curvature.pullback_spectrum(matrix="gauss_newton", k=PAIRS, tol=RESIDUAL),
     **{f"{PEERS[0]}[tol={tol:g}]": curvature.eigsh(PAIRS, tol) for tol in (1e-3, 1e-4, 1e-5)},
     **{f"{PEERS[1]}[{m} steps]": curvature.eigenthings_lanczos(PAIRS, m) for m in (70, 80, 90, 100)},
@@ -38,7 +37,7 @@ METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
 }
 
 
-def verify(problem: methods.Problem, found: methods.Spectrum) -> dict[str, Any]:
+def verify(problem: Problem, found: Spectrum) -> dict[str, Any]:
     """The residual as measured in float64, and what it took."""
     residual = curvature.residual(problem, found)
     return {"residual": residual, "reached": residual <= NEAR, "num_products": found.num_products}

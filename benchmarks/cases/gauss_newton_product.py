@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import curvature_methods as curvature
-import methods
-import targets as to_reach
-
-from cases.hessian_product import PLAIN, build
+from benchmarks.cases.hessian_product import PLAIN, build
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import curvature
+from benchmarks.methods.problem import Call, Problem
 
 __all__ = ["METHODS", "PACKAGES", "TITLE", "build", "targets"]
 
@@ -19,7 +18,7 @@ TITLE = (
 PACKAGES = ("curvlinops-for-pytorch", "hessian-eigenthings")
 OURS = ("pullback.GaussNewton, one by one", "pullback.GaussNewton, in one block")
 CURVLINOPS = ("curvlinops GGNLinearOperator, one by one", "curvlinops GGNLinearOperator, in one block")
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+METHODS: dict[str, Callable[[Problem], Call]] = {
     OURS[0]: curvature.one_by_one(curvature.pullback("GaussNewton")),
     OURS[1]: curvature.one_block(curvature.pullback("GaussNewton")),
     PLAIN: curvature.gradients(),

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-import curvature_methods as curvature
-import methods
-import models
-import targets as to_reach
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cases import gpt_kernel
+from benchmarks.cases import gpt_kernel
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import curvature, kernels, models
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = (
     "Language model of GPT-2's shape (4 layers, 256 wide, 4 heads, 128 positions, 512 tokens, tied head), mean "
@@ -25,10 +24,10 @@ PLAIN = "ordinary gradient"
 PEERS = ("curvlinops HessianLinearOperator", "hessian-eigenthings HessianOperator", "PyHessian hessian_vector_product")
 MATH, WRITTEN_OUT = "PyTorch's attention by steps", "softmax written out"
 
-Prepare = Callable[[methods.Problem], methods.Call]
+Prepare = Callable[[Problem], Call]
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     problem = gpt_kernel.build(scale)
     return replace(problem, model=models.ClassesSecond(problem.model), loss_fn=nn.CrossEntropyLoss())
 
@@ -50,7 +49,7 @@ def one(make: curvature.Make) -> Prepare:
 METHODS: dict[str, Prepare] = {
     f"{OURS}[the model as it is]": one(curvature.pullback("Hessian")),
     f"{OURS}[{WRITTEN_OUT}]": written_out(one(curvature.pullback("Hessian"))),
-    PLAIN: methods.gradient,
+    PLAIN: kernels.gradient,
     f"{PEERS[0]}[{MATH}]": one(curvature.curvlinops("HessianLinearOperator", by_steps)),
     f"{PEERS[0]}[{WRITTEN_OUT}]": written_out(one(curvature.curvlinops("HessianLinearOperator"))),
     f"{PEERS[1]}[{MATH}]": one(curvature.eigenthings("Hessian", by_steps)),

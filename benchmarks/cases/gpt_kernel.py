@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import methods
-import models
-import targets as to_reach
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import kernels, models
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = (
     "Language model of GPT-2's shape (4 layers, 256 wide, 4 heads, 128 positions, 512 tokens, tied head), mean "
@@ -32,23 +33,23 @@ def network(*, explicit: bool) -> models.GPT:
     return models.GPT(VOCABULARY, LENGTH, width=256, heads=4, depth=4, explicit=explicit)
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     model = network(explicit=False)
     n = max(2, round(64 * scale))
     ids = torch.randint(VOCABULARY, (n, LENGTH + 1))
-    return methods.Problem(model, ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), loss_fn=losses)
+    return Problem(model, ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), loss_fn=losses)
 
 
-def explicit(prepare: Callable[[methods.Problem], methods.Call]) -> Callable[[methods.Problem], methods.Call]:
+def explicit(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
     """A method on the same model with the softmax of its attention written out."""
     return lambda problem: prepare(replace(problem, model=network(explicit=True)))
 
 
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
-    OURS: methods.pullback,
-    PLAIN: methods.gradient,
-    **{f"{PEER}[fused attention, chunks of {c}]": methods.vmap_grad(c) for c in (4, 16, 64)},
-    **{f"{PEER}[softmax written out, chunks of {c}]": explicit(methods.vmap_grad(c)) for c in (4, 16, 64)},
+METHODS: dict[str, Callable[[Problem], Call]] = {
+    OURS: kernels.pullback,
+    PLAIN: kernels.gradient,
+    **{f"{PEER}[fused attention, chunks of {c}]": kernels.vmap_grad(c) for c in (4, 16, 64)},
+    **{f"{PEER}[softmax written out, chunks of {c}]": explicit(kernels.vmap_grad(c)) for c in (4, 16, 64)},
 }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
-import store_methods
-import targets as to_reach
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import store
+from benchmarks.methods.problem import Call
 
 TITLE = (
     "MLP 3072-128x5-10, ReLU, cross-entropy, float32: backward kernel on disk, `memory_limit` 2 GB; peak memory "
@@ -20,9 +20,7 @@ def build(scale: float) -> int:
     return max(2, round(LARGEST * scale))
 
 
-METHODS: dict[str, Callable[[int], methods.Call]] = {
-    name: store_methods.to_store(factor=n / LARGEST) for name, n in SIZES.items()
-}
+METHODS: dict[str, Callable[[int], Call]] = {name: store.to_store(factor=n / LARGEST) for name, n in SIZES.items()}
 
 
 def targets(rows: to_reach.Rows) -> list[to_reach.Verdict]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import curvature_methods as curvature
-import methods
-import models
-import targets as to_reach
 import torch
 from torch import nn
+
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import curvature, models
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = (
     "MLP 3072-128x5-10, tanh, cross-entropy, N = 512, float32, weights as initialised: ten products with the Hessian "
@@ -21,15 +21,15 @@ PLAIN = "ordinary gradient, ten times"
 CURVLINOPS = ("curvlinops HessianLinearOperator, one by one", "curvlinops HessianLinearOperator, in one block")
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     torch.manual_seed(0)
     model, _ = models.mlp(nn.Tanh)
     n = max(2, round(512 * scale))
     x, y = torch.randn(n, models.MLP_WIDTHS[0]), torch.randint(10, (n,))
-    return methods.Problem(model, x, y, loss_fn=nn.CrossEntropyLoss())
+    return Problem(model, x, y, loss_fn=nn.CrossEntropyLoss())
 
 
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
+METHODS: dict[str, Callable[[Problem], Call]] = {
     OURS[0]: curvature.one_by_one(curvature.pullback("Hessian")),
     OURS[1]: curvature.one_block(curvature.pullback("Hessian")),
     PLAIN: curvature.gradients(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
-import store_methods
-import targets as to_reach
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import store
+from benchmarks.methods.problem import Call
 
 TITLE = (
     "MLP 3072-128x5-10, ReLU, cross-entropy, N = 50,000, float32: backward kernel on disk (10 GB, half of it stored), "
@@ -20,9 +20,9 @@ def build(scale: float) -> int:
     return max(2, round(50_000 * scale))
 
 
-METHODS: dict[str, Callable[[int], methods.Call]] = {
-    OURS: store_methods.to_store(level="above_imports"),
-    "gemm": store_methods.product_floor,
+METHODS: dict[str, Callable[[int], Call]] = {
+    OURS: store.to_store(level="above_imports"),
+    "gemm": store.product_floor,
 }
 
 

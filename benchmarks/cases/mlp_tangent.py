@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
-import models
-import tangent_methods
-import targets as to_reach
 import torch
+
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import models, tangent
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = "MLP 3072-128x5-10, ReLU, N = 512, float32: full tangent kernel, (512, 512, 10, 10)"
 OURS = "pullback.tangent_kernel"
@@ -17,17 +17,17 @@ TUTORIAL = "torch.func vmap(jacrev), the tutorial's form"
 ONCE = (TUTORIAL,)
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     torch.manual_seed(0)
     model, _ = models.mlp()
     n = max(2, round(512 * scale))
-    return methods.Problem(model, torch.randn(n, models.MLP_WIDTHS[0]), torch.randint(10, (n,)))
+    return Problem(model, torch.randn(n, models.MLP_WIDTHS[0]), torch.randint(10, (n,)))
 
 
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
-    OURS: tangent_methods.pullback("full"),
-    NEURAL_TANGENTS: tangent_methods.neural_tangents("mlp", "full", "STRUCTURED_DERIVATIVES"),
-    TUTORIAL: tangent_methods.jacobian_form("full"),
+METHODS: dict[str, Callable[[Problem], Call]] = {
+    OURS: tangent.pullback("full"),
+    NEURAL_TANGENTS: tangent.neural_tangents("mlp", "full", "STRUCTURED_DERIVATIVES"),
+    TUTORIAL: tangent.jacobian_form("full"),
 }
 
 

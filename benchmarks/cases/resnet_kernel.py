@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
-import models
-import targets as to_reach
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import kernels, models
+from benchmarks.methods.problem import Call, Problem
 
 TITLE = (
     "ResNet-18 for 32x32x3 (3x3 stem, no pooling, batch norm in eval mode), cross-entropy, N = 256, float32: "
@@ -19,12 +20,12 @@ OURS = "pullback.backward_kernel"
 PEERS = ("torch.func vmap(grad)", "opacus GradSampleModule", "NNGeometry GramMatrix")
 
 
-def build(scale: float) -> methods.Problem:
+def build(scale: float) -> Problem:
     torch.manual_seed(0)
     model = models.ResNet18()
     models.settle_batch_norm(model, torch.randn(64, 3, 32, 32))
     n = max(2, round(256 * scale))
-    return methods.Problem(model, torch.randn(n, 3, 32, 32), torch.randint(10, (n,)))
+    return Problem(model, torch.randn(n, 3, 32, 32), torch.randint(10, (n,)))
 
 
 class FrozenNorm(nn.Module):
@@ -47,7 +48,7 @@ def frozen_norm_gradients(layer: FrozenNorm, inputs: list[Tensor], outputs: Tens
     return {layer.weight: (outputs * normalised).sum((2, 3)), layer.bias: outputs.sum((2, 3))}
 
 
-def opacus(problem: methods.Problem) -> methods.Call:
+def opacus(problem: Problem) -> Call:
     from opacus.grad_sample import register_grad_sampler
 
     register_grad_sampler(FrozenNorm)(frozen_norm_gradients)
@@ -55,15 +56,15 @@ def opacus(problem: methods.Problem) -> methods.Call:
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, FrozenNorm(child))
-    return methods.opacus(problem, strict=False)
+    return kernels.opacus(problem, strict=False)
 
 
-METHODS: dict[str, Callable[[methods.Problem], methods.Call]] = {
-    OURS: methods.pullback,
-    "ordinary gradient": methods.gradient,
-    **{f"{PEERS[0]}[chunks of {c}]": methods.vmap_grad(c) for c in (8, 32)},
+METHODS: dict[str, Callable[[Problem], Call]] = {
+    OURS: kernels.pullback,
+    "ordinary gradient": kernels.gradient,
+    **{f"{PEERS[0]}[chunks of {c}]": kernels.vmap_grad(c) for c in (8, 32)},
     PEERS[1]: opacus,
-    PEERS[2]: methods.nngeometry,
+    PEERS[2]: kernels.nngeometry,
 }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
-import store_methods
-import targets as to_reach
+from benchmarks.harness import targets as to_reach
+from benchmarks.methods import store
+from benchmarks.methods.problem import Call
 
 TITLE = (
     "MLP 3072-128x5-10, ReLU, cross-entropy, N = 8,000, float32: backward kernel on disk, one thread in each process "
@@ -19,9 +19,9 @@ def build(scale: float) -> int:
     return max(2, round(8_000 * scale))
 
 
-METHODS: dict[str, Callable[[int], methods.Call]] = {
-    TWO: store_methods.to_store(threads=1, workers=2),
-    ONE: store_methods.to_store(threads=1),
+METHODS: dict[str, Callable[[int], Call]] = {
+    TWO: store.to_store(threads=1, workers=2),
+    ONE: store.to_store(threads=1),
 }
 
 

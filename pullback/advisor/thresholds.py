@@ -64,7 +64,7 @@ FALLS_BY = 4.0  # standard errors of a quarter's level
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
 WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention
-UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/pathologies have 2 to 450
+UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/studies/pathologies have 2 to 450
 
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention

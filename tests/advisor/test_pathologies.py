@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pathologies.faults import FAULTS, HEALTHY
-from benchmarks.pathologies.run import cases, is_false_alarm, is_found, main, result, summary, table
-from benchmarks.pathologies.setups import ARCHITECTURES
+from benchmarks.studies.pathologies.faults import FAULTS, HEALTHY
+from benchmarks.studies.pathologies.run import cases, is_false_alarm, is_found, main, result, summary, table
+from benchmarks.studies.pathologies.setups import ARCHITECTURES
 
 
 def in_turn(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -91,7 +91,7 @@ def test_a_stopped_benchmark_goes_on(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         kind, name, architecture, seed = case
         return a_result(kind, name, {}, {}) | {"architecture": architecture, "seed": seed, "seconds": 0.0}
 
-    monkeypatch.setattr("benchmarks.pathologies.run.result", quick)
+    monkeypatch.setattr("benchmarks.studies.pathologies.run.result", quick)
     monkeypatch.setattr("sys.argv", ["run", "--processes", "1", "--out", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
         main()

@@ -11,12 +11,12 @@ import pytest
 from scipy.stats import binomtest
 
 import pullback as pb
-from benchmarks.remedies import run, score, truth
-from benchmarks.remedies.faults import sound
-from benchmarks.remedies.setups import ALL_DATA, DATA, Drawn, described, rates, tiny
-from benchmarks.remedies.training import NO_ANSWER, Trained, train
-from benchmarks.remedies.truth import Outcomes, compare
-from benchmarks.remedies.watching import DOUBLED, _changed, divergence
+from benchmarks.studies.remedies import run, score, truth
+from benchmarks.studies.remedies.faults import sound
+from benchmarks.studies.remedies.setups import ALL_DATA, DATA, Drawn, described, rates, tiny
+from benchmarks.studies.remedies.training import NO_ANSWER, Trained, train
+from benchmarks.studies.remedies.truth import Outcomes, compare
+from benchmarks.studies.remedies.watching import DOUBLED, _changed, divergence
 
 IRIS, TEACHER = tiny()[0].setup, tiny()[2].setup
 SHORT = replace(IRIS, rate=0.03, steps=12)

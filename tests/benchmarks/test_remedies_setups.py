@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import pullback as pb
-from benchmarks.remedies.changes import CHANGES, NotPossibleError, carried_out
-from benchmarks.remedies.data import prepare, source
-from benchmarks.remedies.faults import FAULTS, names
-from benchmarks.remedies.networks import build
-from benchmarks.remedies.setups import ALL_DATA, DATA, LARGEST_RATE, Setup, described, draw, rates, task, tiny
-from benchmarks.remedies.training import NO_ANSWER, batches, skill, train, trained
-from benchmarks.remedies.watching import samples
+from benchmarks.studies.remedies.changes import CHANGES, NotPossibleError, carried_out
+from benchmarks.studies.remedies.data import prepare, source
+from benchmarks.studies.remedies.faults import FAULTS, names
+from benchmarks.studies.remedies.networks import build
+from benchmarks.studies.remedies.setups import ALL_DATA, DATA, LARGEST_RATE, Setup, described, draw, rates, task, tiny
+from benchmarks.studies.remedies.training import NO_ANSWER, batches, skill, train, trained
+from benchmarks.studies.remedies.watching import samples
 from pullback.advisor.change import KINDS
 
 IRIS, TEACHER = tiny()[0].setup, tiny()[2].setup

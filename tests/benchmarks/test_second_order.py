@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import second_order
+from benchmarks.studies import second_order
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def filled(load: Callable[[str], ModuleType]) -> Callable[[str], Any]:
 
     @cache
     def page_of(name: str) -> Any:
-        script, page = load(name), load("page")
-        return page.fill(script.build, page.Page(name, script.__doc__ or ""))
+        script = load(name)
+        return load("kit.run").fill(script.build, load("kit.page").Page(name, script.__doc__ or ""))
 
     return page_of

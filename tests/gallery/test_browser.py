@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.mark.parametrize("name", ["grosse2021_gauss_newton", "grosse2021_matrices"])
 def test_a_page_is_drawn(filled, load, open_page, tmp_path, name, width):
     """Lines, points, maps, and below them the charts of the stored run."""
-    page, output = filled(name), load("output")
-    record = load("page").as_record(page, load("page").machine(), "0")
+    page, output = filled(name), load("kit.html")
+    record = load("kit.record").as_record(page, load("kit.run").machine(), "0")
     script = Path(load(name).__file__)
     output.write_page(record, page.text, record, script, tmp_path / "page.html")
     window = open_page(tmp_path / "page.html", width)

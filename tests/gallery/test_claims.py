@@ -11,7 +11,7 @@ from scipy import stats
 
 @pytest.fixture
 def claims(load):
-    return load("claims")
+    return load("kit.claims")
 
 
 def verdict(claims, **differences):

@@ -68,7 +68,8 @@ def test_finds_the_scripts_of_a_wheel(elsewhere):
         gallery.find_pages()
     folder = elsewhere / "pullback_gallery"
     folder.mkdir()
-    for name in ("page.py", "charts.py", "smith1999_topic.py"):
+    (folder / "kit").mkdir()
+    for name in ("kit/page.py", "charts.py", "smith1999_topic.py"):
         (folder / name).write_text('"""A title.\n\nText."""\n')
     assert gallery.find_pages() == {"smith1999_topic": folder / "smith1999_topic.py"}
     assert gallery.title_of(folder / "smith1999_topic.py") == "A title"

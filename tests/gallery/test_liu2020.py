@@ -53,7 +53,7 @@ def test_wrong_hessians_fail_the_table(load, monkeypatch):
         return dataclasses.replace(found, slopes=found.slopes | {"hessian_norm": moved})
 
     monkeypatch.setattr(measure, "linearity", wrong)
-    page = load("page").Page("liu2020_linearity", script.__doc__)
+    page = load("kit.page").Page("liu2020_linearity", script.__doc__)
     script.table(page, script.over_widths([16, 32], dict.fromkeys(script.SEEDS, 2)))
     with pytest.raises(pb.SelfCheckError, match=r"liu2020_linearity: expected -0.5 .* 'one hidden layer: exponent"):
         page.check()
@@ -62,7 +62,7 @@ def test_wrong_hessians_fail_the_table(load, monkeypatch):
 def test_a_wrong_bound_fails(load, monkeypatch):
     script = load("liu2020_counterexamples")
     monkeypatch.setattr(script.theory, "kernel_change_bound", lambda *_: 1e-4)
-    page = load("page").Page("liu2020_counterexamples", script.__doc__)
+    page = load("kit.page").Page("liu2020_counterexamples", script.__doc__)
     script.change_within(page)
     assert not page.rows[0].holds
 

@@ -20,12 +20,12 @@ from tests.gallery.conftest import GALLERY
 
 @pytest.fixture
 def page(load):
-    return load("page").Page("smith1999_topic", "A title.\n\nA claim, figure 1.\n\n    x = <y>\n\nAnd more.")
+    return load("kit.page").Page("smith1999_topic", "A title.\n\nA claim, figure 1.\n\n    x = <y>\n\nAnd more.")
 
 
 def build(page):
     """One row, one bound, one figure, one table."""
-    from charts import Curve, curves
+    from kit.charts import Curve, curves
 
     page.set(seed=0)
     page.row("number", 1.5, 1.5 + 1e-7, 1e-6, source="figure <1>")
@@ -125,16 +125,16 @@ def test_every_row_held_to_standard_errors_has_a_cap():
 def test_numbers_show_the_digits_they_are_compared_in(page, load, paper, here, within, relative, shown):
     """Two more than what was allowed; a computed number beside it is as long."""
     page.row("one", paper, here, within, relative=relative, computed=True)
-    (row,) = load("page").as_record(page, load("page").machine(), "0")["rows"]
-    assert load("output").cells(row)[1:3] == shown
+    (row,) = load("kit.record").as_record(page, load("kit.run").machine(), "0")["rows"]
+    assert load("kit.record").cells(row)[1:3] == shown
 
 
 def test_computed_numbers_stand_under_another_head_than_the_paper_s(page, load):
     page.row("printed", 1, 1, 0)
     page.row("two routes", 2, 2, 0, computed=True)
     page.measured("networks", 2, 2.01, 0.01, at_most=0.1)
-    record = load("page").as_record(page, load("page").machine(), "0")
-    lines = load("output").table_text(record).splitlines()[1:]
+    record = load("kit.record").as_record(page, load("kit.run").machine(), "0")
+    lines = load("kit.record").table_text(record).splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["quantity", "printed", "quantity", "two", "networks"]
     assert [line.split()[1] for line in lines if line.startswith("quantity")] == ["paper", "computed"]
 
@@ -169,7 +169,7 @@ def build(page):
     ],
 )
 def test_the_hash_is_of_what_makes_the_numbers(load, tmp_path, change, same):
-    code_of = load("code_hash").code_of
+    code_of = load("kit.code_hash").code_of
     (tmp_path / "a.py").write_text(SCRIPT)
     (tmp_path / "b.py").write_text(SCRIPT.replace(*change))
     assert SCRIPT.replace(*change) != SCRIPT
@@ -200,8 +200,8 @@ def test_a_page_without_numbers_is_an_error(page):
 
 
 def test_sizes(load):
-    assert load("page").Page("a", "t").pick(small=1, full=2) == 1
-    assert load("page").Page("a", "t", "full").pick(small=1, full=2) == 2
+    assert load("kit.page").Page("a", "t").pick(small=1, full=2) == 1
+    assert load("kit.page").Page("a", "t", "full").pick(small=1, full=2) == 2
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def script(tmp_path, load, monkeypatch):
     folder.mkdir()
     path = folder / "smith1999_topic.py"
     path.write_text("# <script>\n")
-    page = load("page")
-    monkeypatch.setattr(page.inspect, "getfile", lambda _: str(path))
-    return lambda *arguments, made=build: page.run(made, list(arguments))
+    run = load("kit.run")
+    monkeypatch.setattr(run.inspect, "getfile", lambda _: str(path))
+    return lambda *arguments, made=build: run.run(made, list(arguments))
 
 
 def test_writes_the_page_and_its_numbers(script, tmp_path, capsys):
@@ -259,7 +259,7 @@ def test_every_text_of_a_record_is_text(load, tmp_path):
         record |= known | {"machine": machine, "charts": []}
         out = tmp_path / "page.html"
         text = f"claim{mark}\n\n    formula{mark}\n\n``code{mark}`` and `` alone"
-        load("output").write_page(record, text, record | {"code": "b"}, tmp_path / "script.py", out)
+        load("kit.html").write_page(record, text, record | {"code": "b"}, tmp_path / "script.py", out)
         return out.read_text(encoding="utf-8").split('<script type="application/json"')[0].partition("</style>")[2]
 
     mark = "<u on='1' \"2\">&amp;</u></pre>"
@@ -297,7 +297,7 @@ def test_a_failing_page_is_written_and_fails(script, tmp_path, capsys):
 
 
 def test_figures(load):
-    charts = load("charts")
+    charts = load("kit.charts")
     curve = charts.Curve
     drawn = charts.curves(
         "a",

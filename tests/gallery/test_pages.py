@@ -56,7 +56,7 @@ def test_the_stored_run_of_the_full_size(load, name):
         record["machine"]
     )
     assert {row["verdict"] for row in record["rows"]} <= {"holds", "not reproduced"}
-    assert record["code"] == (None if name in EARLIER else load("code_hash").code_of(PAGES[name]))
+    assert record["code"] == (None if name in EARLIER else load("kit.code_hash").code_of(PAGES[name]))
 
 
 def scaled_operator(make):
@@ -236,11 +236,11 @@ def test_a_wrong_answer_fails_its_page(load, monkeypatch, name, broken, how, lef
 
     A part that is left out answers None, or what the others need.
     """
-    script, page = load(name), load("page")
+    script, page = load(name), load("kit.page")
     for part, answer in left_out.items() if isinstance(left_out, dict) else dict.fromkeys(left_out).items():
         monkeypatch.setattr(script, part, lambda *args, answer=answer: answer(*args) if callable(answer) else answer)
     monkeypatch.setattr(f"pullback.{broken}", how(attrgetter(broken)(pb)))
-    wrong = page.fill(script.build, page.Page(name, script.__doc__))
+    wrong = load("kit.run").fill(script.build, page.Page(name, script.__doc__))
     with pytest.raises(pb.SelfCheckError, match=f"^{name}: expected"):
         wrong.check()
 

@@ -130,7 +130,7 @@ def test_orthogonal_weights_learn_faster(filled):
 
 def test_steps_that_are_not_saved_fail_the_page(load):
     """Equal counts, and a difference that is within the errors."""
-    script, page = load("pennington2017_learning"), load("page").Page("pennington2017_learning", "t")
+    script, page = load("pennington2017_learning"), load("kit.page").Page("pennington2017_learning", "t")
 
     def steps(mean, stderr):
         return pb.measure.Profile(torch.tensor([mean]), torch.tensor([stderr]))

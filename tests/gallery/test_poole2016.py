@@ -76,7 +76,7 @@ def test_shapes_of_the_claims(filled):
 )
 def test_networks_with_weights_a_fifth_too_large_fail(load, monkeypatch, name, part):
     """Of every section, by its measurements alone: the theory beside them is right."""
-    script, page = load(name), load("page")
+    script, page = load(name), load("kit.page")
     right = script.spec_of
     monkeypatch.setattr(script, "spec_of", lambda w, *sizes: right(1.2 * w, *sizes))
     wrong = page.Page(name, script.__doc__)
@@ -87,7 +87,7 @@ def test_networks_with_weights_a_fifth_too_large_fail(load, monkeypatch, name, p
 
 
 def test_boundaries_of_networks_with_weights_a_fifth_too_large_fail(load, monkeypatch):
-    script, page = load(CURVES), load("page")
+    script, page = load(CURVES), load("kit.page")
     right = script.spec_of
     monkeypatch.setattr(script, "spec_of", lambda w, *sizes: right(1.2 * w, *sizes))
     wrong = page.Page(CURVES, script.__doc__)

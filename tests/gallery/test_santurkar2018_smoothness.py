@@ -18,7 +18,7 @@ def script(load):
 
 @pytest.fixture
 def page(load):
-    return load("page").Page("santurkar2018_smoothness", "A title.")
+    return load("kit.page").Page("santurkar2018_smoothness", "A title.")
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ class TestTrainableDepth:
         found = depths.Map(1.0, (1.0, 4.0), (10, 20, 400), accuracy)
         assert (found.deepest(1.0), found.deepest(4.0)) == (20, 10)
         assert found.multiples[:, 0].tolist() == pytest.approx([d / depths.reach(1.0) for d in (10, 20, 400)])
-        page = load("page").Page("name", "Title.")
+        page = load("kit.page").Page("name", "Title.")
         depths.shares(page, found)  # up to 6 xi_c: 3 of 4; beyond 12: 1 of 2
         assert [row.here for row in page.rows] == [0.75, 0.5]
         assert not any(row.holds for row in page.rows)

@@ -43,7 +43,7 @@ def claims_of(table: dict[str, Any]) -> list[list[list[Any]]]:
 
 @pytest.mark.parametrize(("name", "seeds"), PAGES.items())
 def test_stored_verdicts_follow_from_their_evidence(load, name, seeds):
-    claims = load("claims")
+    claims = load("kit.claims")
     record = json.loads((GALLERY / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert record["settings"]["seeds"] == seeds
     tables = [each for each in record["tables"] if tuple(each["header"]) == claims.HEADER]

@@ -103,7 +103,7 @@ class TestPage:
 
 def test_a_wrong_theory_fails(load, monkeypatch, script):
     """A gradient that is off by a thousandth is seen in the closed form, without any network."""
-    page = load("page").Page("yang2017_residual", script.__doc__)
+    page = load("kit.page").Page("yang2017_residual", script.__doc__)
     exact = pb.theory.residual_profile
 
     def wrong(*args, **kwargs):

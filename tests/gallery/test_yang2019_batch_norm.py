@@ -24,7 +24,7 @@ def script(load):
 
 @pytest.fixture
 def page(load):
-    return load("page").Page("yang2019_batch_norm", "A title.")
+    return load("kit.page").Page("yang2019_batch_norm", "A title.")
 
 
 def test_theorem_8_is_the_theory_of_relu(script):

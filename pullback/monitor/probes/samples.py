@@ -14,7 +14,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 STANDS_OUT = 3.5  # modified z-score, (value - median) / (1.4826 MAD): Iglewicz and Hoaglin (1993)
 COPY = 1e-6  # |g_i - g_j|^2 / |g_i|^2 below which two gradients are taken for equal
-ODDS = math.log(10)  # of another label to the given one; calibrated, see benchmarks/pathologies/README.md
+ODDS = math.log(10)  # of another label to the given one; calibrated, see benchmarks/studies/pathologies/README.md
 MOST_SUSPECTS = 20
 
 

@@ -1,0 +1,1 @@
+"""How a benchmark is run: one process a method, what it is measured with, and the tables of its results."""

@@ -1,0 +1,1 @@
+"""What is compared: networks, and each way to a number, this package's and the peers'."""
