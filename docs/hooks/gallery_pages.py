@@ -28,7 +28,7 @@ def pages(root: Path) -> dict[str, str]:
     """Every page, by its place in the site."""
     sys.path.insert(0, str(root / "gallery"))
     try:
-        import output  # the gallery's own: how many digits a number shows
+        from kit.record import cells  # the gallery's own: how many digits a number shows
     finally:
         sys.path.remove(str(root / "gallery"))
     made = Environment(
@@ -49,7 +49,7 @@ def pages(root: Path) -> dict[str, str]:
             run=run,
             paragraphs=inspect.cleandoc(ast.get_docstring(ast.parse(text)) or "").split("\n\n")[1:],
             tables=[
-                (word, [(row, output.cells(row)) for row in run["rows"] if row["computed"] == computed])
+                (word, [(row, cells(row)) for row in run["rows"] if row["computed"] == computed])
                 for word, computed in (("paper", False), ("computed", True))
             ],
             script=text,

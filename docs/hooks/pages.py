@@ -25,7 +25,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
-    "benchmarks/pathologies/README.md": "pathologies.md",
+    "benchmarks/studies/pathologies/README.md": "pathologies.md",
     "benchmarks/results/second_order.json": "results/second_order.json",
     "LICENSE": "LICENSE.txt",
 }
