@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pullback.advisor.change import Change
+from pullback.advisor.reading import once_a_run
 from pullback.runs import Run
 
 RELU_FAMILY = (
@@ -31,6 +32,7 @@ BOUNDED = (
 )  # flat at both ends; a ReLU is off, not full
 
 
+@once_a_run
 def kinds(run: Run) -> set[str]:
     """Activations and modules of the model, in lower case, as far as its description and its activations say."""
     found: set[str] = set()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -29,6 +31,21 @@ from pullback.runs import Record, Run
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
+
+Found = TypeVar("Found")
+
+
+def once_a_run(read: Callable[[Run], Found]) -> Callable[[Run], Found]:
+    """What is read of a run, kept as long as the run is: many rules ask, and it does not change."""
+    known: WeakKeyDictionary[Run, Found] = WeakKeyDictionary()
+
+    @wraps(read)
+    def kept(run: Run) -> Found:
+        if run not in known:
+            known[run] = read(run)
+        return known[run]
+
+    return kept
 
 
 def number(value: Any) -> float:
@@ -66,6 +83,7 @@ def span(seen: Sequence[Record]) -> tuple[int, int]:
     return seen[0].step, seen[-1].step
 
 
+@once_a_run
 def not_finite(run: Run) -> list[int]:
     """Steps at which a loss was NaN or infinite, or measurements failed because it was."""
     bad = [
@@ -75,11 +93,12 @@ def not_finite(run: Run) -> list[int]:
         if metric in record.values and not math.isfinite(number(record.values[metric]))
     ]
     steps, values = run.course("loss")
-    bad += [int(step) for step in steps[~np.isfinite(values)]]
+    bad += steps[~np.isfinite(values)].tolist()
     bad += [r.step for r in run.of("not_finite") if "loss" in r.values and not math.isfinite(number(r.values["loss"]))]
-    return bad + [record.step for record in run.records if record.error and "a finite loss" in record.error]
+    return bad + [record.step for record in run.failed if "a finite loss" in str(record.error)]
 
 
+@once_a_run
 def least_loss(run: Run) -> float | None:
     """The smallest value the loss can have, by the run's description; None if it says nothing, or a record is below."""
     least = number(run.meta.get("least_loss"))
@@ -87,6 +106,7 @@ def least_loss(run: Run) -> float | None:
     return None if below or not math.isfinite(least) else least
 
 
+@once_a_run
 def class_counts(run: Run) -> dict[str, float]:
     """Class -> how often it was among the targets of all batches, of older records of those that were measured.
 
@@ -101,6 +121,7 @@ def class_counts(run: Run) -> dict[str, float]:
     return {}
 
 
+@once_a_run
 def constant_loss(run: Run) -> float | None:
     """What the best answer reaches that is the same for every sample, over the data of all measurements.
 
@@ -160,6 +181,7 @@ def summed_over(run: Run) -> float:
     return 1.0
 
 
+@once_a_run
 def training_losses(run: Run) -> Losses:
     """The losses of the loop at every step, of a sum over the batch as its mean; of older records what was measured.
 
@@ -189,11 +211,12 @@ def _comparable(run: Run, batch: float) -> bool:
     the step and the measured one of after it: steps that leap say nothing.
     """
     steps, values = run.course("loss")
-    following = {int(step): float(later) for step, later in zip(steps, values[1:], strict=False)}
+    records = records_with(run, "loss", "loss", "batch_loss")
+    places = np.searchsorted(steps, [r.step for r in records]).tolist()
     pairs = [
         (r.values["batch_loss"] / batch, r.values["loss"])
-        for r in records_with(run, "loss", "loss", "batch_loss")
-        if r.values["loss"] != 0 and not _leaps(r.values["batch_loss"], following.get(r.step))
+        for r, place in zip(records, places, strict=True)
+        if r.values["loss"] != 0 and not _leaps(r.values["batch_loss"], _following(steps, values, r.step, place))
     ]
     if len(pairs) < FEW_RATIOS:
         return True
@@ -202,11 +225,17 @@ def _comparable(run: Run, batch: float) -> bool:
     return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios)
 
 
+def _following(steps: np.ndarray, values: np.ndarray, step: int, place: int) -> float | None:
+    """The loss after that of a step, which stands at this place if it is there."""
+    return float(values[place + 1]) if place + 1 < len(steps) and steps[place] == step else None
+
+
 def _leaps(loss: float, following: float | None) -> bool:
     """Whether a step made the loss several times larger, or none."""
     return following is not None and not abs(following) <= LEAPS * abs(loss)
 
 
+@once_a_run
 def learns(run: Run) -> bool:
     """Whether training works: the loss is well below that of one answer for all samples, or most samples are right.
 

@@ -22,11 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pullback.runs.planes import from_planes, planes, single
 from pullback.runs.schema import RESUME
 
 COURSE_FILE = "course.bin"
 MAGIC = b"PbC1"
-HEADER = struct.Struct("<IIIBBB")  # checksum of all after it, bytes of the compressed part, count, format, name's length
+HEADER = struct.Struct(
+    "<IIIBBB"
+)  # checksum of all after it, bytes of the compressed part, count, format, name's length
 BLOCK = 1024  # steps that wait in memory at most
 PART = 8  # and at most one in so many of those made: what a killed process loses
 ROOM = 256  # bytes that double precision may take, and a fourth more a value: short runs keep every digit
@@ -59,7 +62,7 @@ class Course:
             return cls()
 
     def of(self, name: str) -> Series:
-        """Steps (S,) int64, ascending, and values (S,) float64 of one series, without what a resumed run left behind."""
+        """Steps (S,) int64, ascending, and values (S,) float64 of one series; not what a resumed run left behind."""
         kept: list[Series] = []
         for block, _ in blocks(self.content):
             if block.name == RESUME:
@@ -98,8 +101,8 @@ class Block:
     def decoded(self) -> Series:
         """Steps and values."""
         raw, kind = zlib.decompress(self.packed), FORMATS[self.format]
-        steps = np.cumsum(_joined(raw[: 8 * self.count], "<i8"), dtype=np.int64)
-        bits = _joined(raw[8 * self.count :], kind.replace("f", "u"))
+        steps = np.cumsum(from_planes(raw[: 8 * self.count], "<i8"), dtype=np.int64)
+        bits = from_planes(raw[8 * self.count :], kind.replace("f", "u"))
         for _ in range(self.order):
             bits = np.cumsum(bits, dtype=bits.dtype)
         return steps, bits.view(kind).astype(np.float64)
@@ -136,7 +139,7 @@ def encoded(name: str, steps: np.ndarray, values: np.ndarray) -> bytes:
         values: (S,) float64.
     """
     kind, packed, order = 0, b"", 0
-    if not _is_single(values):
+    if not single(values):
         order, packed = _packed(steps, values, 1)
         kind = int(len(packed) <= ROOM + len(values) // 4 or not _in_range(values))
     if not kind:
@@ -148,35 +151,20 @@ def encoded(name: str, steps: np.ndarray, values: np.ndarray) -> bytes:
 
 def _packed(steps: np.ndarray, values: np.ndarray, kind: int) -> tuple[int, bytes]:
     """The shortest of the orders of differences, and what it gives."""
-    apart = _spread(np.diff(steps, prepend=0).astype("<i8"))
+    apart = planes(np.diff(steps, prepend=0).astype("<i8"))
     with np.errstate(over="ignore"):
         bits = values.astype(FORMATS[kind]).view(FORMATS[kind].replace("f", "u"))
     found = []
     for order in ORDERS:
-        found.append((order, zlib.compress(apart + _spread(bits), 1)))
+        found.append((order, zlib.compress(apart + planes(bits), 1)))
         bits = np.diff(bits, prepend=bits.dtype.type(0))
     return min(found, key=lambda each: len(each[1]))
-
-
-def _is_single(values: np.ndarray) -> bool:
-    """Whether single precision has all of them exactly."""
-    with np.errstate(over="ignore"):
-        return np.array_equal(values.astype(np.float32), values, equal_nan=True)
 
 
 def _in_range(values: np.ndarray) -> bool:
     """Whether single precision has all of them to its seven digits."""
     limits, size = np.finfo(np.float32), np.abs(values[np.isfinite(values)])
     return bool(np.all((size == 0) | ((size >= limits.tiny) & (size <= limits.max))))
-
-
-def _spread(numbers: np.ndarray) -> bytes:
-    return numbers.view(np.uint8).reshape(len(numbers), -1).T.tobytes()
-
-
-def _joined(planes: bytes, kind: str) -> np.ndarray:
-    width = np.dtype(kind).itemsize
-    return np.frombuffer(planes, np.uint8).reshape(width, -1).T.copy().view(kind).reshape(-1)
 
 
 class CourseWriter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,17 @@ import numpy as np
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
+from pullback.runs.block_file import Block, Record, block_path
 from pullback.runs.course_file import Course
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, columns, parse_line
+from pullback.runs.records import Part, Records, records_of
+from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION
+from pullback.runs.table import Table
+from pullback.runs.tail import lines_of, num_blocks, split_tail
 
 MOMENT = 0.02  # seconds in which a writer that is alive has finished its line
 
 
-@dataclass(frozen=True)
-class Record:
-    """What one probe measured at one step, or why it could not (``error``)."""
-
-    step: int
-    time: float
-    probe: str
-    values: dict[str, Any]
-    error: str | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run as it stood when it was read.
 
@@ -40,25 +33,35 @@ class Run:
         path: its folder.
         meta: contents of ``run.json``.
         records: in the order they were written, without those that a resumed run left behind: of steps that were
-            made once more.
+            made once more. What they hold is read when it is asked for.
         skipped: lines that were no records.
         superseded: records that were left behind.
         resumed: steps that training was resumed from.
         courses: what was shown at every step, see ``course``.
+        lost_blocks: numbers of blocks of records (``runs.block_file``) that cannot be read.
     """
 
     path: Path
     meta: dict[str, Any]
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     skipped: int = 0
     superseded: int = 0
     resumed: tuple[int, ...] = ()
     courses: Course = field(default_factory=Course)
+    lost_blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Records may be handed over as any sequence."""
+        object.__setattr__(self, "records", records_of(self.records))
+
+    @property
+    def _records(self) -> Records:
+        return records_of(self.records)
 
     @property
     def steps(self) -> list[int]:
         """Steps at which anything was measured, ascending."""
-        return sorted({record.step for record in self.records})
+        return self._records.steps().tolist()
 
     @property
     def findings(self) -> list[dict[str, Any]]:
@@ -72,13 +75,30 @@ class Run:
 
     def of(self, probe: str) -> Iterator[Record]:
         """Records of one probe that succeeded, by step."""
-        found = [record for record in self.records if record.probe == probe and record.error is None]
-        return iter(sorted(found, key=lambda record: record.step))
+        return (record for record in self._records.of(probe) if record.error is None)
+
+    @property
+    def failed(self) -> list[Record]:
+        """Records of probes that failed, in the order they were written."""
+        return self._records.failed()
+
+    @property
+    def measured(self) -> dict[str, np.ndarray]:
+        """Of each probe the steps (S,) of its records that succeeded, in the order they were written; reads no values."""
+        return self._records.succeeded()
+
+    @property
+    def metrics(self) -> list[tuple[str, str]]:
+        """Probe and metric of all that was recorded, in the order in which it first appeared; reads no values."""
+        return self._records.metrics()
 
     def series(self, probe: str, metric: str) -> tuple[list[int], list[Any]]:
         """Steps and values of one metric, where it was measured."""
-        pairs = [(record.step, record.values[metric]) for record in self.of(probe) if metric in record.values]
-        return [step for step, _ in pairs], [value for _, value in pairs]
+        cells = self._records.cells(probe, metric)
+        order = np.argsort(cells.steps, kind="stable")
+        if np.array_equal(order, np.arange(len(order))):
+            return cells.steps.tolist(), cells.values
+        return cells.steps[order].tolist(), [cells.values[place] for place in order.tolist()]
 
     def course(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """What the loop handed over or showed at every step, measured or not.
@@ -98,21 +118,15 @@ class Run:
 
     def until(self, step: int) -> Run:
         """The run as it stood after that many steps."""
-        kept = tuple(record for record in self.records if record.step <= step)
-        return replace(self, records=kept, courses=replace(self.courses, last=step))
+        return replace(self, records=self._records.until(step), courses=replace(self.courses, last=step))
 
     def table(self) -> dict[str, list[Any]]:
         """Columns of equal length, ``step`` first; what was not measured at a step is None.
 
         Columns are named ``probe.metric``, and ``probe.metric.key`` for metrics that are dicts (one value a layer).
+        Each is made when it is first asked for, and costs its length then.
         """
-        steps = self.steps
-        row = {step: place for place, step in enumerate(steps)}
-        table: dict[str, list[Any]] = {"step": list(steps)}
-        for record in self.records:
-            for name, cell in columns(record.probe, record.values):
-                table.setdefault(name, [None] * len(steps))[row[record.step]] = cell
-        return table
+        return Table(self._records)
 
     def array_steps(self, probe: str, name: str) -> list[int]:
         """Steps at which an array was stored."""
@@ -129,7 +143,9 @@ class Run:
             group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
             return np.asarray(group[f"{probe}/{step}/{name}"])
         except Exception as error:  # a damaged store fails in many ways; the run stays readable
-            warnings.warn(f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=users_level())
+            warnings.warn(
+                f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=users_level()
+            )
             return None
 
 
@@ -154,29 +170,44 @@ def load_run(path: str | Path) -> Run:
     version = meta.get("schema") if isinstance(meta, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise input_error(where, f"schema 1 to {SCHEMA_VERSION}", repr(version), "Update pullback to read this run")
-    parsed = [parse_line(line) for line in _lines(path / RECORDS_FILE) if line.strip()]
-    skipped = parsed.count(None)
+    records, skipped, lost = _records_in(path)
     if skipped:
         warnings.warn(f"{path}: {skipped} damaged lines in {RECORDS_FILE} were skipped", stacklevel=users_level())
-    current: list[Record] = []
+    if lost:
+        numbers = ", ".join(map(str, lost))
+        text = f"{path}: block {numbers} of its records is damaged; what it held is left out"
+        warnings.warn(text, stacklevel=users_level())
+    superseded = sum(map(len, records.parts)) - len(records) - len(records.resumptions)
     resumed: list[int] = []
-    superseded = 0
-    for record in (Record(**each) for each in parsed if each is not None):
-        if record.probe != RESUME:
-            current.append(record)
-            continue
-        kept = [earlier for earlier in current if earlier.step <= record.step]
-        superseded += len(current) - len(kept)
-        current, resumed = kept, [*(step for step in resumed if step <= record.step), record.step]
-    return Run(path, meta, tuple(current), skipped, superseded, tuple(resumed), Course.read(path))
+    for _, _, step in records.resumptions:
+        resumed = [*(earlier for earlier in resumed if earlier <= step), step]
+    return Run(path, meta, records, skipped, superseded, tuple(resumed), Course.read(path), lost)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _records_in(folder: Path) -> tuple[Records, int, tuple[int, ...]]:
+    """Records, how many lines are none, and numbers of blocks that are damaged.
+
+    The lines say which block they follow: while a writer makes the next one of them, they are read as lines.
+    """
+    after, lines = split_tail(_content(folder / RECORDS_FILE))
+    blocks: list[Part] = []
+    lost = []
+    for number in range(1, (num_blocks(folder) if after is None else after) + 1):
+        try:
+            blocks.append(Block.open(block_path(folder, number)))
+        except ValueError:
+            lost.append(number)
+    tail = lines_of(lines)
+    skipped = tail.skipped + sum(block.skipped for block in blocks)
+    return Records((*blocks, tail)), skipped, tuple(lost)
+
+
+def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):  # a line that is just being written, or one that was torn
             time.sleep(MOMENT)
             content = path.read_bytes()
     except FileNotFoundError:
-        return []
-    return content.split(b"\n")
+        return b""
+    return content

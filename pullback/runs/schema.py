@@ -1,10 +1,12 @@
-"""The layout of a run folder, version 1, and what may stand in a record.
+"""The layout of a run folder, version 2, and what may stand in a record.
 
 ``run.json``        one object: schema, created, and whatever the writer knows about the run ("model", "settings", …)
 ``records.jsonl``   one object a line, only ever appended: {"step": 50, "time": 1.2, "probe": "kernel", "values": {…}}
                     A value is a number, a text, a flag, or a list or a dict of these. A probe that failed has
                     "error" in place of "values". A record of the probe "resume" at step s says that training went on
                     from there: what was recorded before it of later steps belongs to weights that were given up.
+                    The first line may be {"follows": 3}: what was recorded before stands in the blocks 1 to 3.
+``blocks``          earlier records of a long run, as columns, see ``runs.block_file``. Without any: version 1.
 ``arrays.zarr``     group: <probe>/<step>/<name>
 ``course.bin``      what was shown at every step, see ``runs.course``
 
@@ -20,7 +22,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+WITHOUT_BLOCKS = 1  # the version that a run is of until its first block is made
 META_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
 ARRAYS_FOLDER = "arrays.zarr"

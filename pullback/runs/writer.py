@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +18,17 @@ import numpy as np
 from pullback._checks import input_error
 from pullback.runs.course_file import CourseWriter
 from pullback.runs.reader import Run, load_run
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, RESUME, SCHEMA_VERSION, encode, encode_values, in_words
-
-DRAFT = ".part"  # ends the name of what is not whole yet
+from pullback.runs.schema import (
+    ARRAYS_FOLDER,
+    META_FILE,
+    RECORDS_FILE,
+    RESUME,
+    WITHOUT_BLOCKS,
+    encode,
+    encode_values,
+    in_words,
+)
+from pullback.runs.tail import DRAFT, MOST_BYTES, make_block
 
 
 class RunWriter:
@@ -57,10 +66,11 @@ class RunWriter:
         self.earlier = _earlier_run(self.path, resume)
         self._arrays: Any = None
         self._torn = False  # whether the file ends within a line
+        self._lock = Lock()  # records may come from several threads
         self._start = time.perf_counter()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         if self.earlier is None:
-            self._begin({"schema": SCHEMA_VERSION, "created": now, **encode(meta, in_words)})
+            self._begin({"schema": WITHOUT_BLOCKS, "created": now, **encode(meta, in_words)})
         else:
             _check_same_model(self.earlier, meta)
             self._continue(self.earlier, resume or 0, now)
@@ -82,7 +92,9 @@ class RunWriter:
         self.append(step, RESUME, {"resumed": now})
 
     def _open(self) -> int:
-        return os.open(self.path / RECORDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(self.path / RECORDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._room = MOST_BYTES - os.fstat(file).st_size  # bytes of lines until they become a block
+        return file
 
     def append(self, step: int, probe: str, values: dict[str, Any]) -> None:
         """Append the numbers one probe measured at one step.
@@ -126,11 +138,24 @@ class RunWriter:
     def _write(self, record: dict[str, Any]) -> None:
         record["time"] = round(time.perf_counter() - self._start, 6)
         line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
-        rest = (("\n" if self._torn else "") + line).encode("utf-8")
-        while rest:  # a full disk may take a part of a line and refuse the rest
-            written = os.write(self._records, rest)
-            rest = rest[written:]
-            self._torn = bool(rest)
+        with self._lock:
+            rest = (("\n" if self._torn else "") + line).encode("utf-8")
+            self._room -= len(rest)
+            while rest:  # a full disk may take a part of a line and refuse the rest
+                written = os.write(self._records, rest)
+                rest = rest[written:]
+                self._torn = bool(rest)
+            if self._room < 0:
+                self._make_block()
+
+    def _make_block(self) -> None:
+        try:
+            make_block(self.path)
+        except OSError:  # what is written stays as it is; the next try is after as many lines
+            self._room = MOST_BYTES
+            return
+        os.close(self._records)
+        self._records = self._open()
 
     def close(self) -> None:
         """Push what was written to the disk; further calls do nothing."""

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pullback as pb
-from pullback.runs import SCHEMA_VERSION, RunWriter, load_run
-from pullback.runs.schema import META_FILE, RECORDS_FILE, decode, encode, parse_line
+from pullback.runs import RunWriter, load_run
+from pullback.runs.schema import META_FILE, RECORDS_FILE, WITHOUT_BLOCKS, decode, encode, parse_line
 
 
 def make_run(folder: Path, lines: int = 5) -> Path:
@@ -36,7 +36,7 @@ def test_round_trip(tmp_path: Path) -> None:
         writer.append_error(4, "flow", ValueError("no"))
         writer.write_array(3, "alignment", "cosine", np.arange(6.0).reshape(2, 3))
     run = load_run(tmp_path / "run")
-    assert run.meta["schema"] == SCHEMA_VERSION
+    assert run.meta["schema"] == WITHOUT_BLOCKS
     assert run.meta["bad"] == "Infinity"
     first, second = run.records
     assert math.isnan(first.values["M1"])
@@ -218,7 +218,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         ('{"schema": true}', "True"),
     ):
         (tmp_path / META_FILE).write_text(content)
-        with pytest.raises(pb.InputError, match=f"schema 1 to 1, got {got}. Update pullback"):
+        with pytest.raises(pb.InputError, match=f"schema 1 to 2, got {got}. Update pullback"):
             load_run(tmp_path)
     (tmp_path / META_FILE).write_text('{"schema": 1}')
     assert load_run(tmp_path).records == ()

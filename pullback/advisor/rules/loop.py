@@ -72,8 +72,7 @@ def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
     if len(found) < 2:
         return None
     at, sizes = np.array([step for step, _ in found]), np.array([size for _, size in found])
-    places = np.searchsorted(at, steps)
-    around = np.array([sizes[max(0, k - 2) : k + 2].max() for k in places])
+    around = np.array([sizes[max(0, k - 2) : k + 2].max() for k in range(len(at) + 1)])[np.searchsorted(at, steps)]
     return int(at[-1]), around, np.exp(np.interp(steps, at, np.log(sizes)))
 
 

@@ -25,8 +25,8 @@ def not_measured(run: Run) -> Iterator[Finding]:
 def _failed(run: Run) -> Finding | None:
     """Probes that failed at every attempt before the loss left the finite numbers."""
     bad = min(not_finite(run), default=None)
-    failed = [r for r in run.records if r.error is not None and "a finite loss" not in r.error and not _after(r, bad)]
-    whole = {r.probe for r in run.records if r.error is None}
+    whole = run.measured
+    failed = [r for r in run.failed if "a finite loss" not in str(r.error) and not _after(r, bad)]
     never = [r for r in failed if r.probe not in whole]
     if not never:
         return None
@@ -65,8 +65,9 @@ def _remedy(words: str) -> str:
 def _blind(run: Run) -> Finding | None:
     """No loss, or no measurement in most of the run."""
     losses = training_losses(run)
-    measured = [r.step for r in run.records if r.error is None and r.probe not in (*OWN, "start", "end", "schedule")]
-    end = max([*run.steps, *losses.steps[-1:].tolist()], default=0)
+    steps = {probe: at for probe, at in run.measured.items() if probe not in (*OWN, "start", "end", "schedule")}
+    measured = {step for at in steps.values() for step in at.tolist()}
+    end = max([*run.steps[-1:], *losses.steps[-1:].tolist()], default=0)
     if not_finite(run):
         return None
     if not len(losses.values):
@@ -86,7 +87,7 @@ def _blind(run: Run) -> Finding | None:
         "warning",
         None,
         (0, end),
-        {"measurements": float(len(set(measured))), "losses": float(len(losses.values))},
+        {"measurements": float(len(measured)), "losses": float(len(losses.values))},
         f"no loss, no measurement, or none in the last {UNSEEN_STEPS:.0%} of the steps",
         "the record",
         remedy,

@@ -1,0 +1,276 @@
+"""Many records in one file, as columns: what becomes of a record's lines once there are many of them.
+
+``blocks/000001.zip`` and so on are ZIP archives, which carry a checksum of each member: ``index`` says of every record
+its probe, step, time and error, and one member a probe, named by its number, has the values (``runs.columns``). A block
+appears under its name once it is whole, and is never changed again. Members are read when they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pullback.runs.columns import Column, pack, unpack
+from pullback.runs.planes import joined, spread
+
+BLOCKS_FOLDER = "blocks"
+INDEX = "index"
+MICRO = 1e6  # times are told to the microsecond
+LEVEL = 3  # of compression: six takes twice the time for a hundredth less
+DAMAGED = "the block of the record that had its values is damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one probe measured at one step, or why it could not (``error``)."""
+
+    step: int
+    time: float
+    probe: str
+    values: Mapping[str, Any]
+    error: str | None = None
+
+
+class Values(Mapping[str, Any]):
+    """What stands in one record: reads as the dict does that was recorded, and takes each value out of its column."""
+
+    __slots__ = ("_columns", "_row")
+
+    def __init__(self, columns: dict[str, Column], row: int) -> None:
+        self._columns, self._row = columns, row
+
+    def __getitem__(self, metric: str) -> Any:
+        column = self._columns[metric]
+        if not column.has(self._row):
+            raise KeyError(metric)
+        return column.cell(self._row)
+
+    def __contains__(self, metric: object) -> bool:
+        column = self._columns.get(metric)  # type: ignore[call-overload]
+        return column is not None and column.has(self._row)
+
+    def get(self, metric: str, default: Any = None) -> Any:
+        """A value, or the default where there is none."""
+        column = self._columns.get(metric)
+        return column.cell(self._row) if column is not None and column.has(self._row) else default
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric for metric, column in self._columns.items() if column.has(self._row))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self) | dict(other)
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(other) | dict(self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def block_path(folder: Path, number: int) -> Path:
+    """Where the block of that number, from 1 on, stands in a run folder."""
+    return folder / BLOCKS_FOLDER / f"{number:06}.zip"
+
+
+def write_block(path: Path, records: Sequence[Record], skipped: int) -> None:
+    """Write records as one block.
+
+    Args:
+        path: the file; its folder is made. One of that name, which a killed process left, is replaced.
+        records: in their order.
+        skipped: damaged lines among theirs.
+
+    Raises:
+        OSError: the disk does not take it; nothing is left of it.
+    """
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix(".part")
+    try:
+        with draft.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as members:
+                for name, content in _members(records, skipped):
+                    members.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, LEVEL)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _members(records: Sequence[Record], skipped: int) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each member."""
+    probes: dict[str, int] = {}
+    errors: dict[str | None, int] = {None: 0}
+    metrics: dict[tuple[int, str], None] = {}
+    codes, failed = [], []
+    for record in records:
+        code = probes.setdefault(record.probe, len(probes))
+        codes.append(code)
+        failed.append(errors.setdefault(record.error, len(errors)))
+        metrics.update(dict.fromkeys((code, metric) for metric in record.values))
+    times = np.array([record.time for record in records])
+    micros = np.rint(times * MICRO)
+    exact = bool(np.all(np.abs(micros) < 2.0**53) and np.array_equal(micros / MICRO, times))
+    rows = [
+        np.array(codes, np.int64),
+        np.array([record.step for record in records], np.int64),
+        micros.astype(np.int64) if exact else times,
+        np.array(failed, np.int64),
+    ]
+    specs, content = zip(*map(spread, rows), strict=True)
+    header = {
+        "probes": list(probes), "metrics": list(metrics), "errors": list(errors), "skipped": skipped, "micros": exact,
+        "specs": specs,
+    }  # fmt: skip
+    yield INDEX, json.dumps(header).encode("ascii") + b"\n" + b"".join(content)
+    for probe, code in probes.items():
+        yield str(code), pack(record.values for record in records if record.probe == probe and record.error is None)
+
+
+@dataclass(eq=False)
+class Block:
+    """A block as it is read.
+
+    Attributes:
+        path: of the file.
+        probes: names, by number.
+        named: (number of the probe, metric), in the order of their first records.
+        errors: texts, by number; None is that of no error.
+        skipped: damaged lines among those that became the block.
+        codes, steps, times, error_codes: (N,), of each record the number of its probe, step, time, number of its error.
+
+    Cost: of opening, the index alone, about ten bytes a record.
+    """
+
+    path: Path
+    probes: list[str]
+    named: list[tuple[int, str]]
+    errors: list[str | None]
+    skipped: int
+    codes: np.ndarray
+    steps: np.ndarray
+    times: np.ndarray
+    error_codes: np.ndarray
+    _read: dict[int, dict[str, Column] | None] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Block:
+        """Read its index.
+
+        Raises:
+            ValueError: it is damaged, or none is there.
+        """
+        content = _member(path, INDEX)
+        place = content.index(b"\n")
+        told = json.loads(content[:place])
+        rows, place = [], place + 1
+        for spec in told["specs"]:
+            part, place = joined(spec, content, place)
+            rows.append(part)
+        codes, steps, times, failed = rows
+        times = times / MICRO if told["micros"] else times
+        metrics = [(code, metric) for code, metric in told["metrics"]]
+        return cls(path, told["probes"], metrics, told["errors"], told["skipped"], codes, steps, times, failed)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(N,), of each record its place among those of its probe that succeeded."""
+        found = np.zeros(len(self), np.int64)
+        for code in range(len(self.probes)):
+            whole = (self.codes == code) & (self.error_codes == 0)
+            found[whole] = np.arange(np.count_nonzero(whole))
+        return found
+
+    def columns(self, code: int) -> dict[str, Column] | None:
+        """Of one probe; None where its member is damaged."""
+        if code not in self._read:
+            try:
+                self._read[code] = unpack(_member(self.path, str(code)))
+            except ValueError:
+                self._read[code] = None
+        return self._read[code]
+
+    def of(self, probe: str) -> np.ndarray:
+        """Places of a probe's records."""
+        return np.flatnonzero(self.codes == self.probes.index(probe)) if probe in self.probes else np.empty(0, np.int64)
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Places of records that are errors."""
+        return np.flatnonzero(self.error_codes)
+
+    def metrics(self) -> dict[tuple[str, str], None]:
+        """Of the records that succeeded, probe and metric, in the order in which they first appear."""
+        return {(self.probes[code], metric): None for code, metric in self.named}
+
+    def keys(self, probe: str, metric: str) -> list[str | None]:
+        """Keys of a metric's cells that are dicts, and None if there are others."""
+        column = self._column(probe, metric)
+        return [] if column is None else column.keys()
+
+    def places(self, probe: str, metric: str) -> np.ndarray:
+        """Of the records that have a metric."""
+        column = self._column(probe, metric)
+        return np.empty(0, np.int64) if column is None else self._whole(probe)[column.rows]
+
+    def cells(self, probe: str, metric: str) -> tuple[np.ndarray, list[Any]]:
+        """Places and whole cells of a metric."""
+        column = self._column(probe, metric)
+        return self.places(probe, metric), [] if column is None else column.cells()
+
+    def under(self, probe: str, metric: str, key: str | None) -> tuple[np.ndarray, list[Any]]:
+        """The same of the parts under a key, or for None of cells that are no dicts."""
+        column = self._column(probe, metric)
+        if column is None:
+            return np.empty(0, np.int64), []
+        rows, cells = column.under(key)
+        return self._whole(probe)[rows], cells
+
+    def _column(self, probe: str, metric: str) -> Column | None:
+        columns = self.columns(self.probes.index(probe)) if probe in self.probes else None
+        return None if columns is None else columns.get(metric)
+
+    def _whole(self, probe: str) -> np.ndarray:
+        """Places of a probe's records that succeeded."""
+        places = self.of(probe)
+        return places[self.error_codes[places] == 0]
+
+    def records(self, places: np.ndarray) -> Iterator[Record]:
+        """Those at these places."""
+        each = (self.codes, self.steps, self.times, self.error_codes, self.rows)
+        for code, step, time, failed, row in zip(*(part[places].tolist() for part in each), strict=True):
+            error, columns = self.errors[failed], None if failed else self.columns(code)
+            if columns is None:
+                yield Record(step, time, self.probes[code], {}, error or DAMAGED)
+            else:
+                yield Record(step, time, self.probes[code], Values(columns, row))
+
+
+def _member(path: Path, name: str) -> bytes:
+    """Of a block, checked.
+
+    Raises:
+        ValueError: it is damaged, or none is there.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            return members.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        message = f"{path.name}: {error}"
+        raise ValueError(message) from error

@@ -1,0 +1,121 @@
+"""``Table``: the columns of a run as a dict of lists, each of which is made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, ValuesView
+from typing import Any
+
+import numpy as np
+
+from pullback.runs.records import Cells, Records
+
+Source = tuple[str, str, str | None]  # probe, metric and key
+
+
+class Table(dict[str, list[Any]]):
+    """A dict like any other for whoever reads it; a column that nobody asks for is neither read nor held."""
+
+    def __init__(self, records: Records) -> None:
+        super().__init__(step=[])
+        self._records, self._steps = records, records.steps()
+        self._sources: dict[str, list[Source]] = {"step": []}
+        for probe, metric in records.metrics():
+            for key in records.keys(probe, metric):
+                name = f"{probe}.{metric}" + (f".{key}" if key is not None else "")
+                self._sources.setdefault(name, []).append((probe, metric, key))
+        self._waiting = dict.fromkeys(self._sources)
+        super().update((name, []) for name in self._sources)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name in self._waiting:
+            del self._waiting[name]
+            self[name] = self._column(name)
+        return super().__getitem__(name)
+
+    def cells(self, name: str) -> dict[int, Any]:
+        """Of a column, step -> what was measured there, in the order of steps."""
+        steps, found = self._filled(name)
+        return dict(zip(self._steps[steps].tolist(), found, strict=True))
+
+    def _column(self, name: str) -> list[Any]:
+        if name == "step":
+            return self._steps.tolist()
+        places, found = self._filled(name)
+        column = np.full(len(self._steps), None, object)
+        for place, cell in zip(places.tolist(), found, strict=True):
+            column[place] = cell
+        return column.tolist()
+
+    def _filled(self, name: str) -> tuple[np.ndarray, list[Any]]:
+        """Rows and cells; of several at one step the last that was recorded."""
+        sources = [self._records.under(*source) for source in self._sources[name]]
+        cells = sources[0] if len(sources) == 1 else _merged(sources)
+        rows = np.searchsorted(self._steps, cells.steps)
+        if np.all(np.diff(rows) > 0):
+            return rows, cells.values
+        last = dict(zip(rows.tolist(), cells.values, strict=True))
+        ordered = sorted(last)
+        return np.array(ordered, np.int64), [last[row] for row in ordered]
+
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()  # one of its own, so that `dict(table)` asks for each column
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A column, or the default where there is none."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take a column out."""
+        self.get(name)
+        return super().pop(name, *default)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """A column, or else the default, which becomes one."""
+        return self[name] if name in self else super().setdefault(name, default)
+
+    def items(self) -> ItemsView[str, list[Any]]:
+        """Names and columns."""
+        return self._whole().items()
+
+    def values(self) -> ValuesView[list[Any]]:
+        """Columns."""
+        return self._whole().values()
+
+    def copy(self) -> dict[str, list[Any]]:
+        """A plain dict."""
+        return dict(self._whole())
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole() == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __repr__(self) -> str:
+        return repr(self._whole())
+
+    def __reduce__(self) -> Any:
+        return dict, (self._whole(),)
+
+    def _whole(self) -> dict[str, list[Any]]:
+        """All columns, as a plain dict."""
+        return {name: self[name] for name in self}
+
+
+def _merged(sources: list[Cells]) -> Cells:
+    """Cells that came under one name by several ways, in the order in which they were recorded."""
+    order = np.argsort(np.concatenate([each.places for each in sources]), kind="stable")
+    values = [value for each in sources for value in each.values]
+    steps = np.concatenate([each.steps for each in sources])[order]
+    return Cells(np.arange(len(order)), steps, [values[place] for place in order.tolist()])
