@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from statistics import median
 from typing import Any, TypeVar
@@ -268,7 +268,7 @@ def _samples_of(run: Run, records: Sequence[Record]) -> float:
     return sum(counts) if counts and all(map(math.isfinite, counts)) else math.inf
 
 
-def _constant_accuracy(run: Run, late: Sequence[dict[str, Any]]) -> float:
+def _constant_accuracy(run: Run, late: Sequence[Mapping[str, Any]]) -> float:
     """Share of right answers of the most frequent class; nan where it is not known."""
     counts = class_counts(run).values()
     if counts:

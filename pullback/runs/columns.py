@@ -169,7 +169,7 @@ class Column:
     @classmethod
     def of(cls, count: int, shapes: list[Any], texts: list[str], parts: list[np.ndarray]) -> Column:
         """From what is stored."""
-        rows, codes, *leaves = parts
+        rows, codes, floats, ints, words = parts
         kinds = tuple(Shape.of(each) for each in shapes)
         places = None
         if len(rows):
@@ -177,10 +177,11 @@ class Column:
             places[rows] = np.arange(len(rows))
         if len(kinds) > 1:
             counts = np.array([(kind.num_floats, kind.num_ints, kind.num_words) for kind in kinds])[codes]
-            return cls(count, kinds, texts, places, codes, *leaves, np.cumsum(counts, 0) - counts)
+            starts = np.cumsum(counts, 0) - counts
+            return cls(count, kinds, texts, places, codes, floats, ints, words, starts)
         cells = len(rows) or count
-        leaves = [np.ascontiguousarray(each.reshape(-1, cells).T).reshape(-1) for each in leaves]
-        return cls(count, kinds, texts, places, None, *leaves, None)
+        floats, ints, words = (each.reshape(-1, cells).T.reshape(-1) for each in (floats, ints, words))
+        return cls(count, kinds, texts, places, None, floats, ints, words, None)
 
     def __len__(self) -> int:
         return self.num_rows if self.places is None else int(self.places.max(initial=-1)) + 1
@@ -222,11 +223,11 @@ class Column:
 
     def under(self, key: str | None) -> tuple[np.ndarray, list[Any]]:
         """Rows and parts of cells under a key, or all that are no dicts for None."""
-        alike = self.shapes[0].template
-        if key is not None and self.codes is None and self.shapes[0].only:
-            numbers = self.floats if self.shapes[0].only == "f" else self.ints
-            return self.rows, numbers.reshape(-1, len(alike))[:, list(alike).index(key)].tolist()
-        if key is None and self.codes is None:
+        shape = self.shapes[0]
+        if self.codes is None and shape.only and isinstance(shape.template, dict) and key in shape.template:
+            numbers = self.floats if shape.only == "f" else self.ints
+            return self.rows, numbers.reshape(-1, len(shape.template))[:, list(shape.template).index(key)].tolist()
+        if self.codes is None and key is None and not isinstance(shape.template, dict):
             return self.rows, self.cells()
         kept, found = [], []
         for row, cell in zip(self.rows.tolist(), self.cells(), strict=True):

@@ -83,6 +83,11 @@ class Run:
         return self._records.failed()
 
     @property
+    def seconds(self) -> float:
+        """From the start to the last record, without what lies between an end and a resumption."""
+        return self._records.last_time()
+
+    @property
     def measured(self) -> dict[str, np.ndarray]:
         """Of each probe the steps (S,) of its records that succeeded, in the order they were written; reads no values."""
         return self._records.succeeded()

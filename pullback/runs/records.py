@@ -41,6 +41,11 @@ class Lines:
         """(N,), of each record."""
         return np.array([record.step for record in self.held], np.int64)
 
+    @property
+    def times(self) -> np.ndarray:
+        """(N,), of each record."""
+        return np.array([record.time for record in self.held], float)
+
     def of(self, probe: str) -> np.ndarray:
         """Places of a probe's records."""
         return self._by_probe.get(probe, np.empty(0, np.int64))
@@ -216,6 +221,10 @@ class Records(Sequence[Record]):
                 if len(steps):
                     found.setdefault(probe, []).append(steps)
         return {probe: np.concatenate(steps) for probe, steps in found.items()}
+
+    def last_time(self) -> float:
+        """The latest, in seconds since the run began; 0 where there is none."""
+        return max((float(part.times[kept].max(initial=0.0)) for part, kept in self._parts()), default=0.0)
 
     def steps(self) -> np.ndarray:
         """(S,), at which there is any, ascending."""

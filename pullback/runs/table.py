@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, ValuesView
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,11 @@ class Table(dict[str, list[Any]]):
         """A column, or else the default, which becomes one."""
         return self[name] if name in self else super().setdefault(name, default)
 
-    def items(self) -> ItemsView[str, list[Any]]:
+    def items(self) -> Any:
         """Names and columns."""
         return self._whole().items()
 
-    def values(self) -> ValuesView[list[Any]]:
+    def values(self) -> Any:
         """Columns."""
         return self._whole().values()
 
@@ -94,7 +94,7 @@ class Table(dict[str, list[Any]]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __or__(self, other: Any) -> Any:
         return self.copy() | other

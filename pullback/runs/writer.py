@@ -85,7 +85,7 @@ class RunWriter:
         draft.replace(self.path / META_FILE)  # a folder is a run once this file stands
 
     def _continue(self, earlier: Run, step: int, now: str) -> None:
-        self._start -= max((record.time for record in earlier.records), default=0.0)
+        self._start -= earlier.seconds
         self._records = self._open()
         self._torn = _ends_within_a_line(self.path / RECORDS_FILE)
         _set_aside(self.path / ARRAYS_FOLDER, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pullback.advisor.change import Change
@@ -96,7 +96,7 @@ def non_finite_gradients(run: Run) -> Iterator[Finding]:
         return
 
 
-def _from_data(values: dict[str, Any]) -> bool:
+def _from_data(values: Mapping[str, Any]) -> bool:
     return any(isinstance(values.get(name), list) and values[name] for name in ("inputs", "targets"))
 
 

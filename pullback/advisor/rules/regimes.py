@@ -34,6 +34,8 @@ from pullback.advisor.thresholds import (
 )
 from pullback.runs import Record, Run
 
+HELD_OUT = {"test": "", "epoch": "test_"}  # probes that loops log it as, and what their names begin with
+
 
 def effective_rate_decay(run: Run) -> Iterator[Finding]:
     """Weights whose scale does not matter grow, and their effective rate lr / |w|^2 falls without anyone asking."""
@@ -99,7 +101,7 @@ def memorisation(run: Run) -> Iterator[Finding]:
     A gap is no harm by itself: hard tasks and small data leave one in the best of runs. A warning is a held-out measure
     that was better before; where that was looked at too seldom to tell, the gap.
     """
-    held_out = [r for r in run.records if r.error is None and _test(r)]
+    held_out = sorted((r for probe in HELD_OUT for r in run.of(probe) if _test(r)), key=lambda r: (r.step, r.time))
     train = records_with(run, "loss", "loss")
     if not held_out or not train:
         return
@@ -160,7 +162,5 @@ def _above(least: float | None) -> str:
 
 def _test(record: Record) -> dict[str, float]:
     """Held-out loss and accuracy out of records of "test" or, as the demo writes them, of "epoch"."""
-    prefix = {"test": "", "epoch": "test_"}.get(record.probe)
-    if prefix is None:
-        return {}
+    prefix = HELD_OUT[record.probe]
     return {name: record.values[prefix + name] for name in ("loss", "accuracy") if has(record, prefix + name)}

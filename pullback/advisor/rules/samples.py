@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pullback.advisor.change import Change
@@ -192,7 +192,7 @@ def _is_suspect(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and type(value[0]) is int and value[2] in tuple(REMEDIES)
 
 
-def _at(run: Run, probe: str, step: int) -> dict[str, Any]:
+def _at(run: Run, probe: str, step: int) -> Mapping[str, Any]:
     """Values of a probe at a step, empty if it was not measured then."""
     records: list[Record] = [record for record in run.of(probe) if record.step == step]
     return records[-1].values if records else {}

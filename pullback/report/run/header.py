@@ -103,7 +103,7 @@ def _cost(named: NamedRun) -> tuple[str, str]:
     spent = finite(read_series(named.run, "cost", "seconds")[1])
     if not spent:
         return "–", "not measured"
-    whole = max((record.time for record in named.run.records), default=0.0)
+    whole = named.run.seconds
     each = f"{duration(sum(spent) / len(spent))} a measurement"
     share = f"{percent(sum(spent) / whole)} of the run, " if 0 < sum(spent) <= whole else ""
     return duration(sum(spent)), share + each

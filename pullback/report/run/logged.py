@@ -31,11 +31,9 @@ def logged_charts(runs: Sequence[NamedRun]) -> list[Chart]:
     """A chart for each number that a loop logged at one step or more, in the order in which they first appear."""
     names: dict[tuple[str, str], None] = {}
     for named in runs:
-        for record in named.run.records:
-            if record.probe not in DRAWN:
-                names |= {(record.probe, name): None for name, value in record.values.items() if _is_number(value)}
-    found = [each for each in names if each not in ELSEWHERE][:MOST_CHARTS]
-    charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(found, start=1)]
+        names |= {each: None for each in named.run.metrics if each[0] not in DRAWN and each not in ELSEWHERE}
+    found = [each for each in names if any(_is_number(value) for named in runs for value in named.run.series(*each)[1])]
+    charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(found[:MOST_CHARTS], start=1)]
     return [chart for chart in charts if chart is not None]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pullback.advisor.findings import SEVERITIES
@@ -46,9 +46,8 @@ def failures_of(runs: Sequence[NamedRun]) -> list[tuple[str, str, str, list[str]
     """Run, probe and error of the probes that failed, equal ones as one; and how often, first and last step."""
     steps: dict[tuple[str, str, str], list[int]] = {}
     for named in runs:
-        for record in named.run.records:
-            if record.error is not None:
-                steps.setdefault((named.name, record.probe, record.error), []).append(record.step)
+        for record in named.run.failed:
+            steps.setdefault((named.name, record.probe, str(record.error)), []).append(record.step)
     return [
         (name, probe, shorten(error, 600), [f"{count:,}" for count in (len(at), min(at), max(at))])
         for (name, probe, error), at in steps.items()
@@ -57,7 +56,7 @@ def failures_of(runs: Sequence[NamedRun]) -> list[tuple[str, str, str, list[str]
 
 def left_out(run: Run) -> str:
     """What the budget did not allow to measure, in words; empty if it allowed all."""
-    values: dict[str, Any] = next((record.values for record in reversed(list(run.of("schedule")))), {})
+    values: Mapping[str, Any] = next((record.values for record in reversed(list(run.of("schedule")))), {})
     count, without = values.get("left_out"), as_dict(values.get("without"))
     told = [counted(count, "measurement") + " that were due"] if isinstance(count, int) and count > 0 else []
     told += [f"{name} at {number(times)} of the others" for name, times in without.items()]
@@ -75,9 +74,11 @@ def damage_of(runs: Sequence[NamedRun]) -> list[str]:
         for named in runs
         if named.run.resumed
     ]
+    lost = [f"{named.name}: {', '.join(map(str, named.run.lost_blocks))}" for named in runs if named.run.lost_blocks]
     left = [f"{named.name}: {text}" for named in runs if (text := left_out(named.run))]
     told = (
         ("Damaged lines of the record that were skipped", damaged),
+        ("Damaged blocks of the record, what they held is left out", lost),
         ("Training was resumed", resumed),
         ("Left out, since it would have cost more than the budget", left),
     )
