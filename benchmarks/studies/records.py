@@ -1,7 +1,7 @@
 """What a long record costs: bytes on disk, seconds and memory of each thing that reads it.
 
-    python -m benchmarks.records                # 20,000 measurements, 10^6 logged numbers, 10^6 steps
-    python -m benchmarks.records --scale 0.1
+    python -m benchmarks.studies.records                # 20,000 measurements, 10^6 logged numbers, 10^6 steps
+    python -m benchmarks.studies.records --scale 0.1
 
 A short real training gives one measurement of every probe of the standard preset; the record is made of it through the
 product's own writer, with the numbers drawn anew at each measurement (a measurement has hardly two that are alike).
