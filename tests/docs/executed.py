@@ -1,8 +1,8 @@
 """Pages whose code is run: ``python -m tests.docs.executed`` writes anew what the tutorials print.
 
-A block of ``python`` is run, all of a page in one namespace; with a title it is a file instead. A block of ``sh`` is commands.
-What they printed stands in the next block of ``text``: words as they are, numbers to within one percent, or as a comment
-before the block says ("numbers within 20 percent"). After a line "..." more was printed.
+A block of ``python`` is run, all of a page in one namespace; with a title it is a file instead. A block of ``sh`` is
+commands. What they printed stands in the next block of ``text``: words as they are, numbers to within one percent, or
+as a comment before the block says ("numbers within 20 percent"). After a line "..." more was printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 TUTORIALS = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.md"))
 BLOCK = re.compile(
-    r'^(?:<!-- numbers within (?P<percent>\d+) percent -->\n)?```(?P<kind>python|sh|text)(?: title="(?P<title>[\w.]+)")?\n'
+    r"^(?:<!-- numbers within (?P<percent>\d+) percent -->\n)?"
+    r'```(?P<kind>python|sh|text)(?: title="(?P<title>[\w.]+)")?\n'
     r"(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
