@@ -20,6 +20,12 @@ def __getattr__(name: str) -> object:
     return _load(name)
 
 
+def _view(result: object, **options: object) -> object:
+    from pullback.views import view_of  # and charts with it
+
+    return view_of(result, **options)
+
+
 def _verdict(run: object, findings: list) -> str:
     from pullback.advisor import verdict
 
@@ -30,3 +36,4 @@ def _verdict(run: object, findings: list) -> str:
 _hooks.judges[:] = [lambda run: _load("diagnose")(run)]
 _hooks.verdicts[:] = [_verdict]
 _hooks.pages[:] = [lambda run, path: _load("write_report")(run, path)]
+_hooks.viewers[:] = [_view]

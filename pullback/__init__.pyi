@@ -16,6 +16,7 @@ from ._results import Solution as Solution
 from ._version import __version__ as __version__
 from .advisor import Change as Change
 from .advisor import Finding as Finding
+from .advisor import Findings as Findings
 from .advisor import diagnose as diagnose
 from .controllers import CurvatureLR as CurvatureLR
 from .diagnostics import CurvatureSpectrum as CurvatureSpectrum

@@ -10,3 +10,4 @@ if TYPE_CHECKING:
 judges: list[Callable[[Any], list[Any]]] = []  # one: a run to its findings, ``pullback.diagnose``
 verdicts: list[Callable[[Any, list[Any]], str]] = []  # one: a run and its findings to a sentence, ``advisor.verdict``
 pages: list[Callable[[Any, Any], Any]] = []  # one: a run to its page in a file, ``pullback.write_report``
+viewers: list[Callable[..., Any]] = []  # one: a result to what notebooks show of it, ``pullback.views.view_of``

@@ -2,7 +2,7 @@
 
 from pullback.advisor.change import Change
 from pullback.advisor.diagnose import diagnose
-from pullback.advisor.findings import Finding
+from pullback.advisor.findings import Finding, Findings
 from pullback.advisor.verdict import verdict
 
-__all__ = ["Change", "Finding", "diagnose", "verdict"]
+__all__ = ["Change", "Finding", "Findings", "diagnose", "verdict"]

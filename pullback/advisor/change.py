@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pullback._checks import check_option, input_error
+from pullback._results import Shown
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Shown):
     """One thing to change before the next run.
 
     Attributes:

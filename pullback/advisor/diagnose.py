@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pullback.advisor.causes import in_order
-from pullback.advisor.findings import SEVERITIES, Finding
+from pullback.advisor.findings import SEVERITIES, Finding, Findings
 from pullback.advisor.rules import RULES
 from pullback.runs import Run, load_run
 
 
-def diagnose(run: Run | str | Path) -> list[Finding]:
+def diagnose(run: Run | str | Path) -> Findings:
     """Findings of a run, causes first, each with what follows from it beneath; empty if its record shows nothing.
 
     The first one is what to do next. A rule reads the loop's losses at every step and what probes recorded, and is
@@ -48,7 +48,7 @@ def diagnose(run: Run | str | Path) -> list[Finding]:
     run = run if isinstance(run, Run) else load_run(run)
     found = in_order([finding for rule in RULES for finding in rule(run)])
     names = {finding.name for finding in found}
-    return found + [finding for finding in _stored(run) if finding.name not in names]
+    return Findings([*found, *(finding for finding in _stored(run) if finding.name not in names)])
 
 
 def _stored(run: Run) -> Iterator[Finding]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pullback._results import Drawn, to_frame
 from pullback.advisor.change import Change
 
 SEVERITIES = ("info", "warning", "critical")
+MOST_NAMED = 6  # findings that a line names
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Drawn):
     """Something the record of a run shows.
 
     Attributes:
@@ -71,3 +73,22 @@ class Finding:
         return (
             f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}).{told} {then}."
         )
+
+
+class Findings(Drawn, list[Finding]):
+    """What ``pb.diagnose`` returns: a list of findings, which notebooks show as cards."""
+
+    def __repr__(self) -> str:
+        told = [f"{finding.severity}: {finding.name}" for finding in self[:MOST_NAMED]]
+        left = [f"and {len(self) - MOST_NAMED} more"] if len(self) > MOST_NAMED else []
+        return f"[{', '.join(told + left)}]"
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each finding.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        records = [finding.as_record() for finding in self]
+        names = [each.name for each in fields(Finding)]
+        return to_frame("Findings.to_pandas", {name: [record[name] for record in records] for name in names})

@@ -71,6 +71,11 @@ def document_html(home: str | Path, template: str, charts: Iterable[Chart], **sh
     )
 
 
+def fragment_html(home: str | Path, template: str, **shown: Any) -> str:
+    """A part of someone else's page as text, in looks of its own that leave the rest alone, and without a script."""
+    return templates(home).get_template(template).render(style=Markup(_resource("notebook.css")), **shown)
+
+
 def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:
     """Refuse the path of a folder, and that of a file which is not to be replaced."""
     if path.is_dir():

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.diagnostics.drift import centred, cosine
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Shown):
     """Agreement and conflict between the gradients of N samples; pairs are unordered, i < j.
 
     Attributes:

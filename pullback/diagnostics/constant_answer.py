@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pullback._results import Shown
+
 CLOSE = 1e-3  # relative; in half precision a few of its last digits
 UNIT_SUM = 1e-3  # sums of probabilities in half precision
 
 
 @dataclass(frozen=True)
-class ConstantAnswer:
+class ConstantAnswer(Shown):
     """Of samples and their losses.
 
     Attributes:

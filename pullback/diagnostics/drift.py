@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 
 
 @dataclass(frozen=True)
-class KernelDrift:
+class KernelDrift(Shown):
     """Change from a kernel K0 to K1 of the same samples.
 
     Attributes:

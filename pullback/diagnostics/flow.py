@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown, to_frame
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 from pullback.spectral import largest_eigenvalues
@@ -22,7 +24,7 @@ WEIGHT_RULES = (
 
 
 @dataclass(frozen=True)
-class LayerFlow:
+class LayerFlow(Shown):
     """Profile over the layers, in the order of the forward pass (input first).
 
     Attributes:
@@ -50,6 +52,16 @@ class LayerFlow:
     slope: float
     verdict: str
     balance: float
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each layer.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        names = ("gradient_norms", "frobenius", "spectral", "spectral_residuals", "trace_share")
+        columns = {name: getattr(self, name).tolist() for name in names}
+        return to_frame("LayerFlow.to_pandas", {"layer": self.layers, **columns})
 
 
 def layer_flow(kernel: Kernel, *, num_matvecs: int = 12) -> LayerFlow:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pullback._results import Drawn
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Drawn):
     """Eigen-decomposition of a kernel K = G G^T. Its non-zero eigenvalues are those of G^T G.
 
     Attributes:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_option, input_error
+from pullback._results import Shown
 from pullback.kernels import Kernel
 
 NORMALISATIONS = ("mean", "sum", "unbiased")
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Shown):
     """First and second spectral moments of the empirical Fisher matrix F, a (P, P) matrix made from G, (N, P).
 
     Attributes:

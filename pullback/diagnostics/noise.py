@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.diagnostics.moments import square_kernel
 from pullback.kernels import Kernel
 
 
 @dataclass(frozen=True)
-class GradientNoise:
+class GradientNoise(Shown):
     """Signal and noise of per-sample gradients g_i with mean G and covariance Sigma over the population.
 
     Attributes:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, tensors
@@ -87,7 +88,7 @@ def _outputs(view: ModelView, x: Batch, values: dict[str, Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ScaleSchedule:
+class ScaleSchedule(Shown):
     """Course of a scale-invariant weight vector over K steps.
 
     Attributes:

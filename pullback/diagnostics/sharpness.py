@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pullback._checks import check_positive
+from pullback._results import Shown
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
@@ -16,7 +17,7 @@ from pullback.spectral import Eigenpairs, eigenvalues
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class Sharpness(Shown):
     """Largest curvature of the mean loss, against what a learning rate can bear.
 
     Attributes:

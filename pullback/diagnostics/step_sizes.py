@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback._results import Shown
+
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]  # several hold parameters of their own each
 ADAM = torch.optim.Adam | torch.optim.AdamW
 
 
 @dataclass(frozen=True)
-class StepGroup:
+class StepGroup(Shown):
     """A parameter group, as far as it holds trainable parameters.
 
     Attributes:

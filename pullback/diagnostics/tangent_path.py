@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.diagnostics.drift import kernel_drift
 from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, undisturbed
 from pullback.functional.batch import Batch, copied
@@ -21,7 +22,7 @@ from pullback.theory import path_radius
 
 
 @dataclass(frozen=True)
-class PathPoint:
+class PathPoint(Shown):
     """One set of weights of a path.
 
     Attributes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pullback._results import Shown
 from pullback.diagnostics.alignment import alignment
 from pullback.diagnostics.moments import moments
 from pullback.kernels import Kernel
@@ -19,7 +20,7 @@ WELL, ILL = (
 
 
 @dataclass(frozen=True)
-class TradeOff:
+class TradeOff(Shown):
     """The two sides of gradient alignment, with the numbers behind them.
 
     Attributes:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pullback._results import Shown
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.plain_calls import own_calls
@@ -33,7 +34,7 @@ Weights = nn.Linear | nn.modules.conv._ConvNd
 
 
 @dataclass(frozen=True)
-class UnitActivity:
+class UnitActivity(Shown):
     """Units of L calls of activations, in the order they run.
 
     A unit is a channel behind a convolution, else an entry of the last axis.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.dynamics.quadratic import Quadratic, noisy_moments
 from pullback.dynamics.quadratic.problem import check_quadratic
 from pullback.dynamics.quadratic.values import values
@@ -19,7 +20,7 @@ RATES = 24  # tried of a batch size, if none are given
 
 
 @dataclass(frozen=True)
-class BatchCurve:
+class BatchCurve(Shown):
     """Updates that descent needs, by batch size, each at its best rate of those tried.
 
     Attributes:

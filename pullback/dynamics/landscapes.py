@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import InputError, check_option, input_error, unsupported
+from pullback._results import Shown
 from pullback.dynamics.quadratic import Quadratic
 from pullback.dynamics.quadratic.values import values
 from pullback.functional import LossFunction, check_batch, per_sample_loss
@@ -24,7 +25,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Landscape:
+class Landscape(Shown):
     """A function and where to begin on it.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, check_option, check_rate, input_error
+from pullback._results import Shown
 from pullback.dynamics.quadratic.values import check_number_of, values
 
 OutputMethod = Literal["parameters", "outputs", "gauss_newton"]
@@ -18,7 +19,7 @@ NEGATIVE = 1e-9  # of the largest curvature of a loss: what rounding leaves
 
 
 @dataclass(frozen=True)
-class OutputPath:
+class OutputPath(Shown):
     """Where descent went.
 
     Attributes:

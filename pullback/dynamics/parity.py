@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback.dynamics.quadratic.values import check_number_of, values
 
@@ -18,7 +19,7 @@ MOST_BITS = 20
 
 
 @dataclass(frozen=True)
-class ParityVariance:
+class ParityVariance(Shown):
     """Over all 2^d parities of d bits as targets.
 
     Attributes:
@@ -68,7 +69,7 @@ def parity_variance(model: Callable[[Tensor, Tensor], Tensor], w: Any, bits: int
 
 
 @dataclass(frozen=True)
-class SampledParities:
+class SampledParities(Shown):
     """What some of the 2^d parities say of all.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_option, check_rate, input_error
+from pullback._results import Shown
 from pullback.dynamics.landscapes import as_landscape
 from pullback.dynamics.quadratic.values import check_number_of, values
 
@@ -19,7 +20,7 @@ ITERATIONS, HALVINGS, SETTLED = 100, 40, 1e-10
 
 
 @dataclass(frozen=True)
-class Proximal:
+class Proximal(Shown):
     """A step and what it is called.
 
     Attributes:

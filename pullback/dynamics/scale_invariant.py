@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pullback._checks import as_number, check_count, check_rate, input_error
+from pullback._results import Shown
 
 
 @dataclass(frozen=True)
-class ScaleGrowth:
+class ScaleGrowth(Shown):
     """Of gradient descent on a loss with L(c w) = L(w).
 
     Attributes:

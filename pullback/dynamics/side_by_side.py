@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
+from pullback._results import Shown
 from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
 from pullback.functional.losses import logits_of
@@ -21,7 +22,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(Shown):
     """A training of a network beside that of its Taylor model, at T recorded steps.
 
     Attributes:

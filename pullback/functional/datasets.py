@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 
 CIFAR_RECORDS = 10_000  # per file
@@ -18,7 +19,7 @@ CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, green and blue pl
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Shown):
     """Training and test samples of a classification problem.
 
     Args:

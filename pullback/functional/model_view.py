@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error, unsupported
+from pullback._results import Shown
 from pullback.functional.batch import Batch, copied
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
@@ -20,7 +21,7 @@ ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outerm
 
 
 @dataclass(frozen=True)
-class ModelView:
+class ModelView(Shown):
     """The trainable parameters of a model, by name and in the model's own order.
 
     Attributes:

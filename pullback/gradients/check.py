@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive
+from pullback._results import Shown
 from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, take, undisturbed
 from pullback.functional.agreement import norms, rounding, tolerance
 from pullback.functional.batch import Batch
@@ -23,7 +24,7 @@ from pullback.gradients.rows.contract import Tensors
 
 
 @dataclass(frozen=True)
-class ParameterCheck:
+class ParameterCheck(Shown):
     """How far one parameter's gradient rows are from autograd's.
 
     Args:
@@ -47,7 +48,7 @@ class ParameterCheck:
 
 
 @dataclass(frozen=True)
-class GradientCheck:
+class GradientCheck(Shown):
     """What ``check_gradients`` found; ``str(check)`` is a table and a verdict.
 
     Args:

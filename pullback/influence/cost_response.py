@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_names, input_error
-from pullback._results import Solution
+from pullback._results import Shown, Solution
 from pullback.functional.differentiable import differentiable
 from pullback.operators.operator import Operator
 from pullback.spectral import solve
@@ -20,7 +20,7 @@ Cost = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class CostResponse:
+class CostResponse(Shown):
     """Change of the minimiser of a cost per unit of a direction in its hyper-parameters.
 
     Attributes:

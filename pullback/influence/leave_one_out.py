@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive, input_error
 from pullback._progress import PATIENCE, Progress
+from pullback._results import Drawn
 from pullback.functional import LossFunction, ModelView, output_hessian, per_sample_loss, take
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
@@ -23,7 +24,7 @@ Estimate = Literal["leverage", "first_order"]
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
+class LeaveOneOut(Drawn):
     """What training without one sample would have given, for each of n samples in turn.
 
     Attributes:

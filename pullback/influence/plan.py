@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pullback._checks import check_option, check_positive
+from pullback._results import Drawn, Shown
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.batches import Data
 from pullback.functional.losses import logits_of
@@ -19,7 +20,7 @@ VECTORS = 6  # vectors (P,) a column of conjugate gradients holds, with its righ
 
 
 @dataclass(frozen=True)
-class Route:
+class Route(Shown):
     """One way to the answer.
 
     Attributes:
@@ -38,7 +39,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class InfluencePlan:
+class InfluencePlan(Drawn):
     """Costs of the routes to the influence of N samples on Q queries; ``str`` prints the table.
 
     Attributes:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, check_positive
 from pullback._progress import PATIENCE, Progress
+from pullback._results import Drawn, to_frame
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.influence.held_rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
 from pullback.influence.response import WRT, Wrt, perturbation
+from pullback.influence.samples import effects, kept_samples, ranking
 from pullback.influence.system import Matrix, Method, Solves, System, make_system, num_outputs, settings_of
 from pullback.operators.operator import Operator
 
 
 @dataclass(frozen=True)
-class Influence:
+class Influence(Drawn):
     """Influences and how well the systems behind them were solved.
 
     Attributes:
@@ -30,6 +33,9 @@ class Influence:
         iterations: the most that a solve took; 0 where the system was factored.
         num_matvecs: products with the curvature matrix, all solves together, those that measure residuals included.
         converged: whether every solve did.
+        axis: of ``values``, the one that counts training samples; None where no sample is perturbed (``wrt="decay"``).
+        samples: inputs and targets of the training samples with the largest effects, by their place in the data:
+            copies on the CPU, largest first.
     """
 
     values: Tensor
@@ -37,6 +43,31 @@ class Influence:
     iterations: int
     num_matvecs: int
     converged: bool
+    axis: int | None = 0
+    samples: Mapping[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def effects(self) -> Tensor:
+        """One number for each training sample, (n,): its influence, or the root of the summed squares of its many.
+
+        Raises:
+            InputError: no sample is perturbed.
+        """
+        return effects(self.values, self.axis)
+
+    @property
+    def ranking(self) -> list[int]:
+        """Training samples by the size of their effect, largest first."""
+        return ranking(self.values, self.axis)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each training sample, largest effect first.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        order = self.ranking
+        return to_frame("Influence.to_pandas", {"sample": order, "influence": self.effects[order].tolist()})
 
 
 @torch.inference_mode(False)
@@ -125,7 +156,7 @@ def query_influence(
         for some in row_blocks(view, None if y_query is None else loss_fn, (x_query, y_query), rows, where):
             parts += [(backward @ solves(-columns.T)).T for columns in some.rows.split(block)]
             shown.advance(len(some.rows) // rows)
-    return summary(torch.cat(parts).reshape(*lead, *shape), solves)
+    return summary(torch.cat(parts).reshape(*lead, *shape), solves, asked, len(lead) if shape else None)
 
 
 def held_slopes(
@@ -148,7 +179,9 @@ def held_slopes(
     return HeldRows(found / system.num_samples)
 
 
-def summary(values: Tensor, solves: Solves) -> Influence:
-    """One Influence for all solves."""
+def summary(values: Tensor, solves: Solves, data: Data, axis: int | None = 0) -> Influence:
+    """One Influence for all solves, of the samples of ``data``."""
     residual = solves.residual()
-    return Influence(values, residual, solves.iterations, solves.num_matvecs, residual <= solves.system.settings.tol)
+    converged = residual <= solves.system.settings.tol
+    kept = kept_samples(values, axis, data)
+    return Influence(values, residual, solves.iterations, solves.num_matvecs, converged, axis, kept)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_option, input_error
-from pullback._results import Solution
+from pullback._results import Shown, Solution
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
@@ -27,7 +27,7 @@ WRT = ("targets", "inputs", "weights", "labels", "decay")
 
 
 @dataclass(frozen=True)
-class Response:
+class Response(Shown):
     """Change of the weights per unit of a perturbation, and of what the model then says, to first order.
 
     Attributes:

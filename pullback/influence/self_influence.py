@@ -90,7 +90,7 @@ def self_influence(
                 columns = rows.T
                 values.append((columns * solves(columns)).sum(0) / system.num_samples)
                 shown.advance(len(rows))
-        return summary(torch.cat(values), solves)
+        return summary(torch.cat(values), solves, asked)
 
 
 def _all_at_once(loss_fn: LossFunction, data: Data, system: System, inverse: DampedInverse) -> Influence:
@@ -101,4 +101,4 @@ def _all_at_once(loss_fn: LossFunction, data: Data, system: System, inverse: Dam
     values = (inverse.gram_product(v) * w).sum(0) / N
     solves = Solves(system)
     solves.keep_rows(inverse, v, w)
-    return summary(values, solves)
+    return summary(values, solves, data)

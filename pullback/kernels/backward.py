@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
@@ -88,4 +88,12 @@ def backward_kernel(
     def request() -> Request:
         return loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where)
 
-    return run(request()) if group is None else run_in_group(request, group, where)
+    kernel = run(request()) if group is None else run_in_group(request, group, where)
+    kernel.labels = class_labels(y, kernel.plan.shape[0])
+    return kernel
+
+
+def class_labels(y: Batch, rows: int) -> Tensor | None:
+    """Targets as classes of the rows: whole numbers, one a row."""
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+    return y.detach().clone() if whole and y.shape == (rows,) else None

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback._hooks import viewers
+from pullback._results import Drawn, to_frame
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.kernels.gram.blocks import Blocks
@@ -15,7 +17,7 @@ from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.operators.operator import Operator
 
 
-class Kernel(Operator):
+class Kernel(Operator, Drawn):
     """Inner products of gradients, as a matrix and an operator, with its blocks per layer and per parameter.
 
     Rows are samples, or (sample, output) pairs with the outputs of a sample next to each other. A kernel that is copied
@@ -34,7 +36,11 @@ class Kernel(Operator):
         losses: the rows' losses, (N1,), or the values whose gradients they are, (N1, C).
         outputs: what the model returned for the rows.
         symmetric: both sides are the same samples.
+        labels: class of every row, (N1,), where the targets are class numbers, else None; may be set. Pictures are
+            sorted by it.
     """
+
+    labels: Tensor | None = None
 
     def __init__(
         self,
@@ -101,8 +107,42 @@ class Kernel(Operator):
         """The kernel as a matrix, rows (sample, output)."""
         return self._matrix if self.plan.contract != "diagonal" else super().to_dense()
 
+    def plot(self, labels: Any = None) -> Any:
+        """Heat map of the samples, sorted by class, and the eigenvalues: a ``plotly.graph_objects.Figure``.
+
+        Args:
+            labels: a class for every row, (N1,); None for those in ``labels``.
+
+        Raises:
+            InputError: as many labels as there are rows are needed.
+        """
+        return viewers[0](self, labels=labels).figure()
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each layer: parameters, trace, Frobenius norm, share of the trace.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        blocks = {name: block.detach().double().cpu() for name, block in self.layers.items()}
+        traces = [float(_trace(block)) for block in blocks.values()]
+        columns: dict[str, list[Any]] = {
+            "layer": list(blocks),
+            "parameters": [self.layer_sizes[name] for name in blocks],
+            "trace": traces,
+            "frobenius_norm": [float(block.norm()) for block in blocks.values()],
+            "share": [trace / (sum(traces) or 1.0) for trace in traces],
+        }
+        return to_frame("Kernel.to_pandas", columns)
+
     def __repr__(self) -> str:
         return f"Kernel({self.shape[0]} x {self.shape[1]}, {len(self.layers)} layers, P={self.num_params})"
+
+
+def _trace(block: Tensor) -> Tensor:
+    """Sum over the entries of a sample, or of an output of it, with itself; of two sets up to the shorter one's end."""
+    each = block.diagonal(dim1=0, dim2=1)
+    return each.diagonal(dim1=0, dim2=1).sum() if block.dim() == 4 else each.sum()
 
 
 class _Blocks(Mapping[str, Tensor]):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, check_positive, input_error
+from pullback._results import Shown
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import check_finite
 from pullback.functional.refused import refuse_random_and_coupled
@@ -24,7 +25,7 @@ COLUMNS_AT_ONCE = 256  # second derivatives carried through one pass
 
 
 @dataclass(frozen=True)
-class BoundaryCurvature:
+class BoundaryCurvature(Shown):
     """Principal curvatures of the surfaces G = 0 at N points, G the difference of two outputs.
 
     Attributes:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
@@ -16,7 +17,7 @@ from pullback.functional.refused import refuse_random_and_coupled
 
 
 @dataclass(frozen=True)
-class BoundaryPoints:
+class BoundaryPoints(Shown):
     """Points where the predicted class changes.
 
     Attributes:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
+from pullback._results import Shown
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import ROOT_LAYER
@@ -18,7 +19,7 @@ Step = float | Callable[[Iterable[Tensor]], torch.optim.Optimizer] | Mapping[str
 
 
 @dataclass(frozen=True)
-class CovariateShift:
+class CovariateShift(Shown):
     """What one step does to every layer's gradient through the layers before it.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback.functional.differentiable import differentiable, forward_derivatives
 from pullback.functional.model_view import evaluate
@@ -27,7 +28,7 @@ Curve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class CurveProfiles:
+class CurveProfiles(Shown):
     """Geometry of a closed curve's image h(theta) in L layers, means over theta; v = dh/dtheta, a = d^2 h/dtheta^2.
 
     Attributes:

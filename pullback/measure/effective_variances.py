@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pullback._results import Shown
 from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
@@ -20,7 +21,7 @@ from pullback.theory.expectations.calls import name_of
 
 
 @dataclass(frozen=True)
-class EffectiveVariances:
+class EffectiveVariances(Shown):
     """What random network each layer looks like, (L,) layers in the order in which they are first called.
 
     Attributes:

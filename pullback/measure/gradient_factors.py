@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, input_error
-from pullback._results import Estimate
+from pullback._results import Estimate, Shown
 from pullback._rng import make_generator
 from pullback._statistics import mean_and_stderr
 from pullback.functional import undisturbed
@@ -19,7 +19,7 @@ from pullback.measure.networks.spec import NetworkSpec
 
 
 @dataclass(frozen=True)
-class GradientFactors:
+class GradientFactors(Shown):
     """Mean square of a gradient in a layer's inputs, divided by that in its outputs.
 
     Attributes:

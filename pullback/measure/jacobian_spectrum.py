@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
-from pullback._results import Estimate
+from pullback._results import Drawn, Estimate
 from pullback._rng import make_generator
 from pullback._statistics import mean_and_stderr
 from pullback.functional import check_batch
@@ -23,7 +23,7 @@ LARGEST_BYTES = 2**31  # of the Jacobians of all samples; above that only produc
 
 
 @dataclass(frozen=True)
-class JacobianSpectrum:
+class JacobianSpectrum(Drawn):
     """Squared singular values s^2 of S Jacobians, and their moments, each averaged over the S.
 
     A Jacobian of C outputs in D inputs has n = min(C, D) of them. Moments are taken within each Jacobian first; the

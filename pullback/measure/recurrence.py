@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback._statistics import mean_and_stderr
 from pullback.operators import Jacobian
 
 
 @dataclass(frozen=True)
-class MatrixPowers:
+class MatrixPowers(Shown):
     """What decides whether powers of a matrix vanish or explode, and what only bounds it.
 
     Attributes:
@@ -65,7 +66,7 @@ def matrix_powers(J: Tensor, n: int = 50) -> MatrixPowers:
 
 
 @dataclass(frozen=True)
-class Lyapunov:
+class Lyapunov(Shown):
     """Growth of volumes along a chain of L matrices.
 
     Attributes:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import evaluate
@@ -19,7 +20,7 @@ from pullback.measure.networks.spec import NetworkSpec
 
 
 @dataclass(frozen=True)
-class SignalPropagation:
+class SignalPropagation(Shown):
     """Signals of L layers, input first. A layer is a call of a module with a matrix; its outputs are pre-activations h.
 
     Attributes:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.measure.loss_gradient import check_repeats, loss_and_gradient
 
 
 @dataclass(frozen=True)
-class Smoothness:
+class Smoothness(Shown):
     """Loss and gradient along w - eta g, g the gradient of the mean loss at w, for S step sizes eta.
 
     Attributes:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.modules.order import Order
 from pullback.modules.residuals import Branch, depth_of
 
 
 @dataclass(frozen=True)
-class DrawnLayer:
+class DrawnLayer(Shown):
     """What a layer's weights have been drawn with.
 
     Attributes:
@@ -40,7 +41,7 @@ class DrawnLayer:
 
 
 @dataclass(frozen=True)
-class Initialisation:
+class Initialisation(Shown):
     """What ``initialise`` changed.
 
     Attributes:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback._results import Shown
 from pullback.runs.columns import Column, pack, unpack
 from pullback.runs.planes import joined, spread
 
@@ -30,7 +31,7 @@ DAMAGED = "the block of the record that had its values is damaged"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Shown):
     """What one probe measured at one step, or why it could not (``error``)."""
 
     step: int

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pullback._results import Shown
 from pullback._checks import check_names
 from pullback.runs.reader import Run
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Shown):
     """One quantity of several runs.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback._results import Drawn
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
@@ -26,7 +27,7 @@ MOMENT = 0.02  # seconds in which a writer that is alive has finished its line
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Drawn):
     """A run as it stood when it was read.
 
     Attributes:
@@ -132,6 +133,19 @@ class Run:
         Each is made when it is first asked for, and costs its length then.
         """
         return Table(self._records)
+
+    def to_pandas(self) -> Any:
+        """``table()`` as a ``pandas.DataFrame``, indexed by step.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return Table(self._records).to_pandas()
+
+    def __repr__(self) -> str:
+        steps = self.steps
+        measured = f"measured at {len(steps)} steps, {steps[0]} to {steps[-1]}" if steps else "no measurement"
+        return f"Run({str(self.path)!r}, {measured})"
 
     def array_steps(self, probe: str, name: str) -> list[int]:
         """Steps at which an array was stored."""

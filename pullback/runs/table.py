@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pullback._results import to_frame
 from pullback.runs.records import Cells, Records
 
 Source = tuple[str, str, str | None]  # probe, metric and key
@@ -103,7 +104,15 @@ class Table(dict[str, list[Any]]):
         return other | self.copy()
 
     def __repr__(self) -> str:
-        return repr(self._whole())
+        return f"{type(self).__name__}({len(self)} columns of {len(self._steps)} steps)"
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, indexed by step.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return to_frame("Run.to_pandas", self._whole()).set_index("step")
 
     def __reduce__(self) -> Any:
         return dict, (self._whole(),)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, input_error
+from pullback._results import Shown
 
 
 @dataclass(frozen=True)
-class ConvexityCheck:
+class ConvexityCheck(Shown):
     """Whether a function lay below its chords.
 
     Attributes:

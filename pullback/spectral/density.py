@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, check_positive, input_error
-from pullback._results import Estimate
+from pullback._results import Drawn, Estimate
 from pullback._rng import make_generator
 from pullback._statistics import student
 from pullback.operators.operator import Operator
@@ -19,7 +19,7 @@ from pullback.spectral.tridiagonal import quadrature, tridiagonalise
 
 
 @dataclass(frozen=True)
-class Density:
+class Density(Drawn):
     """Density of eigenvalues, of total mass 1, smoothed by a Gaussian of known width.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.operators.operator import Operator
 from pullback.spectral.inputs import DENSE_LIMIT, check_symmetric, dense, square_operator, work_dtype
 from pullback.spectral.lanczos import Eigenpairs, eigenvalues
@@ -17,7 +18,7 @@ MOST = 64  # eigenvalues looked for at the lower end of an operator too large to
 
 
 @dataclass(frozen=True)
-class MorseIndex:
+class MorseIndex(Shown):
     """Counts of eigenvalues by sign.
 
     Attributes:

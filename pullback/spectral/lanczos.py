@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, check_option, check_positive
+from pullback._results import Drawn
 from pullback._rng import make_generator
 from pullback.operators.operator import Operator
 from pullback.spectral.basis import Basis
@@ -18,7 +19,7 @@ from pullback.spectral.sums import inner_products, lengths
 
 
 @dataclass(frozen=True)
-class Eigenpairs:
+class Eigenpairs(Drawn):
     """Eigenvalues with their errors.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.operators.operator import Operator
 from pullback.spectral.inertia import LANCZOS_TOL, morse_index, smallest_sign
 from pullback.spectral.inputs import DENSE_LIMIT, square_operator, work_dtype
@@ -15,7 +16,7 @@ from pullback.spectral.lanczos import eigenvalues
 
 
 @dataclass(frozen=True)
-class StationaryPoint:
+class StationaryPoint(Shown):
     """The kind of a stationary point, as far as the second derivative decides it.
 
     Attributes:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pullback._results import Shown
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.forms import seconds_of
 from pullback.kernels.plan.rates import Rates
@@ -22,7 +23,7 @@ HELD, HELD_EACH = 40, 3  # vectors Lanczos holds
 
 
 @dataclass(frozen=True)
-class Route:
+class Route(Shown):
     """A way to the spectrum.
 
     Args:

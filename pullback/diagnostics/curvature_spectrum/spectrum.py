@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
+from pullback._results import Drawn
 from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
 from pullback.diagnostics.curvature_spectrum.solve import Found, Wanted, from_gram, from_operator, nothing
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
@@ -31,7 +32,7 @@ METHODS = ("auto", "gram", "lanczos")
 
 
 @dataclass(frozen=True)
-class CurvatureSpectrum:
+class CurvatureSpectrum(Drawn):
     """Non-zero eigenvalues of a curvature matrix A (P, P) of the mean loss, and how they were found.
 
     Attributes:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.dynamics.linear.kernels import as_matrix, cross_kernel, layout_of, modes_of, square_kernel, values_of
 from pullback.dynamics.linear.responses import responses, schedule_of
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Shown):
     """Gaussian distribution of outputs over the weights a network starts from.
 
     Attributes:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_option, input_error
+from pullback._results import Shown
 from pullback.dynamics.linear.kernels import (
     Layout,
     as_matrix,
@@ -24,7 +25,7 @@ from pullback.functional import LossFunction
 
 
 @dataclass(frozen=True)
-class Dynamics:
+class Dynamics(Shown):
     """Outputs of the linearised model while it trains.
 
     Attributes:

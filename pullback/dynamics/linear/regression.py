@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.dynamics.linear.kernels import (
     Layout,
     Modes,
@@ -28,7 +29,7 @@ LARGEST = 1e3
 
 
 @dataclass(frozen=True)
-class KernelRegression:
+class KernelRegression(Shown):
     """A fitted kernel regression.
 
     Attributes:

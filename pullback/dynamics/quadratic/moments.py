@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from pullback._checks import as_number, check_rate, input_error
+from pullback._results import Shown
 from pullback.dynamics.quadratic.methods import followed
 from pullback.dynamics.quadratic.noise import covariance_of
 from pullback.dynamics.quadratic.problem import Quadratic, check_quadratic
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Shown):
     """Mean and covariance of iterates x[k], k = 0, ..., K.
 
     Attributes:

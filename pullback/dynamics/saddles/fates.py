@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.dynamics.quadratic import Quadratic
 from pullback.dynamics.quadratic.methods import ROUNDINGS, recursion
 from pullback.dynamics.quadratic.problem import check_quadratic
@@ -20,7 +21,7 @@ Kind = Literal["escapes", "jumps across", "attracted", "held"]
 
 
 @dataclass(frozen=True)
-class Fate:
+class Fate(Shown):
     """Of one method, along the direction of negative curvature that it leaves fastest.
 
     Attributes:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_count, check_positive, input_error
+from pullback._results import Shown
 from pullback.dynamics.landscapes import Function, Landscape, as_landscape
 from pullback.dynamics.quadratic.values import values
 from pullback.spectral import StationaryPoint, classify_stationary_point
 
 
 @dataclass(frozen=True)
-class CriticalPoint:
+class CriticalPoint(Shown):
     """A point without slope.
 
     Attributes:

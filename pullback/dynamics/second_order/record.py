@@ -6,9 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pullback._results import Shown
+
 
 @dataclass(frozen=True)
-class Step:
+class Step(Shown):
     """One step. The model it is judged by is q(p) = loss + g^T p + 1/2 p^T C p, without damping.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 
 
 class Writer(Protocol):
@@ -20,7 +21,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Trajectories:
+class Trajectories(Shown):
     """Where an optimizer went, from the start on.
 
     Axes in front: of seeds, if there are several, then those of the starts.

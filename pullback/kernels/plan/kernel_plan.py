@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pullback._results import Drawn, Shown
 from pullback.gradients.rows.contract import Contract, Form
 
 BASE_BYTES = 12 * 2**20  # what libraries and the allocator take beside the tensors, but no more than those
@@ -13,7 +14,7 @@ CAPTURE_BYTES = 96 * 2**20  # captured at a time where gradient rows take their 
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class LayerPlan(Shown):
     """How one layer's block is computed.
 
     Args:
@@ -50,7 +51,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class KernelPlan:
+class KernelPlan(Drawn):
     """What a kernel will cost; ``str(plan)`` is a table.
 
     Args:

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from pullback._checks import check_positive
+from pullback._results import Shown
 
 WHILE = 0.3  # seconds over which a rate is measured on request
 WIRE_BYTES = 2**26  # written and read to measure a disk
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Shown):
     """Speeds of one worker: stated, or measured by ``Rates.measure``.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pullback._results import Shown
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import gram_flops
 from pullback.gradients.rows.factor import Factor
@@ -31,7 +32,7 @@ class FactorSketch:
 
 
 @dataclass(frozen=True)
-class SketchPlan:
+class SketchPlan(Shown):
     """What a sketched kernel costs; ``str(plan)`` is a table.
 
     Args:

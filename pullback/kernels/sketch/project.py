@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import check_option, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 from pullback.functional.model_view import layer_of
 from pullback.gradients.rows.contract import Tensors
@@ -35,7 +36,7 @@ Exact = Literal["cheaper", "smaller"]
 
 
 @dataclass(frozen=True)
-class Sketch:
+class Sketch(Shown):
     """How kernels are sketched; equal settings mean equal projections, whatever the data and its blocks.
 
     Args:

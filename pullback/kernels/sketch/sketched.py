@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_names, input_error
+from pullback._results import Drawn
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
@@ -30,7 +31,7 @@ from pullback.kernels.sketch.repeats import Running, run_repeats
 
 
 @dataclass(frozen=True)
-class SketchedKernel:
+class SketchedKernel(Drawn):
     """An estimate of a backward kernel, (N1, N2), with the standard error of every entry.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 
 from pullback._checks import input_error
 from pullback._memory import physical_bytes
+from pullback._results import Drawn
 from pullback._text import duration
 from pullback.functional import ModelView, undisturbed
 from pullback.functional.memory import data_bytes, graph_bytes
@@ -33,7 +34,7 @@ GRANULE = 256  # from here on tiles grow in larger steps
 
 
 @dataclass(frozen=True)
-class StorePlan:
+class StorePlan(Drawn):
     """The cost of a store; ``str(plan)`` is what is printed before the work.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pullback._results import Drawn
 from pullback._text import count, span
 
 
 @dataclass(frozen=True)
-class ScalePlan:
+class ScalePlan(Drawn):
     """The cost of a kernel made on disk by ``workers`` workers; ``str(plan)`` is a table.
 
     Bytes and seconds are those of the worker that has most to do; operations are of all workers.

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback._results import Shown
+
 
 @dataclass(frozen=True)
-class LayerSummary:
+class LayerSummary(Shown):
     """One layer's kernel in a few numbers; none is divided by N.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pullback._results import Shown
 from pullback.measure.linearity.tensor_norms import NormBounds
 from pullback.modules.activations import Elementwise
 from pullback.modules.elementwise import of_module
@@ -22,7 +23,7 @@ _TOLERANCE = 1e-3  # residual of a squared norm, relative; its error is of the o
 
 
 @dataclass(frozen=True)
-class MapNorms:
+class MapNorms(Shown):
     """Norms of the derivatives of z = g(w, a), w the trained weights; all 0 in w where none are trained.
 
     Attributes:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pullback._results import Estimate
+from pullback._results import Estimate, Shown
 from pullback.measure.linearity.slopes import Slope
 from pullback.measure.linearity.tensor_norms import NormBounds
 
 
 @dataclass(frozen=True)
-class Linearity:
+class Linearity(Shown):
     """Of C outputs f_c at N inputs; of a family the means over its draws at W widths, and then (W, N, C) each.
 
     Attributes:

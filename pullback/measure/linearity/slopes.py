@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pullback._results import Shown
+
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Slope:
+class Slope(Shown):
     """Least-squares slope of log y against log m.
 
     Attributes:

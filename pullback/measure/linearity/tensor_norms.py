@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 
 EXACT = 1e-6  # relative distance of the bounds below which they are one number
@@ -16,7 +17,7 @@ _ROUNDS = 200
 
 
 @dataclass(frozen=True)
-class NormBounds:
+class NormBounds(Shown):
     """A norm from both sides; numbers, or tensors of one shape.
 
     Attributes:

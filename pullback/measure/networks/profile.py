@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pullback._results import Shown
 from pullback._statistics import mean_and_stderr, student
 
 Batched = Callable[[Tensor], Tensor]
@@ -16,7 +17,7 @@ GROUPS = 32  # of units; the jackknife leaves out one at a time
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Shown):
     """A quantity by layer.
 
     Attributes:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, check_option, input_error
+from pullback._results import Shown
 from pullback.modules import activation_module, initialise_weights
 from pullback.theory import MeanField
 from pullback.theory.checks import check_depth
@@ -19,7 +20,7 @@ WEIGHTS = ("gaussian", "orthogonal")
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
+class NetworkSpec(Shown):
     """A fully connected network with random weights: h^l = W^l x^{l-1} + b^l, x^l = phi(h^l) for l = 1 .. L.
 
     Weights are N(0, sigma_w^2 / fan_in), or sigma_w times orthonormal rows or columns; biases N(0, sigma_b^2). There is

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pullback._results import Shown
 from pullback.measure.networks.profile import Profile
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Shown):
     """Tokens X (T, D) at L places, each number a ``Profile`` (L,): a mean over inputs, and over seeds.
 
     Attributes:
@@ -35,7 +36,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class AttentionHeads:
+class AttentionHeads(Shown):
     """Attention of the H heads of a layer, each number a ``Profile`` (H,).
 
     Padded tokens are in none of them. P (T, S) is a head's attention matrix, before dropout; V its values.

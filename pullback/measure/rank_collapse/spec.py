@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import check_count, check_option, check_positive, input_error
+from pullback._results import Shown
 from pullback._rng import make_generator
 
 Norm = Literal["none", "pre", "post"]
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
+class AttentionSpec(Shown):
     """L layers of self-attention with random weights: of pure attention, or with skips, MLPs and layer norms.
 
     Weights are N(0, 1 / fan_in), those of an MLP's first matrix N(0, 2 / fan_in); no biases. With ``norm="post"`` each

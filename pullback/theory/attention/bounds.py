@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
 
 
@@ -40,7 +41,7 @@ def attention_paths(layers: int, heads: int, skip: bool = True) -> tuple[int, ..
 
 
 @dataclass(frozen=True)
-class CollapseBound:
+class CollapseBound(Shown):
     """Bounds from above on the residual after 0, ..., L layers.
 
     Attributes:

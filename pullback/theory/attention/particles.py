@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
 
 TOLERANCE = 1e-9  # of the integration, relative and absolute
@@ -17,7 +18,7 @@ REPEATED = 100  # times the tolerance of the second integration, whose differenc
 
 
 @dataclass(frozen=True)
-class Clustering:
+class Clustering(Shown):
     """Tokens on the sphere at times t.
 
     Attributes:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
 
 
 @dataclass(frozen=True)
-class TokenProfile:
+class TokenProfile(Shown):
     """Expected inner products of n tokens after 0, ..., L layers, (L + 1,) each.
 
     Attributes:

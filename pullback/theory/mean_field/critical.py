@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
 from pullback._checks import InputError, input_error
+from pullback._results import Shown
 from pullback.theory.checks import check_sigmas
 from pullback.theory.expectations.activations import Activation, Array, activation_of
 from pullback.theory.expectations.gaussian import Nodes
@@ -22,7 +23,7 @@ _REACHED = 1e-6  # |chi_1 - 1| at the fixed point layers settle at
 
 
 @dataclass(frozen=True)
-class CriticalPoint:
+class CriticalPoint(Shown):
     """Where chi_1 = 1 at a fixed point q of the length.
 
     Attributes:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
 
 
 @dataclass(frozen=True)
-class CurveMetrics:
+class CurveMetrics(Shown):
     """Geometry of the image of a circle of squared radius N q*, h(theta) = sqrt(N q*) (cos theta, sin theta), by layer.
 
     Attributes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from pullback._checks import check_option, input_error
+from pullback._results import Drawn
 from pullback.theory.checks import check_depth
 from pullback.theory.expectations.activations import Array
 from pullback.theory.expectations.gaussian import mean
@@ -33,7 +34,7 @@ _TILTS = (
 
 
 @dataclass(frozen=True)
-class JacobianDensity:
+class JacobianDensity(Drawn):
     """Distribution of the squared singular values s^2 of J = D_L W_L ... D_1 W_1 at infinite width.
 
     Attributes:

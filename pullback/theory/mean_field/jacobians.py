@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pullback._results import Shown
+
 
 @dataclass(frozen=True)
-class JacobianMoments:
+class JacobianMoments(Shown):
     """Squared singular values s^2 of J = D_L W_L ... D_1 W_1 at infinite width.
 
     Attributes:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from pullback._checks import check_option, input_error
+from pullback._results import Shown
 from pullback.theory.checks import check_depth, check_sigmas
 from pullback.theory.expectations.activations import Activation, activation_of
 from pullback.theory.expectations.closed_forms import closed_form
@@ -30,7 +31,7 @@ _ROUNDING = 1e-15  # of C(c) - c
 
 
 @dataclass(frozen=True)
-class MeanField:
+class MeanField(Shown):
     """Infinitely wide random network: W ~ N(0, sigma_w^2 / fan_in), b ~ N(0, sigma_b^2), phi between the layers.
 
     For inputs h of a layer, over its units: q = E h^2, c the correlation of two inputs' h. ``q`` and ``c`` follow

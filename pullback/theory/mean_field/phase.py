@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Activation, Array, activation_of
 from pullback.theory.mean_field.critical import critical_points
 from pullback.theory.mean_field.phase_grid import phase_grid
 
 
 @dataclass(frozen=True)
-class PhaseDiagram:
+class PhaseDiagram(Shown):
     """``MeanField`` over a grid; every array is (len(sigma_b), len(sigma_w)).
 
     Attributes:

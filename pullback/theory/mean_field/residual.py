@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.theory.checks import check_depth
 from pullback.theory.expectations.activations import Activation, Array
 from pullback.theory.expectations.pairs import pair_means
@@ -17,7 +18,7 @@ LONGEST = 1e100  # lengths beyond which a network is of no use
 
 
 @dataclass(frozen=True)
-class ResidualProfile:
+class ResidualProfile(Shown):
     """A residual network's signals after 0 to ``depth`` blocks, (depth + 1,) each.
 
     Attributes:

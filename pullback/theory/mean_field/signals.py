@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.theory.checks import check_depth
 from pullback.theory.expectations.activations import Array
 from pullback.theory.expectations.pairs import pair_values
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SignalProfile:
+class SignalProfile(Shown):
     """Signals in layers 1 to L of a wide random network.
 
     Attributes:

@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.layers import Layers
 from pullback.theory.wide.modules import Modules
@@ -26,7 +27,7 @@ _PIXELS = 2**13  # of an image whose pixels are mixed: a single pair of them has
 
 
 @dataclass(frozen=True)
-class Limit:
+class Limit(Shown):
     """The infinitely wide limit of a network, as a function of inputs.
 
     Attributes:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pullback._checks import check_positive, input_error
+from pullback._results import Shown
 from pullback.theory.expectations.activations import Activation, Array, Function, activation_of
 from pullback.theory.wide.infinite_width import infinite_width_kernels
 
@@ -18,7 +19,7 @@ _ROUNDS = 6  # of refinement, each by a factor of 50
 
 
 @dataclass(frozen=True)
-class SmoothnessConstants:
+class SmoothnessConstants(Shown):
     """Suprema over all inputs between -40 and 40.
 
     Attributes:

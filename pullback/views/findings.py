@@ -1,0 +1,77 @@
+"""Findings: a card each, causes first and what follows from one beneath it."""
+
+from __future__ import annotations
+
+import math
+
+from pullback.advisor import Finding, Findings
+from pullback.charts.chart import PALETTE, Chart
+from pullback.charts.plots import Curve, curves
+from pullback.charts.text import counted, number, plotly_text
+from pullback.views.view import Card, View, drawing
+
+
+@drawing.register
+def finding_view(finding: Finding) -> View:
+    """One card, and its evidence as bars."""
+    return View("Finding", cards=(card_of(finding),), charts=(evidence_chart(finding),) if _finite(finding) else ())
+
+
+@drawing.register
+def findings_view(findings: Findings) -> View:
+    """A card for each, and the steps each was seen at."""
+    if not findings:
+        return View("No findings")
+    charts = (steps_chart(findings),)
+    return View(counted(len(findings), "finding"), cards=tuple(card_of(each) for each in findings), charts=charts)
+
+
+def card_of(finding: Finding) -> Card:
+    """What the card says."""
+    first, last = finding.steps
+    where = [f"layer {finding.layer}"] if finding.layer else []
+    where.append(f"steps {first:,} to {last:,}" if first != last else f"step {first:,}")
+    then = f"It follows from {' and '.join(finding.because)}." if finding.because else f"{finding.action}."
+    return Card(
+        finding.severity,
+        finding.name.replace("-", " "),
+        " · ".join(where),
+        tuple(text for text in (finding.summary, then) if text),
+        ", ".join(f"{name} {number(value)}" for name, value in finding.evidence.items()),
+        f"Threshold: {finding.threshold} · Source: {finding.source}",
+        bool(finding.because),
+    )
+
+
+def _finite(finding: Finding) -> dict[str, float]:
+    return {name: value for name, value in finding.evidence.items() if math.isfinite(value)}
+
+
+def evidence_chart(finding: Finding) -> Chart:
+    """The numbers that speak for it."""
+    found = _finite(finding)
+    names, at = [plotly_text(name, 18) for name in found], list(range(len(found)))
+    bars = Curve("evidence", at, list(found.values()), "bars", PALETTE[0])
+    reading = f"Threshold: {finding.threshold}."
+    chart = curves("evidence", "Evidence", reading, [bars], x="", y="value", summary=(reading,))
+    chart.figure["layout"]["xaxis"] |= {"tickvals": at, "ticktext": names}
+    return chart
+
+
+def steps_chart(findings: Findings) -> Chart:
+    """A line for each finding from the first step it was seen at to the last."""
+    places = list(range(len(findings), 0, -1))
+    lines = [
+        Curve(
+            plotly_text(f"{each.name}{f' in {each.layer}' if each.layer else ''}", 60),
+            list(each.steps),
+            [float(place)] * 2,
+        )
+        for each, place in zip(findings, places, strict=True)
+    ]
+    reading = "From the first step to the last at which each was seen."
+    chart = curves("steps", "When", reading, lines, x="training step", y="", summary=(reading,))
+    names = [plotly_text(each.name, 18) for each in findings]
+    chart.figure["layout"]["yaxis"] |= {"tickvals": places, "ticktext": names, "range": [0.5, len(findings) + 0.5]}
+    chart.figure["layout"]["showlegend"] = False
+    return chart
