@@ -146,6 +146,7 @@ class _Watcher(TorchFunctionMode):
     def __init__(self, x: Batch) -> None:
         super().__init__()
         self.rows: dict[str, tuple[str, Tensor, float, float]] = {}
+        self._steepest: dict[Any, Tensor] = {}  # of each kind that was called
         self._last = _Origin(0, "", -1)  # stands for what comes from no call that is seen (custom functions)
         self._origins: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
         self._origins.update((leaf, self._last) for leaf in tensors(x))
@@ -173,7 +174,10 @@ class _Watcher(TorchFunctionMode):
 
             source = self._last if origin is None else origin
             with own_calls():
-                summary = _summary(phi, u, result.detach(), source.axis)
+                key = (func, repr((args[1:], options)), u.dtype, u.device)
+                if key not in self._steepest:
+                    self._steepest[key] = _steepest(phi, u)
+                summary = _summary(phi, u, result.detach(), source.axis, self._steepest[key])
             self.rows[self._named(source.name or kind)] = (kind, *summary)
         if origin is not None:
             for leaf in tree_leaves(result):
@@ -194,11 +198,17 @@ class _Watcher(TorchFunctionMode):
         return own
 
 
-def _summary(phi: Callable[[Tensor], Tensor], u: Tensor, h: Tensor, axis: int) -> tuple[Tensor, float, float]:
+def _steepest(phi: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    """The largest slope of an activation, in the dtype and on the device of its input."""
+    return _slope(phi, torch.linspace(-8, 8, 4001, dtype=u.dtype, device=u.device)).abs().max()
+
+
+def _summary(
+    phi: Callable[[Tensor], Tensor], u: Tensor, h: Tensor, axis: int, largest: Tensor
+) -> tuple[Tensor, float, float]:
     """Which units are dead, the share that is saturated, the effective rank."""
     axis = axis if h.dim() > 2 else -1
     slope, out = (t.movedim(axis, -1).reshape(-1, t.shape[axis]) for t in (_slope(phi, u).abs(), h))
-    largest = _slope(phi, torch.linspace(-8, 8, 4001, dtype=u.dtype, device=u.device)).abs().max()
     dead = slope.amax(0) < DEAD
     saturated = float((slope < SATURATED * largest).double().mean())
     out = out.double() if out.dtype == torch.float64 else out.float()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from pullback._checks import check_names, input_error
+from pullback.functional.walk import parts_of
 
 Home = tuple[Any, Any, Tensor]  # what holds a tensor, the key or place it is under, the tensor
 
@@ -32,12 +34,7 @@ def stand_in(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "sta
 
     Cost: a walk over the modules; nothing is copied.
     """
-    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-    check_names(where, "parameters or buffers", tensors, own)
-    given: dict[int, Tensor] = {}
-    for name, tensor in tensors.items():
-        if given.setdefault(id(own[name]), tensor) is not tensor:
-            raise input_error(where, f"one tensor for the shared `{name}`", "two", "Pass it under one of its names")
+    given = _by_identity(module, tensors, where) if tensors else {}
     with kept_attributes(module), _computed_anew():
         homes = [home for home in _homes(module) if id(home[2]) in given] if given else []
         try:
@@ -49,9 +46,20 @@ def stand_in(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "sta
                 home[name] = tensor
 
 
+def _by_identity(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[int, Tensor]:
+    """What stands in, by the id of the module's own tensor."""
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    check_names(where, "parameters or buffers", tensors, own)
+    given: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if given.setdefault(id(own[name]), tensor) is not tensor:
+            raise input_error(where, f"one tensor for the shared `{name}`", "two", "Pass it under one of its names")
+    return given
+
+
 def _homes(module: nn.Module) -> Iterator[Home]:
     """Every place a module keeps tensors in, each once; recurrent layers, for one, list their parameters once more."""
-    for part in module.modules():
+    for part in parts_of(module):
         for home in (part._parameters, part._buffers, *_plain(part)):
             pairs = enumerate(home) if isinstance(home, list) else home.items()
             yield from ((home, key, value) for key, value in list(pairs) if isinstance(value, Tensor))
@@ -70,12 +78,14 @@ def kept_attributes(module: nn.Module) -> Iterator[None]:
     Layers leave some behind in a forward pass: torch's older weight norm the weight, recurrent layers a list of theirs.
     Made of what stood in for a moment, they would outlive it.
     """
-    before = {part: dict(vars(part)) for part in module.modules()}
+    before = {part: dict(vars(part)) for part in parts_of(module)}
     try:
         yield
     finally:
         for part, attributes in before.items():
             own = vars(part)
+            if list(own) == list(attributes) and all(map(is_, own.values(), attributes.values())):
+                continue
             for name, value in [*own.items()]:
                 if name not in attributes and _holds_tensors(name, value):
                     del own[name]

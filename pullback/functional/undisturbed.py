@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback.functional.plain_calls import plain_calls
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager, without_parameter_hooks
+from pullback.functional.walk import parts_of
 
 
 @contextmanager
@@ -29,8 +30,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
 
     Cost: one copy of the buffers (running statistics, masks).
     """
-    modes = {module: module.training for module in model.modules()}
-    made = {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_inference()}
+    modes = {module: module.training for module in parts_of(model)}
+    made = _made_in_inference(model, modes)
     homes = [
         (module, name, buffer, buffer._version, buffer.detach().clone())
         for module in modes
@@ -53,12 +54,13 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
         if derivatives:
             stack.enter_context(plain_calls())
         try:
-            if training is not None:
+            if training is not None and any(mode != training for mode in modes.values()):
                 model.train(training)
             yield
         finally:
             for module, mode in modes.items():
-                module.training = mode
+                if module.training != mode:
+                    module.training = mode
             for module, name in empty:
                 module._buffers[name] = None
             for module, name, buffer, version, copy in homes:
@@ -73,3 +75,11 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
                 if weight._version != version:
                     with torch.no_grad():
                         weight.copy_(copy)
+
+
+def _made_in_inference(model: nn.Module, parts: Iterable[nn.Module]) -> dict[str, Tensor]:
+    """By name, parameters and buffers that were made in ``torch.inference_mode``."""
+    tensors = (t for part in parts for held in (part._parameters, part._buffers) for t in held.values())
+    if not any(t is not None and t.is_inference() for t in tensors):
+        return {}
+    return {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_inference()}

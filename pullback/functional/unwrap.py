@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pullback._checks import unsupported
+from pullback.functional.walk import parameters_of, parts_of
 
 COMPILED = "_orig_mod"  # the name torch.compile's wrapper keeps the module under
 
@@ -97,7 +98,7 @@ def full_precision(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def without_parameter_hooks(model: nn.Module) -> Iterator[None]:
     """Hooks on parameters, which watch or change gradients in training, are not called in the block."""
-    held = [(p._backward_hooks, dict(p._backward_hooks)) for p in model.parameters() if p._backward_hooks]
+    held = [(p._backward_hooks, dict(p._backward_hooks)) for p in parameters_of(model) if p._backward_hooks]
     for hooks, _ in held:
         hooks.clear()
     try:
@@ -126,13 +127,18 @@ def refuse_sharded(model: nn.Module, where: str) -> None:
 
 def _sharding(model: nn.Module) -> str | None:
     """What the model's parameters are spread by, None if they are whole."""
-    for name, module in model.named_modules():
-        # torch marks the modules whose parameters FSDP manages, in both of its versions, for its compiler
-        if getattr(module, "_is_fsdp_managed_module", False):
-            return f"parameters managed by FSDP in layer `{name}`" if name else "parameters managed by FSDP"
+    # torch marks the modules whose parameters FSDP manages, in both of its versions, for its compiler
+    managed = {part for part in parts_of(model) if _is_managed(part)}
+    if managed:
+        name = next(name for name, part in model.named_modules() if part in managed)
+        return f"parameters managed by FSDP in layer `{name}`" if name else "parameters managed by FSDP"
     distributed = sys.modules.get("torch.distributed.tensor")  # not loaded, no such tensor
-    if distributed is not None:
-        for name, parameter in model.named_parameters():
-            if isinstance(parameter, distributed.DTensor):
-                return f"the DTensor `{name}`"
+    if distributed is not None and any(isinstance(p, distributed.DTensor) for p in parameters_of(model)):
+        return next(f"the DTensor `{n}`" for n, p in model.named_parameters() if isinstance(p, distributed.DTensor))
     return None
+
+
+def _is_managed(part: nn.Module) -> bool:
+    """Whether the mark is there; of a module that lacks an attribute ``getattr`` takes long to say so."""
+    mark = "_is_fsdp_managed_module"
+    return bool(vars(part).get(mark, getattr(type(part), mark, False)))

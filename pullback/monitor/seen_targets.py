@@ -10,6 +10,9 @@ from torch import Tensor
 from pullback.functional.batch import Batch, tensors
 from pullback.monitor.probes.targets import MOST_CLASSES, MOST_OUTPUTS
 
+BLOCK = 64  # batches whose labels wait to be counted together: one by one counting takes longer than the labels do
+MOST_WAITING = 2**16  # labels, at most
+
 
 class SeenTargets:
     """Sums over the batches since they were last taken; on the targets' own device, which is never waited for.
@@ -17,13 +20,14 @@ class SeenTargets:
     Of classes (N,) the counts, and over the batches the sums of squared counts over the batch's size: chi-squared is a
     sum of these. Of numbers the sums of an analysis of variance. Nothing of tokens, or of several targets.
 
-    Cost: an addition for each target, and of few numbers more.
+    Cost: an addition for each target, and of few numbers more. Labels are copied, and counted some batches at a time.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._kind: tuple[Any, ...] = ()
-        self._batches = self._samples = 0
+        self._labels: list[Tensor] = []  # of batches that are not counted yet
+        self._batches = self._samples = self._waiting = 0
 
     def see(self, y: Batch) -> None:
         """Add a batch; what is no batch of targets is passed over."""
@@ -34,17 +38,33 @@ class SeenTargets:
         classes = not t.is_floating_point()
         if classes and t.numel() != len(t):
             return
-        found = _of_classes(t) if classes else _of_numbers(t)
-        kind = (classes, t.device, *(each.shape for each in found.values()))
+        kind = (classes, t.device, () if classes else t.shape[1:])
         if kind != self._kind:
             self._kind, self._sums, self._batches, self._samples = kind, {}, 0, 0
-        for name, value in found.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._labels, self._waiting = [], 0
         self._batches += 1
         self._samples += len(t)
+        if not classes:
+            self._add(_of_numbers(t))
+            return
+        self._labels.append(t.flatten().clone())  # the loop may write over them
+        self._waiting += len(t)
+        if len(self._labels) >= BLOCK or self._waiting >= MOST_WAITING:
+            self._count()
+
+    def _add(self, found: dict[str, Tensor]) -> None:
+        for name, value in found.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _count(self) -> None:
+        """Count the labels that wait."""
+        if self._labels:
+            self._add(_of_classes(self._labels))
+        self._labels, self._waiting = [], 0
 
     def take(self) -> dict[str, Any]:
         """The sums so far, and start anew; empty where there are none, or too many classes."""
+        self._count()
         sums, batches, samples = self._sums, self._batches, self._samples
         self._sums, self._batches, self._samples = {}, 0, 0
         if not batches:
@@ -62,15 +82,18 @@ class SeenTargets:
         }
 
 
-def _of_classes(t: Tensor) -> dict[str, Tensor]:
+def _of_classes(batches: list[Tensor]) -> dict[str, Tensor]:
     """(MOST_CLASSES + 2,): the first place is for labels below 0, the last for those beyond."""
-    places = t.flatten().long().clamp(-1, MOST_CLASSES) + 1
-    if t.device.type == "cpu":
-        counts = torch.bincount(places, minlength=MOST_CLASSES + 2).double()
+    places, width = torch.cat(batches).long().clamp(-1, MOST_CLASSES) + 1, MOST_CLASSES + 2
+    sizes = torch.tensor([len(each) for each in batches])
+    places += (torch.arange(len(batches)) * width).repeat_interleave(sizes).to(places.device)
+    if places.device.type == "cpu":
+        counts = torch.bincount(places, minlength=len(batches) * width).double()
     else:  # there `bincount` waits for the device
-        counts = torch.zeros(MOST_CLASSES + 2, dtype=torch.float64, device=t.device)
+        counts = torch.zeros(len(batches) * width, dtype=torch.float64, device=places.device)
         counts.scatter_add_(0, places, torch.ones_like(places, dtype=torch.float64))
-    return {"counts": counts, "squares": counts**2 / len(t)}
+    counts = counts.reshape(len(batches), width)
+    return {"counts": counts.sum(0), "squares": (counts**2 / sizes.to(counts).unsqueeze(1)).sum(0)}
 
 
 def _of_numbers(t: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.diagnostics.step_sizes import Optimizers, number_of, optimizers_of
+from pullback.functional.walk import parameters_of
 from pullback.monitor.handed import as_number
 from pullback.monitor.output import Output
 from pullback.runs.schema import in_words
@@ -99,7 +100,7 @@ class Steps:
         """Of all gradients that are still there, at steps that keep its work within ``SHARE`` of theirs."""
         if step < self._next_norm:
             return None
-        params = [p for p in self.model.parameters() if p.requires_grad and p.grad is not None]
+        params = [p for p in parameters_of(self.model) if p.requires_grad and p.grad is not None]
         if not params:
             return None
         self._norms += 1

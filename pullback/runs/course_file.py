@@ -35,6 +35,7 @@ PART = 8  # and at most one in so many of those made: what a killed process lose
 ROOM = 256  # bytes that double precision may take, and a fourth more a value: short runs keep every digit
 FORMATS = ("<f4", "<f8")
 ORDERS = (0, 1, 2)  # of differences
+FEW = 16  # values which take ``ROOM`` at most however they are held: nothing is tried
 
 Series = tuple[np.ndarray, np.ndarray]
 
@@ -155,7 +156,7 @@ def _packed(steps: np.ndarray, values: np.ndarray, kind: int) -> tuple[int, byte
     with np.errstate(over="ignore"):
         bits = values.astype(FORMATS[kind]).view(FORMATS[kind].replace("f", "u"))
     found = []
-    for order in ORDERS:
+    for order in ORDERS if len(values) > FEW else ORDERS[:1]:
         found.append((order, zlib.compress(apart + planes(bits), 1)))
         bits = np.diff(bits, prepend=bits.dtype.type(0))
     return min(found, key=lambda each: len(each[1]))

@@ -1,0 +1,23 @@
+"""Walks over a module's parts without their names, which cost torch most of the walk: a monitor makes many."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """The module and all below it, each once, in the order of ``module.modules()``."""
+    found: dict[nn.Module, None] = {}
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        if part not in found:
+            found[part] = None
+            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+    return list(found)
+
+
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """Every parameter, each once, in the order of ``module.parameters()``."""
+    held = (p for part in parts_of(module) for p in part._parameters.values() if p is not None)
+    return list({id(p): p for p in held}.values())
