@@ -6,23 +6,31 @@ import math
 
 PREFIXES = ("", *"kMGTPEZYR")  # of thousands
 DAY = 86400  # seconds
+_UNITS = (  # up to which time in seconds, the unit, its decimals and its name
+    (120, 1, 1, "s"),
+    (7200, 60, 1, "min"),
+    (3 * DAY, 3600, 1, "h"),
+    (1000 * DAY, DAY, 0, "days"),
+)
 
 
 def duration(seconds: float) -> str:
-    """A time span in words short enough for a progress line."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """A time in the unit that suits it, from milliseconds to years; "NaN" and "∞" for what is none."""
+    if not math.isfinite(seconds):
+        return "NaN" if math.isnan(seconds) else "∞"
+    if seconds <= 0:
+        return "0 s"
+    if seconds < 1:
+        places = max(0, 1 - math.floor(math.log10(1000 * seconds)))  # two significant digits
+        text = f"{1000 * seconds:.{places}f}"
+        return (text.rstrip("0").rstrip(".") if places else text) + " ms"
+    for below, unit, digits, name in _UNITS:
+        if seconds < below:
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds / DAY / 365:.3g} years"
 
 
 def count(number: float, unit: str) -> str:
     """A count with a prefix: ``count(2.5e12, "B")`` is "2.5 TB"."""
     power = min(len(PREFIXES) - 1, math.floor(math.log10(number) / 3)) if number >= 1 else 0
     return f"{number / 1000**power:.3g} {PREFIXES[power]}{unit}"
-
-
-def span(seconds: float) -> str:
-    """A time that may be long: ``duration``, then days and years."""
-    if seconds < 3 * DAY:
-        return duration(seconds)
-    return f"{seconds / DAY:.0f} days" if seconds < 1000 * DAY else f"{seconds / DAY / 365:.3g} years"

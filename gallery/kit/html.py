@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pullback._text import duration
 from pullback.charts.chart import Chart, Frame, Table
 from pullback.charts.document import document_html, write_whole
-from pullback.charts.text import duration
 
 from .record import cells, tables_of
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pullback._text import duration
 from pullback.charts.document import write_whole
-from pullback.charts.text import duration
 
 if TYPE_CHECKING:
     from .page import Page

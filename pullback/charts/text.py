@@ -94,15 +94,6 @@ def percent(value: object) -> str:
     return f"{100 * fraction:.1f} %".replace("-", "−") if math.isfinite(fraction) else number(fraction)
 
 
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    if not math.isfinite(seconds):
-        return number(seconds)
-    if seconds < 1:
-        return f"{number(1000 * seconds, 2)} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
 def cell(value: object) -> str:
     """One cell of a table; empty for what was not measured."""
     if value is None:

@@ -12,7 +12,7 @@ from pullback.kernels.plan_store import plan_store
 from pullback.kernels.series import KernelSeries
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.sketched import SketchedKernel, sketch_kernel
-from pullback.kernels.store.scale_plan import ScalePlan
+from pullback.kernels.store.plan import StorePlan
 from pullback.kernels.store.write import KernelStore, kernel_to_store, open_store
 from pullback.kernels.tangent import tangent_kernel
 
@@ -26,9 +26,9 @@ __all__ = [
     "LayerPlan",
     "ParameterCheck",
     "Rates",
-    "ScalePlan",
     "Sketch",
     "SketchedKernel",
+    "StorePlan",
     "backward_kernel",
     "check_gradients",
     "kernel_to_store",

@@ -12,8 +12,10 @@ from pullback.functional.batch import Batch
 from pullback.kernels.plan.rates import Rates, machine_rates
 from pullback.kernels.request import loss_request
 from pullback.kernels.shapes_alone import from_few
-from pullback.kernels.store.cost import make_scale_plan
-from pullback.kernels.store.scale_plan import ScalePlan
+from pullback.kernels.store.cost import store_plan
+from pullback.kernels.store.footprint import Footprint
+from pullback.kernels.store.operations import count_passes
+from pullback.kernels.store.plan import StorePlan
 
 
 def plan_store(
@@ -28,7 +30,7 @@ def plan_store(
     workers: int = 1,
     tile: int | None = None,
     rates: Rates | None = None,
-) -> ScalePlan:
+) -> StorePlan:
     """What ``kernel_to_store`` will do and cost, tile by tile, on that many workers, from one pass over two samples.
 
     A model on the meta device (``with torch.device("meta")``) is planned from shapes alone and nothing is allocated,
@@ -47,7 +49,7 @@ def plan_store(
         rates: speeds of one worker; None measures this machine.
 
     Returns:
-        ScalePlan; print it. Bytes and operations are counted from shapes, seconds are estimates.
+        StorePlan; print it. Bytes and operations are counted from shapes, seconds are estimates.
 
     Raises:
         InputError, UnsupportedError: as ``kernel_to_store`` would; a model on the meta device without ``rates``.
@@ -79,6 +81,14 @@ def plan_store(
         rates = rates or machine_rates(like.device, like.dtype)
         index = slice(0, captured.num_samples)
         pair = take(rows.x, index), take(rows.y, index)
-        return make_scale_plan(
-            captured, request.readout, pair, few.graph_bytes, rows.count, workers, tile, memory_limit, rates, where
-        )
+        footprint = Footprint.of(captured, pair, few.graph_bytes * captured.num_samples, rates)
+        if tile is None:
+            limit = memory_limit
+            if limit is None and captured.values.device.type == "meta":
+                limit = 2**63  # whose memory it is to fit is not known
+            tile = footprint.choose_tile(rows.count, limit, where)
+        tile = min(tile, rows.count)
+        footprint.check(tile, memory_limit, where)
+        one = footprint.pair_plan(tile, where, memory_limit=memory_limit)
+        passes = count_passes(captured, request.readout, *pair, where)
+        return store_plan(footprint, rows.count, one, workers, where, passes)

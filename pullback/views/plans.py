@@ -9,8 +9,7 @@ from pullback.charts.chart import PALETTE, Chart, Table
 from pullback.charts.plots import Curve, curves
 from pullback.charts.text import plotly_text
 from pullback.influence import InfluencePlan
-from pullback.kernels import KernelPlan, ScalePlan
-from pullback.kernels.store.plan import StorePlan
+from pullback.kernels import KernelPlan, StorePlan
 from pullback.views.view import View, drawing
 
 
@@ -33,27 +32,20 @@ def plan_view(plan: KernelPlan) -> View:
 
 @drawing.register
 def store_plan_view(plan: StorePlan) -> View:
-    """What it says as text, and its bytes."""
-    parts = {
-        "finished store": plan.disk_bytes,
-        "factors, while it lasts": plan.capture_bytes,
+    """What it says as text, the seconds of its parts, and its bytes."""
+    times = {"start": plan.start_seconds, "tiles": plan.tile_seconds}
+    if plan.capture_seconds is not None:
+        times["captures"] = plan.capture_seconds
+    sizes = {
+        "finished store": plan.finished_bytes,
+        "factors, while it lasts": plan.disk_bytes - plan.finished_bytes,
         "memory, at the peak": plan.peak_bytes,
     }
-    rows: list[list[Any]] = [[name, count(size, "B")] for name, size in parts.items()]
-    rows.append(["tiles", f"{plan.num_tiles:,}, about {duration(plan.seconds)}"])
-    chart = bar_chart(
-        "What it takes", "On disk and in memory.", {name: size / 1e9 for name, size in parts.items()}, "GB"
-    )
+    rows: list[list[Any]] = [[name, count(size, "B")] for name, size in sizes.items()]
+    rows.append(["tiles", f"{plan.num_tiles:,}, about {duration(plan.tile_seconds)}"])
+    chart = bar_chart("Where the time goes", "Of the worker that has most to do.", times, "s")
     table = Table("Costs", ("what", "how much"), rows)
     return View("Plan of a kernel on disk", tuple(str(plan).splitlines()), charts=(chart,), tables=(table,))
-
-
-@drawing.register
-def scale_plan_view(plan: ScalePlan) -> View:
-    """What it says as text, and the seconds of its parts."""
-    parts = {"start": plan.start_seconds, "captures": plan.capture_seconds, "tiles": plan.tile_seconds}
-    chart = bar_chart("Where the time goes", "Of the worker that has most to do.", parts, "s")
-    return View("Plan of a kernel on disk, by several workers", tuple(str(plan).splitlines()), charts=(chart,))
 
 
 @drawing.register

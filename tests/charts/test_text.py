@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pullback.charts.text import as_float, cell, clean, duration, number, percent, plotly_text, script_json, shorten
+from pullback.charts.text import as_float, cell, clean, number, percent, plotly_text, script_json, shorten
 
 
 def test_what_no_file_can_hold_is_replaced():
@@ -75,7 +75,6 @@ def test_numbers_keep_their_size(value):
 def test_other_forms():
     assert percent(0.0321) == "3.2 %"
     assert percent(math.inf) == "∞"
-    assert [duration(s) for s in (0.0123, 3.21, 600, math.nan)] == ["12 ms", "3.2 s", "10.0 min", "NaN"]
     assert cell(None) == ""
     assert cell("<i>") == "<i>"
     assert cell(0.25) == "0.25"

@@ -300,5 +300,5 @@ def test_long_work_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             assert bool(capsys.readouterr().err) == some
     calls[0]()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "self_influence: 2 of 8 samples, 36 s left"
+    assert lines[0] == "self_influence: 2 of 8 samples, 36.0 s left"
     assert lines[-1] == "self_influence: 8 of 8 samples"

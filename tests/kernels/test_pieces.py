@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from pullback._text import DAY, count, duration, span
+from pullback._text import DAY, count, duration
 from pullback.gradients.capture.dependent import _along
 from pullback.gradients.rows.contract import block_shape
 from pullback.gradients.rows.outer import OuterFactor
@@ -151,18 +152,27 @@ def test_long_messages_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (3 * DAY - 1, duration(3 * DAY - 1)),
+        (0.0123, "12 ms"),
+        (0.00012, "0.12 ms"),
+        (0.1, "100 ms"),
+        (0, "0 s"),
+        (3.21, "3.2 s"),
+        (600, "10.0 min"),
+        (2.5 * DAY, "60.0 h"),
+        (math.nan, "NaN"),
+        (math.inf, "∞"),
         (3 * DAY, "3 days"),
         (999.4 * DAY, "999 days"),
         (1000 * DAY, "2.74 years"),
-        (89, "89 s"),
-        (90, "2 min"),
-        (5399, "90 min"),
-        (5400, "1.5 h"),
+        (1e10, "317 years"),
+        (119, "119.0 s"),
+        (120, "2.0 min"),
+        (7199, "120.0 min"),
+        (7200, "2.0 h"),
     ],
 )
-def test_spans_of_time(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

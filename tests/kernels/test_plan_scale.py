@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback._text import count, span
+from pullback._text import count
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
 from pullback.gradients.capture.coverage import capture_factors
@@ -145,9 +145,14 @@ def test_the_plan_is_that_of_the_store(tmp_path: Path) -> None:
         path = tmp_path / str(tile)
         store = kernel_to_store(model, CE, (x, y), path, tile=tile, progress=False)
         scale = pb.plan_store(model, CE, x[:2].clone(), y[:2], num_samples=300, tile=tile)
-        assert scale == replace(scale, tile=store.tile_size, num_tiles=store.plan.num_tiles)
+        counted = {"forward_flops", "backward_flops", "check_flops", "passes", "capture_seconds"}  # by plan_store alone
+        for name, value in asdict(store.plan).items():
+            if name in counted:
+                assert value is None
+                assert getattr(scale, name) > 0
+            elif name != "peak_bytes":
+                assert getattr(scale, name) == value, name
         assert scale.peak_bytes == pytest.approx(store.plan.peak_bytes, rel=0.01)
-        assert scale.disk_bytes == store.plan.disk_bytes + store.plan.capture_bytes
         entries = [json.loads(line) for file in path.glob("ledger-*") for line in file.read_text().splitlines()]
         written = sum(entry["bytes"] for entry in entries if "block" in entry)
         assert scale.written_bytes == pytest.approx(written, rel=0.25)  # headers weigh something in files this small
@@ -177,7 +182,6 @@ def test_what_is_printed() -> None:
     assert count(scale.tile_flops, "FLOP") in text
     assert count(scale.peak_bytes, "B") in text
     assert [count(n, "B") for n in (0, 0.5, 999, 2.5e12, 7e24)] == ["0 B", "0.5 B", "999 B", "2.5 TB", "7 YB"]
-    assert [span(n) for n in (5, 7200, 864000, 1e10)] == ["5 s", "2.0 h", "10 days", "317 years"]
 
 
 @pytest.mark.slow

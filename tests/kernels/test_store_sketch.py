@@ -189,7 +189,8 @@ def test_captures_are_the_sketched_rows(tmp_path: Path, monkeypatch: pytest.Monk
     plans = {}
     for name, sketch in (("exact", None), ("sketched", CHEAPER)):
         plans[name] = make(tmp_path / name, *wide(300), tile=100, sketch=sketch).plan
-        assert plans[name].capture_bytes == pytest.approx(sizes[name], rel=0.25)
+        waiting = plans[name].disk_bytes - plans[name].finished_bytes
+        assert waiting == pytest.approx(sizes[name], rel=0.25)
     assert plans["sketched"].capture_bytes < plans["exact"].capture_bytes / 3
 
 

@@ -18,10 +18,10 @@ from benchmarks.harness.environment import RESULTS
 from benchmarks.methods import models
 from benchmarks.studies.scale.check import PAGE, fill
 from pullback import InputError
-from pullback._text import count, span
+from pullback._text import count, duration
 from pullback.kernels.plan.rates import Rates
 from pullback.kernels.plan_store import plan_store
-from pullback.kernels.store.plan import SMALLEST_TILE
+from pullback.kernels.store.footprint import SMALLEST_TILE
 
 CORE = Rates(gemm=1e11, bmm=8e10, stream=6e9, wire=1e9)  # a core of the machine of ``benchmarks/README.md``
 A100 = Rates(gemm=0.5 * 312e12, bmm=0.25 * 312e12, stream=2e11, wire=50e9)  # half of bfloat16's peak, NVLink or HDR
@@ -133,7 +133,7 @@ def main() -> None:
     found = []
     for row in ROWS:
         found.append(planned(row))
-        print(found[-1]["name"], found[-1]["num_samples"], span(found[-1]["seconds"]), flush=True)
+        print(found[-1]["name"], found[-1]["num_samples"], duration(found[-1]["seconds"]), flush=True)
     path = RESULTS / "scale_plans.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     text = table(found)
@@ -171,7 +171,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [str(row["workers"]), str(row["tile"]), count(passes, ""), count(row["tile_flops"], "")]
         cells += [count(row["capture_bytes"], "B"), count(row["disk_bytes"], "B")]
         cells += [count(row["peak_bytes"], "B") + ("" if row["fits"] else " (!)"), count(row["wire_bytes"], "B")]
-        cells += [f"{row['passes']:.3g}", span(row["seconds"])]
+        cells += [f"{row['passes']:.3g}", duration(row["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

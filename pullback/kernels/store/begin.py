@@ -8,14 +8,16 @@ from typing import Any
 from pullback._checks import check_positive, input_error
 from pullback._version import __version__
 from pullback.functional import LossFunction, ModelView, undisturbed
+from pullback.functional.memory import graph_bytes
 from pullback.functional.readout import Readout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import capture_factors
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.kernels.sketch.project import Sketch
+from pullback.kernels.store.cost import store_plan
 from pullback.kernels.store.data import Blocks, fingerprint, first_difference
+from pullback.kernels.store.footprint import Footprint
 from pullback.kernels.store.layout import FORMAT, Folder
-from pullback.kernels.store.plan import Footprint
 from pullback.kernels.store.sample import check_sample
 from pullback.kernels.store.sketching import from_json, to_json
 
@@ -44,6 +46,14 @@ def captured_templates(view: ModelView, readout: Readout, data: Blocks, tile: in
         if tile is not None and len(data) % tile == 1 and count > 1:
             templates.append(capture_factors(view, readout, *data.take(len(data) - 1, len(data)), where))
     return templates
+
+
+def footprint_of(view: ModelView, readout: Readout, data: Blocks, captured: Captured, where: str) -> Footprint:
+    """What one captured block says of the whole store."""
+    pair = data.take(0, captured.num_samples)
+    with undisturbed(view.model):
+        graph = graph_bytes(view, readout, *pair, where)
+    return Footprint.of(captured, pair, graph)
 
 
 def prepare(
@@ -76,13 +86,14 @@ def prepare(
     if tile is None:
         tile = footprint.choose_tile(count, memory_limit, where)
     tile = min(tile, count)
-    footprint.check(count, tile, memory_limit, where)
-    plan, pair = footprint.plan(count, tile, where, memory_limit=memory_limit)
-    free, needed = folder.free_bytes(), plan.disk_bytes + plan.capture_bytes
+    footprint.check(tile, memory_limit, where)
+    pair = footprint.pair_plan(tile, where, memory_limit=memory_limit)
+    plan = store_plan(footprint, count, pair, 1, where)
+    free, needed, kept = folder.free_bytes(), plan.disk_bytes, plan.disk_bytes - plan.finished_bytes
     if free < needed:
         raise input_error(
             where,
-            f"{needed / 1e9:.3g} GB of free disk, of which {plan.capture_bytes / 1e9:.3g} GB only until it is finished",
+            f"{needed / 1e9:.3g} GB of free disk, of which {kept / 1e9:.3g} GB only until it is finished",
             f"{free / 1e9:.3g} GB at {folder.path}",
             "Choose another path, or make room",
         )
@@ -133,4 +144,4 @@ def check_same(folder: Folder, about: dict[str, Any], tile: int | None, where: s
 def pair_plan(footprint: Footprint, about: dict[str, Any], where: str) -> KernelPlan:
     """How a tile is made, as it was decided when the store was begun."""
     forms, piece_bytes = about["forms"], about["piece_bytes"]
-    return footprint.plan(about["num_samples"], about["tile"], where, forms=forms, piece_bytes=piece_bytes)[1]
+    return footprint.pair_plan(about["tile"], where, forms=forms, piece_bytes=piece_bytes)

@@ -1,74 +1,109 @@
-"""What a store will cost: tile size under a memory limit, operations, bytes on disk, bytes held, expected time."""
+"""``StorePlan``: what a kernel on disk costs, as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from pullback._checks import input_error
-from pullback._memory import physical_bytes
 from pullback._results import Drawn
-from pullback._text import duration
-from pullback.functional import ModelView, undisturbed
-from pullback.functional.memory import data_bytes, graph_bytes
-from pullback.functional.model_view import layer_of
-from pullback.functional.readout import Readout
-from pullback.gradients.capture.aligned import forward_order
-from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import Form
-from pullback.kernels.gram.squares import workspace_bytes
-from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import SMALLEST_PIECE_BYTES, make_plan
-from pullback.kernels.plan.rates import Rates
-from pullback.kernels.sketch.project import BLOCK_NUMBERS
-from pullback.kernels.store.data import Blocks
-from pullback.kernels.store.factor_files import factor_bytes
-
-DEFAULT_TILE = 2048  # samples along the side of a tile without a limit: reading is then far below computing
-BASE_BYTES = 2**27  # libraries loaded on the way, and what the allocator does not give back
-SMALLEST_TILE = 16  # a limit that allows only fewer would spend its time on files
-GRANULE = 256  # from here on tiles grow in larger steps
+from pullback._text import count, duration
 
 
 @dataclass(frozen=True)
 class StorePlan(Drawn):
-    """The cost of a store; ``str(plan)`` is what is printed before the work.
+    """The cost of a kernel made on disk by ``workers`` workers; ``str(plan)`` is a table.
+
+    Bytes and seconds are those of the worker that has most to do; operations are of all workers. A store knows what
+    its tiles cost; what goes through the model is counted by ``plan_store`` alone, and None elsewhere.
 
     Args:
         num_samples: N.
+        workers: W.
         tile: samples along the side of a tile.
-        num_tiles: tiles on and below the diagonal.
-        flops: operations of all tiles, an add and a multiply counted as two.
-        disk_bytes: the finished store.
-        capture_bytes: gradient factors on disk while the work lasts.
-        peak_bytes: the most one worker holds at a time beyond the model and the data set.
-        seconds: expected time of the tiles with one worker, from the machine's rates.
-        sketched: how the kernel is estimated; None for an exact one. Making the sketches is not in ``flops``.
+        num_tiles: on and below the diagonal.
+        forward_flops: of all forward passes.
+        backward_flops: of all backward passes.
+        check_flops: of the summed rows and norms every block is checked by.
+        tile_flops: of all tiles. Making sketches is in none of these.
+        passes: samples run through the model, single ones that are checked included, by the number of samples.
+        capture_bytes: gradient factors of a sample.
+        disk_bytes: what is on the shared disk at the end of the captures and of the tiles together.
+        finished_bytes: of those, what stays when the store is finished.
+        model_bytes: weights and buffers, in every worker.
+        peak_bytes: held at a time beyond the model and the data.
+        written_bytes: captures a worker writes.
+        read_bytes: captures a worker reads.
+        tile_bytes: tiles a worker writes.
+        start_seconds: a sample captured, the plan, the files, weights hashed.
+        capture_seconds: blocks run through the model, checked and written.
+        tile_seconds: blocks read, tiles made and written.
+        sketched: how the kernel is estimated; None for an exact one.
     """
 
     num_samples: int
+    workers: int
     tile: int
     num_tiles: int
-    flops: float
-    disk_bytes: int
+    tile_flops: float
     capture_bytes: int
+    disk_bytes: int
+    finished_bytes: int
+    model_bytes: int
     peak_bytes: int
-    seconds: float
+    written_bytes: int
+    read_bytes: int
+    tile_bytes: int
+    start_seconds: float
+    tile_seconds: float
     sketched: str | None = None
+    forward_flops: float | None = None
+    backward_flops: float | None = None
+    check_flops: float | None = None
+    passes: float | None = None
+    capture_seconds: float | None = None
+
+    @property
+    def pass_flops(self) -> float:
+        """Operations of all passes through the model and their checks; 0 where they are not counted."""
+        return (self.forward_flops or 0.0) + (self.backward_flops or 0.0) + (self.check_flops or 0.0)
+
+    @property
+    def flops(self) -> float:
+        """Operations of all workers."""
+        return self.pass_flops + self.tile_flops
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes between a worker and the shared disk."""
+        return self.written_bytes + self.read_bytes + self.tile_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the run."""
+        return self.start_seconds + (self.capture_seconds or 0.0) + self.tile_seconds
 
     def __str__(self) -> str:
+        rows = [("", "operations", "to and from the disk, a worker", "time")]
+        if self.capture_seconds is not None:
+            captured = count(self.written_bytes, "B"), duration(self.capture_seconds)
+            rows.append(("captures", count(self.pass_flops, "FLOP"), *captured))
+        moved = count(self.read_bytes + self.tile_bytes, "B")
+        rows.append(("tiles", count(self.tile_flops, "FLOP"), moved, duration(self.tile_seconds)))
+        if self.capture_seconds is not None:
+            rows.append(("in all", count(self.flops, "FLOP"), count(self.wire_bytes, "B"), duration(self.seconds)))
+        widths = [max(len(row[k]) for row in rows) for k in range(4)]
+        samples, tile, workers = self.num_samples, self.tile, self.workers
+        passes = [] if self.passes is None else [f"{self.passes:.3g} passes over the data"]
+        captures = f"captures: {count(self.capture_bytes, 'B')} a sample"
+        disk = f"on the disk: {count(self.disk_bytes, 'B')}, {count(self.finished_bytes, 'B')} of it for good"
         lines = [
-            f"kernel {self.num_samples} x {self.num_samples} in {self.num_tiles} tiles of {self.tile} x {self.tile}: "
-            f"{self.flops / 1e9:.3g} GFLOP",
-            f"{self.disk_bytes / 1e9:.3g} GB on disk, and {self.capture_bytes / 1e9:.3g} GB of gradient factors "
-            "until it is finished",
-            f"about {self.peak_bytes / 1e6:.0f} MB in memory at the peak, about {duration(self.seconds)} for the tiles",
+            f"{samples} samples in {self.num_tiles} tiles of {tile} x {tile} on {workers} worker{'s' * (workers > 1)}",
+            *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
+            "; ".join([*passes, captures, disk]),
+            f"in each worker: {count(self.model_bytes, 'B')} of weights, {count(self.peak_bytes, 'B')} at the peak",
         ]
-        lines += [] if self.sketched is None else [self.sketched]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([] if self.sketched is None else [self.sketched])])
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str) -> StorePlan:
@@ -85,141 +120,3 @@ class StorePlan(Drawn):
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes and operations by sample, from the capture of a few samples.
-
-    Args:
-        captured: factors of a few samples.
-        layers: names of the layers, in the order of the forward pass.
-        layer_sizes: trainable numbers of each.
-        dtype: of the kernel.
-        data_bytes: of the samples' inputs and targets.
-        factor_bytes: of their factors.
-        graph_bytes: what autograd keeps for their backward pass.
-        parameter_bytes: of one gradient of all parameters.
-        rates: of a machine other than this one.
-        captured_bytes: of the factors before they are sketched; None in an exact store.
-        sketched: how the kernel is estimated; None in an exact store.
-    """
-
-    captured: Captured
-    layers: tuple[str, ...]
-    layer_sizes: tuple[int, ...]
-    dtype: torch.dtype
-    data_bytes: int
-    factor_bytes: int
-    graph_bytes: int
-    parameter_bytes: int
-    rates: Rates | None = None
-    captured_bytes: int | None = None
-    sketched: str | None = None
-
-    def plan(
-        self,
-        count: int,
-        tile: int,
-        where: str,
-        *,
-        memory_limit: int | None = None,
-        forms: Mapping[str, Form] | None = None,
-        piece_bytes: int | None = None,
-    ) -> tuple[StorePlan, KernelPlan]:
-        """The cost of a store of ``count`` samples with tiles of side ``tile``, and the plan of one tile.
-
-        Args:
-            count: N.
-            tile: samples along the side of a tile.
-            where: the caller.
-            memory_limit: gradient rows are formed in pieces as small as it needs, but it may not be kept.
-            forms: of a store begun earlier.
-            piece_bytes: of a store begun earlier.
-        """
-        pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False, rates=self.rates)
-        blocks = -(-count // tile)
-        tiles = blocks * (blocks + 1) // 2
-        whole = count * (count + tile / 2) / 2 / tile**2  # in tiles off the diagonal: one on it costs half
-        n, element, device = self.captured.num_samples, self.dtype.itemsize, self.captured.values.device
-        sums = self.parameter_bytes
-        if self.captured_bytes is not None:  # sums of sketched rows may be longer than parameters
-            sums += self.factor_bytes // n
-        factors = self.factor_bytes * tile // n + sums
-        capturing = 2 * factors + (self.data_bytes + self.graph_bytes) * tile // n + 4 * self.parameter_bytes
-        if self.captured_bytes is not None:  # repeats are made one by one and then joined
-            capturing += self.captured_bytes * tile // n + 2 * factors + BLOCK_NUMBERS * element
-        formed = {layer_of(name) for a in pair.layers if a.form == "materialise" for name in a.parameters}
-        # the total, one on its way to the disk, layers that are made whole
-        squares = (2 + len(formed)) * tile * tile * element + workspace_bytes(pair, len(self.layers), element, device)
-        fixed = squares + 3 * factors + 2 * pair.tile_bytes
-        if piece_bytes is None:
-            room = pair.piece_bytes if memory_limit is None else memory_limit - BASE_BYTES - fixed
-            piece_bytes = min(pair.piece_bytes, max(SMALLEST_PIECE_BYTES, room))
-        pair = replace(pair, piece_bytes=piece_bytes)
-        tiling = fixed + pair.piece_bytes
-        return StorePlan(
-            num_samples=count,
-            tile=tile,
-            num_tiles=tiles,
-            flops=pair.flops * whole,
-            disk_bytes=tiles * tile * tile * element + (len(self.layers) + 1) * count * element,
-            capture_bytes=blocks * sums + self.factor_bytes * count // n,
-            peak_bytes=BASE_BYTES + max(capturing, tiling),
-            seconds=pair.seconds * whole,
-            sketched=self.sketched,
-        ), pair
-
-    def choose_tile(self, count: int, memory_limit: int | None, where: str) -> int:
-        """The largest useful side of a tile that keeps the limit; without one, that leaves room for everything else.
-
-        Raises:
-            InputError: no tile does; says what would.
-        """
-        sides = [side for side in _sides() if side < count] + ([count] if count <= DEFAULT_TILE else [])
-        sides = [side for side in sides if side == 1 or count % side != 1] or [count]
-        limit = physical_bytes() // 4 if memory_limit is None else memory_limit
-        for side in reversed(sides):
-            if self.plan(count, side, where, memory_limit=limit)[0].peak_bytes <= limit:
-                return side
-        self.check(count, sides[0], memory_limit, where)
-        return sides[0]
-
-    def check(
-        self, count: int, tile: int, memory_limit: int | None, where: str, piece_bytes: int | None = None
-    ) -> None:
-        """Refuse a limit that a tile of this side cannot keep."""
-        plan, _ = self.plan(count, tile, where, memory_limit=memory_limit, piece_bytes=piece_bytes)
-        needed = plan.peak_bytes
-        if memory_limit is not None and needed > memory_limit:
-            raise input_error(
-                where,
-                f"a `memory_limit` of at least {needed} bytes for tiles of {tile} samples",
-                f"{memory_limit}",
-                "Raise the limit" + (", or pass a smaller `tile`" if tile > SMALLEST_TILE else ""),
-            )
-
-
-def _sides() -> Iterator[int]:
-    yield from range(SMALLEST_TILE, GRANULE, SMALLEST_TILE)
-    yield from range(GRANULE, DEFAULT_TILE + 1, SMALLEST_TILE * 4)
-
-
-def footprint_of(view: ModelView, readout: Readout, data: Blocks, captured: Captured, where: str) -> Footprint:
-    """What one captured block says of the whole store."""
-    x, y = data.take(0, captured.num_samples)
-    with undisturbed(view.model):
-        graph = graph_bytes(view, readout, x, y, where)
-    layers = forward_order(captured)
-    sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
-    parameters = sum(p.numel() * p.element_size() for p in view.parameters.values())
-    return Footprint(
-        captured=captured,
-        layers=tuple(layers),
-        layer_sizes=tuple(sizes[layer] for layer in layers),
-        dtype=captured.factors[0].like.dtype,
-        data_bytes=data_bytes(x, y),
-        factor_bytes=factor_bytes(captured),
-        graph_bytes=graph,
-        parameter_bytes=parameters,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,6 @@ class KernelStore(Operator):
         sum: of all N^2 entries, which is the squared norm of the summed gradient.
         losses: the samples' losses, (N,).
         num_params: P, the number of trainable numbers covered.
-        plan: what it was expected to cost.
         tile_size: samples along the side of a tile.
         sketch: settings of the sketch this is an estimate by; None for an exact kernel.
         exact_layers: layers without sketched parts; all of them in an exact kernel.
@@ -59,7 +59,7 @@ class KernelStore(Operator):
         super().__init__((self._grid.count, self._grid.count), getattr(torch, about["dtype"]), torch.device("cpu"))
         self.tile_size = self._grid.tile
         self.num_params: int = about["num_params"]
-        self.plan = StorePlan.from_json(about["plan"], where)
+        self._planned: dict[str, Any] = about["plan"]
         traces, sums, self._inner = summed(self._entries.values(), len(about["layers"]))
         norms = self._inner.diagonal().clamp(min=0).sqrt()
         numbers = zip(traces.tolist(), norms.tolist(), sums.tolist(), about["layer_sizes"], strict=True)
@@ -76,6 +76,15 @@ class KernelStore(Operator):
     def __repr__(self) -> str:
         whole = super().__repr__()
         return whole if self.sketch is None else f"{whole[:-1]}, an estimate by {self.sketch})"
+
+    @property
+    def plan(self) -> StorePlan:
+        """What it was expected to cost, with one worker.
+
+        Raises:
+            InputError: the store was begun by another version, whose plans are others; all else can be read.
+        """
+        return StorePlan.from_json(self._planned, "KernelStore.plan")
 
     def tile(self, i: int, j: int) -> Tensor:
         """Tile of block i with block j; above the diagonal the transpose of its mirror image."""

@@ -21,7 +21,7 @@ from pullback.kernels.sketch.plan import exact_parameters
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.rows import sketch_captured
 from pullback.kernels.store.factor_files import factor_bytes
-from pullback.kernels.store.plan import Footprint
+from pullback.kernels.store.footprint import Footprint
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,20 @@ from pullback.functional.readout import loss_readout
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.kernels.group.workers import Workers
 from pullback.kernels.sketch.project import Sketch
-from pullback.kernels.store.begin import captured_templates, check_same, description_of, known_tile, pair_plan, prepare
+from pullback.kernels.store.begin import (
+    captured_templates,
+    check_same,
+    description_of,
+    footprint_of,
+    known_tile,
+    pair_plan,
+    prepare,
+)
+from pullback.kernels.store.cost import store_plan
 from pullback.kernels.store.data import Blocks
 from pullback.kernels.store.fill import Filler
 from pullback.kernels.store.grid import Grid
 from pullback.kernels.store.layout import Folder
-from pullback.kernels.store.plan import StorePlan, footprint_of
 from pullback.kernels.store.read import KernelStore, open_store
 from pullback.kernels.store.sample import sample_of
 from pullback.kernels.store.sketching import Sketching, check_sketch
@@ -115,7 +123,8 @@ def kernel_to_store(
                 if sketching is not None and list(sketching.exact) != about["exact_parameters"]:  # the store's count
                     sketching = replace(sketching, exact=tuple(about["exact_parameters"]))
                     footprint = sketching.footprint(plain, where)
-                footprint.check(len(data), about["tile"], memory_limit, where, about["piece_bytes"])
+                footprint.check(about["tile"], memory_limit, where, about["piece_bytes"])
+                pair = pair_plan(footprint, about, where)
                 filler = Filler(
                     folder=folder,
                     grid=Grid(len(data), about["tile"]),
@@ -123,7 +132,7 @@ def kernel_to_store(
                     view=view,
                     readout=readout,
                     templates=templates,
-                    pair=pair_plan(footprint, about, where),
+                    pair=pair,
                     layers=about["layers"],
                     dtype=footprint.dtype,
                     workers=workers,
@@ -132,8 +141,7 @@ def kernel_to_store(
                     sketching=sketching,
                 )
                 if progress and workers.rank == 0:
-                    plan = StorePlan.from_json(about["plan"], where)
-                    shown.say(str(replace(plan, seconds=plan.seconds / workers.count)))
+                    shown.say(str(store_plan(footprint, len(data), pair, workers.count, where)))
                 folder.open_ledger()
                 filler.look()
             for step in (filler.verify, filler.look, filler.capture, filler.look, filler.fill):

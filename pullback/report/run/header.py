@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from pullback._text import duration
 from pullback.charts.chart import PALETTE
 from pullback.charts.numbers import finite
-from pullback.charts.text import as_dict, as_float, counted, duration, number, percent, shorten
+from pullback.charts.text import as_dict, as_float, counted, number, percent, shorten
 from pullback.report.run.series import NamedRun, last_value, read_series
 from pullback.runs import Run
 
