@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from pullback.advisor.causes import in_order
-from pullback.advisor.findings import SEVERITIES, Finding, Findings
+from pullback.advisor.findings import Finding, Findings
 from pullback.advisor.rules import RULES
 from pullback.runs import Run, load_run
 
@@ -53,8 +52,4 @@ def diagnose(run: Run | str | Path) -> Findings:
 
 def _stored(run: Run) -> Iterator[Finding]:
     """Findings that the run's own loop has stored, as far as they are whole."""
-    for record in run.of("finding"):
-        with suppress(KeyError, TypeError, ValueError):
-            finding = Finding.from_record(record.values)
-            if finding.severity in SEVERITIES and all(isinstance(step, int) for step in finding.steps):
-                yield finding
+    yield from filter(None, (Finding.known(record.values) for record in run.of("finding")))

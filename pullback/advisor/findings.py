@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -64,6 +65,15 @@ class Finding(Drawn):
             because=tuple(values.get("because", ())),
             change=Change.from_record(values.get("change")),
         )
+
+    @classmethod
+    def known(cls, values: Mapping[str, Any]) -> Finding | None:
+        """The finding of a record that may be another program's, or damaged; None of one that is not whole."""
+        with suppress(KeyError, TypeError, ValueError):
+            found = cls.from_record(values)
+            if found.severity in SEVERITIES and all(isinstance(step, int) for step in found.steps):
+                return found
+        return None
 
     def __str__(self) -> str:
         place = f" in {self.layer}" if self.layer else ""

@@ -248,7 +248,7 @@ def learns(run: Run) -> bool:
     records = list(run.of("loss"))
     late = [r for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
     accuracy = median(r.values["accuracy"] for r in late) if late else math.nan
-    constant = _constant_accuracy(run, [r.values for r in late])
+    constant = constant_accuracy(run, [r.values for r in late])
     known = len(losses) >= FEW_STEPS and losses.share is not None
     if (
         accuracy >= LEARNS_ACCURACY
@@ -268,7 +268,7 @@ def _samples_of(run: Run, records: Sequence[Record]) -> float:
     return sum(counts) if counts and all(map(math.isfinite, counts)) else math.inf
 
 
-def _constant_accuracy(run: Run, late: Sequence[Mapping[str, Any]]) -> float:
+def constant_accuracy(run: Run, late: Sequence[Mapping[str, Any]]) -> float:
     """Share of right answers of the most frequent class; nan where it is not known."""
     counts = class_counts(run).values()
     if counts:

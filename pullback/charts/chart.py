@@ -6,9 +6,11 @@ without a browser.
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pullback.charts.numbers import finite
@@ -21,6 +23,7 @@ Figure = dict[str, Any]
 # little, so that every one has a contrast of 3:1 on the light and on the dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#C46BA0", "#C08000", "#3596CC", "#808080")
 REFERENCE_COLOUR = "#808080"
+SEVERITY = {"info": "#3596CC", "warning": "#C08000", "critical": "#D0402B"}  # the gravest last
 INK, QUIET, GRID = (
     "#22272e",
     "#59636e",
@@ -33,11 +36,15 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers of a chart, in full; the page shows an even selection of the rows."""
+    """The numbers of a chart, in full; the page shows an even selection of the rows.
+
+    ``drawn`` says that the columns after the first are the lines of the chart, in their order.
+    """
 
     caption: str
     header: tuple[str, ...]
     rows: list[list[Cell]]
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Chart:
         figure: the Plotly figure.
         tables: the numbers; the first one is the chart's own data.
         frames: positions of the slider, the last one shown first; none means no slider.
-        data: what the CSV file holds, if not the first table.
+        data: what the CSV file holds, if not the first table; made when it is asked for.
     """
 
     key: str
@@ -71,7 +78,28 @@ class Chart:
     figure: Figure
     tables: tuple[Table, ...]
     frames: tuple[Frame, ...] = ()
-    data: Table | None = None
+    data: Callable[[], Table] | None = None
+
+
+@cache
+def ramp_colour(place: int, count: int) -> str:
+    """The colour of one of ``count`` things in an order (layers by depth, many runs), the same wherever it is drawn.
+
+    Hues run from orange over green and blue to violet. Neighbours differ in lightness too, between bounds within which
+    a line has a contrast of 3:1 on the light and on the dark page.
+    """
+    hue = 0.08 + 0.72 * (place / (count - 1) if count > 1 else 0.7)
+    low, high, wanted = 0.0, 1.0, (0.16, 0.26)[place % 2]
+    for _ in range(20):
+        red, green, blue = colorsys.hls_to_rgb(hue, (low + high) / 2, 0.75)
+        light = sum(w * _linear(c) for w, c in ((0.2126, red), (0.7152, green), (0.0722, blue)))
+        low, high = ((low + high) / 2, high) if light < wanted else (low, (low + high) / 2)
+    return "#" + "".join(f"{round(255 * each):02x}" for each in (red, green, blue))
+
+
+def _linear(channel: float) -> float:
+    """A channel of sRGB as a share of light."""
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
 
 
 def base_layout(height: int = 300) -> Figure:
@@ -115,6 +143,9 @@ def step_axis(steps: Sequence[int], **options: Any) -> Figure:
     if high - low < 5:
         options = {"range": [low - 0.5, high + 0.5], "dtick": 1, **options}
     return axis("training step", exponentformat="none") | options
+
+
+OVER_STEPS = {"meta": {"over": "steps"}}  # of a layout: its horizontal axis is that of the steps, and can show others
 
 
 def wants_log(values: Sequence[float], spread: float = 30.0) -> bool:

@@ -1,9 +1,18 @@
 "use strict";
 
-// Draws every chart of the page in the reader's colours, again when these change, and when a slider moves.
+// Draws the charts of the page: those in sight first, the others as the browser finds time. They are drawn anew in the
+// reader's colours when these change, when a slider moves, and when the reader asks for another axis or for smoothing.
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
+const narrow = matchMedia("(max-width: 520px)");
 const finger = matchMedia("(pointer: coarse)").matches;
+const controls = document.getElementById("controls");
+const runs = controls ? JSON.parse(controls.dataset.runs) : [];
+const asked = { over: "step", scale: "", smoothing: 0 };
+const drawn = new Set();
+
+const box = (key) => document.getElementById(`${key}-plot`);
+const isOverSteps = (layout) => layout.meta?.over === "steps";
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -20,23 +29,156 @@ function themed(layout) {
     font: { color: colour("--ink") },
   };
   for (const name of Object.keys(layout).filter((each) => /^[xy]axis\d*$/.test(each))) {
-    result[name] = { ...layout[name], gridcolor: grid, linecolor: grid, tickcolor: grid };
+    result[name] = { ...result[name], gridcolor: grid, linecolor: grid, tickcolor: grid };
   }
+  const look = { bgcolor: colour("--card") };
+  result.annotations = (result.annotations ?? []).map((each) => ({
+    ...each, ...look, bordercolor: each.font.color, borderwidth: 1, font: { ...each.font, color: colour("--ink") },
+  }));
   return result;
 }
 
-function draw(key) {
-  const chart = charts[key];
-  const frame = chart.frames[chart.shown];
-  const data = frame ? chart.data.map((trace, place) => ({ ...trace, visible: frame.visible[place] })) : chart.data;
-  const layout = frame ? { ...chart.layout, ...frame.layout } : chart.layout;
-  return Plotly.react(`${key}-plot`, data, themed(layout), config);
+// Steps as epochs or seconds of their run: between two that the record has, in proportion; beyond, as at the end.
+function converted(step, run) {
+  const [steps, values] = runs[run][asked.over];
+  let at = 1;
+  for (let low = 1, high = steps.length - 1; low <= high; ) {
+    at = (low + high) >> 1;
+    if (steps[at] < step) low = at + 1;
+    else high = at - 1;
+    at = Math.min(low, steps.length - 1);
+  }
+  const part = (step - steps[at - 1]) / (steps[at] - steps[at - 1]);
+  return values[at - 1] + part * (values[at] - values[at - 1]);
 }
 
-for (const key of Object.keys(charts)) {
-  charts[key].shown = charts[key].frames.length - 1;
-  draw(key);
+const UNITS = [["hours", 3600], ["minutes", 60], ["seconds", 1]];
+
+function timeUnit() {
+  const last = Math.max(...runs.map((run) => run.time.at(-1).at(-1)));
+  return UNITS.find(([, seconds]) => last > 3 * seconds) ?? UNITS.at(-1);
 }
+
+function overAsked(data, layout) {
+  if (asked.over === "step" || !isOverSteps(layout)) return [data, layout];
+  const [unit, seconds] = asked.over === "time" ? timeUnit() : ["epoch", 1];
+  const at = (step, run) => (step === null ? null : converted(step, run) / seconds);
+  const moved = data.map((trace) => ({ ...trace, x: trace.x.map((step) => at(step, trace.meta?.run ?? 0)) }));
+  const { range, dtick, ...axis } = layout.xaxis;
+  const title = asked.over === "time" ? `${unit} since the start` : unit;
+  const result = { ...layout, xaxis: { ...axis, title: { ...axis.title, text: title } } };
+  result.shapes = (layout.shapes ?? []).map((each) => ({ ...each, x0: at(each.x0, 0), x1: at(each.x1, 0) }));
+  result.annotations = (layout.annotations ?? []).map((each) => ({ ...each, x: at(each.x, 0) }));
+  return [moved, result];
+}
+
+const isLine = (trace) => trace.type === "scatter" && !trace.stackgroup && !trace.meta?.mark && trace.mode !== "markers";
+
+function scaled(data, layout) {
+  if (!asked.scale || !isOverSteps(layout) || !data.some(isLine)) return [data, layout];
+  const log = asked.scale === "log";
+  const shown = data.map((trace) => {
+    const all = trace.meta?.all ?? trace.y;
+    return { ...trace, y: log ? all.map((y) => (y > 0 ? y : null)) : all };
+  });
+  const result = { ...layout };
+  for (const name of Object.keys(layout).filter((each) => /^yaxis\d*$/.test(each))) {
+    const { range, tickvals, ticktext, ...axis } = layout[name];
+    result[name] = { ...axis, type: asked.scale, autorange: true };
+  }
+  return [shown, result];
+}
+
+// An average that forgets, begun without a bias; the numbers themselves stay behind it, faint.
+function smoothed(data, layout) {
+  if (!asked.smoothing || !isOverSteps(layout)) return data;
+  return data.flatMap((trace) => {
+    if (!isLine(trace) || trace.y.length < 3) return [trace];
+    let sum = 0, weight = 0;
+    const y = trace.y.map((value) => {
+      if (value === null) return null;
+      sum = asked.smoothing * sum + value;
+      weight = asked.smoothing * weight + 1;
+      return sum / weight;
+    });
+    const behind = { ...trace, opacity: 0.3 * (trace.opacity ?? 1), showlegend: false, hoverinfo: "skip", mode: "lines" };
+    return [behind, { ...trace, y, mode: "lines" }];
+  });
+}
+
+function figure(key) {
+  const chart = charts[key];
+  const frame = chart.frames[chart.shown];
+  const framed = frame ? { ...chart.layout, ...frame.layout } : chart.layout;
+  const given = frame ? chart.data.map((trace, at) => ({ ...trace, visible: frame.visible[at] })) : chart.data;
+  const [data, layout] = scaled(...overAsked(given, framed));
+  const named = layout.showlegend ? data.filter((trace) => trace.showlegend !== false).length : 0;
+  const room = narrow.matches ? 19 * Math.max(0, named - 1) : 0; // where the names stand above each other
+  return [smoothed(data, layout), { ...themed(layout), height: layout.height + room }];
+}
+
+function draw(key) {
+  const done = Plotly.react(box(key), ...figure(key), config);
+  if (!drawn.has(key)) {
+    drawn.add(key);
+    if (isOverSteps(charts[key].layout)) shareHover(key);
+  }
+  return done;
+}
+
+// What is pointed at in one chart of a section is shown in all of them that are over steps.
+let sharing = false;
+
+function shareHover(key) {
+  const section = box(key).closest("section");
+  const others = () => (section ? [...section.querySelectorAll(".plot")] : []).filter((each) => {
+    const chart = charts[each.id.replace(/-plot$/, "")];
+    return each !== box(key) && each._fullLayout && isOverSteps(chart.layout) && chart.data.some(isLine);
+  });
+  const everywhere = (act) => {
+    if (sharing) return;
+    sharing = true;
+    for (const each of others()) act(each);
+    sharing = false;
+  };
+  box(key).on("plotly_hover", (event) => {
+    const at = event.xvals?.[0] ?? event.points[0].x;
+    everywhere((each) => Plotly.Fx.hover(each, { xval: at }, Object.keys(each._fullLayout._plots)));
+  });
+  box(key).on("plotly_unhover", () => everywhere((each) => Plotly.Fx.unhover(each)));
+}
+
+const waiting = Object.keys(charts);
+for (const key of waiting) charts[key].shown = charts[key].frames.length - 1;
+const later = window.requestIdleCallback ?? ((act) => setTimeout(act, 20));
+
+function drawWaiting() {
+  const next = waiting.findIndex((key) => !drawn.has(key));
+  if (next < 0) {
+    document.documentElement.dataset.ready = "all";
+    return;
+  }
+  draw(waiting[next]);
+  later(drawWaiting);
+}
+
+function drawAll() {
+  for (const key of waiting) if (!drawn.has(key)) draw(key);
+}
+
+function redraw() {
+  for (const key of drawn) draw(key);
+}
+
+const sight = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const key = entry.target.id.replace(/-plot$/, "");
+    if (entry.isIntersecting && !drawn.has(key)) draw(key);
+  }
+}, { rootMargin: "200px" });
+for (const key of waiting) sight.observe(box(key));
+later(drawWaiting);
+addEventListener("beforeprint", drawAll);
 
 for (const slider of document.querySelectorAll("input[data-chart]")) {
   slider.addEventListener("input", () => {
@@ -49,4 +191,79 @@ for (const slider of document.querySelectorAll("input[data-chart]")) {
   });
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Object.keys(charts).forEach(draw));
+if (controls) {
+  controls.hidden = false;
+  for (const name of Object.keys(asked)) {
+    const control = document.getElementById(name);
+    control.addEventListener("input", () => {
+      asked[name] = name === "smoothing" ? Number(control.value) : control.value;
+      if (name === "smoothing") control.setAttribute("aria-valuetext", Number(control.value) ? control.value : "none");
+      redraw();
+    });
+  }
+}
+
+// Files of figures and tables, made here.
+function save(href, name) {
+  const link = document.createElement("a");
+  link.href = href;
+  link.download = name;
+  link.click();
+}
+
+async function saveImage(key, format) {
+  const [data, layout] = figure(key);
+  const width = 900, height = layout.height + 40;
+  const title = document.getElementById(`${key}-title`).textContent;
+  const looks = { paper_bgcolor: colour("--card"), plot_bgcolor: colour("--card"), height, autosize: false, width };
+  const heading = { text: title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), x: 0.02, y: 0.985, yanchor: "top" };
+  const margin = { ...layout.margin, t: layout.margin.t + 56 };
+  const image = { data, layout: { ...layout, ...looks, margin, title: heading } };
+  save(await Plotly.toImage(image, { format, width, height, scale: 2 }), `${key}.${format}`);
+}
+
+function tableOf(key, place) {
+  const table = charts[key].tables[place];
+  if (table.rows) return [table.header, ...table.rows];
+  const lines = charts[key].data.filter((trace) => !trace.meta?.mark && trace.x[0] !== null);
+  const columns = lines.map((trace) => new Map(trace.x.map((x, at) => [x, (trace.meta?.all ?? trace.y)[at]])));
+  const steps = [...new Set(lines.flatMap((trace) => trace.x))].sort((a, b) => a - b);
+  return [table.header, ...steps.map((step) => [step, ...columns.map((column) => column.get(step) ?? "")])];
+}
+
+function csvCell(value) {
+  if (typeof value === "number") return String(value);
+  const text = String(value ?? "");
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text; // else a spreadsheet would run it
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+function saveTable(rows, name) {
+  const lines = rows.map((row) => row.map(csvCell).join(","));
+  save(`data:text/csv;charset=utf-8,${encodeURIComponent(lines.join("\r\n"))}`, `${name}.csv`);
+}
+
+for (const each of document.querySelectorAll(".exports")) each.hidden = false;
+for (const each of document.querySelectorAll("button[data-image]")) {
+  each.addEventListener("click", () => saveImage(each.dataset.image, each.dataset.kind));
+}
+for (const each of document.querySelectorAll("button[data-table]")) {
+  const key = each.dataset.table, place = Number(each.dataset.place);
+  each.addEventListener("click", () => saveTable(tableOf(key, place), place ? `${key}-${place + 1}` : key));
+}
+for (const each of document.querySelectorAll("button[data-dom]")) {
+  const rows = () => [...document.querySelectorAll(`[aria-labelledby="${each.dataset.dom}"] tr`)];
+  const cells = (row) => [...row.cells].map((one) => one.dataset.value ?? one.textContent.trim());
+  each.addEventListener("click", () => saveTable(rows().map(cells), each.dataset.dom));
+}
+
+// A link to what is folded away unfolds it.
+function unfold() {
+  const target = document.getElementById(location.hash.slice(1));
+  for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
+  target?.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+narrow.addEventListener("change", redraw);

@@ -28,6 +28,7 @@ def describe(
             "class": type(view.model).__name__,
             "num_params": view.num_params,
             "layers": list(view.layers),
+            "layer_sizes": [sum(view.parameters[n].numel() for n in names) for names in view.layers.values()],
             "frozen": list(view.frozen),
             "frozen_behind": _frozen_behind(view.model),
             "modules": _modules(view.model),

@@ -12,7 +12,7 @@ import pytest
 
 from pullback.charts import chart
 from pullback.charts.numbers import evenly
-from pullback.report.run import cosine, line_figure
+from pullback.report.run import cosine, courses, line_figure
 from pullback.report.run import depth as layers
 from pullback.report.run import single_numbers as curves
 from pullback.report.run.lines import line_chart
@@ -21,7 +21,7 @@ from pullback.report.run.series import name_runs, read_series
 from pullback.runs import Run, RunWriter, load_run
 
 KEYS = (
-    *("loss", "accuracy", "gradients", "sharpness", "alignment", "cosine"),
+    *("loss", "accuracy", "sharpness", "gradients", "alignment", "cosine"),
     *("spectrum", "moments", "conditioning", "depth", "flow", "share"),
 )
 
@@ -61,7 +61,7 @@ def test_an_empty_run_has_none_and_says_so_for_each(empty_run):
 
 def test_a_line_holds_the_values_and_the_summary_names_them(tmp_path):
     run = make_run(tmp_path / "r", "loss", [{"loss": value} for value in (2.0, 3.5, 0.25, 0.5)])
-    made = line_chart(curves.LOSS, name_runs([run]))
+    made = courses.loss_chart(name_runs([run]))
     assert made.figure["data"][0]["x"] == [0, 10, 20, 30]
     assert made.figure["data"][0]["y"] == [2.0, 3.5, 0.25, 0.5]
     said = "measured samples: 2 at step 0, 0.5 at step 30; least 0.25 at step 20; greatest 3.5 at step 10."
@@ -99,7 +99,7 @@ def test_distances_are_told_against_the_ball(tmp_path, distance, said):
 
 def test_values_that_are_no_numbers_are_gaps_and_are_counted(tmp_path):
     run = make_run(tmp_path / "r", "loss", [{"loss": value} for value in (2.0, math.nan, math.inf, 1.0)])
-    made = line_chart(curves.LOSS, name_runs([run]))
+    made = courses.loss_chart(name_runs([run]))
     assert made.figure["data"][0]["y"] == [2.0, None, None, 1.0]
     assert "; not drawn: 2 values NaN or infinite, the first at step 10." in made.summary[0]
 
@@ -125,10 +125,10 @@ def test_several_runs_differ_by_colour_and_metrics_by_dash(full_run, small_run):
     assert looks == {
         (name, colour, dash)
         for name, colour in (("full", chart.PALETTE[0]), ("small", chart.PALETTE[1]))
-        for dash in line_figure.DASHES[:3]
+        for dash in line_figure.DASHES[:2]
     }
     entries = [trace["name"] for trace in drawn if trace["showlegend"]]
-    assert entries == ["full", "small", "measured samples", "training, mean of epoch", "test set"]
+    assert entries == ["full", "small", "measured samples", "test set"]
 
 
 def test_charts_of_one_run_each_name_it(full_run, small_run):
@@ -235,13 +235,13 @@ def test_adam_s_own_curvature_has_its_own_panel(tmp_path):
     }
 
 
-def test_the_spectrum_fades_with_rank_and_stops_at_twelve(tmp_path):
+def test_the_spectrum_thins_with_rank_and_stops_at_twelve(tmp_path):
     values = [{"eigenvalues": [1 / (rank + 1) for rank in range(30)]}] * 2
     made = curves.spectrum_chart(name_runs([make_run(tmp_path / "r", "kernel", values)]))
-    opacities = [trace["opacity"] for trace in made.figure["data"]]
-    assert len(opacities) == curves.MOST_EIGENVALUES
-    assert opacities == sorted(opacities, reverse=True)
-    assert opacities[0] == 1
+    widths = [trace["line"]["width"] for trace in made.figure["data"]]
+    assert len(widths) == curves.MOST_EIGENVALUES
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < widths[0] / 2
 
 
 def test_worst_pairs_are_the_second_table_of_alignment(full_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def cosine_chart(named: NamedRun) -> Chart | None:
         {"data": data, "layout": layout},
         (_class_table(last),),
         frames if len(frames) > 1 else (),
-        _full_table(last),
+        partial(_full_table, last),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pullback.charts.chart import (
+    OVER_STEPS,
     PALETTE,
     SEQUENTIAL,
     Cell,
@@ -25,13 +26,11 @@ from pullback.charts.chart import (
 )
 from pullback.charts.numbers import drawable, evenly, finite
 from pullback.charts.text import counted, number, percent, plotly_text
-from pullback.report.run.series import Layers, NamedRun, read_layers
+from pullback.report.run.series import Layers, NamedRun, layer_colours, read_layers
 
 MOST_TICKS = 16
 MOST_BANDS = 9
 MOST_COLUMNS = 240
-# light to dark along depth, from the input to the output
-BANDS = ("#FBE3B5", "#F2C57C", "#E69F4A", "#D57A3A", "#B9573B", "#8F4A5B", "#66497A", "#43478A", "#2A3C78")
 
 
 def depth_chart(named: NamedRun) -> Chart | None:
@@ -121,6 +120,7 @@ def flow_chart(named: NamedRun) -> Chart | None:
         scale = log_axis("", positive)
         heat["colorbar"] = colour_bar([math.log10(tick) for tick in scale["tickvals"]], scale["ticktext"])
     layout = below_colour_bar(base_layout(layers_height(layers)))
+    layout |= OVER_STEPS
     layout["xaxis"] = step_axis(steps, showgrid=False)
     layout["yaxis"] = axis("", **layer_ticks(layers.names), showgrid=False, range=[len(layers.names) - 0.5, -0.5])
     whole = f", from {number(min(positive))} to {number(max(positive))}" if positive else ""
@@ -147,10 +147,12 @@ def share_chart(named: NamedRun) -> Chart | None:
         return None
     bands = _bands(layers)
     layout = base_layout(320 + 7 * len(bands.names)) | {"showlegend": True, "hovermode": "x unified"}
+    layout |= OVER_STEPS
     layout["legend"] = layout["legend"] | {"traceorder": "normal"}
     layout["xaxis"] = step_axis(bands.steps, showgrid=False)
-    layout["yaxis"] = axis("share of tr K", tickformat=".0%", range=[0, 1])
-    places = evenly(len(BANDS), len(bands.names)) if len(bands.names) > 1 else [4]
+    whole = float(np.nansum(np.where(np.isfinite(bands.values), bands.values, 0.0), axis=1).max())
+    layout["yaxis"] = axis("share of tr K", tickformat=".0%", range=[0, max(1.0, whole)])
+    colours = band_colours(named, layers, bands)
     data = [
         {
             "type": "scatter",
@@ -159,9 +161,9 @@ def share_chart(named: NamedRun) -> Chart | None:
             "x": bands.steps,
             "y": drawable(bands.values[:, column].tolist()),
             "stackgroup": "layers",
-            "fillcolor": BANDS[places[column]],
+            "fillcolor": colours[column],
             "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
-            "marker": {"color": BANDS[places[column]]},
+            "marker": {"color": colours[column]},
             "hovertemplate": "%{y:.1%}",
         }
         for column, name in enumerate(bands.names)
@@ -171,7 +173,7 @@ def share_chart(named: NamedRun) -> Chart | None:
     return Chart(
         "share",
         "Share of each layer in the trace of the kernel",
-        "The wider its band, the more of the squared gradient a layer holds; light bands are near the input.",
+        "The wider its band, the more of the squared gradient a layer holds; the input's band is the lowest.",
         (
             f"Largest share: {layers.names[first]} with {percent(float(layers.values[0, first]))} at step "
             f"{layers.steps[0]:,}, {layers.names[last]} with {percent(float(layers.values[-1, last]))} at "
@@ -180,6 +182,13 @@ def share_chart(named: NamedRun) -> Chart | None:
         {"data": data, "layout": layout},
         (_table("Share of each layer in tr K", layers),),
     )
+
+
+def band_colours(named: NamedRun, layers: Layers, bands: Layers) -> list[str]:
+    """Of a layer its own; of several together that of the one in their middle."""
+    own = list(layer_colours(named.run, layers.names).values())
+    edges = [round(edge) for edge in np.linspace(0, len(own), len(bands.names) + 1)]
+    return [own[(a + b - 1) // 2] for a, b in itertools.pairwise(edges)]
 
 
 def _bands(layers: Layers) -> Layers:

@@ -73,7 +73,7 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as draft:
         for chart in charts:
-            write_csv(chart.data or chart.tables[0], Path(draft) / f"{chart.key}.csv")
+            write_csv(chart.data() if chart.data else chart.tables[0], Path(draft) / f"{chart.key}.csv")
         if images and charts:
             draw_images(charts, Path(draft), browser)
         for name in names:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pullback.charts.chart import Chart
 from pullback.charts.numbers import evenly
-from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines
+from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines, scales_of
 from pullback.report.run.lines import describe, table_of
-from pullback.report.run.series import NamedRun, read_layers
+from pullback.report.run.series import NamedRun, layer_colours, read_layers, skipped_by
 
 MOST_LAYERS = 8  # drawn; the table has all
 
@@ -69,6 +69,61 @@ EFFECTIVE_RATE = LayerSpec(
     "effective",
     Panel("effective learning rate", "auto"),
 )
+UPDATES = LayerSpec(
+    "updates",
+    "How far a step moves the weights of each layer",
+    "Over their size: around a thousandth is common, a tenth and more overshoots, far less than others is a layer "
+    "that stands still.",
+    "updates",
+    "ratio",
+    Panel("|dw| / |w|", "auto"),
+)
+SATURATED = LayerSpec(
+    "saturated",
+    "Saturated units of each layer",
+    "The share of answers of units that lie where their activation is flat; hardly any gradient comes through them.",
+    "activations",
+    "saturated",
+    Panel("saturated", percent=True),
+)
+LAYER_COSINE = LayerSpec(
+    "layer-cosine",
+    "Agreement of the samples in each layer",
+    "The mean cosine of the layer's own gradients of every two samples: a layer below 0 is pulled both ways.",
+    "classes",
+    "layer_cosine",
+    Panel("mean cosine"),
+)
+SHIFT = LayerSpec(
+    "shift",
+    "Internal covariate shift of each layer",
+    "By how much a step of the layers before changes a layer's own gradient, over its size: above 1 a layer steps by "
+    "a gradient that no longer holds.",
+    "shift",
+    "change",
+    Panel("|g − g′| / |g|", "auto"),
+)
+SHIFT_COSINE = LayerSpec(
+    "shift-cosine",
+    "Direction of each layer's gradient, before and after",
+    "The cosine of a layer's own gradient before and after the layers before it took their step: 1 keeps it.",
+    "shift",
+    "cosine",
+    Panel("cosine"),
+)
+BATCH_NORM = LayerSpec(
+    "batch-norm",
+    "Values that batch norm takes its statistics of",
+    "The smallest number of values behind a mean and a variance: with fewer than 16 a sample's output hangs on its "
+    "company.",
+    "batch_norm",
+    "smallest_count",
+    Panel("values", "auto"),
+)
+SPECS = (
+    UPDATES, EFFECTIVE_RANK, DEAD, SATURATED, LAYER_COSINE, TOKENS, ROWS, EFFECTIVE_RATE, SHIFT, SHIFT_COSINE,
+    BATCH_NORM,
+)  # fmt: skip
 
 
 def layer_lines(spec: LayerSpec, named: NamedRun) -> Chart | None:
@@ -76,17 +131,20 @@ def layer_lines(spec: LayerSpec, named: NamedRun) -> Chart | None:
     layers = read_layers(named.run, spec.probe, spec.metric)
     if layers is None:
         return None
+    colours = layer_colours(named.run, layers.names)
+    skipped = skipped_by(named.run, spec.probe, spec.metric)
     lines = [
-        Line(0, named.name, place, Metric(spec.probe, f"{spec.metric}.{name}", name), layers.steps, column.tolist())
+        Line(0, named.name, place, Metric(spec.probe, f"{spec.metric}.{name}", name, colour=colours[name]),
+             layers.steps, column.tolist(), skipped=skipped)
         for place, (name, column) in enumerate(zip(layers.names, layers.values.T, strict=True))
-    ]
+    ]  # fmt: skip
     drawn = [lines[place] for place in evenly(len(lines), MOST_LAYERS)]
     left_out = f" {len(drawn)} of {len(lines)} layers are drawn." if len(drawn) < len(lines) else ""
     return Chart(
         spec.key,
         spec.title,
         spec.reading + left_out,
-        tuple(describe(line, False, spec.panel) for line in drawn),
+        tuple(describe(line, False, spec.panel, scales_of([line], (spec.panel,))[0]) for line in drawn),
         draw_lines(drawn, (spec.panel,), several=False),
         (table_of(spec.title, lines, several=False),),
     )

@@ -5,17 +5,34 @@ One run: a colour for each metric. Several runs: a colour for each run, and a da
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pullback.charts.chart import PALETTE, REFERENCE_COLOUR, Figure, axis, base_layout, log_axis, step_axis, wants_log
-from pullback.charts.numbers import drawable, evenly, finite
+import numpy as np
+
+from pullback.charts.chart import (
+    OVER_STEPS,
+    PALETTE,
+    REFERENCE_COLOUR,
+    Figure,
+    axis,
+    base_layout,
+    log_axis,
+    step_axis,
+    wants_log,
+)
+from pullback.charts.numbers import drawable, extremes, finite
 from pullback.charts.text import plotly_text
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-MOST_POINTS = 2000
+MOST_POINTS = 2000  # of a line
+MOST_OF_ALL = 24_000  # of the lines of a chart together, but at least
+FEWEST_POINTS = 120  # of each
 GAP = 0.09
+HEIGHTS = (300, 400, 520)  # of one panel, two and three
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,7 @@ class Metric:
     label: str
     panel: int = 0
     reference: bool = False
+    colour: str | None = None  # of what stands in several charts; else its place among the others
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,11 @@ class Line:
     metric: Metric
     steps: list[int]
     values: list[float]
-    opacity: float = 1.0
     legend: bool = True
+    colour: str | None = None
+    width: float = 2
+    count: int = 0  # of all its points, where those given are a selection
+    skipped: tuple[int, ...] = ()  # steps at which others were measured and this was not: no line leads over them
 
 
 def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) -> Figure:
@@ -57,16 +78,17 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
     used = sorted({line.metric.panel for line in lines})
     metrics = {panel: list(dict.fromkeys(x.metric for x in lines if x.metric.panel == panel)) for panel in used}
     crowded = [metric for each in metrics.values() if len(each) > 1 for metric in each]
-    scales = {p: value_axis(panels[p], [v for x in lines if x.metric.panel == p for v in x.values]) for p in used}
+    scales = scales_of(lines, panels)
     data, seen = [], set()
+    limit = most_points(len(lines))
     for line in lines:
         place = metrics[line.metric.panel].index(line.metric)
-        drawn = trace(line, place, several, is_log=scales[line.metric.panel].get("type") == "log")
+        drawn = trace(line, place, several, scales[line.metric.panel], limit)
         data.append(drawn | {"showlegend": line.legend and drawn["name"] not in seen})
         seen |= {drawn["name"]} if line.legend else set()
     if several:
         data += [dash_key(metric, place) for place, metric in enumerate(crowded)]
-    layout = base_layout(300 if len(used) == 1 else 400) | {"hovermode": "x unified", "hoversubplots": "axis"}
+    layout = base_layout(HEIGHTS[len(used) - 1]) | {"hovermode": "x unified", "hoversubplots": "axis"} | OVER_STEPS
     layout["showlegend"] = several or bool(crowded)
     layout["height"] += 12 * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
     layout["xaxis"] = step_axis([step for x in lines for step in x.steps], anchor=axis_name(used[-1]))
@@ -75,6 +97,12 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
         domain = [low + (GAP / 2 if row > 0 else 0), high - (GAP / 2 if row < len(used) - 1 else 0)]
         layout["yaxis" + axis_name(panel)[1:]] = scales[panel] | {"domain": domain}
     return {"data": data, "layout": layout}
+
+
+def scales_of(lines: Sequence[Line], panels: Sequence[Panel]) -> dict[int, Figure]:
+    """The vertical axes of the panels that are used."""
+    used = sorted({line.metric.panel for line in lines})
+    return {p: value_axis(panels[p], [v for x in lines if x.metric.panel == p for v in x.values]) for p in used}
 
 
 def axis_name(panel: int) -> str:
@@ -90,28 +118,66 @@ def value_axis(panel: Panel, values: Sequence[float]) -> Figure:
     return axis(panel.title, **empty, **({"tickformat": ".0%"} if panel.percent else {}))
 
 
-def trace(line: Line, place: int, several: bool, is_log: bool) -> dict[str, Any]:
-    """One line for Plotly. Markers show single points, where there are few or where gaps could hide them."""
-    kept = evenly(len(line.values), MOST_POINTS)
-    values = drawable([line.values[each] for each in kept], log=is_log)
+def most_points(lines: int) -> int:
+    """How many points a line may have among so many."""
+    return max(FEWEST_POINTS, min(MOST_POINTS, MOST_OF_ALL // max(lines, 1)))
+
+
+def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> dict[str, Any]:
+    """One line for Plotly. Markers show single points, where there are few or where gaps could hide them.
+
+    What its axis cannot show is a gap; ``meta`` has all values, for a reader who asks for another axis.
+    """
+    steps, all_values = _with_gaps(line)
+    kept = extremes(np.asarray(all_values, dtype=float), limit).tolist()
+    values = [all_values[each] for each in kept]
+    known = [None if value is None else short(value) for value in drawable(values)]
+    drawn = within(known, scale)
     name = plotly_text(line.run_name if several else line.metric.label, 40)
-    colour = PALETTE[(line.run if several else line.place) % len(PALETTE)]
+    own = None if several else line.metric.colour
+    colour = line.colour or own or PALETTE[(line.run if several else line.place) % len(PALETTE)]
     dash = DASHES[place % len(DASHES)] if several else "solid"
     if line.metric.reference and not several:
         colour, dash = REFERENCE_COLOUR, "dash"
     return {
         "type": "scatter",
-        "mode": "lines+markers" if len(values) <= 24 or None in values else "lines",
+        "mode": "lines+markers" if len(drawn) <= 24 or None in drawn else "lines",
         "name": name,
         "legendgroup": name,
-        "x": [line.steps[each] for each in kept],
-        "y": values,
+        "x": [steps[each] for each in kept],
+        "y": drawn,
         "yaxis": axis_name(line.metric.panel),
-        "line": {"color": colour, "width": 2, "dash": dash},
+        "line": {"color": colour, "width": line.width, "dash": dash},
         "marker": {"size": 4.5},
-        "opacity": line.opacity,
         "hovertemplate": "%{y:.4~g}" + (f" {line.metric.label}" if several else ""),
+        "meta": {"run": line.run} | ({"all": known} if known != drawn else {}),
     }
+
+
+def _with_gaps(line: Line) -> tuple[list[int], list[float]]:
+    """Steps and values, with a step that was skipped between two points as none."""
+    steps, values, skipped = [], [], sorted(line.skipped)
+    for place, (step, value) in enumerate(zip(line.steps, line.values, strict=True)):
+        at = bisect_right(skipped, line.steps[place - 1]) if place else len(skipped)
+        if at < len(skipped) and skipped[at] < step:
+            steps.append(skipped[at])
+            values.append(math.nan)
+        steps.append(step)
+        values.append(value)
+    return steps, values
+
+
+def short(value: float) -> float:
+    """Seven digits: more than a drawing shows, and half the size on the page."""
+    return float(f"{value:.7g}")
+
+
+def within(values: Sequence[float | None], scale: Figure) -> list[float | None]:
+    """What a logarithmic axis can show: what is above zero, and not below its end."""
+    if scale.get("type") != "log":
+        return list(values)
+    least = 10 ** scale["range"][0]
+    return [value if value is not None and value > least else None for value in values]
 
 
 def dash_key(metric: Metric, place: int) -> dict[str, Any]:

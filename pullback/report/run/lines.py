@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from pullback.charts.chart import Cell, Chart, Table
+from pullback.charts.chart import Cell, Chart, Figure, Table
 from pullback.charts.text import counted, number, percent
-from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines
-from pullback.report.run.series import NamedRun, read_series
+from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines, most_points, scales_of
+from pullback.report.run.series import NamedRun, read_series, skipped_by
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,36 @@ class Spec:
 
 def line_chart(spec: Spec, runs: Sequence[NamedRun]) -> Chart | None:
     """The chart of a spec, or None if no run holds any of its metrics."""
-    lines = []
-    for place, metric in enumerate(spec.metrics):
-        for index, named in enumerate(runs):
-            steps, values = read_series(named.run, metric.probe, metric.name)
-            if steps:
-                lines.append(Line(index, named.name, place, metric, steps, values))
-    if not lines:
-        return None
-    several = len(runs) > 1
-    summary = tuple(describe(line, several, spec.panels[line.metric.panel]) for line in lines)
+    lines = [line for place, metric in enumerate(spec.metrics) for line in _lines_of(metric, place, runs)]
+    return chart_of(spec, lines, len(runs) > 1) if lines else None
+
+
+def _lines_of(metric: Metric, place: int, runs: Sequence[NamedRun]) -> Iterator[Line]:
+    for index, named in enumerate(runs):
+        steps, values = read_series(named.run, metric.probe, metric.name)
+        if steps:
+            yield Line(
+                index,
+                named.name,
+                place,
+                metric,
+                steps,
+                values,
+                skipped=skipped_by(named.run, metric.probe, metric.name),
+            )
+
+
+def chart_of(spec: Spec, lines: Sequence[Line], several: bool) -> Chart:
+    """The chart of these lines: drawn, in words and as a table."""
+    limit, scales = most_points(len(lines)), scales_of(lines, spec.panels)
+    summary = tuple(describe(x, several, spec.panels[x.metric.panel], scales[x.metric.panel], limit) for x in lines)
     figure = draw_lines(lines, spec.panels, several)
-    return Chart(spec.key, spec.title, spec.reading, summary, figure, (table_of(spec.title, lines, several),))
+    table = replace(table_of(spec.title, lines, several), drawn=True)
+    return Chart(spec.key, spec.title, spec.reading, summary, figure, (table,))
 
 
-def describe(line: Line, several: bool, panel: Panel) -> str:
-    """The line in one sentence: first and last value, extremes between them, and how many were not finite."""
+def describe(line: Line, several: bool, panel: Panel, scale: Figure | None = None, limit: int = MOST_POINTS) -> str:
+    """The line in one sentence: first and last value, extremes between them, and what is not drawn of it."""
     show = percent if panel.percent else number
     name = label_of(line, several)
     pairs = [(step, v) for step, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
@@ -60,12 +74,23 @@ def describe(line: Line, several: bool, panel: Panel) -> str:
     if missing:
         bad = next(step for step, v in zip(line.steps, line.values, strict=True) if not math.isfinite(v))
         text += f"; not drawn: {counted(missing, 'value')} NaN or infinite, the first at step {bad:,}"
-    if panel.scale == "log" and low <= 0 < high:
-        below = sum(v <= 0 for _, v in pairs)
-        text += f"; not drawn: {counted(below, 'value')} at or below zero"
-    if len(pairs) > MOST_POINTS:
-        text += f"; {MOST_POINTS} of {len(pairs):,} points are drawn"
-    return text + "."
+    return text + _left_out(pairs, scale or {}) + _thinned(line, limit) + "."
+
+
+def _left_out(pairs: Sequence[tuple[int, float]], scale: Figure) -> str:
+    """Numbers that a logarithmic axis cannot show, or ends above."""
+    if scale.get("type") != "log":
+        return ""
+    below = sum(v <= 0 for _, v in pairs)
+    far = sum(0 < v <= 10 ** scale["range"][0] for _, v in pairs)
+    told = [f"{counted(below, 'value')} at or below zero"] * (below > 0)
+    told += [f"{counted(far, 'value')} below the end of the axis"] * (far > 0)
+    return f"; not drawn: {' and '.join(told)}" if told else ""
+
+
+def _thinned(line: Line, limit: int) -> str:
+    count = line.count or len(line.values)
+    return f"; of {count:,} points those are drawn that are extremes of their stretch" if count > limit else ""
 
 
 def label_of(line: Line, several: bool) -> str:

@@ -12,17 +12,28 @@ from pullback.runs import Run
 
 
 def findings_of(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
-    """The findings of all runs, run by run, causes first and what follows from one beneath it."""
-    return [_finding(values, named.name if len(runs) > 1 else "") for named in runs for values in named.run.findings]
+    """The causes of all runs, run by run, each with what follows from it; numbered in the order of the page."""
+    causes: list[dict[str, Any]] = []
+    count = 0
+    for place, named in enumerate(runs, start=1):
+        first = len(causes)
+        for values in named.findings:
+            count += 1
+            several = len(runs) > 1
+            told = _finding(values, named.name if several else "") | {"number": count, "place": place * several}
+            if told["follows"] and len(causes) > first:
+                causes[-1]["consequences"].append(told)
+            else:
+                causes.append(told | {"consequences": []})
+    return causes
 
 
 def _finding(values: dict[str, Any], run_name: str) -> dict[str, Any]:
     """What the page says of a finding."""
-    severity = values.get("severity")
-    name = str(values.get("name") or "unnamed finding").replace("-", " ")
+    severity, steps = values.get("severity"), values.get("steps")
+    name = str(values.get("name") or "unnamed finding")
     where = [run_name] if run_name else []
     where += [f"layer {values['layer']}"] if values.get("layer") else []
-    steps = values.get("steps")
     if isinstance(steps, list) and steps:
         ends = [str(each) if isinstance(each, str) else number(each) for each in (steps[0], steps[-1])]
         where.append(f"steps {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"step {ends[0]}")
@@ -31,15 +42,28 @@ def _finding(values: dict[str, Any], run_name: str) -> dict[str, Any]:
     action = None if because else values.get("action")  # of what follows it is the cause's, which stands above
     told = [("Threshold", values.get("threshold")), ("Source", values.get("source"))]
     return {
+        "key": name,
         "severity": severity if severity in SEVERITIES else "info",  # one that this version does not know
-        "name": shorten(name[:1].upper() + name[1:], 120),
+        "name": shorten(_title(name), 120),
         "where": " · ".join(shorten(each, 120) for each in where),
+        "steps": _whole_steps(steps),
         "follows": bool(because),
         "summary": shorten(values.get("summary") or "", 1000),
         "action": shorten(action or "", 1000),
         "evidence": [(shorten(key, 60), value) for key, value in as_dict(values.get("evidence")).items()],
         "footing": " · ".join(f"{label}: {shorten(text, 300)}" for label, text in told if text),
     }
+
+
+def _title(name: str) -> str:
+    words = name.replace("-", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _whole_steps(steps: object) -> tuple[int, int] | None:
+    """First and last step, where they can be marked on an axis."""
+    known = isinstance(steps, list | tuple) and len(steps) == 2 and all(type(each) is int for each in steps)
+    return (steps[0], steps[1]) if known and isinstance(steps, list | tuple) else None
 
 
 def failures_of(runs: Sequence[NamedRun]) -> list[tuple[str, str, str, list[str]]]:

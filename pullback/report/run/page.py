@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pullback.charts.document import check_free, document_html, write_whole
+from pullback.report.run.axes import axes_of
 from pullback.report.run.header import head_of
 from pullback.report.run.inputs import read_runs
+from pullback.report.run.marks import SUSPECTS, flattened, link, marked
 from pullback.report.run.notes import damage_of, failures_of, findings_of
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun
+from pullback.report.run.tables import layer_table, suspects_of
 from pullback.runs import Run
 
 
@@ -50,14 +53,23 @@ def write_report(
 
 def page_html(runs: Sequence[NamedRun]) -> str:
     """The whole page as text."""
-    sections = [(section, *charts_of(section, runs)) for section in SECTIONS]
+    made = [(section, *charts_of(section, runs)) for section in SECTIONS]
+    causes, suspects = findings_of(runs), suspects_of(runs[0]) if len(runs) == 1 else None
+    titles = {chart.key: chart.title for _, charts, _ in made for chart in charts}
+    link(causes, titles | ({SUSPECTS: "Samples that stand out"} if suspects else {}))
+    marks = flattened(causes) if len(runs) == 1 else []
+    sections = [(section, [marked(chart, marks) for chart in charts], absent) for section, charts, absent in made]
     return document_html(
         "pullback.report",
         "run.html",
         [chart for _, charts, _ in sections for chart in charts],
         runs=[head_of(named, place) for place, named in enumerate(runs)],
-        sections=sections,
-        findings=findings_of(runs),
+        axes=axes_of(runs),
+        layers=layer_table(runs[0]) if len(runs) == 1 else None,
+        suspects=suspects,
+        loss=sections[0],
+        sections=sections[1:],
+        findings=causes,
         damage=damage_of(runs),
         failures=failures_of(runs),
     )

@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pullback.charts.chart import Chart
+from pullback.report.run import courses
 from pullback.report.run import single_numbers as curves
+from pullback.report.run.at_depth import initialisation_chart, jacobian_chart
+from pullback.report.run.classes import class_map, targets_chart
 from pullback.report.run.cosine import cosine_chart
 from pullback.report.run.depth import depth_chart, flow_chart, share_chart
-from pullback.report.run.layer_lines import DEAD, EFFECTIVE_RANK, EFFECTIVE_RATE, ROWS, TOKENS, layer_lines
+from pullback.report.run.layer_lines import SPECS as layer_specs
+from pullback.report.run.layer_lines import layer_lines
 from pullback.report.run.lines import line_chart
 from pullback.report.run.logged import logged_charts
 from pullback.report.run.series import NamedRun
@@ -39,25 +43,36 @@ class Section:
     entries: tuple[Entry, ...]
 
 
+LOSS = Section(
+    "losses",
+    "The loss",
+    (Entry("Loss was not measured (probes “loss” and “epoch”).", courses.loss_chart),),
+)
 SECTIONS = (
+    LOSS,
     Section(
         "training",
         "Training",
         (
-            Entry("Loss was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.LOSS)),
             Entry("Accuracy was not measured (probes “loss” and “epoch”).", partial(line_chart, curves.ACCURACY)),
-            Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
+            Entry("", courses.learning_rate_chart),
             Entry("Sharpness was not measured (probe “sharpness”).", curves.sharpness_chart),
+            Entry("Gradient norms were not measured (probe “gradients”).", partial(line_chart, curves.GRADIENTS)),
+            Entry("", courses.gradient_norm_chart),
             Entry("", partial(line_chart, curves.NOISE)),
             Entry("", make_all=logged_charts),
         ),
     ),
     Section(
         "samples",
-        "Agreement between samples",
+        "Samples and classes",
         (
             Entry("Alignment of gradients was not measured (probe “alignment”).", curves.alignment_chart),
             Entry("No matrix of cosines was stored (probe “alignment”).", make_each=cosine_chart),
+            Entry("", partial(line_chart, curves.WITHIN)),
+            Entry("", make_each=class_map),
+            Entry("", make_each=targets_chart),
+            Entry("", partial(line_chart, curves.INPUTS)),
         ),
     ),
     Section(
@@ -80,11 +95,9 @@ SECTIONS = (
             Entry("Gradient norms by layer were not measured (probe “flow”).", make_each=depth_chart),
             Entry("The flow over training was not measured (probe “flow”).", make_each=flow_chart),
             Entry("Shares of the trace were not measured (probe “flow”).", make_each=share_chart),
-            Entry("", make_each=partial(layer_lines, EFFECTIVE_RANK)),
-            Entry("", make_each=partial(layer_lines, TOKENS)),
-            Entry("", make_each=partial(layer_lines, ROWS)),
-            Entry("", make_each=partial(layer_lines, DEAD)),
-            Entry("", make_each=partial(layer_lines, EFFECTIVE_RATE)),
+            *(Entry("", make_each=partial(layer_lines, spec)) for spec in layer_specs),
+            Entry("", make_each=initialisation_chart),
+            Entry("", make_each=jacobian_chart),
         ),
     ),
 )
@@ -113,6 +126,12 @@ def _one_each(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart | None]:
     if len(runs) == 1:
         return list(made)
     return [
-        chart and replace(chart, key=f"{chart.key}-{place}", title=f"{chart.title}: {named.name}")
+        chart and _of_run(replace(chart, key=f"{chart.key}-{place}", title=f"{chart.title}: {named.name}"), place - 1)
         for place, (chart, named) in enumerate(zip(made, runs, strict=True), start=1)
     ]
+
+
+def _of_run(chart: Chart, run: int) -> Chart:
+    """The chart, whose traces say of which run they are: its steps are other epochs than those of others."""
+    data = [trace | {"meta": trace.get("meta", {}) | {"run": run}} for trace in chart.figure["data"]]
+    return replace(chart, figure=chart.figure | {"data": data})

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pullback.charts.chart import ramp_colour
 from pullback.charts.text import as_dict, as_float, clean
 from pullback.runs import Run
 
@@ -22,6 +25,11 @@ class NamedRun:
 
     name: str
     run: Run
+
+    @cached_property
+    def findings(self) -> list[dict[str, Any]]:
+        """``Run.findings``, which is worked out anew whenever it is asked for."""
+        return self.run.findings
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,15 @@ def read_series(run: Run, probe: str, metric: str) -> tuple[list[int], list[floa
     return list(by_step), list(by_step.values())
 
 
+def skipped_by(run: Run, probe: str, metric: str) -> tuple[int, ...]:
+    """Steps at which the monitor measured something, but not this: not its turn, too dear, or failed.
+
+    None of what is no probe of the monitor's: a loop logs when it likes.
+    """
+    measured, own = set(run.measured.get("cost", np.empty(0)).tolist()), set(run.series(probe, metric)[0])
+    return tuple(sorted(measured - own)) if own & measured else ()
+
+
 def read_lists(run: Run, probe: str, metric: str) -> tuple[list[int], list[list[float]]]:
     """Steps and lists of a metric that is a list, such as the eigenvalues."""
     by_step = {
@@ -77,6 +94,18 @@ def read_layers(run: Run, probe: str, metric: str) -> Layers | None:
     names = list(dict.fromkeys(name for values in by_step.values() for name in values))
     table = [[as_float(values.get(name)) for name in names] for values in by_step.values()]
     return Layers(names, list(by_step), np.array(table, dtype=float))
+
+
+def layer_colours(run: Run, names: Sequence[str]) -> dict[str, str]:
+    """A colour for each layer, the same in every chart of the run: by its place in the model, from input to output.
+
+    Charts that name other parts (the maps between layers, the blocks of a transformer) count these by themselves.
+    """
+    model = as_dict(run.meta.get("model"))
+    layers = model.get("layers")
+    order = [each for each in layers if isinstance(each, str)] if isinstance(layers, list) else []
+    known = order if set(names) <= set(order) else list(names)
+    return {name: ramp_colour(known.index(name), len(known)) for name in names}
 
 
 def last_value(run: Run, probe: str, metric: str) -> float | None:

@@ -8,32 +8,21 @@ from dataclasses import replace
 
 from pullback.charts.chart import Cell, Chart, Table
 from pullback.charts.text import as_dict, clean
-from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines
+from pullback.report.run.courses import HELD_OUT, MEASURED, TEST
+from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines, scales_of
 from pullback.report.run.lines import Spec, describe, line_chart, table_of
 from pullback.report.run.series import NamedRun, read_lists, read_series
 
 MOST_EIGENVALUES = 12
 
-LOSS = Spec(
-    "loss",
-    "Loss on training samples and on the test set",
-    "Lower is better; a test curve that turns up while the training curve still falls is a sign of overfitting.",
-    (
-        Metric("loss", "loss", "measured samples"),
-        Metric("epoch", "train_loss", "training, mean of epoch"),
-        Metric("epoch", "test_loss", "test set"),
-        Metric("test", "loss", "held out"),
-    ),
-    (Panel("mean loss per sample", "auto"),),
-)
 ACCURACY = Spec(
     "accuracy",
     "Accuracy on training samples and on the test set",
     "The distance between the two curves is the generalisation gap.",
     (
-        Metric("loss", "accuracy", "measured samples"),
-        Metric("epoch", "test_accuracy", "test set"),
-        Metric("test", "accuracy", "held out"),
+        Metric("loss", "accuracy", "measured samples", colour=MEASURED),
+        Metric("epoch", "test_accuracy", "test set", colour=TEST),
+        Metric("test", "accuracy", "held out", colour=HELD_OUT),
     ),
     (Panel("share classified correctly", percent=True),),
 )
@@ -104,8 +93,34 @@ SHARPNESS = Spec(
     ),
     (Panel("largest eigenvalue", "auto"), Panel("preconditioned", "auto")),
 )
-
-
+WITHIN = Spec(
+    "classes",
+    "Agreement within classes and between them",
+    "The mean cosine of the gradients of two samples of one class, and of two classes: what lies far apart is a "
+    "class that learns at the cost of others.",
+    (Metric("classes", "within", "within a class"), Metric("classes", "between", "between classes")),
+    (Panel("mean cosine"),),
+)
+INPUTS = Spec(
+    "inputs",
+    "Scale of the inputs",
+    "Features far from zero, or on scales far apart, bend the loss more one way than another; a sample far from all "
+    "others, in units of the median distance, outweighs them.",
+    (
+        Metric("inputs", "largest_abs", "largest number"),
+        Metric("inputs", "largest_mean_over_std", "largest |mean| / std of a feature"),
+        Metric("inputs", "std_ratio", "largest std / smallest"),
+        Metric("inputs", "furthest_sample", "furthest sample"),
+    ),
+    (Panel("inputs", "auto"),),
+)
+NUMBERS = Spec(
+    "targets",
+    "Targets",
+    "Targets far from zero mean and unit scale are a long way for the outputs to travel first.",
+    (Metric("targets", "mean", "mean"), Metric("targets", "std", "standard deviation")),
+    (Panel("targets"),),
+)
 TANGENT = Spec(
     "tangent",
     "How far the tangent kernel and the weights have moved",
@@ -198,7 +213,7 @@ def optimizer_of(named: NamedRun) -> str:
 
 
 def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
-    """The largest eigenvalues of the kernel over time, fading with their rank."""
+    """The largest eigenvalues of the kernel over time, thinner with their rank."""
     several = len(runs) > 1
     lines = []
     for index, named in enumerate(runs):
@@ -207,25 +222,26 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
         for rank in range(count):
             values = [each[rank] if rank < len(each) else float("nan") for each in lists]
             metric = Metric("kernel", "eigenvalues", f"λ{rank + 1}")
-            fade = 1 - 0.6 * rank / max(count - 1, 1)
-            lines.append(Line(index, named.name, 0, metric, steps, values, opacity=fade, legend=rank == 0))
+            width = 2.2 - 1.4 * rank / max(count - 1, 1)  # of a colour that faded too little would be left to see
+            lines.append(Line(index, named.name, 0, metric, steps, values, width=width, legend=rank == 0))
     if not lines:
         return None
     panel = Panel("eigenvalue of K/N", "log")
     figure = draw_lines(lines, (panel,), several)
     figure["data"] = figure["data"][: len(lines)]  # without a key to dash patterns
     for drawn, line in zip(figure["data"], lines, strict=True):
-        drawn["line"] |= {"width": 1.6, "dash": "solid"}
+        drawn["line"] |= {"dash": "solid"}
         drawn["hovertemplate"] = f"{line.metric.label} = %{{y:.4~g}} at step %{{x:,}}"
     figure["layout"] |= {"showlegend": several, "hovermode": "closest", "height": 400}
+    scale = scales_of(lines, (panel,))[0]
     ends = [line for line in lines if line.legend or line.metric.label == f"λ{MOST_EIGENVALUES}"]
     title = f"The {max(int(line.metric.label[1:]) for line in lines)} largest eigenvalues of the gradient kernel"
     return Chart(
         "spectrum",
         title.replace("The 1 largest eigenvalues", "The largest eigenvalue"),
-        "Lines fade from the largest eigenvalue of K/N to the smallest drawn; one line far above the rest "
+        "Lines grow thinner from the largest eigenvalue of K/N to the smallest drawn; one line far above the rest "
         "means that a single direction of parameter space carries most of the gradient.",
-        tuple(describe(line, several, panel) for line in ends),
+        tuple(describe(line, several, panel, scale) for line in ends),
         figure,
         (table_of(title, lines, several),),
     )
