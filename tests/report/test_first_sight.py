@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -268,3 +269,15 @@ def test_steps_are_epochs_and_seconds_where_the_record_has_them():
     assert axes_of(name_runs([bare]))["names"] == ["time"]
     assert axes_of([*name_runs([run]), *name_runs([bare])])["names"] == ["time"]  # what all have
     assert axes_of(name_runs([a_run()]))["names"] == []
+
+
+def test_the_library_is_the_one_that_was_published():
+    """plotly.js-cartesian-dist-min 4.1.1 of npm, byte for byte."""
+    bundle = (Path(__file__).parents[2] / "pullback" / "charts" / "plotly-cartesian.min.js").read_bytes()
+    assert b"plotly.js (cartesian - minified) v4.1.1" in bundle[:200]
+    assert hashlib.sha256(bundle).hexdigest() == "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
+
+
+def test_a_page_is_at_most_two_megabytes(full_run):
+    """With every probe, 256 samples and four stored matrices of them."""
+    assert len(page_html(name_runs([full_run])).encode()) <= 2_000_000

@@ -28,6 +28,7 @@ from pullback.report.run.series import NamedRun
 
 MOST_CELLS = 256
 MOST_FRAMES = 12
+MOST_OF_ALL = 200_000  # cells of all frames together, a byte and a third each on the page
 MOST_CLASSES = 20
 
 
@@ -48,8 +49,10 @@ class Matrix:
 def cosine_chart(named: NamedRun) -> Chart | None:
     """The heat map, the last stored step first; None if no matrix was stored."""
     steps = named.run.array_steps("alignment", "cosine")
-    read = [_read(named, steps[place]) for place in evenly(len(steps), MOST_FRAMES)]
+    read = (_read(named, steps[place]) for place in evenly(len(steps), MOST_FRAMES))
     stored = [each for each in read if each is not None]
+    cells = max((min(len(each.cosine), MOST_CELLS) ** 2 for each in stored), default=1)
+    stored = [stored[place] for place in evenly(len(stored), max(2, MOST_OF_ALL // cells))]
     if not stored:
         return None
     last = stored[-1]

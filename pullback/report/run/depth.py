@@ -159,7 +159,7 @@ def share_chart(named: NamedRun) -> Chart | None:
             "mode": "lines" if len(bands.steps) > 1 else "lines+markers",
             "name": plotly_text(name),
             "x": bands.steps,
-            "y": drawable(bands.values[:, column].tolist()),
+            "y": drawable([float(f"{value:.5g}") for value in bands.values[:, column]]),
             "stackgroup": "layers",
             "fillcolor": colours[column],
             "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
