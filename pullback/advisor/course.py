@@ -72,8 +72,10 @@ class Losses:
     @cached_property
     def running(self) -> np.ndarray:
         """(S - 2,), medians of three in a row: one batch that stands out is no change of the course."""
-        values = self.values
-        return np.median(np.stack([values[:-2], values[1:-1], values[2:]]), 0) if len(values) > 2 else values[:0]
+        a, b, c = (self.values[k : max(0, len(self.values) - 2 + k)] for k in range(3))
+        return (
+            np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c)) if len(self.values) > 2 else self.values[:0]
+        )
 
     @cached_property
     def peak(self) -> float:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,24 +32,28 @@ from pullback.runs import Record, Run
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
 
+Asked = ParamSpec("Asked")
 Found = TypeVar("Found")
 
 
-def once_a_run(read: Callable[[Run], Found]) -> Callable[[Run], Found]:
+def once_a_run(read: Callable[Concatenate[Run, Asked], Found]) -> Callable[Concatenate[Run, Asked], Found]:
     """What is read of a run, kept as long as the run is: many rules ask, and it does not change."""
-    known: WeakKeyDictionary[Run, Found] = WeakKeyDictionary()
+    known: WeakKeyDictionary[Run, dict[Any, Found]] = WeakKeyDictionary()
 
     @wraps(read)
-    def kept(run: Run) -> Found:
-        if run not in known:
-            known[run] = read(run)
-        return known[run]
+    def kept(run: Run, /, *args: Asked.args, **options: Asked.kwargs) -> Found:
+        found = known.setdefault(run, {})
+        if args not in found:
+            found[args] = read(run, *args, **options)
+        return found[args]
 
     return kept
 
 
 def number(value: Any) -> float:
     """A number as a float, anything else as nan."""
+    if type(value) is float:
+        return value
     try:
         return float(value) if isinstance(value, int | float) else math.nan
     except OverflowError:
@@ -58,9 +62,10 @@ def number(value: Any) -> float:
 
 def has(record: Record, *names: str) -> bool:
     """Whether the values are there and finite: a record may be damaged or altered."""
-    return all(math.isfinite(number(record.values.get(name))) for name in names)
+    return all(map(math.isfinite, map(number, map(record.values.get, names))))
 
 
+@once_a_run
 def records_with(run: Run, probe: str, *names: str) -> list[Record]:
     """Records of a probe in which all these numbers are there and finite."""
     return [record for record in run.of(probe) if has(record, *names)]
@@ -70,7 +75,10 @@ def by_layer(record: Record, metric: str) -> dict[str, float]:
     """A metric's finite numbers by layer, in the order of the record; empty where there are none."""
     values = record.values.get(metric)
     values = values if isinstance(values, dict) else {}
-    return {layer: number(value) for layer, value in values.items() if math.isfinite(number(value))}
+    found = {layer: value if type(value) is float else number(value) for layer, value in values.items()}
+    if all(map(math.isfinite, found.values())):
+        return found
+    return {layer: value for layer, value in found.items() if math.isfinite(value)}
 
 
 def lasts(seen: Sequence[Record], records: Sequence[Record]) -> bool:
@@ -87,10 +95,10 @@ def span(seen: Sequence[Record]) -> tuple[int, int]:
 def not_finite(run: Run) -> list[int]:
     """Steps at which a loss was NaN or infinite, or measurements failed because it was."""
     bad = [
-        record.step
+        step
         for probe, metric in LOSSES
-        for record in run.of(probe)
-        if metric in record.values and not math.isfinite(number(record.values[metric]))
+        for step, value in zip(*run.series(probe, metric), strict=True)
+        if not math.isfinite(number(value))
     ]
     steps, values = run.course("loss")
     bad += steps[~np.isfinite(values)].tolist()
@@ -102,8 +110,10 @@ def not_finite(run: Run) -> list[int]:
 def least_loss(run: Run) -> float | None:
     """The smallest value the loss can have, by the run's description; None if it says nothing, or a record is below."""
     least = number(run.meta.get("least_loss"))
-    below = any(number(r.values.get(metric)) < least for probe, metric in LOSSES for r in run.of(probe))
-    return None if below or not math.isfinite(least) else least
+    if not math.isfinite(least):
+        return None
+    below = any(number(value) < least for probe, metric in LOSSES for value in run.series(probe, metric)[1])
+    return None if below else least
 
 
 @once_a_run

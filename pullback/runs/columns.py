@@ -20,6 +20,7 @@ import numpy as np
 from pullback.runs.planes import joined, spread
 
 SMALL = range(-(2**63), 2**63)
+KEPT = 48  # columns whose cells are kept once they were made
 
 
 @dataclass
@@ -195,24 +196,31 @@ class Column:
         """Whether a row has a cell."""
         return self.places is None or self.places.item(row) >= 0
 
-    def cell(self, row: int) -> Any:
-        """Of a row that has one."""
+    def get(self, row: int, default: Any = None) -> Any:
+        """The cell of a row, or the default where it has none."""
         place = row if self.places is None else self.places.item(row)
-        return self._plain[place] if self._plain is not None else self._made(place)
-
-    @cached_property
-    def _plain(self) -> list[Any] | None:
-        """All cells, where they are single numbers, texts or flags: these take no more room than what points at them."""
-        return None if any(isinstance(each.template, list | dict) for each in self.shapes) else self._all()
+        if place < 0:
+            return default
+        return (_made(self) if self.plain is None else self.plain)[place]
 
     def cells(self) -> list[Any]:
         """All there are."""
-        return self._all() if self._plain is None else list(self._plain)
+        return list(_made(self) if self.plain is None else self.plain)
 
-    def _all(self) -> list[Any]:
-        if self.codes is None and self.shapes[0].template in ("f", "i"):
-            return (self.floats if self.shapes[0].template == "f" else self.ints).tolist()
-        return [self._made(place) for place in range(len(self))]
+    @cached_property
+    def plain(self) -> list[Any] | None:
+        """All cells, where they are single numbers, texts or flags: these take no more room than what points at them."""
+        return None if any(isinstance(each.template, list | dict) for each in self.shapes) else _made(self)
+
+    def matrices(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Places of the cells of one shape, and their floats, ints and words, each (cells, leaves)."""
+        shape, leaves = self.shapes[number], (self.floats, self.ints, self.words)
+        counts = (shape.num_floats, shape.num_ints, shape.num_words)
+        if self.codes is None or self.starts is None:
+            return np.arange(len(self)), [each.reshape(len(self), k) for each, k in zip(leaves, counts, strict=True)]
+        places = np.flatnonzero(self.codes == number)
+        starts = self.starts[places].T[:, :, None]
+        return places, [each[at + np.arange(k)] for each, at, k in zip(leaves, starts, counts, strict=True)]
 
     def keys(self) -> list[str | None]:
         """Of cells that are dicts their keys, in the order of shapes; None for all others."""
@@ -238,30 +246,32 @@ class Column:
                 found.append(cell if key is None else cell[key])
         return np.array(kept, np.int64), found
 
-    def _made(self, place: int) -> Any:
-        shape = self.shapes[0 if self.codes is None else int(self.codes[place])]
-        if self.starts is None:
-            f, i, w = place * shape.num_floats, place * shape.num_ints, place * shape.num_words
-        else:
-            f, i, w = self.starts[place].tolist()
-        if shape.only:
-            numbers = (self.floats[f : f + shape.num_floats] if shape.only == "f" else self.ints[i : i + shape.num_ints]).tolist()
-            return dict(zip(shape.template, numbers, strict=True)) if isinstance(shape.template, dict) else numbers
-        words = [self.texts[each] for each in self.words[w : w + shape.num_words].tolist()]
-        floats = self.floats[f : f + shape.num_floats].tolist()
-        return _filled(shape.template, iter(floats), iter(self.ints[i : i + shape.num_ints].tolist()), iter(words))
+
+@lru_cache(KEPT)
+def _made(column: Column) -> list[Any]:
+    """All cells of a column. Whoever goes through records asks for the same few columns in turn."""
+    found: list[Any] = [None] * len(column)
+    for number, shape in enumerate(column.shapes):
+        places, (floats, ints, words) = column.matrices(number)
+        texts = ([column.texts[each] for each in word] for word in words.T.tolist())
+        cells = _filled(shape.template, len(places), iter(floats.T.tolist()), iter(ints.T.tolist()), texts)
+        if len(places) == len(found):
+            return cells
+        for place, cell in zip(places.tolist(), cells, strict=True):
+            found[place] = cell
+    return found
 
 
-def _filled(template: Any, floats: Iterator[float], ints: Iterator[int], words: Iterator[str]) -> Any:
-    """A shape with its leaves, in their order."""
-    if isinstance(template, list):
-        return [_filled(each, floats, ints, words) for each in template]
-    if isinstance(template, dict):
-        return {key: _filled(each, floats, ints, words) for key, each in template.items()}
-    if template == "f":
-        return next(floats)
-    if template == "i":
-        return next(ints)
-    if isinstance(template, str):
-        return next(words) if template == "t" else int(next(words))
-    return template
+def _filled(template: Any, count: int, *leaves: Iterator[list[Any]]) -> list[Any]:
+    """Cells of one shape: leaf by leaf, of each the values of all cells."""
+    if isinstance(template, list | dict):
+        inner = template.values() if isinstance(template, dict) else template
+        parts = zip(*[_filled(each, count, *leaves) for each in inner], strict=True) if inner else [()] * count
+        if isinstance(template, dict):
+            return [dict(zip(template, part, strict=True)) for part in parts]
+        return list(map(list, parts))
+    if not isinstance(template, str):
+        return [template] * count
+    if template == "b":
+        return [int(text) for text in next(leaves[2])]
+    return next(leaves["fit".index(template)])

@@ -48,11 +48,12 @@ class Course:
         content: of the file.
         last: the last step to tell of; None for all.
 
-    Cost: ``of`` takes about 0.1 microseconds a step.
+    Cost: ``of`` takes about 0.1 microseconds a step when it is first asked for a name.
     """
 
     content: bytes = field(default=b"", repr=False)
     last: int | None = None
+    _read: dict[str, Series] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Course:
@@ -64,6 +65,12 @@ class Course:
 
     def of(self, name: str) -> Series:
         """Steps (S,) int64, ascending, and values (S,) float64 of one series; not what a resumed run left behind."""
+        if name not in self._read:
+            self._read[name] = self._decoded(name)
+        steps, values = self._read[name]
+        return steps.copy(), values.copy()
+
+    def _decoded(self, name: str) -> Series:
         kept: list[Series] = []
         for block, _ in blocks(self.content):
             if block.name == RESUME:

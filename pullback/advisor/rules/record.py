@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import not_finite, number, training_losses
 from pullback.advisor.thresholds import UNSEEN_STEPS
@@ -65,20 +67,21 @@ def _remedy(words: str) -> str:
 def _blind(run: Run) -> Finding | None:
     """No loss, or no measurement in most of the run."""
     losses = training_losses(run)
-    steps = {probe: at for probe, at in run.measured.items() if probe not in (*OWN, "start", "end", "schedule")}
-    measured = {step for at in steps.values() for step in at.tolist()}
+    others = (*OWN, "start", "end", "schedule")
+    steps = [at for probe, at in run.measured.items() if probe not in others]
+    measured = np.unique(np.concatenate([*steps, np.empty(0, np.int64)]))
     end = max([*run.steps[-1:], *losses.steps[-1:].tolist()], default=0)
     if not_finite(run):
         return None
     if not len(losses.values):
         words, remedy = "The record holds no loss", "Call monitor.step(x, y, loss=loss) after every optimizer.step()"
-    elif not measured:
+    elif not len(measured):
         words, remedy = (
             "Nothing was measured",
             "Hand every batch to monitor.step(x, y, loss=loss), and end the run with monitor.close()",
         )
-    elif end - max(measured) > UNSEEN_STEPS * end:
-        words = f"The last measurement is of step {max(measured)}, of {end}"
+    elif end - measured[-1] > UNSEEN_STEPS * end:
+        words = f"The last measurement is of step {measured[-1]}, of {end}"
         remedy = "Raise budget=, or measure every few steps with fewer probes (probes='light')"
     else:
         return None
