@@ -13,7 +13,7 @@ from pullback._text import DAY, count, duration
 from pullback.gradients.capture.dependent import _along
 from pullback.gradients.rows.contract import block_shape
 from pullback.gradients.rows.outer import OuterFactor
-from pullback.kernels.gram.tiles import Sums
+from pullback.kernels.gram.parts import Sums
 from pullback.kernels.group.workers import WorkerError, Workers
 from pullback.kernels.plan.forms import tile_rows
 from tests.compare import assert_same

@@ -12,7 +12,7 @@ from pullback._checks import input_error
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.checks import check_sums
-from pullback.kernels.gram.parts import Part, new_block, parts, run_part
+from pullback.kernels.gram.parts import Part, new_block, parts
 from pullback.kernels.gram.tiles import mirror
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
@@ -62,9 +62,9 @@ def _layer_by_layer(
     blocks: Blocks, left: Captured, right: Captured | None, plan: KernelPlan, checks: SumChecks
 ) -> None:
     """One block a layer, each checked on its own."""
-    for part in parts(left, right):
-        block = new_block(left, right, plan)
-        totals = run_part(block, part, plan, left.combination, add=False)
+    for part in parts(left, right, plan):
+        block = new_block(left, right, plan.contract)
+        totals = part.add_to(block, left.combination, add=False)
         if right is None:
             mirror(block)
         check_sums(checks, block, [(part, totals)], part.layer, left, right, plan)
@@ -75,10 +75,10 @@ def _layer_by_layer(
 
 def _all_at_once(blocks: Blocks, left: Captured, right: Captured | None, plan: KernelPlan, checks: SumChecks) -> None:
     """All layers added up in one block, which is checked as a whole."""
-    block = new_block(left, right, plan)
+    block = new_block(left, right, plan.contract)
     done: list[tuple[Part, list[dict[str, Tensor]]]] = []
-    for part in parts(left, right):
-        done.append((part, run_part(block, part, plan, left.combination, add=bool(done))))
+    for part in parts(left, right, plan):
+        done.append((part, part.add_to(block, left.combination, add=bool(done))))
     if right is None:
         mirror(block)
     check_sums(checks, block, done, "all layers", left, right, plan)
@@ -87,11 +87,9 @@ def _all_at_once(blocks: Blocks, left: Captured, right: Captured | None, plan: K
 
 def partial_block(left: Captured, right: Captured | None, plan: KernelPlan, names: Iterable[str]) -> Tensor:
     """The block of some parameters alone."""
-    block = new_block(left, right, plan)
-    add = False
-    for part in parts(left, right, names):
-        run_part(block, part, plan, left.combination, add=add)
-        add = True
+    block = new_block(left, right, plan.contract)
+    for place, part in enumerate(parts(left, right, plan, names)):
+        part.add_to(block, left.combination, add=place > 0)
     if right is None:
         mirror(block)
     return block

@@ -3,57 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import Form, block_shape
+from pullback.gradients.rows.contract import Contract, Form, Tensors, block_shape
 from pullback.gradients.rows.factor import Factor
-from pullback.kernels.gram.tiles import add_gram
+from pullback.gradients.rows.pieces import Piece, matched
+from pullback.kernels.gram.tiles import fill, tiles
 from pullback.kernels.plan.forms import tile_rows
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one layer (or the part of it that is in one factor), of both sides."""
+    """Rows of one layer (or of the part of it that is in one factor), of both sides, and how their block is made.
+
+    Attributes:
+        layer: its name.
+        left: rows of n1 samples.
+        right: rows of the same parameters for n2 other samples; None for the symmetric kernel.
+        form: of the products.
+        contract: of the output axes.
+        piece_bytes: bound on rows formed at a time.
+    """
 
     layer: str
     left: Factor
     right: Factor | None
+    form: Form
+    contract: Contract
+    piece_bytes: int
+
+    @property
+    def sides(self) -> list[Factor]:
+        """One, or two."""
+        return [self.left] if self.right is None else [self.left, self.right]
+
+    @property
+    def formed(self) -> bool:
+        """Whether gradient rows are formed: what is made of them is made whole, as they are not formed twice."""
+        return self.form == "materialise"
+
+    @property
+    def rows_each(self) -> int:
+        """Rows of the block a sample."""
+        return self.left.num_outputs if self.contract == "full" else 1
+
+    @property
+    def numbers(self) -> int:
+        """Of a row that may be formed at a time, for all samples of both sides."""
+        most = min(self.piece_bytes, self.left.piece_bytes)
+        return most // (self.left.element_size * sum(side.num_samples for side in self.sides))
+
+    def tile(self, *, triangle: bool = True) -> int:
+        """Samples along the side of a tile."""
+        return tile_rows(self.left, self.form, self.contract, triangle=triangle)
+
+    def pieces(self, numbers: int) -> Iterator[tuple[Piece, ...]]:
+        """Pieces of the left side, and their matches of the right one."""
+        each = [side.pieces(self.form, numbers) for side in self.sides]
+        return zip(each[0]) if self.right is None else matched(each)
+
+    def add_to(self, block: Tensor, outputs: Tensor, *, add: bool) -> list[Tensors]:
+        """Write or add all tiles; of a symmetric block the lower triangle, which is the caller's to mirror.
+
+        Args:
+            block: laid out as ``block_shape`` says.
+            outputs: combination of the outputs for the summed rows, (C,).
+            add: add to what is there.
+
+        Returns:
+            For each side parameter -> ``sum_ic outputs_c g_ic`` in piece order, flat.
+        """
+        sums = [Sums() for _ in self.sides]
+        n1, n2 = self.left.num_samples, self.sides[-1].num_samples
+        places = list(tiles(n1, n2, self.tile(), symmetric=self.right is None))
+        for pieces in self.pieces(self.numbers):
+            for side, piece in zip(sums, pieces, strict=True):
+                side.add(piece.totals(outputs))
+            fill(block, pieces, places, self.contract, rows_each=self.rows_each, add=add)
+            add = True
+        if not add:
+            block.zero_()
+        return [side.whole() for side in sums]
 
 
-def new_block(left: Captured, right: Captured | None, plan: KernelPlan) -> Tensor:
+@dataclass
+class Sums:
+    """Sum of the rows of one side, collected from the pieces: parameter -> parts (offset, values)."""
+
+    parts: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+
+    def add(self, totals: list[tuple[str, int, Tensor]]) -> None:
+        """Collect one piece's."""
+        for name, offset, value in totals:
+            self.parts.setdefault(name, []).append((offset, value))
+
+    def whole(self) -> Tensors:
+        """Parameter -> sum of its rows in piece order, flat."""
+        ordered = {name: sorted(parts, key=lambda part: part[0]) for name, parts in self.parts.items()}
+        return {n: p[0][1] if len(p) == 1 else torch.cat([value for _, value in p]) for n, p in ordered.items()}
+
+
+def new_block(left: Captured, right: Captured | None, contract: Contract) -> Tensor:
     """An empty block of the kernel."""
     n1, n2 = left.num_samples, (right or left).num_samples
-    return left.factors[0].like.new_empty(block_shape(n1, n2, left.num_outputs, plan.contract))
+    return left.factors[0].like.new_empty(block_shape(n1, n2, left.num_outputs, contract))
 
 
-def run_part(block: Tensor, part: Part, plan: KernelPlan, outputs: Tensor, *, add: bool) -> list[dict[str, Tensor]]:
-    """One layer's tiles; of a symmetric block the lower triangle."""
-    form = form_of(plan, part.left)
-    tile = tile_rows(part.left, form, plan.contract)
-    most = min(plan.piece_bytes, part.left.piece_bytes)
-    return add_gram(block, part.left, part.right, form, plan.contract, most, tile, outputs, add=add)
+def parts(
+    left: Captured, right: Captured | None, plan: KernelPlan | None, only: Iterable[str] | None = None
+) -> Iterator[Part]:
+    """All parts; factors are split where they span layers (the fallback and unused ones do).
 
-
-def parts(left: Captured, right: Captured | None, only: Iterable[str] | None = None) -> Iterator[Part]:
-    """Factors split where they span layers (the fallback and unused ones do), or down to the parameters ``only``."""
+    Args:
+        left: rows.
+        right: columns, ``aligned`` with the rows; None for the symmetric kernel.
+        plan: forms of all layers; None for the first form each has, over all outputs.
+        only: names of parameters, to which layers are cut down.
+    """
     others: list[Factor | None] = [None] * len(left.factors) if right is None else list(right.factors)
     wanted = None if only is None else set(only)
     for factor, other in zip(left.factors, others, strict=True):
         names = [n for n in factor.shapes if wanted is None or n in wanted]
         if len(names) == len(factor.shapes) and len({layer_of(n) for n in names}) == 1:
-            yield Part(layer_of(names[0]), factor, other)
+            yield _planned(factor, other, plan)
         else:
             for name in names:
-                yield Part(layer_of(name), factor.only(name), other and other.only(name))
+                yield _planned(factor.only(name), other and other.only(name), plan)
 
 
-def form_of(plan: KernelPlan, factor: Factor) -> Form:
-    """The planned form of a factor, or of the part of one."""
-    names = set(factor.shapes)
-    planned = next(layer.form for layer in plan.layers if names & set(layer.parameters))
-    return planned if planned in factor.forms() else factor.forms()[0]
+def _planned(left: Factor, right: Factor | None, plan: KernelPlan | None) -> Part:
+    layer = layer_of(next(iter(left.shapes)))
+    if plan is None:
+        return Part(layer, left, right, left.forms()[0], "full", 0)
+    planned = next(each.form for each in plan.layers if not left.shapes.keys().isdisjoint(each.parameters))
+    form = planned if planned in left.forms() else left.forms()[0]
+    return Part(layer, left, right, form, plan.contract, plan.piece_bytes)

@@ -1,78 +1,53 @@
-"""Runs a form: tiles of one triangle, mirrored at the end so that symmetry is exact."""
+"""Ranges of tiles, the one place where they are filled, and the mirror that makes symmetry exact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
-import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form
-from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.pieces import matched
+from pullback.gradients.rows.contract import Contract
+from pullback.gradients.rows.pieces import Piece
+
+Place = tuple[slice, slice]  # rows and columns, in samples
 
 
-@dataclass
-class Sums:
-    """Sum of the rows of one side, collected from the pieces: parameter -> parts (offset, values)."""
-
-    parts: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
-
-    def add(self, totals: list[tuple[str, int, Tensor]]) -> None:
-        """Collect one piece's."""
-        for name, offset, value in totals:
-            self.parts.setdefault(name, []).append((offset, value))
-
-    def whole(self) -> dict[str, Tensor]:
-        """Parameter -> sum of its rows in piece order, flat."""
-        ordered = {name: sorted(parts, key=lambda part: part[0]) for name, parts in self.parts.items()}
-        return {n: p[0][1] if len(p) == 1 else torch.cat([value for _, value in p]) for n, p in ordered.items()}
-
-
-def add_gram(
+def fill(
     out: Tensor,
-    left: Factor,
-    right: Factor | None,
-    form: Form,
+    pieces: tuple[Piece, ...],
+    places: Iterable[Place],
     contract: Contract,
-    max_bytes: int,
-    tile: int,
-    outputs: Tensor,
     *,
+    corner: tuple[int, int] = (0, 0),
+    rows_each: int = 1,
     add: bool,
-) -> list[dict[str, Tensor]]:
-    """Write or add the block of one factor with itself (``right`` None) or with another; mirror is the caller's.
+) -> None:
+    """Write tiles of a block, or add to them, as products of the rows of one piece and of its match.
 
     Args:
-        out: the block, laid out as ``block_shape`` says; of a symmetric one only the lower triangle of tiles is made.
-        left: gradient rows of n1 samples.
-        right: rows of the same parameters for n2 other samples; None for the symmetric kernel.
-        form: which of the factor's forms to use.
+        out: the block, or a part of it.
+        pieces: of the left side, and of the right side if it is another.
+        places: the tiles, counted from the first sample of each side.
         contract: of the output axes.
-        max_bytes: bound on rows formed at a time.
-        tile: samples along the side of a tile.
-        outputs: combination of the outputs for the summed rows, (C,).
+        corner: the samples ``out`` begins with.
+        rows_each: rows of the block a sample.
         add: add to what is there.
-
-    Returns:
-        For each side parameter -> ``sum_ic outputs_c g_ic`` in piece order, flat.
     """
-    sides = [left] if right is None else [left, right]
-    sums = [Sums() for _ in sides]
-    max_numbers = max_bytes // (left.element_size * sum(side.num_samples for side in sides))
-    rows_each = left.num_outputs if contract == "full" else 1
-    each = [side.pieces(form, max_numbers) for side in sides]
-    for pieces in zip(each[0]) if right is None else matched(each):
-        for side, piece in zip(sums, pieces, strict=True):
-            side.add(piece.totals(outputs))
-        for rows, columns in tiles(left.num_samples, sides[-1].num_samples, tile, symmetric=right is None):
-            part = out[..., scaled(rows, rows_each), scaled(columns, rows_each)]
-            pieces[0].tile(part, rows, pieces[-1], columns, contract, add=add)
-        add = True
-    if not add:
-        out.zero_()
-    return [side.whole() for side in sums]
+    for rows, columns in places:
+        here, there = (_moved(part, -start) for part, start in zip((rows, columns), corner, strict=True))
+        part = out[..., scaled(here, rows_each), scaled(there, rows_each)]
+        pieces[0].tile(part, rows, pieces[-1], columns, contract, add=add)
+
+
+def within(place: Place, tile: int) -> Iterator[Place]:
+    """The tiles of a part of a block."""
+    rows, columns = place
+    for i, j in tiles(rows.stop - rows.start, columns.stop - columns.start, tile, symmetric=False):
+        yield _moved(i, rows.start), _moved(j, columns.start)
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 def scaled(part: slice, factor: int) -> slice:

@@ -13,10 +13,10 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
 from pullback.kernels.gram.checks import check_sums
-from pullback.kernels.gram.parts import form_of, new_block, parts, run_part
+from pullback.kernels.gram.parts import new_block, parts
 from pullback.kernels.gram.squares import SMALLEST_SQUARE, Squares
-from pullback.kernels.gram.tiles import mirror, scaled, tiles
-from pullback.kernels.plan.forms import TILE_ROWS, tile_rows
+from pullback.kernels.gram.tiles import fill, mirror, scaled, tiles, within
+from pullback.kernels.plan.forms import TILE_ROWS
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 SQUARES = 6  # along a side at least, so that processors end together and little is made twice on the diagonal
@@ -35,19 +35,17 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
     """
     n, C = captured.num_samples, captured.num_outputs
     checks = SumChecks(where, captured.dtype)
-    out = new_block(captured, None, plan)
-    pieces: list[tuple[Piece, int]] = []
+    out = new_block(captured, None, plan.contract)
+    pieces: list[tuple[tuple[Piece, ...], int]] = []
     done, add = [], False
-    for part in parts(captured, None):
-        form = form_of(plan, part.left)
-        if form == "materialise":
-            done.append((part, run_part(out, part, plan, captured.combination, add=add)))
+    for part in parts(captured, None, plan):
+        if part.formed:
+            done.append((part, part.add_to(out, captured.combination, add=add)))
             add = True
             continue
         rows = part.left.total(captured.combination)
         done.append((part, [{name: part.left.piece_order(name, row) for name, row in rows.items()}]))
-        tile = tile_rows(part.left, form, "full", triangle=False)
-        pieces += [(piece, tile) for piece in part.left.pieces(form, 0)]
+        pieces += [(each, part.tile(triangle=False)) for each in part.pieces(0)]
     side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
 
     def square(place: tuple[slice, slice]) -> None:
@@ -57,11 +55,8 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
         begun = add
         if begun:
             work.copy_(target)
-        for piece, tile in pieces:
-            for a, b in tiles(i.stop - i.start, j.stop - j.start, tile, symmetric=False):
-                here = slice(i.start + a.start, i.start + a.stop)
-                there = slice(j.start + b.start, j.start + b.stop)
-                piece.tile(work[scaled(a, C), scaled(b, C)], here, piece, there, "full", add=begun)
+        for each, tile in pieces:
+            fill(work, each, within(place, tile), "full", corner=(i.start, j.start), rows_each=C, add=begun)
             begun = True
         if not begun:
             work.zero_()

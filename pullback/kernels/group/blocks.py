@@ -15,11 +15,10 @@ from torch import Tensor
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form, Tensors
 from pullback.gradients.rows.factor import Factor
-from pullback.gradients.rows.pieces import Piece, matched
-from pullback.kernels.gram.parts import Part, form_of, new_block, parts
-from pullback.kernels.gram.tiles import scaled, tiles
+from pullback.gradients.rows.pieces import Piece
+from pullback.kernels.gram.parts import Part, new_block, parts
+from pullback.kernels.gram.tiles import fill, scaled, tiles
 from pullback.kernels.group.team import Team
-from pullback.kernels.plan.forms import tile_rows
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
@@ -49,26 +48,22 @@ class SharedBlock:
         rows, columns = place
         return self.block[..., scaled(rows, self.rows_each), scaled(columns, self.rows_each)]
 
-    def run(self, team: Team, plan: KernelPlan, outputs: Tensor) -> None:
+    def run(self, team: Team, outputs: Tensor) -> None:
         """Make this rank's part."""
         add = self.summed
         if add:
             self.block.zero_()
         for part, own in self.pairs:
-            form = form_of(plan, part.left)
-            sides = [side for side in (part.left, part.right) if side is not None]
-            formed = form == "materialise"
-            totals = [_zeros(side) for side in sides] if formed else _own_sums(own, form, outputs)
-            places = [place for of_rank in self.places for place in of_rank] if formed else self.places[team.rank]
-            for pieces in _own_pieces(sides, form, plan, team):
+            totals = [_zeros(side) for side in part.sides] if part.formed else _own_sums(own, part.form, outputs)
+            places = [place for of_rank in self.places for place in of_rank] if part.formed else self.places[team.rank]
+            for pieces in _own_pieces(part, team):
                 for total, piece in zip(totals, pieces, strict=True):
-                    for name, offset, value in piece.totals(outputs) if formed else ():
+                    for name, offset, value in piece.totals(outputs) if part.formed else ():
                         total[name][offset : offset + len(value)] += value
-                for rows, columns in places:
-                    pieces[0].tile(self.tile((rows, columns)), rows, pieces[-1], columns, plan.contract, add=add)
+                fill(self.block, pieces, places, part.contract, rows_each=self.rows_each, add=add)
                 add = True
-            ordered = zip(sides, totals, strict=True)
-            self.totals.append([side.from_shared_order(total) for side, total in ordered] if formed else totals)
+            ordered = zip(part.sides, totals, strict=True)
+            self.totals.append([side.from_shared_order(total) for side, total in ordered] if part.formed else totals)
         if not add:  # parameters nothing depends on
             self.block.zero_()
 
@@ -98,30 +93,28 @@ class SharedBlock:
 def shared_blocks(team: Team, whole: list[Captured], own: list[Captured], plan: KernelPlan) -> dict[str, SharedBlock]:
     """Layer -> block, or one block of all layers: nothing of them is made yet."""
     left, right = whole[0], whole[1] if len(whole) > 1 else None
-    mine = parts(own[0], own[1] if right is not None else None)
+    mine = parts(own[0], own[1] if right is not None else None, plan)
     groups: dict[str, list[tuple[Part, Part]]] = {}
-    for pair in zip(parts(left, right), mine, strict=True):
+    for pair in zip(parts(left, right, plan), mine, strict=True):
         groups.setdefault(pair[0].layer if plan.keep_layers else "all layers", []).append(pair)
     blocks: dict[str, SharedBlock] = {}
     turn = 0
     for name, pairs in groups.items():
-        forms = [form_of(plan, part.left) for part, _ in pairs]
-        side = min(tile_rows(part.left, form, plan.contract) for (part, _), form in zip(pairs, forms, strict=True))
+        side = min(part.tile() for part, _ in pairs)
         places = list(tiles(left.num_samples, (right or left).num_samples, side, symmetric=right is None))
         shared = [places[(rank - turn) % team.count :: team.count] for rank in range(team.count)]
         turn += len(places)
-        rows_each = left.num_outputs if plan.contract == "full" else 1
-        blocks[name] = SharedBlock(new_block(left, right, plan), pairs, shared, rows_each, "materialise" in forms)
+        summed = any(part.formed for part, _ in pairs)
+        block = new_block(left, right, plan.contract)
+        blocks[name] = SharedBlock(block, pairs, shared, pairs[0][0].rows_each, summed)
     return blocks
 
 
-def _own_pieces(sides: list[Factor], form: Form, plan: KernelPlan, team: Team) -> Iterator[tuple[Piece, ...]]:
+def _own_pieces(part: Part, team: Team) -> Iterator[tuple[Piece, ...]]:
     """Pieces to work on here: all of them where tiles are shared out; of rows that are formed this rank's."""
-    left, *others = sides
-    numbers = min(plan.piece_bytes, left.piece_bytes) // left.element_size // sum(side.num_samples for side in sides)
-    if form == "materialise":
-        return left.shared_pieces(others, numbers, team.rank, team.count)
-    return matched([side.pieces(form, numbers) for side in sides])
+    if part.formed:
+        return part.left.shared_pieces(part.sides[1:], part.numbers, team.rank, team.count)
+    return part.pieces(part.numbers)
 
 
 def _zeros(factor: Factor) -> Tensors:
@@ -131,7 +124,7 @@ def _zeros(factor: Factor) -> Tensors:
 def _own_sums(part: Part, form: Form, outputs: Tensor) -> list[Tensors]:
     """Summed rows of this rank's samples, flat, in the order of pieces; none where there are no pieces."""
     sums = []
-    for side in (side for side in (part.left, part.right) if side is not None):
+    for side in part.sides:
         total = {} if form == "unused" else _zeros(side)
         if total and side.num_samples:
             found = side.total(outputs)

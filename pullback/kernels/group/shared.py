@@ -69,7 +69,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
         plan = _plan(request, left, Rates(**rates))
         shared = shared_blocks(team, [left, *right], own, plan)
         for block in shared.values():
-            block.run(team, plan, left.combination)
+            block.run(team, left.combination)
     for block in shared.values():
         block.complete(team)
     with team.phase(), without_autocast():

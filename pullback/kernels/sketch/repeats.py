@@ -14,8 +14,7 @@ from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.contract import block_shape
 from pullback.kernels.gram.checks import quadratic
 from pullback.kernels.gram.parts import Part, parts
-from pullback.kernels.gram.tiles import add_gram, mirror
-from pullback.kernels.plan.forms import tile_rows
+from pullback.kernels.gram.tiles import mirror
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.rows import sketch_repeat
 
@@ -52,7 +51,7 @@ def run_repeats(
     for repeat in range(sketch.repeats):
         rows = [sketch_repeat(side, sketch, exact, repeat) for side in sides]
         found: dict[str, Tensor] = {}
-        for part in parts(rows[0], None if right is None else rows[1]):
+        for part in parts(rows[0], None if right is None else rows[1], None):
             block, sums = _block(part, left.combination)
             checks.add(part, block, sums, rows)
             found[part.layer] = found[part.layer] + block if part.layer in found else block
@@ -65,12 +64,11 @@ def run_repeats(
 
 def _block(part: Part, outputs: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """One layer's block of one repeat, and the sums of the rows of each side."""
-    n1, n2, C = part.left.num_samples, (part.right or part.left).num_samples, len(outputs)
+    n1, n2, C = part.left.num_samples, part.sides[-1].num_samples, len(outputs)
     block = part.left.like.new_empty(block_shape(n1, n2, C, "full"))
-    tile = tile_rows(part.left, "dense", "full")
-    sums = add_gram(block, part.left, part.right, "dense", "full", 0, tile, outputs, add=False)
+    sums = part.add_to(block, outputs, add=False)
     if part.right is None:
-        mirror(block, tile * C)
+        mirror(block, part.tile() * C)
     return block, sums
 
 
@@ -89,9 +87,8 @@ class _Checks:
 
     def add(self, part: Part, block: Tensor, sums: list[dict[str, Tensor]], rows: list[Captured]) -> None:
         """Take in one layer's block of one repeat and the sums of its rows, ``rows`` holding the ordinary gradient."""
-        factors = [part.left] if part.right is None else [part.left, part.right]
         inner = torch.zeros((), dtype=torch.float64, device=block.device)
-        for side, (factor, total) in enumerate(zip(factors, sums, strict=True)):
+        for side, (factor, total) in enumerate(zip(part.sides, sums, strict=True)):
             self.squares[side] = self.squares[side] + factor.squared_norms().sum(dtype=torch.float64)
             for name, value in total.items():
                 self.rows.append((name, side, torch.linalg.vector_norm(value - rows[side].ordinary[name])))

@@ -21,11 +21,10 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.gradients.rows.pieces import Piece, matched
-from pullback.kernels.gram.parts import Part, form_of, parts, run_part
+from pullback.gradients.rows.pieces import Piece
+from pullback.kernels.gram.parts import parts
 from pullback.kernels.gram.squares import Squares, side_of_square
-from pullback.kernels.gram.tiles import mirror, tiles
-from pullback.kernels.plan.forms import tile_rows
+from pullback.kernels.gram.tiles import fill, mirror, tiles, within
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
@@ -69,7 +68,7 @@ class TileResult:
 class _Layer:
     """How one layer's squares are made: from pieces as they are asked for, or from a block made before."""
 
-    pieces: list[tuple[Piece, Piece, int]] = field(default_factory=list)
+    pieces: list[tuple[tuple[Piece, ...], int]] = field(default_factory=list)
     block: Tensor | None = None
 
 
@@ -79,7 +78,7 @@ def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict
     checks = SumChecks(where, captured.dtype)
     sums: dict[str, Tensor] = {}
     norms = torch.zeros(len(layers), dtype=torch.float64)
-    for part in parts(captured, None):
+    for part in parts(captured, None, None):
         square = part.left.squared_norms().sum(dtype=torch.float64)
         norms[layers.index(part.layer)] += square.cpu()
         rows = part.left.total(captured.combination)
@@ -120,7 +119,7 @@ def make_tile(
         shape = (count + 1, i.stop - i.start, j.stop - j.start)
         work = squares.workspace(like, shape[0] * shape[1] * shape[2]).view(shape)
         for out, layer in zip(work, made, strict=False):
-            _make_square(out, layer, i, j)
+            _make_square(out, layer, place)
         work[count] = 1  # its products with the layers are the sums of their entries
         if diagonals is not None and i == j:
             mirror(work[:count])
@@ -143,35 +142,25 @@ def make_tile(
 def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[_Layer]:
     """For every layer its pieces, or its block if making it in squares would form rows again and again."""
     made = {name: _Layer() for name in names}
-    for part in parts(left, right):
-        layer, form = made[part.layer], form_of(plan, part.left)
-        if form == "materialise":
-            layer.block = _whole(layer.block, part, left, right, plan)
+    for part in parts(left, right, plan):
+        layer = made[part.layer]
+        if not part.formed:
+            layer.pieces += [(each, part.tile(triangle=False)) for each in part.pieces(0)]
             continue
-        tile = tile_rows(part.left, form, plan.contract, triangle=False)
-        sides = [side.pieces(form, 0) for side in (part.left, part.right) if side is not None]
-        layer.pieces += [(pieces[0], pieces[-1], tile) for pieces in matched(sides)]
+        add = layer.block is not None
+        if layer.block is None:
+            layer.block = part.left.like.new_empty(left.num_samples, (right or left).num_samples)
+        part.add_to(layer.block, left.combination, add=add)
     return list(made.values())
 
 
-def _whole(block: Tensor | None, part: Part, left: Captured, right: Captured | None, plan: KernelPlan) -> Tensor:
-    add = block is not None
-    if block is None:
-        block = part.left.like.new_empty(left.num_samples, (right or left).num_samples)
-    run_part(block, part, plan, left.combination, add=add)
-    return block
-
-
-def _make_square(out: Tensor, layer: _Layer, rows: slice, columns: slice) -> None:
+def _make_square(out: Tensor, layer: _Layer, place: tuple[slice, slice]) -> None:
     """One layer's part of the tile, (rows, columns)."""
     add = layer.block is not None
     if layer.block is not None:
-        out.copy_(layer.block[rows, columns])
-    for mine, theirs, tile in layer.pieces:
-        for i, j in tiles(len(out), out.shape[1], tile, symmetric=False):
-            here = slice(rows.start + i.start, rows.start + i.stop)
-            there = slice(columns.start + j.start, columns.start + j.stop)
-            mine.tile(out[i, j], here, theirs, there, "full", add=add)
+        out.copy_(layer.block[place])
+    for pieces, tile in layer.pieces:
+        fill(out, pieces, within(place, tile), "full", corner=(place[0].start, place[1].start), add=add)
         add = True
     if not add:
         out.zero_()
