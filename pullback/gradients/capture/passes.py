@@ -28,7 +28,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.dependent import Projections, weighted_pass
 from pullback.gradients.capture.recorder import Recorder, SelfDifferentiating
 from pullback.gradients.capture.user_layers import user_layers
-from pullback.gradients.capture.uses import Derived, Use
+from pullback.gradients.capture.uses import Derived, Use, noted_hooks
 from pullback.gradients.rows.contract import Tensors
 from pullback.gradients.rules import Source
 
@@ -148,7 +148,7 @@ def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture |
     given = copied(x)  # recorded in place of the caller's, which may be written to later
     recorder = Recorder(view, given, count, where, like.constants if like else None)
     try:
-        with recorder, user_layers(recorder, view.model):
+        with noted_hooks(), recorder, user_layers(recorder, view.model):
             outputs = called(view.model, given)
     except SelfDifferentiating:
         with (blind := Recorder(view, given, count, where, blind=True)):

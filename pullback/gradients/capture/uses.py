@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,37 @@ def saved_by() -> Any:
     Inside an activation checkpoint they are the checkpoint's. What it computes anew in the backward pass no mode
     sees, so calls there must not be changed: other tensors would be saved than are computed.
     """
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+    told = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if told is not None:
+        return told(True)
+    return _noted[-1] if _noted else None
+
+
+@contextmanager
+def noted_hooks() -> Iterator[None]:
+    """While this lasts ``saved_by`` knows of hooks also where torch, before 2.8, does not tell: as they come and go."""
+    autograd = torch._C._autograd
+    if hasattr(autograd, "_top_saved_tensors_default_hooks"):
+        yield
+        return
+    push, pop = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks
+
+    def pushed(pack: Any, unpack: Any) -> None:
+        push(pack, unpack)
+        _noted.append((pack, unpack))
+
+    def popped() -> None:
+        pop()
+        _noted.pop()
+
+    autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks = pushed, popped
+    try:
+        yield
+    finally:
+        autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks = push, pop
+
+
+_noted: list[tuple[Any, Any]] = []
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
