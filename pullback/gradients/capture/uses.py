@@ -74,9 +74,9 @@ def noted_hooks() -> Iterator[None]:
         return
     push, pop = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks
 
-    def pushed(pack: Any, unpack: Any) -> None:
-        push(pack, unpack)
-        _noted.append((pack, unpack))
+    def pushed(pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]) -> None:
+        push(pack_hook, unpack_hook)
+        _noted.append((pack_hook, unpack_hook))
 
     def popped() -> None:
         pop()
