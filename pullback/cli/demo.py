@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pullback.cli.headline import HEADLINE, formatted
-
 if TYPE_CHECKING:
-    import pullback as pb
     from pullback.functional import Dataset
 
 BATCH_SIZE = 512
 DEFAULT_STEPS = 3000  # enough for the digits; fewer epochs are made of larger data sets
+MOST_LINES = 50  # in a pipe: of more epochs every so many are told
 
 
 def command(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="digits, cifar10, or an .npz file with arrays x and y.")] = "digits",
     data_root: Annotated[Path, typer.Option(help="Folder of CIFAR-10's binary files.")] = Path("data"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [as many as make 3000 steps].")] = None,
@@ -43,6 +43,7 @@ def command(
 
     import pullback as pb
     from pullback._checks import check_positive
+    from pullback.cli.ending import next_command, numbers_of, verdict_of
     from pullback.cli.training import evaluate, make_controller, make_optimizer, train
     from pullback.modules import MLP
 
@@ -91,9 +92,11 @@ def command(
         shape = "x".join(map(str, jacobian.shape[1:]))
         typer.echo(f"Jacobian between Layer {index} and Layer {index + 1}: {shape}")
     run = pb.load_run(out)
-    _summary(run, pb.diagnose(run), monitor.seconds)
+    findings = pb.diagnose(run)
     path = pb.write_report(out, out / "report.html")
-    typer.echo(f"Report: {path}")
+    told = [*numbers_of(run), f"Watching took {monitor.seconds:.2f} s.", *verdict_of(run, findings)]
+    for line in (*told, f"Report: {path}", f"Next: {next_command(context, out, findings)}"):
+        typer.echo(line)
     if not fine:
         typer.echo("demo: expected a finite training loss, got NaN or infinity. Lower --lr.", err=True)
         raise typer.Exit(1)
@@ -122,16 +125,27 @@ def _make_room(out: Path, *, force: bool) -> None:
 
 
 class _progress:
-    """A progress bar on a terminal, plain lines otherwise; the loss of each epoch on both."""
+    """One bar with the loss on a terminal; elsewhere lines, the loss of every epoch, or of some where they are many."""
 
     def __init__(self, epochs: int) -> None:
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from pullback.charts.numbers import evenly
 
         self.epochs = epochs
-        self.console = Console()
-        self.bar = Progress(console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("training", total=epochs)
+        self.told = {place + 1 for place in evenly(epochs, MOST_LINES)}
+        console = Console()
+        self.terminal = console.is_terminal
+        columns = (
+            "{task.description}",
+            BarColumn(20),
+            MofNCompleteColumn(),
+            "epochs",
+            TextColumn("{task.fields[loss]}"),
+        )
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not self.terminal)
+        self.task = self.bar.add_task("Training", total=epochs, loss="")
 
     def __enter__(self) -> _progress:
         self.bar.start()
@@ -141,25 +155,6 @@ class _progress:
         self.bar.stop()
 
     def __call__(self, epoch: int, loss: float) -> None:
-        line = f"Epoch [{epoch}/{self.epochs}], Loss: {loss:.4f}"
-        if self.console.is_terminal:
-            self.console.print(line, highlight=False, markup=False)
-        else:
-            typer.echo(line)
-        self.bar.advance(self.task)
-
-
-def _summary(run: pb.Run, findings: list[pb.Finding], seconds: float) -> None:
-    """The last loss, and the diagnostics at the last measurement."""
-    made, losses = run.course("loss")
-    if len(losses):
-        typer.echo(f"Loss of the last step, {made[-1]}: {formatted(float(losses[-1]))}")
-    typer.echo("At the last measurement:")
-    for name, label in HEADLINE.items():
-        probe, _, metric = name.partition(".")
-        steps, values = run.series(probe, metric)
-        if values:
-            typer.echo(f"  {label:28} {formatted(values[-1]):>12}  (step {steps[-1]})")
-    for finding in findings:
-        typer.echo(f"  {finding}")
-    typer.echo(f"Watching took {seconds:.2f} s.")
+        if not self.terminal and (epoch in self.told or not math.isfinite(loss)):
+            typer.echo(f"Epoch [{epoch}/{self.epochs}], Loss: {loss:.4f}")
+        self.bar.update(self.task, advance=1, loss=f"loss {loss:.4f}")

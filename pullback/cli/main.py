@@ -19,7 +19,6 @@ app = typer.Typer(
     name="pullback",
     help="The geometry of neural-network training: train, measure, read.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -56,6 +56,15 @@ def test_prints_what_the_note_s_script_prints(demo: tuple[Path, str]) -> None:
     assert "\x1b[" not in text  # plain text when the output is piped
 
 
+def test_the_demo_ends_with_the_verdict_what_was_looked_for_and_the_next_command(demo: tuple[Path, str]) -> None:
+    out, text = demo
+    verdict, looked, report, following = text.splitlines()[-4:]
+    assert verdict == f"Verdict: {pb.advisor.verdict(out)}."
+    assert re.match(r"Looked for \d+ kinds of fault in 9 measurements: of the data, the loop, ", looked)
+    assert report == f"Report: {out / REPORT}"
+    assert following == f"Next: pullback demo --epochs 34 --lr 3.0 --optimizer sgd --out {out}-too-fast"
+
+
 def test_record_and_report_of_the_demo(demo: tuple[Path, str]) -> None:
     """S0-25: 102 steps at every 50th are two measurements and the end; the page is one self-contained file."""
     out, _ = demo
@@ -76,7 +85,7 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
         ).stdout
         for name, seed in seeds.items()
     }
-    timeless = {name: re.sub(r"Watching took .*|Report: .*", "", text) for name, text in texts.items()}
+    timeless = {name: re.sub(r"Watching took .*|Report: .*|Next: .*", "", text) for name, text in texts.items()}
     assert timeless["first"] == timeless["again"]
     assert timeless["first"].count("Epoch") == 2
     assert re.findall("Epoch.*", texts["other"]) != re.findall("Epoch.*", texts["first"])
@@ -314,7 +323,7 @@ def test_version_and_help_are_quick() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("demo", "report", "diagnose"))
-    assert "completion" not in done.stdout
+    assert "--install-completion" in done.stdout
     alone = run()
     assert done.stdout.strip() in alone.stdout + alone.stderr
     assert run("demo", "--help").returncode == 0
