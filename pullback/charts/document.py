@@ -102,6 +102,11 @@ def _storable(value: Cell) -> Cell:
     return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
+def framed(page: str) -> Markup:
+    """A page as the value of a frame's ``srcdoc`` in single quotes: what would end it, or be read, is escaped."""
+    return Markup(page.replace("&", "&amp;").replace("'", "&#39;"))
+
+
 def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:
     """Refuse the path of a folder, and that of a file which is not to be replaced."""
     if path.is_dir():

@@ -17,7 +17,7 @@ from pullback.runs import Run
 from pullback.views.findings import card_of
 from pullback.views.view import View, drawing
 
-MOST_BYTES = 1_600_000  # of a page that stands in a notebook: escaping adds a quarter
+MOST_BYTES = 1_900_000  # of a page that stands in a notebook: escaping adds a twentieth
 MOST_POINTS = 1000
 MARKS = {"warning": PALETTE[4], "critical": PALETTE[1]}
 

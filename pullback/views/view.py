@@ -8,7 +8,7 @@ from typing import Any
 
 from pullback._results import word
 from pullback.charts.chart import Cell, Chart, Figure, Table, base_layout
-from pullback.charts.document import fragment_html
+from pullback.charts.document import fragment_html, framed
 from pullback.charts.still import still
 from pullback.charts.text import plotly_text
 
@@ -53,7 +53,7 @@ class View:
     def html(self) -> str:
         """The card: no script, no network, all values as text."""
         drawings = [(chart, still(chart)) for chart in self.charts]
-        return fragment_html("pullback.views", "view.html", view=self, drawings=drawings)
+        return fragment_html("pullback.views", "view.html", view=self, drawings=drawings, page=framed(self.page))
 
     def figure(self) -> Any:
         """The charts as one ``plotly.graph_objects.Figure``."""

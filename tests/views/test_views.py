@@ -144,7 +144,7 @@ def test_every_result_is_short_and_its_card_small_and_text(name: str, made: Made
         return
     card = result._repr_html_()
     assert len(card.encode()) < 2_000_000
-    whole = re.sub(r'srcdoc="[^"]*"', "", card)
+    whole = re.sub(r"srcdoc='[^']*'", "", card)
     page = Parsed(whole)
     assert page.tags <= DRAWN_BY_US
     assert not [each for each in page.names if each.startswith("on")]
@@ -303,4 +303,4 @@ def test_a_run_shows_its_loss_and_where_it_went_wrong(made: Made) -> None:
     marks = run.plot().data[1:]
     assert "divergence" in [mark.name for mark in marks]
     assert all(mark.x[0] in loss.x for mark in marks)
-    assert advisor.verdict(run) in Parsed(re.sub(r'srcdoc="[^"]*"', "", run._repr_html_())).text
+    assert advisor.verdict(run) in Parsed(re.sub(r"srcdoc='[^']*'", "", run._repr_html_())).text
