@@ -1,60 +1,16 @@
-"""What the monitor can measure: one file a probe, and the presets."""
+"""What the monitor can measure: one file a probe, and the presets, which name each of them once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from torch import nn
 
 from pullback._checks import check_names, check_option
-from pullback.monitor.probes import (
-    activations,
-    alignment,
-    attention,
-    batch_norm,
-    classes,
-    effective_lr,
-    flow,
-    gradients,
-    initialisation,
-    inputs,
-    jacobian,
-    kernel,
-    loss,
-    noise,
-    samples,
-    sharpness,
-    shift,
-    tangent,
-    targets,
-    updates,
-)
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
-_MODULES = (
-    loss,
-    gradients,
-    updates,
-    targets,
-    kernel,
-    noise,
-    alignment,
-    classes,
-    flow,
-    activations,
-    inputs,
-    batch_norm,
-    sharpness,
-    samples,
-    attention,
-    tangent,
-    effective_lr,
-    shift,
-    jacobian,
-    initialisation,
-)
-PROBES: dict[str, Probe] = {module.PROBE.name: module.PROBE for module in _MODULES}
-
+# The probes in the order they run, by the first preset that has them.
 _LIGHT = ("loss", "gradients", "updates", "targets")
 _STANDARD = (
     "kernel",
@@ -69,6 +25,21 @@ _STANDARD = (
     "samples",
     "attention",
 )
+_FULL = (
+    "tangent",
+    "effective_lr",
+    "shift",
+    "jacobian",
+    "initialisation",
+)
+
+
+def loaded(names: Iterable[str]) -> dict[str, Probe]:
+    """The probes of files of this folder; what a probe does in one, and its name above, is all there is to it."""
+    return {name: import_module(f"{__name__}.{name}").PROBE for name in names}
+
+
+PROBES = loaded((*_LIGHT, *_STANDARD, *_FULL))
 PRESETS: dict[str, tuple[str, ...]] = {
     "light": _LIGHT,
     "standard": (*_LIGHT, *_STANDARD),
