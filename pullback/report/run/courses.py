@@ -76,6 +76,7 @@ def _losses(index: int, named: NamedRun, limit: int, *, several: bool) -> Iterat
                 metric,
                 steps,
                 values,
+                look=named.look,
                 skipped=skipped_by(named.run, metric.probe, metric.name),
             )
     constant = None if several else training_losses(named.run).constant
@@ -99,7 +100,7 @@ def learning_rate_chart(runs: Sequence[NamedRun]) -> Chart | None:
             metric = Metric("sharpness", "stable_rate", "what the curvature bears", reference=True)
             steps, rates = [step for step, _ in bears], [rate for _, rate in bears]
             skipped = skipped_by(named.run, "sharpness", "learning_rate")
-            lines.append(Line(index, named.name, groups, metric, steps, rates, skipped=skipped))
+            lines.append(Line(index, named.name, groups, metric, steps, rates, look=named.look, skipped=skipped))
     return _with_all(chart_of(RATE, lines, several), runs, lines) if lines else None
 
 
@@ -116,7 +117,9 @@ def _course(index: int, named: NamedRun, metric: Metric, limit: int, place: int 
     if not len(steps):
         return []
     kept = extremes(values, min(limit, MOST_POINTS))
-    line = Line(index, named.name, place, metric, steps[kept].tolist(), values[kept].tolist(), width=1.4)
+    line = Line(
+        index, named.name, place, metric, steps[kept].tolist(), values[kept].tolist(), width=1.4, look=named.look
+    )
     return [replace(line, count=len(steps))]
 
 

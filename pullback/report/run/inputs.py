@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pullback._checks import input_error
-from pullback.report.run.series import NamedRun, name_runs
+from pullback.report.run.groups import grouped
+from pullback.report.run.series import NamedRun
 from pullback.runs import Run, load_run
 
 
@@ -21,4 +22,4 @@ def read_runs(where: str, given: Run | str | Path | Sequence[Run | str | Path]) 
             remedy = "Pass what `load_run` returns, the folder of a run, or a list of these"
             raise input_error(where, "a run or the path of one", type(each).__name__, remedy)
         runs.append(each if isinstance(each, Run) else load_run(each))
-    return name_runs(runs)
+    return grouped(runs)

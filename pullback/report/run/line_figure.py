@@ -26,6 +26,7 @@ from pullback.charts.chart import (
 )
 from pullback.charts.numbers import drawable, extremes, finite
 from pullback.charts.text import plotly_text
+from pullback.report.run.series import Look
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_POINTS = 2000  # of a line
@@ -67,9 +68,9 @@ class Line:
     steps: list[int]
     values: list[float]
     legend: bool = True
-    colour: str | None = None
     width: float = 2
     count: int = 0  # of all its points, where those given are a selection
+    look: Look | None = None  # of its run among several
     skipped: tuple[int, ...] = ()  # steps at which others were measured and this was not: no line leads over them
 
 
@@ -133,9 +134,9 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
     values = [all_values[each] for each in kept]
     known = [None if value is None else short(value) for value in drawable(values)]
     drawn = within(known, scale)
-    name = plotly_text(line.run_name if several else line.metric.label, 40)
-    own = None if several else line.metric.colour
-    colour = line.colour or own or PALETTE[(line.run if several else line.place) % len(PALETTE)]
+    look = line.look or Look(line.run_name, PALETTE[line.run % len(PALETTE)], line.run)
+    name = plotly_text(look.label if several else line.metric.label, 60 if several else 40)
+    colour = look.colour if several else line.metric.colour or PALETTE[line.place % len(PALETTE)]
     dash = DASHES[place % len(DASHES)] if several else "solid"
     if line.metric.reference and not several:
         colour, dash = REFERENCE_COLOUR, "dash"

@@ -40,6 +40,7 @@ def _lines_of(metric: Metric, place: int, runs: Sequence[NamedRun]) -> Iterator[
                 metric,
                 steps,
                 values,
+                look=named.look,
                 skipped=skipped_by(named.run, metric.probe, metric.name),
             )
 

@@ -20,7 +20,7 @@ def findings_of(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
         for values in named.findings:
             count += 1
             several = len(runs) > 1
-            told = _finding(values, named.name if several else "") | {"number": count, "place": place * several}
+            told = _finding(values) | {"number": count, "place": place * several, "run": named.name if several else ""}
             if told["follows"] and len(causes) > first:
                 causes[-1]["consequences"].append(told)
             else:
@@ -28,12 +28,11 @@ def findings_of(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
     return causes
 
 
-def _finding(values: dict[str, Any], run_name: str) -> dict[str, Any]:
+def _finding(values: dict[str, Any]) -> dict[str, Any]:
     """What the page says of a finding."""
     severity, steps = values.get("severity"), values.get("steps")
     name = str(values.get("name") or "unnamed finding")
-    where = [run_name] if run_name else []
-    where += [f"layer {values['layer']}"] if values.get("layer") else []
+    where = [f"layer {values['layer']}"] if values.get("layer") else []
     if isinstance(steps, list) and steps:
         ends = [str(each) if isinstance(each, str) else number(each) for each in (steps[0], steps[-1])]
         where.append(f"steps {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"step {ends[0]}")

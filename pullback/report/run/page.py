@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pullback.charts.document import check_free, document_html, write_whole
 from pullback.report.run.axes import axes_of
+from pullback.report.run.compared import compared
 from pullback.report.run.header import head_of
 from pullback.report.run.inputs import read_runs
 from pullback.report.run.marks import SUSPECTS, flattened, link, marked
@@ -64,6 +65,7 @@ def page_html(runs: Sequence[NamedRun]) -> str:
         "run.html",
         [chart for _, charts, _ in sections for chart in charts],
         runs=[head_of(named, place) for place, named in enumerate(runs)],
+        compared=compared(runs) if len(runs) > 1 else None,
         axes=axes_of(runs),
         layers=layer_table(runs[0]) if len(runs) == 1 else None,
         suspects=suspects,

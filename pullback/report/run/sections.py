@@ -43,6 +43,7 @@ class Section:
     entries: tuple[Entry, ...]
 
 
+MOST_EACH = 6  # runs that get the charts which cannot be laid over each other
 LOSS = Section(
     "losses",
     "The loss",
@@ -110,13 +111,15 @@ def charts_of(section: Section, runs: Sequence[NamedRun]) -> tuple[list[Chart], 
     for entry in section.entries:
         found = entry.make_all(runs) if entry.make_all else _made(entry, runs)
         charts += found
-        if not found and entry.missing:
+        if not found and entry.missing and (not entry.make_each or len(runs) <= MOST_EACH):
             absent.append(entry.missing)
+    if len(runs) > MOST_EACH and any(entry.make_each for entry in section.entries):
+        absent.append("Charts that show one run each stand on the pages of the runs themselves.")
     return charts, absent
 
 
 def _made(entry: Entry, runs: Sequence[NamedRun]) -> list[Chart]:
-    made = [entry.make(runs)] if entry.make else _one_each(entry, runs)
+    made = [entry.make(runs)] if entry.make else _one_each(entry, runs) if len(runs) <= MOST_EACH else []
     return [chart for chart in made if chart is not None]
 
 

@@ -20,11 +20,21 @@ from pullback.runs import Run
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a run looks among several: those of one setting share it."""
+
+    label: str
+    colour: str
+    group: int
+
+
+@dataclass(frozen=True)
 class NamedRun:
-    """A run and the name it goes by in the report."""
+    """A run and the name it goes by in the report; among several, how its setting looks."""
 
     name: str
     run: Run
+    look: Look | None = None
 
     @cached_property
     def findings(self) -> list[dict[str, Any]]:

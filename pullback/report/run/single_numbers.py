@@ -14,6 +14,7 @@ from pullback.report.run.lines import Spec, describe, line_chart, table_of
 from pullback.report.run.series import NamedRun, read_lists, read_series
 
 MOST_EIGENVALUES = 12
+MOST_SPECTRA = 6  # runs; of more the largest eigenvalue alone is drawn
 
 ACCURACY = Spec(
     "accuracy",
@@ -218,12 +219,15 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
     lines = []
     for index, named in enumerate(runs):
         steps, lists = read_lists(named.run, "kernel", "eigenvalues")
-        count = min(MOST_EIGENVALUES, max((len(each) for each in lists), default=0))
+        most = MOST_EIGENVALUES if len(runs) <= MOST_SPECTRA else 1
+        count = min(most, max((len(each) for each in lists), default=0))
         for rank in range(count):
             values = [each[rank] if rank < len(each) else float("nan") for each in lists]
             metric = Metric("kernel", "eigenvalues", f"λ{rank + 1}")
             width = 2.2 - 1.4 * rank / max(count - 1, 1)  # of a colour that faded too little would be left to see
-            lines.append(Line(index, named.name, 0, metric, steps, values, width=width, legend=rank == 0))
+            lines.append(
+                Line(index, named.name, 0, metric, steps, values, width=width, legend=rank == 0, look=named.look)
+            )
     if not lines:
         return None
     panel = Panel("eigenvalue of K/N", "log")

@@ -1,0 +1,109 @@
+"""Numbers of several runs side by side: each at the nearest measured step, beside its spread over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from pullback.charts.text import number, percent
+from pullback.report.run.series import NamedRun, read_series
+from pullback.runs import Run
+
+Series = tuple[np.ndarray, np.ndarray]
+
+
+def _measured(probe: str, metric: str) -> Callable[[Run], Series]:
+    def read(run: Run) -> Series:
+        steps, values = read_series(run, probe, metric)
+        return np.array(steps, np.int64), np.array(values, float)
+
+    return read
+
+
+def _loss(run: Run) -> Series:
+    steps, values = run.course("loss")
+    return (steps, values) if len(steps) else _measured("loss", "loss")(run)
+
+
+def _held_out(name: str) -> Callable[[Run], Series]:
+    def read(run: Run) -> Series:
+        found = _measured("epoch", f"test_{name}")(run)
+        return found if len(found[0]) else _measured("test", name)(run)
+
+    return read
+
+
+NUMBERS: tuple[tuple[str, Callable[[Run], Series], Callable[[object], str]], ...] = (
+    ("Loss", _loss, number),
+    ("Held-out loss", _held_out("loss"), number),
+    ("Held-out accuracy", _held_out("accuracy"), percent),
+    ("Mean gradient norm", _measured("gradients", "mean_gradient_norm"), number),
+    ("Sharpness", _measured("sharpness", "hessian"), number),
+    ("Effective rank", _measured("kernel", "effective_rank"), number),
+    ("Pairs in conflict", _measured("alignment", "conflict_fraction"), percent),
+)
+
+
+def compared(runs: Sequence[NamedRun]) -> dict[str, Any]:
+    """A row for each setting, and a column for each number that any run has.
+
+    Of every number the runs are compared at the last step that all that have it reached; a run that was not measured
+    then is taken at its nearest measured step, which is told.
+    """
+    tried = [(label, _at_one_step([read(named.run) for named in runs]), show) for label, read, show in NUMBERS]
+    columns = [(label, *found, show) for label, found, show in tried if found is not None]
+    order = sorted(range(len(runs)), key=lambda place: (_group(runs[place]), place))
+    rows: list[dict[str, Any]] = []
+    for group, members in groupby(order, key=lambda place: _group(runs[place])):
+        places = list(members)
+        look = runs[places[0]].look
+        rows.append({
+            "label": look.label if look else runs[places[0]].name,
+            "colour": look.colour if look else "",
+            "runs": [runs[place].name for place in places],
+            "cells": [_cell([cells[place] for place in places], at, show) for _, at, cells, show in columns],
+            "group": group,
+        })  # fmt: skip
+    heads = [f"{label} at step {at:,}" for label, at, _, _ in columns]
+    off = any(step != at for _, at, cells, _ in columns for step, _ in filter(None, cells))
+    return {"head": heads, "rows": rows, "nearest": off, "seeds": any(len(row["runs"]) > 1 for row in rows)}
+
+
+def _group(named: NamedRun) -> int:
+    return named.look.group if named.look else 0
+
+
+def _at_one_step(found: Sequence[Series]) -> tuple[int, list[tuple[int, float] | None]] | None:
+    """The step, and of each run the nearest step measured and its value; None of what no run has."""
+    last = [int(steps[-1]) for steps, _ in found if len(steps)]
+    if not last:
+        return None
+    at = min(last)
+    return at, [_nearest(steps, values, at) for steps, values in found]
+
+
+def _nearest(steps: np.ndarray, values: np.ndarray, at: int) -> tuple[int, float] | None:
+    if not len(steps):
+        return None
+    place = int(np.abs(steps - at).argmin())
+    return int(steps[place]), float(values[place])
+
+
+def _cell(found: Sequence[tuple[int, float] | None], at: int, show: Callable[[object], str]) -> dict[str, str]:
+    """Mean and standard deviation over the runs of a setting, and the steps where these are not the common one."""
+    known = [each for each in found if each is not None]
+    if not known:
+        return {"value": "–", "spread": "", "note": "not measured"}
+    values = [value for _, value in known]
+    finite = all(map(math.isfinite, values))
+    mean = fmean(values) if finite else next(value for value in values if not math.isfinite(value))
+    spread = show(stdev(values)) if len(values) > 1 and finite else ""
+    steps = sorted({step for step, _ in known})
+    ends = f"{steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "")
+    notes = [f"{len(values)} seeds" if len(values) > 1 else "", f"measured at step {ends}" if steps != [at] else ""]
+    return {"value": show(mean), "spread": spread, "note": "; ".join(filter(None, notes))}
