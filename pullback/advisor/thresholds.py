@@ -95,6 +95,11 @@ OUTLIER = 7.0  # modified z-score of log |g|: hard samples of healthy runs reach
 MANY_SAMPLES = 16  # samples of which one can stand out
 UNLEARNT = 0.2  # of the samples right, beyond one answer for all
 CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
+HARD_PLACE = 0.15  # of a label that is not the first answer, 0 second and 1 last: healthy runs have 0.06; calibrated
+PLACE_ERRORS = 3.0  # standard errors above it: one in seven hundred by chance
+FEW_CLASSES = 4  # of three a label that is not the first answer is second or last, however hard the sample is
+MANY_RANKED = 15  # samples whose label is not the first answer
+PLACES_TELL = 0.7  # of the samples right, at most: of fewer wrong labels each is told by its own odds
 LABEL_CHANCE = 0.02  # that a share of wrong labels is told to be beyond its limit which is not
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).

@@ -45,6 +45,14 @@ def labels(late: int, samples: int, early: int = 0, right: float = 0.1) -> list[
     return [(1, "loss", answers), *([seen(1, early)] if early else []), seen(40, late)]
 
 
+def places(right: int, first_others: int, last_ones: int, classes: int = 12) -> list[Line]:
+    """Labels of a run: first among the model's scores, second, or last of all."""
+    ranks = {"1": right, "2": first_others, str(classes): last_ones}
+    seen = {"num_samples": right + first_others + last_ones, "num_classes": classes, "label_ranks": ranks}
+    named = {"suspects": [], "contradicted": [[3, 1.0]]}
+    return [(0, "targets", {"counts": {str(k): 10 for k in range(classes)}}), (40, "samples", seen | named)]
+
+
 def outlier(samples: int) -> list[Line]:
     return [(0, "samples", {"num_samples": samples, "suspects": [[3, 20.0, "outlier"]]})]
 
@@ -160,6 +168,12 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_SAMPLES": (Row(outlier, 16, 15, "suspect-samples"),),
     "UNLEARNT": (Row(lambda v: labels(30, 100, 20, v), 0.301, 0.299, "suspect-samples", is_warning),),
     "CONFIDENT": (Row(lambda v: labels(300, 1000, v), 150, 151, "suspect-samples", is_warning),),
+    # places are 0 and 1: a share p of ones has the standard error sqrt(p (1 - p) / n), 0.046 of 30 in 100
+    "HARD_PLACE": (Row(lambda v: places(100, 100 - v, v), 29, 28, "suspect-samples", is_warning),),
+    "PLACE_ERRORS": (Row(lambda v: places(100, 100 - v, v), 29, 28, "suspect-samples", is_warning),),
+    "FEW_CLASSES": (Row(lambda v: places(150, 50, 50, v), 4, 3, "suspect-samples", is_warning),),
+    "MANY_RANKED": (Row(lambda v: places(15, 0, v), 15, 14, "suspect-samples", is_warning),),
+    "PLACES_TELL": (Row(lambda v: places(v, 50, 50), 233, 234, "suspect-samples", is_warning),),
     # of 200 and 1000 labels of which 3 percent are wrong so many or more are in 1.84 and 2.04 of 100 draws
     "LABEL_CHANCE": (Row(lambda v: labels(*v), (12, 200), (42, 1000), "suspect-samples", is_warning),),
     "FEW_DIRECTIONS": (Row(lambda v: collapsed(*[v] * 5), 3, 2, "rank-collapse"),),

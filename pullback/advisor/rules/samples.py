@@ -19,15 +19,18 @@ from pullback.advisor.reading import (
     span,
     training_losses,
 )
+from pullback.advisor.rules.labels import are_drawn, contradicted
 from pullback.advisor.thresholds import (
     CLASS_CONFLICT,
     CONFIDENT,
     CONFLICT,
+    HARD_PLACE,
     HELD_OUT_BETTER,
     LABEL_CHANCE,
     MANY_SAMPLES,
     MANY_STEPS,
     OUTLIER,
+    PLACE_ERRORS,
     SUSPECT_SHARE,
     UNLEARNT,
 )
@@ -96,6 +99,10 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     found = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
     if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
         found.pop("label", None)
+    drawn = are_drawn(run, late)
+    if drawn is not None:
+        seen["label"] = next((r for r in reversed(late) if contradicted(r)), late[-1])
+        found = {"label": contradicted(seen["label"])} | {k: v for k, v in found.items() if k != "label"}
     if not found:
         return
     share = _label_share(late)
@@ -104,16 +111,21 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     beyond = _by_chance(*_labels(late)) < LABEL_CHANCE
     cleaner = _is_cleaner_held_out(run)
     evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in found}
+    if drawn is not None:
+        evidence |= {"labels": float(len(found["label"])), "samples contradicted": float(drawn.against)}
+        evidence |= {"mean place of their labels": drawn.mean, "standard error of it": drawn.error}
     yield Finding(
         "suspect-samples",
-        "warning" if (beyond and not confident) or (cleaner and "label" in found) else "info",
+        "warning" if drawn or (beyond and not confident) or (cleaner and "label" in found) else "info",
         None,
         (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
         evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
         "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
         f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
         f"run have suspect labels, by more than {LABEL_CHANCE:.0%} of binomial draws show, or if some have and "
-        f"held-out samples have less than {HELD_OUT_BETTER:g} of the training's loss, without dropout",
+        f"held-out samples have less than {HELD_OUT_BETTER:g} of the training's loss, without dropout, or if labels "
+        f"that are not the first answer stand, from second (0) to last (1), above {HARD_PLACE:g} in the mean by "
+        f"{PLACE_ERRORS:g} standard errors",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
         listed_samples(found, {reason: seen[reason].step for reason in found}),
         summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",

@@ -26,10 +26,14 @@ def measure(seen: Observation) -> Measurement:
     ten times as probable, scored by the logarithm of that; it needs outputs (N, C). "outlier": log |g_i| far above the
     others', scored by the modified z-score. "duplicate": inputs and gradient are those of an earlier sample, scored by
     the cosine. ``copies``, where there are any: of each sample that is there several times, how many times.
+
+    Of outputs (N, C) also ``num_classes`` C, ``label_ranks``, rank -> samples, the place of the given label among all
+    by the model's scores, from 1, and ``contradicted``, [index, ln of the odds], of samples whose label is not first.
     """
     total = seen.kernel.total.double()
     duplicates, copies = _duplicates(total, seen.x)
     suspects = duplicates + _outliers(_norms(total))
+    ranked: dict[str, Any] = {}
     outputs = seen.kernel.outputs
     if (
         seen.labels is not None
@@ -38,10 +42,12 @@ def measure(seen: Observation) -> Measurement:
         and outputs.shape[1] > int(seen.labels.max())
     ):
         own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
-        suspects = _mislabelled(own, opposed, _log_odds(outputs, seen.labels)) + suspects
+        odds = _log_odds(outputs, seen.labels)
+        suspects = _mislabelled(own, opposed, odds) + suspects
+        ranked = _ranked(outputs, seen.labels, odds)
     counts = Counter(reason for _, _, reason in suspects)
     values = {"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)}
-    return Measurement(values | ({"copies": copies} if copies else {}))
+    return Measurement(values | ranked | ({"copies": copies} if copies else {}))
 
 
 def measure_each(seen: Observation) -> Measurement:
@@ -79,6 +85,19 @@ def _log_odds(outputs: Tensor, y: Tensor) -> Tensor:
     """Ln of the probability of the likeliest label over that of the given one, 0 where they are the same, (N,)."""
     logits = outputs.detach().double()
     return logits.amax(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
+def _ranked(outputs: Tensor, y: Tensor, odds: Tensor) -> dict[str, Any]:
+    """Where the model's scores have the given labels."""
+    scores = outputs.detach()
+    ranks = 1 + (scores > scores.gather(1, y.unsqueeze(1))).sum(1)
+    against = [pair[:2] for pair in _listed(torch.where(ranks > 1, odds, 0), "label", 0.0)[:MOST_SUSPECTS]]
+    counts = Counter(ranks.tolist())
+    return {
+        "num_classes": outputs.shape[1],
+        "label_ranks": {str(rank): counts[rank] for rank in sorted(counts)},
+        "contradicted": against,
+    }
 
 
 def _mislabelled(own: Tensor, opposed: Tensor, odds: Tensor) -> list[list[Any]]:

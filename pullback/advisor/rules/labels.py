@@ -1,0 +1,76 @@
+"""Labels that are wrong whatever the sample is like: the model's scores have them anywhere among the other classes.
+
+A hard sample's label stands second among the scores, or nearly so: it is like another class. A label that was drawn
+stands at any place. So of samples whose label is not the model's first answer the mean place tells one from the other,
+also where so many labels are wrong that the model is never sure, and no single sample stands out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pullback.advisor.reading import by_layer, class_counts, number
+from pullback.advisor.thresholds import FEW_CLASSES, HARD_PLACE, MANY_RANKED, PLACE_ERRORS, PLACES_TELL, UNLEARNT
+from pullback.runs import Record, Run
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of samples whose label is not the model's first answer.
+
+    Attributes:
+        against: their number.
+        samples: all that were looked at.
+        mean: of the place, 0 for the second among the scores and 1 for the last.
+        error: standard error of that.
+    """
+
+    against: int
+    samples: int
+    mean: float
+    error: float
+
+
+def places_of(records: Sequence[Record]) -> Places | None:
+    """Over several measurements; None where there are fewer than four classes, or no such sample."""
+    counts: dict[float, int] = {}
+    samples = 0
+    for record in records:
+        classes = number(record.values.get("num_classes"))
+        if not classes >= FEW_CLASSES:
+            continue
+        for rank, count in by_layer(record, "label_ranks").items():
+            if rank.isdecimal() and 0 < int(rank) <= classes and count > 0:
+                samples += int(count)
+                if int(rank) > 1:
+                    place = (int(rank) - 2) / (classes - 2)
+                    counts[place] = counts.get(place, 0) + int(count)
+    against = sum(counts.values())
+    if not against:
+        return None
+    mean = sum(place * count for place, count in counts.items()) / against
+    variance = sum(count * (place - mean) ** 2 for place, count in counts.items()) / against
+    return Places(against, samples, mean, math.sqrt(variance / against))
+
+
+def are_drawn(run: Run, records: Sequence[Record]) -> Places | None:
+    """The places, if they are those of labels that say nothing of their samples, of a model that has learnt something.
+
+    ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise.
+    """
+    found, counts = places_of(records), list(class_counts(run).values())
+    if found is None or found.against < MANY_RANKED or not counts:
+        return None
+    right = 1 - found.against / found.samples
+    learnt = max(counts) / sum(counts) + UNLEARNT
+    above = found.mean - HARD_PLACE > PLACE_ERRORS * found.error
+    return found if above and learnt <= right <= PLACES_TELL else None
+
+
+def contradicted(record: Record) -> list[tuple[int, float, str]]:
+    """Samples of a record whose label is not the model's first answer, the surest first, as suspects."""
+    listed = record.values.get("contradicted")
+    pairs = [pair for pair in listed if isinstance(pair, list) and len(pair) == 2] if isinstance(listed, list) else []
+    return [(i, number(odds), "label") for i, odds in pairs if type(i) is int and number(odds) > 0]

@@ -1,0 +1,85 @@
+"""Wrong labels that are told by where the model's scores have them: drawn labels against hard samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pullback as pb
+from pullback.runs import Run
+from tests.advisor.runs import Line, a_run
+
+CLASSES = 10
+EVERY: Line = (0, "targets", {"counts": {str(k): 50 for k in range(CLASSES)}})
+
+
+def a_record(step: int, ranks: Any, classes: int = CLASSES) -> Line:
+    found, counts = np.unique(np.asarray(ranks), return_counts=True)
+    named = [[int(place), 1.0] for place in np.flatnonzero(np.asarray(ranks) > 1)[:20]]
+    seen = {str(rank): int(count) for rank, count in zip(found, counts, strict=True)}
+    values = {"num_samples": len(ranks), "suspects": [], "num_classes": classes}
+    return step, "samples", values | {"label_ranks": seen, "contradicted": named}
+
+
+def ranks_of(rng: np.random.Generator, samples: int, wrong: float, hard: float) -> np.ndarray:
+    """A share of labels drawn among all others, and of the rest a share second, third, ... each half as often."""
+    ranks = np.where(rng.random(samples) < hard, 1 + np.minimum(rng.geometric(0.55, samples), CLASSES - 1), 1)
+    return np.where(rng.random(samples) < wrong, rng.integers(2, CLASSES + 1, samples), ranks)
+
+
+def said(run: Run) -> pb.Finding | None:
+    return next((each for each in pb.diagnose(run) if each.name == "suspect-samples"), None)
+
+
+def a_training(seed: int, wrong: float, hard: float, samples: int = 16) -> Run:
+    rng = np.random.default_rng(seed)
+    return a_run(EVERY, *[a_record(step, ranks_of(rng, samples, wrong, hard)) for step in range(50, 850, 50)])
+
+
+def test_two_fifths_of_the_labels_are_told_by_few_samples_a_measurement() -> None:
+    found = [said(a_training(seed, 0.4, 0.2)) for seed in range(40)]
+    assert sum(each is not None and each.severity == "warning" for each in found) >= 38
+    first = next(each for each in found if each is not None)
+    assert first.change is not None
+    assert (first.change.kind, bool(first.change.value)) == ("check_samples", True)
+    assert first.evidence["samples contradicted"] > 30
+
+
+@pytest.mark.parametrize("hard", [0.3, 0.5, 0.65])
+def test_hard_samples_are_not_told(hard: float) -> None:
+    """Whatever share of them is wrong: none of 60 runs."""
+    assert not any(said(a_training(seed, 0.0, hard)) for seed in range(60))
+
+
+def test_nothing_is_said_where_nothing_is_learnt() -> None:
+    rng = np.random.default_rng(0)
+    untrained = [a_record(step, rng.integers(1, CLASSES + 1, 64)) for step in range(50, 850, 50)]
+    assert said(a_run(EVERY, *untrained)) is None
+
+
+def test_one_frequent_class_is_no_knowledge() -> None:
+    """Its answer for all leaves the labels of the others at any place."""
+    frequent: Line = (0, "targets", {"counts": {"0": 450} | {str(k): 50 for k in range(1, CLASSES)}})
+    rng = np.random.default_rng(0)
+    lines = [
+        a_record(step, np.where(rng.random(64) < 0.5, 1, rng.integers(2, CLASSES + 1, 64)))
+        for step in range(50, 850, 50)
+    ]
+    assert said(a_run(frequent, *lines)) is None
+
+
+def test_of_three_classes_places_say_nothing() -> None:
+    rng = np.random.default_rng(0)
+    three: Line = (0, "targets", {"counts": {"0": 50, "1": 50, "2": 50}})
+    lines = [a_record(step, rng.choice([1, 2, 3], 64, p=[0.6, 0.2, 0.2]), 3) for step in range(50, 850, 50)]
+    assert said(a_run(three, *lines)) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [{"label_ranks": 3}, {"label_ranks": {"x": 1, "-1": 4, "99": 5}}, {"contradicted": "a"}]
+)
+def test_damaged_records_are_passed_over(damage: dict[str, Any]) -> None:
+    step, probe, values = a_record(50, [1, 1, 2, 5])
+    assert said(a_run(EVERY, (step, probe, values | damage))) is None
