@@ -53,13 +53,17 @@ def thinned(table: Table) -> tuple[str, list[list[Cell]]]:
     return table.caption + said, [table.rows[place] for place in kept]
 
 
-def document_html(home: str | Path, template: str, charts: Iterable[Chart], **shown: Any) -> str:
+def document_html(
+    home: str | Path, template: str, charts: Iterable[Chart], *, live: str | None = None, **shown: Any
+) -> str:
     """A whole page as text.
 
     Args:
         home: the package whose folder ``templates`` holds the page's template, or a folder that holds it.
         template: its name; it extends ``document.html``, whose main part has the id ``content``.
         charts: the charts whose boxes (``kit.charts``) stand on the page.
+        live: the page's version, of one that is served and asks its own address what is new: its scripts are then
+            ``served_scripts``. None of a file.
         **shown: what the template asks for.
     """
     scripts, allowed = _scripts()
@@ -70,6 +74,8 @@ def document_html(home: str | Path, template: str, charts: Iterable[Chart], **sh
         allowed=allowed,  # the content policy: these scripts run, and nothing is fetched
         figures=Markup(script_json(figures)),
         scripts=scripts,
+        live=live,
+        sources=list(served_scripts()) if live is not None else [],
         **shown,
     )
 
@@ -105,6 +111,13 @@ def _storable(value: Cell) -> Cell:
 def framed(page: str) -> Markup:
     """A page as the value of a frame's ``srcdoc`` in single quotes: what would end it, or be read, is escaped."""
     return Markup(page.replace("&", "&amp;").replace("'", "&#39;"))
+
+
+@cache
+def served_scripts() -> dict[str, str]:
+    """The scripts of pages that are served, by the names they have under ``/script/``, which change with them."""
+    scripts = [*_scripts()[0], _resource("live.js")]
+    return {f"{hashlib.sha256(each.encode()).hexdigest()[:16]}.js": each for each in scripts}
 
 
 def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:

@@ -180,16 +180,15 @@ for (const key of waiting) sight.observe(box(key));
 later(drawWaiting);
 addEventListener("beforeprint", drawAll);
 
-for (const slider of document.querySelectorAll("input[data-chart]")) {
-  slider.addEventListener("input", () => {
-    const chart = charts[slider.dataset.chart];
-    chart.shown = Number(slider.value);
-    const label = chart.frames[chart.shown].label;
-    slider.setAttribute("aria-valuetext", label);
-    slider.parentElement.querySelector("output").textContent = label;
-    draw(slider.dataset.chart);
-  });
+function showFrame(slider) {
+  const chart = charts[slider.dataset.chart];
+  chart.shown = Number(slider.value);
+  const label = chart.frames[chart.shown].label;
+  slider.setAttribute("aria-valuetext", label);
+  slider.parentElement.querySelector("output").textContent = label;
+  draw(slider.dataset.chart);
 }
+document.addEventListener("input", (event) => { if (event.target.matches("input[data-chart]")) showFrame(event.target); });
 
 if (controls) {
   controls.hidden = false;
@@ -243,19 +242,22 @@ function saveTable(rows, name) {
   save(`data:text/csv;charset=utf-8,${encodeURIComponent(lines.join("\r\n"))}`, `${name}.csv`);
 }
 
-for (const each of document.querySelectorAll(".exports")) each.hidden = false;
-for (const each of document.querySelectorAll("button[data-image]")) {
-  each.addEventListener("click", () => saveImage(each.dataset.image, each.dataset.kind));
+function showExports() {
+  for (const each of document.querySelectorAll(".exports")) each.hidden = false;
 }
-for (const each of document.querySelectorAll("button[data-table]")) {
-  const key = each.dataset.table, place = Number(each.dataset.place);
-  each.addEventListener("click", () => saveTable(tableOf(key, place), place ? `${key}-${place + 1}` : key));
+showExports();
+
+function rowsShown(id) {
+  const rows = [...document.querySelectorAll(`[aria-labelledby="${id}"] tr`)];
+  return rows.map((row) => [...row.cells].map((cell) => cell.dataset.value ?? cell.textContent.trim()));
 }
-for (const each of document.querySelectorAll("button[data-dom]")) {
-  const rows = () => [...document.querySelectorAll(`[aria-labelledby="${each.dataset.dom}"] tr`)];
-  const cells = (row) => [...row.cells].map((one) => one.dataset.value ?? one.textContent.trim());
-  each.addEventListener("click", () => saveTable(rows().map(cells), each.dataset.dom));
-}
+
+document.addEventListener("click", (event) => {
+  const { image, kind, table, place, dom } = event.target.closest("button")?.dataset ?? {};
+  if (image) saveImage(image, kind);
+  if (table) saveTable(tableOf(table, Number(place)), Number(place) ? `${table}-${Number(place) + 1}` : table);
+  if (dom) saveTable(rowsShown(dom), dom);
+});
 
 // A link to what is folded away unfolds it.
 function unfold() {

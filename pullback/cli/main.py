@@ -11,7 +11,7 @@ import typer
 
 from pullback._checks import PullbackError
 from pullback._version import __version__
-from pullback.cli import compare, demo, diagnose, gallery, list_runs, report
+from pullback.cli import compare, demo, diagnose, gallery, list_runs, report, watch
 from pullback.cli.dynamics import commands as dynamics
 from pullback.cli.theory import commands as theory
 
@@ -28,6 +28,7 @@ app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("diagnose")(diagnose.command)
 app.command("list")(list_runs.command)
+app.command("watch")(watch.command)
 app.command("gallery")(gallery.command)
 app.add_typer(theory.app, name="theory")
 app.add_typer(dynamics.app, name="dynamics")
@@ -35,7 +36,12 @@ app.add_typer(dynamics.app, name="dynamics")
 # typer brings its own copy of click, or asks for click, depending on its version: the class is found by its children
 UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 STOPPED = 130
-OPTIONS = {"overwrite=True": "--force", "images=False": "--no-images"}  # arguments that errors name, as options
+OPTIONS = {
+    "overwrite=True": "--force",
+    "images=False": "--no-images",
+    "port=": "--port ",
+    "host=": "--host ",
+}  # arguments that errors name, as options
 
 
 def _show_version(asked: bool) -> None:

@@ -52,8 +52,8 @@ def write_report(
     return write_whole(page_html(runs), path)
 
 
-def page_html(runs: Sequence[NamedRun]) -> str:
-    """The whole page as text."""
+def page_html(runs: Sequence[NamedRun], live: str | None = None) -> str:
+    """The whole page as text; ``live`` is its version, where it is served and not a file."""
     made = [(section, *charts_of(section, runs)) for section in SECTIONS]
     causes, suspects = findings_of(runs), suspects_of(runs[0]) if len(runs) == 1 else None
     titles = {chart.key: chart.title for _, charts, _ in made for chart in charts}
@@ -64,6 +64,7 @@ def page_html(runs: Sequence[NamedRun]) -> str:
         "pullback.report",
         "run.html",
         [chart for _, charts, _ in sections for chart in charts],
+        live=live,
         runs=[head_of(named, place) for place, named in enumerate(runs)],
         compared=compared(runs) if len(runs) > 1 else None,
         axes=axes_of(runs),

@@ -1,0 +1,78 @@
+"""A page that is made anew when what it shows has changed, and is else kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import warnings
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from pullback._checks import PullbackError
+
+REST = 4  # times as long as making a page took, nobody makes it again: at most a fifth of a core goes into it
+GONE = "This run is not there any more: its folder was removed, renamed or replaced."
+
+_making = threading.Lock()  # one page at a time, whoever asks
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page as it stands.
+
+    Attributes:
+        version: changes with the page.
+        html: the page.
+        trouble: why there is no newer one, in a sentence; empty if there is none.
+    """
+
+    version: str
+    html: str
+    trouble: str = ""
+
+
+class Feed:
+    """The page of one thing that changes.
+
+    Args:
+        sign: what stands for its state, cheap; raises OSError where it is gone.
+        make: the page, of the version it is given.
+    """
+
+    def __init__(self, sign: Callable[[], Hashable], make: Callable[[str], str]) -> None:
+        self._sign, self._make = sign, make
+        self._shown: Shown | None = None
+        self._state: Hashable = None
+        self._next = 0.0
+
+    def current(self) -> Shown:
+        """The page of now, or of a moment ago where it takes long to make."""
+        with _making:
+            try:
+                state = self._sign()
+            except OSError:
+                return self._old(GONE)
+            if self._shown is None or (state != self._state and time.monotonic() >= self._next):
+                return self._made(state)
+            return self._shown
+
+    def _made(self, state: Hashable) -> Shown:
+        start = time.monotonic()
+        version = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+        try:
+            with warnings.catch_warnings():  # of damaged lines the page itself tells
+                warnings.simplefilter("ignore")
+                html = self._make(version)
+        except PullbackError as error:
+            return self._old(str(error))
+        except OSError:  # removed while it was read
+            return self._old(GONE)
+        self._shown, self._state = Shown(version, html), state
+        self._next = time.monotonic() + REST * (time.monotonic() - start)
+        return self._shown
+
+    def _old(self, trouble: str) -> Shown:
+        shown = self._shown or Shown("", "")
+        self._state = None  # whatever comes next is new
+        return Shown(shown.version, shown.html, trouble)
