@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pullback.advisor.diagnose import diagnose
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import number, training_losses
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import number
 from pullback.advisor.rules import RULES
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.runs import Run, load_run

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import pullback as pb
 from pullback.advisor.causes import ORDER
-from pullback.advisor.reading import learns
 from pullback.advisor.rules import RULES
+from pullback.advisor.severity import learns
 from pullback.runs import RunWriter
 from tests.advisor.runs import LEARNS, a_run, losses
 

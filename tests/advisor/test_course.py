@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.advisor import course
-from pullback.advisor.reading import learns, least_loss
+from pullback.advisor.reading import least_loss
+from pullback.advisor.severity import learns
 from pullback.runs import RunWriter
 from tests.advisor.runs import Line, a_run, found, losses
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, severity
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, number
 from pullback.advisor.rules import units
+from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import COLLAPSES_AT_ONCE, ONE_KEY, ONE_TOKEN
 from pullback.runs import Record, Run
 

@@ -8,18 +8,9 @@ from statistics import mean, median, stdev
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    has,
-    lasts,
-    number,
-    records_with,
-    severity,
-    severity_of_mistake,
-    span,
-    training_losses,
-)
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, number, records_with, span
+from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     AT_NO_COST,
     BATCH_NORM_COUNT,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, lasts, learns, number, records_with, severity_of_mistake, span
+from pullback.advisor.reading import CONVENTION, lasts, number, records_with, span
 from pullback.advisor.rules.outliers import far_samples
+from pullback.advisor.severity import learns, severity_of_mistake
 from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
 from pullback.runs import Record, Run
 

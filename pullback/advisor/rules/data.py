@@ -11,16 +11,8 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    class_counts,
-    number,
-    records_with,
-    severity,
-    severity_of_mistake,
-    span,
-)
+from pullback.advisor.reading import CONVENTION, by_layer, class_counts, number, records_with, span
+from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     IMBALANCED,
     IMBALANCED_ALWAYS,

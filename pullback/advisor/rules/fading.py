@@ -9,16 +9,10 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import (
-    CONVENTION,
-    lasts,
-    number,
-    records_with,
-    severity,
-    severity_of_mistake,
-    training_losses,
-)
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import CONVENTION, lasts, number, records_with
 from pullback.advisor.rules.words import as_dict
+from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     DECAY_COSINE,
     DECAY_HARMS,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
+from pullback.advisor.losses import summed_over, training_losses
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import CONVENTION, by_layer, records_with, summed_over, training_losses
+from pullback.advisor.reading import CONVENTION, by_layer, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
     ALL_AT_ONCE,

@@ -10,23 +10,12 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
+from pullback.advisor.losses import summed_over, training_losses
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    falls_short,
-    is_early,
-    lasts,
-    learns,
-    least_loss,
-    not_finite,
-    records_with,
-    severity,
-    summed_over,
-    training_losses,
-)
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.rules.first_steps import out_of_reach
+from pullback.advisor.severity import falls_short, is_early, learns, severity
 from pullback.advisor.thresholds import (
     DIVERGING,
     FALLS_BY,

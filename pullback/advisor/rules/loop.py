@@ -8,7 +8,8 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, records_with, span, training_losses
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import CONVENTION, records_with, span
 from pullback.advisor.thresholds import (
     ADDS_UP,
     ADDS_UP_BEYOND,

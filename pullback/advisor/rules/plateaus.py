@@ -7,7 +7,8 @@ from statistics import median
 
 from pullback.advisor.course import stands
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, least_loss, number, records_with, severity
+from pullback.advisor.reading import CONVENTION, least_loss, number, records_with
+from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import NEGATIVE, PLATEAU, PLATEAU_CHANGES, PLATEAU_LOSSES
 from pullback.runs import Record, Run
 

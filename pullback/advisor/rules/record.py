@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import not_finite, number, training_losses
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import not_finite, number
 from pullback.advisor.thresholds import UNSEEN_STEPS
 from pullback.runs import Record, Run
 

@@ -8,18 +8,9 @@ from statistics import median
 from pullback.advisor.change import Change
 from pullback.advisor.course import rose_again
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    has,
-    learns,
-    least_loss,
-    number,
-    records_with,
-    severity,
-    span,
-    training_losses,
-)
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import CONVENTION, by_layer, has, least_loss, number, records_with, span
+from pullback.advisor.severity import learns, severity
 from pullback.advisor.thresholds import (
     ACCURACY_FALL,
     BY_HEART_LOSS,

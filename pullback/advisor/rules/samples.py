@@ -8,18 +8,11 @@ from typing import Any
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
+from pullback.advisor.losses import training_losses
 from pullback.advisor.model import kinds
-from pullback.advisor.reading import (
-    CONVENTION,
-    by_layer,
-    lasts,
-    number,
-    records_with,
-    severity_of_symptom,
-    span,
-    training_losses,
-)
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, span
 from pullback.advisor.rules.labels import are_drawn, contradicted
+from pullback.advisor.severity import severity_of_symptom
 from pullback.advisor.thresholds import (
     CLASS_CONFLICT,
     CONFIDENT,

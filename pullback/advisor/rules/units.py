@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with, severity
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with
+from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, MANY_DIRECTIONS, SATURATED
 from pullback.runs import Record, Run
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from pullback.advisor.reading import training_losses
+from pullback.advisor.losses import training_losses
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.charts.chart import PALETTE, Cell, Chart, Table
 from pullback.charts.numbers import extremes

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pullback._text import duration
-from pullback.advisor.reading import constant_accuracy, learns, training_losses
+from pullback.advisor.losses import training_losses
 from pullback.advisor.rules.curvature import curvatures_of
+from pullback.advisor.severity import constant_accuracy, learns
 from pullback.advisor.thresholds import CONFLICT, FALLS_SHORT, LEARNS_SHARE
 from pullback.charts.numbers import finite
 from pullback.charts.text import number, percent

@@ -1,0 +1,96 @@
+"""Whether training works, and so how much what a rule found matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from pullback.advisor.course import fell
+from pullback.advisor.losses import training_losses
+from pullback.advisor.reading import class_counts, has, not_finite, number, once_a_run
+from pullback.advisor.thresholds import (
+    ENOUGH_ANSWERS,
+    FALLS_SHORT,
+    FEW_STEPS,
+    LEARNS_ACCURACY,
+    LEARNS_SHARE,
+    MANY_STEPS,
+    MISTAKE_LEFT,
+)
+from pullback.runs import Record, Run
+
+
+@once_a_run
+def learns(run: Run) -> bool:
+    """Whether training works: the loss is well below that of one answer for all samples, or most samples are right.
+
+    Where the loss of one answer is not known, whether the loss fell. A loss also falls from that of wild first weights
+    to that of one answer, which is not learning. False where nothing is known.
+    """
+    losses = training_losses(run)
+    if not_finite(run) or not len(losses):
+        return False
+    records = list(run.of("loss"))
+    late = [r for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
+    accuracy = median(r.values["accuracy"] for r in late) if late else math.nan
+    constant = constant_accuracy(run, [r.values for r in late])
+    known = len(losses) >= FEW_STEPS and losses.share is not None
+    if (
+        accuracy >= LEARNS_ACCURACY
+        and not accuracy <= constant
+        and not (known and _samples_of(run, late) < ENOUGH_ANSWERS)
+    ):
+        return True
+    if losses.share is not None and len(losses) >= FEW_STEPS:
+        return losses.share <= LEARNS_SHARE
+    return fell(list(map(float, losses.finite)), losses.least) and not accuracy <= constant
+
+
+def _samples_of(run: Run, records: Sequence[Record]) -> float:
+    """Samples that were measured at these steps; infinite where that is not known."""
+    steps = {r.step for r in records}
+    counts = [number(r.values.get("num_samples")) for r in run.of("kernel") if r.step in steps]
+    return sum(counts) if counts and all(map(math.isfinite, counts)) else math.inf
+
+
+def constant_accuracy(run: Run, late: Sequence[Mapping[str, Any]]) -> float:
+    """Share of right answers of the most frequent class; nan where it is not known."""
+    counts = class_counts(run).values()
+    if counts:
+        return max(counts) / sum(counts)
+    known = [c for values in late if math.isfinite(c := number(values.get("constant_accuracy")))]
+    return median(known) if known else math.nan
+
+
+def falls_short(run: Run) -> bool:
+    """Whether much is left to learn: training does not work, or a good part of one answer's loss is still there."""
+    return _has_left(run, FALLS_SHORT)
+
+
+def _has_left(run: Run, most: float) -> bool:
+    """Whether training does not work, or more than this share of one answer's loss is still there."""
+    losses = training_losses(run)
+    left = losses.share if len(losses) >= FEW_STEPS else None
+    return not learns(run) or (left is not None and left > most)
+
+
+def severity_of_mistake(run: Run) -> str:
+    """What is no state but a mistake, and is there from the start, is a warning until hardly any loss is left."""
+    return "warning" if _has_left(run, MISTAKE_LEFT) else "info"
+
+
+def severity_of_symptom(run: Run) -> str:
+    """What shows in any training at first is a warning where training does not work, and has had the steps to."""
+    return "info" if is_early(run) else severity(run)
+
+
+def is_early(run: Run) -> bool:
+    """Whether the loop showed so few steps that nothing is known yet of what is learnt."""
+    return 0 < len(run.course("loss")[1]) < MANY_STEPS
+
+
+def severity(run: Run) -> str:
+    """A state that may do harm is a warning where training does not work, and worth knowing where it does."""
+    return "info" if learns(run) else "warning"
