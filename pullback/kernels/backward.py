@@ -12,7 +12,8 @@ from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.group.shared import run_in_group
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.request import Request, loss_request
+from pullback.kernels.plan.make import PlanOptions
+from pullback.kernels.request import Given, Request, loss_request
 from pullback.kernels.run import run
 
 
@@ -86,7 +87,8 @@ def backward_kernel(
     where = "backward_kernel"
 
     def request() -> Request:
-        return loss_request(model, loss_fn, x, y, x2, y2, model2, params, per, forms, memory_limit, where)
+        given = Given(where, model, x, y, x2, y2, model2, params)
+        return loss_request(given, loss_fn, PlanOptions(forms=forms, memory_limit=memory_limit), per)
 
     kernel = run(request()) if group is None else run_in_group(request, group, where)
     kernel.labels = class_labels(y, kernel.plan.shape[0])

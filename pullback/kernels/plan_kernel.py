@@ -11,9 +11,9 @@ from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import PlanOptions
 from pullback.kernels.plan.rates import Rates, machine_rates
-from pullback.kernels.request import loss_request
+from pullback.kernels.request import Given, loss_request
 from pullback.kernels.shapes_alone import from_few
 
 
@@ -68,16 +68,8 @@ def plan_kernel(
     where = "plan_kernel"
     if num_samples is not None:
         check_positive(where, "num_samples", num_samples)
-    request = loss_request(model, loss_fn, x, y, x2, y2, None, params, "sample", forms, memory_limit, where)
+    options = PlanOptions(forms=forms, memory_limit=memory_limit)
+    request = loss_request(Given(where, model, x, y, x2, y2, None, params), loss_fn, options)
     with from_few(request, num_samples) as (request, few):
         like = few.captured.factors[0].like
-        return make_plan(
-            few.captured,
-            request.rows.count,
-            None if request.columns is None else request.columns.count,
-            memory_limit,
-            where,
-            forms=forms,
-            graph_bytes=few.graph_bytes,
-            rates=rates or machine_rates(like.device, like.dtype),
-        )
+        return request.plan(few.captured, few.graph_bytes, rates or machine_rates(like.device, like.dtype))

@@ -9,8 +9,9 @@ from torch import nn
 from pullback._checks import check_positive, input_error
 from pullback.functional import LossFunction, take
 from pullback.functional.batch import Batch
+from pullback.kernels.plan.make import PLAIN
 from pullback.kernels.plan.rates import Rates, machine_rates
-from pullback.kernels.request import loss_request
+from pullback.kernels.request import Given, loss_request
 from pullback.kernels.shapes_alone import from_few
 from pullback.kernels.store.cost import store_plan
 from pullback.kernels.store.footprint import Footprint
@@ -67,7 +68,7 @@ def plan_store(
     for name, value in (("num_samples", num_samples), ("workers", workers), ("tile", tile)):
         if value is not None:
             check_positive(where, name, value)
-    request = loss_request(model, loss_fn, x, y, None, None, None, params, "sample", None, None, where)
+    request = loss_request(Given(where, model, x, y, params=params), loss_fn, PLAIN)
     if rates is None and any(p.device.type == "meta" for p in model.parameters()):
         raise input_error(
             where,

@@ -1,9 +1,9 @@
-"""What every kernel call does: check the data, capture, plan, run, in one pass or in as many as the memory allows."""
+"""What a kernel call asks for: a model and its data, checked, the values, and what the plan has to keep to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -14,7 +14,11 @@ from pullback.functional.batch import Batch
 from pullback.functional.model_view import names_in
 from pullback.functional.readout import Readout, loss_readout, output_readout, token_readout
 from pullback.functional.refused import refuse_recurrent_dropout
-from pullback.gradients.rows.contract import Contract, Form
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.rows.contract import Contract
+from pullback.kernels.plan.kernel_plan import KernelPlan
+from pullback.kernels.plan.make import PlanOptions, make_plan
+from pullback.kernels.plan.rates import Rates
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Request:
-    """A kernel asked for.
+    """A kernel asked for, checked.
 
     Args:
         readout: the values whose gradients are asked for.
         rows: the first set.
         columns: the second; None for the symmetric kernel.
-        contract: of the output axes.
-        keep_layers: keep every layer's block.
-        forms: layer or parameter -> form, where it is not left to the cost.
-        memory_limit: bytes, or None.
+        options: what its plan has to keep to.
         where: the caller.
         several_outputs: the readout may have more than one value a sample.
     """
@@ -46,28 +47,59 @@ class Request:
     readout: Readout
     rows: Side
     columns: Side | None
-    contract: Contract
-    keep_layers: bool
-    forms: Mapping[str, Form] | None
-    memory_limit: int | None
+    options: PlanOptions
     where: str
     several_outputs: bool = False
 
+    def plan(self, captured: Captured, graph_bytes: int = 0, rates: Rates | None = None) -> KernelPlan:
+        """The plan, from captured factors of any number of samples.
 
-def side_of(
-    model: nn.Module,
-    params: Iterable[str] | None,
-    x: Batch,
-    y: Batch,
-    count: int,
-    where: str,
-    rows: Side | None = None,
-) -> Side:
-    """A side of a kernel, after the checks of the model; columns must have the parameters of the rows."""
-    view = ModelView.of(model, params, where)
-    refuse_recurrent_dropout(view.model, where)
-    if rows is not None:
-        own, other = ({name: tuple(p.shape) for name, p in v.parameters.items()} for v in (rows.view, view))
+        Args:
+            captured: of the rows.
+            graph_bytes: what autograd saves for each sample.
+            rates: of the machine; None takes this one's.
+        """
+        options = replace(self.options, graph_bytes=graph_bytes, rates=rates)
+        columns = None if self.columns is None else self.columns.count
+        return make_plan(captured, self.rows.count, columns, self.where, options)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model and its data as a call was given them, and what the columns have others of.
+
+    Args:
+        where: the caller.
+        model: of the rows.
+        x: inputs, (N, ...).
+        y: targets; None where gradients of outputs are asked for.
+        x2: inputs of the columns; None for those of the rows.
+        y2: their targets.
+        model2: of the columns; None for that of the rows.
+        params: names of parameters or modules; None for all trainable ones.
+    """
+
+    where: str
+    model: nn.Module
+    x: Batch
+    y: Batch = None
+    x2: Batch | None = None
+    y2: Batch | None = None
+    model2: nn.Module | None = None
+    params: Iterable[str] | None = None
+
+    def sides(self) -> tuple[Side, Side | None]:
+        """Rows and columns; None for the symmetric kernel."""
+        where = self.where
+        params = None if self.params is None else names_in(self.params, where)
+        rows = _side(self.model, params, (self.x, self.y), check_batch(where, self.x, self.y), where)
+        if self.x2 is None and self.model2 is None:
+            return rows, None
+        data, count = (self.x, self.y), rows.count
+        if self.x2 is not None:
+            data, count = (self.x2, self.y2), check_batch(where, self.x2, self.y2, ("x2", "y2"))
+        columns = _side(self.model2 or self.model, params, data, count, where)
+        own, other = ({name: tuple(p.shape) for name, p in s.view.parameters.items()} for s in (rows, columns))
         if own != other:
             name = next(n for n in [*own, *other] if own.get(n) != other.get(n))
             raise input_error(
@@ -76,65 +108,33 @@ def side_of(
                 f"{other.get(name, 'none')}",
                 "Pass a copy of the model with other weights",
             )
-    return Side(view, x, y, count)
+        return rows, columns
 
 
-def loss_request(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    x: Batch,
-    y: Batch,
-    x2: Batch | None,
-    y2: Batch | None,
-    model2: nn.Module | None,
-    params: Iterable[str] | None,
-    per: str,
-    forms: Mapping[str, Form] | None,
-    memory_limit: int | None,
-    where: str,
-) -> Request:
-    """The request behind ``backward_kernel`` and ``plan_kernel``."""
-    check_option(where, "per", per, ("sample", "token"))
-    params = None if params is None else names_in(params, where)
-    count = check_batch(where, x, y)
-    rows = side_of(model, params, x, y, count, where)
-    if (x2 is None) != (y2 is None):
-        given, missing = ("x2", "y2") if y2 is None else ("y2", "x2")
-        raise input_error(where, "`x2` and `y2` together", f"only `{given}`", f"Pass `{missing}` too")
-    columns = None
-    if x2 is not None:
-        columns = side_of(model2 or model, params, x2, y2, check_batch(where, x2, y2, ("x2", "y2")), where, rows)
-    elif model2 is not None:
-        columns = side_of(model2, params, x, y, count, where, rows)
+def _side(model: nn.Module, params: list[str] | None, data: tuple[Batch, Batch], count: int, where: str) -> Side:
+    """After the checks of the model."""
+    view = ModelView.of(model, params, where)
+    refuse_recurrent_dropout(view.model, where)
+    return Side(view, *data, count)
+
+
+def loss_request(given: Given, loss_fn: LossFunction, options: PlanOptions, per: str = "sample") -> Request:
+    """The request behind kernels of losses; ``per`` sample or token."""
+    check_option(given.where, "per", per, ("sample", "token"))
+    if (given.x2 is None) != (given.y2 is None):
+        one, missing = ("x2", "y2") if given.y2 is None else ("y2", "x2")
+        raise input_error(given.where, "`x2` and `y2` together", f"only `{one}`", f"Pass `{missing}` too")
     readout = token_readout(loss_fn) if per == "token" else loss_readout(loss_fn)
-    return Request(readout, rows, columns, "full", per == "sample", forms, memory_limit, where)
+    return Request(readout, *given.sides(), replace(options, keep_layers=per == "sample"), given.where)
 
 
 Contraction = Literal["trace", "diagonal", "full", "sum"]
 
 
-def tangent_request(
-    model: nn.Module,
-    x: Batch,
-    x2: Batch | None,
-    model2: nn.Module | None,
-    contract: Contraction,
-    params: Iterable[str] | None,
-    forms: Mapping[str, Form] | None,
-    memory_limit: int | None,
-    where: str,
-) -> Request:
-    """The rows and columns of a tangent kernel, checked."""
-    check_option(where, "contract", contract, ("trace", "diagonal", "full", "sum"))
-    params = None if params is None else names_in(params, where)
-    count = check_batch(where, x)
-    rows = side_of(model, params, x, None, count, where)
-    columns = None
-    if x2 is not None or model2 is not None:
-        other = x if x2 is None else x2
-        size = check_batch(where, other, None, ("x2", "y2"))
-        columns = side_of(model2 or model, params, other, None, size, where, rows)
+def tangent_request(given: Given, contract: Contraction, options: PlanOptions) -> Request:
+    """The request behind ``tangent_kernel``."""
+    check_option(given.where, "contract", contract, ("trace", "diagonal", "full", "sum"))
     kept: Contract = "full" if contract == "sum" else contract
+    options = replace(options, contract=kept, keep_layers=False)
     readout = output_readout(summed=contract == "sum")
-    several = contract != "sum"
-    return Request(readout, rows, columns, kept, False, forms, memory_limit, where, several_outputs=several)
+    return Request(readout, *given.sides(), options, given.where, several_outputs=contract != "sum")

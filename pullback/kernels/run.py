@@ -21,25 +21,24 @@ from pullback.kernels.gram.blocks import Blocks, assemble, partial_block
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.allocator import freed_at_once, give_back
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import make_plan
 from pullback.kernels.request import Request, Side
 
 
 def run(request: Request, *, by_output: bool = False) -> Kernel:
     """Compute the kernel asked for."""
-    if request.memory_limit is not None:
+    if request.options.memory_limit is not None:
         return _run_within(request, by_output=by_output)
     plan = None
     if request.several_outputs:  # their gradients may be far larger than rows made of them
         few = template(request, check=False)
-        plan = plan_of(request, few.captured, few.graph_bytes).condensing()
+        plan = request.plan(few.captured, few.graph_bytes).condensing()
     if plan is not None and plan.batch < max(plan.samples):
         left, right = _both_in_batches(request, plan, plan.passes[0])
     else:
         left, right = _whole(request, request.rows), None
         if request.columns is not None:
             left, right = aligned(left, _whole(request, request.columns))
-        plan = plan_of(request, left)
+        plan = request.plan(left)
     with without_autocast():
         blocks = assemble(left, right, plan, request.where)
 
@@ -75,21 +74,6 @@ def template(request: Request, *, check: bool = True) -> Template:
     return Template(captured, saved // captured.num_samples)
 
 
-def plan_of(request: Request, captured: Captured, graph_bytes: int = 0) -> KernelPlan:
-    """The plan for a request, from captured factors of any number of samples."""
-    return make_plan(
-        captured,
-        request.rows.count,
-        None if request.columns is None else request.columns.count,
-        request.memory_limit,
-        request.where,
-        contract=request.contract,
-        forms=request.forms,
-        keep_layers=request.keep_layers,
-        graph_bytes=graph_bytes,
-    )
-
-
 def _whole(request: Request, side: Side) -> Captured:
     return captured_rows(side.view, request.readout, side.x, side.y, request.where)
 
@@ -98,10 +82,10 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
     blocks: Blocks | None = None
     last: Captured | None = None
-    with freed_at_once(request.memory_limit):
+    with freed_at_once(request.options.memory_limit):
         few = template(request, check=False)
         first = few.captured
-        plan = plan_of(request, first, few.graph_bytes)
+        plan = request.plan(first, few.graph_bytes)
         print(plan, file=sys.stderr)
         for names in plan.passes:
             last = None  # its outputs are made again
@@ -110,7 +94,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
                 blocks = assemble(left, right, plan, request.where, blocks)
             last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
             del left, right
-            give_back(request.memory_limit)
+            give_back(request.options.memory_limit)
     assert blocks is not None
     assert last is not None
 
@@ -162,10 +146,10 @@ def _in_batches(request: Request, side: Side, plan: KernelPlan, names: tuple[str
                 return captured
             captured = _condensed(captured, plan)
             filling = filling or Filling(captured, side.count)
-            give_back(request.memory_limit)
+            give_back(request.options.memory_limit)
             filling.add(captured)
             del captured
-            give_back(request.memory_limit)
+            give_back(request.options.memory_limit)
     assert filling is not None
     return filling.whole()
 

@@ -34,7 +34,7 @@ class KernelSeries:
         view = ModelView.of(self.model, None, where)
         captured = captured_rows(view, self.readout, x, y, where, None if anew else self._first)
         self._first = captured.first
-        plan = make_plan(captured, captured.num_samples, None, None, where)
+        plan = make_plan(captured, captured.num_samples, None, where)
         with without_autocast():
             blocks = assemble(captured, None, plan, where)
         order = forward_order(captured)

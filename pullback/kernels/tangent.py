@@ -11,7 +11,8 @@ from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.group.shared import run_in_group
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.request import Contraction, Request, tangent_request
+from pullback.kernels.plan.make import PlanOptions
+from pullback.kernels.request import Contraction, Given, Request, tangent_request
 from pullback.kernels.run import run
 
 
@@ -73,7 +74,8 @@ def tangent_kernel(
     where = "tangent_kernel"
 
     def request() -> Request:
-        return tangent_request(model, x, x2, model2, contract, params, forms, memory_limit, where)
+        given = Given(where, model, x, None, x2, None, model2, params)
+        return tangent_request(given, contract, PlanOptions(forms=forms, memory_limit=memory_limit))
 
     if group is not None:
         return run_in_group(request, group, where, by_output=contract == "full")

@@ -23,7 +23,7 @@ from pullback.functional.readout import loss_readout, output_readout
 from pullback.gradients.capture.coverage import capture_factors
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rules import LOOKUPS, REISSUED, RULES
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import PlanOptions, make_plan
 from pullback.kernels.plan.rates import Rates
 from tests.cases import CASES, Case, build
 
@@ -52,7 +52,7 @@ def lines_of(case: Case) -> list[str]:
         readout = loss_readout(loss_fn) if of_loss else output_readout()
         captured = capture_factors(view, readout, x, y if of_loss else None, "test")
         kind: Any = "full" if of_loss else contract
-        plan = make_plan(captured, n1, n2, None, "test", contract=kind, rates=RATES)
+        plan = make_plan(captured, n1, n2, "test", PlanOptions(contract=kind, rates=RATES))
         for layer in plan.layers:
             told = [str(rounded(getattr(layer, word))) for word in WORDS]
             found.append(f"{case.name} {contract} {'+'.join(layer.parameters)} {' '.join(told)} {layer.seconds:.5g}")

@@ -177,7 +177,7 @@ def test_store_rows_give_the_same_kernel(name: str) -> None:
     assert all(f.like.shape[2:] == (6, f.like.shape[3]) for f in rows.factors if isinstance(f, SketchFactor))
     assert all(f.like.shape[3] <= 16 for f in rows.factors if isinstance(f, SketchFactor))
     assert {n for f in rows.factors for n in getattr(f, "covers", f.shapes)} == set(left.view.parameters)
-    total = assemble(rows, None, make_plan(rows, 5, None, None, "test"), "test").total
+    total = assemble(rows, None, make_plan(rows, 5, None, "test"), "test").total
     assert total is not None
     assert_same(total, kernel.total)
 
@@ -313,7 +313,7 @@ def test_several_outputs_a_sample() -> None:
     """Rows are (sample, output) pairs: the tangent kernel's gradients."""
     model, _, x, _ = build(BY_NAME["mlp"], 5)
     left = summed(capture_factors(ModelView.of(model), output_readout(), x, None, "test"), "test")
-    exact = assemble(left, None, make_plan(left, 5, None, None, "test"), "test").total
+    exact = assemble(left, None, make_plan(left, 5, None, "test"), "test").total
     assert exact is not None
     kernel = estimate(left, None, Sketch(4, 100, 0, "smaller"), 0.95, "test")
     assert kernel.total.shape == (20, 20)

@@ -12,14 +12,14 @@ from pullback.functional import ModelView, loss_readout, output_readout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import capture_factors
 from pullback.kernels.gram import total
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import TOTAL, make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned
 
 
 def _gram(captured: Captured) -> torch.Tensor:
-    plan = make_plan(captured, captured.num_samples, None, None, "test", keep_layers=False)
+    plan = make_plan(captured, captured.num_samples, None, "test", TOTAL)
     return total.total_gram(captured, plan, "test")
 
 

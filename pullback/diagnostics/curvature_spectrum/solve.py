@@ -14,7 +14,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.curvature_rows import RowSource
 from pullback.gradients.matrix import GradientRows
 from pullback.kernels.gram.total import total_gram
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import TOTAL, make_plan
 from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues
 
@@ -65,7 +65,7 @@ def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
     N = captured.num_samples
     with without_autocast():
         if route.form == "dense":
-            plan = make_plan(captured, N, None, None, where, contract="full", keep_layers=False)
+            plan = make_plan(captured, N, None, where, TOTAL)
             gram = total_gram(captured, plan, where).div_(N)
             return _from_matrix(gram, GradientRows.of(captured, None), wanted)
         rows = GradientRows.of(captured, where)

@@ -13,7 +13,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.curvature_rows import RowSource
 from pullback.gradients.matrix import GradientRows
 from pullback.kernels.gram.total import total_gram
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import TOTAL, make_plan
 
 REFINED = 1e3  # eps: residual above which the solution is refined once more
 REFINEMENTS = 3
@@ -55,7 +55,7 @@ class Rows:
             columns = (d == damping).nonzero().squeeze(1)
             inside = [every[int(i)] for i in names[columns].unique()]
             captured = replace(source, view=source.view.restricted(inside)).capture(where)
-            plan = make_plan(captured, captured.num_samples, None, None, where, contract="full", keep_layers=False)
+            plan = make_plan(captured, captured.num_samples, None, where, TOTAL)
             with without_autocast():
                 gram = total_gram(captured, plan, where)
             self._parts.append(_Part(columns, GradientRows.of(captured, None), gram))

@@ -22,9 +22,9 @@ def fingerprint(request: Request) -> dict[str, Any]:
     return {
         "arguments": [
             request.where,
-            request.contract,
-            request.keep_layers,
-            sorted((request.forms or {}).items()),
+            request.options.contract,
+            request.options.keep_layers,
+            sorted((request.options.forms or {}).items()),
             [[side.count, list(side.view.parameters)] for side in sides],
         ],
         "weights": [_shapes(weights), digest(weights)],

@@ -35,7 +35,6 @@ from pullback.kernels.group.same import compare, fingerprint
 from pullback.kernels.group.team import Team
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import make_plan
 from pullback.kernels.plan.rates import Rates, machine_rates
 from pullback.kernels.request import Request, Side
 
@@ -66,7 +65,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
     with team.phase(), without_autocast():
         left, *right = aligned(*(side.whole for side in found)) if len(found) > 1 else [found[0].whole]
         own = aligned(*(side.own for side in found)) if len(found) > 1 else [found[0].own]
-        plan = _plan(request, left, Rates(**rates))
+        plan = request.plan(left, rates=Rates(**rates))
         shared = shared_blocks(team, [left, *right], own, plan)
         for block in shared.values():
             block.run(team, left.combination)
@@ -83,7 +82,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
 
 
 def _refuse(request: Request, team: Team) -> None:
-    if request.memory_limit is not None:
+    if request.options.memory_limit is not None:
         raise input_error(
             request.where,
             "`memory_limit` or `group`, not both",
@@ -112,20 +111,6 @@ def _captured(request: Request, side: Side, share: slice) -> Captured:
 def _rates(captured: Captured) -> dict[str, float]:
     like = captured.factors[0].like
     return asdict(machine_rates(like.device, like.dtype))
-
-
-def _plan(request: Request, left: Captured, rates: Rates) -> KernelPlan:
-    return make_plan(
-        left,
-        request.rows.count,
-        None if request.columns is None else request.columns.count,
-        None,
-        request.where,
-        contract=request.contract,
-        forms=request.forms,
-        keep_layers=request.keep_layers,
-        rates=rates,
-    )
 
 
 def _finished(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,46 +21,55 @@ from pullback.kernels.plan.rates import Rates, machine_rates
 SMALLEST_PIECE_BYTES = 2**20
 
 
-def make_plan(
-    captured: Captured,
-    n1: int,
-    n2: int | None,
-    memory_limit: int | None,
-    where: str,
-    *,
-    contract: Contract = "full",
-    forms: Mapping[str, Form] | None = None,
-    keep_layers: bool = True,
-    graph_bytes: int = 0,
-    rates: Rates | None = None,
-) -> KernelPlan:
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a plan has to keep to.
+
+    Args:
+        contract: of the output axes.
+        forms: layer or parameter name -> form, where the choice is not left to the cost.
+        keep_layers: keep the blocks of all layers, if the limit allows.
+        memory_limit: bytes to stay below; None plans without a limit.
+        graph_bytes: see ``KernelPlan``.
+        rates: of the machine; None takes this one's.
+    """
+
+    contract: Contract = "full"
+    forms: Mapping[str, Form] | None = None
+    keep_layers: bool = True
+    memory_limit: int | None = None
+    graph_bytes: int = 0
+    rates: Rates | None = None
+
+
+PLAIN = PlanOptions()
+TOTAL = PlanOptions(keep_layers=False)
+
+
+def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: PlanOptions = PLAIN) -> KernelPlan:
     """Choose a form per factor for an n1 x n1 (n2 None) or n1 x n2 kernel, and count.
 
     Args:
         captured: of any number of samples.
         n1: samples of the rows.
         n2: samples of the columns; None for the symmetric kernel.
-        memory_limit: bytes to stay below; None plans without a limit.
         where: the caller.
-        contract: of the output axes.
-        forms: layer or parameter name -> form, where the choice is not left to the cost.
-        keep_layers: keep the blocks of all layers, if the limit allows.
-        graph_bytes: see ``KernelPlan``.
-        rates: of the machine; None takes this one's.
+        options: what the plan has to keep to.
 
     Raises:
         InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
+    contract, forms, limit = options.contract, options.forms or {}, options.memory_limit
     both, C = n1 + (n2 or 0), captured.num_outputs
     like = captured.factors[0].like
     known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
-    check_names(where, "layers and parameters in `forms`", forms or {}, known)
-    speed = rates or machine_rates(like.device, like.dtype)
+    check_names(where, "layers and parameters in `forms`", forms, known)
+    speed = options.rates or machine_rates(like.device, like.dtype)
     layers = []
     pieces = []
     seen: dict[int, Tensor] = {}
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        form = choose_form(factor, n1, n2, contract, forms or {}, speed, where)
+        form = choose_form(factor, n1, n2, contract, forms, speed, where)
         held = held_bytes(factor, both, seen)
         rows = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
         pieces.append(min(rows, factor.piece_bytes))
@@ -93,19 +102,19 @@ def make_plan(
         contract=contract,
         layers=tuple(layers),
         frozen=captured.view.frozen,
-        keep_layers=keep_layers,
+        keep_layers=options.keep_layers,
         passes=(tuple(name for layer in layers for name in layer.parameters),),
         batch=max(n1, n2 or 0),
         block_bytes=torch.Size(shape).numel() * like.element_size(),
         piece_bytes=max(pieces, default=0),
-        graph_bytes=graph_bytes,
+        graph_bytes=options.graph_bytes,
         gradient_bytes=ordinary,
         output_bytes=sum(sizes) * both // captured.num_samples,
         cross=n2 is not None,
     )
-    if memory_limit is None or free.peak_bytes <= memory_limit:
+    if limit is None or free.peak_bytes <= limit:
         return free
-    return _within(free, memory_limit, where)
+    return _within(free, limit, where)
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -23,8 +23,8 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.capture.sum_checks import summed
 from pullback.kernels.gram.blocks import assemble
-from pullback.kernels.plan.make import make_plan
-from pullback.kernels.request import Request, Side, loss_request
+from pullback.kernels.plan.make import PLAIN, make_plan
+from pullback.kernels.request import Given, Request, Side, loss_request
 from pullback.kernels.sketch.plan import SketchPlan, make_sketch_plan
 from pullback.kernels.sketch.project import Exact, Sketch, split
 from pullback.kernels.sketch.repeats import Running, run_repeats
@@ -147,7 +147,7 @@ def sketch_kernel(
     sketch = Sketch(size, repeats, seed, exact)
     if not 0 < confidence < 1:
         raise input_error(where, "a `confidence` between 0 and 1", f"{confidence}", "Pass 0.95 for 95 percent")
-    request = loss_request(model, loss_fn, x, y, x2, y2, None, params, "sample", None, None, where)
+    request = loss_request(Given(where, model, x, y, x2, y2, None, params), loss_fn, PLAIN)
     left = _captured(request, request.rows)
     right = None
     if request.columns is not None:
@@ -170,7 +170,7 @@ def estimate(left: Captured, right: Captured | None, sketch: Sketch, confidence:
     if exact:
         rows, columns = _without(left, sketched), right and _without(right, sketched)
         n2 = None if right is None else right.num_samples
-        blocks = assemble(rows, columns, make_plan(rows, left.num_samples, n2, None, where), where)
+        blocks = assemble(rows, columns, make_plan(rows, left.num_samples, n2, where), where)
         assert blocks.total is not None
         layers, total = blocks.layers, blocks.total
     errors = {layer: torch.zeros_like(block) for layer, block in layers.items()}

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pullback.kernels.gram.squares import side_of_square
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import TOTAL, make_plan
 from pullback.kernels.plan.rates import Rates, machine_rates
 from pullback.kernels.store.footprint import Footprint
 from pullback.kernels.store.grid import Grid
@@ -45,7 +45,7 @@ def store_plan(
     element, blocks = footprint.dtype.itemsize, -(-count // tile)
     num_tiles = blocks * (blocks + 1) // 2
     forms = {name: layer.form for layer in pair.layers for name in layer.parameters}
-    alone = make_plan(captured, tile, None, None, where, forms=forms, keep_layers=False, rates=rates)
+    alone = make_plan(captured, tile, None, where, replace(TOTAL, forms=forms, rates=rates))
     side = side_of_square(pair, len(footprint.layers), element, captured.values.device)
     half = (1 + side / tile) / 2  # of a tile on the diagonal, the squares on and below it are made
     whole = areas(count, tile)

@@ -17,7 +17,7 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.gram.squares import workspace_bytes
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import SMALLEST_PIECE_BYTES, make_plan
+from pullback.kernels.plan.make import SMALLEST_PIECE_BYTES, TOTAL, make_plan
 from pullback.kernels.plan.rates import Rates
 from pullback.kernels.sketch.project import BLOCK_NUMBERS
 from pullback.kernels.store.factor_files import factor_bytes
@@ -108,7 +108,7 @@ class Footprint:
             forms: of a store begun earlier.
             piece_bytes: of a store begun earlier.
         """
-        pair = make_plan(self.captured, tile, tile, None, where, forms=forms, keep_layers=False, rates=self.rates)
+        pair = make_plan(self.captured, tile, tile, where, replace(TOTAL, forms=forms, rates=self.rates))
         if piece_bytes is None:
             room = pair.piece_bytes
             if memory_limit is not None:
