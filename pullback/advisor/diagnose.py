@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pullback.advisor.causes import in_order
+from pullback._checks import input_error
+from pullback.advisor.causes import ORDER, in_order
 from pullback.advisor.findings import Finding, Findings
 from pullback.advisor.rules import RULES
 from pullback.runs import Run, load_run
 
 
-def diagnose(run: Run | str | Path) -> Findings:
+def diagnose(run: Run | str | Path, *, ignore: str | Iterable[str] = ()) -> Findings:
     """Findings of a run, causes first, each with what follows from it beneath; empty if its record shows nothing.
 
     The first one is what to do next. A rule reads the loop's losses at every step and what probes recorded, and is
@@ -32,9 +33,11 @@ def diagnose(run: Run | str | Path) -> Findings:
 
     Args:
         run: a run, or its folder.
+        ignore: names of findings to leave out; what follows from them alone stands for itself. ``Findings.ignored``
+            says which of them there were.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is no run; a name to ignore that no finding has.
 
     Example:
         >>> import tempfile
@@ -45,9 +48,26 @@ def diagnose(run: Run | str | Path) -> Findings:
         ['divergence']
     """
     run = run if isinstance(run, Run) else load_run(run)
-    found = in_order([finding for rule in RULES for finding in rule(run)])
+    stored = list(_stored(run))
+    left_out = _chosen(ignore, [finding.name for finding in stored])
+    made = [finding for rule in RULES for finding in rule(run)]
+    found = in_order(made)
     names = {finding.name for finding in found}
-    return Findings([*found, *(finding for finding in _stored(run) if finding.name not in names)])
+    others = [finding for finding in stored if finding.name not in names]
+    ignored = [finding.name for finding in (*found, *others) if finding.name in left_out]
+    if ignored:
+        found = in_order([finding for finding in made if finding.name in names - left_out])
+    return Findings([*found, *(each for each in others if each.name not in left_out)], tuple(dict.fromkeys(ignored)))
+
+
+def _chosen(ignore: str | Iterable[str], stored: Iterable[str]) -> set[str]:
+    """Names to leave out, of rules and of what is stored with the run."""
+    asked = {ignore} if isinstance(ignore, str) else set(ignore)
+    known = dict.fromkeys([*ORDER, *stored])
+    if missing := sorted(asked - set(known), key=str):
+        where, remedy = f"`ignore` of names among {', '.join(known)}", "Use the names that diagnose prints"
+        raise input_error("diagnose", where, ", ".join(map(repr, missing)), remedy)
+    return asked
 
 
 def _stored(run: Run) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -86,7 +86,15 @@ class Finding(Drawn):
 
 
 class Findings(Drawn, list[Finding]):
-    """What ``pb.diagnose`` returns: a list of findings, which notebooks show as cards."""
+    """What ``pb.diagnose`` returns: a list of findings, which notebooks show as cards.
+
+    Attributes:
+        ignored: names of those that were there and were left out, as asked.
+    """
+
+    def __init__(self, found: Iterable[Finding] = (), ignored: tuple[str, ...] = ()) -> None:
+        super().__init__(found)
+        self.ignored = ignored
 
     def __repr__(self) -> str:
         told = [f"{finding.severity}: {finding.name}" for finding in self[:MOST_NAMED]]

@@ -37,12 +37,15 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of samples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is already there.")] = False,
+    on_exists: Annotated[
+        str, typer.Option(help="refuse, or number: where a run is there, write to OUT-2, OUT-3 and so on.")
+    ] = "refuse",
 ) -> None:
     """Train a small network, measure its gradients' geometry on the way, and write a report."""
     import torch
 
     import pullback as pb
-    from pullback._checks import check_positive
+    from pullback._checks import check_option, check_positive
     from pullback.cli.ending import next_command, numbers_of, verdict_of
     from pullback.cli.training import evaluate, make_controller, make_optimizer, train
     from pullback.modules import MLP
@@ -53,6 +56,10 @@ def command(
         ("--epochs", 1 if epochs is None else epochs),
     ):
         check_positive("demo", name, number)
+    check_option("demo", "--on-exists", on_exists, ("refuse", "number"))
+    replaced = force and (out / "run.json").is_file()
+    if not replaced and on_exists == "refuse":
+        _check_room(out)
     dataset = _load(data, data_root, seed)
     torch.manual_seed(seed)
     model = MLP(
@@ -68,10 +75,11 @@ def command(
     chosen = make_optimizer(optimizer, model, lr)
     steering = make_controller(controller, chosen, model, loss_fn)
     epochs = epochs or max(1, round(DEFAULT_STEPS / dataset.num_batches(BATCH_SIZE)))
-    _make_room(out, force=force)
+    if replaced:
+        shutil.rmtree(out)
     about = {"data": f"{dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test samples"}
     with (
-        pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about) as monitor,
+        pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about, on_exists=on_exists) as monitor,
         _progress(epochs) as advance,
     ):
         fine = train(
@@ -91,6 +99,7 @@ def command(
     for index, jacobian in enumerate(pb.layer_jacobians(model, dataset.x_test[:1]) if fine else []):
         shape = "x".join(map(str, jacobian.shape[1:]))
         typer.echo(f"Jacobian between Layer {index} and Layer {index + 1}: {shape}")
+    out = monitor.run_dir
     run = pb.load_run(out)
     findings = pb.diagnose(run)
     path = pb.write_report(out, out / "report.html")
@@ -115,13 +124,11 @@ def _load(data: str, root: Path, seed: int) -> Dataset:
     raise input_error("demo", "`--data` to be digits, cifar10 or a file ending in .npz", repr(data), "Choose one")
 
 
-def _make_room(out: Path, *, force: bool) -> None:
-    """Refuse a folder that is taken; with ``--force`` replace it, but only if it holds a run."""
-    from pullback.runs.writer import check_free
+def _check_room(out: Path) -> None:
+    """Refuse a folder that is taken, before data are read and a model is made."""
+    from pullback.runs.folder import check_free
 
-    if force and (out / "run.json").is_file():
-        shutil.rmtree(out)
-    check_free(out, "Pass --force to replace a run, or another --out")
+    check_free(out, "Pass --force to replace a run, --on-exists number to write beside it, or another --out")
 
 
 class _progress:

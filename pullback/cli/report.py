@@ -17,9 +17,12 @@ def command(
 ) -> None:
     """Write a report page that works offline."""
     import pullback as pb
+    from pullback.charts.document import check_free
 
+    page = out or runs[0] / "report.html"
+    check_free("report", page, "Pass --force to replace it, or another --out", overwrite=force)
     loaded = [pb.load_run(run) for run in runs]
-    path = pb.write_report(loaded, out or runs[0] / "report.html", overwrite=force)
+    path = pb.write_report(loaded, page, overwrite=force)
     typer.echo(f"Report: {path}")
     if figures is not None:
         for run in loaded:

@@ -27,6 +27,7 @@ from pullback.monitor.schedule import Schedule, chosen_budget
 from pullback.monitor.sinks import Sink
 from pullback.monitor.watch import Watch
 from pullback.runs import RunWriter
+from pullback.runs.folder import check_place, chosen_on_exists
 from pullback.runs.schema import in_words
 
 NO_RATE = "the optimizer shows no learning rate that is a number; what it bears, and effective rates, are not recorded"
@@ -52,7 +53,7 @@ class Monitor:
         model: the model being trained.
         loss_fn: as the loop has it, of (outputs, targets): a module, a function of torch's or your own, of the mean,
             the sum or one loss per sample, which the first batch tells; None where the model returns its loss.
-        run_dir: folder of the record; must be new or empty, unless ``resume`` is given.
+        run_dir: folder of the record.
         optimizer: for the learning rate; a list of several, if they hold parameters of this model; None leaves out what
             needs it.
         every: steps between measurements, from the first ``every`` on. ``measure`` sees the model before the loop.
@@ -65,11 +66,16 @@ class Monitor:
             its text. ``{"least_loss": 0.0}`` says that a loss of your own cannot be lower, see ``docs/advisor.md``.
         resume: steps that the weights have behind them (0 at the start): the run in ``run_dir``, if there is one, goes
             on from there, and what it holds of later steps, which are now made once more, is left behind.
+        on_exists: what to do where ``run_dir`` is taken: "refuse", before anything is built; "resume", to go on with
+            its run after ``resume`` steps, or after the last that it knows; "number", to write to the next free name,
+            ``run_dir-2``, ``run_dir-3`` and so on, and to say which. None is "resume" where ``resume`` is given, else
+            "refuse".
         forward: called as ``sink(step, scalars)`` once a measurement; see ``to_tensorboard``, ``to_wandb``.
         on_finding: called with each finding of ``pullback.diagnose`` above "info" when it first appears, a name and a
             layer once. What it raises leaves ``step``, which is a way to stop the training.
 
     Attributes:
+        run_dir: folder of the record.
         num_steps: counted so far.
         num_measurements: made, with those of a run that is continued.
         num_skipped: that were due and left out.
@@ -115,15 +121,19 @@ class Monitor:
         budget: float | str | None = "auto",
         about: dict[str, Any] | None = None,
         resume: int | None = None,
+        on_exists: str | None = None,
         forward: Sequence[Sink] = (),
         on_finding: OnFinding | None = None,
     ) -> None:
         chosen_callable(on_finding, "Monitor")
+        made = chosen_start(max_samples, resume, "Monitor")
+        self.run_dir, on_exists = Path(run_dir), chosen_on_exists(on_exists, made, "Monitor")
+        if not is_replica(model):
+            check_place(run_dir, on_exists)
         optimizers = chosen_optimizers(optimizer, "Monitor")
         self.model = model
         every = every if (whole := as_index(every)) is None or isinstance(every, bool) else whole  # NumPy's, torch's
         self.schedule = Schedule(every, budget := chosen_budget(budget))
-        made = chosen_start(max_samples, resume, "Monitor")
         loss_fn = chosen_loss(loss_fn)
         chosen = chosen_probes(probes, model, "Monitor")
         self.num_steps = made or 0
@@ -132,7 +142,11 @@ class Monitor:
         about = describe(ModelView.of(model, where="Monitor"), loss_fn, optimizers, settings) | (about or {})
         self._watch: Watch | None = None
         if not is_replica(model):
-            output = Output(RunWriter(run_dir, about, resume=made), forward)
+            writer = RunWriter(run_dir, about, resume=made, on_exists=on_exists)
+            self.run_dir, self.num_steps = writer.path, writer.made
+            output = Output(writer, forward)
+            if writer.path != Path(run_dir):
+                output.say_once("folder", f"{run_dir} is taken, so that the record is written to {writer.path}")
             if any(math.isnan(group.rate) for group in step_groups(optimizers or ())):
                 output.say_once("rate", NO_RATE)
             measurer = Measurer(model, loss_fn, optimizers, chosen, max_samples)

@@ -84,6 +84,12 @@ class Run(Drawn):
         return self._records.failed()
 
     @property
+    def last_step(self) -> int:
+        """The last at which anything was measured, or shown by the loop; 0 of none."""
+        shown = [self.course(name)[0][-1:].tolist() for name in self.courses.names()]
+        return max([*self._records.steps()[-1:].tolist(), *(step for each in shown for step in each)], default=0)
+
+    @property
     def seconds(self) -> float:
         """From the start to the last record, without what lies between an end and a resumption."""
         return self._records.last_time()

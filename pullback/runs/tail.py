@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from pullback.runs.block_file import BLOCKS_FOLDER, Record, block_path, write_block
+from pullback.runs.folder import DRAFT
 from pullback.runs.records import Lines
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line
 
 FOLLOWS = "follows"  # the first line of what is left of the lines: {"follows": 3} of block 3
 MOST_BYTES = 2**22  # of lines, before they become a block
-DRAFT = ".part"  # ends the name of what is not whole yet
 
 
 def split_tail(content: bytes) -> tuple[int | None, bytes]:

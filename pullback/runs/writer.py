@@ -17,6 +17,7 @@ import numpy as np
 
 from pullback._checks import input_error
 from pullback.runs.course_file import CourseWriter
+from pullback.runs.folder import DRAFT, check_free, chosen_on_exists, next_free
 from pullback.runs.reader import Run, load_run
 from pullback.runs.schema import (
     ARRAYS_FOLDER,
@@ -28,7 +29,7 @@ from pullback.runs.schema import (
     encode_values,
     in_words,
 )
-from pullback.runs.tail import DRAFT, MOST_BYTES, make_block
+from pullback.runs.tail import MOST_BYTES, make_block
 
 
 class RunWriter:
@@ -40,8 +41,13 @@ class RunWriter:
             stored as texts and numbers, anything else as its text.
         resume: steps the training has behind it. A run that is there is then continued: what it holds of later steps
             is left behind, its description stays. None takes a new or empty folder only.
+        on_exists: what to do where the folder is taken: "refuse"; "resume", to continue its run after ``resume`` steps,
+            or after the last that it knows; "number", to take the next free name: ``path-2``, ``path-3`` and so on.
+            None is "resume" where ``resume`` is given, else "refuse".
 
     Attributes:
+        path: the folder.
+        made: steps of the run that are behind it.
         earlier: the run that is continued, as it stood after ``resume`` steps; None for a new one.
         course: takes what is shown at every step.
 
@@ -61,9 +67,17 @@ class RunWriter:
         ([0, 1, 2], [2.5, 1.5, 0.0])
     """
 
-    def __init__(self, path: str | Path, meta: dict[str, Any], *, resume: int | None = None) -> None:
-        self.path = Path(path)
-        self.earlier = _earlier_run(self.path, resume)
+    def __init__(
+        self, path: str | Path, meta: dict[str, Any], *, resume: int | None = None, on_exists: str | None = None
+    ) -> None:
+        on_exists = chosen_on_exists(on_exists, resume, "RunWriter")
+        self.path = next_free(Path(path)) if on_exists == "number" else Path(path)
+        self.earlier = None
+        if on_exists == "resume" and (self.path / META_FILE).is_file():
+            self.earlier = load_run(self.path)
+            resume = self.earlier.last_step if resume is None else resume
+            self.earlier = self.earlier.until(resume)
+        self.made = resume or 0
         self._arrays: Any = None
         self._torn = False  # whether the file ends within a line
         self._lock = Lock()  # records may come from several threads
@@ -73,8 +87,8 @@ class RunWriter:
             self._begin({"schema": WITHOUT_BLOCKS, "created": now, **encode(meta, in_words)})
         else:
             _check_same_model(self.earlier, meta)
-            self._continue(self.earlier, resume or 0, now)
-        self.course = CourseWriter(self.path, None if self.earlier is None else resume)
+            self._continue(self.earlier, self.made, now)
+        self.course = CourseWriter(self.path, None if self.earlier is None else self.made)
 
     def _begin(self, document: dict[str, Any]) -> None:
         check_free(self.path)
@@ -176,31 +190,6 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def check_free(path: Path, remedy: str = "Choose another folder, or remove this one yourself") -> None:
-    """Refuse a path that is already taken; what a process killed at its start leaves is no run yet."""
-    got = None
-    if path.is_dir() and any(path.iterdir()) and not _is_stillborn(path):
-        got = "one that holds a run" if (path / META_FILE).exists() else "one that is not empty"
-    elif path.exists() and not path.is_dir():
-        got = "a file"
-    if got is not None:
-        where = f"run folder {path}"
-        raise input_error(where, "an empty or new folder", got, remedy)
-
-
-def _is_stillborn(path: Path) -> bool:
-    files = {each.name: each for each in path.iterdir()}
-    records = files.get(RECORDS_FILE)
-    return files.keys() <= {META_FILE + DRAFT, RECORDS_FILE} and (records is None or records.stat().st_size == 0)
-
-
-def _earlier_run(path: Path, resume: int | None) -> Run | None:
-    """The run in a folder as it stood after ``resume`` steps; None if none is asked for, or none is there."""
-    if resume is None or not (path / META_FILE).is_file():
-        return None
-    return load_run(path).until(resume)
 
 
 def _check_same_model(earlier: Run, meta: dict[str, Any]) -> None:

@@ -167,3 +167,35 @@ def test_a_small_decay_is_no_cause_where_no_gradient_comes_through() -> None:
 
     assert told(1) == [("vanishing-gradients", ()), ("weight-decay-too-high", ("vanishing-gradients",))]
     assert told(8) == [("weight-decay-too-high", ()), ("vanishing-gradients", ("weight-decay-too-high",))]
+
+
+def test_what_is_ignored_is_gone_and_what_followed_from_it_stands_for_itself() -> None:
+    run = a_run(*((step, "loss", {"loss": loss}) for step, loss in enumerate((2.0, 5.0, 50.0, math.inf), start=1)))
+    names = [finding.name for finding in pb.diagnose(run)]
+    assert pb.diagnose(run).ignored == ()
+    for name in names:
+        left = pb.diagnose(run, ignore=[name, "dead-units"])
+        assert sorted(finding.name for finding in left) == sorted(set(names) - {name})
+        assert left.ignored == (name,)
+        assert all(name not in finding.because for finding in left)
+    assert pb.diagnose(run, ignore=names[0]) == pb.diagnose(run, ignore=(names[0],))
+    assert pb.diagnose(run, ignore=names) == []
+
+
+def test_what_gives_way_does_not_come_back() -> None:
+    """Where two say the same, whoever ignores the one does not want to hear the other."""
+    pair = next((name, others[0]) for name, others in GIVES_WAY.items())
+    assert told(*map(a_finding, pair)) == [(pair[1], ())]
+
+
+def test_stored_findings_can_be_ignored_by_their_names() -> None:
+    own = {"severity": "warning", "layer": None, "steps": [1, 1], "evidence": {}, "threshold": "", "source": ""}
+    run = a_run((1, "finding", own | {"name": "mine", "action": "a"}), (1, "loss", {"loss": 1.0}))
+    assert "mine" in [finding.name for finding in pb.diagnose(run)]
+    assert pb.diagnose(run, ignore="mine").ignored == ("mine",)
+    with pytest.raises(
+        pb.InputError, match="`ignore` of names among not-measured, .*, memorisation.*, mine, got 'yours'"
+    ):
+        pb.diagnose(run, ignore=["yours", "mine"])
+    with pytest.raises(pb.InputError, match="got 3, 'yours'"):
+        pb.diagnose(run, ignore=[3, "yours"])  # type: ignore[list-item]

@@ -192,8 +192,13 @@ def test_a_run_is_replaced_only_when_asked(demo: tuple[Path, str], tmp_path: Pat
     kept = (out / "records.jsonl").read_bytes()
     done = run("demo", "--epochs", "1", "--out", out)
     assert done.returncode == 2
-    assert "one that holds a run. Pass --force to replace a run, or another --out" in done.stderr
+    assert "one that holds a run. Pass --force to replace a run, --on-exists number" in done.stderr
     assert (out / "records.jsonl").read_bytes() == kept
+    done = run("demo", "--data", "nothing.npz", "--out", out)  # before data are read
+    assert "one that holds a run" in done.stderr
+    assert run("demo", "--data", "nothing.npz", "--out", out, "--force").returncode == 2
+    assert (out / "records.jsonl").read_bytes() == kept  # nor is it removed for data that cannot be read
+    assert "'refuse', 'number'" in run("demo", "--out", out, "--on-exists", "replace").stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     done = run("demo", "--epochs", "1", "--out", tmp_path / "mine", "--force")
@@ -203,6 +208,10 @@ def test_a_run_is_replaced_only_when_asked(demo: tuple[Path, str], tmp_path: Pat
     small = ("demo", "--width", "8", "--depth", "1", "--out", tmp_path / "run")
     assert run(*small, "--epochs", "1").returncode == 0
     assert run(*small, "--epochs", "2", "--force").returncode == 0
+    assert len(list(pb.load_run(tmp_path / "run").of("epoch"))) == 2
+    beside = run(*small, "--epochs", "1", "--on-exists", "number")
+    assert beside.returncode == 0, beside.stderr
+    assert f"Report: {tmp_path / 'run-2' / REPORT}" in beside.stdout
     assert len(list(pb.load_run(tmp_path / "run").of("epoch"))) == 2
 
 
@@ -254,8 +263,9 @@ def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:
     done = run("report", out, "--out", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").is_file()
-    again = run("report", out, "--out", tmp_path / "page.html")
-    assert again.returncode == 2
+    for again in (run("report", out, "--out", tmp_path / "page.html"), run("report", out)):
+        assert again.returncode == 2
+        assert "got an existing file. Pass --force to replace it, or another --out." in again.stderr
     assert run("report", out, "--out", tmp_path / "page.html", "--force").returncode == 0
     done = run("diagnose", out)
     assert done.returncode == 0, done.stderr  # a healthy run has nothing above "info"
@@ -281,6 +291,20 @@ def test_diagnose_prints_the_same_list_as_json(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found == pb.load_run(tmp_path / "run").findings
     assert [each["name"] for each in found] == ["divergence"]
+    assert {"name", "severity", "layer", "steps", "evidence", "threshold", "source", "action", "summary"} < set(
+        found[0]
+    )
+    assert found[0]["because"] == []
+    assert pb.Change.from_record(found[0]["change"]) == pb.diagnose(tmp_path / "run")[0].change
+    assert run("diagnose", tmp_path / "run", "--ignore", "dead-units").returncode == 1
+    done = run("diagnose", tmp_path / "run", "--ignore", "divergence", "--ignore", "dead-units")
+    assert done.returncode == 0
+    assert done.stdout.endswith("Ignored, as asked: divergence; not found: dead-units.\n")
+    done = run("diagnose", tmp_path / "run", "--json", "--ignore", "divergence")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "Ignored, as asked: divergence.\n")
+    done = run("diagnose", tmp_path / "run", "--ignore", "divergenze")
+    assert done.returncode == 2
+    assert "divergence, vanishing-gradients" in done.stderr
     assert run("diagnose", tmp_path / "run").stdout.startswith("critical: divergence")
 
 

@@ -14,7 +14,7 @@ from pullback._checks import input_error
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded
-from pullback.monitor.adapters import base_class
+from pullback.monitor.adapters import base_class, check_asked, steps_behind
 from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.session import Monitor
 from pullback.monitor.sinks import GROUP, TensorBoard, WeightsAndBiases
@@ -51,13 +51,16 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
             ``forward`` that goes from x to what the loss takes.
         to_loggers: whether the trainer's loggers get the scalars of every measurement.
         options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
-            ``forward``, ``on_finding``.
+            ``forward``, ``on_finding``, ``on_exists``: "refuse" refuses a taken folder at once, "resume" goes on where
+            the checkpoint was made and, from step 0, leaves behind what the run holds, "number" takes the next free
+            name.
 
     Attributes:
         monitor: during and after training; None before, and on processes that do not measure.
 
     Raises:
-        InputError: Lightning is not installed; when training starts, what ``Monitor`` raises.
+        InputError: Lightning is not installed; ``on_exists`` refuses the folder; when training starts, what ``Monitor``
+            raises.
         UnsupportedError: when training starts, of a sharded module.
 
     Example:
@@ -77,6 +80,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
         **options: Any,
     ) -> None:
         super().__init__()
+        check_asked(run_dir, options, "LightningCallback")
         self.run_dir, self.loss_fn, self.split, self.to_loggers = run_dir, loss_fn, split, to_loggers
         self.module, self.options = module, options
         self.monitor: Monitor | None = None
@@ -86,7 +90,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
     @property
     def findings(self) -> list[dict[str, Any]]:
         """What ``pullback.diagnose`` says of the run so far, as ``Run.findings``."""
-        return load_run(self.run_dir).findings
+        return load_run(self.run_dir if self.monitor is None else self.monitor.run_dir).findings
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the record, before the first step."""
@@ -101,7 +105,7 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # a class of a packag
             self.loss_fn,
             self.run_dir,
             optimizer=optimizers,
-            resume=trainer.global_step or None,
+            resume=steps_behind(trainer.global_step, self.options),
             **(self.options | {"forward": sinks}),
         )
 

@@ -13,7 +13,7 @@ from pullback._checks import input_error
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import refuse_sharded
-from pullback.monitor.adapters import base_class
+from pullback.monitor.adapters import base_class, check_asked, steps_behind
 from pullback.monitor.adapters.metrics import PROBE, held_out
 from pullback.monitor.own_loss import OwnLoss
 from pullback.monitor.session import Monitor
@@ -41,13 +41,16 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
             cross-entropy of ``logits`` and ``labels``: this is checked on single samples, and no measurement is made
             if it is not. A sample's loss is the mean over its own labels.
         options: further arguments of ``Monitor``: ``every``, ``probes``, ``max_samples``, ``budget``, ``about``,
-            ``forward``, ``on_finding``.
+            ``forward``, ``on_finding``, ``on_exists``: "refuse" refuses a taken folder at once, "resume" goes on where
+            the checkpoint was made and, from step 0, leaves behind what the run holds, "number" takes the next free
+            name.
 
     Attributes:
         monitor: during and after training; None before, and on processes that do not measure.
 
     Raises:
-        InputError: transformers is not installed; when training starts, what ``Monitor`` raises.
+        InputError: transformers is not installed; ``on_exists`` refuses the folder; when training starts, what
+            ``Monitor`` raises.
         UnsupportedError: when training starts, of a sharded model.
 
     Example:
@@ -57,6 +60,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
     """
 
     def __init__(self, run_dir: str | Path, loss_fn: LossFunction | None = None, **options: Any) -> None:
+        check_asked(run_dir, options, "TransformersCallback")
         self.run_dir, self.options = run_dir, options
         self.loss_fn: LossFunction = OwnLoss() if loss_fn is None else loss_fn
         self.monitor: Monitor | None = None
@@ -66,7 +70,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
     @property
     def findings(self) -> list[dict[str, Any]]:
         """What ``pullback.diagnose`` says of the run so far, as ``Run.findings``."""
-        return load_run(self.run_dir).findings
+        return load_run(self.run_dir if self.monitor is None else self.monitor.run_dir).findings
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Open the record, before the first step."""
@@ -80,7 +84,7 @@ class TransformersCallback(_Callback):  # type: ignore[misc]  # a class of a pac
             self.loss_fn,
             self.run_dir,
             optimizer=known.get("optimizer"),
-            resume=state.global_step or None,
+            resume=steps_behind(state.global_step, self.options),
             **self.options,
         )
         self._hook = model.register_forward_hook(self._last, with_kwargs=True)
