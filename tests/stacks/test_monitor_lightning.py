@@ -236,6 +236,18 @@ def test_a_fresh_training_into_a_run_is_refused_before_it_starts(tmp_path: Path)
     trained(tmp_path, True, max_epochs=1)
     with pytest.raises(pb.InputError, match="one that holds a run"):
         trained(tmp_path, True, max_epochs=1)
+    with pytest.raises(pb.InputError, match="one that holds a run"):  # before there is a trainer
+        LightningCallback(tmp_path / "run", CE, on_exists="refuse")
+    with pytest.raises(pb.InputError, match="on_exists"):
+        LightningCallback(tmp_path / "run", CE, on_exists="replace")
+    before = len(pb.load_run(tmp_path / "run").records)
+    beside = LightningCallback(tmp_path / "run", CE, on_exists="number", **options())
+    with pytest.warns(UserWarning, match="the record is written to .*run-2"):
+        trainer(tmp_path, [beside], max_epochs=1).fit(Module(), loader())
+    assert beside.monitor is not None
+    assert beside.monitor.run_dir == tmp_path / "run-2"
+    assert pb.load_run(tmp_path / "run-2").steps
+    assert len(pb.load_run(tmp_path / "run").records) == before
 
 
 def test_an_exception_in_training_passes_through(tmp_path: Path) -> None:

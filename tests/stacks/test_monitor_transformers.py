@@ -179,6 +179,13 @@ def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
         assert run.series(probe, metric) == expected.series(probe, metric)
     with pytest.raises(pb.InputError, match="one that holds a run"):
         trainer(gpt2(), tmp_path, [TransformersCallback(tmp_path / "run")]).train()
+    with pytest.raises(pb.InputError, match="one that holds a run"):  # before there is a trainer
+        TransformersCallback(tmp_path / "run", on_exists="refuse")
+    with pytest.raises(pb.InputError, match="on_exists"):
+        TransformersCallback(tmp_path / "run", on_exists="replace")
+    again = TransformersCallback(tmp_path / "run", **options(), on_exists="resume")
+    trainer(gpt2(), tmp_path / "b", [again], max_steps=2).train()  # from step 0: what the run holds is left behind
+    assert read(tmp_path / "run", [2]).resumed == (0,)
 
 
 LOSSES = [
