@@ -13,6 +13,7 @@ from typing import Any
 
 import gallery_pages
 import reference_pages
+from docstrings import inner_products, outside_code
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -31,7 +32,6 @@ PAGES = {
 }
 HOME = {page: name for name, page in PAGES.items()}
 LINK = re.compile(r"(?<=\]\()(?!https?://|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
-CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -67,8 +67,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     place = page.file.src_uri
     if place == "gallery.md":
         markdown = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](gallery/\1.md) |", markdown, flags=re.MULTILINE)
-    pieces = CODE.split(markdown)
-    return "".join(piece if number % 2 else _relinked(piece, place) for number, piece in enumerate(pieces))
+    if place.startswith(("gallery/", "reference/")):
+        return markdown  # made here, with tags that are meant
+    return outside_code(markdown, lambda text: _relinked(inner_products(text), place))
 
 
 def _relinked(text: str, place: str) -> str:
