@@ -23,17 +23,17 @@ def extremes(values: np.ndarray, limit: int) -> np.ndarray:
     count = len(values)
     if count <= limit:
         return np.arange(count)
-    edges = np.linspace(0, count, (limit - 2) // 3 + 1).astype(int)
-    kept = {0, count - 1}
-    for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        part = values[first:end]
-        known = np.isfinite(part)
-        if not known.all():
-            kept.add(first + int(np.argmin(known)))
-        if known.any():
-            kept |= {first + int(np.nanargmin(np.where(known, part, np.nan)))}
-            kept |= {first + int(np.nanargmax(np.where(known, part, np.nan)))}
-    return np.array(sorted(kept))
+    width = -(-count // ((limit - 2) // 3))
+    part = np.full(-(-count // width) * width, np.nan)
+    part[:count] = values
+    part = part.reshape(-1, width)
+    known = np.isfinite(part)
+    gap = ~known
+    gap.flat[count:] = False  # what only fills the last stretch
+    starts = width * np.arange(len(part))
+    lowest, highest = np.where(known, part, np.inf).argmin(1), np.where(known, part, -np.inf).argmax(1)
+    found = [(starts + lowest)[known.any(1)], (starts + highest)[known.any(1)], (starts + gap.argmax(1))[gap.any(1)]]
+    return np.unique(np.concatenate([[0, count - 1], *found]))
 
 
 def finite(values: Sequence[float]) -> list[float]:

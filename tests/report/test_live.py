@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -294,6 +295,22 @@ def test_the_list_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "cannot be read" in text
     shutil.rmtree(tmp_path / "one")
     assert "/run/one" not in page.get("/").text
+
+
+def test_a_long_run_is_sent_as_a_screen_can_show_it(tmp_path: Path) -> None:
+    """At most 2,000 points a line, and one wild step of thousands is among them, measured or not."""
+    with RunWriter(tmp_path / "run", {}) as writer:
+        for step in range(20_000):
+            writer.course.add(step, {"loss": 77.5 if step == 12_345 else 1.0 + step % 7, "gradient_norm": 1.0})
+            if step % 4 == 0:
+                writer.append(step, "loss", {"loss": 88.5 if step == 8_000 else 2.0})
+    text = client(tmp_path / "run").get("/run/run").text
+    [figures] = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', text, re.S)
+    lines = [trace for trace in json.loads(figures)["loss"]["data"] if len(trace["x"]) > 2]
+    drawn = {(x, y) for trace in lines for x, y in zip(trace["x"], trace["y"], strict=True)}
+    assert {(12_345, 77.5), (8_000, 88.5)} <= drawn
+    assert {len(trace["x"]) <= 2000 for trace in lines} == {True}
+    assert len(text) < 1_000_000
 
 
 def test_a_page_that_takes_long_is_made_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
