@@ -31,6 +31,7 @@ HEADER = struct.Struct(
     "<IIIBBB"
 )  # checksum of all after it, bytes of the compressed part, count, format, name's length
 BLOCK = 1024  # steps that wait in memory at most
+OVERLAP = 2**16  # bytes that are read once more, to see whether a file has only grown
 PART = 8  # and at most one in so many of those made: what a killed process loses
 ROOM = 256  # bytes that double precision may take, and a fourth more a value: short runs keep every digit
 FORMATS = ("<f4", "<f8")
@@ -53,34 +54,51 @@ class Course:
 
     content: bytes = field(default=b"", repr=False)
     last: int | None = None
-    _read: dict[str, Series] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _read: dict[str, tuple[Series, int]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Course:
         """Of a run folder; empty where there is none."""
+        return cls().grown(folder)
+
+    def grown(self, folder: Path) -> Course:
+        """As it stands now; what was decoded before is not decoded again. Itself where nothing is new."""
+        known = len(self.content)
+        end = self.content[-OVERLAP:]
         try:
-            return cls((folder / COURSE_FILE).read_bytes())
+            with (folder / COURSE_FILE).open("rb") as file:
+                file.seek(known - len(end))
+                more = file.read()
+                if self.last is not None or not more.startswith(end):  # a torn end was cut, or the file is another
+                    file.seek(0)
+                    return Course(file.read())
         except FileNotFoundError:
-            return cls()
+            return self if not known else Course()
+        if len(more) == len(end):
+            return self
+        found = Course(self.content + more[len(end) :])
+        found._read.update(self._read)
+        return found
 
     def of(self, name: str) -> Series:
         """Steps (S,) int64, ascending, and values (S,) float64 of one series; not what a resumed run left behind."""
-        if name not in self._read:
-            self._read[name] = self._decoded(name)
-        steps, values = self._read[name]
-        return steps.copy(), values.copy()
+        series, start = self._read.get(name, ((np.empty(0, np.int64), np.empty(0)), 0))
+        if start < len(self.content):
+            series, start = self._read[name] = self._decoded(name, series, start)
+        return series[0].copy(), series[1].copy()
 
-    def _decoded(self, name: str) -> Series:
-        kept: list[Series] = []
-        for block, _ in blocks(self.content):
+    def _decoded(self, name: str, series: Series, start: int) -> tuple[Series, int]:
+        """A series with what stands from a place on, and where the last whole block ends."""
+        kept = [series]
+        for block, end in blocks(self.content, start):
+            start = end
             if block.name == RESUME:
                 last = int(block.decoded()[0][-1])
                 kept = [_until(series, last) for series in kept]
             elif block.name == name:
                 kept.append(block.decoded())
-        steps = np.concatenate([np.empty(0, np.int64), *(steps for steps, _ in kept)])
-        values = np.concatenate([np.empty(0), *(values for _, values in kept)])
-        return (steps, values) if self.last is None else _until((steps, values), self.last)
+        series = np.concatenate([steps for steps, _ in kept]), np.concatenate([values for _, values in kept])
+        return (series if self.last is None else _until(series, self.last)), start
 
     def followed_by(self, content: bytes) -> Course:
         """These, and further blocks."""
@@ -116,9 +134,9 @@ class Block:
         return steps, bits.view(kind).astype(np.float64)
 
 
-def blocks(content: bytes) -> Iterator[tuple[Block, int]]:
-    """Every whole block and the place where it ends."""
-    place = content.find(MAGIC)
+def blocks(content: bytes, start: int = 0) -> Iterator[tuple[Block, int]]:
+    """Every whole block from a place on, and the place where it ends."""
+    place = content.find(MAGIC, start)
     while place >= 0:
         found = _block(content, place + len(MAGIC))
         if found is not None:

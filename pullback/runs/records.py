@@ -32,9 +32,15 @@ class Lines:
 
     held: tuple[Record, ...]
     skipped: int = 0
+    follows: int = 0  # number of the block before them
+    whole: tuple[int, int, int] = (0, 0, 0)  # bytes, records and damaged lines up to the end of the last whole line
 
     def __len__(self) -> int:
         return len(self.held)
+
+    def is_same(self, other: Lines) -> bool:
+        """Whether nothing was added to the same lines."""
+        return (self.follows, self.whole, len(self)) == (other.follows, other.whole, len(other))
 
     @cached_property
     def steps(self) -> np.ndarray:

@@ -40,10 +40,25 @@ def num_blocks(folder: Path) -> int:
     return max((int(each.stem) for each in (folder / BLOCKS_FOLDER).glob("*.zip") if each.stem.isdecimal()), default=0)
 
 
-def lines_of(content: bytes) -> Lines:
-    """Records of lines, and how many are none."""
+def lines_of(content: bytes, follows: int = 0, before: Lines | None = None) -> Lines:
+    """Records of lines, and how many are none; those that were read before are not read again."""
+    held: list[Record] = []
+    start = damaged = 0
+    if before is not None and before.follows == follows and before.whole[0] <= len(content):
+        start, count, damaged = before.whole
+        held += before.held[:count]
+    end = max(start, content.rfind(b"\n") + 1)
+    damaged += _append(content[start:end], held)
+    whole = (end, len(held), damaged)
+    damaged += _append(content[end:], held)  # of a line that may yet grow
+    return Lines(tuple(held), damaged, follows, whole)
+
+
+def _append(content: bytes, held: list[Record]) -> int:
+    """Take in the records of lines; how many lines are none."""
     parsed = [parse_line(line) for line in content.split(b"\n") if line.strip()]
-    return Lines(tuple(Record(**each) for each in parsed if each is not None), parsed.count(None))
+    held += [Record(**each) for each in parsed if each is not None]
+    return parsed.count(None)
 
 
 def make_block(folder: Path) -> None:

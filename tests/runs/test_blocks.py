@@ -21,6 +21,7 @@ import pullback as pb
 from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, writer
 from pullback.runs.block_file import BLOCKS_FOLDER, Values
 from pullback.runs.columns import pack, unpack
+from pullback.runs.course_file import COURSE_FILE, Block
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, WITHOUT_BLOCKS
 
 ROOM = 400  # bytes of lines that become a block here
@@ -428,3 +429,64 @@ def test_one_column_by_two_ways(tmp_path: Path) -> None:
         made.append(2, "a.b", {"c": 4})
         made.append(2, "a.b", {"c": None})
     assert load_run(tmp_path / "run").table() == {"step": [1, 2], "a.b.c": [2, None]}
+
+
+def test_whoever_looks_on_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment the same as a reader that begins anew; no line, block or step is read twice."""
+    parsed: list[bytes] = []
+    opened: list[Path] = []
+    decoded: list[int] = []
+    line, block, step = tail.parse_line, block_file.Block.open, Block.decoded
+    monkeypatch.setattr(tail, "parse_line", lambda each: (parsed.append(each), line(each))[1])
+    monkeypatch.setattr(block_file.Block, "open", lambda path: (opened.append(path), block(path))[1])
+    monkeypatch.setattr(Block, "decoded", lambda self: (decoded.append(self.count), step(self))[1])
+    with RunWriter(tmp_path / "run", META) as made:
+        run = load_run(tmp_path / "run")
+        assert run.refreshed() is run
+        for at in range(1, 25):
+            for probe, values in measurement(at).items():
+                made.append(at, probe, values)
+            made.course.add(at, {"loss": 1 / at})
+            count = len(run.records)
+            parsed.clear(), opened.clear(), decoded.clear()
+            run = run.refreshed()
+            assert run.course("loss")[0].tolist() == list(range(1, at + 1))[: len(run.course("loss")[0])]
+            assert len(parsed) <= 4
+            assert len(opened) <= 3
+            assert sum(decoded) <= 8
+            assert [record.step for record in run.records[count:]] == [at] * 4
+            parsed.clear(), opened.clear()
+            assert run.refreshed() is run
+            assert (parsed, opened) == ([], [])
+    fresh = load_run(tmp_path / "run")
+    assert repr(content(run)) == repr(content(fresh))
+    run = run.refreshed()
+    assert run.course("loss")[1].tolist() == fresh.course("loss")[1].tolist() == [1 / at for at in range(1, 25)]
+    run.course("loss")[1][0] = 7.0  # the reader's own copy
+    assert run.course("loss")[1][0] == 1.0
+    assert run.until(3).refreshed().steps == fresh.steps
+
+
+def test_whoever_looks_on_sees_a_torn_end_and_a_resumption(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunWriter(folder, META) as made:
+        for at in range(1, 9):
+            made.append(at, "loss", {"loss": 1.0})
+            made.course.add(at, {"loss": 1.0})
+    lines, course = (folder / RECORDS_FILE).read_bytes(), (folder / COURSE_FILE).read_bytes()
+    (folder / RECORDS_FILE).write_bytes(lines[:-9])
+    (folder / COURSE_FILE).write_bytes(course[:-9])
+    with pytest.warns(UserWarning, match="1 damaged lines"):
+        run = load_run(folder)
+    shown = run.course("loss")[0].tolist()
+    assert (run.steps, shown) == (list(range(1, 8)), list(range(1, 9))[: len(shown)])
+    with pytest.warns(UserWarning, match="1 damaged lines"), RunWriter(folder, META, resume=4) as made:
+        made.append(5, "loss", {"loss": 2.0})
+        for at in range(5, 40):
+            made.course.add(at, {"loss": 2.0})
+    run = run.refreshed()
+    assert (run.steps, run.resumed, run.skipped) == ([1, 2, 3, 4, 5], (4,), 1)
+    assert run.course("loss")[1].tolist() == [1.0] * 4 + [2.0] * 35
+    shutil.rmtree(folder)
+    with pytest.raises(pb.InputError, match="a run folder with run.json, got none"):
+        run.refreshed()
