@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,47 +20,6 @@ from pullback.runs import RunWriter
 from tests.command import run
 
 SMALL = ("demo", "--width", "8", "--depth", "1")
-HEALTHY = (*SMALL, "--epochs", "60", "--lr", "0.01")
-
-
-def in_terminal(*arguments: str | Path) -> tuple[int, str]:
-    """Exit code and all that a terminal of 100 columns was sent."""
-    ours, theirs = pty.openpty()
-    there = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
-    command = [sys.executable, "-m", "pullback", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=there) as process:
-        os.close(theirs)
-        seen = bytearray()
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            seen += part
-        code = process.wait(120)
-    os.close(ours)
-    return code, seen.decode()
-
-
-def lines_left(sent: str) -> list[str]:
-    """What stands on the screen at the end: of what is written over itself the last."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent.replace("\r\n", "\n"))
-    return [line.rsplit("\r", 1)[-1].rstrip() for line in plain.split("\n")]
-
-
-@pytest.mark.slow  # a training in a process of its own
-def test_a_terminal_sees_one_bar_with_the_loss(tmp_path: Path) -> None:
-    code, sent = in_terminal(*HEALTHY, "--out", tmp_path / "run")
-    assert code == 0, sent
-    lines = lines_left(sent)
-    assert len(lines) < 40
-    assert "Epoch [" not in sent
-    (bar,) = [line for line in lines if line.startswith("Training")]
-    assert re.search(r"60/60 epochs +loss \d+\.\d{4}", bar)
-    assert len(re.findall(r"\d+/60.{0,9} epochs", sent)) > 1  # the line is written over itself
-    assert lines[-2].startswith("Next: pullback demo ")
 
 
 def test_a_pipe_gets_some_lines_of_many_epochs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,24 +43,19 @@ def ending(stdout: str) -> dict[str, str]:
     return {word: rest for word, _, rest in (line.partition(" ") for line in stdout.splitlines()[-4:])}
 
 
-@pytest.mark.slow  # two trainings
 def test_of_a_training_that_goes_wrong_the_next_command_puts_it_right(tmp_path: Path) -> None:
-    """What is printed is typed: the first run is called wrong, the second is not."""
-    wrong = (*SMALL, "--epochs", "20", "--optimizer", "sgd", "--lr", "60", "--force")
-    done = run(*wrong, "--out", tmp_path / "run")
-    assert "the learning rate, 60, is beyond" in ending(done.stdout)["Verdict:"]
-    command = shlex.split(ending(done.stdout)["Next:"])
-    assert command[:2] == ["pullback", "demo"]
-    assert "--force" not in command
-    rate = float(command[command.index("--lr") + 1])
-    change = pb.diagnose(tmp_path / "run")[0].change
+    """By the first cause's change, in a folder of its own; what else was typed stays, but --force."""
+    wrong = (*SMALL, "--epochs", "6", "--optimizer", "sgd", "--lr", "60", "--force")
+    done = run(*wrong, "--out", tmp_path / "my run")
+    last = ending(done.stdout)
+    assert "the learning rate, 60, is beyond" in last["Verdict:"]
+    change = pb.diagnose(tmp_path / "my run")[0].change
     assert change is not None
-    assert rate == pytest.approx(60 * change.value, rel=0.05)
-    again = run(*command[1:])
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "run-changed" / "report.html").is_file()
-    assert run("diagnose", tmp_path / "run").returncode == 1
-    assert "learning-rate-too-high" not in run("diagnose", tmp_path / "run-changed").stdout
+    rate = f"{60 * change.value:.2g}"
+    expected = (
+        f"pullback demo --epochs 6 --lr {rate} --optimizer sgd --width 8 --depth 1 --out '{tmp_path}/my run-changed'"
+    )
+    assert last["Next:"] == expected
 
 
 @pytest.mark.parametrize(

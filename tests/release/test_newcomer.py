@@ -1,0 +1,87 @@
+"""A newcomer's path, from the wheel to the run that goes right, as one script with a real browser.
+
+Every leg is what a user types or opens; each begins where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.terminal import in_terminal, lines_left
+from tests.release.conftest import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+OWN = Path(__file__).with_name("own_model.py")
+TOO_FAST = 300.0
+
+
+class Newcomer:
+    """A folder to work in, the commands of the new environment, and a browser."""
+
+    def __init__(self, python: Path, home: Path, open_page: Any) -> None:
+        self.python, self.home, self.open_page = python, home, open_page
+        self.program = python.with_name("pullback")
+        shutil.copy(OWN, home / "own_model.py")
+
+    def types(self, *words: str | Path, code: int = 0) -> str:
+        """A command of the package; what it prints."""
+        return run(self.program, *words, cwd=self.home, code=code, OMP_NUM_THREADS="1")
+
+    def trains(self, folder: str, learning_rate: float) -> None:
+        """The own loop, which is in a file of its own."""
+        run(self.python, "own_model.py", folder, str(learning_rate), cwd=self.home, OMP_NUM_THREADS="1")
+
+    def opens(self, name: str) -> Any:
+        """A page in the browser; it asks the network for nothing and complains of nothing."""
+        page = self.open_page(self.home / name)
+        page.wait_for_selector(".plot .main-svg")
+        assert page.trouble == []
+        return page
+
+
+def test_a_newcomers_path(empty: Path, open_page: Any, tmp_path: Path) -> None:
+    user = Newcomer(empty, tmp_path, open_page)
+
+    # The demo, on a terminal: one bar, the verdict, and what to type next.
+    demo = [str(user.program), "demo", "--epochs", "60", "--width", "16", "--depth", "1", "--lr", "0.01"]
+    code, sent = in_terminal(demo, tmp_path)
+    lines = lines_left(sent)
+    assert code == 0, sent
+    assert len(lines) < 40
+    (bar,) = [line for line in lines if line.startswith("Training")]
+    assert re.search(r"60/60 epochs +loss \d+\.\d{4}", bar)
+    assert len(re.findall(r"\d+/60.{0,9} epochs", sent)) > 1  # the line is written over itself
+    screen = "\n".join(lines)
+    assert "Epoch [" not in screen
+    assert "Verdict: Reached a loss of" in screen
+    assert re.search(r"Looked for \d+ kinds of fault", screen)
+    assert "Next: pullback demo" in screen
+
+    # A loop of one's own that goes wrong, its report, and its diagnosis.
+    user.trains("runs/wrong", TOO_FAST)
+    assert "Report: runs/wrong/report.html" in user.types("report", "runs/wrong")
+    page = user.opens("runs/wrong/report.html")
+    verdict = page.locator(".verdict").inner_text()
+    assert re.match(r"Diverges from step \d+: the learning rate, 300, is beyond what the curvature bears", verdict)
+    told = user.types("diagnose", "runs/wrong", code=1)
+    assert told.startswith("critical: learning-rate-too-high")
+    cause = json.loads(user.types("diagnose", "runs/wrong", "--json", code=1))[0]
+    assert cause["change"]["kind"] == "learning_rate"
+
+    # The change it names, and the run that goes right.
+    user.trains("runs/right", TOO_FAST * cause["change"]["value"])
+    assert "critical" not in user.types("diagnose", "runs/right")
+
+    # Both beside each other.
+    compared = user.types("compare", "runs/wrong", "runs/right")
+    assert re.search(r"^ +wrong +right$", compared, re.M)
+    listed = user.types("list", "runs")
+    assert [line.split()[0] for line in listed.splitlines()] == ["run", "demo", "right", "wrong"]
+    user.types("report", "runs/wrong", "runs/right", "--out", "both.html")
+    assert "2 training runs compared" in user.opens("both.html").locator("h1").inner_text()
