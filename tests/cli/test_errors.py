@@ -48,7 +48,7 @@ def test_exit_codes(
 ) -> None:
     """1 is left to a command's own answer; the traceback is shown with ``--debug``, before and behind the command."""
 
-    def failing(*args: object) -> None:
+    def failing(*args: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr(pb, "diagnose", failing)
