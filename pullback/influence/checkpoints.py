@@ -75,7 +75,7 @@ def gradient_influence(
         if state is not None:
             _load(moved, state, k, where)
         rate = _rate(learning_rates, k, where)
-        found = _at(moved, loss_fn, data, x_query, y_query, normalise, names, where)
+        found = _at(moved, loss_fn, data, (x_query, y_query), normalise, names, where)
         total = rate * found if total is None else total + rate * found
         weight, count = weight + rate, k + 1
     if total is None:
@@ -89,8 +89,7 @@ def _at(
     model: nn.Module,
     loss_fn: LossFunction,
     data: Data,
-    x_query: Batch,
-    y_query: Batch,
+    query: tuple[Batch, Batch],
     normalise: str,
     params: list[str] | None,
     where: str,
@@ -98,11 +97,9 @@ def _at(
     """(Q, N) at one checkpoint."""
     columns = []
     for x, y in [data] if isinstance(data, tuple) else data:
-        products = backward_kernel(model, loss_fn, x_query, y_query, x2=x, y2=y, params=params).total
+        products = backward_kernel(model, loss_fn, *query, x2=x, y2=y, params=params).total
         if normalise == "cosine":
-            sizes = [
-                GradientMatrix(model, loss_fn, *pair, params=params).norms() for pair in ((x_query, y_query), (x, y))
-            ]
+            sizes = [GradientMatrix(model, loss_fn, *pair, params=params).norms() for pair in (query, (x, y))]
             scale = sizes[0].unsqueeze(1) * sizes[1]
             products = torch.where(scale > 0, products / torch.where(scale > 0, scale, 1), 0)
         columns.append(products)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ def solve(
         raise input_error(where, f"`b` ({n},) with indefinite='stop'", got, "Solve for one at a time")
     columns = right.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
     x = torch.zeros_like(columns) if begin is None else begin.detach().reshape(n, -1).to(columns, copy=True)
-    system = lambda v: product(operator, v) + damping * v  # noqa: E731
-    x, residuals, history, curvature = _iterate(system, columns, x, inverse, tol, limit, where, stop)
+    system = _System(lambda v: product(operator, v) + damping * v, inverse, tol, limit, stop, where)
+    x, residuals, history, curvature = _iterate(system, columns, x)
     residual = float(residuals.max())
     x, kept = x.reshape(right.shape), torch.stack(history).reshape(-1, *right.shape[1:])
     if isinstance(b, np.ndarray):
@@ -89,25 +90,41 @@ def solve(
     return Solution(x.to(right.dtype), residual, len(history) - 1, residual <= tol, kept, curvature)
 
 
-def _iterate(
-    system: Callable[[Tensor], Tensor],
-    b: Tensor,
-    x: Tensor,
-    inverse: Callable[[Tensor], Tensor] | None,
-    tol: float,
-    limit: int,
-    where: str,
-    stop: bool,
-) -> tuple[Tensor, Tensor, list[Tensor], float | None]:
+@dataclass(frozen=True)
+class _System:
+    """What is solved, and when to stop.
+
+    Args:
+        times: A v, damping included.
+        inverse: an approximate inverse of it.
+        tol: of the residual, relative to b.
+        limit: iterations at most.
+        stop: end at a direction of negative curvature; else it is refused.
+        where: the caller.
+    """
+
+    times: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor] | None
+    tol: float
+    limit: int
+    stop: bool
+    where: str
+
+    def preconditioned(self, r: Tensor) -> Tensor:
+        return r if self.inverse is None else self.inverse(r)
+
+
+def _iterate(system: _System, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor], float | None]:
     """Columns of x, residuals recomputed and of every iteration, relative to b, and the curvature it stopped at."""
+    tol = system.tol
     size = b.norm(dim=0)
     size = torch.where(size > 0, size, 1)
-    r = b - system(x) if bool(x.any()) else b.clone()
+    r = b - system.times(x) if bool(x.any()) else b.clone()
     residuals = r.norm(dim=0) / size
     history = [residuals]
-    while len(history) <= limit and (tol == 0 or bool((residuals > tol).any())):
-        x, curvature = _round(system, x, r, size, inverse, tol, limit, history, where, stop)
-        r = b - system(x)
+    while len(history) <= system.limit and (tol == 0 or bool((residuals > tol).any())):
+        x, curvature = _round(system, x, r, size, history)
+        r = b - system.times(x)
         fresh = r.norm(dim=0) / size
         if curvature is not None:
             return x, fresh, history, curvature
@@ -118,48 +135,37 @@ def _iterate(
     return x, residuals, history, None
 
 
-def _round(
-    system: Callable[[Tensor], Tensor],
-    x: Tensor,
-    r: Tensor,
-    size: Tensor,
-    inverse: Callable[[Tensor], Tensor] | None,
-    tol: float,
-    limit: int,
-    history: list[Tensor],
-    where: str,
-    stop: bool,
-) -> tuple[Tensor, float | None]:
+def _round(system: _System, x: Tensor, r: Tensor, size: Tensor, history: list[Tensor]) -> tuple[Tensor, float | None]:
     """Iterations until the recurrence's residual r reaches ``tol`` in every column; x and r for x, A x = b - r.
 
     With ``stop`` at most until a direction of negative curvature, which is then returned.
     """
     # p search directions, q = A p, z = M^-1 r, rho = r^T z; one of each a column
-    eps = torch.finfo(r.dtype).eps
-    z = r if inverse is None else inverse(r)
+    eps, tol = torch.finfo(r.dtype).eps, system.tol
+    z = system.preconditioned(r)
     p, rho = z.clone(), (r * z).sum(0)
     x, r = x.clone(), r.clone()
     best = r.norm(dim=0) / size
     active = torch.arange(r.shape[1], device=r.device)[best > max(tol, floor(r.dtype))]
-    while len(history) <= limit and (tol == 0 or len(active)):
+    while len(history) <= system.limit and (tol == 0 or len(active)):
         relative = history[-1].clone()
-        q = system(p[:, active]) if len(active) else r[:, active]
+        q = system.times(p[:, active]) if len(active) else r[:, active]
         curvature = (p[:, active] * q).sum(0)
         good = curvature > eps * p[:, active].norm(dim=0) * q.norm(dim=0)
         spent = best[active] <= 100 * floor(r.dtype)  # the curvature of rounding says nothing
         if not bool((good | spent).all()):
             worst = int((curvature + good * curvature.abs().max()).argmin())
             along = float(curvature[worst] / p[:, active[worst]].square().sum())
-            if stop:
+            if system.stop:
                 return x, along
-            raise not_positive(where, along, len(history))
+            raise not_positive(system.where, along, len(history))
         active, q, curvature = active[good], q[:, good], curvature[good]
         step = rho[active] / curvature
         x[:, active] += step * p[:, active]
         r[:, active] -= step * q
         relative[active] = r[:, active].norm(dim=0) / size[active]
         history.append(relative)
-        z = r[:, active] if inverse is None else inverse(r[:, active])
+        z = system.preconditioned(r[:, active])
         fresh = (r[:, active] * z).sum(0)
         p[:, active] = z + fresh / rho[active] * p[:, active]
         rho[active] = fresh

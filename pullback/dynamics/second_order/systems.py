@@ -39,6 +39,11 @@ class Direction:
     negative: float | None = None
     usable: bool = True
 
+    @property
+    def reached(self) -> tuple[float, int, bool]:
+        """Residual, iterations, converged: what a record of steps keeps of it."""
+        return self.residual, self.iterations, self.converged
+
 
 def check_solver(where: str, dense_limit: int, tol: float, max_iters: int | None) -> None:
     """Refuse settings of ``Dense`` and ``Products`` that are out of range.

@@ -96,20 +96,13 @@ def trusted(problem: Problem, system: System, lr: Tensor, d: Tensor, trust: Trus
             elif judged and ratio > GOOD:
                 factor *= trust["shrink"]
             factor = max(factor, trust["least_damping"] / lowest)
-            record = _record(loss, new, predicted, used, system, found, tries, action)
-            return Taken(p, found, factor, record)
+            step = Step(loss, new, predicted, used, system.smallest, *found.reached, tries, action)
+            return Taken(p, found, factor, step)
         action, factor = (
             f"damped: a step that decreased nothing was taken back at {factor * highest:.3g}",
             factor * trust["grow"],
         )
     used = factor * highest
     action = f"rejected: no decrease in {trust['tries']} tries, the weights stay"
-    return Taken(torch.zeros_like(g), found, factor, _record(loss, loss, 0.0, used, system, found, tries, action))
-
-
-def _record(
-    loss: float, new: float, predicted: float, damping: float, system: System, found: Direction, tries: int, action: str
-) -> Step:
-    return Step(
-        loss, new, predicted, damping, system.smallest, found.residual, found.iterations, found.converged, tries, action
-    )
+    step = Step(loss, loss, 0.0, used, system.smallest, *found.reached, tries, action)
+    return Taken(torch.zeros_like(g), found, factor, step)

@@ -127,7 +127,7 @@ def _captured(
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
     escaped = run.escaped | _used(run) - ruled
     if rest := tuple(name for name in missing if name in escaped):
-        factors.append(fallback_rows(view, readout, rest, x, y, where, run.values, run.ordinary, dtype))
+        factors.append(fallback_rows(view, readout, rest, (x, y), run, dtype, where))
         rules.append(UNSEEN[0])
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))

@@ -12,9 +12,8 @@ from pullback.functional import ModelView, num_samples, take
 from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
-from pullback.gradients.capture.passes import dense, differentiable
+from pullback.gradients.capture.passes import Capture, dense, differentiable
 from pullback.gradients.precision import full_precision
-from pullback.gradients.rows.contract import Tensors
 from pullback.gradients.rows.factor import DenseFactor
 
 
@@ -22,12 +21,10 @@ def fallback_rows(
     view: ModelView,
     readout: Readout,
     names: tuple[str, ...],
-    x: Batch,
-    y: Batch,
-    where: str,
-    values: Tensor,
-    ordinary: Tensors,
+    data: tuple[Batch, Batch],
+    run: Capture,
     dtype: torch.dtype,
+    where: str,
 ) -> DenseFactor:
     """Rows of the parameters in ``names``, (N, C, *shape) each, from batches of one.
 
@@ -38,13 +35,12 @@ def fallback_rows(
         view: of the model.
         readout: the values whose gradients are asked for.
         names: the parameters.
-        x: inputs, (N, ...).
-        y: targets, (N, ...).
-        where: the caller.
-        values: the readout, (N, C).
-        ordinary: gradient of the combination of all values, parameter -> shape, where it is not zero.
+        data: inputs and targets, (N, ...).
+        run: their capture, whose values and ordinary gradient rows are compared with.
         dtype: what the forward pass computed in, at its loosest.
+        where: the caller.
     """
+    (x, y), values = data, run.values
     if values.device.type == "meta":
         shapes = {name: view.parameters[name].shape for name in names}
         return DenseFactor(
@@ -55,7 +51,7 @@ def fallback_rows(
             rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1]).to(values))
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = None
-    if rows is None or not all(_adds_up(row, ordinary.get(name), dtype) for name, row in rows.items()):
+    if rows is None or not all(_adds_up(row, run.ordinary.get(name), dtype) for name, row in rows.items()):
         rows = _by_loop(view, readout, names, x, y, where)
     return DenseFactor({name: full_precision(row) for name, row in rows.items()}, "fallback")
 

@@ -9,20 +9,20 @@ from pullback.gradients.rows.contract import Contract
 
 
 def combine(
-    out: Tensor, inner: Tensor, d1: Tensor, d2: Tensor, contract: Contract, plus: bool, *, unit: bool, add: bool
+    out: Tensor, inner: Tensor, d: tuple[Tensor, Tensor], contract: Contract, plus: bool, *, unit: bool, add: bool
 ) -> None:
     """Write or add ``sum_ts inner_ts (D D^T)_ts`` to a tile.
 
     Args:
         out: the tile, laid out as ``Piece`` says.
         inner: A A^T, (n1, T, n2, S); may be overwritten.
-        d1: output gradients of the rows, (n1, C, T, p).
-        d2: those of the columns, (n2, C, S, p).
+        d: output gradients of the rows, (n1, C, T, p), and of the columns, (n2, C, S, p).
         contract: of the output axes.
         plus: one is to be added to ``inner``: the layer has a bias.
         unit: D is the identity (T = S = 1).
         add: add to what is there.
     """
+    d1, d2 = d
     (n1, T, n2, S), C = inner.shape, d1.shape[1]
     if plus and T == S == C == 1 and contract != "diagonal" and not (unit or add):  # outer + inner outer: one pass
         outer = d1.flatten(1) @ d2.flatten(1).T

@@ -210,7 +210,7 @@ class ShiftPiece(GhostPiece):
         for k in range(groups):
             inner = self._shifted(x1.unflatten(1, (groups, -1))[:, k], x2.unflatten(1, (groups, -1))[:, k], other)
             plus = self.factor.bias is not None
-            combine(out, inner, d1[:, :, :, k], d2[:, :, :, k], contract, plus, unit=False, add=add or k > 0)
+            combine(out, inner, (d1[:, :, :, k], d2[:, :, :, k]), contract, plus, unit=False, add=add or k > 0)
 
     def _shifted(self, x1: Tensor, x2: Tensor, other: ShiftPiece) -> Tensor:
         """(n1, c, *space) and (n2, c, *space) to A A^T, (n1, T, n2, S)."""

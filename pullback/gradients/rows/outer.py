@@ -347,7 +347,9 @@ class GhostPiece(Piece):
         for k in range(a1.shape[2]):
             inner = self.inner(a1[:, :, k], a2[:, :, k])  # (n1, T, n2, S)
             plus = self.factor.bias is not None
-            combine(out, inner, d1[:, :, :, k], d2[:, :, :, k], contract, plus, unit=self.factor.unit, add=add or k > 0)
+            combine(
+                out, inner, (d1[:, :, :, k], d2[:, :, :, k]), contract, plus, unit=self.factor.unit, add=add or k > 0
+            )
 
     def inner(self, a1: Tensor, a2: Tensor) -> Tensor:
         """A A^T of one group, (n1, T, d) and (n2, S, d) to (n1, T, n2, S)."""

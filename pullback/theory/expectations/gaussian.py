@@ -142,9 +142,8 @@ def pair_mean(f: Function, q1: float, q2: float, c: float, kinks: tuple[float, .
         quick = _nested_smooth(f, outer, q2, c, s, counts)
         if quick.error <= _SMOOTH_ERROR * abs(quick.value):
             return quick
-    fine = _nested(f, outer.u, outer.z, outer.weights, q2, c, s, kinks, _NODES)
-    u, z, w = outer.coarse
-    coarse = _nested(f, u, z, w, q2, c, s, kinks, _NODES // 2)
+    fine = _nested(f, (outer.u, outer.z, outer.weights), q2, c, s, kinks, _NODES)
+    coarse = _nested(f, outer.coarse, q2, c, s, kinks, _NODES // 2)
     return Integral(fine, abs(fine - coarse) + 1e-15 * abs(fine))
 
 
@@ -171,9 +170,10 @@ def _turns(q: float, c: float, s: float, kinks: tuple[float, ...]) -> Array:
 
 
 def _nested(
-    f: Function, u: Array, z: Array, w: Array, q2: float, c: float, s: float, kinks: tuple[float, ...], count: int
+    f: Function, outer: tuple[Array, Array, Array], q2: float, c: float, s: float, kinks: tuple[float, ...], count: int
 ) -> float:
     """Sum over z of w f(u) E_t f(sqrt(q2) (c z + s t)), the inner panels ending at the kinks of their own z."""
+    u, z, w = outer
     root = math.sqrt(q2)
     base = np.linspace(-REACH, REACH, 21)
     steps = 0.25 * 2.0 ** np.arange(8)
