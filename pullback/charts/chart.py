@@ -129,7 +129,7 @@ def colour_bar(ticks: Sequence[float], texts: Sequence[str]) -> Figure:
     """The key of a heat map, lying above it so that narrow screens keep the width for the map."""
     place = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top"}
     labels = {"tickvals": list(ticks), "ticktext": list(texts), "ticklen": 3}
-    return {"thickness": 9, "outlinewidth": 0, "lenmode": "pixels", "len": 240, **labels, **place}
+    return {"thickness": 9, "outlinewidth": 0, "lenmode": "pixels", "len": 200, **labels, **place}
 
 
 def below_colour_bar(layout: Figure) -> Figure:

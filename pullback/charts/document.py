@@ -24,7 +24,7 @@ from pullback.charts.chart import Cell, Chart, Table
 from pullback.charts.numbers import evenly
 from pullback.charts.text import cell, clean, script_json
 
-MOST_ROWS = 60
+MOST_ROWS = 40
 MOST_CSV_ROWS = 2000  # of a table that no chart draws, as the page's own button writes it
 PLOTLY = "plotly-cartesian.min.js"  # of npm's plotly.js-cartesian-dist-min: a third of what the Python package ships
 
@@ -47,7 +47,7 @@ def templates(home: str | Path) -> Environment:
 
 
 def thinned(table: Table) -> tuple[str, list[list[Cell]]]:
-    """Caption and rows of a table as a page shows it: at most 60 rows, evenly chosen."""
+    """Caption and rows of a table as a page shows it: at most 40 rows, evenly chosen."""
     kept = evenly(len(table.rows), MOST_ROWS)
     said = f" ({len(kept)} of {len(table.rows):,} rows)" if len(kept) < len(table.rows) else ""
     return table.caption + said, [table.rows[place] for place in kept]

@@ -26,9 +26,9 @@ from pullback.charts.numbers import drawable, evenly
 from pullback.charts.text import number, percent
 from pullback.report.run.series import NamedRun
 
-MOST_CELLS = 256
+MOST_CELLS = 128
 MOST_FRAMES = 12
-MOST_OF_ALL = 200_000  # cells of all frames together, a byte and a third each on the page
+MOST_OF_ALL = 50_000  # cells of all frames together, a byte and a third each on the page
 MOST_CLASSES = 20
 
 

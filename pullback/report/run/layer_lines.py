@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pullback.charts.chart import Chart
 from pullback.charts.numbers import evenly
@@ -146,5 +146,5 @@ def layer_lines(spec: LayerSpec, named: NamedRun) -> Chart | None:
         spec.reading + left_out,
         tuple(describe(line, False, spec.panel, scales_of([line], (spec.panel,))[0]) for line in drawn),
         draw_lines(drawn, (spec.panel,), several=False),
-        (table_of(spec.title, lines, several=False),),
+        (replace(table_of(spec.title, lines, several=False), drawn=len(drawn) == len(lines)),),
     )

@@ -247,5 +247,5 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
         "means that a single direction of parameter space carries most of the gradient.",
         tuple(describe(line, several, panel, scale) for line in ends),
         figure,
-        (table_of(title, lines, several),),
+        (replace(table_of(title, lines, several), drawn=True),),
     )
