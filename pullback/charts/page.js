@@ -268,4 +268,12 @@ function unfold() {
 addEventListener("hashchange", unfold);
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-narrow.addEventListener("change", redraw);
+
+// Names move above each other or beside each other: Plotly keeps the margins it once made room with.
+narrow.addEventListener("change", () => {
+  for (const key of [...drawn]) {
+    Plotly.purge(box(key));
+    drawn.delete(key);
+    draw(key);
+  }
+});

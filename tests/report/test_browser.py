@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pullback.report import write_report
@@ -94,8 +96,8 @@ def test_nothing_is_wider_than_the_window(kind, width, request):
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_several_runs_fit_too(open_report, full_run, small_run):
-    page = open_report(full_run, small_run)
+def test_several_runs_fit_too(several):
+    page = several
     assert settles(page, lambda: undrawn(page) == [])
     page.set_viewport_size({"width": 400, "height": 900})
     assert settles(page, lambda: overflow(page) <= 0)
@@ -128,6 +130,122 @@ def test_tables_and_slider_are_reached_by_the_keyboard(full):
     full.locator("#loss summary").focus()
     full.keyboard.press("Enter")
     assert full.locator("#loss table").is_visible()
+
+
+TITLES = """() => {
+    const found = [];
+    for (const plot of document.querySelectorAll('.plot')) {
+        const names = '.xtitle, .ytitle, .y2title, .y3title, .legend, .annotation, .colorbar';
+        const boxes = [...plot.querySelectorAll(names)].map(each => each.getBoundingClientRect()).filter(r => r.width);
+        const all = plot.getBoundingClientRect();
+        boxes.forEach((a, at) => {
+            if (a.left < all.left - 1 || a.right > all.right + 1 || a.top < all.top - 1 || a.bottom > all.bottom + 1)
+                found.push([plot.id, 'outside']);
+            for (const b of boxes.slice(at + 1))
+                if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1) found.push([plot.id, 'overlap']);
+        });
+    }
+    return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def several(open_report, full_run, small_run):
+    return open_report(full_run, small_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 2560, 1280])
+def test_no_title_lies_over_another_or_outside_its_chart(full, width):
+    full.set_viewport_size({"width": width, "height": 900})
+    assert settles(full, lambda: undrawn(full) == [])
+    assert settles(full, lambda: full.evaluate(TITLES) == []), full.evaluate(TITLES)
+    columns = full.evaluate("getComputedStyle(document.querySelectorAll('.charts')[1]).gridTemplateColumns")
+    assert len(columns.split()) == {400: 1, 1280: 2, 2560: 3}[width]
+    full.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("full", "light"), ("full", "dark"), ("nasty", "light"), ("several", "light")]
+)
+def test_axe_finds_nothing(kind, scheme, request):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = request.getfixturevalue(kind)
+    page.emulate_media(color_scheme=scheme)
+    assert settles(page, lambda: undrawn(page) == [])
+    found = axe.Axe().run(page).response["violations"]
+    page.emulate_media(color_scheme="light")
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
+def test_all_charts_over_steps_follow_what_is_asked_for(full):
+    """Steps are epochs and seconds of the record; logarithms, and a mean that forgets; the loss before and after."""
+    line = "(at) => { const [x, y] = ['x', 'y'].map(name => document.getElementById('loss-plot').data[at][name]); "
+    line += "return [x, y]; }"
+    steps, losses = full.evaluate(line, 0)
+    full.select_option("#over", "epoch")
+    epochs, same = full.evaluate(line, 0)
+    assert same == losses
+    assert epochs[-1] == pytest.approx(steps[-1] / 100 - 0.9)  # epochs of 100 steps, the first told at step 90 as 0
+    full.select_option("#over", "step")
+    full.select_option("#scale", "log")
+    assert full.evaluate("document.getElementById('accuracy-plot').layout.yaxis.type") == "log"
+    assert full.evaluate("document.getElementById('flow-plot').layout.yaxis.type") != "log"  # a map
+    full.select_option("#scale", "")
+    full.locator("#smoothing").fill("0.5")
+    raw, smooth = full.evaluate(line, 0)[1], full.evaluate(line, 1)[1]
+    assert raw == losses
+    first, second = losses[:2]
+    assert smooth[:2] == pytest.approx([first, (0.5 * first + second) / 1.5])
+    full.locator("#smoothing").fill("0")
+    assert full.evaluate(line, 0) == [steps, losses]
+
+
+def test_what_is_pointed_at_is_shown_in_the_whole_section(full):
+    full.locator("#gradients-plot").scroll_into_view_if_needed()
+    box = full.locator("#gradients-plot .nsewdrag").first.bounding_box()
+    full.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    shown = (
+        "document.querySelectorAll('#accuracy-plot .hoverlayer .legend, #accuracy-plot .hoverlayer .hovertext').length"
+    )
+    assert settles(full, lambda: full.evaluate(shown) > 0)
+    full.mouse.move(2, 2)
+
+
+def test_every_figure_and_table_is_a_file_at_a_press(full, full_run):
+    def saved(selector):
+        with full.expect_download() as download:
+            full.locator(selector).click()
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+    name, table = saved("#sharpness button[data-table]")
+    assert name == "sharpness.csv"
+    header, *rows = table.decode().split("\r\n")
+    assert header == "Step,Hessian,Gauss-Newton,limit"
+    assert [float(row.split(",")[1]) for row in rows] == pytest.approx(full_run.series("sharpness", "hessian")[1], 1e-6)
+    full.evaluate("document.querySelector('#alignment details').open = true")
+    name, pairs = saved("#alignment details button[data-table]")
+    assert (name, pairs.decode().split("\r\n")[1]) == ("alignment-2.csv", "3,200,-0.61")
+    name, layers = saved("button[data-dom='layer-table']")
+    assert name == "layer-table.csv"
+    assert layers.decode().split("\r\n")[1].startswith("conv1.weight,,")
+    name, image = saved("#loss button[data-kind='png']")
+    assert (name, image[:8]) == ("loss.png", b"\x89PNG\r\n\x1a\n")
+    name, drawing = saved("#loss button[data-kind='svg']")
+    assert (name, drawing[:4]) == ("loss.svg", b"<svg")
+    assert full.trouble == []
+
+
+def test_on_paper_all_is_drawn_and_nothing_asks_to_be_pressed(open_report, small_run):
+    page = open_report(small_run)
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert undrawn(page) == []
+    for hidden in ("#controls", "nav", ".exports"):
+        assert not page.locator(hidden).first.is_visible()
+    assert overflow(page) <= 0
 
 
 def test_charts_follow_the_colour_scheme(full):

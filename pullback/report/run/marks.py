@@ -11,7 +11,7 @@ from pullback.charts.text import plotly_text
 
 LOSS_CHART = "loss"
 SUSPECTS = "suspects"  # no chart, but a table of samples
-CLOSE = 0.04  # of the axis, within which marks share a label
+CLOSE = 0.12  # of the axis, within which marks share a label
 
 # By finding, the charts that show it, the best first; of those the first that is on the page.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
