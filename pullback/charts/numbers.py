@@ -24,9 +24,8 @@ def extremes(values: np.ndarray, limit: int) -> np.ndarray:
     if count <= limit:
         return np.arange(count)
     width = -(-count // ((limit - 2) // 3))
-    part = np.full(-(-count // width) * width, np.nan)
-    part[:count] = values
-    part = part.reshape(-1, width)
+    part = np.full((-(-count // width), width), np.nan)
+    part.flat[:count] = values
     known = np.isfinite(part)
     gap = ~known
     gap.flat[count:] = False  # what only fills the last stretch
