@@ -129,7 +129,8 @@ def _label(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     worst = max(group, key=lambda each: list(SEVERITY).index(each["severity"]))
     text = f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 2 and _in_a_row(numbers) else ", ".join(map(str, numbers))
     return {
-        "x": group[0]["steps"][0], "xref": "x", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top", "yshift": -3,
+        "x": group[0]["steps"][0], "xref": "x", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top",
+        "yshift": -3,
         "text": text, "showarrow": False, "borderpad": 2, "font": {"size": 11, "color": SEVERITY[worst["severity"]]},
         "hovertext": "<br>".join(f"{each['number']} {plotly_text(each['name'], 60)}" for each in group),
         "name": "finding",
