@@ -17,7 +17,7 @@ from starlette.routing import Route
 from pullback.charts.document import served_scripts
 from pullback.report.live.feed import GONE, Feed
 from pullback.report.live.folders import Folders
-from pullback.report.live.pages import Pages, href
+from pullback.report.live.pages import Pages, path_of
 
 MOST = 32  # connections at once
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -50,7 +50,7 @@ def make_app(folders: Folders, host: str = "127.0.0.1", token: str | None = None
 
     def home(request: Request) -> Response:
         only = pages.only()
-        return _answer(request, pages.list) if only is None else RedirectResponse(href(only), 307)
+        return _answer(request, pages.list) if only is None else RedirectResponse(f"/run/{path_of(only)}", 307)
 
     def run(request: Request) -> Response:
         feed = pages.of(request.path_params["name"])

@@ -95,7 +95,7 @@ def _page(name: str, run: Path, root: Path, version: str) -> str:
 
 
 def _waiting(name: str) -> Row:
-    return {"name": name, "href": href(name), "severity": "", "verdict": "not looked at yet", "facts": []}
+    return {"name": name, "path": path_of(name), "severity": "", "verdict": "not looked at yet", "facts": []}
 
 
 def _row(name: str, run: Path, root: Path) -> Row:
@@ -121,6 +121,6 @@ def _row(name: str, run: Path, root: Path) -> Row:
     return row | {"severity": SEVERITIES[gravest] if found else "", "verdict": verdict(loaded, found), "facts": facts}
 
 
-def href(name: str) -> str:
-    """The address of a run's page."""
-    return f"/run/{quote(name, safe='/')}"
+def path_of(name: str) -> str:
+    """Where the page of a run is, below ``/run/``."""
+    return quote(name, safe="/")
