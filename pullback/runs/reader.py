@@ -97,7 +97,7 @@ class Run(Drawn):
     @property
     def measured(self) -> dict[str, np.ndarray]:
         """Of each probe the steps (S,) of its records that succeeded, in the order they were written; reads no values."""
-        return self._records.succeeded()
+        return dict(self._records.succeeded)
 
     @property
     def metrics(self) -> list[tuple[str, str]]:

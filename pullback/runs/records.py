@@ -216,6 +216,7 @@ class Records(Sequence[Record]):
         """Those that are errors."""
         return [each for part, kept in self._parts() for each in part.records(_only(part.failed, kept))]
 
+    @cached_property
     def succeeded(self) -> dict[str, np.ndarray]:
         """Of each probe the steps of its records that are no errors, in their order."""
         found: dict[str, list[np.ndarray]] = {}

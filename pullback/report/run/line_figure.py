@@ -6,7 +6,6 @@ One run: a colour for each metric. Several runs: a colour for each run, and a da
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,15 +156,13 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
 
 def _with_gaps(line: Line) -> tuple[list[int], list[float]]:
     """Steps and values, with a step that was skipped between two points as none."""
-    steps, values, skipped = [], [], sorted(line.skipped)
-    for place, (step, value) in enumerate(zip(line.steps, line.values, strict=True)):
-        at = bisect_right(skipped, line.steps[place - 1]) if place else len(skipped)
-        if at < len(skipped) and skipped[at] < step:
-            steps.append(skipped[at])
-            values.append(math.nan)
-        steps.append(step)
-        values.append(value)
-    return steps, values
+    if not line.skipped or len(line.steps) < 2:
+        return list(line.steps), list(line.values)
+    steps, skipped = np.asarray(line.steps), np.append(np.sort(line.skipped), np.iinfo(np.int64).max)
+    following = skipped[np.searchsorted(skipped, steps[:-1], side="right")]
+    places = np.flatnonzero(following < steps[1:])
+    values = np.insert(np.asarray(line.values, float), places + 1, math.nan)
+    return np.insert(steps, places + 1, following[places]).tolist(), values.tolist()
 
 
 def short(value: float) -> float:

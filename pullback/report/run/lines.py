@@ -101,7 +101,7 @@ def label_of(line: Line, several: bool) -> str:
 
 def table_of(caption: str, lines: Sequence[Line], several: bool) -> Table:
     """The values of all lines, a row for each step."""
-    columns = [dict(zip(line.steps, line.values, strict=True)) for line in lines]
     steps = sorted({step for line in lines for step in line.steps})
-    rows: list[list[Cell]] = [[step, *(column.get(step) for column in columns)] for step in steps]
+    columns = [map(dict(zip(line.steps, line.values, strict=True)).get, steps) for line in lines]
+    rows: list[list[Cell]] = list(map(list, zip(steps, *columns, strict=True)))
     return Table(caption, ("Step", *(label_of(line, several) for line in lines)), rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from pullback.charts.chart import Chart
 from pullback.charts.text import clean, shorten
@@ -32,8 +33,8 @@ def logged_charts(runs: Sequence[NamedRun]) -> list[Chart]:
     names: dict[tuple[str, str], None] = {}
     for named in runs:
         names |= {each: None for each in named.run.metrics if each[0] not in DRAWN and each not in ELSEWHERE}
-    found = [each for each in names if any(_is_number(value) for named in runs for value in named.run.series(*each)[1])]
-    charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(found[:MOST_CHARTS], start=1)]
+    found = (each for each in names if any(_is_number(value) for named in runs for value in named.run.series(*each)[1]))
+    charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(islice(found, MOST_CHARTS), start=1)]
     return [chart for chart in charts if chart is not None]
 
 
