@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pullback._checks import input_error
@@ -42,7 +43,8 @@ class Findings:
         self._known: set[Key] = set()
         self._since: dict[Key, int] = {}  # steps at which what is slow was first seen, and at every look since
         if self._is_asked and output.writer.earlier is not None:
-            self._new(self._judged(output.writer.earlier), None)
+            with suppress(Exception):  # what cannot be told of it is new, then
+                self._new(self._judged(output.writer.earlier), None)
 
     @property
     def _is_asked(self) -> bool:
