@@ -60,8 +60,8 @@ def sources() -> dict[str, str]:
     return {"trained_by": digest(training), "recorded_by": digest(recorded), "made_by": digest(others)}
 
 
-def set_ups(preset: str, number: int) -> list[Drawn]:
-    first = LOOKED_AT if preset == "fresh" else 0
+def set_ups(preset: str, number: int, fresh_from: int = LOOKED_AT) -> list[Drawn]:
+    first = fresh_from if preset == "fresh" else 0
     return tiny() if preset == "small" else [draw(each, FAULTS) for each in range(first, first + number)]
 
 
@@ -151,17 +151,15 @@ def measured(facts: Row, name: str) -> str:
     )
 
 
-def page(rows: list[Row], facts: Row, fresh: Sequence[Row] = (), about: Row | None = None) -> str:
+def page(rows: list[Row], facts: Row, fresh: Sequence[Path] = ()) -> str:
     """The tables, in Markdown, and what they were measured on; first of set-ups at which nobody had looked."""
     parts = []
-    if fresh and about is not None:
-        title = f"Set-ups {fresh[0]['number']} to {fresh[-1]['number']}, at which nobody had looked"
-        parts += [
-            f"{title}: {counted([*fresh])}.",
-            score.summary([*fresh]),
-            score.by_fault([*fresh]),
-            measured(about, "fresh"),
-        ]
+    for path in fresh:
+        kept = json.loads(path.read_text())
+        some: list[Row] = kept["rows"]
+        title = f"Set-ups {some[0]['number']} to {some[-1]['number']}, at which nobody had looked"
+        parts += [f"{title}: {counted(some)}.", score.summary(some), score.by_fault(some)]
+        parts.append(measured(kept["environment"], path.stem))
     parts += [f"The first {len(rows)} set-ups, looked at: {counted(rows)}.", score.summary(rows)]
     return "\n\n".join([*parts, score.left_out(rows), score.by_fault(rows), measured(facts, "full")])
 
@@ -177,17 +175,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2, help="at once")
     parser.add_argument("--leave-out", action="store_true", help="print each data set and kind, left out in turn")
     parser.add_argument("--render", action="store_true", help="make nothing, only write the tables into README.md")
+    parser.add_argument("--first", type=int, default=LOOKED_AT, help="of the set-ups of the preset fresh")
     options = parser.parse_args(arguments)
-    path = options.out / f"{options.preset}.json"
+    later = options.preset == "fresh" and options.first != LOOKED_AT
+    path = options.out / (f"fresh_{options.first}.json" if later else f"{options.preset}.json")
     count = options.count or (FRESH if options.preset == "fresh" else FULL)
     if not options.render:
-        run(set_ups(options.preset, count), path, options.processes, options.records)
+        run(set_ups(options.preset, count, options.first), path, options.processes, options.records)
     kept = json.loads(path.read_text())
     rows, facts = kept["rows"][:count], kept["environment"]
     print(score.left_out(rows) if options.leave_out else page(rows, facts))
     if options.preset != "small" and options.out == RESULTS:
-        kept, fresh = (json.loads(each.read_text()) for each in (RESULTS / "full.json", RESULTS / "fresh.json"))
-        text = page(kept["rows"], kept["environment"], fresh["rows"], fresh["environment"])
+        kept = json.loads((RESULTS / "full.json").read_text())
+        latest_first = sorted(RESULTS.glob("fresh*.json"), key=lambda each: each.stem, reverse=True)
+        text = page(kept["rows"], kept["environment"], latest_first)
         readme = environment.README
         before, _, rest = readme.read_text().partition(MARK)
         readme.write_text(f"{before}{MARK}\n{text}\n{END}{rest.partition(END)[2]}")
