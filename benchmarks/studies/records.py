@@ -49,8 +49,8 @@ print(json.dumps([time.process_time() - cpu, time.perf_counter() - start,
 """
 
 
-def measured(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of one measurement: values by probe."""
+def measured(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Values by probe of a measurement in whose turn everything is, and of one without what is sparse."""
     import torch
 
     import pullback as pb
@@ -68,8 +68,10 @@ def measured(folder: Path) -> dict[str, dict[str, Any]]:
             optimizer.step()
             monitor.step(x, y, loss=loss)
     run = pb.load_run(folder)
-    one_time = {"loss_form", "schedule", "end"}
-    return {probe: dict(list(run.of(probe))[-1].values) for probe, _ in run.metrics if probe not in one_time}
+    once = {"loss_form", "schedule", "end"}
+    found = {probe: list(run.of(probe)) for probe, _ in run.metrics if probe not in once}
+    first = {probe: dict(records[0].values) for probe, records in found.items()}
+    return first, {probe: dict(records[-1].values) for probe, records in found.items() if len(records) > 1}
 
 
 def drawn(value: Any, rng: np.random.Generator) -> Any:
@@ -82,7 +84,7 @@ def drawn(value: Any, rng: np.random.Generator) -> Any:
     return {key: drawn(each, rng) for key, each in value.items()} if isinstance(value, dict) else value
 
 
-def write(path: Path, probes: dict[str, dict[str, Any]], scale: float) -> float:
+def write(path: Path, whole: dict[str, Any], probes: dict[str, Any], scale: float) -> float:
     """The record; processor seconds of the writer alone."""
     from pullback.runs import RunWriter
 
@@ -98,6 +100,8 @@ def write(path: Path, probes: dict[str, dict[str, Any]], scale: float) -> float:
             logged = rng.random(A_STEP).tolist() if step % A_STEP == 0 else []
             kept = variants[step // every % len(variants)]
             if step % every == 0:
+                number = step // every
+                kept = whole if number & (number - 1) == 0 and (number.bit_length() - 1) % 3 == 0 else kept  # 1, 8, 64
                 kept = {probe: jitter(values, 1 + 1e-3 * rng.random()) for probe, values in kept.items()}
             start = time.process_time()
             writer.course.add(step, {"loss": loss, "learning_rate": 0.1, "gradient_norm": float(np.float32(loss / 3))})
@@ -129,8 +133,8 @@ def main() -> None:
     folder = asked.keep or Path(tempfile.mkdtemp())
     small, path = folder / "small", folder / "long"
     if not path.exists():
-        probes = measured(small)
-        seconds = write(path, probes, asked.scale)
+        whole, probes = measured(small)
+        seconds = write(path, whole, probes, asked.scale)
         print(
             f"writing: {seconds:.1f} s of the processor; {asked.scale * MEASUREMENTS:,.0f} measurements of "
             f"{len(probes)} probes, {asked.scale * LOGGED:,.0f} logged numbers, {asked.scale * STEPS:,.0f} steps"

@@ -46,6 +46,8 @@ def script_json(value: Any) -> str:
 
 def as_float(value: object) -> float:
     """A stored value as a float; NaN if it is not a number."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:

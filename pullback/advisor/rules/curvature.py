@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pullback.advisor.change import Change
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import has, number
+from pullback.advisor.reading import has, number, once_a_run
 from pullback.advisor.thresholds import FIRST_STEPS, LOWEST_FACTOR, SHARE_OF_LIMIT
 from pullback.runs import Record, Run
 
@@ -41,6 +41,7 @@ class Curvature:
         return f"learning rate of {rate:.3g}, and the others with it," if several else "learning rate"
 
 
+@once_a_run
 def curvatures_of(run: Run) -> list[Curvature]:
     """Adam's kin and unequal groups by the preconditioned Hessian, other gradient descent by the plain one.
 

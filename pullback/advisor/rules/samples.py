@@ -10,7 +10,7 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.losses import training_losses
 from pullback.advisor.model import kinds
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, records_with, span
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, once_a_run, records_with, span
 from pullback.advisor.rules.labels import are_drawn, contradicted
 from pullback.advisor.severity import severity_of_symptom
 from pullback.advisor.thresholds import (
@@ -154,12 +154,14 @@ def _is_cleaner_held_out(run: Run) -> bool:
     return bool(held_out[-1] - losses.least < HELD_OUT_BETTER * (losses.last - losses.least))
 
 
+@once_a_run
 def _unlearnt(run: Run) -> set[int]:
     """Steps at which hardly more samples are right than with one answer for all."""
     records = records_with(run, "loss", "accuracy", "constant_accuracy")
     return {r.step for r in records if r.values["accuracy"] < r.values["constant_accuracy"] + UNLEARNT}
 
 
+@once_a_run
 def with_samples(run: Run) -> list[Record]:
     """Records of the probe that saw any."""
     return [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
