@@ -88,6 +88,20 @@ def as_index(value: Any) -> int | None:
         return None
 
 
+def as_indices(values: Any) -> tuple[int, ...]:
+    """Whole numbers out of a list, an array or a tensor of one axis.
+
+    Raises:
+        TypeError: anything else.
+    """
+    given = values.tolist() if callable(getattr(values, "tolist", None)) else values
+    found = [None if isinstance(each, bool) else as_index(each) for each in given]
+    if None in found:
+        message = "no whole number for each sample"
+        raise TypeError(message)
+    return tuple(each for each in found if each is not None)
+
+
 def chosen_start(max_samples: int, resume: Any, where: str) -> int | None:
     """Steps a resumed training has behind it, as Python's number; None of a new one.
 

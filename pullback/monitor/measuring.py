@@ -16,6 +16,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.plain_calls import plain_calls
 from pullback.kernels import KernelSeries
 from pullback.monitor.called import by_sample
+from pullback.monitor.handed import as_indices
 from pullback.monitor.output import Output, unseen
 from pullback.monitor.plan import LEAST, Allowed, Plan, asking, cheap_part, cheap_passes, dear_parts, is_dear, works
 from pullback.monitor.probes import Observation, Probe
@@ -28,12 +29,13 @@ from pullback.runs.schema import in_words
 
 @dataclass(frozen=True)
 class Seen:
-    """What the loop hands over at a step: its batch and loss, and some weights before the step."""
+    """What the loop hands over at a step: its batch, loss and places in the data set; some weights before the step."""
 
     x: Batch
     y: Batch
     loss: float | Tensor | None = None
     before: Snapshot | None = None
+    index: Any = None
 
 
 class Measurer:
@@ -144,6 +146,7 @@ class Measurer:
         """What probes are given, and whether the model returns a row for every position."""
         batch = self.recent.batch_size or num_samples(given.x)
         x, y = self.recent.together(given.x, given.y)
+        index = self._index(output, step, given, joined=x is not given.x)
         read = self._recogniser.said(output, step, x, y, batch)
         x, y = read.data(x, y)
         part = slice(0, min(self.max_samples, num_samples(x)))
@@ -161,8 +164,24 @@ class Measurer:
             step=step,
             before=given.before and given.before.still_there(self.model),
             memory=self._memory,
+            index=index if len(index) == num_samples(x) else (),
         )
         return seen, read.unfolded
+
+    @staticmethod
+    def _index(output: Output, step: int, given: Seen, *, joined: bool) -> tuple[int, ...]:
+        """Places in the data set, where the loop tells them of each sample; of batches that are joined none."""
+        if given.index is None or joined:
+            return ()
+        try:
+            index = as_indices(given.index)
+        except Exception as error:
+            output.refuse(step, "samples", "index", in_words(error))
+            return ()
+        if len(index) != (count := num_samples(given.x)):
+            output.refuse(step, "samples", "index", f"{len(index)} of them for {count} samples")
+            return ()
+        return index
 
     def _run(self, output: Output, step: int, probe: Probe, seen: Observation, *, dear: bool) -> None:
         evaluates = probe.at_start or not self._works[probe.name].is_free

@@ -172,7 +172,7 @@ class Monitor:
         """Taken by measuring."""
         return 0.0 if self._watch is None else self._watch.seconds
 
-    def step(self, x: Batch, y: Batch, loss: Any = None, *, step: int | None = None) -> None:
+    def step(self, x: Batch, y: Batch, loss: Any = None, *, step: int | None = None, index: Any = None) -> None:
         """Count one training step, after ``optimizer.step()``, and measure if the schedule says so.
 
         With gradient accumulation call it once a step of the optimizer, with the last of the batches.
@@ -183,12 +183,13 @@ class Monitor:
             loss: the loss the loop computed, kept at every step: a number, tensor or array; of several numbers, one
                 loss a sample, their mean. One on a device is not waited for.
             step: the step's number, above the last; None, and what is no such number, takes the next.
+            index: where the samples stand in the data set, (B,) whole numbers: samples that stand out are named by it.
         """
         with self._harmless("step"):
             last, self.num_steps = self.num_steps, self._counted(step)
             if self._watch is not None:
                 x, y = as_tensors(self.model, x), as_tensors(self.model, y)
-                self._watch.step(self.num_steps, last, x, y, loss)
+                self._watch.step(self.num_steps, last, x, y, loss, index)
         self._hand_on()
 
     def _hand_on(self) -> None:

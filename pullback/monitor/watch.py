@@ -70,7 +70,7 @@ class Watch:
         finally:
             self.seconds += time.perf_counter() - start
 
-    def step(self, step: int, last: int, x: Batch, y: Batch, loss: Any) -> None:
+    def step(self, step: int, last: int, x: Batch, y: Batch, loss: Any, index: Any = None) -> None:
         """Take in a step, the one before it, its batch and its loss; measure if it is due and may be."""
         self.measurer.recent.see(x)
         samples = self.measurer.recent.batch_size or 1
@@ -78,7 +78,7 @@ class Watch:
             self._targets.see(y)
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
-        seen = Seen(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last))
+        seen = Seen(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last), index)
         if self.turns.schedule.is_due(step, last):
             allowed = self._allowed(step)
             if allowed is None:
@@ -86,7 +86,7 @@ class Watch:
             else:
                 self._measure(step, seen, allowed, turn=True)
         # a reference: what the loop writes over is what the end sees
-        self._last = None if x is None else (step, Seen(x, y, seen.loss))
+        self._last = None if x is None else (step, Seen(x, y, seen.loss, index=index))
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
         self._look(step)

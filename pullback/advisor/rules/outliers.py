@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, has, number, records_with
-from pullback.advisor.rules.samples import NUM_LISTED, count_of, listed_samples, suspects_of, with_samples
+from pullback.advisor.rules.samples import NUM_LISTED, count_of, listed_samples, name_of, suspects_of, with_samples
 from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES
 from pullback.runs import Record, Run
 
@@ -85,10 +85,10 @@ def duplicates(run: Run) -> Iterator[Finding]:
         f"inputs and gradients equal to those of an earlier sample of the batch, of more than {MANY_COPIES:.0%} of all "
         f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors",
         "definition; Poisson statistics",
-        listed_samples({"duplicate": found}, {"duplicate": seen.step}),
+        listed_samples({"duplicate": found}, {"duplicate": seen}),
         summary=f"{count:.0f} of {samples:.0f} samples of a batch are copies of others: they count several times over, "
         "and may be among the held-out ones as well.",
-        change=Change("check_samples", tuple(sorted({s[0] for s in found}))),
+        change=Change("check_samples", tuple(sorted({name_of(seen, s) for s in found}))),
     )
 
 
@@ -108,7 +108,7 @@ def _of_batches(whole: Sequence[Record], batches: int) -> Iterator[Finding]:
         f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors; a "
         f"warning above {MOSTLY_COPIES:.0%}",
         "definition; Poisson statistics; " + CONVENTION,
-        listed_samples({"duplicate": found}, {"duplicate": seen.step}),
+        listed_samples({"duplicate": found}, {"duplicate": seen}),
         summary=f"{count} of {samples:.0f} samples of a batch are copies of others: they count several times over, so "
         "that little is learnt of the rest, and may be among the held-out ones as well.",
         change=Change("check_samples", tuple(_copied(seen))),

@@ -120,9 +120,11 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         f"that are not the first answer stand, from second (0) to last (1), above {HARD_PLACE:g} in the mean by "
         f"{PLACE_ERRORS:g} standard errors",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
-        listed_samples(found, {reason: seen[reason].step for reason in found}),
+        listed_samples(found, seen),
         summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
-        change=Change("check_samples", tuple(sorted({s[0] for each in found.values() for s in each}))),
+        change=Change(
+            "check_samples", tuple(sorted({name_of(seen[reason], s) for reason, each in found.items() for s in each}))
+        ),
     )
 
 
@@ -173,15 +175,29 @@ def count_of(record: Record, reason: str) -> int:
     return int(counts.get(reason, 0)) if counts and reason != "outlier" else len(suspects_of(record, reason))
 
 
-def listed_samples(found: dict[str, list[Any]], steps: dict[str, int]) -> str:
-    """What to do with which samples of which step, in words."""
+def listed_samples(found: dict[str, list[Any]], seen: Mapping[str, Record]) -> str:
+    """What to do with which samples of which step, in words; by their index in the data set where the loop tells it."""
     parts = []
     for reason, each in found.items():
         rest = f" and {len(each) - NUM_LISTED} more" if len(each) > NUM_LISTED else ""
-        names = ", ".join(str(s[0]) for s in each[:NUM_LISTED])
-        parts.append(f"{REMEDIES[reason]} {names}{rest} of step {steps[reason]}")
+        names = ", ".join(str(name_of(seen[reason], s)) for s in each[:NUM_LISTED])
+        parts.append(f"{REMEDIES[reason]} {names}{rest} of step {seen[reason].step}")
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}, counted within the measured batch"
+    told = all(_places(seen[reason]) for reason in found)
+    counted = "by their index in the data set" if told else "counted within the measured batch"
+    return f"{text[0].upper()}{text[1:]}, {counted}"
+
+
+def _places(record: Record) -> dict[int, int]:
+    """Of each sample that is named its index in the data set; empty where the loop does not tell."""
+    pairs = record.values.get("index")
+    known = pairs if isinstance(pairs, list) else []
+    return {p[0]: p[1] for p in known if isinstance(p, list) and len(p) == 2 and all(type(each) is int for each in p)}
+
+
+def name_of(record: Record, suspect: list[Any]) -> int:
+    """Its index in the data set, or its place in the measured batch."""
+    return _places(record).get(suspect[0], suspect[0])
 
 
 def suspects_of(record: Record, reason: str) -> list[Any]:

@@ -41,6 +41,7 @@ class Observation:
         batch_size: B of the user's batch, of which ``x`` may be a part; None if it is all of it.
         step: number of the training step before.
         before: some weights as they were before that step, or None.
+        index: where the samples of the batch stand in the data set, (B,); empty where the loop does not say.
         memory: what a probe keeps from one measurement to the next, under its name; one object for the whole run.
     """
 
@@ -57,6 +58,7 @@ class Observation:
     step: int = 0
     before: Snapshot | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    index: tuple[int, ...] = ()
     _refused: PullbackError | None = field(default=None, init=False)
 
     @cached_property

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ STANDS_OUT = 3.5  # modified z-score, (value - median) / (1.4826 MAD): Iglewicz 
 COPY = 1e-6  # |g_i - g_j|^2 / |g_i|^2 below which two gradients are taken for equal
 ODDS = math.log(10)  # of another label to the given one; calibrated, see benchmarks/studies/pathologies/README.md
 MOST_SUSPECTS = 20
+MOST_INPUTS = 4096  # numbers of a sample that is stored with its record
 
 
 def measure(seen: Observation) -> Measurement:
@@ -29,6 +31,9 @@ def measure(seen: Observation) -> Measurement:
 
     Of outputs (N, C) also ``num_classes`` C, ``label_ranks``, rank -> samples, the place of the given label among all
     by the model's scores, from 1, and ``contradicted``, [index, ln of the odds], of samples whose label is not first.
+
+    All these count samples within the batch; where the loop tells their places in the data set, ``index`` has pairs of
+    both.
     """
     total = seen.kernel.total.double()
     duplicates, copies = _duplicates(total, seen.x)
@@ -47,11 +52,17 @@ def measure(seen: Observation) -> Measurement:
         ranked = _ranked(outputs, seen.labels, odds)
     counts = Counter(reason for _, _, reason in suspects)
     values = {"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)}
-    return Measurement(values | ranked | ({"copies": copies} if copies else {}))
+    values |= ranked | ({"copies": copies} if copies else {})
+    named = sorted({each[0] for each in (*suspects[:MOST_SUSPECTS], *ranked.get("contradicted", ()))})
+    return Measurement(values | ({"index": [[at, seen.index[at]] for at in named]} if seen.index and named else {}))
 
 
 def measure_each(seen: Observation) -> Measurement:
-    """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``."""
+    """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``; of suspects what they look like.
+
+    That is the array ``suspects`` of their inputs (S, ...), in their order, where these are one tensor of real numbers
+    and not large, and ``suspect_targets``, their classes.
+    """
     values: dict[str, Any] = {
         "kernel_norm": _norms(seen.kernel.total.double()).tolist(),
         "losses": seen.kernel.losses.double().tolist(),
@@ -59,7 +70,17 @@ def measure_each(seen: Observation) -> Measurement:
     if seen.labels is not None:
         own = _by_class(seen.alignment.cosine.double(), seen.labels)[0]
         values["mean_cosine_to_own_class"] = [None if each.isnan() else float(each) for each in own]
-    return Measurement(values)
+    places = [place for place, _, _ in measure(seen).values["suspects"]]
+    if places and seen.labels is not None:
+        values["suspect_targets"] = [int(seen.labels[place]) for place in places]
+    return Measurement(values, _inputs_of(places, seen.x))
+
+
+def _inputs_of(places: list[int], x: Batch) -> dict[str, np.ndarray]:
+    """Inputs of these samples, where a page can show them."""
+    if not places or not isinstance(x, Tensor) or x.is_complex() or x.dim() < 2 or x[0].numel() > MOST_INPUTS:
+        return {}
+    return {"suspects": x[torch.tensor(places, device=x.device)].detach().float().cpu().numpy()}
 
 
 def _norms(total: Tensor) -> Tensor:

@@ -59,11 +59,16 @@ def suspects_of(named: NamedRun) -> dict[str, Any] | None:
         return None
     record, inputs = _with_pictures(named.run, found)
     listed = [each for each in record.values["suspects"] if isinstance(each, list) and len(each) == 3]
-    index, targets = (record.values.get(name) for name in ("suspect_index", "suspect_targets"))
+    pairs, targets = (record.values.get(name) for name in ("index", "suspect_targets"))
+    index = (
+        {str(pair[0]): pair[1] for pair in pairs if isinstance(pair, list) and len(pair) == 2}
+        if isinstance(pairs, list)
+        else {}
+    )
     rows = [
         {
             "place": place,
-            "index": _at(index, row),
+            "index": index.get(str(place)),
             "target": _at(targets, row),
             "reason": REASONS.get(str(reason), str(reason)),
             "score": as_float(score),
@@ -71,7 +76,7 @@ def suspects_of(named: NamedRun) -> dict[str, Any] | None:
         }
         for row, (place, score, reason) in enumerate(listed[:MOST_SUSPECTS])
     ]
-    return {"step": record.step, "rows": rows, "indexed": isinstance(index, list)}
+    return {"step": record.step, "rows": rows, "indexed": bool(index)}
 
 
 def _with_pictures(run: Run, found: Sequence[Record]) -> tuple[Record, np.ndarray | None]:
