@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.group.shared import run_in_group
-from pullback.kernels.kernel import Kernel
+from pullback.kernels.kernel import Kernel, class_labels
 from pullback.kernels.plan.make import PlanOptions
 from pullback.kernels.request import Given, Request, loss_request
 from pullback.kernels.run import run
@@ -93,9 +93,3 @@ def backward_kernel(
     kernel = run(request()) if group is None else run_in_group(request, group, where)
     kernel.labels = class_labels(y, kernel.plan.shape[0])
     return kernel
-
-
-def class_labels(y: Batch, rows: int) -> Tensor | None:
-    """Targets as classes of the rows: whole numbers, one a row."""
-    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
-    return y.detach().clone() if whole and y.shape == (rows,) else None

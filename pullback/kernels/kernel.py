@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pullback._hooks import viewers
 from pullback._results import Drawn, to_frame
+from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.kernels.gram.blocks import Blocks
@@ -168,3 +169,9 @@ class _Blocks(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def class_labels(y: Batch, rows: int) -> Tensor | None:
+    """Targets as classes of the rows: whole numbers, one a row."""
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+    return y.detach().clone() if whole and y.shape == (rows,) else None

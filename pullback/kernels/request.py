@@ -92,13 +92,13 @@ class Given:
         """Rows and columns; None for the symmetric kernel."""
         where = self.where
         params = None if self.params is None else names_in(self.params, where)
-        rows = _side(self.model, params, (self.x, self.y), check_batch(where, self.x, self.y), where)
-        if self.x2 is None and self.model2 is None:
-            return rows, None
-        data, count = (self.x, self.y), rows.count
+        rows = _side(self.model, params, (self.x, self.y), where)
         if self.x2 is not None:
-            data, count = (self.x2, self.y2), check_batch(where, self.x2, self.y2, ("x2", "y2"))
-        columns = _side(self.model2 or self.model, params, data, count, where)
+            columns = _side(self.model2 or self.model, params, (self.x2, self.y2), where, ("x2", "y2"))
+        elif self.model2 is not None:
+            columns = _side(self.model2, params, (self.x, self.y), where)
+        else:
+            return rows, None
         own, other = ({name: tuple(p.shape) for name, p in s.view.parameters.items()} for s in (rows, columns))
         if own != other:
             name = next(n for n in [*own, *other] if own.get(n) != other.get(n))
@@ -111,8 +111,15 @@ class Given:
         return rows, columns
 
 
-def _side(model: nn.Module, params: list[str] | None, data: tuple[Batch, Batch], count: int, where: str) -> Side:
-    """After the checks of the model."""
+def _side(
+    model: nn.Module,
+    params: list[str] | None,
+    data: tuple[Batch, Batch],
+    where: str,
+    names: tuple[str, str] = ("x", "y"),
+) -> Side:
+    """After the checks of data and model."""
+    count = check_batch(where, *data, names)
     view = ModelView.of(model, params, where)
     refuse_recurrent_dropout(view.model, where)
     return Side(view, *data, count)
@@ -120,12 +127,14 @@ def _side(model: nn.Module, params: list[str] | None, data: tuple[Batch, Batch],
 
 def loss_request(given: Given, loss_fn: LossFunction, options: PlanOptions, per: str = "sample") -> Request:
     """The request behind kernels of losses; ``per`` sample or token."""
-    check_option(given.where, "per", per, ("sample", "token"))
     if (given.x2 is None) != (given.y2 is None):
         one, missing = ("x2", "y2") if given.y2 is None else ("y2", "x2")
         raise input_error(given.where, "`x2` and `y2` together", f"only `{one}`", f"Pass `{missing}` too")
+    rows, columns = given.sides()
+    check_option(given.where, "per", per, ("sample", "token"))
+    options = replace(options, keep_layers=per == "sample")
     readout = token_readout(loss_fn) if per == "token" else loss_readout(loss_fn)
-    return Request(readout, *given.sides(), replace(options, keep_layers=per == "sample"), given.where)
+    return Request(readout, rows, columns, options, given.where)
 
 
 Contraction = Literal["trace", "diagonal", "full", "sum"]
@@ -136,5 +145,6 @@ def tangent_request(given: Given, contract: Contraction, options: PlanOptions) -
     check_option(given.where, "contract", contract, ("trace", "diagonal", "full", "sum"))
     kept: Contract = "full" if contract == "sum" else contract
     options = replace(options, contract=kept, keep_layers=False)
+    rows, columns = given.sides()
     readout = output_readout(summed=contract == "sum")
-    return Request(readout, *given.sides(), options, given.where, several_outputs=contract != "sum")
+    return Request(readout, rows, columns, options, given.where, several_outputs=contract != "sum")

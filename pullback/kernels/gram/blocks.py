@@ -12,8 +12,7 @@ from pullback._checks import input_error
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.checks import check_sums
-from pullback.kernels.gram.parts import Part, new_block, parts
-from pullback.kernels.gram.tiles import mirror
+from pullback.kernels.gram.parts import Part, mirror, new_block, parts
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 

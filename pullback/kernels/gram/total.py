@@ -13,9 +13,8 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
 from pullback.kernels.gram.checks import check_sums
-from pullback.kernels.gram.parts import new_block, parts
+from pullback.kernels.gram.parts import fill, mirror, new_block, parts, scaled, tiles, within
 from pullback.kernels.gram.squares import SMALLEST_SQUARE, Squares
-from pullback.kernels.gram.tiles import fill, mirror, scaled, tiles, within
 from pullback.kernels.plan.forms import TILE_ROWS
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
@@ -43,15 +42,17 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
             done.append((part, part.add_to(out, captured.combination, add=add)))
             add = True
             continue
+        tile = part.tile(triangle=False)
+        pieces += [(each, tile) for each in part.pieces(0)]
         rows = part.left.total(captured.combination)
         done.append((part, [{name: part.left.piece_order(name, row) for name, row in rows.items()}]))
-        pieces += [(each, part.tile(triangle=False)) for each in part.pieces(0)]
     side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
 
     def square(place: tuple[slice, slice]) -> None:
         i, j = place
+        shape = (i.stop - i.start) * C, (j.stop - j.start) * C
+        work = squares.workspace(out, shape[0] * shape[1]).view(shape)
         target = out[scaled(i, C), scaled(j, C)]
-        work = squares.workspace(out, target.numel()).view(target.shape)
         begun = add
         if begun:
             work.copy_(target)
@@ -66,8 +67,9 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
             out[scaled(j, C), scaled(i, C)] = work.T
         target.copy_(work)
 
+    places = list(tiles(n, n, side, symmetric=True))
     with Squares(out.device) as squares:
-        squares.run(square, list(tiles(n, n, side, symmetric=True)))
+        squares.run(square, places)
     check_sums(checks, out, done, "all layers", captured, None, plan)
     checks.evaluate()
     return out

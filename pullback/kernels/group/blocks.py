@@ -16,8 +16,7 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form, Tensors
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.parts import Part, new_block, parts
-from pullback.kernels.gram.tiles import fill, scaled, tiles
+from pullback.kernels.gram.parts import Part, fill, new_block, parts, scaled, tiles
 from pullback.kernels.group.team import Team
 from pullback.kernels.plan.kernel_plan import KernelPlan
 

@@ -28,7 +28,7 @@ from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.gram.blocks import Blocks, partial_block
 from pullback.kernels.gram.checks import check_sums as check_sums
-from pullback.kernels.gram.tiles import mirror
+from pullback.kernels.gram.parts import mirror
 from pullback.kernels.group.blocks import SharedBlock, shared_blocks
 from pullback.kernels.group.captures import gather
 from pullback.kernels.group.same import compare, fingerprint

@@ -62,8 +62,9 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     contract, forms, limit = options.contract, options.forms or {}, options.memory_limit
     both, C = n1 + (n2 or 0), captured.num_outputs
     like = captured.factors[0].like
-    known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
-    check_names(where, "layers and parameters in `forms`", forms, known)
+    if forms:
+        known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
+        check_names(where, "layers and parameters in `forms`", forms, known)
     speed = options.rates or machine_rates(like.device, like.dtype)
     layers = []
     pieces = []

@@ -13,8 +13,7 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.contract import block_shape
 from pullback.kernels.gram.checks import quadratic
-from pullback.kernels.gram.parts import Part, parts
-from pullback.kernels.gram.tiles import mirror
+from pullback.kernels.gram.parts import Part, mirror, parts
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.rows import sketch_repeat
 

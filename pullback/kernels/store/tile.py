@@ -22,9 +22,8 @@ from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.parts import parts
+from pullback.kernels.gram.parts import fill, mirror, parts, tiles, within
 from pullback.kernels.gram.squares import Squares, side_of_square
-from pullback.kernels.gram.tiles import fill, mirror, tiles, within
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
