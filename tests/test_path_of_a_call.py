@@ -8,7 +8,7 @@ import pytest
 
 from tests.path_of_a_call import CALLS, counted, way
 
-# Files met and returns to one that had been left, of the whole way and of the inner one. Who shortens a way lowers them.
+# Files met and returns to one that had been left, of the whole way and the inner one. Who shortens a way lowers them.
 AT_MOST = {
     "backward_kernel": ((44, 69), (32, 48)),
     "backward_kernel in batches": ((49, 77), (34, 56)),
