@@ -17,7 +17,7 @@ from pullback.runs.schema import in_words
 OnFinding = Callable[[Any], object]
 Key = tuple[str, str | None]  # a finding's name and its layer
 
-DENSE = 8  # measurements so far to one look, at least: all looks together then cost a few times what the last one does
+DENSE = 4  # measurements so far to one look, at least: all looks together then cost a few times what the last one does
 # What says that a training is slow holds of nearly every one at first: it is told once it has lasted for half of the
 # steps, and for so many.
 SLOW = frozenset({"learning-rate-too-low", "not-learning", "saddle-plateau", "minimum-plateau"})
@@ -27,7 +27,7 @@ LASTING = 500
 class Findings:
     """Looks at the run's own record as it stands on the disk, as ``pullback.diagnose`` does.
 
-    After each of the first measurements, later whenever an eighth more was made, at every alarm, and at the end. Nobody
+    After each of the first measurements, later whenever a quarter more was made, at every alarm, and at the end. Nobody
     looks where nobody asks for findings. That a training is slow is new once it has lasted, or at the end.
 
     Args:

@@ -165,7 +165,7 @@ def test_looks_are_few(judged: list[Any]) -> None:
         findings.look(count, count, 0)
         seen.append(output.looks)
     assert seen[: 2 * DENSE - 1] == list(range(1, 2 * DENSE))
-    assert seen[999] < 2 * DENSE + (DENSE + 1) * 4.2  # ln(1000 / 16) = 4.1
+    assert seen[999] < 2 * DENSE + (DENSE + 1) * 4.9  # ln(1000 / 8) = 4.8
     findings.look(1000, 1000, 1)
     findings.look(1000, 1000, 1)
     assert output.looks == seen[999] + 1  # an alarm, once

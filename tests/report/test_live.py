@@ -332,6 +332,27 @@ def test_a_page_that_takes_long_is_made_at_times(monkeypatch: pytest.MonkeyPatch
     assert feed.current().html == "page 1"
 
 
+def test_nobody_who_has_a_page_waits_for_the_next() -> None:
+    state, entered, leave = [0], threading.Event(), threading.Event()
+
+    def make(version: str) -> str:
+        if state[0]:
+            entered.set()
+            assert leave.wait(60)
+        return f"page {state[0]}"
+
+    feed = Feed(lambda: state[0], make)
+    first = feed.current()
+    state[0], feed._next = 1, 0.0
+    making = threading.Thread(target=feed.current)
+    making.start()
+    assert entered.wait(60)
+    assert feed.current() == first
+    leave.set()
+    making.join()
+    assert feed.current().html == "page 1"
+
+
 def test_several_folders_and_equal_names(tmp_path: Path) -> None:
     for name in ("a/run", "b/run"):
         write(tmp_path / name, [1.0])

@@ -47,15 +47,23 @@ class Feed:
         self._next = 0.0
 
     def current(self) -> Shown:
-        """The page of now, or of a moment ago where it takes long to make."""
-        with _making:
-            try:
-                state = self._sign()
-            except OSError:
-                return self._old(GONE)
-            if self._shown is None or (state != self._state and time.monotonic() >= self._next):
-                return self._made(state)
-            return self._shown
+        """The page of now, or of a moment ago where it takes long to make; nobody who has one waits for the next."""
+        shown = self._shown
+        if not _making.acquire(blocking=shown is None):
+            assert shown is not None
+            return shown
+        try:
+            return self._now()
+        finally:
+            _making.release()
+
+    def _now(self) -> Shown:
+        try:
+            state = self._sign()
+            is_new = state != self._state and time.monotonic() >= self._next
+            return self._made(state) if is_new or self._shown is None else self._shown
+        except OSError:  # also where it is removed while it is read
+            return self._old(GONE)
 
     def _made(self, state: Hashable) -> Shown:
         start = time.monotonic()
@@ -66,8 +74,6 @@ class Feed:
                 html = self._make(version)
         except PullbackError as error:
             return self._old(str(error))
-        except OSError:  # removed while it was read
-            return self._old(GONE)
         self._shown, self._state = Shown(version, html), state
         self._next = time.monotonic() + REST * (time.monotonic() - start)
         return self._shown
