@@ -1,5 +1,5 @@
 """The matrix {float32, float64} x {materialise, ghost, fallback} x {self, cross} x {tiles of different sizes} of one
-process, over all cases, against the loop; that of two processes is ``tests/distributed/test_group.py``.
+process, over all cases, against the loop; that of two processes is ``tests/kernels/group/test_group.py``.
 """
 
 from __future__ import annotations

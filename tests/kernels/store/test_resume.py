@@ -20,7 +20,7 @@ from pullback.kernels.store.fill import Filler
 from pullback.kernels.store.layout import Folder
 from pullback.kernels.store.write import KernelStore, kernel_to_store, open_store
 from tests.compare import assert_same
-from tests.kernels.store_child import TILE, arguments
+from tests.kernels.store.child import TILE, arguments
 from tests.thinned import thinned
 
 NUM_TILES = 10
@@ -82,8 +82,8 @@ def test_killed_and_resumed(
 ) -> None:
     """SIGKILL at any moment: what is in the ledger is not done again, and the bytes are those of a quiet run."""
     path = tmp_path / "store"
-    command = [sys.executable, "-m", "tests.kernels.store_child", str(path), when]
-    killed = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=600, capture_output=True, check=False)
+    command = [sys.executable, "-m", "tests.kernels.store.child", str(path), when]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=600, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     with pytest.raises(pb.InputError, match=rf"a finished store at .*, got {tiles} of 10 tiles\. Call `kernel_to_st"):
         open_store(path)

@@ -2,7 +2,7 @@
 
 ``test_counts`` and ``test_plan_scale`` hold counts of single layers to what is counted by hand or by torch; here is
 that no other number moves by itself. Who changes a count or a choice on purpose writes the file anew:
-``python -m tests.kernels.test_kept_plans``.
+``python -m tests.kernels.plan.test_kept_plans``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pullback.kernels.plan.make import PlanOptions, make_plan
 from pullback.kernels.plan.rates import Rates
 from tests.cases import CASES, Case, build
 
-FILE = Path(__file__).parents[1] / "data" / "plans.txt"
+FILE = Path(__file__).parents[2] / "data" / "plans.txt"
 RATES = Rates(gemm=1e11, bmm=5e10, stream=2e9)
 WORDS = ("form", "flops", "held_bytes", "kept_bytes", "rows_bytes", "gradient_bytes", "tile_bytes")
 BY_TORCH = {

@@ -1,4 +1,4 @@
-"""A process that fills a store and may kill itself on the way: ``python -m tests.kernels.store_child PATH [WHEN]``.
+"""A process that fills a store and may kill itself on the way: ``python -m tests.kernels.store.child PATH [WHEN]``.
 
 WHEN is ``event:number``; at that event the process sends itself SIGKILL:
 

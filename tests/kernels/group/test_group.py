@@ -21,7 +21,7 @@ from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.group.captures import _without_rows
 from pullback.kernels.group.same import digest
 from tests.cases import CASES, build
-from tests.distributed import group_works as works
+from tests.kernels.group import group_works as works
 from tests.stacks.processes import in_two_processes
 
 two_processes = pytest.mark.skipif(

@@ -1,7 +1,7 @@
-"""One worker of a store: ``python -m tests.distributed.child PATH [HOW]``, with RANK and WORLD_SIZE in the environment.
+"""One worker of a store: ``python -m tests.kernels.group.child PATH [HOW]``, RANK and WORLD_SIZE being set.
 
 HOW is ``given`` (the caller has initialised torch.distributed, and worker 1 is always late), ``weights`` (worker 1 has
-others), or a rank and an event of ``tests.kernels.store_child`` at which that worker kills itself, as in
+others), or a rank and an event of ``tests.kernels.store.child`` at which that worker kills itself, as in
 ``1/record:4``. An error is printed as its class and text.
 """
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 import pullback as pb
 from pullback.kernels.store.fill import Filler
 from pullback.kernels.store.write import kernel_to_store
-from tests.kernels.store_child import TILE, arguments, arm
+from tests.kernels.store.child import TILE, arguments, arm
 
 
 def late(step: str) -> None:

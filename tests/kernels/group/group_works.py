@@ -27,8 +27,8 @@ from pullback.kernels.group.workers import WorkerError, Workers
 from pullback.kernels.store.write import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
-from tests.kernels.store_child import SAMPLES, TILE, arguments
-from tests.kernels.test_store_resume import contents
+from tests.kernels.store.child import SAMPLES, TILE, arguments
+from tests.kernels.store.test_resume import contents
 from tests.stacks.workers import no_collectives
 
 N, CUT = 5, 2  # two samples for rank 0 and three for rank 1; 2 x 3 between two sets, 1 and 1, 1 and 2 of them a rank

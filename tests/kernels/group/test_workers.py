@@ -17,10 +17,10 @@ import pytest
 import pullback as pb
 from pullback.kernels.group.workers import WorkerError, Workers
 from pullback.kernels.store.write import kernel_to_store, open_store
-from tests.kernels.store_child import TILE, arguments
-from tests.kernels.test_store_resume import contents
+from tests.kernels.store.child import TILE, arguments
+from tests.kernels.store.test_resume import contents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECONDS = 600  # until a hang is called one; a worker takes seconds
 
 
@@ -38,7 +38,7 @@ def start(path: Path, how: str = "", count: int = 2) -> list[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.distributed.child", str(path), how]
+    command = [sys.executable, "-m", "tests.kernels.group.child", str(path), how]
     workers = [
         subprocess.Popen(
             command,
@@ -86,7 +86,7 @@ def test_under_torchrun(tmp_path: Path, alone: Path) -> None:
     """Without a process group: one is made, and taken down again."""
     path = tmp_path / "store"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    command += ["--standalone", "-m", "tests.distributed.child", str(path)]
+    command += ["--standalone", "-m", "tests.kernels.group.child", str(path)]
     done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["finished (11, 11) False"] * 2
