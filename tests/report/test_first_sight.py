@@ -281,3 +281,10 @@ def test_the_library_is_the_one_that_was_published():
 def test_a_page_is_at_most_two_megabytes(full_run):
     """With every probe, 256 samples and four stored matrices of them."""
     assert len(page_html(name_runs([full_run])).encode()) <= 2_000_000
+
+
+def test_shares_that_are_all_nothing_lie_on_the_ground_of_their_axis():
+    layers = {"dead": {"a": 0.0, "b": 0.0}}
+    made = shown_in(a_run((1, "activations", layers), (2, "activations", layers)))["dead"]
+    assert made.figure["layout"]["yaxis"]["range"] == [0, 1]
+    assert shown_in(a_run((1, "activations", layers)))["dead"].summary[0] == "a: 0.0 % at step 1."

@@ -114,7 +114,9 @@ def value_axis(panel: Panel, values: Sequence[float]) -> Figure:
     """The vertical axis of a panel."""
     if panel.scale == "log" or (panel.scale == "auto" and wants_log(values)):
         return log_axis(panel.title, values)
-    empty = {} if finite(values) else {"range": [0, 1]}
+    known = finite(values)
+    flat = panel.percent and known and min(known) == max(known) == 0  # shares are not below zero
+    empty = {} if known and not flat else {"range": [0, 1]}
     return axis(panel.title, **empty, **({"tickformat": ".0%"} if panel.percent else {}))
 
 

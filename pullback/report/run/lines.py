@@ -64,7 +64,9 @@ def describe(line: Line, several: bool, panel: Panel, scale: Figure | None = Non
         return f"{name}: not a finite number at any of the {len(line.values)} measured steps."
     (first, start), (last, end) = pairs[0], pairs[-1]
     low, high = min(v for _, v in pairs), max(v for _, v in pairs)
-    if low == high:
+    if first == last:
+        text = f"{name}: {show(low)} at step {first:,}"
+    elif low == high:
         text = f"{name}: {show(low)} at every step from {first:,} to {last:,}"
     else:
         text = f"{name}: {show(start)} at step {first:,}, {show(end)} at step {last:,}"
