@@ -17,6 +17,9 @@ from pullback.kernels.gram.blocks import Blocks
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.operators.operator import Operator
 
+MOST_NAMED = 6  # blocks that a line names
+LONGEST = 300  # characters of it
+
 
 class Kernel(Operator, Drawn):
     """Inner products of gradients, as a matrix and an operator, with its blocks per layer and per parameter.
@@ -160,6 +163,10 @@ class _Blocks(Mapping[str, Tensor]):
         if name not in self._known:
             self._known[name] = self._compute(name)
         return self._known[name]
+
+    def __repr__(self) -> str:
+        first, more = ", ".join(self._names[:MOST_NAMED]), len(self) - MOST_NAMED
+        return f"blocks of {first}{f' and {more} more' if more > 0 else ''}"[:LONGEST]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_names": self._names, "_compute": None, "_known": dict(self)}

@@ -68,7 +68,14 @@ def side_by_side(charts: tuple[Chart, ...]) -> Figure:
         return {"data": [], "layout": base_layout()}
     share = (1 - GAP * (len(charts) - 1)) / len(charts)
     layout: Figure = base_layout(max(chart.figure["layout"]["height"] for chart in charts))
-    layout |= {"margin": {"l": 60, "r": 14, "t": 70, "b": 46}, "annotations": []}
+    layout |= {"margin": {"l": 60, "r": 14, "t": 60, "b": 46}, "annotations": []}
+    layout["legend"] = {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": -0.2,
+        "yanchor": "top",
+    }  # titles stand above
     traces = []
     for place, chart in enumerate(charts):
         suffix, own = str(place + 1) if place else "", chart.figure["layout"]
@@ -85,7 +92,7 @@ def side_by_side(charts: tuple[Chart, ...]) -> Figure:
                 "y": 1,
                 "yref": "paper",
                 "yanchor": "bottom",
-                "yshift": 30,
+                "yshift": 14,
                 "showarrow": False,
                 "font": {"size": 13},
             }

@@ -185,6 +185,14 @@ def test_a_kernel_is_drawn_sorted_by_class_with_its_eigenvalues(made: Made) -> N
         kernel.plot(labels=[1, 2, 3])
 
 
+def test_blocks_are_told_by_their_names(made: Made) -> None:
+    assert repr(made["tangent, trace"].layers) == f"blocks of {NASTY}, out"
+    assert len(repr(made["kernel"].parameters)) <= 400
+    deep = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(9)])
+    layers = pb.tangent_kernel(deep, torch.randn(3, 2)).layers
+    assert repr(layers) == "blocks of 0, 1, 2, 3, 4, 5 and 3 more"
+
+
 def test_labels_are_class_numbers_of_rows(made: Made) -> None:
     assert torch.equal(made["kernel"].labels, made.y)
     assert made["tangent, trace"].labels is None
