@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pullback._checks import PullbackError
 
-REST = 4  # times as long as making a page took, nobody makes it again: at most a fifth of a core goes into it
+REST = 4  # times as long as the processor took to make a page, it rests: at most a fifth of a core goes into it
 GONE = "This run is not there any more: its folder was removed, renamed or replaced."
 
 _making = threading.Lock()  # one page at a time, whoever asks
@@ -66,7 +66,7 @@ class Feed:
             return self._old(GONE)
 
     def _made(self, state: Hashable) -> Shown:
-        start = time.monotonic()
+        start = time.thread_time()  # on a busy machine a page waits long, and costs no more
         version = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
         try:
             with warnings.catch_warnings():  # of damaged lines the page itself tells
@@ -74,8 +74,9 @@ class Feed:
                 html = self._make(version)
         except PullbackError as error:
             return self._old(str(error))
+        if self._shown is not None:  # the first one also paid for what is loaded once
+            self._next = time.monotonic() + REST * (time.thread_time() - start)
         self._shown, self._state = Shown(version, html), state
-        self._next = time.monotonic() + REST * (time.monotonic() - start)
         return self._shown
 
     def _old(self, trouble: str) -> Shown:
