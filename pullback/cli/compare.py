@@ -31,9 +31,10 @@ def command(
     settings = [
         (shorten(key, 60), [_cell(value) for value in values]) for key, values in differing_settings(loaded).items()
     ]
-    rows = compare_runs(loaded, metric, step)
     if metric is None:
-        rows = [row for name in HEADLINE for row in rows if row.name == name]
+        known = {name for run in loaded for name in (run if step is None else run.until(step)).table()}
+        metric = [name for name in HEADLINE if name in known]
+    rows = compare_runs(loaded, metric, step)
     measured = [(HEADLINE.get(row.name, shorten(row.name, 60)), _cells(row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in _columns([("", names), *settings, *measured])]
     for title, lines in (("", [("", names)]), ("Set differently:", settings), ("Measured:", measured)):

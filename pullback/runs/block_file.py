@@ -128,13 +128,14 @@ def _members(records: Sequence[Record], skipped: int) -> Iterator[tuple[str, byt
     """Name and content of each member."""
     probes: dict[str, int] = {}
     errors: dict[str | None, int] = {None: 0}
-    metrics: dict[tuple[int, str], None] = {}
+    named: dict[tuple[int, str], dict[str | None, None]] = {}
     codes, failed = [], []
     for record in records:
         code = probes.setdefault(record.probe, len(probes))
         codes.append(code)
         failed.append(errors.setdefault(record.error, len(errors)))
-        metrics.update(dict.fromkeys((code, metric) for metric in record.values))
+        for metric, cell in record.values.items():
+            named.setdefault((code, metric), {}).update(dict.fromkeys(cell if isinstance(cell, dict) else (None,)))
     times = np.array([record.time for record in records])
     micros = np.rint(times * MICRO)
     exact = bool(np.all(np.abs(micros) < 2.0**53) and np.array_equal(micros / MICRO, times))
@@ -144,9 +145,11 @@ def _members(records: Sequence[Record], skipped: int) -> Iterator[tuple[str, byt
         micros.astype(np.int64) if exact else times,
         np.array(failed, np.int64),
     ]
+    keys = {tuple(each): number for number, each in enumerate(dict.fromkeys(map(tuple, named.values())))}
+    metrics = [(*each, keys[tuple(under)]) for each, under in named.items()]
     specs, content = zip(*map(spread, rows), strict=True)
     header = {
-        "probes": list(probes), "metrics": list(metrics), "errors": list(errors), "skipped": skipped, "micros": exact,
+        "probes": list(probes), "metrics": metrics, "keys": list(keys), "errors": list(errors), "skipped": skipped, "micros": exact,
         "specs": specs,
     }  # fmt: skip
     yield INDEX, json.dumps(header).encode("ascii") + b"\n" + b"".join(content)
@@ -161,7 +164,8 @@ class Block:
     Attributes:
         path: of the file.
         probes: names, by number.
-        named: (number of the probe, metric), in the order of their first records.
+        named: (probe, metric) -> keys of its cells that are dicts, and None if there are others; in the order of their
+            first records.
         errors: texts, by number; None is that of no error.
         skipped: damaged lines among those that became the block.
         codes, steps, times, error_codes: (N,), of each record the number of its probe, step, time, number of its error.
@@ -171,7 +175,7 @@ class Block:
 
     path: Path
     probes: list[str]
-    named: list[tuple[int, str]]
+    named: dict[tuple[str, str], list[str | None]]
     errors: list[str | None]
     skipped: int
     codes: np.ndarray
@@ -196,8 +200,8 @@ class Block:
             rows.append(part)
         codes, steps, times, failed = rows
         times = times / MICRO if told["micros"] else times
-        metrics = [(code, metric) for code, metric in told["metrics"]]
-        return cls(path, told["probes"], metrics, told["errors"], told["skipped"], codes, steps, times, failed)
+        named = {(told["probes"][code], metric): told["keys"][under] for code, metric, under in told["metrics"]}
+        return cls(path, told["probes"], named, told["errors"], told["skipped"], codes, steps, times, failed)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -231,12 +235,11 @@ class Block:
 
     def metrics(self) -> dict[tuple[str, str], None]:
         """Of the records that succeeded, probe and metric, in the order in which they first appear."""
-        return {(self.probes[code], metric): None for code, metric in self.named}
+        return dict.fromkeys(self.named)
 
     def keys(self, probe: str, metric: str) -> list[str | None]:
         """Keys of a metric's cells that are dicts, and None if there are others."""
-        column = self._column(probe, metric)
-        return [] if column is None else column.keys()
+        return self.named.get((probe, metric), [])
 
     def places(self, probe: str, metric: str) -> np.ndarray:
         """Of the records that have a metric."""

@@ -222,13 +222,6 @@ class Column:
         starts = self.starts[places].T[:, :, None]
         return places, [each[at + np.arange(k)] for each, at, k in zip(leaves, starts, counts, strict=True)]
 
-    def keys(self) -> list[str | None]:
-        """Of cells that are dicts their keys, in the order of shapes; None for all others."""
-        found: dict[str | None, None] = {}
-        for shape in self.shapes:
-            found |= dict.fromkeys(shape.template if isinstance(shape.template, dict) else (None,))
-        return list(found)
-
     def under(self, key: str | None) -> tuple[np.ndarray, list[Any]]:
         """Rows and parts of cells under a key, or all that are no dicts for None."""
         shape = self.shapes[0]

@@ -9,6 +9,7 @@ from typing import Any
 from pullback._results import Shown
 from pullback._checks import check_names
 from pullback.runs.reader import Run
+from pullback.runs.table import Table
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,21 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None, step: 
         >>> compare_runs([a, b])
         [Row(name='loss.loss', values=(6, 8), steps=(2, 2))]
     """
-    tables = [(run if step is None else run.until(step)).table() for run in runs]
+    tables = [Table((run if step is None else run.until(step)).records) for run in runs]
     known = list(dict.fromkeys(name for table in tables for name in table if name != "step"))
     if names is not None:
         check_names("compare_runs", "columns", names, known)
     return [_row(name, tables) for name in (known if names is None else names)]
 
 
-def _row(name: str, tables: Sequence[dict[str, list[Any]]]) -> Row:
+def _row(name: str, tables: Sequence[Table]) -> Row:
     measured = [
-        {step: cell for step, cell in zip(table["step"], table[name], strict=True) if cell is not None}
-        if name in table
-        else {}
+        {step: cell for step, cell in table.cells(name).items() if cell is not None} if name in table else {}
         for table in tables
     ]
     common = set.intersection(*(set(each) for each in measured))
     steps = [max(common or each, default=None) for each in measured]
-    return Row(name, tuple(each.get(at) for each, at in zip(measured, steps, strict=True)), tuple(steps))
+    return Row(name, tuple(None if at is None else each.get(at) for each, at in zip(measured, steps, strict=True)), tuple(steps))
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:

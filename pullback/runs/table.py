@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pullback._results import to_frame
-from pullback.runs.records import Cells, Records
+from pullback.runs.block_file import Record
+from pullback.runs.records import Cells, records_of
 
 Source = tuple[str, str, str | None]  # probe, metric and key
 
@@ -16,8 +17,9 @@ Source = tuple[str, str, str | None]  # probe, metric and key
 class Table(dict[str, list[Any]]):
     """A dict like any other for whoever reads it; a column that nobody asks for is neither read nor held."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, held: Sequence[Record]) -> None:
         super().__init__(step=[])
+        records = records_of(held)
         self._records, self._steps = records, records.steps()
         self._sources: dict[str, list[Source]] = {"step": []}
         for probe, metric in records.metrics():

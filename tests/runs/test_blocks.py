@@ -141,7 +141,8 @@ def test_any_values_come_back(rows: list[dict[str, Any]]) -> None:
     for metric, column in columns.items():
         assert column.rows.tolist() == [place for place, row in enumerate(rows) if metric in row]
         assert repr(column.cells()) == repr([row[metric] for row in rows if metric in row])
-        for key in [*column.keys(), "none", None]:
+        cells = [row[metric] for row in rows if metric in row]
+        for key in {None, "none", *(key for cell in cells if isinstance(cell, dict) for key in cell)}:
             inside = [
                 (place, cell if key is None else cell[key])
                 for place, row in enumerate(rows)
@@ -196,8 +197,9 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(run.failed) == 6
     assert len(run.metrics) == 11
     assert run.measured["loss"].tolist() == list(range(30))
+    assert "flow.norm.b.c" in run.table()
     assert read == ["index"] * len(blocks(folder))
-    run.series("loss", "loss")
+    assert run.table()["loss.loss"] == run.series("loss", "loss")[1]
     loss = [block.probes.index("loss") for block in run._records.parts[:-1] if "loss" in block.probes]  # type: ignore[union-attr]
     assert read[len(blocks(folder)) :] == [str(code) for code in loss]
     list(run.of("loss"))
