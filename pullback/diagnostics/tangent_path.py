@@ -14,7 +14,7 @@ from pullback._results import Shown
 from pullback.diagnostics.drift import kernel_drift
 from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, undisturbed
 from pullback.functional.batch import Batch, copied
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.operators import Hessian
 from pullback.spectral import eigenvalues

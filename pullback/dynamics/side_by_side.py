@@ -13,8 +13,8 @@ from pullback._checks import check_count, input_error
 from pullback._results import Shown
 from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import called
+from pullback.functional.target_checks import logits_of
 from pullback.modules import taylor_expand
 from pullback.modules.linearized import copy_of
 

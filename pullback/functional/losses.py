@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from typing import Any, TypeGuard
@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.functional.batch import Batch, check_rows, copied, num_samples, quiet_vmap, take, without_inference
-from pullback.functional.differentiable import differentiable
+from pullback.functional.batch import Batch, copied, num_samples, quiet_vmap, take, without_inference
 from pullback.functional.stand_in import stand_in
+from pullback.functional.target_checks import are_indices, check_targets, logits_of
 
 LossFunction = nn.Module | Callable[..., Tensor]
-
-_SAME_SHAPE = (nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)  # others would broadcast
 
 _NEVER_NEGATIVE = (
     nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss,
@@ -121,36 +119,6 @@ def apply_loss(loss_fn: LossFunction, outputs: Any, targets: Batch) -> Any:
         return loss_fn(copied(outputs), copied(targets))
 
 
-def check_targets(loss_fn: LossFunction, outputs: Any, targets: Batch, where: str) -> None:
-    """Refuse labels out of range and targets of another shape, where the loss is one whose targets are known."""
-    if type(loss_fn).__module__ != nn.CrossEntropyLoss.__module__:
-        return
-    outputs = logits_of(outputs)
-    if not isinstance(outputs, Tensor):
-        raise input_error(
-            where,
-            f"outputs that are one tensor, or have `logits`, for {type(loss_fn).__name__}",
-            type(outputs).__name__,
-            "Pass a callable as `loss_fn` that picks the tensor and returns one loss per sample",
-        )
-    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss):
-        _check_class_weights(loss_fn, outputs, where)
-    probabilities = isinstance(loss_fn, nn.CrossEntropyLoss) and not _are_indices(targets)
-    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and not probabilities:
-        _check_labels(loss_fn, outputs, targets, where)
-    elif isinstance(loss_fn, nn.BCELoss | nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
-        for name in ("weight", "pos_weight"):
-            _check_weight(loss_fn, name, outputs, where)
-    if (probabilities or isinstance(loss_fn, _SAME_SHAPE)) and outputs.shape != targets.shape:
-        check_rows(where, outputs, num_samples(targets, where, "targets"))
-        raise input_error(
-            where,
-            f"targets of the outputs' shape {tuple(outputs.shape)}",
-            f"{tuple(targets.shape)}",
-            "Reshape the targets; broadcasting would mix samples",
-        )
-
-
 def least_loss(loss_fn: LossFunction) -> float | None:
     """The smallest value a loss can have, where that is known: 0 of cross-entropy, squared error and their like.
 
@@ -165,43 +133,6 @@ def least_loss(loss_fn: LossFunction) -> float | None:
         return 0.0
     own = getattr(loss_fn, "least_loss", None)
     return float(own) if isinstance(own, int | float) and math.isfinite(own) else None
-
-
-def _check_weight(loss_fn: nn.Module, name: str, outputs: Tensor, where: str) -> None:
-    """Refuse a weight for each sample of a batch: a loss of one sample does not know which of them is its own."""
-    one, weight = (1, *outputs.shape[1:]), getattr(loss_fn, name, None)
-    own = () if weight is None else tuple(weight.shape)
-    if len(own) > len(one) or any(a not in (1, b) for a, b in zip(own[::-1], one[::-1], strict=False)):
-        raise input_error(
-            where,
-            f"a `{name}` of {type(loss_fn).__name__} that broadcasts to one sample's outputs {one}",
-            f"{own}",
-            "Pass weights of samples with the targets, and a callable as `loss_fn` that multiplies by them"
-            if name == "weight"
-            else "Pass one number for each output",
-        )
-
-
-def _check_class_weights(loss_fn: nn.Module, outputs: Tensor, where: str) -> None:
-    """Refuse weights that are not one for each class."""
-    classes, weight = outputs.shape[1:2], loss_fn.weight
-    if isinstance(weight, Tensor) and weight.shape != classes:
-        raise input_error(
-            where,
-            f"a `weight` of {type(loss_fn).__name__} with one number for each class, {tuple(classes)}",
-            f"{tuple(weight.shape)}",
-            "Correct the weights or the number of outputs",
-        )
-
-
-def _are_indices(targets: Batch) -> bool:
-    return isinstance(targets, Tensor) and not targets.is_floating_point()
-
-
-def logits_of(outputs: Any) -> Any:
-    """The tensor a module loss is applied to: the outputs, or their ``logits`` (Hugging Face models)."""
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    return outputs if isinstance(outputs, Tensor) or found is None else found
 
 
 def check_finite(values: Tensor, where: str, what: str = "loss") -> None:
@@ -219,7 +150,7 @@ def check_finite(values: Tensor, where: str, what: str = "loss") -> None:
 
 def _module_loss(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str) -> Tensor:
     reduction = loss_fn.reduction
-    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets):
+    if type(loss_fn) is nn.CrossEntropyLoss and are_indices(targets):
         return _cross_entropy(loss_fn, outputs, targets)
     plain_bce = type(loss_fn) is nn.BCEWithLogitsLoss and loss_fn.weight is None
     if plain_bce or type(loss_fn) is nn.MSELoss:
@@ -292,73 +223,3 @@ def _batches_of_one(loss_fn: nn.Module, outputs: Any, targets: Batch, where: str
     if losses.dim() != 1:
         raise _ambiguous_reduction(where, losses)
     return losses
-
-
-def _check_labels(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, outputs: Tensor, targets: Tensor, where: str) -> None:
-    classes = outputs.shape[1] if outputs.dim() > 1 else 0
-    if targets.dim() and outputs.dim():
-        check_rows(where, outputs, len(targets))
-    expected = (outputs.shape[0], *outputs.shape[2:])
-    if tuple(targets.shape) != expected:
-        raise input_error(
-            where,
-            f"labels of shape {expected} for outputs {tuple(outputs.shape)}",
-            f"{tuple(targets.shape)}",
-            "Put the class axis second in the outputs, (N, C, ...)",
-        )
-    if targets.device.type == "meta":  # only shapes are known
-        return
-    bad = ((targets < 0) | (targets >= classes)) & (targets != loss_fn.ignore_index)
-    if bad.any():
-        first = bad.nonzero()[0]
-        raise input_error(
-            where,
-            f"labels from 0 to {classes - 1}",
-            f"{int(targets[tuple(first)])} for sample {int(first[0])}",
-            "Correct the labels or the number of outputs",
-        )
-
-
-def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Tensor:
-    """Second derivative of each sample's loss in its own outputs, (N, C, C), C all outputs of one sample.
-
-    Closed form for cross-entropy on (N, C) class scores, binary cross-entropy with logits and squared error;
-    any other loss is differentiated twice.
-    """
-    count, flat = len(outputs), outputs.reshape(len(outputs), -1)
-    num_outputs = flat.shape[1]
-    family, scale = _family(loss_fn, outputs, targets, num_outputs)
-    if family == "cross-entropy":
-        pairs = flat.softmax(1).unsqueeze(2) * flat.softmax(1).unsqueeze(1)  # p_a p_b
-        other = pairs.masked_fill(torch.eye(num_outputs, dtype=torch.bool, device=flat.device), 0.0)
-        return torch.diag_embed(other.sum(2)) - other  # p_a - p_a^2 is the sum of the others, without cancellation
-    if family == "binary":
-        return torch.diag_embed(flat.sigmoid() * (-flat).sigmoid()) * scale
-    if family == "squared":
-        return (2 * scale * torch.eye(num_outputs, dtype=flat.dtype, device=flat.device)).repeat(count, 1, 1)
-    where = "output_hessian"
-    with (
-        differentiable(),
-        torch.enable_grad(),
-    ):  # samples do not mix: one derivative of all slopes in an output is that of each sample
-        leaf = flat.detach().requires_grad_()
-        losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
-        (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
-        if not slope.requires_grad:  # a loss linear in the outputs
-            return flat.new_zeros(count, num_outputs, num_outputs)
-        columns = [
-            torch.autograd.grad(slope[:, c].sum(), leaf, retain_graph=True, materialize_grads=True)[0]
-            for c in range(num_outputs)
-        ]
-    return torch.stack(columns, dim=1)
-
-
-def _family(loss_fn: LossFunction, outputs: Tensor, targets: Batch, num_outputs: int) -> tuple[str | None, float]:
-    """Name of the exponential family a loss belongs to, and its factor per output (1, or 1/C under "mean")."""
-    scale = 1.0 / num_outputs if getattr(loss_fn, "reduction", None) == "mean" else 1.0
-    if type(loss_fn) is nn.CrossEntropyLoss and _are_indices(targets) and outputs.dim() == 2:
-        plain = loss_fn.weight is None and loss_fn.label_smoothing == 0 and bool((targets >= 0).all())
-        return ("cross-entropy" if plain else None), 1.0
-    if type(loss_fn) is nn.BCEWithLogitsLoss and loss_fn.weight is None and loss_fn.pos_weight is None:
-        return "binary", scale
-    return ("squared" if type(loss_fn) is nn.MSELoss else None), scale

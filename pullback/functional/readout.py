@@ -12,15 +12,8 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error, unsupported
 from pullback.functional.batch import Batch, num_samples, without_inference
-from pullback.functional.losses import (
-    LossFunction,
-    apply_loss,
-    check_finite,
-    check_targets,
-    label_weights,
-    logits_of,
-    unchecked_loss,
-)
+from pullback.functional.losses import LossFunction, apply_loss, check_finite, label_weights, unchecked_loss
+from pullback.functional.target_checks import check_targets, logits_of
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from pullback.functional import LossFunction, ModelView, loss_readout, output_he
 from pullback.functional.batch import Batch, mapped
 from pullback.functional.differentiable import elementary
 from pullback.functional.likelihood import Likelihood, known_likelihood, likelihood_of
-from pullback.functional.losses import check_finite, check_targets, logits_of, unchecked_loss
+from pullback.functional.losses import check_finite, unchecked_loss
 from pullback.functional.readout import Readout
+from pullback.functional.target_checks import check_targets, logits_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.coverage import captured_rows

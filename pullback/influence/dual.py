@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pullback._checks import check_option, check_positive, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, output_hessian, per_sample_loss
 from pullback.functional.batch import Batch
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
 from pullback.functional.repeatable import state_of
+from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import without_autocast
 from pullback.influence.held_rows import HELD_BYTES, HeldCurvature, HeldRows, bent, held_rows, itemsize
 from pullback.kernels import GradientMatrix, backward_kernel, tangent_kernel

@@ -16,8 +16,8 @@ from torch import Tensor
 from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, take
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
-from pullback.functional.losses import logits_of
 from pullback.functional.readout import loss_readout, output_readout
+from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.coverage import captured_rows
 from pullback.gradients.matrix import GradientRows

@@ -15,7 +15,7 @@ from pullback._results import Drawn
 from pullback.functional import LossFunction, ModelView, output_hessian, per_sample_loss, take
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.held_rows import count_samples, row_blocks
 from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, num_outputs, settings_of

@@ -14,8 +14,9 @@ from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.batch import Batch, mapped, num_samples, tensors
 from pullback.functional.batches import Batches, Data
 from pullback.functional.differentiable import differentiable
-from pullback.functional.losses import check_finite, check_targets, unchecked_loss
+from pullback.functional.losses import check_finite, unchecked_loss
 from pullback.functional.refused import refuse_random_and_coupled
+from pullback.functional.target_checks import check_targets
 from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, output_values
 

@@ -13,7 +13,7 @@ from pullback._checks import check_option, check_positive
 from pullback._results import Drawn, Shown
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.batches import Data
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 
 PRODUCT = 6  # forward passes one product with a curvature matrix is counted as: two passes back over two of its graphs
 VECTORS = 6  # vectors (P,) a column of conjugate gradients holds, with its right-hand side and its share of the query

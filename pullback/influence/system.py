@@ -15,8 +15,8 @@ from pullback.functional import LossFunction, ModelView, output_hessian, take, u
 from pullback.functional.batch import Batch
 from pullback.functional.batch import joined as join
 from pullback.functional.batches import Data
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import names_in
+from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import without_autocast
 from pullback.influence.dual import DampedInverse, Factored
 from pullback.influence.held_rows import HELD_BYTES, fits, held_matrix, held_rows, itemsize

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback._results import Shown
 from pullback.functional import check_batch, undisturbed
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
 from pullback.functional.refused import refuse_random_and_coupled
+from pullback.functional.target_checks import logits_of
 
 
 @dataclass(frozen=True)

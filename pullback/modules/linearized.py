@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from pullback._checks import UnsupportedError, input_error, unsupported
 from pullback.functional.batch import Batch, copied
 from pullback.functional.differentiable import differentiable, forward_derivatives, lacks_forward_derivative
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
 from pullback.functional.modes import mode_dependent
 from pullback.functional.repeated import Repeated
 from pullback.functional.stand_in import stand_in
+from pullback.functional.target_checks import logits_of
 
 
 def linearize(model: nn.Module) -> Expanded:

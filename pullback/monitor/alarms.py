@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pullback.functional import num_samples, undisturbed
 from pullback.functional.batch import Batch, tensors
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
+from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import unwrap
 from pullback.monitor.output import Output
 from pullback.monitor.probes.work import FORWARD

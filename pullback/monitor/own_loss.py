@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pullback._checks import unsupported
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
-from pullback.functional.losses import apply_loss, logits_of
+from pullback.functional.losses import apply_loss
+from pullback.functional.target_checks import logits_of
 from pullback.monitor.called import Calls
 from pullback.monitor.reduction import Reduction
 

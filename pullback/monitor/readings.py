@@ -15,7 +15,8 @@ from torch import Tensor
 from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, num_samples
 from pullback.functional.batch import Batch, filled, tensors
-from pullback.functional.losses import apply_loss, check_finite, check_targets, logits_of, reduces
+from pullback.functional.losses import apply_loss, check_finite, reduces
+from pullback.functional.target_checks import check_targets, logits_of
 from pullback.monitor.per_sample_loss import Alone, Call
 from pullback.monitor.reduction import Evaluated, Reduction, are_spread, mean_or_sum, refuse_broadcast, weighted
 

@@ -15,9 +15,10 @@ from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, check_rows, quiet_vmap, tensors
 from pullback.functional.batches import stamp_of
 from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
-from pullback.functional.losses import check_finite, logits_of
+from pullback.functional.losses import check_finite
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
+from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, with_gradients

@@ -30,7 +30,8 @@ from pullback.functional.agreement import (
     tolerance,
 )
 from pullback.functional.batch import Batch, filled, take, tensors, without_inference
-from pullback.functional.losses import check_finite, logits_of
+from pullback.functional.losses import check_finite
+from pullback.functional.target_checks import logits_of
 
 Evaluate = Callable[..., dict[str, Tensor]]  # (x, y, parameters or None) -> what a sample's values are, (N, ...) each
 

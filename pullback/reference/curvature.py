@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pullback.functional import LossFunction, ModelView, num_samples, per_sample_loss, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.reference.gradients import gradient_matrix, output_gradients
 
 

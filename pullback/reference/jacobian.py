@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pullback.functional import num_samples, take, undisturbed
 from pullback.functional.batch import Batch, tensors
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import evaluate
+from pullback.functional.target_checks import logits_of
 
 
 @torch.inference_mode(False)

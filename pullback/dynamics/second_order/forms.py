@@ -8,7 +8,7 @@ from torch import Tensor
 from pullback.dynamics.second_order.problem import Problem
 from pullback.functional import undisturbed
 from pullback.functional.batch import num_samples
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.gradients.curvature_rows import Matrix, RowSource, row_source
 
 FORMS = (None, "parameters", "kernel")

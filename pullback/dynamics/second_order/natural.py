@@ -22,7 +22,7 @@ from pullback.functional import LossFunction, sample_targets, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
 from pullback.functional.likelihood import known_likelihood
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.gradients.curvature_rows import row_source
 from pullback.operators import Fisher
 from pullback.operators.curvature.fisher import Kind

@@ -15,8 +15,9 @@ from pullback.dynamics.second_order.handed import Closure, run_closure, run_watc
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import elementary
-from pullback.functional.losses import check_finite, check_targets, unchecked_loss
+from pullback.functional.losses import check_finite, unchecked_loss
 from pullback.functional.refused import refuse_random_and_coupled
+from pullback.functional.target_checks import check_targets
 
 
 @dataclass(frozen=True)

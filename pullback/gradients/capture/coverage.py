@@ -20,11 +20,13 @@ from pullback.gradients.capture.dependent import most_dependent
 from pullback.gradients.capture.derived import pulled_back
 from pullback.gradients.capture.fallback import fallback_rows
 from pullback.gradients.capture.passes import Capture, capture, plain_gradient
-from pullback.gradients.capture.reused import Built, each_parameter_once
 from pullback.gradients.capture.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
 from pullback.gradients.capture.uses import Use
 from pullback.gradients.rows.factor import Factor, UnusedFactor
+from pullback.gradients.rows.tied import one_of
 from pullback.gradients.rules.registry import Call
+
+Built = list[tuple[str, Factor]]  # name of the rule, factor
 
 
 def captured_rows(
@@ -218,3 +220,23 @@ def _factors_of(
             else:
                 built.append((use.rule.name, part))
     return built
+
+
+def each_parameter_once(built: Built, ruled: set[str]) -> tuple[list[Factor], list[str]]:
+    """Factors of reused parameters are joined, so that the terms between two uses are in the kernel."""
+    uses = [name for _, factor in built for name in factor.shapes]
+    single_use = {name for name in uses if uses.count(name) == 1} & ruled
+    factors: list[Factor] = []
+    rules: list[str] = []
+    shared: dict[str, Built] = {}
+    for rule, factor in built:
+        if set(factor.shapes) <= single_use:
+            factors.append(factor)
+            rules.append(rule)
+            continue
+        for name in (n for n in factor.shapes if n in ruled):
+            shared.setdefault(name, []).append((rule, factor.only(name)))
+            if len(shared[name]) == uses.count(name):
+                factors.append(one_of([part for _, part in shared[name]]))
+                rules.append(" + ".join(dict.fromkeys(rule for rule, _ in shared[name])))
+    return factors, rules

@@ -20,7 +20,7 @@ from pullback.functional.agreement import row_norms, sample_weights, tolerance
 from pullback.functional.readout import combination
 from pullback.gradients.capture.sample_axis import sample_axis
 from pullback.gradients.capture.uses import Use
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 
 Projections = dict[int, dict[int, Tensor]]  # place of a use -> axis of its output -> numbers along that axis
 

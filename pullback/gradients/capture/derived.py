@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.capture.uses import Derived
-from pullback.gradients.precision import full_precision
-from pullback.gradients.rows.contract import Tensors
+from pullback.gradients.rows.contract import Tensors, full_precision
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.tokens import token_factor
 

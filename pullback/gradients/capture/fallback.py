@@ -13,7 +13,7 @@ from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
 from pullback.gradients.capture.passes import Capture, dense, differentiable
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 
 

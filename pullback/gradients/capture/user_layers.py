@@ -23,7 +23,7 @@ from pullback.functional.plain_calls import plain_arguments
 from pullback.functional.refused import refuse
 from pullback.functional.stand_in import stand_in
 from pullback.gradients.capture.recorder import Recorder
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.gradients.rules.registry import Arguments, Call, Rule
 from pullback.gradients.rules.user import UserRule, rule_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Form = Literal["ghost", "shift", "materialise", "dense", "join", "fallback", "unused"]
@@ -53,3 +54,8 @@ def block_shape(n1: int, n2: int, num_outputs: int, contract: Contract) -> tuple
     if contract == "diagonal":
         return (num_outputs, n1, n2)
     return (n1, n2) if contract == "trace" else (n1 * num_outputs, n2 * num_outputs)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half-precision captures are widened before anything is summed."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

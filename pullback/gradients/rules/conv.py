@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.convolution import ConvFactor, positions
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rules.registry import Arguments, Call, Probe, Rule, Source, add_rule

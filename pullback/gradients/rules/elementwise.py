@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.gradients.rules.registry import Arguments, Call, Rule, add_rule
 

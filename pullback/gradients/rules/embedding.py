@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.tokens import TokenFactor, token_factor
 from pullback.gradients.rules.registry import LOOKUPS, Arguments, Call, Rule, add_rule
 

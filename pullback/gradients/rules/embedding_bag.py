@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.tokens import TokenFactor, token_factor
 from pullback.gradients.rules.registry import Arguments, Call, Rule, add_rule
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rules.registry import Arguments, Call, Rule, Source, add_rule

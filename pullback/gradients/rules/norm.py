@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pullback.gradients.precision import full_precision
+from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.gradients.rules.registry import Call, Rule, add_rule
 

@@ -12,8 +12,8 @@ from pullback._statistics import rounding
 from pullback.functional import ModelView, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
-from pullback.functional.losses import logits_of
 from pullback.functional.refused import refuse_random_and_coupled
+from pullback.functional.target_checks import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.measure.linearity.bound import hessian_bound, layer_norms, q_221
 from pullback.measure.linearity.kinks import refuse_kinks

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback.functional.batch import Batch
-from pullback.functional.losses import logits_of
 from pullback.functional.model_view import ModelView
+from pullback.functional.target_checks import logits_of
 from pullback.measure.networks.layers import caught, has_matrix, is_transformed
 from pullback.operators.layer_jacobians import chain_of
 

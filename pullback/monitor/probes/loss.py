@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pullback.diagnostics.constant_answer import ConstantAnswer, constant_answer
 from pullback.functional.batch import Batch
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.targets import MOST_OUTPUTS
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pullback.diagnostics import kernel_drift, label_alignment, moments
 from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch, copied
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.kernels.request import Contraction
 from pullback.monitor.probes.base import Measurement, Observation, Probe

@@ -23,10 +23,11 @@ from pullback.functional.differentiable import (
     refuse_not_finite,
     say_plain_attention,
 )
-from pullback.functional.losses import check_finite, check_targets, unchecked_loss
+from pullback.functional.losses import check_finite, unchecked_loss
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
+from pullback.functional.target_checks import check_targets
 from pullback.operators.curvature.block import Block
 from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, output_values

@@ -14,7 +14,7 @@ from pullback.functional import LossFunction, sample_targets, token_readout
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.functional.likelihood import Per, check_normalised, known_likelihood
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.operators.curvature.linearised import LinearisedOperator, Middle, scaled
 
 Kind = Literal["true", "sampled", "empirical"]

@@ -15,7 +15,7 @@ from pullback.functional import LossFunction, output_hessian
 from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.batches import Data
 from pullback.functional.likelihood import likelihood_of
-from pullback.functional.losses import logits_of
+from pullback.functional.target_checks import logits_of
 from pullback.operators.curvature.base import CurvatureOperator
 from pullback.operators.curvature.linearised import LinearisedOperator, Middle, Readout, scaled
 from pullback.operators.passes import derivative, put_flat
