@@ -73,7 +73,7 @@ def test_the_page_and_the_finding_name_them(run: Run) -> None:
     assert odd["target"] == ODD % 4
     assert odd["picture"].startswith("iVBOR")  # a PNG
     page = page_html(name_runs([run]))
-    assert f'alt="inputs of sample {63 - ODD}"' in page
+    assert f'alt="inputs of sample {63 - ODD}"></td>' in page
     assert "Places are counted within the measured batch" not in page
 
 
@@ -104,8 +104,10 @@ def test_without_an_index_places_are_told(tmp_path: Any) -> None:
     found = suspects_of(name_runs([run])[0])
     assert not found["indexed"]
     assert found["rows"][0]["picture"] == ""
-    assert found["rows"][0]["values"].endswith("… (36 numbers)")
-    assert "the index in the data set is told where the loop" in page_html(name_runs([run]))
+    assert found["rows"][0]["numbers"].endswith("… (36 numbers)")
+    page = page_html(name_runs([run]))
+    assert "the index in the data set is told where the loop" in page
+    assert f'<td class="text">{found["rows"][0]["numbers"]}</td>' in page
 
 
 def test_a_remedy_names_samples_by_what_is_known_of_them() -> None:

@@ -9,18 +9,10 @@ from pullback.charts.chart import Chart
 from pullback.charts.text import clean, shorten
 from pullback.report.run.line_figure import Metric, Panel
 from pullback.report.run.lines import Spec, line_chart
-from pullback.report.run.series import NamedRun
+from pullback.report.run.series import DRAWN, NamedRun
 
 MOST_CHARTS = 24
 
-# Records of the monitor and of what the page draws elsewhere; all others are the loop's own.
-DRAWN = frozenset({
-    "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
-    "inputs",
-    "batch_norm", "sharpness", "samples", "attention", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
-    "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
-    "targets_broadcast", "all_targets", "resume",
-})  # fmt: skip
 ELSEWHERE = {
     ("test", "loss"),
     ("test", "accuracy"),

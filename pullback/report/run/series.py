@@ -18,6 +18,15 @@ from pullback.charts.chart import ramp_colour
 from pullback.charts.text import as_dict, as_float, clean
 from pullback.runs import Run
 
+# Records of the monitor and of what the page draws elsewhere; all others are the loop's own.
+DRAWN = frozenset({
+    "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
+    "inputs",
+    "batch_norm", "sharpness", "samples", "attention", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
+    "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
+    "targets_broadcast", "all_targets", "resume",
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Look:
@@ -83,7 +92,7 @@ def skipped_by(run: Run, probe: str, metric: str) -> tuple[int, ...]:
     None of what is no probe of the monitor's: a loop logs when it likes.
     """
     measured, own = set(run.measured.get("cost", np.empty(0)).tolist()), set(run.series(probe, metric)[0])
-    return tuple(sorted(measured - own)) if own & measured else ()
+    return tuple(sorted(measured - own)) if probe in DRAWN else ()
 
 
 def read_lists(run: Run, probe: str, metric: str) -> tuple[list[int], list[list[float]]]:

@@ -97,13 +97,13 @@ def _at(values: object, row: int) -> Cell:
 def _looks(inputs: np.ndarray | None, row: int) -> dict[str, str]:
     """A picture as a PNG file in base 64, or the first numbers."""
     if inputs is None or row >= len(inputs):
-        return {"picture": "", "values": ""}
+        return {"picture": "", "numbers": ""}
     sample = inputs[row].astype(float)
     if (pixels := _pixels(sample)) is not None:
-        return {"picture": base64.b64encode(png(pixels)).decode(), "values": ""}
+        return {"picture": base64.b64encode(png(pixels)).decode(), "numbers": ""}
     flat = sample.ravel()
     more = f", … ({len(flat):,} numbers)" if len(flat) > MOST_VALUES else ""
-    return {"picture": "", "values": ", ".join(number(each, 3) for each in flat[:MOST_VALUES]) + more}
+    return {"picture": "", "numbers": ", ".join(number(each, 3) for each in flat[:MOST_VALUES]) + more}
 
 
 def _pixels(sample: np.ndarray) -> np.ndarray | None:
