@@ -178,7 +178,16 @@ const sight = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 for (const key of waiting) sight.observe(box(key));
 later(drawWaiting);
-addEventListener("beforeprint", drawAll);
+
+// Paper is narrower than most screens, and nothing there makes room by itself.
+const PAPER = 680;
+addEventListener("beforeprint", () => {
+  drawAll();
+  for (const key of drawn) {
+    if (box(key).clientWidth > PAPER) Plotly.relayout(box(key), { autosize: false, width: PAPER });
+  }
+});
+addEventListener("afterprint", redraw);
 
 function showFrame(slider) {
   const chart = charts[slider.dataset.chart];
