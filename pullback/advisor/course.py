@@ -22,11 +22,13 @@ import numpy as np
 from pullback.advisor.thresholds import (
     DIVERGING,
     DIVERGING_CHANGES,
+    FEW_SETTLED,
     LEARNS_CHANGES,
     LEARNS_LOSS,
     MANY_LOSSES,
     PLATEAU,
     PLATEAU_CHANGES,
+    SETTLED,
     TEST_LOSS_RISE,
     TEST_LOSS_SHARE,
 )
@@ -106,6 +108,14 @@ class Losses:
         if self.constant is None or self.least is None or self.constant <= self.least or not len(self):
             return None
         return (self.last - self.least) / (self.constant - self.least)
+
+    @cached_property
+    def settled(self) -> bool:
+        """Whether the last quarter's mean lies below the third's by at most ``SETTLED`` of the fall from the start."""
+        if len(self) < FEW_SETTLED:
+            return False
+        third, last = (float(part.mean()) for part in np.array_split(self.finite, 4)[2:])
+        return third - last <= SETTLED * (self.start - last)
 
 
 def error_of_level(values: np.ndarray) -> float:

@@ -100,6 +100,8 @@ PLACE_ERRORS = 3.0  # standard errors above it: one in seven hundred by chance
 FEW_CLASSES = 4  # of three a label that is not the first answer is second or last, however hard the sample is
 MANY_RANKED = 15  # samples whose label is not the first answer
 PLACES_TELL = 0.7  # of the samples right, at most: of fewer wrong labels each is told by its own odds
+SETTLED = 0.1  # of the fall, from the third to the last quarter: an exponential decay after 2.4 of its time constants
+FEW_SETTLED = 16  # losses, of which the quarters say little
 LABEL_CHANCE = 0.02  # that a share of wrong labels is told to be beyond its limit which is not
 
 # Batch size, in noise scales. At the noise scale itself both cost a factor two, McCandlish et al. (2018).

@@ -29,13 +29,18 @@ def ranks_of(rng: np.random.Generator, samples: int, wrong: float, hard: float) 
     return np.where(rng.random(samples) < wrong, rng.integers(2, CLASSES + 1, samples), ranks)
 
 
+SETTLED = [*np.linspace(2.3, 1.4, 100), *[1.4] * 750]  # losses
+
+
 def said(run: Run) -> pb.Finding | None:
     return next((each for each in pb.diagnose(run) if each.name == "suspect-samples"), None)
 
 
 def a_training(seed: int, wrong: float, hard: float, samples: int = 16) -> Run:
     rng = np.random.default_rng(seed)
-    return a_run(EVERY, *[a_record(step, ranks_of(rng, samples, wrong, hard)) for step in range(50, 850, 50)])
+    return a_run(
+        EVERY, *[a_record(step, ranks_of(rng, samples, wrong, hard)) for step in range(50, 850, 50)], loss=SETTLED
+    )
 
 
 def test_two_fifths_of_the_labels_are_told_by_few_samples_a_measurement() -> None:
@@ -53,10 +58,19 @@ def test_hard_samples_are_not_told(hard: float) -> None:
     assert not any(said(a_training(seed, 0.0, hard)) for seed in range(60))
 
 
+@pytest.mark.parametrize("loss", [np.linspace(2.3, 1.4, 850), 1.4 + 0.9 * np.exp(-np.arange(850) / 425), None])
+def test_a_model_that_still_learns_is_not_told(loss: Any) -> None:
+    """Nor one whose course is not known."""
+    rng = np.random.default_rng(0)
+    lines = [a_record(step, ranks_of(rng, 16, 0.4, 0.2)) for step in range(50, 850, 50)]
+    assert said(a_run(EVERY, *lines, loss=SETTLED)) is not None
+    assert said(a_run(EVERY, *lines, **({} if loss is None else {"loss": loss.tolist()}))) is None
+
+
 def test_nothing_is_said_where_nothing_is_learnt() -> None:
     rng = np.random.default_rng(0)
     untrained = [a_record(step, rng.integers(1, CLASSES + 1, 64)) for step in range(50, 850, 50)]
-    assert said(a_run(EVERY, *untrained)) is None
+    assert said(a_run(EVERY, *untrained, loss=SETTLED)) is None
 
 
 def test_one_frequent_class_is_no_knowledge() -> None:
@@ -67,14 +81,14 @@ def test_one_frequent_class_is_no_knowledge() -> None:
         a_record(step, np.where(rng.random(64) < 0.5, 1, rng.integers(2, CLASSES + 1, 64)))
         for step in range(50, 850, 50)
     ]
-    assert said(a_run(frequent, *lines)) is None
+    assert said(a_run(frequent, *lines, loss=SETTLED)) is None
 
 
 def test_of_three_classes_places_say_nothing() -> None:
     rng = np.random.default_rng(0)
     three: Line = (0, "targets", {"counts": {"0": 50, "1": 50, "2": 50}})
     lines = [a_record(step, rng.choice([1, 2, 3], 64, p=[0.6, 0.2, 0.2]), 3) for step in range(50, 850, 50)]
-    assert said(a_run(three, *lines)) is None
+    assert said(a_run(three, *lines, loss=SETTLED)) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -45,12 +46,19 @@ def labels(late: int, samples: int, early: int = 0, right: float = 0.1) -> list[
     return [(1, "loss", answers), *([seen(1, early)] if early else []), seen(40, late)]
 
 
-def places(right: int, first_others: int, last_ones: int, classes: int = 12) -> list[Line]:
+def places(
+    right: int, first_others: int, last_ones: int, classes: int = 12, loss: Sequence[float] = (2.0,) * 40
+) -> Run:
     """Labels of a run: first among the model's scores, second, or last of all."""
     ranks = {"1": right, "2": first_others, str(classes): last_ones}
     seen = {"num_samples": right + first_others + last_ones, "num_classes": classes, "label_ranks": ranks}
     named = {"suspects": [], "contradicted": [[3, 1.0]]}
-    return [(0, "targets", {"counts": {str(k): 10 for k in range(classes)}}), (40, "samples", seen | named)]
+    every = (0, "targets", {"counts": {str(k): 10 for k in range(classes)}})
+    return a_run(every, (40, "samples", seen | named), loss=loss)
+
+
+def quarters(count: int, fall: float) -> list[float]:
+    return [level for level in (4.0, 3.0, 2.0, 2.0 - fall) for _ in range(count)]
 
 
 def outlier(samples: int) -> list[Line]:
@@ -174,6 +182,9 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "FEW_CLASSES": (Row(lambda v: places(150, 50, 50, v), 4, 3, "suspect-samples", is_warning),),
     "MANY_RANKED": (Row(lambda v: places(15, 0, v), 15, 14, "suspect-samples", is_warning),),
     "PLACES_TELL": (Row(lambda v: places(v, 50, 50), 233, 234, "suspect-samples", is_warning),),
+    # quarters of 4, 3, 2 and 2 - f, of a start of 4: f of 2 + f is a tenth where f is 2/9
+    "SETTLED": (Row(lambda v: places(50, 0, 50, loss=quarters(4, v)), 0.222, 0.223, "suspect-samples", is_warning),),
+    "FEW_SETTLED": (Row(lambda v: places(50, 0, 50, loss=[2.0] * v), 16, 15, "suspect-samples", is_warning),),
     # of 200 and 1000 labels of which 3 percent are wrong so many or more are in 1.84 and 2.04 of 100 draws
     "LABEL_CHANCE": (Row(lambda v: labels(*v), (12, 200), (42, 1000), "suspect-samples", is_warning),),
     "FEW_DIRECTIONS": (Row(lambda v: collapsed(*[v] * 5), 3, 2, "rank-collapse"),),

@@ -2,7 +2,8 @@
 
 A hard sample's label stands second among the scores, or nearly so: it is like another class. A label that was drawn
 stands at any place. So of samples whose label is not the model's first answer the mean place tells one from the other,
-also where so many labels are wrong that the model is never sure, and no single sample stands out.
+also where so many labels are wrong that the model is never sure, and no single sample stands out. A model that still
+learns has labels anywhere too: it is asked only once the loss has settled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import by_layer, class_counts, number
 from pullback.advisor.thresholds import FEW_CLASSES, HARD_PLACE, MANY_RANKED, PLACE_ERRORS, PLACES_TELL, UNLEARNT
 from pullback.runs import Record, Run
@@ -56,12 +58,12 @@ def places_of(records: Sequence[Record]) -> Places | None:
 
 
 def are_drawn(run: Run, records: Sequence[Record]) -> Places | None:
-    """The places, if they are those of labels that say nothing of their samples, of a model that has learnt something.
+    """The places, if they are those of labels that say nothing of their samples, of a model that has learnt.
 
     ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise.
     """
     found, counts = places_of(records), list(class_counts(run).values())
-    if found is None or found.against < MANY_RANKED or not counts:
+    if found is None or found.against < MANY_RANKED or not counts or not training_losses(run).settled:
         return None
     right = 1 - found.against / found.samples
     learnt = max(counts) / sum(counts) + UNLEARNT
