@@ -187,6 +187,7 @@ def test_what_follows_from_a_cause_has_no_remedy_of_its_own(monkeypatch):
     ("values", "shown"),
     [
         ({"hessian": 30.0, "limit": 20.0}, ("30", "150.0 % of the limit 20")),
+        ({"hessian": 3037.0, "limit": 20.0}, ("3,037", "152 times the limit 20")),
         (
             {"hessian": 30.0, "limit": 20.0, "preconditioned": 19.0, "preconditioned_limit": 38.0},
             ("19", "50.0 % of the limit 38"),

@@ -27,6 +27,10 @@ def a_run(name, losses, rate=0.1, steps=None, **about):
 SWEEP = [a_run(f"{rate}-{seed}", [2.0, rate + seed], rate, seed=seed) for rate in (0.1, 0.5) for seed in (0, 1, 2)]
 
 
+def shown(row):
+    return [{key: cell[key] for key in ("value", "spread", "note")} for cell in row["cells"]]
+
+
 def test_a_label_says_only_what_differs():
     looks = [named.look for named in grouped(SWEEP)]
     assert [look.label for look in looks] == ["learning rate 0.1"] * 3 + ["learning rate 0.5"] * 3
@@ -73,11 +77,31 @@ def test_each_number_stands_beside_its_spread_over_seeds():
     assert not found["nearest"]
     for row, rate in zip(found["rows"], (0.1, 0.5), strict=True):
         values = [rate, rate + 1, rate + 2]
-        assert row["cells"] == [{"value": f"{fmean(values):g}", "spread": f"{stdev(values):g}", "note": "3 seeds"}]
+        assert shown(row) == [{"value": f"{fmean(values):g}", "spread": f"{stdev(values):g}", "note": "3 seeds"}]
     page = page_html(grouped(SWEEP))
     assert "2 settings, each number beside its spread (standard deviation) over seeds" in page
     assert "1.1 ± 1" in page
     assert "nearest measured step" not in page
+
+
+def test_the_setting_with_the_least_loss_is_named_and_whether_seeds_explain_it():
+    page = page_html(grouped(SWEEP))
+    assert (
+        "learning rate 0.1 has the least loss at step 20, 1.1; next is learning rate 0.5 with 1.5, "
+        "no further than the seeds spread. 2 settings"
+    ) in page
+    apart = [
+        a_run(f"{rate}-{seed}", [2.0, rate + seed / 99], rate, seed=seed) for rate in (0.1, 0.5) for seed in (0, 1)
+    ]
+    assert compared(grouped(apart))["lowest"].endswith("next is learning rate 0.5 with 0.5051")
+    measured = [a_run(f"{rate}", [rate], rate) for rate in (0.1, 0.5)]
+    held = [
+        Run(run.path, run.meta, (*run.records, Record(10, 1.0, "epoch", {"test_loss": loss})))
+        for run, loss in zip(measured, (3.0, 2.0), strict=True)
+    ]
+    assert compared(grouped(held))["lowest"].startswith("learning rate 0.5 has the least held-out loss at step 10, 2;")
+    broken = [a_run(f"{rate}", [loss], rate) for rate, loss in ((0.1, math.nan), (0.5, 1.0))]
+    assert compared(grouped(broken))["lowest"] == ""
 
 
 def test_other_schedules_are_compared_at_the_nearest_measured_step_which_is_said():
@@ -96,7 +120,7 @@ def test_other_schedules_are_compared_at_the_nearest_measured_step_which_is_said
 def test_what_a_run_has_not_measured_is_said():
     without = Run(Path("c"), {"optimizer": {"learning_rate": 9.0}}, (Record(5, 1.0, "mine", {"x": 1.0}),))
     found = compared(grouped([a_run("a", [3.0, math.nan]), without]))
-    cells = [row["cells"][0] for row in found["rows"]]
+    cells = [shown(row)[0] for row in found["rows"]]
     assert cells == [
         {"value": "NaN", "spread": "", "note": ""},
         {"value": "–", "spread": "", "note": "not measured"},

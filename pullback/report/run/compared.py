@@ -48,6 +48,8 @@ NUMBERS: tuple[tuple[str, Callable[[Run], Series], Callable[[object], str]], ...
     ("Pairs in conflict", _measured("alignment", "conflict_fraction"), percent),
 )
 
+DECIDING = ("Held-out loss", "Loss")  # by which settings are told apart in a sentence, where they have it
+
 
 def compared(runs: Sequence[NamedRun]) -> dict[str, Any]:
     """A row for each setting, and a column for each number that any run has.
@@ -70,8 +72,30 @@ def compared(runs: Sequence[NamedRun]) -> dict[str, Any]:
             "group": group,
         })  # fmt: skip
     heads = [f"{label} at step {at:,}" for label, at, _, _ in columns]
+    lowest = next((place for name in DECIDING for place, column in enumerate(columns) if column[0] == name), None)
     off = any(step != at for _, at, cells, _ in columns for step, _ in filter(None, cells))
-    return {"head": heads, "rows": rows, "nearest": off, "seeds": any(len(row["runs"]) > 1 for row in rows)}
+    return {
+        "head": heads,
+        "rows": rows,
+        "nearest": off,
+        "seeds": any(len(row["runs"]) > 1 for row in rows),
+        "lowest": ""
+        if lowest is None
+        else _lowest(heads[lowest], [(row["label"], row["cells"][lowest]) for row in rows]),
+    }
+
+
+def _lowest(what: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Which setting has the least of a number, and the next; whether these are apart by more than the seeds spread."""
+    finite = sorted(((cell["mean"], cell["deviation"], label) for label, cell in rows if math.isfinite(cell["mean"])))
+    if len(finite) < 2:
+        return ""
+    (best, spread, label), (second, other, next_label) = finite[:2]
+    told = (
+        f"{label} has the least {what[0].lower()}{what[1:]}, {number(best)}; next is {next_label} with {number(second)}"
+    )
+    unknown = math.isnan(spread) or math.isnan(other)
+    return told if unknown or second - best > math.hypot(spread, other) else f"{told}, no further than the seeds spread"
 
 
 def _group(named: NamedRun) -> int:
@@ -94,16 +118,18 @@ def _nearest(steps: np.ndarray, values: np.ndarray, at: int) -> tuple[int, float
     return int(steps[place]), float(values[place])
 
 
-def _cell(found: Sequence[tuple[int, float] | None], at: int, show: Callable[[object], str]) -> dict[str, str]:
+def _cell(found: Sequence[tuple[int, float] | None], at: int, show: Callable[[object], str]) -> dict[str, Any]:
     """Mean and standard deviation over the runs of a setting, and the steps where these are not the common one."""
     known = [each for each in found if each is not None]
     if not known:
-        return {"value": "–", "spread": "", "note": "not measured"}
+        return {"value": "–", "spread": "", "note": "not measured", "mean": math.nan, "deviation": math.nan}
     values = [value for _, value in known]
     finite = all(map(math.isfinite, values))
     mean = fmean(values) if finite else next(value for value in values if not math.isfinite(value))
-    spread = show(stdev(values)) if len(values) > 1 and finite else ""
+    deviation = stdev(values) if len(values) > 1 and finite else math.nan
+    spread = "" if math.isnan(deviation) else show(deviation)
     steps = sorted({step for step, _ in known})
     ends = f"{steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "")
     notes = [f"{len(values)} seeds" if len(values) > 1 else "", f"measured at step {ends}" if steps != [at] else ""]
-    return {"value": show(mean), "spread": spread, "note": "; ".join(filter(None, notes))}
+    note = "; ".join(filter(None, notes))
+    return {"value": show(mean), "spread": spread, "note": note, "mean": mean, "deviation": deviation}

@@ -16,6 +16,8 @@ from pullback.charts.text import number, percent
 from pullback.report.run.series import NamedRun, last_value, read_series
 from pullback.runs import Run
 
+MANY_TIMES = 10  # of a limit: beyond it a factor is easier to read than a percentage
+
 
 class Tile(NamedTuple):
     """A number of the head: ``judgement`` is "good", "look", "bad", or empty where there is nothing to judge by."""
@@ -118,7 +120,9 @@ def _sharpness(named: NamedRun) -> tuple[str, str]:
         return "–", "not measured"
     if limit is None or not math.isfinite(limit) or limit <= 0:
         return number(sharpness, 3), "its limit is unknown"
-    return number(sharpness, 3), f"{percent(sharpness / limit)} of the limit {number(limit, 3)}"
+    share = sharpness / limit
+    told = percent(share) + " of" if share < MANY_TIMES else f"{number(share, 3)} times"
+    return number(sharpness, 3), f"{told} the limit {number(limit, 3)}"
 
 
 def _cost(named: NamedRun) -> tuple[str, str]:

@@ -68,7 +68,6 @@ class Counter:
         ("draft:20", 4, 7),
         pytest.param("draft:1", 0, 0, marks=pytest.mark.slow),
         pytest.param("record:3", 2, 0, marks=pytest.mark.slow),
-        pytest.param("record:5", 4, 0, marks=pytest.mark.slow),
         pytest.param("torn:9", 4, 4, marks=pytest.mark.slow),
     ],
 )
