@@ -130,7 +130,7 @@ def open_page(browser: Any) -> Callable[..., Any]:
         page.on("request", lambda request: page.trouble.append(request.url) if "http" in request.url else None)
         page.goto(path.as_uri())
         page.wait_for_timeout(wait_ms)
-        for _ in range(200):  # what is out of sight is drawn when the browser finds time; tests say what has to be there
+        for _ in range(200):  # what is out of sight is drawn when there is time; tests say what has to be there
             if not page.locator(".plot:not(:has(.main-svg))").count():
                 break
             page.wait_for_timeout(50)
