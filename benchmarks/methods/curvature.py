@@ -94,16 +94,19 @@ def curvlinops(name: str, context: Callable[[], AbstractContextManager[Any]] = n
             operator = getattr(peer, name)(
                 problem.model, problem.loss_fn, parameters, data, check_deterministic=False, num_data=len(problem.x)
             )
-
-            def product(vector: Tensor) -> Tensor:
-                with context():
-                    return operator @ vector
-
-            return product
+            return _within(context, operator)
 
         return build
 
     return make
+
+
+def _within(context: Callable[[], AbstractContextManager[Any]], operator: Any) -> Product:
+    def product(vector: Tensor) -> Tensor:
+        with context():
+            return operator @ vector
+
+    return product
 
 
 def eigenthings(matrix: str, context: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Make:
@@ -113,13 +116,7 @@ def eigenthings(matrix: str, context: Callable[[], AbstractContextManager[Any]] 
         import hessian_eigenthings  # noqa: F401
 
         def build() -> Product:
-            operator = _eigenthings_operator(problem, matrix)
-
-            def product(vector: Tensor) -> Tensor:
-                with context():
-                    return operator @ vector
-
-            return product
+            return _within(context, _eigenthings_operator(problem, matrix))
 
         return build
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from pullback.functional import Dataset
 
 BATCH_SIZE = 512
@@ -47,7 +49,7 @@ def command(
     import pullback as pb
     from pullback._checks import check_option, check_positive
     from pullback.cli.ending import next_command, numbers_of, verdict_of
-    from pullback.cli.training import evaluate, make_controller, make_optimizer, train
+    from pullback.cli.training import make_controller, make_optimizer, train
     from pullback.modules import MLP
 
     for name, number in (
@@ -94,21 +96,27 @@ def command(
             controller=steering,
             after_epoch=advance,
         )
+    _tell_of_the_model(model, loss_fn, dataset, fine)
+    run = pb.load_run(monitor.run_dir)
+    findings = pb.diagnose(run)
+    path = pb.write_report(run, monitor.run_dir / "report.html")
+    told = [*numbers_of(run), f"Watching took {monitor.seconds:.2f} s.", *verdict_of(run, findings)]
+    for line in (*told, f"Report: {path}", f"Next: {next_command(context, monitor.run_dir, findings)}"):
+        typer.echo(line)
+    if not fine:
+        typer.echo("demo: expected a finite training loss, got NaN or infinity. Lower --lr.", err=True)
+        raise typer.Exit(1)
+
+
+def _tell_of_the_model(model: torch.nn.Module, loss_fn: torch.nn.Module, dataset: Dataset, fine: bool) -> None:
+    import pullback as pb
+    from pullback.cli.training import evaluate
+
     typer.echo("Finished Training" if fine else "Training diverged")
     typer.echo(f"Accuracy on test set: {100 * evaluate(model, loss_fn, dataset)[1]:.2f}%")
     for index, jacobian in enumerate(pb.layer_jacobians(model, dataset.x_test[:1]) if fine else []):
         shape = "x".join(map(str, jacobian.shape[1:]))
         typer.echo(f"Jacobian between Layer {index} and Layer {index + 1}: {shape}")
-    out = monitor.run_dir
-    run = pb.load_run(out)
-    findings = pb.diagnose(run)
-    path = pb.write_report(out, out / "report.html")
-    told = [*numbers_of(run), f"Watching took {monitor.seconds:.2f} s.", *verdict_of(run, findings)]
-    for line in (*told, f"Report: {path}", f"Next: {next_command(context, out, findings)}"):
-        typer.echo(line)
-    if not fine:
-        typer.echo("demo: expected a finite training loss, got NaN or infinity. Lower --lr.", err=True)
-        raise typer.Exit(1)
 
 
 def _load(data: str, root: Path, seed: int) -> Dataset:
