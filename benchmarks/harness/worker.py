@@ -27,7 +27,7 @@ from benchmarks.methods.checks import signs
 from pullback import kernel_to_store
 
 if TYPE_CHECKING:
-    from pullback.kernels.store.write import KernelStore
+    from pullback.kernels.store.kernel_to_store import KernelStore
 
 STRIP = 1000  # samples at a time, in the checks
 TOLERANCE = 1e-3  # of the Frobenius norm, as in ``run.py``

@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 from pullback.advisor.course import fell
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import class_counts, has, not_finite, number, once_a_run
 from pullback.advisor.thresholds import (
     ENOUGH_ANSWERS,
@@ -19,6 +18,7 @@ from pullback.advisor.thresholds import (
     MANY_STEPS,
     MISTAKE_LEFT,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 

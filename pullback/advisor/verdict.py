@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pullback.advisor.diagnose import diagnose
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import number
 from pullback.advisor.rules import RULES
 from pullback.advisor.rules.curvature import curvatures_of
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run, load_run
 
 LONGEST = 300  # characters

@@ -17,7 +17,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.capture.passes import plain_gradient
 from pullback.gradients.capture.sum_checks import SHARED
 from pullback.gradients.rows.contract import Tensors

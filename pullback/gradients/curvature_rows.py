@@ -24,7 +24,7 @@ from pullback.functional.readout import Readout
 from pullback.functional.target_checks import check_targets, logits_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.matrix import GradientRows
 
 Matrix = Literal["gauss_newton", "empirical_fisher", "true_fisher"]

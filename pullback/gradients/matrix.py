@@ -14,7 +14,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.sum_checks import SumChecks, squared_size
 from pullback.gradients.rows.factor import Factor
 from pullback.operators.operator import Operator

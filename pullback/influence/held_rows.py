@@ -19,7 +19,7 @@ from pullback.functional.batches import Data
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.matrix import GradientRows
 from pullback.operators.adapt import Dense
 from pullback.operators.operator import Operator

@@ -16,8 +16,8 @@ from pullback.functional import LossFunction, ModelView, check_batch, num_sample
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.influence.held_rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
+from pullback.influence.kept_samples import effects, kept_samples, ranking
 from pullback.influence.response import WRT, Wrt, perturbation
-from pullback.influence.samples import effects, kept_samples, ranking
 from pullback.influence.system import Matrix, Method, Solves, System, make_system, num_outputs, settings_of
 from pullback.operators.operator import Operator
 

@@ -14,8 +14,8 @@ from pullback.kernels.plan.rates import Rates, machine_rates
 from pullback.kernels.request import Given, loss_request
 from pullback.kernels.shapes_alone import from_few
 from pullback.kernels.store.cost import store_plan
+from pullback.kernels.store.count_passes import count_passes
 from pullback.kernels.store.footprint import Footprint
-from pullback.kernels.store.operations import count_passes
 from pullback.kernels.store.plan import StorePlan
 
 

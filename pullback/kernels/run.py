@@ -15,7 +15,7 @@ from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors, captured_rows
+from pullback.gradients.capture.captured_rows import capture_factors, captured_rows
 from pullback.gradients.capture.in_batches import Filling
 from pullback.kernels.gram.blocks import Blocks, assemble, partial_block
 from pullback.kernels.kernel import Kernel

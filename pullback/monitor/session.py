@@ -25,7 +25,7 @@ from pullback.monitor.probes import chosen_probes
 from pullback.monitor.recognised import chosen_loss
 from pullback.monitor.schedule import Schedule, chosen_budget
 from pullback.monitor.sinks import Sink
-from pullback.monitor.watch import Watch
+from pullback.monitor.watched_run import Watch
 from pullback.runs import RunWriter
 from pullback.runs.folder import check_place, chosen_on_exists
 from pullback.runs.schema import in_words

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pullback as pb
-from pullback.advisor.losses import constant_loss
+from pullback.advisor.training_losses import constant_loss
 from tests.advisor.runs import Line, a_run, found, losses
 
 HIGH, LOW = "learning-rate-too-high", "learning-rate-too-low"

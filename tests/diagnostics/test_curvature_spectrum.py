@@ -17,7 +17,7 @@ import pullback as pb
 from pullback import reference
 from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
 from pullback.functional import ModelView, output_hessian, output_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.curvature_rows import Matrix, row_source, square_root
 from pullback.kernels import Rates
 from pullback.operators import Fisher, GaussNewton

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 import pullback as pb
 from pullback import reference
-from pullback.gradients.capture import coverage
+from pullback.gradients.capture import captured_rows
 from tests.cases import CASES, build
 from tests.compare import assert_same
 from tests.coupled import COUPLED, COUPLED_BY_LOSS, build_coupled
@@ -67,13 +67,13 @@ def test_any_two_samples(n: int) -> None:
 def test_no_case_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where samples are on their own the weighted pass finds nothing, in any layer, dtype or number of outputs."""
     found: list[int] = []
-    right = coverage.most_dependent
+    right = captured_rows.most_dependent
 
     def seen(*args: Any) -> int:
         found.append(right(*args))
         return found[-1]
 
-    monkeypatch.setattr(coverage, "most_dependent", seen)
+    monkeypatch.setattr(captured_rows, "most_dependent", seen)
     for case in CASES:
         for dtype in (torch.float64, torch.float32):
             model, loss_fn, x, y = build(case, 8, dtype)

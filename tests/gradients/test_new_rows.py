@@ -17,7 +17,7 @@ import pullback as pb
 from pullback.diagnostics.curvature_spectrum.routes import Sizes, routes
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece, dense_pieces

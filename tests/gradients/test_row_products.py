@@ -9,7 +9,7 @@ from torch import nn
 from pullback import reference
 from pullback.functional import ModelView, num_samples
 from pullback.functional.readout import output_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.matrix import COLUMNS, GradientRows
 from pullback.gradients.rows.outer import OuterFactor
 from tests.cases import CASES, Case, build

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.gradients.capture import coverage
+from pullback.gradients.capture import captured_rows
 from pullback.gradients.capture import sum_checks as checks
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rules.registry import RULES
@@ -415,10 +415,10 @@ def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in CASES if case.name == "tied")
     model, loss_fn, x, y = build(case, 5)
     right = pb.backward_kernel(model, loss_fn, x, y).total
-    monkeypatch.setattr(coverage, "one_of", lambda factors: factors[0])
+    monkeypatch.setattr(captured_rows, "one_of", lambda factors: factors[0])
     with pytest.raises(pb.UnsupportedError, match="for sample 0 and parameter"):
         pb.backward_kernel(model, loss_fn, x, y)
-    monkeypatch.setattr(coverage, "check_sample", lambda *a: None)
+    monkeypatch.setattr(captured_rows, "check_sample", lambda *a: None)
     monkeypatch.setattr(checks.SumChecks, "evaluate", lambda self: None)
     assert_different(pb.backward_kernel(model, loss_fn, x, y).total, right, 0.01)
 

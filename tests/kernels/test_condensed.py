@@ -80,7 +80,7 @@ def test_only_where_rows_are_smaller() -> None:
 def test_condensed_factors_are_the_same_rows(make) -> None:
     from pullback.functional import ModelView
     from pullback.functional.readout import output_readout
-    from pullback.gradients.capture.coverage import capture_factors
+    from pullback.gradients.capture.captured_rows import capture_factors
 
     model = make()
     x = torch.randn(5, *((2, 9, 13) if make is net else (20, 2)), dtype=torch.float64)

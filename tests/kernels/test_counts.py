@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import output_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.contract import Contract, Form
 from pullback.gradients.rows.convolution import ConvFactor
 from pullback.gradients.rows.factor import DenseFactor, Factor, UnusedFactor

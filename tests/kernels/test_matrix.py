@@ -43,7 +43,7 @@ def test_equals_the_loop(
     monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", tile)
     monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 4 * tile)
     if form == "fallback":
-        monkeypatch.setattr("pullback.gradients.capture.coverage.ruled_names", lambda *_: set())
+        monkeypatch.setattr("pullback.gradients.capture.captured_rows.ruled_names", lambda *_: set())
     model, loss_fn, x, y = build(case, N, dtype)
     expected = looped(case.name)
     size = float(expected.abs().max())

@@ -132,7 +132,7 @@ def call(method: str, model: nn.Module, x: Tensor, y: Tensor, path: Path, tile: 
     """The timed call."""
     if method == "memory":
         return backward_kernel(model, LOSS, x, y)
-    from pullback.kernels.store.write import kernel_to_store
+    from pullback.kernels.store.kernel_to_store import kernel_to_store
 
     return kernel_to_store(model, LOSS, (x, y), path, tile=tile, progress=False)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pullback.advisor.findings import Finding
 from pullback.advisor.rules import (
     attention,
-    batches,
+    batch_size,
     conditioning,
     data,
     depth,
@@ -60,9 +60,9 @@ RULES: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     outliers.outlying_samples,
     samples.suspect_samples,
     outliers.duplicates,
-    batches.too_small,
-    batches.too_large,
-    batches.batch_norm_too_small,
+    batch_size.too_small,
+    batch_size.too_large,
+    batch_size.batch_norm_too_small,
     learning.not_learning,
     plateaus.saddle_plateau,
     plateaus.minimum_plateau,

@@ -8,11 +8,11 @@ from statistics import median
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import CONVENTION, by_layer, class_counts, has, lasts, records_with, span
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_START
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 PHASES = {

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, growth
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of, lower
 from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 

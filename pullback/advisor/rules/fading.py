@@ -9,7 +9,6 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with
 from pullback.advisor.rules.words import as_dict
 from pullback.advisor.severity import severity, severity_of_mistake
@@ -24,6 +23,7 @@ from pullback.advisor.thresholds import (
     RATE_GONE_SHARE,
     TAKES_ALL,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 

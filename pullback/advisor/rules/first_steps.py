@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import summed_over, training_losses
 from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, by_layer, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
@@ -19,6 +18,7 @@ from pullback.advisor.thresholds import (
     LOWEST_FACTOR,
     SHARE_OF_LIMIT,
 )
+from pullback.advisor.training_losses import summed_over, training_losses
 from pullback.runs import Run
 
 Sign = tuple[int, str, float, float, str]  # step, name and value of the evidence, factor of the rate, words

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import by_layer, class_counts, number
 from pullback.advisor.thresholds import FEW_CLASSES, HARD_PLACE, MANY_RANKED, PLACE_ERRORS, PLACES_TELL, UNLEARNT
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 

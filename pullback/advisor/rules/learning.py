@@ -8,9 +8,9 @@ import numpy as np
 
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, has, not_finite
 from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 

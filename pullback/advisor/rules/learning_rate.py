@@ -10,7 +10,6 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import summed_over, training_losses
 from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
@@ -41,6 +40,7 @@ from pullback.advisor.thresholds import (
     WELL_TRAVELLED,
     WILD_UPDATE,
 )
+from pullback.advisor.training_losses import summed_over, training_losses
 from pullback.runs import Record, Run
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, records_with, span
 from pullback.advisor.thresholds import (
     ADDS_UP,
@@ -19,6 +18,7 @@ from pullback.advisor.thresholds import (
     MEDIAN_OF,
     NOT_ZEROED,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import number
 from pullback.advisor.rules.words import listed, names_in
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 

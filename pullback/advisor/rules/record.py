@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import not_finite, number
 from pullback.advisor.thresholds import UNSEEN_STEPS
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 OWN = ("monitor", "finding")  # records that are no probe of the model

@@ -8,7 +8,6 @@ from statistics import median
 from pullback.advisor.change import Change
 from pullback.advisor.course import rose_again
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, by_layer, has, least_loss, number, records_with, span
 from pullback.advisor.severity import learns, severity
 from pullback.advisor.thresholds import (
@@ -23,6 +22,7 @@ from pullback.advisor.thresholds import (
     TEST_LOSS_RISE,
     TEST_LOSS_SHARE,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 HELD_OUT = {"test": "", "epoch": "test_"}  # probes that loops log it as, and what their names begin with

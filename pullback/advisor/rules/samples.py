@@ -8,7 +8,6 @@ from typing import Any
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.model import kinds
 from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, once_a_run, records_with, span
 from pullback.advisor.rules.labels import are_drawn, contradicted
@@ -27,6 +26,7 @@ from pullback.advisor.thresholds import (
     SUSPECT_SHARE,
     UNLEARNT,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 NUM_LISTED = 5

@@ -8,10 +8,10 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, not_finite
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import MANY_SPIKES, MANY_SWINGS, SPIKE_NOISE, SPIKE_SHARE, SWINGS
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 AROUND = 25  # steps on both sides whose median is the level at a step

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import by_layer, span
 from pullback.advisor.rules.words import as_dict, listed, names_in
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import FALLS_SHORT, FEW_STEPS, LEARNS_SHARE, MOVES
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
 

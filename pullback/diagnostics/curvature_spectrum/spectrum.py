@@ -19,7 +19,7 @@ from pullback.functional.batch import Batch, joined, plain
 from pullback.functional.batches import Batches, Data
 from pullback.functional.likelihood import known_likelihood, likelihood_of
 from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.curvature_rows import Matrix, output_tensor, row_source
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.rates import machine_rates

@@ -3,7 +3,7 @@
 The forward pass runs under a ``Recorder``. After it, the gradient of each of the C values of the readout is taken
 in the outputs of the recorded calls. In one further pass (the same one, if C = 1) a fixed combination of the values
 is differentiated in the aliases and in the parameters themselves: a parameter that still has a gradient of its own
-was used somewhere no call was recorded, which is how ``coverage`` proves that nothing was missed; the aliases'
+was used somewhere no call was recorded, which is how ``captured_rows`` proves that nothing was missed; the aliases'
 gradients are the ordinary gradient, which checks the recorded factors by another way.
 """
 
@@ -25,7 +25,7 @@ from pullback.functional.batch import Batch, copied
 from pullback.functional.model_view import called
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.dependent import Projections, weighted_pass
+from pullback.gradients.capture.most_dependent import Projections, weighted_pass
 from pullback.gradients.capture.recorder import Recorder, SelfDifferentiating
 from pullback.gradients.capture.user_layers import user_layers
 from pullback.gradients.capture.uses import Derived, Use, noted_hooks

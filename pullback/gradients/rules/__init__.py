@@ -2,8 +2,7 @@
 
 from pullback.gradients.rules import (
     attention,
-    conv,
-    conv_transpose,
+    convolution,
     elementwise,
     embedding,
     embedding_bag,
@@ -12,6 +11,7 @@ from pullback.gradients.rules import (
     prelu,
     recurrent,
     spread,
+    transposed_convolution,
 )
 from pullback.gradients.rules.elementwise import COPIES
 from pullback.gradients.rules.registry import LOOKUPS, REISSUED, RULES, Call, Rule, Source, add_rule
@@ -27,8 +27,7 @@ __all__ = [
     "Source",
     "add_rule",
     "attention",
-    "conv",
-    "conv_transpose",
+    "convolution",
     "elementwise",
     "embedding",
     "embedding_bag",
@@ -37,5 +36,6 @@ __all__ = [
     "prelu",
     "recurrent",
     "spread",
+    "transposed_convolution",
     "written_shape",
 ]

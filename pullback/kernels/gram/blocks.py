@@ -11,7 +11,7 @@ from torch import Tensor
 from pullback._checks import input_error
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.kernels.gram.checks import check_sums
+from pullback.kernels.gram.kernel_sums import check_sums
 from pullback.kernels.gram.parts import Part, mirror, new_block, parts
 from pullback.kernels.plan.kernel_plan import KernelPlan
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.checks import check_sums
+from pullback.kernels.gram.kernel_sums import check_sums
 from pullback.kernels.gram.parts import fill, mirror, new_block, parts, scaled, tiles, within
 from pullback.kernels.gram.squares import SMALLEST_SQUARE, Squares
 from pullback.kernels.plan.forms import TILE_ROWS

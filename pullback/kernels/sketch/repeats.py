@@ -12,7 +12,7 @@ from pullback.functional.agreement import loosest
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.contract import block_shape
-from pullback.kernels.gram.checks import quadratic
+from pullback.kernels.gram.kernel_sums import quadratic
 from pullback.kernels.gram.parts import Part, mirror, parts
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.rows import sketch_repeat

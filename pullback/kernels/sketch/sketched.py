@@ -20,7 +20,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.sum_checks import summed
 from pullback.kernels.gram.blocks import assemble
 from pullback.kernels.plan.make import PLAIN, make_plan

@@ -11,14 +11,15 @@ from pullback.functional import LossFunction, ModelView, undisturbed
 from pullback.functional.memory import graph_bytes
 from pullback.functional.readout import Readout
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.store.cost import store_plan
-from pullback.kernels.store.data import Blocks, fingerprint, first_difference
+from pullback.kernels.store.data_blocks import Blocks
+from pullback.kernels.store.disk_format import FORMAT, Folder
+from pullback.kernels.store.fingerprint import fingerprint, first_difference
 from pullback.kernels.store.footprint import Footprint
-from pullback.kernels.store.layout import FORMAT, Folder
-from pullback.kernels.store.sample import check_sample
+from pullback.kernels.store.loss_sample import check_sample
 from pullback.kernels.store.sketching import from_json, to_json
 
 

@@ -14,9 +14,9 @@ from pullback.kernels.gram.squares import side_of_square
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.kernels.plan.make import TOTAL, make_plan
 from pullback.kernels.plan.rates import Rates, machine_rates
+from pullback.kernels.store.count_passes import ALONE, PLAIN, Passes
 from pullback.kernels.store.footprint import Footprint
 from pullback.kernels.store.grid import Grid
-from pullback.kernels.store.operations import ALONE, PLAIN, Passes
 from pullback.kernels.store.plan import StorePlan
 from pullback.kernels.store.share import Share, areas
 

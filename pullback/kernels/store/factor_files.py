@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.capture.captured import Captured
-from pullback.kernels.store.layout import Folder, checksum
+from pullback.kernels.store.disk_format import Folder, checksum
 
 _ALIGN = 64  # bytes; what vectorised code likes
 _HEAD = 16  # bytes that hold the header's length in decimal

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from pullback.kernels.store.disk_format import Folder, checksum
 from pullback.kernels.store.grid import Tile
-from pullback.kernels.store.layout import Folder, checksum
 
 
 @dataclass

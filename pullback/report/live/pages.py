@@ -13,7 +13,7 @@ from urllib.parse import quote
 from pullback._checks import PullbackError, input_error
 from pullback.advisor import diagnose, verdict
 from pullback.advisor.findings import SEVERITIES
-from pullback.advisor.losses import training_losses
+from pullback.advisor.training_losses import training_losses
 from pullback.charts.document import document_html
 from pullback.charts.text import number
 from pullback.report.live.feed import Feed

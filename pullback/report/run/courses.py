@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from pullback.advisor.losses import training_losses
 from pullback.advisor.rules.curvature import curvatures_of
+from pullback.advisor.training_losses import training_losses
 from pullback.charts.chart import PALETTE, Cell, Chart, Table
 from pullback.charts.numbers import extremes
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, most_points

@@ -14,7 +14,7 @@ from typing import Any
 from pullback._checks import input_error
 from pullback.charts.chart import Cell, Chart, Figure, Table
 from pullback.charts.text import clean, plotly_text
-from pullback.report.run.inputs import read_runs
+from pullback.report.run.read_runs import read_runs
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.runs import Run
 

@@ -9,9 +9,9 @@ from pullback.charts.document import check_free, document_html, write_whole
 from pullback.report.run.axes import axes_of
 from pullback.report.run.compared import compared
 from pullback.report.run.header import head_of
-from pullback.report.run.inputs import read_runs
 from pullback.report.run.marks import SUSPECTS, flattened, link, marked
 from pullback.report.run.notes import damage_of, failures_of, findings_of
+from pullback.report.run.read_runs import read_runs
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun
 from pullback.report.run.tables import layer_table, suspects_of

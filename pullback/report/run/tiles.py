@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pullback._text import duration
-from pullback.advisor.losses import training_losses
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.severity import constant_accuracy, learns
 from pullback.advisor.thresholds import CONFLICT, FALLS_SHORT, LEARNS_SHARE
+from pullback.advisor.training_losses import training_losses
 from pullback.charts.numbers import finite
 from pullback.charts.text import number, percent
 from pullback.report.run.series import NamedRun, last_value, read_series

@@ -10,7 +10,7 @@ import pullback as pb
 from pullback import reference
 from pullback.functional import ModelView, loss_readout, output_readout
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.kernels.gram import total
 from pullback.kernels.plan.make import TOTAL, make_plan
 from tests.cases import CASES, Case, build

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 import pullback as pb
-from pullback.kernels.store.fill import Filler
-from pullback.kernels.store.write import kernel_to_store
+from pullback.kernels.store.fill_tiles import Filler
+from pullback.kernels.store.kernel_to_store import kernel_to_store
 from tests.kernels.store.child import TILE, arguments, arm
 
 

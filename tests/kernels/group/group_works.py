@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 import pullback as pb
 from pullback import reference
 from pullback.functional import take
-from pullback.gradients.capture import coverage
+from pullback.gradients.capture import captured_rows
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.kernels.group.workers import WorkerError, Workers
-from pullback.kernels.store.write import kernel_to_store
+from pullback.kernels.store.kernel_to_store import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.kernels.store.child import SAMPLES, TILE, arguments
@@ -102,7 +102,7 @@ def materialise(rank: int) -> None:
 
 def fallback(rank: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.gradients.capture.coverage.ruled_names", lambda *_: set())
+        patch.setattr("pullback.gradients.capture.captured_rows.ruled_names", lambda *_: set())
         every_case("fallback")
 
 
@@ -236,7 +236,7 @@ def the_first_ranks_speed_counts(rank: int) -> None:
     model, loss_fn, x, y = build(case_named("positions"), N)
     slow = pb.Rates(gemm=1e9 if rank else 1e12, bmm=1e12 if rank else 1e9, stream=1e6 if rank else 1e12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.kernels.group.shared.machine_rates", lambda *_: slow)
+        patch.setattr("pullback.kernels.group.run_in_group.machine_rates", lambda *_: slow)
         kernel = pb.backward_kernel(model, loss_fn, x, y, group="world")
     plans = on_all_ranks(str(kernel.plan))
     assert plans[0] == plans[1]
@@ -257,7 +257,7 @@ def work_is_shared(rank: int) -> None:
     """Every rank runs its own samples (and its first and last once more alone), and makes half of the tiles."""
     seen: list[int] = []
     counted = [0]
-    capture, tile = coverage.capture, GhostPiece.tile
+    capture, tile = captured_rows.capture, GhostPiece.tile
 
     def capturing(view: Any, readout: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         seen.append(len(x))
@@ -269,7 +269,7 @@ def work_is_shared(rank: int) -> None:
 
     model, loss_fn, x, y = build(case_named("mlp"), 8)
     with chosen("ghost"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pullback.gradients.capture.coverage.capture", capturing)
+        patch.setattr("pullback.gradients.capture.captured_rows.capture", capturing)
         patch.setattr(GhostPiece, "tile", counting)
         pb.backward_kernel(model, loss_fn, x, y, group="world")
     assert seen == [4, 1]

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.group.captures import _without_rows
 from pullback.kernels.group.same import digest

@@ -16,7 +16,7 @@ import pytest
 
 import pullback as pb
 from pullback.kernels.group.workers import WorkerError, Workers
-from pullback.kernels.store.write import kernel_to_store, open_store
+from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from tests.kernels.store.child import TILE, arguments
 from tests.kernels.store.test_resume import contents
 

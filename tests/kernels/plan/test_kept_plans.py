@@ -20,7 +20,7 @@ import pullback as pb
 from pullback.diagnostics.curvature_spectrum.routes import Sizes, routes
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout, output_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rules import LOOKUPS, REISSUED, RULES
 from pullback.kernels.plan.make import PlanOptions, make_plan

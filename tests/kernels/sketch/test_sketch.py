@@ -14,7 +14,7 @@ from pullback import reference
 from pullback.functional import ModelView, take
 from pullback.functional.readout import loss_readout, output_readout
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.capture.sum_checks import summed
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.kernels.gram.blocks import assemble

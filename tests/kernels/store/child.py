@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from pullback.kernels.store.layout import Folder
-from pullback.kernels.store.write import kernel_to_store
+from pullback.kernels.store.disk_format import Folder
+from pullback.kernels.store.kernel_to_store import kernel_to_store
 from tests.cases import CASES, build
 
 SAMPLES, TILE = 11, 3  # 4 blocks, the last one smaller; 10 tiles

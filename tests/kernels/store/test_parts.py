@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback._progress import Progress
+from pullback.kernels.store.disk_format import Folder
 from pullback.kernels.store.factor_files import load, named_tensors, rebuilt, save, structure
-from pullback.kernels.store.layout import Folder
-from pullback.kernels.store.write import kernel_to_store, open_store
+from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from tests.kernels.test_memory import can_reset_the_peak, measured
 
 CPU = torch.device("cpu")

@@ -17,13 +17,13 @@ import pullback as pb
 from pullback._text import count
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.kernels.group.workers import Workers
 from pullback.kernels.plan.rates import Rates
+from pullback.kernels.store.count_passes import count_passes
 from pullback.kernels.store.grid import Grid
-from pullback.kernels.store.operations import count_passes
+from pullback.kernels.store.kernel_to_store import kernel_to_store
 from pullback.kernels.store.share import Share
-from pullback.kernels.store.write import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.thinned import thinned
 

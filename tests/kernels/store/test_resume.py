@@ -15,10 +15,10 @@ from torch import nn
 
 import pullback as pb
 from pullback import reference
+from pullback.kernels.store.disk_format import Folder
 from pullback.kernels.store.factor_files import load
-from pullback.kernels.store.fill import Filler
-from pullback.kernels.store.layout import Folder
-from pullback.kernels.store.write import KernelStore, kernel_to_store, open_store
+from pullback.kernels.store.fill_tiles import Filler
+from pullback.kernels.store.kernel_to_store import KernelStore, kernel_to_store, open_store
 from tests.compare import assert_same
 from tests.kernels.store.child import TILE, arguments
 from tests.thinned import thinned
@@ -169,7 +169,7 @@ def test_damaged_captures_are_made_again(
 
 
 def test_what_was_written_must_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pullback.kernels.store.fill.load", lambda *args, **options: None)
+    monkeypatch.setattr("pullback.kernels.store.fill_tiles.load", lambda *args, **options: None)
     with pytest.raises(pb.SelfCheckError, match="to read back what was just written to .*, got other bytes"):
         fill(tmp_path / "store", tile=TILE)
 
@@ -184,7 +184,7 @@ def test_a_block_that_changes_after_its_first_reading(tmp_path: Path, monkeypatc
                 tensors[name] *= 1.5
         return tensors
 
-    monkeypatch.setattr("pullback.kernels.store.fill.load", spoilt)
+    monkeypatch.setattr("pullback.kernels.store.fill_tiles.load", spoilt)
     with pytest.raises(pb.SelfCheckError, match="sum"):
         fill(tmp_path / "store", tile=TILE)
 
@@ -427,9 +427,9 @@ def test_errors_of_the_system_name_the_file_and_the_way_on(
 
     path = tmp_path / "store"
     target = {
-        "os.write": "pullback.kernels.store.layout.os.write",
+        "os.write": "pullback.kernels.store.disk_format.os.write",
         "zarr.open_group": "zarr.open_group",
-        "load": "pullback.kernels.store.fill.load",
+        "load": "pullback.kernels.store.fill_tiles.load",
     }.get(call, f"pathlib.Path.{call}")
     with monkeypatch.context() as patch:
         patch.setattr(target, failing)

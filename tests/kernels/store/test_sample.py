@@ -8,8 +8,8 @@ from torch import nn
 
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
-from pullback.kernels.store.data import Blocks
-from pullback.kernels.store.sample import sample_of
+from pullback.kernels.store.data_blocks import Blocks
+from pullback.kernels.store.loss_sample import sample_of
 
 
 @pytest.mark.parametrize(

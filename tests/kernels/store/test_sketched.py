@@ -17,9 +17,9 @@ from pullback.kernels.sketch import rows as sketch_rows
 from pullback.kernels.sketch.project import project_matrix
 from pullback.kernels.sketch.rows import SketchFactor
 from pullback.kernels.store import sketching as store_sketch
-from pullback.kernels.store.fill import Filler
+from pullback.kernels.store.fill_tiles import Filler
+from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from pullback.kernels.store.sketching import Sketching
-from pullback.kernels.store.write import kernel_to_store, open_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned

@@ -17,7 +17,7 @@ import pullback as pb
 from pullback import reference
 from pullback.gradients.rows.outer import GhostPiece
 from pullback.kernels.store import tile as store_tile
-from pullback.kernels.store.write import kernel_to_store, open_store
+from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
 from tests.thinned import thinned

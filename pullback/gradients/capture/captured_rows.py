@@ -14,12 +14,12 @@ from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.alone import check_half, check_sample
 from pullback.gradients.capture.captured import UNSEEN, Captured
-from pullback.gradients.capture.dependent import most_dependent
 from pullback.gradients.capture.derived import pulled_back
 from pullback.gradients.capture.fallback import fallback_rows
+from pullback.gradients.capture.most_dependent import most_dependent
 from pullback.gradients.capture.passes import Capture, capture, plain_gradient
+from pullback.gradients.capture.refuse_dependent import check_half, check_sample
 from pullback.gradients.capture.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
 from pullback.gradients.capture.uses import Use
 from pullback.gradients.rows.factor import Factor, UnusedFactor

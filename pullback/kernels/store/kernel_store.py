@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback.kernels.store.disk_format import Folder, on_disk
 from pullback.kernels.store.grid import Grid, Tile
-from pullback.kernels.store.layout import Folder, on_disk
 from pullback.kernels.store.ledger import Finished, tile_is_whole
 from pullback.kernels.store.plan import StorePlan
 from pullback.kernels.store.sketching import exact_layers, from_json

@@ -8,28 +8,15 @@ k taps an axis it grows by k / s.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor, Factor
-from pullback.gradients.rows.outer import OuterFactor
-from pullback.gradients.rules.conv import per_axis
+from pullback.gradients.rows.transposed_convolution import TransposedConvFactor
+from pullback.gradients.rules.convolution import per_axis
 from pullback.gradients.rules.registry import Call, Rule, add_rule
-
-
-@dataclass(frozen=True)
-class TransposedConvFactor(OuterFactor):
-    """Rows of a transposed convolution's weight, whose numbers are ordered (g, d, p); p runs over outputs and taps."""
-
-    def as_weight(self, block: Tensor) -> Tensor:
-        return block.transpose(-1, -2).reshape(*block.shape[:2], *self.weight_shape)
-
-    def from_weight(self, weight: Tensor) -> Tensor:
-        _, g, d, p = self.dims
-        return weight.reshape(g, d, p).transpose(1, 2)
 
 
 def _unfolded(

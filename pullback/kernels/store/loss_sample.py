@@ -16,7 +16,8 @@ from pullback.functional import ModelView, undisturbed
 from pullback.functional.agreement import tolerance
 from pullback.functional.batch import tensors
 from pullback.functional.readout import Readout
-from pullback.kernels.store.data import Blocks, digest
+from pullback.kernels.store.data_blocks import Blocks
+from pullback.kernels.store.fingerprint import digest
 
 PAIRS = 4  # looked at, evenly spaced over the data
 

@@ -23,15 +23,15 @@ from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.gram.blocks import Blocks, partial_block
-from pullback.kernels.gram.checks import check_sums as check_sums
+from pullback.kernels.gram.kernel_sums import check_sums as check_sums
 from pullback.kernels.gram.parts import mirror
-from pullback.kernels.group.blocks import SharedBlock, shared_blocks
 from pullback.kernels.group.captures import gather
 from pullback.kernels.group.same import compare, fingerprint
+from pullback.kernels.group.shared_blocks import SharedBlock, shared_blocks
 from pullback.kernels.group.team import Team
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.kernel_plan import KernelPlan

@@ -19,15 +19,16 @@ from pullback._progress import Progress
 from pullback.functional import ModelView, undisturbed
 from pullback.functional.readout import Readout
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.capture.coverage import capture_factors
+from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.kernels.gram.squares import Squares, side_of_square
 from pullback.kernels.group.workers import Workers
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.kernels.store.background import Background
-from pullback.kernels.store.data import Blocks, digest
+from pullback.kernels.store.data_blocks import Blocks
+from pullback.kernels.store.disk_format import CAPTURES, Folder, on_disk
 from pullback.kernels.store.factor_files import Buffers, factor_bytes, load, rebuilt, save, structure
+from pullback.kernels.store.fingerprint import digest
 from pullback.kernels.store.grid import Grid, Tile
-from pullback.kernels.store.layout import CAPTURES, Folder, on_disk
 from pullback.kernels.store.ledger import Finished, tile_is_whole
 from pullback.kernels.store.sketching import Sketching
 from pullback.kernels.store.summary import triangle

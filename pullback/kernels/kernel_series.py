@@ -9,7 +9,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.aligned import forward_order
-from pullback.gradients.capture.coverage import captured_rows
+from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.passes import Capture
 from pullback.kernels.gram.blocks import assemble, partial_block
 from pullback.kernels.kernel import Kernel

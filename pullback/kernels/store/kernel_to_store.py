@@ -25,12 +25,12 @@ from pullback.kernels.store.begin import (
     prepare,
 )
 from pullback.kernels.store.cost import store_plan
-from pullback.kernels.store.data import Blocks
-from pullback.kernels.store.fill import Filler
+from pullback.kernels.store.data_blocks import Blocks
+from pullback.kernels.store.disk_format import Folder
+from pullback.kernels.store.fill_tiles import Filler
 from pullback.kernels.store.grid import Grid
-from pullback.kernels.store.layout import Folder
-from pullback.kernels.store.read import KernelStore, open_store
-from pullback.kernels.store.sample import sample_of
+from pullback.kernels.store.kernel_store import KernelStore, open_store
+from pullback.kernels.store.loss_sample import sample_of
 from pullback.kernels.store.sketching import Sketching, check_sketch
 
 __all__ = ["KernelStore", "kernel_to_store", "open_store"]

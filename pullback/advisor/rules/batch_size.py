@@ -8,7 +8,6 @@ from statistics import mean, median, stdev
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.losses import training_losses
 from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, number, records_with, span
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
@@ -24,6 +23,7 @@ from pullback.advisor.thresholds import (
     ONE_OR_TWO,
     STDERRS,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
