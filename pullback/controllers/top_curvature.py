@@ -16,7 +16,7 @@ from pullback.functional.differentiable import differentiable, refuse_not_finite
 from pullback.functional.losses import unchecked_loss
 from pullback.functional.unwrap import full_precision
 from pullback.operators import Hessian
-from pullback.operators.passes import derivative
+from pullback.operators.flat_derivatives import derivative
 
 WHERE = "CurvatureLR.step"
 ROUNDING = 1e-6  # of the value: no direction of its own

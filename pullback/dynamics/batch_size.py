@@ -13,7 +13,7 @@ from torch import Tensor
 from pullback._checks import check_positive, input_error
 from pullback._results import Shown
 from pullback.dynamics.quadratic import Quadratic, noisy_moments
-from pullback.dynamics.quadratic.problem import check_quadratic
+from pullback.dynamics.quadratic.quadratic import check_quadratic
 from pullback.dynamics.quadratic.values import values
 
 RATES = 24  # tried of a batch size, if none are given

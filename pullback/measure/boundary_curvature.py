@@ -19,7 +19,7 @@ from pullback.operators.damp import damp
 from pullback.operators.operator import Operator
 from pullback.operators.products import func, hvp
 from pullback.spectral import Eigenpairs, eigenvalues
-from pullback.spectral.inputs import DENSE_LIMIT
+from pullback.spectral.arguments import DENSE_LIMIT
 
 COLUMNS_AT_ONCE = 256  # second derivatives carried through one pass
 

@@ -16,7 +16,7 @@ from pullback.functional.differentiable import differentiable, forward_derivativ
 from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.networks.drawn import DATA, Redraw, check_network, over_networks
-from pullback.measure.networks.layers import caught, check_finite, check_found
+from pullback.measure.networks.layer_outputs import caught, check_finite, check_found
 from pullback.measure.networks.profile import Profile, over_units
 from pullback.measure.networks.spec import NetworkSpec
 from pullback.modules import activation_module

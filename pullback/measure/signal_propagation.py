@@ -14,7 +14,7 @@ from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.networks.drawn import DATA, Redraw, over_networks
-from pullback.measure.networks.layers import LayerOutput, caught, check_finite, check_found
+from pullback.measure.networks.layer_outputs import LayerOutput, caught, check_finite, check_found
 from pullback.measure.networks.profile import Profile, over_units
 from pullback.measure.networks.spec import NetworkSpec
 

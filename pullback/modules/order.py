@@ -12,7 +12,7 @@ from functools import reduce
 from itertools import permutations
 from typing import Any
 
-from pullback.modules.elementwise import composed
+from pullback.modules.composed_activations import composed
 from pullback.modules.residuals import Residuals, Trail
 from pullback.theory.expectations.calls import CALLS, Activation, name_of, of_call
 

@@ -19,7 +19,7 @@ from pullback._checks import input_error
 from pullback.functional.batch import Batch, copied, tensors
 from pullback.functional.model_view import called
 from pullback.functional.undisturbed import undisturbed
-from pullback.modules.elementwise import of_module
+from pullback.modules.composed_activations import of_module
 from pullback.modules.fan_in import is_linear_map
 from pullback.modules.order import Flow, Order
 from pullback.theory.expectations.calls import MODULES, Activation

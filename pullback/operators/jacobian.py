@@ -20,9 +20,9 @@ from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.operators.flat_derivatives import BLOCK_BYTES, GRAPH_TO_FORWARD, derivative
 from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, with_gradients
-from pullback.operators.passes import BLOCK_BYTES, GRAPH_TO_FORWARD, derivative
 from pullback.operators.push import Push
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback.functional.differentiable import first_line, lacks_derivative, refuse_unreliable, say_by_rows
-from pullback.operators.passes import derivative
+from pullback.operators.flat_derivatives import derivative
 
 
 class Push:

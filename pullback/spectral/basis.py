@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, work_dtype
+from pullback.spectral.arguments import check_asymmetry, check_finite, gaussian, product, work_dtype
 from pullback.spectral.sums import inner_products, lengths
 
 

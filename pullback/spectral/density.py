@@ -14,7 +14,7 @@ from pullback._results import Drawn, Estimate
 from pullback._rng import make_generator
 from pullback._statistics import student
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import check_asymmetry, check_finite, gaussian, product, square_operator, work_dtype
+from pullback.spectral.arguments import check_asymmetry, check_finite, gaussian, product, square_operator, work_dtype
 from pullback.spectral.tridiagonal import quadrature, tridiagonalise
 
 

@@ -12,7 +12,7 @@ from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback._statistics import rounding, student
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import check_finite, dense, product, square_operator, work_dtype
+from pullback.spectral.arguments import check_finite, dense, product, square_operator, work_dtype
 from pullback.spectral.trace import leave_one_out
 
 

@@ -10,7 +10,7 @@ import torch
 from pullback._checks import check_positive, input_error
 from pullback._results import Shown
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import DENSE_LIMIT, check_symmetric, dense, square_operator, work_dtype
+from pullback.spectral.arguments import DENSE_LIMIT, check_symmetric, dense, square_operator, work_dtype
 from pullback.spectral.lanczos import Eigenpairs, eigenvalues
 
 LANCZOS_TOL = {torch.float64: 1e-8, torch.float32: 1e-5}  # relative residual, and so the least tolerance for a zero

@@ -12,8 +12,8 @@ from pullback._checks import check_count, check_option, check_positive
 from pullback._results import Drawn
 from pullback._rng import make_generator
 from pullback.operators.operator import Operator
+from pullback.spectral.arguments import check_symmetric, dense, product, square_operator
 from pullback.spectral.basis import Basis
-from pullback.spectral.inputs import check_symmetric, dense, product, square_operator
 from pullback.spectral.multiplicity import Search
 from pullback.spectral.sums import inner_products, lengths
 

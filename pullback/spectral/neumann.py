@@ -10,7 +10,7 @@ from torch import Tensor
 from pullback._checks import InputError, check_count, check_positive, input_error
 from pullback._results import Solution
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import product, square_operator, work_dtype
+from pullback.spectral.arguments import product, square_operator, work_dtype
 from pullback.spectral.lanczos import eigenvalues
 
 GROWTH = 1e3  # of the residual, beyond which the series is taken to diverge

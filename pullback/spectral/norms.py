@@ -11,7 +11,7 @@ from pullback._results import Estimate
 from pullback._statistics import rounding
 from pullback.operators.adapt import as_operator
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import check_finite, dense
+from pullback.spectral.arguments import check_finite, dense
 from pullback.spectral.lanczos import eigenvalues
 from pullback.spectral.trace import trace
 

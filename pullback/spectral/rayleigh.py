@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.spectral.inputs import check_finite, product, square_operator, work_dtype
+from pullback.spectral.arguments import check_finite, product, square_operator, work_dtype
 
 
 def rayleigh_quotient(op: Any, v: Tensor) -> Any:

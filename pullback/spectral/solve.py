@@ -15,7 +15,7 @@ from pullback._results import Solution
 from pullback.operators.adapt import as_operator
 from pullback.operators.arrays import real_tensor
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import floor, not_positive, product, square_operator, work_dtype
+from pullback.spectral.arguments import floor, not_positive, product, square_operator, work_dtype
 
 Preconditioner = Operator | Tensor | Callable[[Tensor], Tensor]
 

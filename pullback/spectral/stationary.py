@@ -10,8 +10,8 @@ from torch import Tensor
 from pullback._checks import check_positive, input_error
 from pullback._results import Shown
 from pullback.operators.operator import Operator
+from pullback.spectral.arguments import DENSE_LIMIT, square_operator, work_dtype
 from pullback.spectral.inertia import LANCZOS_TOL, morse_index, smallest_sign
-from pullback.spectral.inputs import DENSE_LIMIT, square_operator, work_dtype
 from pullback.spectral.lanczos import eigenvalues
 
 

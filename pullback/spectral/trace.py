@@ -12,7 +12,7 @@ from pullback._results import Estimate
 from pullback._rng import make_generator
 from pullback._statistics import rounding, student
 from pullback.operators.operator import Operator
-from pullback.spectral.inputs import check_finite, dense, gaussian, product, square_operator
+from pullback.spectral.arguments import check_finite, dense, gaussian, product, square_operator
 
 
 def trace(op: Any, num_matvecs: int = 60, *, method: str = "xtrace", seed: int = 0) -> Estimate:

@@ -14,7 +14,7 @@ from pullback.theory.attention import (
     simplex_cosine,
     token_profile,
 )
-from pullback.theory.mean_field.backward import backward_profile
+from pullback.theory.mean_field.backward_profile import backward_profile
 from pullback.theory.mean_field.batch_norm import batch_norm_gradient_factor
 from pullback.theory.mean_field.critical import CriticalPoint, critical_points, critical_sigma_w, starting_point
 from pullback.theory.mean_field.curves import CurveMetrics
@@ -23,7 +23,7 @@ from pullback.theory.mean_field.jacobians import JacobianMoments
 from pullback.theory.mean_field.network import MeanField
 from pullback.theory.mean_field.phase import PhaseDiagram, phase_diagram
 from pullback.theory.mean_field.residual import ResidualProfile, residual_profile
-from pullback.theory.mean_field.signals import SignalProfile, signal_profile
+from pullback.theory.mean_field.signal_profile import SignalProfile, signal_profile
 from pullback.theory.wide import (
     Limit,
     SmoothnessConstants,

@@ -14,10 +14,10 @@ import torch
 import pullback as pb
 from pullback import dynamics
 from pullback.cli.dynamics.pages import morse
+from pullback.cli.dynamics.pages.counted_operations import operations
 from pullback.cli.dynamics.pages.edge import half_square
-from pullback.cli.dynamics.pages.parts import digits, tanh_network
 from pullback.cli.dynamics.pages.proximal import DISTANCES, proximal_page
-from pullback.cli.dynamics.pages.work import operations
+from pullback.cli.dynamics.pages.shared import digits, tanh_network
 from pullback.report.dynamics.charts import landscape_chart
 from tests.cli.pages import charts_of, drawn, made, one_file
 from tests.command import Done

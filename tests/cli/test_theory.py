@@ -247,7 +247,7 @@ def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kin
 
 def test_training_lines_are_those_of_the_limit() -> None:
     """The first loss is half of E f^2 + y^2; many networks lie around the lines, at every step."""
-    from pullback.cli.theory.output import training_lines
+    from pullback.cli.theory.shared import training_lines
 
     loss, mean, variance = training_lines(measure.NetworkSpec("erf", 1.0, 0.0, depth=1, width=200), 40, 0, 16)
     angle = np.arange(8) * (2 * np.pi / 8)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.diagnostics import gradient_noise, kernel_drift, label_alignment, spectrum
-from pullback.diagnostics.curvature_spectrum import solve as spectrum_solve
+from pullback.diagnostics.curvature_spectrum import eigenpairs as spectrum_eigenpairs
 from pullback.diagnostics.sharpness import Sharpness
 from pullback.spectral import Eigenpairs
 
@@ -167,15 +167,15 @@ def test_residuals_of_a_curvature_spectrum_are_the_true_ones(matrix: Any, method
 def test_spoiled_eigenvectors_are_seen(matrix: Any, error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Di13: vectors from the Gram matrix that are not those of A: the product that confirms them says so."""
     model, loss_fn, x, y = net()
-    make = spectrum_solve.orthonormal
+    make = spectrum_eigenpairs.orthonormal
     generator = torch.Generator().manual_seed(1)
 
     def spoiled(vectors: Tensor) -> Tensor:
         right = make(vectors)
         return make(right + error * torch.randn(right.shape, generator=generator, dtype=right.dtype))
 
-    monkeypatch.setattr(spectrum_solve, "orthonormal", spoiled)
-    monkeypatch.setattr(spectrum_solve, "REFINEMENTS", 0)
+    monkeypatch.setattr(spectrum_eigenpairs, "orthonormal", spoiled)
+    monkeypatch.setattr(spectrum_eigenpairs, "REFINEMENTS", 0)
     found = pb.curvature_spectrum(model, loss_fn, (x, y), matrix, k=2, method="gram", vectors=True, tol=1e-7)
     dense = {"gauss_newton": reference.dense_gauss_newton, "empirical_fisher": reference.dense_empirical_fisher}
     A = dense[matrix](model, loss_fn, x, y)

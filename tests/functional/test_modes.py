@@ -12,7 +12,7 @@ import pullback as pb
 from pullback.functional.differentiable import forward_derivatives
 from pullback.functional.modes import mode_dependent
 from pullback.modules.activations import Elementwise
-from pullback.modules.elementwise import of_module
+from pullback.modules.composed_activations import of_module
 
 
 class Reads(nn.Module):

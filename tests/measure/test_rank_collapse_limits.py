@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import pullback as pb
 from pullback.measure import rank_collapse
-from pullback.measure.rank_collapse.products import THREE
+from pullback.measure.rank_collapse.recognised_products import THREE
 from tests.measure.test_rank_collapse_models import Mixing, Row, encoder
 from tests.measure.tokens import PADDED, D, H, N, T, drawn
 

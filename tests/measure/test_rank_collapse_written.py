@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.measure import rank_collapse
 from pullback.measure.rank_collapse.find import IN_PARTS, OTHERS, SQUARE
-from pullback.measure.rank_collapse.products import OTHER_AXIS, OWN_KEYS, THREE
+from pullback.measure.rank_collapse.recognised_products import OTHER_AXIS, OWN_KEYS, THREE
 from tests.measure.test_rank_collapse_models import Mixing
 from tests.measure.tokens import PADDED, D, N, T
 from tests.thinned import thinned

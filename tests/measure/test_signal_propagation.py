@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.measure import NetworkSpec, signal_propagation
-from pullback.measure.networks.layers import caught
+from pullback.measure.networks.layer_outputs import caught
 from pullback.modules import MLP, initialise_weights
 from pullback.theory import MeanField, backward_profile, signal_profile
 from tests.compare import assert_same

@@ -82,7 +82,7 @@ TUNING = {
     "pullback/gradients/rows/outer.py": {"_NUMBERS"},
     "pullback/gradients/capture/derived.py": {"_ROWS_AT_A_TIME"},
     "pullback/measure/boundary_curvature.py": {"COLUMNS_AT_ONCE"},
-    "pullback/operators/passes.py": {"BLOCK_BYTES", "GRAPH_TO_FORWARD"},
+    "pullback/operators/flat_derivatives.py": {"BLOCK_BYTES", "GRAPH_TO_FORWARD"},
 }
 PROGRESS = {"bar", "progress", "shown"}, {"start", "advance", "update", "stop"}  # what is called, and by which names
 CONSTANT = {"bool": ("True", "False"), "int": ("0",), "float": ("0.0",)}

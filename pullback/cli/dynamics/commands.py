@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pullback.cli.dynamics.networks import Force, Out, Seeds, Steps, edge, forgetting, parity, second_order
-from pullback.cli.pages import busy, check_counts, free_path
+from pullback.cli.shared import busy, check_counts, free_path
 
 app = typer.Typer(
     help="Follow optimizers on quadratics, landscapes, saddles and small networks, beside what theory says.",
@@ -32,8 +32,8 @@ def quadratic(
     force: Force = False,
 ) -> None:
     """A quadratic: exact trajectory, loss and noise beside torch's optimizer."""
-    from pullback.cli.dynamics.pages.parts import show
     from pullback.cli.dynamics.pages.quadratic import quadratic_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "quadratic", force=force)
     check_counts("dynamics", seeds=seeds, steps=steps)
@@ -56,7 +56,7 @@ def landscape(
 ) -> None:  # fmt: skip
     """Torch's optimizers, unchanged, from one start on one landscape."""
     from pullback.cli.dynamics.pages.landscape import landscape_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "landscape", force=force)
     check_counts("dynamics", steps=steps)
@@ -76,8 +76,8 @@ def saddle(
     force: Force = False,
 ) -> None:
     """Steps to leave a saddle against how near the start is; what Newton does there."""
-    from pullback.cli.dynamics.pages.parts import show
     from pullback.cli.dynamics.pages.saddle import saddle_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "saddle", force=force)
     check_counts("dynamics", points=points)
@@ -97,8 +97,8 @@ def batch(
     force: Force = False,
 ) -> None:
     """Updates to a target and Adam's step, against the batch size."""
-    from pullback.cli.dynamics.pages.batch import batch_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.batch_size import batch_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "batch", force=force)
     check_counts("dynamics", points=points, seeds=seeds)
@@ -117,7 +117,7 @@ def hessians(
 ) -> None:
     """Random Hessians: the semicircle, and the index against the energy."""
     from pullback.cli.dynamics.pages.hessians import hessians_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "hessians", force=force)
     check_counts("dynamics", size=size, points=points, seeds=seeds)
@@ -135,8 +135,8 @@ def scale(
     force: Force = False,
 ) -> None:
     """Weights whose length the loss does not see: their growth and effective rate."""
-    from pullback.cli.dynamics.pages.parts import show
     from pullback.cli.dynamics.pages.scale import scale_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "scale", force=force)
     check_counts("dynamics", steps=steps)
@@ -155,7 +155,7 @@ def morse(
 ) -> None:
     """Critical points with their Morse index, and coordinates in which one is a sum of squares."""
     from pullback.cli.dynamics.pages.morse import morse_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "morse", force=force)
     with busy("critical points"):
@@ -173,8 +173,8 @@ def proximal(
     force: Force = False,
 ) -> None:
     """The step that a distance asks for, and how far expansions are from it: natural, mirror, Newton."""
-    from pullback.cli.dynamics.pages.parts import show
     from pullback.cli.dynamics.pages.proximal import proximal_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "proximal", force=force)
     check_counts("dynamics", points=points)
@@ -193,7 +193,7 @@ def outputs(
 ) -> None:
     """Rosenbrock's function by descent in its outputs, pulled back, and by Gauss-Newton."""
     from pullback.cli.dynamics.pages.outputs import outputs_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "outputs", force=force)
     check_counts("dynamics", steps=steps)

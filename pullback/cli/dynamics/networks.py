@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pullback.cli.pages import bar, busy, check_counts, free_path
+from pullback.cli.shared import bar, busy, check_counts, free_path
 
 Out = Annotated[Path | None, typer.Option(help="The page to write [runs/dynamics/ and the command's name].")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")]
@@ -29,8 +29,8 @@ def second_order(
     force: Force = False,
 ) -> None:  # fmt: skip
     """Newton, Gauss-Newton and natural gradients beside SGD and Adam: loss against steps and work."""
-    from pullback.cli.dynamics.pages.parts import show
     from pullback.cli.dynamics.pages.second_order import chosen_methods, second_order_page
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "second-order", force=force)
     check_counts("dynamics", steps=steps, samples=samples)
@@ -52,7 +52,7 @@ def parity(
 ) -> None:
     """How little gradients tell of which parity is asked for, and what training makes of it."""
     from pullback.cli.dynamics.pages.parity import parity_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "parity", force=force)
     check_counts("dynamics", draws=draws)
@@ -74,7 +74,7 @@ def forgetting(
 ) -> None:  # fmt: skip
     """What a second task costs the first, and elastic weight consolidation, on permuted digits."""
     from pullback.cli.dynamics.pages.forgetting import forgetting_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "forgetting", force=force)
     check_counts("dynamics", seeds=seeds)
@@ -95,7 +95,7 @@ def edge(
 ) -> None:
     """The edge of stability: sharpness of a network against what the rate allows."""
     from pullback.cli.dynamics.pages.edge import edge_page
-    from pullback.cli.dynamics.pages.parts import show
+    from pullback.cli.dynamics.pages.shared import show
 
     path = free_path(out, "dynamics", "edge", force=force)
     check_counts("dynamics", 1, every=every)

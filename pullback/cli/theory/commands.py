@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pullback.cli.pages import busy, check_counts, free_path
-from pullback.cli.theory.output import distribution, estimates, finish, numbers
+from pullback.cli.shared import busy, check_counts, free_path
+from pullback.cli.theory.shared import distribution, estimates, finish, numbers
 
 app = typer.Typer(
     help="Predict what a wide random network does, draw such networks, and measure them.",
@@ -193,7 +193,7 @@ def training(
     force: Force = False,
 ) -> None:
     """Training: loss and outputs of wide networks by formula, and of networks that are trained."""
-    from pullback.cli.theory.output import training_lines
+    from pullback.cli.theory.shared import training_lines
     from pullback.measure import NetworkSpec
     from pullback.report.theory.charts import training_charts
 

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_flatten
 
 from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
 from pullback._results import Drawn
+from pullback.diagnostics.curvature_spectrum.eigenpairs import Found, Wanted, from_gram, from_operator, nothing
 from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
-from pullback.diagnostics.curvature_spectrum.solve import Found, Wanted, from_gram, from_operator, nothing
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
 from pullback.functional.batch import Batch, joined, plain
 from pullback.functional.batches import Batches, Data

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback._results import Shown
-from pullback.dynamics.linear.kernels import as_matrix, cross_kernel, layout_of, modes_of, square_kernel, values_of
+from pullback.dynamics.linear.kernel_matrices import (
+    as_matrix,
+    cross_kernel,
+    layout_of,
+    modes_of,
+    square_kernel,
+    values_of,
+)
 from pullback.dynamics.linear.responses import responses, schedule_of
 
 

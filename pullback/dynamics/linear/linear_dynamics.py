@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback._checks import check_option, input_error
 from pullback._results import Shown
-from pullback.dynamics.linear.kernels import (
+from pullback.dynamics.linear.kernel_matrices import (
     Layout,
     as_matrix,
     cross_kernel,

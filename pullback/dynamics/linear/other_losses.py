@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.dynamics.linear.kernels import Layout, Modes
+from pullback.dynamics.linear.kernel_matrices import Layout, Modes
 from pullback.dynamics.linear.responses import Schedule
 from pullback.functional import LossFunction, output_hessian, per_sample_loss
 from pullback.spectral import eigenvalues

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pullback._checks import input_error
 from pullback._results import Shown
-from pullback.dynamics.linear.kernels import (
+from pullback.dynamics.linear.kernel_matrices import (
     Layout,
     Modes,
     as_matrix,

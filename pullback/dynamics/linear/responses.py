@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.dynamics.linear.kernels import Modes
+from pullback.dynamics.linear.kernel_matrices import Modes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pullback._checks import check_positive, input_error
 from pullback._results import Shown
 from pullback.dynamics.quadratic import Quadratic
 from pullback.dynamics.quadratic.methods import ROUNDINGS, recursion
-from pullback.dynamics.quadratic.problem import check_quadratic
+from pullback.dynamics.quadratic.quadratic import check_quadratic
 from pullback.dynamics.quadratic.settings import DAMPED, METHODS, MOMENTUM, settings_of
 from pullback.dynamics.quadratic.values import values
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pullback.dynamics.second_order.base import SecondOrder
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
-from pullback.dynamics.second_order.record import Step
+from pullback.dynamics.second_order.step import Step
 from pullback.dynamics.second_order.systems import Dense, Direction, Products, System, check_solver
 from pullback.dynamics.second_order.trust import USUAL, Trust, checked_trust, trusted
 from pullback.functional import LossFunction

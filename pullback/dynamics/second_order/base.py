@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pullback._checks import as_number, check_rate, input_error
-from pullback.dynamics.second_order.handed import Closure
+from pullback.dynamics.second_order.closures import Closure
 from pullback.dynamics.second_order.problem import Problem, make_problem
-from pullback.dynamics.second_order.record import Step
+from pullback.dynamics.second_order.step import Step
 from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import unwrap

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from pullback._checks import check_count, check_option, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.second_order.base import SecondOrder
-from pullback.dynamics.second_order.forms import FORMS, by_rows, rows_of
+from pullback.dynamics.second_order.by_rows import FORMS, by_rows, rows_of
 from pullback.dynamics.second_order.kronecker import Kronecker
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
-from pullback.dynamics.second_order.record import Step
+from pullback.dynamics.second_order.step import Step
 from pullback.dynamics.second_order.systems import Dense, Products, System, check_solver
 from pullback.dynamics.second_order.woodbury import Rows
 from pullback.functional import LossFunction, sample_targets, undisturbed

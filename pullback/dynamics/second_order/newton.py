@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pullback._checks import check_count, check_option, input_error
 from pullback.dynamics.second_order.base import SecondOrder
 from pullback.dynamics.second_order.problem import Problem
-from pullback.dynamics.second_order.record import Step
+from pullback.dynamics.second_order.step import Step
 from pullback.dynamics.second_order.systems import Dense, Direction, Products, check_solver, checked, size_of
 from pullback.functional import LossFunction
 from pullback.functional.unwrap import without_autocast

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import input_error
-from pullback.dynamics.second_order.handed import Closure, run_closure, run_watched
+from pullback.dynamics.second_order.closures import Closure, run_closure, run_watched
 from pullback.functional import LossFunction, ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import elementary

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pullback._checks import as_number, check_count, check_rate, input_error
 from pullback.dynamics.second_order.problem import Problem
-from pullback.dynamics.second_order.record import Step
+from pullback.dynamics.second_order.step import Step
 from pullback.dynamics.second_order.systems import Direction, System
 
 POOR, GOOD = 0.25, 0.75  # ratios below which the damping grows, and above which it shrinks (Nocedal and Wright)

@@ -12,8 +12,8 @@ from pullback._checks import check_count, input_error
 from pullback._rng import make_generator
 from pullback.dynamics.landscapes import Landscape, as_landscape
 from pullback.dynamics.quadratic.values import values
-from pullback.dynamics.simulation.gradients import Clip, Noise, check_clip, clipped
-from pullback.dynamics.simulation.run import MakeOptimizer, Run, losses
+from pullback.dynamics.simulation.noise_and_clipping import Clip, Noise, check_clip, clipped
+from pullback.dynamics.simulation.optimizer_run import MakeOptimizer, Run, losses
 from pullback.dynamics.simulation.trajectories import Trajectories
 
 Change = Callable[[list[Tensor]], None]  # of gradients, in place

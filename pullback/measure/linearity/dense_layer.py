@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pullback._results import Shown
 from pullback.measure.linearity.tensor_norms import NormBounds
 from pullback.modules.activations import Elementwise
-from pullback.modules.elementwise import of_module
+from pullback.modules.composed_activations import of_module
 from pullback.modules.wide_network import ScaledLinear
 from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues

@@ -12,7 +12,7 @@ from pullback._checks import input_error
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import ModelView
 from pullback.functional.target_checks import logits_of
-from pullback.measure.networks.layers import caught, has_matrix, is_transformed
+from pullback.measure.networks.layer_outputs import caught, has_matrix, is_transformed
 from pullback.operators.layer_jacobians import chain_of
 
 

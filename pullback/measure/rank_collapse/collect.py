@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from pullback._checks import InputError, input_error
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import ROOT_LAYER, evaluate
+from pullback.measure.rank_collapse.attention_reader import Reader
 from pullback.measure.rank_collapse.find import Plan
 from pullback.measure.rank_collapse.frames import Frame, Layer, frames
 from pullback.measure.rank_collapse.fused_attention import Call
 from pullback.measure.rank_collapse.heads import HeadsFound, Real, of_call, real_tokens
-from pullback.measure.rank_collapse.reader import Reader
 from pullback.measure.rank_collapse.statistics import of_tokens
 
 

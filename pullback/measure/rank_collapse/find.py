@@ -13,10 +13,10 @@ from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import ROOT_LAYER, evaluate
 from pullback.functional.modes import calls_by_name
 from pullback.functional.unwrap import unwrap
+from pullback.measure.rank_collapse.attention_reader import Reader
+from pullback.measure.rank_collapse.call_checks import explained
 from pullback.measure.rank_collapse.frames import Frame, Key, Layer, frames, layer_of
 from pullback.measure.rank_collapse.fused_attention import Call, Shape
-from pullback.measure.rank_collapse.inputs import explained
-from pullback.measure.rank_collapse.reader import Reader
 
 NAMED = re.compile("attention|attn", re.IGNORECASE)
 SOFTMAX = ("scaled_dot_product_attention", "softmax", "flex_attention")

@@ -11,9 +11,9 @@ from pullback._checks import check_count, input_error
 from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.measure.rank_collapse.call_checks import check_dense, checked
 from pullback.measure.rank_collapse.collect import Asked, Found, measured_pass
 from pullback.measure.rank_collapse.find import plan_of
-from pullback.measure.rank_collapse.inputs import check_dense, checked
 from pullback.measure.rank_collapse.means import joined
 from pullback.measure.rank_collapse.result import RankCollapse
 from pullback.measure.rank_collapse.spec import AttentionSpec

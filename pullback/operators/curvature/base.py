@@ -29,9 +29,9 @@ from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.target_checks import check_targets
 from pullback.operators.curvature.block import Block
+from pullback.operators.flat_derivatives import BLOCK_BYTES, GRAPH_TO_FORWARD, put_flat, unflatten
 from pullback.operators.operator import Operator
 from pullback.operators.own_samples import check_own_samples, output_values
-from pullback.operators.passes import BLOCK_BYTES, GRAPH_TO_FORWARD, put_flat, unflatten
 
 __all__ = ["CurvatureOperator", "Data"]
 

@@ -18,7 +18,7 @@ from pullback.functional.likelihood import likelihood_of
 from pullback.functional.target_checks import logits_of
 from pullback.operators.curvature.base import CurvatureOperator
 from pullback.operators.curvature.linearised import LinearisedOperator, Middle, Readout, scaled
-from pullback.operators.passes import derivative, put_flat
+from pullback.operators.flat_derivatives import derivative, put_flat
 
 
 class GaussNewton(LinearisedOperator):

@@ -12,7 +12,7 @@ from pullback._checks import self_check_error
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import open_functions, refuse_unreliable
 from pullback.operators.curvature.base import CurvatureOperator, Directions
-from pullback.operators.passes import derivative
+from pullback.operators.flat_derivatives import derivative
 
 
 class Hessian(CurvatureOperator):

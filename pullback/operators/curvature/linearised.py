@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pullback.functional.batch import Batch
 from pullback.operators.curvature.base import CurvatureOperator, Directions
-from pullback.operators.passes import derivative
+from pullback.operators.flat_derivatives import derivative
 from pullback.operators.push import Push
 
 Middle = Callable[[Sequence[Tensor | None], bool], Sequence[Tensor | None]]

@@ -2,7 +2,7 @@
 
 from pullback.theory.attention.bounds import CollapseBound, attention_paths, rank_collapse_bound
 from pullback.theory.attention.particles import Clustering, cluster_tokens, in_hemisphere, simplex_cosine
-from pullback.theory.attention.tokens import TokenProfile, token_profile
+from pullback.theory.attention.token_profile import TokenProfile, token_profile
 
 __all__ = [
     "Clustering",

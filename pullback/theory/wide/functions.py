@@ -9,13 +9,13 @@ import torch
 
 from pullback._checks import unsupported
 from pullback.theory.expectations.calls import CALLS, of_call
-from pullback.theory.wide import settings
+from pullback.theory.wide import convolution_settings as settings
+from pullback.theory.wide.call_values import Samples, Shape, Value, callable_of
+from pullback.theory.wide.drawn_weights import Drawn
+from pullback.theory.wide.layers_on_signals import Units
 from pullback.theory.wide.positions import bordered, flattened, mean_of, pooled_by
 from pullback.theory.wide.signals import Signal
 from pullback.theory.wide.tracing import Step
-from pullback.theory.wide.units import Units
-from pullback.theory.wide.values import Samples, Shape, Value, callable_of
-from pullback.theory.wide.weights import Drawn
 
 SAME = frozenset({"contiguous", "clone", "to", "float", "double", "detach", "dropout", "identity", "alpha_dropout",
                   "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "squeeze"})  # fmt: skip

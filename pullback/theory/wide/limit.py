@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback._results import Shown
 from pullback.theory.expectations.activations import Array
-from pullback.theory.wide.layers import Layers
+from pullback.theory.wide.call_values import Raw
+from pullback.theory.wide.drawn_weights import Reader, Source
+from pullback.theory.wide.interpreter import Layers
 from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.signals import NeedsPairsError
 from pullback.theory.wide.tracing import Step, steps_of
-from pullback.theory.wide.values import Raw
-from pullback.theory.wide.weights import Reader, Source
 
 _ENTRIES = 2**22  # pairs of inputs times pairs of pixels that are worked on together
 _PIXELS = 2**13  # of an image whose pixels are mixed: a single pair of them has that many squared

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pullback._checks import UnsupportedError, unsupported
 from pullback.theory.expectations.calls import CALLS
-from pullback.theory.wide import settings
+from pullback.theory.wide import convolution_settings as settings
+from pullback.theory.wide.call_values import function_name
+from pullback.theory.wide.drawn_weights import Drawn, Reader
 from pullback.theory.wide.nonlinear import Normalised
 from pullback.theory.wide.tracing import Step
-from pullback.theory.wide.values import function_name
-from pullback.theory.wide.weights import Drawn, Reader
 
 DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
 POOLS = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pullback.theory.wide import settings
+from pullback.theory.wide import convolution_settings as settings
 from pullback.theory.wide.signals import Signal, moved, pooled
 from pullback.theory.wide.tracing import Step
 

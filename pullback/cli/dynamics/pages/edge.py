@@ -16,7 +16,7 @@ from pullback import dynamics
 from pullback._checks import as_number, check_rate, input_error
 from pullback.charts.chart import Chart
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import digits, page_of, some, tanh_network
+from pullback.cli.dynamics.pages.shared import digits, page_of, some, tanh_network
 from pullback.report.dynamics.charts import FOUND
 from pullback.report.theory.charts import Line, line_chart
 from pullback.report.theory.page import TheoryPage

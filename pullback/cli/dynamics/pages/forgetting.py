@@ -12,7 +12,7 @@ from pullback import dynamics
 from pullback._checks import check_option, check_rate
 from pullback.charts.chart import PALETTE, Chart
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import digits, numbers, page_of, tanh_network
+from pullback.cli.dynamics.pages.shared import digits, numbers, page_of, tanh_network
 from pullback.report.theory.page import TheoryPage
 
 LOSS = nn.CrossEntropyLoss()

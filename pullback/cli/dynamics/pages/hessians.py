@@ -9,7 +9,7 @@ from torch import nn
 
 from pullback import dynamics
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import F64, chart, page_of, tanh_network
+from pullback.cli.dynamics.pages.shared import F64, chart, page_of, tanh_network
 from pullback.report.dynamics.charts import FOUND
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage

@@ -12,7 +12,7 @@ import torch
 from pullback import dynamics
 from pullback._checks import check_option
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import heights, numbers, page_of
+from pullback.cli.dynamics.pages.shared import heights, numbers, page_of
 from pullback.report.dynamics.charts import colour_of, landscape_chart
 from pullback.report.theory.page import TheoryPage
 

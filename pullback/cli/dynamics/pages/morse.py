@@ -10,7 +10,7 @@ from pullback._checks import InputError, check_count, check_rate, input_error
 from pullback.charts.chart import PALETTE, Chart
 from pullback.charts.plots import Curve, curves
 from pullback.charts.text import counted
-from pullback.cli.dynamics.pages.parts import F64, chart, heights, page_of
+from pullback.cli.dynamics.pages.shared import F64, chart, heights, page_of
 from pullback.report.dynamics.charts import landscape_chart
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage

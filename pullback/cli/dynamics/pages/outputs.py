@@ -10,7 +10,7 @@ from pullback._checks import check_rate
 from pullback.charts.chart import Chart
 from pullback.charts.plots import Curve, curves
 from pullback.charts.text import number
-from pullback.cli.dynamics.pages.parts import F64, beside, chart, heights, page_of
+from pullback.cli.dynamics.pages.shared import F64, beside, chart, heights, page_of
 from pullback.report.dynamics.charts import colour_of, landscape_chart
 from pullback.report.theory.page import TheoryPage
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pullback import dynamics
 from pullback._checks import check_count, check_option
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import F64, chart, page_of
+from pullback.cli.dynamics.pages.shared import F64, chart, page_of
 from pullback.functional import ModelView
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage

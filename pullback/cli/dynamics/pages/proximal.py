@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback import dynamics
 from pullback._checks import check_option, check_rate
-from pullback.cli.dynamics.pages.parts import F64, chart, heights, page_of
+from pullback.cli.dynamics.pages.shared import F64, chart, heights, page_of
 from pullback.report.dynamics.charts import landscape_chart
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage

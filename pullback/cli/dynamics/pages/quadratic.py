@@ -12,7 +12,7 @@ from torch import Tensor
 from pullback import dynamics
 from pullback._checks import check_option
 from pullback.charts.chart import Chart
-from pullback.cli.dynamics.pages.parts import F64, Lines, beside, chart, heights, numbers, page_of
+from pullback.cli.dynamics.pages.shared import F64, Lines, beside, chart, heights, numbers, page_of
 from pullback.report.dynamics.charts import FOUND, landscape_chart
 from pullback.report.theory.page import TheoryPage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pullback import dynamics
-from pullback.cli.dynamics.pages.parts import F64, chart, heights, page_of
+from pullback.cli.dynamics.pages.shared import F64, chart, heights, page_of
 from pullback.report.dynamics.charts import landscape_chart
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage

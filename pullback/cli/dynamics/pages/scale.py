@@ -7,7 +7,7 @@ import math
 import torch
 
 from pullback import dynamics
-from pullback.cli.dynamics.pages.parts import beside, chart, page_of
+from pullback.cli.dynamics.pages.shared import beside, chart, page_of
 from pullback.report.theory.page import TheoryPage
 
 

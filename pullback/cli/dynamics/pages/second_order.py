@@ -13,8 +13,8 @@ from pullback import dynamics
 from pullback._checks import PullbackError, check_option, check_rate
 from pullback.charts.chart import Chart
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.parts import digits, page_of, tanh_network
-from pullback.cli.dynamics.pages.work import operations
+from pullback.cli.dynamics.pages.counted_operations import operations
+from pullback.cli.dynamics.pages.shared import digits, page_of, tanh_network
 from pullback.report.dynamics.charts import colour_of
 from pullback.report.theory.page import TheoryPage
 

@@ -10,13 +10,13 @@ import numpy as np
 from pullback._checks import input_error
 from pullback.theory.expectations.activations import activation_of
 from pullback.theory.expectations.calls import Activation, name_of
-from pullback.theory.wide import settings
+from pullback.theory.wide import convolution_settings as settings
+from pullback.theory.wide.call_values import Raw, Value
+from pullback.theory.wide.drawn_weights import Drawn
 from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.nonlinear import activated, normalised
 from pullback.theory.wide.signals import Signal, Weighted, convolution, dense, of_inputs, scaled, summed
 from pullback.theory.wide.tracing import Step
-from pullback.theory.wide.values import Raw, Value
-from pullback.theory.wide.weights import Drawn
 
 
 class Units:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from pullback.measure.rank_collapse.attention_weights import Masks, are_equal, call_of, sums_to_one
 from pullback.measure.rank_collapse.fused_attention import Call
 from pullback.measure.rank_collapse.traces import Trace, Traces, spread
-from pullback.measure.rank_collapse.weights import Masks, are_equal, call_of, sums_to_one
 
 THREE = "products of queries, keys and values without rows of weights that sum to one"
 OTHER_AXIS = "weights that sum to one along another axis than that of the keys"

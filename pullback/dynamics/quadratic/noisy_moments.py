@@ -16,8 +16,8 @@ from torch import Tensor
 from pullback._checks import as_number, check_rate, input_error
 from pullback._results import Shown
 from pullback.dynamics.quadratic.methods import followed
-from pullback.dynamics.quadratic.noise import covariance_of
-from pullback.dynamics.quadratic.problem import Quadratic, check_quadratic
+from pullback.dynamics.quadratic.noisy_limit import covariance_of
+from pullback.dynamics.quadratic.quadratic import Quadratic, check_quadratic
 
 
 @dataclass(frozen=True)

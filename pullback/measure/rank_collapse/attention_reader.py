@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pullback.measure.rank_collapse.attention_weights import Masks, sums_to_one
 from pullback.measure.rank_collapse.fused_attention import Call, fused, native
-from pullback.measure.rank_collapse.products import OTHER_AXIS, entry_by_entry, read
+from pullback.measure.rank_collapse.recognised_products import OTHER_AXIS, entry_by_entry, read
 from pullback.measure.rank_collapse.traces import Traces, factors_of, is_outer, is_plain, plain
-from pullback.measure.rank_collapse.weights import Masks, sums_to_one
 
 FUSED = "_scaled_dot_product_"
 NATIVE = ("_native_multi_head_attention", "_transformer_encoder_layer_fwd")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pullback._checks import check_positive, input_error
 from pullback._rng import make_generator
-from pullback.dynamics.quadratic.noise import covariance_of
+from pullback.dynamics.quadratic.noisy_limit import covariance_of
 
 Clip = Callable[[Tensor], Tensor]
 TINY = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pullback import dynamics
 from pullback._checks import check_positive
-from pullback.cli.dynamics.pages.parts import F64, chart, numbers, page_of
+from pullback.cli.dynamics.pages.shared import F64, chart, numbers, page_of
 from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage
 

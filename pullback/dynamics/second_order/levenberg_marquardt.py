@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_option
 from pullback.dynamics.second_order.adaptive import Adaptive
-from pullback.dynamics.second_order.forms import FORMS, by_rows, rows_of
+from pullback.dynamics.second_order.by_rows import FORMS, by_rows, rows_of
 from pullback.dynamics.second_order.newton import DENSE_LIMIT
 from pullback.dynamics.second_order.problem import Problem
 from pullback.dynamics.second_order.systems import Dense, Products, System, check_solver

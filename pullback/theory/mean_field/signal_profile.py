@@ -12,7 +12,7 @@ from pullback._results import Shown
 from pullback.theory.checks import check_depth
 from pullback.theory.expectations.activations import Array
 from pullback.theory.expectations.pairs import pair_values
-from pullback.theory.mean_field.backward import backward_profile
+from pullback.theory.mean_field.backward_profile import backward_profile
 from pullback.theory.mean_field.residual import LONGEST
 
 if TYPE_CHECKING:

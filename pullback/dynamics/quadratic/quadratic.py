@@ -11,7 +11,7 @@ from torch import Tensor
 from pullback._checks import check_count, check_option, check_rate, input_error
 from pullback.dynamics.quadratic.function import NAME, QuadraticFunction
 from pullback.dynamics.quadratic.methods import Regime, followed, recursion, regime, roots
-from pullback.dynamics.quadratic.noise import covariance_of, settled
+from pullback.dynamics.quadratic.noisy_limit import covariance_of, settled
 from pullback.dynamics.quadratic.settings import MOMENTUM, Method, Optimum, Settings, fastest, settings_of
 from pullback.dynamics.quadratic.values import check_momentum, symmetric, values
 

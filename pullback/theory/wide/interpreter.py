@@ -9,15 +9,15 @@ import torch.fx
 from torch import Tensor, nn
 
 from pullback._checks import PullbackError, input_error, unsupported
-from pullback.theory.wide import settings
+from pullback.theory.wide import convolution_settings as settings
+from pullback.theory.wide.call_values import Held, Raw, Samples, Shape, Value, both, callable_of, function_name
+from pullback.theory.wide.drawn_weights import Drawn
 from pullback.theory.wide.functions import of_function, of_weights
+from pullback.theory.wide.layers_on_signals import Units
 from pullback.theory.wide.modules import GLOBAL, NORMS, POOLS, Modules
 from pullback.theory.wide.positions import bordered, flattened, mean_of, pooled_by
 from pullback.theory.wide.signals import NeedsPairsError, Signal
 from pullback.theory.wide.tracing import Step
-from pullback.theory.wide.units import Units
-from pullback.theory.wide.values import Held, Raw, Samples, Shape, Value, both, callable_of, function_name
-from pullback.theory.wide.weights import Drawn
 
 PRODUCTS = frozenset({"linear", "matmul", "mm", "mv", "conv1d", "conv2d", "conv3d"})
 
