@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_every_item_of_the_checklist_has_a_test(note: str) -> None:
                 named |= set(range(int(first), int(last) + 1)) if joint == " to " else {int(first)}
     missing = [f"{note}-{number:02d}" for number in CLOSED[note] if number not in named]
     assert not missing
+
+
+def test_file_names_that_stand_twice_are_those_of_a_list_with_reasons() -> None:
+    """The table in ``docs/design.md``: what a name holds in every folder that has it."""
+    counted = Counter(path.stem for path in (ROOT / "pullback").rglob("*.py"))
+    twice = sorted(name for name, count in counted.items() if count > 1 and not name.startswith("__"))
+    table = (ROOT / "docs" / "design.md").read_text().split("| name | the same in each room |")[1].split("\n\n")[0]
+    listed = re.findall(r"(?m)^\| `(\w+)` \| \S", table)
+    assert listed == twice
 
 
 def test_no_machine_path_is_named() -> None:
