@@ -9,6 +9,7 @@ import base64
 import hashlib
 import math
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
@@ -25,6 +26,8 @@ from pullback.charts.numbers import evenly
 from pullback.charts.text import cell, clean, script_json
 
 MOST_ROWS = 40
+MOST_CELLS = 1000  # of a table on the page; but at least
+FEWEST_ROWS = 8
 MOST_CSV_ROWS = 2000  # of a table that no chart draws, as the page's own button writes it
 PLOTLY = "plotly-cartesian.min.js"  # of npm's plotly.js-cartesian-dist-min: a third of what the Python package ships
 
@@ -47,8 +50,8 @@ def templates(home: str | Path) -> Environment:
 
 
 def thinned(table: Table) -> tuple[str, list[list[Cell]]]:
-    """Caption and rows of a table as a page shows it: at most 40 rows, evenly chosen."""
-    kept = evenly(len(table.rows), MOST_ROWS)
+    """Caption and rows of a table as a page shows it: at most 40 rows, fewer of a wide one, evenly chosen."""
+    kept = evenly(len(table.rows), max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // max(1, len(table.header)))))
     said = f" ({len(kept)} of {len(table.rows):,} rows)" if len(kept) < len(table.rows) else ""
     return table.caption + said, [table.rows[place] for place in kept]
 
@@ -66,14 +69,14 @@ def document_html(
             ``served_scripts``. None of a file.
         **shown: what the template asks for.
     """
-    scripts, allowed = _scripts()
-    figures = {chart.key: _of_chart(chart) for chart in charts}
+    figures = script_json({chart.key: _of_chart(chart) for chart in charts})
     page = templates(home).get_template(template)
     return page.render(
         style=Markup(_resource("style.css")),
-        allowed=allowed,  # the content policy: these scripts run, and nothing is fetched
-        figures=Markup(script_json(figures)),
-        scripts=scripts,
+        allowed=_digests(),  # the content policy: these scripts run, and nothing is fetched
+        figures=Markup(figures) if live is not None else packed(figures),
+        library=_packed_library() if live is None and figures != "{}" else "",
+        script=Markup(scripts()[1]),
         live=live,
         sources=list(served_scripts()) if live is not None else [],
         **shown,
@@ -116,8 +119,8 @@ def framed(page: str) -> Markup:
 @cache
 def served_scripts() -> dict[str, str]:
     """The scripts of pages that are served, by the names they have under ``/script/``, which change with them."""
-    scripts = [*_scripts()[0], _resource("live.js")]
-    return {f"{hashlib.sha256(each.encode()).hexdigest()[:16]}.js": each for each in scripts}
+    served = [*scripts(), _resource("live.js")]
+    return {f"{hashlib.sha256(each.encode()).hexdigest()[:16]}.js": each for each in served}
 
 
 def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) -> None:
@@ -146,7 +149,23 @@ def _resource(name: str) -> str:
 
 
 @cache
-def _scripts() -> tuple[list[Markup], list[str]]:
-    """Plotly and our own script, and what the content policy knows them by; once a process, for they are 1.5 MB."""
-    scripts = [Markup(_resource(PLOTLY)), Markup(_resource("page.js"))]
-    return scripts, [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+def scripts() -> tuple[str, str]:
+    """Plotly and our own script, once a process: the first is 1.5 MB."""
+    return _resource(PLOTLY), _resource("page.js")
+
+
+@cache
+def _digests() -> list[str]:
+    """What the content policy knows the scripts by."""
+    return [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts()]
+
+
+def packed(text: str) -> str:
+    """A text as a page's script unpacks it: zlib's stream in base64."""
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+@cache
+def _packed_library() -> str:
+    """Plotly as the page of a file holds it: 0.66 MB instead of 1.5."""
+    return packed(scripts()[0])

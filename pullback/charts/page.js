@@ -2,7 +2,7 @@
 
 // Draws the charts of the page: those in sight first, the others as the browser finds time. They are drawn anew in the
 // reader's colours when these change, when a slider moves, and when the reader asks for another axis or for smoothing.
-const charts = JSON.parse(document.getElementById("charts").textContent);
+const charts = {}, waiting = []; // by key, and the keys in the order of the page
 const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 const narrow = matchMedia("(max-width: 520px)");
 const finger = matchMedia("(pointer: coarse)").matches;
@@ -148,8 +148,6 @@ function shareHover(key) {
   box(key).on("plotly_unhover", () => everywhere((each) => Plotly.Fx.unhover(each)));
 }
 
-const waiting = Object.keys(charts);
-for (const key of waiting) charts[key].shown = charts[key].frames.length - 1;
 const later = window.requestIdleCallback ?? ((act) => setTimeout(act, 20));
 
 function drawWaiting() {
@@ -176,8 +174,41 @@ const sight = new IntersectionObserver((entries) => {
     if (entry.isIntersecting && !drawn.has(key)) draw(key);
   }
 }, { rootMargin: "200px" });
-for (const key of waiting) sight.observe(box(key));
-later(drawWaiting);
+
+// Charts and the library that draws them lie packed in a file; of a page that is served they have come before this script.
+async function unpacked(id) {
+  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (each) => each.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+}
+
+async function unpack() {
+  const figures = JSON.parse(await unpacked("charts"));
+  if (!Object.keys(figures).length) return figures;
+  const library = document.createElement("script");
+  library.textContent = await unpacked("plotly");
+  document.head.append(library); // and has run
+  return figures;
+}
+
+function begin(figures) {
+  Object.assign(charts, figures);
+  waiting.push(...Object.keys(charts));
+  for (const key of waiting) {
+    charts[key].shown = charts[key].frames.length - 1;
+    sight.observe(box(key));
+  }
+  later(drawWaiting);
+}
+
+function tooOld() {
+  const note = document.createElement("p");
+  note.className = "absent";
+  note.textContent = "The charts need a browser of 2023 or later; their numbers stand in the table below each one.";
+  document.getElementById("content").prepend(note);
+}
+
+if (window.Plotly) begin(JSON.parse(document.getElementById("charts").textContent));
+else unpack().then(begin, tooOld);
 
 // Paper is narrower than most screens, and nothing there makes room by itself.
 const PAPER = 680;

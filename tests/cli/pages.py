@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.charts_in import charts_in
 from tests.command import run
 
 DRAWN = "[...document.querySelectorAll('.plot')].map(each => each.querySelectorAll('.main-svg').length > 0)"
@@ -26,9 +26,7 @@ def made(group: str, kinds: Mapping[str, Sequence[str]], folder: Path) -> dict[s
 
 def charts_of(path: Path) -> dict[str, Any]:
     page = path.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
-    assert found is not None
-    return json.loads(found.group(1))
+    return charts_in(page)
 
 
 def one_file(path: Path, text: str, charts: list[str]) -> None:

@@ -81,6 +81,16 @@ def test_the_page_would_notice_a_script_that_does_not_belong(open_report, empty_
     assert "Content Security Policy" in page.trouble[0]
 
 
+def test_a_browser_that_cannot_unpack_the_library_is_told(browser, small_run, tmp_path):
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(write_report(small_run, tmp_path / "report.html").as_uri())
+    assert (
+        page.locator("#content > .absent").first.inner_text().startswith("The charts need a browser of 2023 or later")
+    )
+    assert page.locator("#loss figcaption").is_visible()
+
+
 @pytest.mark.parametrize("kind", ["full", "nasty"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_is_wider_than_the_window(kind, width, request):

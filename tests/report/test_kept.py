@@ -19,6 +19,7 @@ from typing import Any
 from pullback.report import write_report
 from pullback.report.theory import charts as theory_charts
 from pullback.runs import Run
+from tests.charts_in import charts_in
 
 FILE = Path(__file__).parents[1] / "data" / "page.txt"
 LOOKS = {"color", "colorscale", "font", "line", "marker", "hovertemplate", "margin", "height", "width", "paper_bgcolor"}
@@ -62,9 +63,7 @@ def kept(page: str) -> list[str]:
     """What a page says, and what its charts draw."""
     text = Text()
     text.feed(re.sub(r'<section id="findings".*?</section>', "", page, flags=re.S))  # the advisor's words
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
-    assert found is not None
-    charts = json.loads(found.group(1))
+    charts = charts_in(page)
     lines = [OF_THE_CLOCK.sub("…", line.strip()) for line in text.lines if line.strip() and "to watch" not in line]
     drawn = [f"{key}: {json.dumps(rounded(part), ensure_ascii=False)}" for key, chart in charts.items()
              for part in (*chart.pop("data"), chart)]  # fmt: skip
