@@ -49,7 +49,7 @@ def command(
     import pullback as pb
     from pullback._checks import check_option, check_positive
     from pullback.cli.ending import next_command, numbers_of, verdict_of
-    from pullback.cli.training import make_controller, make_optimizer, train
+    from pullback.cli.training import Epochs, make_controller, make_optimizer, train
     from pullback.modules import MLP
 
     for name, number in (
@@ -84,18 +84,10 @@ def command(
         pb.Monitor(model, loss_fn, out, optimizer=chosen, about=about, on_exists=on_exists) as monitor,
         _progress(epochs) as advance,
     ):
-        fine = train(
-            model,
-            loss_fn,
-            dataset,
-            chosen,
-            epochs=epochs,
-            batch_size=BATCH_SIZE,
-            seed=seed,
-            monitor=monitor,
-            controller=steering,
-            after_epoch=advance,
-        )
+        passes = Epochs(epochs, BATCH_SIZE, seed)
+        for epoch, mean in train(model, loss_fn, dataset, chosen, passes, monitor=monitor, controller=steering):
+            advance(epoch, mean)
+    fine = math.isfinite(mean)
     _tell_of_the_model(model, loss_fn, dataset, fine)
     run = pb.load_run(monitor.run_dir)
     findings = pb.diagnose(run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -38,26 +39,31 @@ def make_controller(
     return None if name == "none" else CurvatureLR(optimizer, model, loss_fn, target=0.7)  # deep: see docs/limits.md
 
 
+@dataclass(frozen=True)
+class Epochs:
+    """How often the data are gone through, how many samples a step, and the seed of their order."""
+
+    count: int
+    batch_size: int
+    seed: int
+
+
 def train(
     model: nn.Module,
     loss_fn: nn.Module,
     data: Dataset,
     optimizer: torch.optim.Optimizer,
+    epochs: Epochs,
     *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
     monitor: Monitor | None,
     controller: CurvatureLR | None = None,
-    after_epoch: Callable[[int, float], None],
-) -> bool:
-    """Train; ``after_epoch(epoch, mean of the batch losses)`` is called after each epoch. False if it diverged."""
-    generator = make_generator(seed)
-    finite = True
-    for epoch in range(1, epochs + 1):
+) -> Iterator[tuple[int, float]]:
+    """Train epoch by epoch: its number and the mean of its batch losses, the last one where that is not finite."""
+    generator = make_generator(epochs.seed)
+    for epoch in range(1, epochs.count + 1):
         model.train()
         running = 0.0
-        for x, y in data.batches(batch_size, generator):
+        for x, y in data.batches(epochs.batch_size, generator):
             optimizer.zero_grad()
             loss = loss_fn(model(x), y)
             loss.backward()
@@ -67,18 +73,16 @@ def train(
             running += loss.item()
             if monitor is not None:
                 monitor.step(x, y, loss=loss)
-        mean = running / data.num_batches(batch_size)
+        mean = running / data.num_batches(epochs.batch_size)
         test_loss, accuracy = evaluate(model, loss_fn, data)
         if monitor is not None:
             values = {"epoch": epoch, "train_loss": mean, "test_loss": test_loss, "test_accuracy": accuracy}
             monitor.log("epoch", values)
-        after_epoch(epoch, mean)
-        finite = math.isfinite(mean)
-        if not finite:
+        yield epoch, mean
+        if not math.isfinite(mean):
             break
     if monitor is not None:
         monitor.measure(x, y, loss=loss)  # the end is always measured, so that what is printed does not hang on time
-    return finite
 
 
 def evaluate(model: nn.Module, loss_fn: nn.Module, data: Dataset) -> tuple[float, float]:

@@ -27,6 +27,7 @@ class Line:
         found_at: where networks were measured, all of them in ``at``.
         found: mean over networks there.
         stderr: its standard error.
+        points: what was measured, in the legend.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Line:
     found_at: Sequence[float]
     found: Sequence[float]
     stderr: Sequence[float]
+    points: str = "networks"
 
     @classmethod
     def by_layer(cls, name: str, theory: Sequence[float], found: Sequence[float], stderr: Sequence[float]) -> Line:
@@ -63,12 +65,11 @@ def line_chart(
     y: str,
     log: str = "",
     level: float | None = None,
-    found: str = "networks",
 ) -> Chart:
     """One line with its points, and a dashed line at ``level``; ``log``: the axes in powers, "y", "x" or "xy"."""
     drawn = [
         Curve("theory", line.at, line.theory, "plain", THEORY),
-        Curve(found, line.found_at, line.found, "points", NETWORKS, line.stderr),
+        Curve(line.points, line.found_at, line.found, "points", NETWORKS, line.stderr),
     ]
     if level is not None:
         drawn.append(Curve(f"{level:g}", line.at, [level] * len(line.at), "dash"))

@@ -16,9 +16,8 @@ from pullback import dynamics
 from pullback._checks import as_number, check_rate, input_error
 from pullback.charts.chart import Chart
 from pullback.charts.plots import Curve, curves
-from pullback.cli.dynamics.pages.shared import digits, page_of, some, tanh_network
-from pullback.report.dynamics.charts import FOUND
-from pullback.report.theory.charts import Line, line_chart
+from pullback.cli.dynamics.pages.shared import chart, digits, page_of, some, tanh_network
+from pullback.report.theory.charts import Line
 from pullback.report.theory.page import TheoryPage
 
 SAMPLES, LOST = 100, 1e6  # of the network, and a loss that has left
@@ -113,7 +112,7 @@ def _stabilisation() -> tuple[list[Line], list[Chart]]:
         reading = (
             "A sharpness above 2/lr lets |x| grow, which takes it down again. Line: the circle that both describe."
         )
-        drawn = line_chart(lines[-1], key, reading, x="step", y=y, level=level, found=FOUND)
+        drawn = chart(lines[-1], key, reading, x="step", y=y, level=level)
         away = max(abs(float(found[k]) - v) for k, v in zip(at, known, strict=True))
         said = f"Points are within {away / (max(known) - min(known)):.2g} of the line's height."
         charts.append(replace(drawn, summary=(said,)))

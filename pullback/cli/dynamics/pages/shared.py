@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import typer
 from torch import Tensor, nn
 
 from pullback._checks import input_error
+from pullback.charts.chart import Chart
 from pullback.report.dynamics.charts import FOUND
 from pullback.report.theory.charts import Line, line_chart
 from pullback.report.theory.page import TheoryPage, theory_text, write_theory_page
@@ -21,7 +22,11 @@ F64 = torch.float64
 SHOWN = 24  # points of a line
 GRID = 81
 Lines = list[Line]
-chart = partial(line_chart, found=FOUND)
+
+
+def chart(line: Line, key: str, reading: str, **axes: Any) -> Chart:
+    """``line_chart`` of what was simulated."""
+    return line_chart(replace(line, points=FOUND), key, reading, **axes)
 
 
 def show(page: TheoryPage, path: Path) -> None:
