@@ -8,7 +8,6 @@ from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import forward_order
 from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.passes import Capture
 from pullback.kernels.gram.blocks import assemble, partial_block
@@ -37,7 +36,7 @@ class KernelSeries:
         plan = make_plan(captured, captured.num_samples, None, where)
         with without_autocast():
             blocks = assemble(captured, None, plan, where)
-        order = forward_order(captured)
+        order = captured.forward_order()
         return Kernel(
             blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
         )

@@ -13,10 +13,9 @@ from pullback.functional.batches import stamp_of
 from pullback.functional.memory import graph_bytes
 from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import capture_factors, captured_rows
-from pullback.gradients.capture.in_batches import Filling
+from pullback.gradients.capture.joined import Filling, aligned
 from pullback.kernels.gram.blocks import Blocks, assemble, partial_block
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.allocator import freed_at_once, give_back
@@ -46,7 +45,7 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
         with without_autocast():
             return partial_block(left, right, plan, names)
 
-    order = forward_order(left)
+    order = left.forward_order()
     return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
 
 
@@ -113,7 +112,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
         with without_autocast():
             return partial_block(left, right, plan, names)
 
-    order = forward_order(first)
+    order = first.forward_order()
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback.functional import ModelView
+from pullback.functional.model_view import layer_of
 from pullback.functional.readout import combination
 from pullback.gradients.capture.passes import Capture
 from pullback.gradients.rows.factor import Factor
@@ -56,3 +57,13 @@ class Captured:
     def combination(self) -> Tensor:
         """Weights u of the outputs in ``ordinary``, (C,)."""
         return combination(self.num_outputs, self.values)
+
+    def forward_order(self) -> list[str]:
+        """Layers in the order of first use; those whose use was not seen follow their predecessor in the model."""
+        named = [(layer_of(n), r in UNSEEN) for f, r in zip(self.factors, self.rules, strict=True) for n in f.shapes]
+        order = list(dict.fromkeys(layer for layer, unseen in named if not unseen))
+        defined = list(self.view.layers)
+        for place, layer in enumerate(defined):
+            if layer not in order:
+                order.insert(order.index(defined[place - 1]) + 1 if place else 0, layer)
+        return order

@@ -1,8 +1,7 @@
 """Captures of every rank's own samples, gathered so that all ranks hold those of all samples.
 
-A rank cannot send a factor, only tensors. So the ranks first tell each other how theirs are built; those of one kind
-on all ranks take the tensors of the others in place of their own, and parameters whose rows were written down in
-different ways (another path through the model, a batch of one) become plain rows everywhere, as in ``aligned``.
+A rank cannot send a factor, only tensors. So the ranks first tell each other how theirs are built, and what they have
+in common is put together as any captures are (``gradients/capture/joined``); here is what is exchanged for it.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pullback._checks import input_error
 from pullback.functional.agreement import loosest
 from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.joined import emptied, in_order, of_parts, rows_each, without_rows
 from pullback.gradients.rows.contract import Tensors
-from pullback.gradients.rows.factor import DenseFactor, Factor
+from pullback.gradients.rows.factor import Factor
 from pullback.kernels.group.team import Team
-
-Signature = list[Any]  # of a factor: what must be equal for its tensors to fit another rank's
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,10 @@ def gather(team: Team, captured: Captured, share: slice) -> Gathered:
             got = f"{' and '.join(str(width) for width, _ in sorted(widths))} on different ranks"
             remedy = "Pad the data so that the number of outputs does not depend on the batch"
             raise input_error(team.where, "the same number of outputs C for all samples", got, remedy)
-        own = _alike(captured, [each["factors"] for each in told])
+        own = in_order(captured, _signatures(captured), [each["factors"] for each in told])
         shared = _first_places(own.factors)
         if share.stop == share.start:
-            own = _emptied(own)
+            own = emptied(own)
         sent = json.dumps([own.num_samples, _sizes(own.factors), shared])
     sizes = [json.loads(text) for text in team.texts(sent)]
     factors = _whole_factors(team, own.factors, [each[1] for each in sizes], [each[2] for each in sizes])
@@ -71,16 +69,16 @@ def gather(team: Team, captured: Captured, share: slice) -> Gathered:
     probes = _summed(team, own, own.probes, [each["probes"] for each in told])
     dtype = loosest([getattr(torch, each["dtype"]) for each in told])
     whole = replace(own, factors=factors, values=values, outputs=outputs, ordinary=ordinary, probes=probes, dtype=dtype)
-    return Gathered(whole, own if own.num_samples else _without_rows(own))
+    return Gathered(whole, own if own.num_samples else without_rows(own))
 
 
 def _described(captured: Captured) -> dict[str, Any]:
     n = captured.num_samples
     leaves = [leaf for leaf in tree_flatten(captured.outputs)[0] if isinstance(leaf, Tensor)]
     return {
-        "factors": [_signature(f, rule) for f, rule in zip(captured.factors, captured.rules, strict=True)],
+        "factors": _signatures(captured),
         "values": [captured.num_outputs, str(captured.values.dtype)],
-        "outputs": [[str(t.dtype), list(t.shape[1:]), _rows_each(t, n)] for t in leaves],
+        "outputs": [[str(t.dtype), list(t.shape[1:]), rows_each(t, n)] for t in leaves],
         "ordinary": {name: [list(g.shape), _plain(g.dtype)] for name, g in captured.ordinary.items()},
         "probes": {name: [list(g.shape), _plain(g.dtype)] for name, g in captured.probes.items()},
         "dtype": _plain(captured.dtype),
@@ -91,53 +89,16 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _rows_each(tensor: Tensor, samples: int) -> int | None:
-    """Rows of an output a sample; None if it has no axis of samples."""
-    whole = tensor.dim() > 0 and len(tensor) % samples == 0
-    return len(tensor) // samples if whole else None
+def _signatures(captured: Captured) -> list[str]:
+    """Of every factor all but the samples, which must be equal for its tensors to fit another rank's."""
+    return [json.dumps(_signature(f, rule)) for f, rule in zip(captured.factors, captured.rules, strict=True)]
 
 
-def _signature(factor: Factor, rule: str) -> Signature:
-    """Everything but the samples: kind, shapes, settings, and shapes and dtypes of its tensors."""
+def _signature(factor: Factor, rule: str) -> list[Any]:
+    """Kind, shapes, settings, and shapes and dtypes of the tensors."""
     shapes = {name: list(shape) for name, shape in factor.shapes.items()}
     tensors = {name: [str(t.dtype), list(t.shape[1:]) if t.dim() else None] for name, t in factor.tensors().items()}
     return [rule, type(factor).__name__, shapes, factor.constants(), tensors]
-
-
-def _alike(captured: Captured, told: Sequence[Sequence[Signature]]) -> Captured:
-    """Only factors built in the same way on all ranks, in the order of the first rank; rows of the others."""
-    common = [json.dumps(key) for key in told[0] if all(key in other for other in told[1:])]
-    keys = (json.dumps(_signature(f, rule)) for f, rule in zip(captured.factors, captured.rules, strict=True))
-    places = {key: place for place, key in enumerate(keys)}
-    kept = [places[key] for key in common]
-    named = {name for place in kept for name in captured.factors[place].shapes}
-    rest = [_rows_of(captured, name) for name in captured.view.parameters if name not in named]
-    rules = (*(captured.rules[place] for place in kept), *["rows"] * len(rest))
-    return replace(captured, factors=(*(captured.factors[place] for place in kept), *rest), rules=rules)
-
-
-def _rows_of(captured: Captured, name: str) -> Factor:
-    factor = next(f for f in captured.factors if name in f.shapes)
-    return DenseFactor({name: factor.rows(slice(0, factor.num_samples))[name]})
-
-
-def _emptied(captured: Captured) -> Captured:
-    """The same capture with no samples: a rank that has none still knows how factors are built."""
-    factors = tuple(
-        f.with_tensors({name: t[:0] if t.dim() else torch.zeros_like(t) for name, t in f.tensors().items()})
-        for f in captured.factors
-    )
-    return replace(captured, factors=factors, values=captured.values[:0], ordinary={}, probes={})
-
-
-def _without_rows(captured: Captured) -> Captured:
-    """No samples, in plain rows, of which nothing has to be formed."""
-    C = captured.num_outputs
-    none = (
-        DenseFactor({name: factor.like.new_zeros(0, C, *shape) for name, shape in factor.shapes.items()})
-        for factor in captured.factors
-    )
-    return replace(captured, factors=tuple(none))
 
 
 def _all_tensors(factors: Sequence[Factor]) -> list[Tensor]:
@@ -179,21 +140,8 @@ def _whole_factors(
             start += len(names)
             found = {name: whole[first[k]] for name, k in zip(names, places, strict=True)}
             counts = {name: lengths[k] for name, k in zip(names, places, strict=True)}
-            factors.append(_joined(factor, found, counts))
+            factors.append(of_parts(factor, found, counts))
     return tuple(factors)
-
-
-def _joined(factor: Factor, whole: Tensors, lengths: Mapping[str, Sequence[int]]) -> Factor:
-    """A factor of all samples from tensors that hold all ranks' parts one after the other."""
-    if type(factor).joined is Factor.joined:
-        return factor.with_tensors(whole)
-    ranks = len(next(iter(lengths.values())))
-    parts = {
-        name: t.split(list(lengths[name])) if t.dim() else [torch.full_like(t, n) for n in lengths[name]]
-        for name, t in whole.items()
-    }
-    each = [factor.with_tensors({name: of_rank[rank] for name, of_rank in parts.items()}) for rank in range(ranks)]
-    return each[0].joined(each[1:])
 
 
 def _whole_outputs(team: Team, own: Any, counts: Sequence[int], told: Sequence[Sequence[Any]]) -> Any:

@@ -21,9 +21,9 @@ from pullback.functional import take
 from pullback.functional.agreement import loosest
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
+from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.gram.blocks import Blocks, partial_block
@@ -78,7 +78,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
         with without_autocast():
             return partial_block(left, right[0] if right else None, plan, names)
 
-    return Kernel(blocks, forward_order(left), plan, left, block_of, symmetric=not right, by_output=by_output)
+    return Kernel(blocks, left.forward_order(), plan, left, block_of, symmetric=not right, by_output=by_output)
 
 
 def _refuse(request: Request, team: Team) -> None:

@@ -18,9 +18,9 @@ from pullback._results import Drawn
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import aligned, forward_order
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
+from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import summed
 from pullback.kernels.gram.blocks import assemble
 from pullback.kernels.plan.make import PLAIN, make_plan
@@ -182,7 +182,7 @@ def estimate(left: Captured, right: Captured | None, sketch: Sketch, confidence:
     for layer, each in spreads.items():
         layers[layer] = layers[layer] + each.mean if layer in layers else each.mean
         errors[layer] = each.stderr()
-    order = forward_order(left)
+    order = left.forward_order()
     return SketchedKernel(
         total=total,
         stderr=error,

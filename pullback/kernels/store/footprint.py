@@ -12,7 +12,6 @@ from pullback._memory import physical_bytes
 from pullback.functional.batch import Batch
 from pullback.functional.memory import data_bytes
 from pullback.functional.model_view import layer_of
-from pullback.gradients.capture.aligned import forward_order
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.gram.squares import workspace_bytes
@@ -70,7 +69,7 @@ class Footprint:
             graph_bytes: what autograd keeps for all of them.
             rates: of a machine other than this one.
         """
-        view, layers = captured.view, forward_order(captured)
+        view, layers = captured.view, captured.forward_order()
         sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
         return cls(
             captured=captured,

@@ -14,8 +14,8 @@ from typing import Any
 from pullback._checks import input_error
 from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import summed
 from pullback.kernels.sketch.plan import exact_parameters
 from pullback.kernels.sketch.project import Sketch

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pullback.functional.model_view import layer_of
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.aligned import aligned
 from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
 from pullback.kernels.gram.parts import fill, mirror, parts, tiles, within

@@ -17,8 +17,8 @@ import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
 from pullback.gradients.capture.captured_rows import capture_factors
+from pullback.gradients.capture.joined import without_rows
 from pullback.gradients.rows.pieces import share_of
-from pullback.kernels.group.captures import _without_rows
 from pullback.kernels.group.same import digest
 from tests.cases import CASES, build
 from tests.kernels.group import group_works as works
@@ -91,5 +91,5 @@ def test_a_digest_sees_every_bit(dtype: torch.dtype) -> None:
 def test_a_rank_without_samples_holds_rows_of_none() -> None:
     model, loss_fn, x, y = build(CASES[0], 3)
     captured = capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test")
-    for left, right in zip(_without_rows(captured).factors, captured.factors, strict=True):
+    for left, right in zip(without_rows(captured).factors, captured.factors, strict=True):
         assert (left.num_samples, left.num_outputs, left.shapes) == (0, right.num_outputs, right.shapes)
