@@ -38,6 +38,7 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
         if request.columns is not None:
             left, right = aligned(left, _whole(request, request.columns))
         plan = request.plan(left)
+    order = left.forward_order()
     with without_autocast():
         blocks = assemble(left, right, plan, request.where)
 
@@ -45,7 +46,6 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
         with without_autocast():
             return partial_block(left, right, plan, names)
 
-    order = left.forward_order()
     return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
 
 
@@ -83,8 +83,8 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     last: Captured | None = None
     with freed_at_once(request.options.memory_limit):
         few = template(request, check=False)
-        first = few.captured
-        plan = request.plan(first, few.graph_bytes)
+        order = few.captured.forward_order()
+        plan = request.plan(few.captured, few.graph_bytes)
         print(plan, file=sys.stderr)
         for names in plan.passes:
             last = None  # its outputs are made again
@@ -112,7 +112,6 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
         with without_autocast():
             return partial_block(left, right, plan, names)
 
-    order = first.forward_order()
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
 
 
