@@ -1,7 +1,8 @@
 """Numbers from kernels and operators: moments, noise, drift, spectra, alignment, flow over depth, curvature."""
 
 from pullback.diagnostics.alignment import Alignment, alignment, label_alignment
-from pullback.diagnostics.curvature_spectrum.spectrum import CurvatureSpectrum, curvature_spectrum
+from pullback.diagnostics.curvature_spectrum.result import CurvatureSpectrum
+from pullback.diagnostics.curvature_spectrum.spectrum import curvature_spectrum
 from pullback.diagnostics.drift import KernelDrift, kernel_drift
 from pullback.diagnostics.flow import LayerFlow, layer_flow
 from pullback.diagnostics.kernel_spectrum import Spectrum, layer_spectra, spectrum

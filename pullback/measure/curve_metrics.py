@@ -20,7 +20,7 @@ from pullback.measure.networks.layer_outputs import caught, check_finite, check_
 from pullback.measure.networks.profile import Profile, over_units
 from pullback.measure.networks.spec import NetworkSpec
 from pullback.modules import activation_module
-from pullback.modules.traced import order_of
+from pullback.modules.order_of_calls import order_of
 from pullback.operators.products import func
 from pullback.theory.expectations.activations import activation_of
 

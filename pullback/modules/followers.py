@@ -10,7 +10,7 @@ from pullback._checks import input_error
 from pullback.functional.batch import Batch
 from pullback.modules.fan_in import fan_in, is_linear_map
 from pullback.modules.order import Order
-from pullback.modules.traced import order_of
+from pullback.modules.order_of_calls import order_of
 from pullback.theory.expectations.calls import Activation, name_of
 
 

@@ -43,40 +43,15 @@ def phase(
     force: Force = False,
 ) -> None:
     """The phase diagram, and networks along one row of it."""
-    import numpy as np
-
-    from pullback import theory
-    from pullback.measure import NetworkSpec, signal_propagation
-    from pullback.report.theory.charts import Line, cut_charts, phase_chart
+    from pullback.cli.theory.phase import phase_lines
+    from pullback.measure import NetworkSpec
 
     path = free_path(out, "theory", "phase", force=force)
     check_counts("theory", points=points, seeds=seeds, depth=depth)
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
-    near = [point.sigma_w for point in theory.critical_points(activation, sigma_b) if point.reached] + [sigma_w]
-    columns, rows = np.linspace(0.4 * min(near), 1.8 * max(near), 61), np.linspace(0, max(1.0, 1.5 * sigma_b), 41)
-    measured = columns[np.linspace(0, len(columns) - 1, points).round().astype(int)].tolist()
-    along, found = sorted({*columns[::2].tolist(), *measured}), []
     with busy("the phase diagram") as say:
-        diagram = theory.phase_diagram(activation, columns.tolist(), rows.tolist())
-        known = [theory.signal_profile(theory.MeanField(activation, w, sigma_b), depth) for w in along]
-        for place, w in enumerate(measured):
-            say(f"networks, {place + 1} of {points} values of sigma_w")
-            drawn = NetworkSpec(activation, w, sigma_b, depth=depth, width=width)
-            found.append(signal_propagation(drawn, seeds=seeds, seed=seed + place * seeds))
-    power = 1 / (depth - 1)  # of the gradients in the first layer: the factor of one layer
-    first = [(float(p.gradients.value[0]), float(p.gradients.stderr[0])) for p in found]
-    correlations = Line(
-        f"correlation after {depth} layers", along, [float(p.c[-1]) for p in known],
-        measured, [float(p.c.value[-1]) for p in found], [float(p.c.stderr[-1]) for p in found],
-    )  # fmt: skip
-    gradients = Line(
-        "gradient factor of a layer", along, [float(p.gradients[0]) ** power for p in known],
-        measured, [g**power for g, _ in first], [power * g ** (power - 1) * error for g, error in first],
-    )  # fmt: skip
-    scale = np.where(diagram.q_star == 0, np.abs(diagram.xi_grad), diagram.xi_c)  # where lengths vanish, signals do
-    grid = columns.tolist(), rows.tolist(), scale.tolist(), diagram.critical.tolist()
-    charts = (phase_chart(*grid, asked=(sigma_w, sigma_b)), *cut_charts(correlations, gradients, sigma_b))
-    finish(path, "Phase diagram", spec, seeds, "σ_w", [correlations, gradients], charts)
+        lines, charts = phase_lines(spec, points, seeds, seed, say)
+    finish(path, "Phase diagram", spec, seeds, "σ_w", lines, charts)
 
 
 @app.command()
