@@ -9,7 +9,8 @@ const finger = matchMedia("(pointer: coarse)").matches;
 const controls = document.getElementById("controls");
 const runs = controls ? JSON.parse(controls.dataset.runs) : [];
 const asked = { over: "step", scale: "", smoothing: 0 };
-const drawn = new Set();
+const drawn = new Set(), labelled = {}; // and of those that show findings, the labels of their marks
+const LABEL = 25; // pixels above a chart that these take
 
 const box = (key) => document.getElementById(`${key}-plot`);
 const isOverSteps = (layout) => layout.meta?.over === "steps";
@@ -31,10 +32,6 @@ function themed(layout) {
   for (const name of Object.keys(layout).filter((each) => /^[xy]axis\d*$/.test(each))) {
     result[name] = { ...result[name], gridcolor: grid, linecolor: grid, tickcolor: grid };
   }
-  const look = { bgcolor: colour("--card") };
-  result.annotations = (result.annotations ?? []).map((each) => ({
-    ...each, ...look, bordercolor: each.font.color, borderwidth: 1, font: { ...each.font, color: colour("--ink") },
-  }));
   return result;
 }
 
@@ -63,12 +60,14 @@ function overAsked(data, layout) {
   if (asked.over === "step" || !isOverSteps(layout)) return [data, layout];
   const [unit, seconds] = asked.over === "time" ? timeUnit() : ["epoch", 1];
   const at = (step, run) => (step === null ? null : converted(step, run) / seconds);
-  const moved = data.map((trace) => ({ ...trace, x: trace.x.map((step) => at(step, trace.meta?.run ?? 0)) }));
+  const moved = data.map((trace) => ({ ...trace, x: trace.x.map((step, k) => at(step, trace.meta?.runs?.[k] ?? trace.meta?.run ?? 0)) }));
   const { range, dtick, ...axis } = layout.xaxis;
   const title = asked.over === "time" ? `${unit} since the start` : unit;
   const result = { ...layout, xaxis: { ...axis, title: { ...axis.title, text: title } } };
-  result.shapes = (layout.shapes ?? []).map((each) => ({ ...each, x0: at(each.x0, 0), x1: at(each.x1, 0) }));
-  result.annotations = (layout.annotations ?? []).map((each) => ({ ...each, x: at(each.x, 0) }));
+  const marks = layout.meta.marks?.map((each) => ({ ...each, x: at(each.x, each.run) }));
+  const own = marks?.[0]?.run ?? 0; // lines lead through marks of one run alone
+  result.shapes = (layout.shapes ?? []).map((each) => ({ ...each, x0: at(each.x0, own), x1: at(each.x1, own) }));
+  result.meta = { ...layout.meta, marks };
   return [moved, result];
 }
 
@@ -114,14 +113,72 @@ function figure(key) {
   const [data, layout] = scaled(...overAsked(given, framed));
   const named = layout.showlegend ? data.filter((trace) => trace.showlegend !== false).length : 0;
   const room = narrow.matches ? 19 * Math.max(0, named - 1) : 0; // where the names stand above each other
-  return [smoothed(data, layout), { ...themed(layout), height: layout.height + room }];
+  if (!layout.meta?.marks?.length) return [smoothed(data, layout), { ...themed(layout), height: layout.height + room }];
+  const margin = { ...layout.margin, t: layout.margin.t + LABEL };
+  const legend = { ...layout.legend, y: layout.legend.y + LABEL / (layout.height - margin.b - layout.margin.t) };
+  const height = layout.height + room + LABEL;
+  return [smoothed(data, layout), { ...themed(layout), annotations: labelled[key], margin, legend, height }];
+}
+
+// Numbers of findings above their marks; of marks closer to each other than their labels are wide, one label for all.
+const LETTER = 6.6, AROUND = 9; // pixels of a label's width
+
+function numbers(group) {
+  const parts = [];
+  for (const number of group.map((mark) => mark.number).sort((a, b) => a - b)) {
+    const last = parts.at(-1);
+    if (last && number === last[1] + 1) last[1] = number;
+    else parts.push([number, number]);
+  }
+  const told = parts.flatMap(([a, b]) => (b > a + 1 ? [`${a}–${b}`] : b > a ? [a, b] : [a]));
+  return told.length > 4 ? `${group.length} findings` : told.join(", ");
+}
+
+function labels(marks, at, length) {
+  const placed = (group) => {
+    const text = numbers(group), width = text.length * LETTER + AROUND;
+    return { group, text, start: Math.max(0, Math.min(at(group[0].x), length - width)), width };
+  };
+  const seen = marks.filter((mark) => at(mark.x) > -1 && at(mark.x) < length + 1);
+  const found = seen.sort((a, b) => a.x - b.x || a.number - b.number).map((mark) => placed([mark]));
+  for (let k = 1; k < found.length; ) {
+    if (found[k].start >= found[k - 1].start + found[k - 1].width) k += 1;
+    else {
+      found.splice(k - 1, 2, placed([...found[k - 1].group, ...found[k].group]));
+      k = Math.max(1, k - 1);
+    }
+  }
+  return found.map(({ group, text, start }) => {
+    const worst = group.reduce((one, other) => (other.grave > one.grave ? other : one));
+    const alone = group.every((mark) => mark.run === worst.run);
+    return {
+      x: start / length, xref: "paper", xanchor: "left", y: 1, yref: "paper", yanchor: "bottom", yshift: 2, text,
+      showarrow: false, borderpad: 2, borderwidth: 1, bordercolor: alone ? worst.colour : colour("--quiet"),
+      bgcolor: colour("--card"), font: { size: 11, color: colour("--ink") }, name: "finding",
+      hovertext: group.slice(0, 12).map((mark) => mark.said).join("<br>"),
+    };
+  });
+}
+
+// Anew whenever the axis changes: drawn, zoomed, or wider.
+function label(key) {
+  const axis = box(key)._fullLayout?.xaxis, marks = box(key).layout?.meta?.marks;
+  if (!axis || !marks) return;
+  const now = labels(marks, (x) => axis.d2p(x), axis._length);
+  if (JSON.stringify(now) === JSON.stringify(labelled[key])) return;
+  labelled[key] = now;
+  Plotly.relayout(box(key), { annotations: now });
 }
 
 function draw(key) {
   const done = Plotly.react(box(key), ...figure(key), config);
+  label(key);
   if (!drawn.has(key)) {
     drawn.add(key);
-    if (isOverSteps(charts[key].layout)) shareHover(key);
+    if (isOverSteps(charts[key].layout)) {
+      shareHover(key);
+      box(key).on("plotly_relayout", () => label(key));
+    }
   }
   return done;
 }
@@ -251,13 +308,16 @@ function save(href, name) {
 }
 
 async function saveImage(key, format) {
+  if (!drawn.has(key)) draw(key);
   const [data, layout] = figure(key);
   const width = 900, height = layout.height + 40;
   const title = document.getElementById(`${key}-title`).textContent;
   const looks = { paper_bgcolor: colour("--card"), plot_bgcolor: colour("--card"), height, autosize: false, width };
   const heading = { text: title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), x: 0.02, y: 0.985, yanchor: "top" };
   const margin = { ...layout.margin, t: layout.margin.t + 56 };
-  const image = { data, layout: { ...layout, ...looks, margin, title: heading } };
+  const axis = box(key)._fullLayout.xaxis, scale = (width - margin.l - margin.r) / axis._length;
+  const annotations = labels(layout.meta?.marks ?? [], (x) => scale * axis.d2p(x), scale * axis._length);
+  const image = { data, layout: { ...layout, ...looks, annotations, margin, title: heading } };
   save(await Plotly.toImage(image, { format, width, height, scale: 2 }), `${key}.${format}`);
 }
 

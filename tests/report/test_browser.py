@@ -176,6 +176,29 @@ def test_no_title_lies_over_another_or_outside_its_chart(full, width):
     full.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.parametrize(
+    ("width", "texts"),
+    [(1000, ["1", "2", "3", "5", "7, 9"]), (100, ["1–3", "5, 7, 9"]), (20, ["1–3, 5, 7, 9"])],
+)
+def test_marks_closer_than_their_labels_are_wide_share_one(full, width, texts):
+    """Marks at 0, 5, 9, 60, 98 and 99 hundredths of the width; the last stand where a label would leave the chart."""
+    marks = [{"x": x, "number": n, "run": 0, "said": "", "colour": "#000", "grave": 0} for n, x in
+             {1: 0, 2: 5, 3: 9, 5: 60, 7: 98, 9: 99}.items()]  # fmt: skip
+    found = full.evaluate("([marks, width]) => labels(marks, (x) => x * width / 100, width)", [marks, width])
+    assert [each["text"] for each in found] == texts
+    assert all(0 <= each["x"] <= 1 for each in found)
+
+
+def test_numbers_of_findings_follow_the_axis(full):
+    """Two findings at the first step, one that begins far behind the last measurement."""
+    texts = "[...document.querySelectorAll('#sharpness-plot .annotation-text')].map(each => each.textContent)"
+    assert settles(full, lambda: full.evaluate(texts) == ["4"])
+    full.evaluate("Plotly.relayout('sharpness-plot', {'xaxis.range': [0, 50]})")
+    assert settles(full, lambda: full.evaluate(texts) == [])
+    full.evaluate("Plotly.relayout('sharpness-plot', {'xaxis.autorange': true})")
+    assert settles(full, lambda: full.evaluate(texts) == ["4"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "scheme"), [("full", "light"), ("full", "dark"), ("nasty", "light"), ("several", "light")]

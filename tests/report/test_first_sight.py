@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from pullback.advisor.causes import ORDER
 from pullback.charts.chart import PALETTE, SEVERITY, ramp_colour
 from pullback.charts.numbers import extremes
 from pullback.report.run.axes import axes_of
+from pullback.report.run.groups import grouped
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines
 from pullback.report.run.marks import LOSS_CHART, SHOWN_BY, flattened, link
 from pullback.report.run.notes import findings_of
@@ -81,7 +83,7 @@ def test_the_loss_has_every_step_and_the_findings_at_theirs(wrong):
     (constant,) = [trace for trace in chart.figure["data"] if trace["name"] == "one constant answer"]
     assert (constant["x"], constant["y"]) == ([1, 100], [2.3, 2.3])
     drawn = charts_text(page)
-    assert '"meta":{"run":0,"mark":true}' in drawn
+    assert '"mark":true}' in drawn
     assert re.search(r'"x0":34,"x1":34,"y0":0,"y1":1,"line":\{"color":"#D0402B"', drawn)
 
 
@@ -109,6 +111,29 @@ def test_the_chart_of_a_finding_marks_its_steps(wrong):
     shapes = re.findall(r'"name":"finding 1","x0":(\d+),"x1":(\d+)', sharp)
     first, last = wrong.findings[0]["steps"]
     assert shapes == [(str(first), str(first)), (str(first), str(last))]
+    assert re.findall(r'"marks":\[\{"x":(\d+),"run":0,"number":1,', sharp) == [str(first)]
+
+
+def test_of_several_runs_findings_are_points_on_the_run_s_line_in_its_colour(wrong):
+    """The second of two runs diverges; on the line of the first nothing is marked."""
+    fine = a_run(*((step, "loss", {"loss": 2.3 - step / 100}) for step in range(10, 101, 10)))
+    charts = json.loads(charts_text(page_html(runs := grouped([fine, wrong]))))
+    (points,) = [trace for trace in charts["loss"]["data"] if trace.get("meta", {}).get("mark")]
+    colour = runs[1].look.colour
+    assert set(points["meta"]["runs"]) == {1}
+    assert set(points["marker"]["color"]) == {colour} != {runs[0].look.colour}
+    assert points["text"][0].startswith("run: 1 Learning rate too high")
+    losses = dict(zip(*(each.tolist() for each in wrong.course("loss")), strict=True))
+    assert [losses[x] for x in points["x"]] == pytest.approx(points["y"], 1e-6)
+    marks = charts["loss"]["layout"]["meta"]["marks"]
+    assert [each["number"] for each in marks] == list(range(1, len(marks) + 1))
+    assert {(each["run"], each["colour"]) for each in marks} == {(1, colour)}
+    assert charts["loss"]["layout"]["shapes"] == []
+    assert "Diamonds are findings, in the colour of their run" in page_html(runs)
+    many = json.loads(charts_text(page_html(grouped([fine, *[wrong] * 6]))))
+    assert many["loss"]["layout"]["meta"]["marks"] == []
+    (points,) = [trace for trace in many["loss"]["data"] if trace.get("meta", {}).get("mark")]
+    assert set(points["meta"]["runs"]) == {1, 2, 3, 4, 5, 6}
 
 
 def test_every_finding_that_is_shown_elsewhere_is_one_of_the_advisor_s():

@@ -26,8 +26,7 @@ CONSTANT = Metric("constant", "loss", "one constant answer", reference=True)
 LOSS = Spec(
     "loss",
     "Loss",
-    "Lower is better; a held-out curve that turns up while the training curve still falls is a sign of overfitting. "
-    "Dotted lines and their numbers are findings, at the step they were first seen.",
+    "Lower is better; a held-out curve that turns up while the training curve still falls is a sign of overfitting.",
     (
         Metric("loss", "loss", "measured samples", colour=MEASURED),
         Metric("epoch", "train_loss", "training, mean of epoch", colour=OF_EPOCH),

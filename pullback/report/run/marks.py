@@ -8,10 +8,13 @@ from typing import Any
 
 from pullback.charts.chart import SEVERITY, Chart, Figure
 from pullback.charts.text import plotly_text
+from pullback.report.run.series import NamedRun
 
 LOSS_CHART = "loss"
 SUSPECTS = "suspects"  # no chart, but a table of samples
-CLOSE = 0.12  # of the axis, within which marks share a label
+MOST_NUMBERED = 6  # runs over each other whose marks have numbers; of more the points alone
+AT_LINES = "Dotted lines and their numbers are findings, at the step they were first seen."
+ON_LINES = "Diamonds are findings, in the colour of their run, at the step they were first seen."
 
 # By finding, the charts that show it, the best first; of those the first that is on the page.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
@@ -63,38 +66,77 @@ def link(causes: Sequence[dict[str, Any]], titles: dict[str, str]) -> None:
         finding["chart"], finding["chart_title"] = found, titles.get(found, "")
 
 
-def marked(chart: Chart, findings: Sequence[dict[str, Any]]) -> Chart:
-    """The chart with a line at the first step of each finding it shows, their numbers, and a bar over their steps."""
+def marked(chart: Chart, findings: Sequence[dict[str, Any]], runs: Sequence[NamedRun]) -> Chart:
+    """The chart with the findings it shows: a line at the first step of each, a bar over its steps, its number.
+
+    Where runs lie over each other it is a point on the run's line, in its colour.
+    """
     mine = [each for each in findings if each["steps"] and chart.key in (LOSS_CHART, each["chart"])]
     if not mine or not is_over_steps(chart.figure):
         return chart
-    layout = chart.figure["layout"]
+    layout, several = chart.figure["layout"], len(runs) > 1
+    over = several and _runs_in(chart.figure) > 1
     spans = chart.key != LOSS_CHART  # where all findings stand, their bars would hide the curve
-    shapes = [shape for row, each in enumerate(mine) for shape in _shapes(each, row)[: 1 + spans]]
-    more = {
-        "shapes": [*layout.get("shapes", []), *shapes],
-        "annotations": [*layout.get("annotations", []), *_labels(mine, _reach(chart.figure))],
-    }
-    points = [_points(mine, chart.figure["data"][0])] if chart.key == LOSS_CHART else []
-    return replace(chart, figure={"data": [*chart.figure["data"], *points], "layout": layout | more})
+    shapes = [] if over else [shape for row, each in enumerate(mine) for shape in _shapes(each, row)[: 1 + spans]]
+    numbered = [] if over and len(runs) > MOST_NUMBERED else [_label(each, runs, over) for each in mine]
+    more = {"shapes": [*layout.get("shapes", []), *shapes], "meta": layout["meta"] | {"marks": numbered}}
+    points = _points(mine, chart.figure["data"], runs, over) if over or chart.key == LOSS_CHART else []
+    figure = {"data": [*chart.figure["data"], *points], "layout": layout | more}
+    said = f" {ON_LINES if over else AT_LINES}" if chart.key == LOSS_CHART else ""
+    return replace(chart, figure=figure, reading=chart.reading + said)
 
 
-def _points(findings: Sequence[dict[str, Any]], line: dict[str, Any]) -> dict[str, Any]:
-    """Points on the line at the steps that findings begin at: at its last number before, where it has none there."""
-    known = [(x, y) for x, y in zip(line["x"], line["y"], strict=True) if y is not None]
-    at = [max((pair for pair in known if pair[0] <= each["steps"][0]), default=known[0]) for each in findings if known]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "findings",
-        "x": [x for x, _ in at],
-        "y": [y for _, y in at],
-        "text": [f"{each['number']} {plotly_text(each['name'], 60)}" for each in findings] if at else [],
-        "marker": {"symbol": "diamond", "size": 9, "color": [SEVERITY[each["severity"]] for each in findings]},
-        "hovertemplate": "%{text}<extra></extra>",
-        "showlegend": False,
-        "meta": {"run": 0, "mark": True},
-    }
+def _runs_in(figure: Figure) -> int:
+    return len({run for trace in figure["data"] if (run := trace.get("meta", {}).get("run")) is not None})
+
+
+def _points(
+    findings: Sequence[dict[str, Any]], traces: Sequence[dict[str, Any]], runs: Sequence[NamedRun], over: bool
+) -> list[dict[str, Any]]:
+    """Points on the first line of each run at the steps that findings begin at: at its last number before those."""
+    axes: dict[str, list[tuple[dict[str, Any], int, tuple[int, float]]]] = {}
+    for each in findings:
+        run = _run_of(each)
+        line = next((trace for trace in traces if trace.get("meta", {}).get("run") == run), None)
+        known = [] if line is None else [(x, y) for x, y in zip(line["x"], line["y"], strict=True) if y is not None]
+        if line is not None and known:
+            at = max((pair for pair in known if pair[0] <= each["steps"][0]), default=known[0])
+            axes.setdefault(line.get("yaxis", "y"), []).append((each, run, at))
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "findings",
+            "x": [x for *_, (x, _) in found],
+            "y": [y for *_, (_, y) in found],
+            "yaxis": axis,
+            "text": [_said(each) for each, *_ in found],
+            "marker": {
+                "symbol": "diamond",
+                "size": 10 if over else 9,
+                "color": [_colour(each, runs, over) for each, *_ in found],
+            },
+            "hovertemplate": "%{text}<extra></extra>",
+            "showlegend": False,
+            "meta": {"run": found[0][1], "runs": [run for _, run, _ in found], "mark": True},
+        }
+        for axis, found in axes.items()
+    ]
+
+
+def _run_of(finding: dict[str, Any]) -> int:
+    """The place of its run among those of the page, from 0."""
+    return max(0, int(finding["place"]) - 1)
+
+
+def _colour(finding: dict[str, Any], runs: Sequence[NamedRun], over: bool) -> str:
+    look = runs[_run_of(finding)].look
+    return look.colour if over and look else SEVERITY[finding["severity"]]
+
+
+def _said(finding: dict[str, Any]) -> str:
+    of_run = f"{plotly_text(finding['run'], 60)}: " if finding["run"] else ""
+    return f"{of_run}{finding['number']} {plotly_text(finding['name'], 60)}"
 
 
 def is_over_steps(figure: Figure) -> bool:
@@ -113,34 +155,13 @@ def _shapes(finding: dict[str, Any], row: int) -> list[dict[str, Any]]:
     return lines
 
 
-def _labels(findings: Sequence[dict[str, Any]], reach: float) -> list[dict[str, Any]]:
-    """Numbers above their lines; those of lines that stand close together as one."""
-    groups: list[list[dict[str, Any]]] = []
-    for each in sorted(findings, key=lambda each: (each["steps"][0], each["number"])):
-        if groups and each["steps"][0] - groups[-1][0]["steps"][0] <= CLOSE * reach:
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return [_label(group) for group in groups]
-
-
-def _label(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    numbers = sorted(each["number"] for each in group)
-    worst = max(group, key=lambda each: list(SEVERITY).index(each["severity"]))
-    text = f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 2 and _in_a_row(numbers) else ", ".join(map(str, numbers))
+def _label(finding: dict[str, Any], runs: Sequence[NamedRun], over: bool) -> dict[str, Any]:
+    """What the page's script labels the mark with; of marks closer to each other than labels are wide it makes one."""
     return {
-        "x": group[0]["steps"][0], "xref": "x", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top",
-        "yshift": -3,
-        "text": text, "showarrow": False, "borderpad": 2, "font": {"size": 11, "color": SEVERITY[worst["severity"]]},
-        "hovertext": "<br>".join(f"{each['number']} {plotly_text(each['name'], 60)}" for each in group),
-        "name": "finding",
-    }  # fmt: skip
-
-
-def _in_a_row(numbers: Sequence[int]) -> bool:
-    return numbers[-1] - numbers[0] == len(numbers) - 1
-
-
-def _reach(figure: Figure) -> float:
-    steps = [x for trace in figure["data"] for x in trace["x"] if isinstance(x, int | float)]
-    return max(steps) - min(steps) if steps else 0.0
+        "x": finding["steps"][0],
+        "run": _run_of(finding),
+        "number": finding["number"],
+        "said": _said(finding),
+        "colour": _colour(finding, runs, over),
+        "grave": list(SEVERITY).index(finding["severity"]),
+    }

@@ -58,8 +58,8 @@ def page_html(runs: Sequence[NamedRun], live: str | None = None) -> str:
     causes, suspects = findings_of(runs), suspects_of(runs[0]) if len(runs) == 1 else None
     titles = {chart.key: chart.title for _, charts, _ in made for chart in charts}
     link(causes, titles | ({SUSPECTS: "Samples that stand out"} if suspects else {}))
-    marks = flattened(causes) if len(runs) == 1 else []
-    sections = [(section, [marked(chart, marks) for chart in charts], absent) for section, charts, absent in made]
+    marks = flattened(causes)
+    sections = [(section, [marked(chart, marks, runs) for chart in charts], absent) for section, charts, absent in made]
     return document_html(
         "pullback.report",
         "run.html",
