@@ -10,7 +10,6 @@ const controls = document.getElementById("controls");
 const runs = controls ? JSON.parse(controls.dataset.runs) : [];
 const asked = { over: "step", scale: "", smoothing: 0 };
 const drawn = new Set(), labelled = {}; // and of those that show findings, the labels of their marks
-const LABEL = 25; // pixels above a chart that these take
 
 const box = (key) => document.getElementById(`${key}-plot`);
 const isOverSteps = (layout) => layout.meta?.over === "steps";
@@ -113,11 +112,8 @@ function figure(key) {
   const [data, layout] = scaled(...overAsked(given, framed));
   const named = layout.showlegend ? data.filter((trace) => trace.showlegend !== false).length : 0;
   const room = narrow.matches ? 19 * Math.max(0, named - 1) : 0; // where the names stand above each other
-  if (!layout.meta?.marks?.length) return [smoothed(data, layout), { ...themed(layout), height: layout.height + room }];
-  const margin = { ...layout.margin, t: layout.margin.t + LABEL };
-  const legend = { ...layout.legend, y: layout.legend.y + LABEL / (layout.height - margin.b - layout.margin.t) };
-  const height = layout.height + room + LABEL;
-  return [smoothed(data, layout), { ...themed(layout), annotations: labelled[key], margin, legend, height }];
+  const annotations = layout.meta?.marks ? labelled[key] : [];
+  return [smoothed(data, layout), { ...themed(layout), annotations, height: layout.height + room }];
 }
 
 // Numbers of findings above their marks; of marks closer to each other than their labels are wide, one label for all.
@@ -171,6 +167,7 @@ function label(key) {
 }
 
 function draw(key) {
+  if (!drawn.has(key)) box(key).replaceChildren(); // a still picture, seen until now
   const done = Plotly.react(box(key), ...figure(key), config);
   label(key);
   if (!drawn.has(key)) {

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pullback.charts.chart import DIVERGING, PALETTE, Chart, Figure
-from pullback.charts.numbers import evenly
+from pullback.charts.numbers import evenly, extremes
 from pullback.charts.text import number
 
 WIDTH, HEIGHT = 440, 250
@@ -83,15 +83,15 @@ class Still:
     bottom: int = HEIGHT - BOTTOM
 
 
-def still(chart: Chart) -> Still:
-    """A chart as a picture that needs no script."""
+def still(chart: Chart, points: int = MOST_POINTS) -> Still:
+    """A chart as a picture that needs no script; of longer lines at most ``points`` points, their extremes."""
     traces, layout = chart.figure["data"], chart.figure["layout"]
     maps = [trace for trace in traces if trace["type"] == "heatmap"]
     lines = [trace for trace in traces if trace["type"] in ("scatter", "bar")]
     y = _axis(layout.get("yaxis", {}), _span(traces, "y"), HEIGHT - BOTTOM, TOP)
     left = min(max(LEFT, 24 + LETTER * max((len(text) for _, text in y.ticks), default=0)), MOST_LEFT)
     x = _axis(layout.get("xaxis", {}), _span(traces, "x"), left, WIDTH - RIGHT)
-    strokes = [each for place, trace in enumerate(lines) for each in _strokes(trace, x, y, place)]
+    strokes = [each for place, trace in enumerate(lines) for each in _strokes(trace, x, y, place, points)]
     shown = [
         (place, trace) for place, trace in enumerate(lines) if layout["showlegend"] and trace.get("showlegend", True)
     ]
@@ -165,9 +165,9 @@ def _colour(trace: Figure, place: int) -> str:
     return wanted if isinstance(wanted, str) else PALETTE[place % len(PALETTE)]
 
 
-def _strokes(trace: Figure, x: Axis, y: Axis, place: int) -> list[Stroke]:
+def _strokes(trace: Figure, x: Axis, y: Axis, place: int, points: int) -> list[Stroke]:
     """What a trace consists of."""
-    colour, kept = _colour(trace, place), evenly(len(trace["y"]), MOST_POINTS)
+    colour, kept = _colour(trace, place), extremes(np.array(_numbers(trace, "y")), points).tolist()
     xs, ys = x.at(_numbers(trace, "x")[at] for at in kept), y.at(_numbers(trace, "y")[at] for at in kept)
     whole = [(a, b) for a, b in zip(xs, ys, strict=True) if a == a and b == b]
     if trace["type"] == "bar":

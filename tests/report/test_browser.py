@@ -81,6 +81,19 @@ def test_the_page_would_notice_a_script_that_does_not_belong(open_report, empty_
     assert "Content Security Policy" in page.trouble[0]
 
 
+def test_the_loss_is_there_before_a_script_has_run(browser, full, small_run, tmp_path):
+    """A still picture as wide as its box, which the drawn chart replaces."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(write_report(small_run, tmp_path / "report.html").as_uri())
+    line, plot = (page.locator(f"#loss-plot{each}").first.bounding_box() for each in (" path[stroke]", ""))
+    assert line["width"] > 0.8 * plot["width"]
+    assert line["height"] > 20
+    assert page.locator(".still").count() == 1
+    context.close()
+    assert full.locator(".still").count() == 0
+
+
 def test_a_browser_that_cannot_unpack_the_library_is_told(browser, small_run, tmp_path):
     page = browser.new_page()
     page.add_init_script("delete window.DecompressionStream")

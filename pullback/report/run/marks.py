@@ -13,6 +13,7 @@ from pullback.report.run.series import NamedRun
 LOSS_CHART = "loss"
 SUSPECTS = "suspects"  # no chart, but a table of samples
 MOST_NUMBERED = 6  # runs over each other whose marks have numbers; of more the points alone
+NUMBERS = 25  # pixels above a chart that these take
 AT_LINES = "Dotted lines and their numbers are findings, at the step they were first seen."
 ON_LINES = "Diamonds are findings, in the colour of their run, at the step they were first seen."
 
@@ -80,10 +81,22 @@ def marked(chart: Chart, findings: Sequence[dict[str, Any]], runs: Sequence[Name
     shapes = [] if over else [shape for row, each in enumerate(mine) for shape in _shapes(each, row)[: 1 + spans]]
     numbered = [] if over and len(runs) > MOST_NUMBERED else [_label(each, runs, over) for each in mine]
     more = {"shapes": [*layout.get("shapes", []), *shapes], "meta": layout["meta"] | {"marks": numbered}}
+    more |= _room(layout) if numbered else {}
     points = _points(mine, chart.figure["data"], runs, over) if over or chart.key == LOSS_CHART else []
     figure = {"data": [*chart.figure["data"], *points], "layout": layout | more}
     said = f" {ON_LINES if over else AT_LINES}" if chart.key == LOSS_CHART else ""
     return replace(chart, figure=figure, reading=chart.reading + said)
+
+
+def _room(layout: Figure) -> Figure:
+    """The layout with room for the numbers, between the plot and its legend."""
+    margin, legend = layout["margin"], layout["legend"]
+    inside = layout["height"] - margin["t"] - margin["b"]
+    return {
+        "height": layout["height"] + NUMBERS,
+        "margin": margin | {"t": margin["t"] + NUMBERS},
+        "legend": legend | {"y": round(legend["y"] + NUMBERS / inside, 3)},
+    }
 
 
 def _runs_in(figure: Figure) -> int:

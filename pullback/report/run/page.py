@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pullback.charts.chart import Chart
 from pullback.charts.document import check_free, document_html, write_whole
+from pullback.charts.still import Still, still
 from pullback.report.run.axes import axes_of
 from pullback.report.run.compared import compared
 from pullback.report.run.header import head_of
@@ -16,6 +18,8 @@ from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun
 from pullback.report.run.tables import layer_table, suspects_of
 from pullback.runs import Run
+
+FIRST_POINTS = 4000  # of all lines of the loss, as it is seen before a script has drawn it
 
 
 def write_report(
@@ -71,8 +75,14 @@ def page_html(runs: Sequence[NamedRun], live: str | None = None) -> str:
         layers=layer_table(runs[0]) if len(runs) == 1 else None,
         suspects=suspects,
         loss=sections[0],
+        first=next((_first_sight(chart) for chart in sections[0][1]), None),
         sections=sections[1:],
         findings=causes,
         damage=damage_of(runs),
         failures=failures_of(runs),
     )
+
+
+def _first_sight(chart: Chart) -> Still:
+    lines = max(1, len(chart.figure["data"]))
+    return still(chart, max(20, min(200, FIRST_POINTS // lines)))
