@@ -13,19 +13,21 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pullback._results import Shown
-from pullback.runs.columns import Column, pack, unpack
+from pullback.runs.column import Column, Layers
+from pullback.runs.columns import pack, unpack
 from pullback.runs.planes import joined, spread
 
 BLOCKS_FOLDER = "blocks"
 INDEX = "index"
 MICRO = 1e6  # times are told to the microsecond
+KEPT = 192  # members that are kept once they were read: those of one probe, of a long run, and of the next
 LEVEL = 3  # of compression: six takes twice the time for a hundredth less
 DAMAGED = "the block of the record that had its values is damaged"
 
@@ -182,7 +184,9 @@ class Block:
     steps: np.ndarray
     times: np.ndarray
     error_codes: np.ndarray
-    _read: dict[int, dict[str, Column] | None] = field(default_factory=dict, repr=False)
+    _succeeded: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _numbers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
+    _layers: dict[tuple[str, str], Layers] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Block:
@@ -215,14 +219,9 @@ class Block:
             found[whole] = np.arange(np.count_nonzero(whole))
         return found
 
-    def columns(self, code: int) -> dict[str, Column] | None:
-        """Of one probe; None where its member is damaged."""
-        if code not in self._read:
-            try:
-                self._read[code] = unpack(_member(self.path, str(code)))
-            except ValueError:
-                self._read[code] = None
-        return self._read[code]
+    def columns(self, probe: str) -> dict[str, Column] | None:
+        """Of one probe; None where its member is damaged. What the last ones were made of is kept, no more."""
+        return _columns(self, self.probes.index(probe)) if probe in self.probes else None
 
     def of(self, probe: str) -> np.ndarray:
         """Places of a probe's records."""
@@ -244,7 +243,7 @@ class Block:
     def places(self, probe: str, metric: str) -> np.ndarray:
         """Of the records that have a metric."""
         column = self._column(probe, metric)
-        return np.empty(0, np.int64) if column is None else self._whole(probe)[column.rows]
+        return np.empty(0, np.int64) if column is None else self.succeeded(probe)[column.rows]
 
     def cells(self, probe: str, metric: str) -> tuple[np.ndarray, list[Any]]:
         """Places and whole cells of a metric."""
@@ -257,16 +256,39 @@ class Block:
         if column is None:
             return np.empty(0, np.int64), []
         rows, cells = column.under(key)
-        return self._whole(probe)[rows], cells
+        return self.succeeded(probe)[rows], cells
 
     def _column(self, probe: str, metric: str) -> Column | None:
-        columns = self.columns(self.probes.index(probe)) if probe in self.probes else None
+        columns = self.columns(probe)
         return None if columns is None else columns.get(metric)
 
-    def _whole(self, probe: str) -> np.ndarray:
-        """Places of a probe's records that succeeded."""
-        places = self.of(probe)
-        return places[self.error_codes[places] == 0]
+    def succeeded(self, probe: str) -> np.ndarray:
+        """Places of a probe's records that are no errors; none where what they hold is damaged."""
+        if probe not in self._succeeded:
+            places = self.of(probe)
+            whole = self.error_codes[places] == 0
+            self._succeeded[probe] = places[whole & (self.columns(probe) is not None)]
+        return self._succeeded[probe]
+
+    def numbers(self, probe: str, metric: str) -> np.ndarray:
+        """(S,), of each record that succeeded a metric as a number; NaN of what is none, or is not there."""
+        if (probe, metric) not in self._numbers:
+            found = np.full(len(self.succeeded(probe)), np.nan)
+            if (column := self._column(probe, metric)) is not None:
+                found[column.rows] = column.numbers()
+            self._numbers[probe, metric] = found
+        return self._numbers[probe, metric]
+
+    def layers(self, probe: str, metric: str) -> Layers:
+        """Keys (K,) of a metric's cells that are dicts, and numbers (S, K) under them; NaN as in ``numbers``."""
+        if (probe, metric) not in self._layers:
+            column = self._column(probe, metric)
+            names, numbers = ([], np.empty((0, 0))) if column is None else column.layers()
+            found = np.full((len(self.succeeded(probe)), len(names)), np.nan)
+            if column is not None:
+                found[column.rows] = numbers
+            self._layers[probe, metric] = names, found
+        return self._layers[probe, metric]
 
     def records(self, places: np.ndarray) -> Iterator[Record]:
         """Those at these places."""
@@ -274,7 +296,7 @@ class Block:
         read: dict[int, dict[str, Column] | None] = {}
         for code, step, time, failed, row in zip(*(part[places].tolist() for part in each), strict=True):
             if not failed and code not in read:
-                read[code] = self.columns(code)
+                read[code] = _columns(self, code)
             columns = None if failed else read[code]
             if columns is None:
                 yield Record(step, time, self.probes[code], {}, self.errors[failed] or DAMAGED)
@@ -286,6 +308,15 @@ class Block:
             _set_values(record, Values(columns, row))
             _set_error(record, None)
             yield record
+
+
+@lru_cache(KEPT)
+def _columns(block: Block, code: int) -> dict[str, Column] | None:
+    """Of a block's probe, by its number; None where the member is damaged."""
+    try:
+        return unpack(_member(block.path, str(code)))
+    except ValueError:
+        return None
 
 
 def _member(path: Path, name: str) -> bytes:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from pullback.runs.planes import joined, spread
+from pullback.runs.column import Column, Shape
+from pullback.runs.planes import size_of, spread
 
 SMALL = range(-(2**63), 2**63)
-KEPT = 48  # columns whose cells are kept once they were made
 
 
 @dataclass
@@ -100,171 +100,21 @@ def pack(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Column]:
-    """Columns by metric.
+    """Columns by metric; what they hold is decoded when it is asked for.
 
     Raises:
         ValueError: bytes that ``pack`` did not make.
     """
-    place = packed.index(b"\n")
+    place = packed.index(b"\n") + 1
     count, told = json.loads(packed[:place])
     found: dict[str, Column] = {}
-    place += 1
     for metric, (shapes, texts, specs) in told.items():
-        parts: list[np.ndarray] = []
+        stored = []
         for spec in specs:
-            part, place = joined(spec, packed, place)
-            parts.append(part)
-        found[metric] = Column.of(count, shapes, texts, parts)
+            stored.append((spec, place))
+            place += size_of(spec)
+        found[metric] = Column(count, tuple(map(Shape, shapes)), texts, packed, tuple(stored))
+    if place > len(packed):
+        message = f"{len(packed)} bytes, where {place} are needed"
+        raise ValueError(message)
     return found
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What cells of one shape have in common: the shape, and how many leaves of each kind it holds."""
-
-    template: Any
-    num_floats: int
-    num_ints: int
-    num_words: int
-    only: str = ""  # the kind of all leaves, of a list or a dict of nothing but these
-
-    @classmethod
-    def of(cls, template: Any) -> Shape:
-        """Counts the leaves."""
-        leaves = list(_leaves(template))
-        inner = template.values() if isinstance(template, dict) else template if isinstance(template, list) else []
-        only = next((kind for kind in ("f", "i") if leaves and all(each == kind for each in inner)), "") if inner else ""
-        return cls(template, leaves.count("f"), leaves.count("i"), leaves.count("t") + leaves.count("b"), only)
-
-
-def _leaves(template: Any) -> Iterator[str]:
-    if isinstance(template, str):
-        yield template
-    elif isinstance(template, list | dict):
-        for each in template.values() if isinstance(template, dict) else template:
-            yield from _leaves(each)
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """One metric of a probe's records.
-
-    Attributes:
-        places: (N,), of each row the place of its cell among the ``len(self)`` there are, -1 where it has none; None
-            where every row has one.
-        codes: of each cell its shape; None where all have the first.
-        floats, ints, words: leaves of all cells, one after the other; words are places in ``texts``.
-        starts: (cells, 3), where the leaves of each kind begin; None where all cells have as many.
-    """
-
-    num_rows: int
-    shapes: tuple[Shape, ...]
-    texts: list[str]
-    places: np.ndarray | None
-    codes: np.ndarray | None
-    floats: np.ndarray
-    ints: np.ndarray
-    words: np.ndarray
-    starts: np.ndarray | None
-
-    @classmethod
-    def of(cls, count: int, shapes: list[Any], texts: list[str], parts: list[np.ndarray]) -> Column:
-        """From what is stored."""
-        rows, codes, floats, ints, words = parts
-        kinds = tuple(Shape.of(each) for each in shapes)
-        places = None
-        if len(rows):
-            places = np.full(count, -1)
-            places[rows] = np.arange(len(rows))
-        if len(kinds) > 1:
-            counts = np.array([(kind.num_floats, kind.num_ints, kind.num_words) for kind in kinds])[codes]
-            starts = np.cumsum(counts, 0) - counts
-            return cls(count, kinds, texts, places, codes, floats, ints, words, starts)
-        cells = len(rows) or count
-        floats, ints, words = (each.reshape(-1, cells).T.reshape(-1) for each in (floats, ints, words))
-        return cls(count, kinds, texts, places, None, floats, ints, words, None)
-
-    def __len__(self) -> int:
-        return self.num_rows if self.places is None else int(self.places.max(initial=-1)) + 1
-
-    @property
-    def rows(self) -> np.ndarray:
-        """(cells,), the row of each cell."""
-        return np.arange(self.num_rows) if self.places is None else np.flatnonzero(self.places >= 0)
-
-    def has(self, row: int) -> bool:
-        """Whether a row has a cell."""
-        return self.places is None or self.places.item(row) >= 0
-
-    def get(self, row: int, default: Any = None) -> Any:
-        """The cell of a row, or the default where it has none."""
-        place = row if self.places is None else self.places.item(row)
-        if place < 0:
-            return default
-        return (_made(self) if self.plain is None else self.plain)[place]
-
-    def cells(self) -> list[Any]:
-        """All there are."""
-        return list(_made(self) if self.plain is None else self.plain)
-
-    @cached_property
-    def plain(self) -> list[Any] | None:
-        """All cells, where they are single numbers, texts or flags: these take no more room than what points at them."""
-        return None if any(isinstance(each.template, list | dict) for each in self.shapes) else _made(self)
-
-    def matrices(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Places of the cells of one shape, and their floats, ints and words, each (cells, leaves)."""
-        shape, leaves = self.shapes[number], (self.floats, self.ints, self.words)
-        counts = (shape.num_floats, shape.num_ints, shape.num_words)
-        if self.codes is None or self.starts is None:
-            return np.arange(len(self)), [each.reshape(len(self), k) for each, k in zip(leaves, counts, strict=True)]
-        places = np.flatnonzero(self.codes == number)
-        starts = self.starts[places].T[:, :, None]
-        return places, [each[at + np.arange(k)] for each, at, k in zip(leaves, starts, counts, strict=True)]
-
-    def under(self, key: str | None) -> tuple[np.ndarray, list[Any]]:
-        """Rows and parts of cells under a key, or all that are no dicts for None."""
-        shape = self.shapes[0]
-        if self.codes is None and shape.only and isinstance(shape.template, dict) and key in shape.template:
-            numbers = self.floats if shape.only == "f" else self.ints
-            return self.rows, numbers.reshape(-1, len(shape.template))[:, list(shape.template).index(key)].tolist()
-        if self.codes is None and key is None and not isinstance(shape.template, dict):
-            return self.rows, self.cells()
-        kept, found = [], []
-        for row, cell in zip(self.rows.tolist(), self.cells(), strict=True):
-            if isinstance(cell, dict) if key is not None else not isinstance(cell, dict):
-                if key is not None and key not in cell:
-                    continue
-                kept.append(row)
-                found.append(cell if key is None else cell[key])
-        return np.array(kept, np.int64), found
-
-
-@lru_cache(KEPT)
-def _made(column: Column) -> list[Any]:
-    """All cells of a column. Whoever goes through records asks for the same few columns in turn."""
-    found: list[Any] = [None] * len(column)
-    for number, shape in enumerate(column.shapes):
-        places, (floats, ints, words) = column.matrices(number)
-        texts = ([column.texts[each] for each in word] for word in words.T.tolist())
-        cells = _filled(shape.template, len(places), iter(floats.T.tolist()), iter(ints.T.tolist()), texts)
-        if len(places) == len(found):
-            return cells
-        for place, cell in zip(places.tolist(), cells, strict=True):
-            found[place] = cell
-    return found
-
-
-def _filled(template: Any, count: int, *leaves: Iterator[list[Any]]) -> list[Any]:
-    """Cells of one shape: leaf by leaf, of each the values of all cells."""
-    if isinstance(template, list | dict):
-        inner = template.values() if isinstance(template, dict) else template
-        parts = zip(*[_filled(each, count, *leaves) for each in inner], strict=True) if inner else [()] * count
-        if isinstance(template, dict):
-            return [dict(zip(template, part, strict=True)) for part in parts]
-        return list(map(list, parts))
-    if not isinstance(template, str):
-        return [template] * count
-    if template == "b":
-        return [int(text) for text in next(leaves[2])]
-    return next(leaves["fit".index(template)])

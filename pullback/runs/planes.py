@@ -42,12 +42,17 @@ def joined(spec: Spec, content: bytes, start: int) -> tuple[np.ndarray, int]:
         ValueError: there are too few bytes.
     """
     kind, count, differ = spec
-    end = start + np.dtype(kind).itemsize * count
+    end = start + size_of(spec)
     numbers = from_planes(content[start:end], kind)
     if len(numbers) != count:
         message = f"{count} numbers, where there are {len(numbers)}"
         raise ValueError(message)
     return (np.cumsum(numbers, dtype=np.int64) if differ else numbers), end
+
+
+def size_of(spec: Spec) -> int:
+    """Bytes that the numbers take."""
+    return int(np.dtype(spec[0]).itemsize * spec[1])
 
 
 def planes(numbers: np.ndarray) -> bytes:

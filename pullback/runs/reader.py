@@ -18,7 +18,9 @@ from pullback._checks import input_error
 from pullback._hooks import judges
 from pullback.runs.block_file import Block, Record, block_path
 from pullback.runs.course_file import Course
-from pullback.runs.records import END, Lines, Part, Records, records_of
+from pullback.runs.lines import Lines
+from pullback.runs.records import END, Records, records_of
+from pullback.runs.rows import Part
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION
 from pullback.runs.table import Table
 from pullback.runs.tail import lines_of, num_blocks, split_tail
@@ -76,7 +78,7 @@ class Run(Drawn):
 
     def of(self, probe: str) -> Iterator[Record]:
         """Records of one probe that succeeded, by step."""
-        return (record for record in self._records.of(probe) if record.error is None)
+        return iter(self._records.of(probe))
 
     @property
     def failed(self) -> list[Record]:

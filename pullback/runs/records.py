@@ -10,11 +10,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from pullback.runs.block_file import Block, Record
+from pullback.runs.block_file import Record
+from pullback.runs.lines import Lines
+from pullback.runs.rows import Part, Rows
 from pullback.runs.schema import RESUME
 
 END = 2**63 - 1  # a step that no record is beyond
-KEPT = 2**17  # records of a probe that are kept once they were made
 
 
 @dataclass(frozen=True)
@@ -26,98 +27,12 @@ class Cells:
     values: list[Any]
 
 
-@dataclass(eq=False)
-class Lines:
-    """Records in memory, as a part of a run beside its blocks."""
-
-    held: tuple[Record, ...]
-    skipped: int = 0
-    follows: int = 0  # number of the block before them
-    whole: tuple[int, int, int] = (0, 0, 0)  # bytes, records and damaged lines up to the end of the last whole line
-
-    def __len__(self) -> int:
-        return len(self.held)
-
-    def is_same(self, other: Lines) -> bool:
-        """Whether nothing was added to the same lines."""
-        return (self.follows, self.whole, len(self)) == (other.follows, other.whole, len(other))
-
-    @cached_property
-    def steps(self) -> np.ndarray:
-        """(N,), of each record."""
-        return np.array([record.step for record in self.held], np.int64)
-
-    @property
-    def times(self) -> np.ndarray:
-        """(N,), of each record."""
-        return np.array([record.time for record in self.held], float)
-
-    def of(self, probe: str) -> np.ndarray:
-        """Places of a probe's records."""
-        return self._by_probe.get(probe, np.empty(0, np.int64))
-
-    @property
-    def probes(self) -> list[str]:
-        """Names, in the order in which they first appear."""
-        return list(self._by_probe)
-
-    @cached_property
-    def _by_probe(self) -> dict[str, np.ndarray]:
-        found: dict[str, list[int]] = {}
-        for place, record in enumerate(self.held):
-            found.setdefault(record.probe, []).append(place)
-        return {probe: np.array(places) for probe, places in found.items()}
-
-    @property
-    def failed(self) -> np.ndarray:
-        """Places of records that are errors."""
-        return np.array([place for place, record in enumerate(self.held) if record.error is not None], np.int64)
-
-    def records(self, places: np.ndarray) -> Iterator[Record]:
-        """Those at these places."""
-        return (self.held[place] for place in places.tolist())
-
-    def metrics(self) -> dict[tuple[str, str], None]:
-        """Of the records that succeeded, probe and metric, in the order in which they first appear."""
-        return {(record.probe, metric): None for record in self.held for metric in record.values}
-
-    def keys(self, probe: str, metric: str) -> list[str | None]:
-        """Keys of a metric's cells that are dicts, and None if there are others."""
-        found: dict[str | None, None] = {}
-        for record in self.records(self.of(probe)):
-            if metric in record.values:
-                cell = record.values[metric]
-                found |= dict.fromkeys(cell if isinstance(cell, dict) else (None,))
-        return list(found)
-
-    def places(self, probe: str, metric: str) -> np.ndarray:
-        """Of the records that have a metric."""
-        return np.array([p for p in self.of(probe).tolist() if metric in self.held[p].values], np.int64)
-
-    def cells(self, probe: str, metric: str) -> tuple[np.ndarray, list[Any]]:
-        """Places and whole cells of a metric."""
-        places = self.places(probe, metric)
-        return places, [self.held[place].values[metric] for place in places.tolist()]
-
-    def under(self, probe: str, metric: str, key: str | None) -> tuple[np.ndarray, list[Any]]:
-        """The same of the parts under a key, or for None of cells that are no dicts."""
-        places, cells = self.cells(probe, metric)
-        pairs = [
-            (place, cell if key is None else cell[key])
-            for place, cell in zip(places.tolist(), cells, strict=True)
-            if (not isinstance(cell, dict) if key is None else isinstance(cell, dict) and key in cell)
-        ]
-        return np.array([place for place, _ in pairs], np.int64), [value for _, value in pairs]
-
-
-Part = Block | Lines
-
-
 @dataclass(eq=False, repr=False)
 class Records(Sequence[Record]):
     """Records in the order they were written, without those that a resumed run left behind.
 
-    Values are read from the disk when they are asked for, a probe at a time, and stay in memory then.
+    Values are read from the disk when they are asked for, a probe at a time. Of what is asked for as an array that stays
+    in memory, and what it was made of does not.
 
     Args:
         parts: in their order.
@@ -126,7 +41,7 @@ class Records(Sequence[Record]):
 
     parts: tuple[Part, ...] = ()
     last: int = END
-    _made: dict[str, tuple[Record, ...]] = field(default_factory=dict)
+    _rows: dict[str, Rows] = field(default_factory=dict)
 
     @cached_property
     def resumptions(self) -> tuple[tuple[int, int, int], ...]:
@@ -198,19 +113,11 @@ class Records(Sequence[Record]):
         """Those up to a step."""
         return Records(self.parts, min(self.last, step))
 
-    def of(self, probe: str) -> Sequence[Record]:
-        """Those of a probe, by step; errors among them."""
-        if probe not in self._made:
-            found = tuple(
-                sorted(
-                    (each for part, kept in self._parts() for each in part.records(_only(part.of(probe), kept))),
-                    key=lambda record: record.step,
-                )
-            )
-            if len(found) > KEPT:
-                return found
-            self._made[probe] = found
-        return self._made[probe]
+    def of(self, probe: str) -> Rows:
+        """Those of a probe that succeeded, by step."""
+        if probe not in self._rows:
+            self._rows[probe] = Rows.of(probe, self.parts, self.kept)
+        return self._rows[probe]
 
     def failed(self) -> list[Record]:
         """Those that are errors."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pullback.runs.block_file import BLOCKS_FOLDER, Record, block_path, write_block
 from pullback.runs.folder import DRAFT
-from pullback.runs.records import Lines
+from pullback.runs.lines import Lines
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line
 
 FOLLOWS = "follows"  # the first line of what is left of the lines: {"follows": 3} of block 3

@@ -1,0 +1,102 @@
+"""The records of one probe that succeeded, by step: read one by one, or many at once, as arrays of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+
+from pullback.runs.block_file import Block, Record
+from pullback.runs.column import Layers
+from pullback.runs.lines import Lines
+
+Part = Block | Lines
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows(Sequence[Record]):
+    """A sequence of records, each of which is made when it is asked for.
+
+    Attributes:
+        probe: its name.
+        parts: of the run.
+        places: of each part those of its records of this probe that succeeded.
+        chosen: (R,), of each record its place among all of these.
+
+    Cost: arrays are read from the disk once, and are eight bytes a number then.
+    """
+
+    probe: str
+    parts: tuple[Part, ...]
+    places: tuple[np.ndarray, ...]
+    chosen: np.ndarray
+
+    @classmethod
+    def of(cls, probe: str, parts: tuple[Part, ...], kept: Sequence[np.ndarray]) -> Rows:
+        """Of the parts of a run, and masks of their records."""
+        known = [(part, mask) for part, mask in zip(parts, kept, strict=True) if len(part.of(probe))]
+        held = tuple(part for part, _ in known)
+        places = tuple(part.succeeded(probe) for part in held)
+        run = np.concatenate([np.empty(0, bool), *(mask[at] for (_, mask), at in zip(known, places, strict=True))])
+        rows = cls(probe, held, places, np.flatnonzero(run))
+        return replace(rows, chosen=rows.chosen[np.argsort(rows.steps, kind="stable")])
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """(R,), of each record, ascending."""
+        return self._of_all([part.steps[at] for part, at in zip(self.parts, self.places, strict=True)], np.int64)
+
+    def _of_all(self, found: Sequence[np.ndarray], kind: Any = np.float64) -> np.ndarray:
+        return np.concatenate([np.empty(0, kind), *found])[self.chosen]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(at) for at in self.places])
+
+    def __iter__(self) -> Iterator[Record]:
+        numbers = np.searchsorted(self._ends, self.chosen, side="right")
+        for group in np.split(np.arange(len(self)), np.flatnonzero(np.diff(numbers)) + 1):
+            if len(group):
+                yield from self._records(int(numbers[group[0]]), self.chosen[group])
+
+    def _records(self, number: int, chosen: np.ndarray) -> Iterator[Record]:
+        places = self.places[number]
+        return self.parts[number].records(places[chosen - self._ends[number] + len(places)])
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> Rows: ...
+    def __getitem__(self, place: int | slice) -> Record | Rows:
+        if isinstance(place, slice):
+            return replace(self, chosen=self.chosen[place])
+        chosen = self.chosen[[place]]
+        return next(self._records(int(np.searchsorted(self._ends, chosen[0], side="right")), chosen))
+
+    def where(self, mask: np.ndarray) -> Rows:
+        """Those for which a mask (R,) is true."""
+        return replace(self, chosen=self.chosen[mask])
+
+    def numbers(self, metric: str) -> np.ndarray:
+        """(R,) float64, of each record a metric; NaN where it is no number, or not there. Flags are no numbers."""
+        return self._of_all([part.numbers(self.probe, metric) for part in self.parts])
+
+    def layers(self, metric: str) -> Layers:
+        """Keys (K,) of cells that are dicts, as they first appear, and numbers (R, K), NaN as in ``numbers``."""
+        found = [part.layers(self.probe, metric) for part in self.parts]
+        names = list(dict.fromkeys(name for own, _ in found for name in own))
+        whole = [table if own == names else _spread(own, table, names) for own, table in found]
+        return names, np.concatenate([np.empty((0, len(names))), *whole])[self.chosen]
+
+
+def _spread(own: list[str], table: np.ndarray, names: list[str]) -> np.ndarray:
+    """Columns of a table at their places among all."""
+    found = np.full((len(table), len(names)), np.nan)
+    found[:, [names.index(name) for name in own]] = table
+    return found
