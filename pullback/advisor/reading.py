@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -13,6 +12,9 @@ import numpy as np
 
 from pullback.advisor.thresholds import SHARE_OF_MEASUREMENTS
 from pullback.runs import Record, Run
+from pullback.runs.column import Layers
+from pullback.runs.records import records_of
+from pullback.runs.rows import Rows
 
 CONVENTION = "convention of this package, see pullback/advisor/thresholds.py"
 LOSSES = (("loss", "loss"), ("loss", "batch_loss"), ("epoch", "train_loss"))  # where a run's training loss may stand
@@ -50,10 +52,16 @@ def has(record: Record, *names: str) -> bool:
     return all(map(math.isfinite, map(number, map(record.values.get, names))))
 
 
+def rows(run: Run, probe: str) -> Rows:
+    """Records of a probe that succeeded, by step; what rules ask of all of them is asked as an array."""
+    return records_of(run.records).of(probe)
+
+
 @once_a_run
-def records_with(run: Run, probe: str, *names: str) -> list[Record]:
+def records_with(run: Run, probe: str, *names: str) -> Rows:
     """Records of a probe in which all these numbers are there and finite."""
-    return [record for record in run.of(probe) if has(record, *names)]
+    found = rows(run, probe)
+    return found.where(np.all(np.isfinite([found.numbers(name) for name in names]), 0))
 
 
 def by_layer(record: Record, metric: str) -> dict[str, float]:
@@ -64,6 +72,23 @@ def by_layer(record: Record, metric: str) -> dict[str, float]:
     if all(map(math.isfinite, found.values())):
         return found
     return {layer: value for layer, value in found.items() if math.isfinite(value)}
+
+
+def layers(records: Rows, metric: str) -> Layers:
+    """Names (K,) of a metric's layers as they first appear, and numbers (R, K), NaN where one is not finite."""
+    names, table = records.layers(metric)
+    return names, np.where(np.isfinite(table), table, np.nan)
+
+
+def with_layers(run: Run, probe: str, metric: str) -> Rows:
+    """Records of a probe in which a metric has a finite number of any layer."""
+    found = rows(run, probe)
+    return found.where(np.any(np.isfinite(found.layers(metric)[1]), 1))
+
+
+def largest(table: np.ndarray) -> np.ndarray:
+    """(R,), the largest number of each row (R, K), minus infinity where there is none."""
+    return np.where(np.isnan(table), -np.inf, table).max(1, initial=-np.inf)
 
 
 def lasts(seen: Sequence[Record], records: Sequence[Record]) -> bool:
@@ -79,12 +104,11 @@ def span(seen: Sequence[Record]) -> tuple[int, int]:
 @once_a_run
 def not_finite(run: Run) -> list[int]:
     """Steps at which a loss was NaN or infinite, or measurements failed because it was."""
-    bad = [
-        step
-        for probe, metric in LOSSES
-        for step, value in zip(*run.series(probe, metric), strict=True)
-        if not math.isfinite(number(value))
-    ]
+    bad: list[int] = []
+    for probe, metric in LOSSES:
+        records = rows(run, probe)
+        unknown = records.where(~np.isfinite(records.numbers(metric)))
+        bad += [record.step for record in unknown if metric in record.values]
     steps, values = run.course("loss")
     bad += steps[~np.isfinite(values)].tolist()
     bad += [r.step for r in run.of("not_finite") if "loss" in r.values and not math.isfinite(number(r.values["loss"]))]
@@ -97,7 +121,7 @@ def least_loss(run: Run) -> float | None:
     least = number(run.meta.get("least_loss"))
     if not math.isfinite(least):
         return None
-    below = any(number(value) < least for probe, metric in LOSSES for value in run.series(probe, metric)[1])
+    below = any((rows(run, probe).numbers(metric) < least).any() for probe, metric in LOSSES)
     return None if below else least
 
 
@@ -108,9 +132,14 @@ def class_counts(run: Run) -> dict[str, float]:
     Empty where there are no classes.
     """
     for probe in ("all_targets", "targets"):
-        counts: Counter[str] = Counter()
-        for record in run.of(probe):
-            counts.update(by_layer(record, "counts"))
-        if counts:
-            return dict(counts)
+        if counts := summed(rows(run, probe), "counts"):
+            return counts
     return {}
+
+
+def summed(records: Rows, metric: str) -> dict[str, float]:
+    """A metric's finite numbers by layer, summed over the records."""
+    names, table = layers(records, metric)
+    known = np.any(np.isfinite(table), 0).tolist()
+    sums = zip(names, np.nansum(table, 0).tolist(), known, strict=True)
+    return {name: value for name, value, is_known in sums if is_known}

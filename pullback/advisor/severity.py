@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import median
-from typing import Any
+
+import numpy as np
 
 from pullback.advisor.course import fell
-from pullback.advisor.reading import class_counts, has, not_finite, number, once_a_run
+from pullback.advisor.reading import class_counts, not_finite, once_a_run, rows
 from pullback.advisor.thresholds import (
     ENOUGH_ANSWERS,
     FALLS_SHORT,
@@ -19,7 +18,8 @@ from pullback.advisor.thresholds import (
     MISTAKE_LEFT,
 )
 from pullback.advisor.training_losses import training_losses
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 
 @once_a_run
@@ -32,10 +32,11 @@ def learns(run: Run) -> bool:
     losses = training_losses(run)
     if not_finite(run) or not len(losses):
         return False
-    records = list(run.of("loss"))
-    late = [r for r in records[-max(1, len(records) // 4) :] if has(r, "accuracy")]
-    accuracy = median(r.values["accuracy"] for r in late) if late else math.nan
-    constant = constant_accuracy(run, [r.values for r in late])
+    records = rows(run, "loss")
+    late = records[-max(1, len(records) // 4) :]
+    late = late.where(np.isfinite(late.numbers("accuracy")))
+    accuracy = float(np.median(late.numbers("accuracy"))) if late else math.nan
+    constant = constant_accuracy(run, late)
     known = len(losses) >= FEW_STEPS and losses.share is not None
     if (
         accuracy >= LEARNS_ACCURACY
@@ -45,23 +46,24 @@ def learns(run: Run) -> bool:
         return True
     if losses.share is not None and len(losses) >= FEW_STEPS:
         return losses.share <= LEARNS_SHARE
-    return fell(list(map(float, losses.finite)), losses.least) and not accuracy <= constant
+    return fell(losses.finite, losses.least) and not accuracy <= constant
 
 
-def _samples_of(run: Run, records: Sequence[Record]) -> float:
+def _samples_of(run: Run, records: Rows) -> float:
     """Samples that were measured at these steps; infinite where that is not known."""
-    steps = {r.step for r in records}
-    counts = [number(r.values.get("num_samples")) for r in run.of("kernel") if r.step in steps]
-    return sum(counts) if counts and all(map(math.isfinite, counts)) else math.inf
+    kernels = rows(run, "kernel")
+    counts = kernels.numbers("num_samples")[np.isin(kernels.steps, records.steps)]
+    return float(counts.sum()) if len(counts) and np.isfinite(counts).all() else math.inf
 
 
-def constant_accuracy(run: Run, late: Sequence[Mapping[str, Any]]) -> float:
+def constant_accuracy(run: Run, late: Rows) -> float:
     """Share of right answers of the most frequent class; nan where it is not known."""
     counts = class_counts(run).values()
     if counts:
         return max(counts) / sum(counts)
-    known = [c for values in late if math.isfinite(c := number(values.get("constant_accuracy")))]
-    return median(known) if known else math.nan
+    known = late.numbers("constant_accuracy")
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if len(known) else math.nan
 
 
 def falls_short(run: Run) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import median
 
 import numpy as np
 
 from pullback.advisor.course import Losses
 from pullback.advisor.reading import class_counts, least_loss, number, once_a_run, records_with
 from pullback.advisor.thresholds import COMPARABLE, FEW_RATIOS, LEAPS, LEAST_WITHIN
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 
 @once_a_run
@@ -20,9 +19,7 @@ def constant_loss(run: Run) -> float | None:
 
     Of classes it is the entropy of their frequencies: within a batch of few samples, or of one class, that is too low.
     """
-    records = [
-        r for r in records_with(run, "loss", "constant_loss") if math.isfinite(number(r.values["constant_loss"]))
-    ]
+    records = records_with(run, "loss", "constant_loss")
     if not records:
         return None
     counts = [count for count in class_counts(run).values() if count > 0]
@@ -30,38 +27,35 @@ def constant_loss(run: Run) -> float | None:
         every = sum(counts)
         return -sum(count / every * math.log(count / every) for count in counts)
     if records[-1].values.get("form") != "squared":
-        return median(float(r.values["constant_loss"]) for r in records)
+        return float(np.median(records.numbers("constant_loss")))
     whole = _variance(run)
-    scales = [float(r.values["constant_scale"]) for r in records_with(run, "loss", "constant_scale")]
-    if whole is not None and scales:
-        return median(scales) * whole
+    scales = records_with(run, "loss", "constant_scale").numbers("constant_scale")
+    if whole is not None and len(scales):
+        return float(np.median(scales)) * whole
     return _of_few(run, records)
 
 
 def _variance(run: Run) -> float | None:
     """Of the targets of all batches, the mean over outputs; None where the record has no sums of theirs."""
     records = records_with(run, "all_targets", "num_samples")
-    rows = [[r.values.get("sums"), r.values.get("square_sums")] for r in records]
-    if not rows or len({len(part) if isinstance(part, list) else 0 for row in rows for part in row}) != 1:
+    parts = [records.cells(name) for name in ("sums", "square_sums")]
+    if not records or len({len(each) if isinstance(each, list) else 0 for part in parts for each in part}) != 1:
         return None
-    samples = sum(float(r.values["num_samples"]) for r in records)
-    sums, squares = np.array(rows, dtype=float).sum(0) / samples
+    sums, squares = np.array(parts, dtype=float).sum(1) / float(records.numbers("num_samples").sum())
     found = float((squares - sums**2).mean()) if np.ndim(sums) == 1 and len(sums) else math.nan
     return found if math.isfinite(found) and found > LEAST_WITHIN * float(squares.mean()) else None
 
 
-def _of_few(run: Run, records: Sequence[Record]) -> float:
+def _of_few(run: Run, records: Rows) -> float:
     """The same by the samples of the measurements, each about its own mean, less one for that: a median lies lower."""
-    counted = {
-        r.step: float(r.values["num_samples"])
-        for probe in ("targets", "kernel")
-        for r in records_with(run, probe, "num_samples")
-    }
-    counts = [counted.get(r.step, 1.0) for r in records]
-    free = sum(count - 1 for count in counts)
-    summed = sum(count * float(r.values["constant_loss"]) for count, r in zip(counts, records, strict=True))
-    within = summed / (free if free > 0 else len(counts))
-    means = [number(r.values["mean"]) for r in records_with(run, "targets", "mean")]
+    counted: dict[int, float] = {}
+    for probe in ("targets", "kernel"):
+        known = records_with(run, probe, "num_samples")
+        counted |= zip(known.steps.tolist(), known.numbers("num_samples").tolist(), strict=True)
+    counts = np.array([counted.get(step, 1.0) for step in records.steps.tolist()])
+    free = float((counts - 1).sum())
+    within = float((counts * records.numbers("constant_loss")).sum()) / (free if free > 0 else len(counts))
+    means = records_with(run, "targets", "mean").numbers("mean")
     return max(within, float(np.var(means))) if len(means) > 2 else within  # batches that differ more than samples do
 
 
@@ -105,24 +99,22 @@ def _comparable(run: Run, batch: float) -> bool:
     """
     steps, values = run.course("loss")
     records = records_with(run, "loss", "loss", "batch_loss")
-    places = np.searchsorted(steps, [r.step for r in records]).tolist()
-    pairs = [
-        (r.values["batch_loss"] / batch, r.values["loss"])
-        for r, place in zip(records, places, strict=True)
-        if r.values["loss"] != 0 and not _leaps(r.values["batch_loss"], _following(steps, values, r.step, place))
-    ]
-    if len(pairs) < FEW_RATIOS:
+    shown, measured = records.numbers("batch_loss"), records.numbers("loss")
+    kept = (measured != 0) & ~_leaps(steps, values, records.steps, shown)
+    shown, measured = shown[kept] / batch, measured[kept]
+    if len(shown) < FEW_RATIOS:
         return True
-    shown, measured = (sum(each) for each in zip(*pairs[len(pairs) // 2 :], strict=True))
-    ratios = [median(a / b for a, b in pairs), shown / measured if measured else math.nan]
+    late = slice(len(shown) // 2, None)
+    sums = float(shown[late].sum()), float(measured[late].sum())
+    ratios = [float(np.median(shown / measured)), sums[0] / sums[1] if sums[1] else math.nan]
     return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios)
 
 
-def _following(steps: np.ndarray, values: np.ndarray, step: int, place: int) -> float | None:
-    """The loss after that of a step, which stands at this place if it is there."""
-    return float(values[place + 1]) if place + 1 < len(steps) and steps[place] == step else None
-
-
-def _leaps(loss: float, following: float | None) -> bool:
-    """Whether a step made the loss several times larger, or none."""
-    return following is not None and not abs(following) <= LEAPS * abs(loss)
+def _leaps(steps: np.ndarray, values: np.ndarray, at: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Of each loss at these steps whether its step made it several times larger, or none; not where that is unknown."""
+    places = np.searchsorted(steps, at)
+    known = np.flatnonzero(places + 1 < len(steps))
+    known = known[steps[places[known]] == at[known]]
+    found = np.zeros(len(at), bool)
+    found[known] = ~(np.abs(values[places[known] + 1]) <= LEAPS * np.abs(losses[known]))
+    return found

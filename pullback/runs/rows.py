@@ -87,6 +87,15 @@ class Rows(Sequence[Record]):
         """(R,) float64, of each record a metric; NaN where it is no number, or not there. Flags are no numbers."""
         return self._of_all([part.numbers(self.probe, metric) for part in self.parts])
 
+    def cells(self, metric: str) -> list[Any]:
+        """(R,), of each record what it has of a metric, None where it has none."""
+        found: list[Any] = []
+        for part, at in zip(self.parts, self.places, strict=True):
+            places, cells = part.cells(self.probe, metric)
+            known = dict(zip(places.tolist(), cells, strict=True))
+            found += map(known.get, at.tolist())
+        return [found[place] for place in self.chosen.tolist()]
+
     def layers(self, metric: str) -> Layers:
         """Keys (K,) of cells that are dicts, as they first appear, and numbers (R, K), NaN as in ``numbers``."""
         found = [part.layers(self.probe, metric) for part in self.parts]

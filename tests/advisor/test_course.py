@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -122,8 +123,8 @@ def test_the_smallest_loss_is_believed_as_long_as_no_record_is_below() -> None:
     assert found("divergence", *losses(-3.0, -3.2, -1.0), least=-4.0) is not None
 
 
-def noise(n: int, runs: int) -> list[list[float]]:
-    return torch.randn(runs, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).tolist()
+def noise(n: int, runs: int) -> np.ndarray:
+    return torch.randn(runs, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).numpy()
 
 
 @pytest.mark.parametrize(("n", "falls", "grows"), [(5, 0.08, 0.02), (8, 0.06, 0.015), (20, 0.03, 0.005)])
@@ -137,13 +138,13 @@ def test_noise_about_a_level_is_hardly_ever_a_fall_or_a_divergence(n: int, falls
 
 @pytest.mark.parametrize("n", [5, 8, 12, 40])
 def test_what_falls_evenly_learns_and_what_rises_evenly_does_not_diverge(n: int) -> None:
-    line = [-0.01 * k for k in range(n)]
+    line = -0.01 * np.arange(n)
     assert course.fell(line, None)
     assert course.grew(line[::-1], None)
     assert not course.growth(line[::-1], None) > 1
     assert n < 8 or not course.stands(line, None)
     for rate in (0.6, 0.7, 0.95):
-        assert not course.stands([rate**k for k in range(8)], None)
+        assert not course.stands(rate ** np.arange(8.0), None)
 
 
 PROBES = ("loss", "updates", "flow", "activations", "sharpness")

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 import pullback as pb
 from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, writer
 from pullback.runs.block_file import BLOCKS_FOLDER, Values
+from pullback.runs.column import as_number
 from pullback.runs.columns import pack, unpack
 from pullback.runs.course_file import COURSE_FILE, Block
+from pullback.runs.records import records_of
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, WITHOUT_BLOCKS
 
 ROOM = 400  # bytes of lines that become a block here
@@ -100,6 +102,26 @@ def test_columns_and_lines_tell_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert a.seconds == max(record.time for record in a.records)
 
 
+def test_rows_have_the_numbers_that_records_have_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = write(write(tmp_path / "blocks", range(40)), range(30, 50), resume=30)
+    other = in_lines(in_lines(tmp_path / "lines", range(40), monkeypatch), range(30, 50), monkeypatch, resume=30)
+    for run in (load_run(one), load_run(other), load_run(one).until(20)):
+        for probe, metric in run.metrics:
+            rows = records_of(run.records).of(probe)
+            held = [dict(record.values) for record in run.records if record.probe == probe and record.error is None]
+            assert [dict(record.values) for record in rows] == held
+            assert dict(rows[-1].values) == held[-1]
+            assert rows.cells(metric) == [values.get(metric) for values in held]
+            numbers = [as_number(values.get(metric)) for values in held]
+            np.testing.assert_array_equal(rows.numbers(metric), numbers)
+            names, table = rows.layers(metric)
+            cells = [values.get(metric) if isinstance(values.get(metric), dict) else {} for values in held]
+            assert names == list(dict.fromkeys(name for cell in cells for name in cell))
+            np.testing.assert_array_equal(table, [[as_number(cell.get(name)) for name in names] for cell in cells])
+            some = rows.where(rows.steps % 3 == 0)[::-1]
+            np.testing.assert_array_equal(some.numbers(metric), [n for k, n in zip(rows.steps, numbers) if k % 3 == 0][::-1])
+
+
 def test_times_come_back_to_the_digit(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", range(4))
     with monkeypatched_room(2**40):
@@ -142,6 +164,12 @@ def test_any_values_come_back(rows: list[dict[str, Any]]) -> None:
         assert column.rows.tolist() == [place for place, row in enumerate(rows) if metric in row]
         assert repr(column.cells()) == repr([row[metric] for row in rows if metric in row])
         cells = [row[metric] for row in rows if metric in row]
+        np.testing.assert_array_equal(column.numbers(), [as_number(cell) for cell in cells])
+        names, table = column.layers()
+        dicts = [cell if isinstance(cell, dict) else {} for cell in cells]
+        np.testing.assert_array_equal(
+            table, np.array([[as_number(each.get(name)) for name in names] for each in dicts]).reshape(table.shape)
+        )
         for key in {None, "none", *(key for cell in cells if isinstance(cell, dict) for key in cell)}:
             inside = [
                 (place, cell if key is None else cell[key])

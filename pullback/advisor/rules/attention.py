@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, layers, number, span, with_layers
 from pullback.advisor.rules import units
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import COLLAPSES_AT_ONCE, ONE_KEY, ONE_TOKEN
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 EVIDENCE = {  # as it is called in a finding -> the probe's name for it
     "relative residual": "relative_residual",
@@ -33,47 +36,50 @@ def rank_collapse(run: Run) -> Iterator[Finding]:
 
 def _tokens(run: Run) -> Finding | None:
     """A layer behind which tokens have nothing of their own, though they had before the first; and what made them."""
-    records = [r for r in run.of("attention") if by_layer(r, "relative_residual")]
-    seen = [(r, layers) for r in records if (layers := _collapsed(r))]
-    if not lasts([r for r, _ in seen], records):
+    records = with_layers(run, "attention", "relative_residual")
+    residuals = layers(records, "relative_residual")[1]
+    seen = records.where(np.any(residuals < ONE_TOKEN, 1) & ~(records.numbers("start") < ONE_TOKEN))
+    if not lasts(seen, records):
         return None
-    layer = next(iter(seen[-1][1]))
+    collapsed = _collapsed(seen[-1])
+    layer = next(iter(collapsed))
     return _finding(
         run,
-        seen,
+        (seen, collapsed),
         f"what tokens have of their own below {ONE_TOKEN:g} of their size behind a layer, in half of the measurements",
         "Attention makes the tokens of a sequence one; what is behind that layer cannot tell them apart.",
-        _remedy(seen[-1][0], layer, from_start=seen[0][0] is records[0]),
+        _remedy(seen[-1], layer, from_start=seen.chosen[0] == records.chosen[0]),
     )
 
 
 def _heads(run: Run) -> Finding | None:
     """A layer whose heads look at one token alone: the softmax passes no gradient on to queries and keys."""
-    records = [r for r in run.of("attention") if by_layer(r, "entropy")]
-    seen = [(r, layers) for r in records if (layers := _sharp(r))]
-    if not lasts([r for r, _ in seen], records):
+    records = with_layers(run, "attention", "entropy")
+    seen = records.where(np.any(layers(records, "entropy")[1] < ONE_KEY, 1))
+    if not lasts(seen, records):
         return None
     return _finding(
         run,
-        seen,
+        (seen, _sharp(seen[-1])),
         f"entropy of a layer's rows below {ONE_KEY:g} of its most, over all heads, in half of the measurements",
         "Each head looks at one token alone: queries and keys are too large, and get no gradient through the softmax.",
-        _sharp_remedy(from_start=seen[0][0] is records[0]),
+        _sharp_remedy(from_start=seen.chosen[0] == records.chosen[0]),
     )
 
 
 def _finding(
-    run: Run, seen: list[tuple[Record, dict[str, float]]], threshold: str, summary: str, remedy: tuple[str, Change]
+    run: Run, seen: tuple[Rows, dict[str, float]], threshold: str, summary: str, remedy: tuple[str, Change]
 ) -> Finding:
-    record, layers = seen[-1]
-    layer = next(iter(layers))
+    """Of the records that show it, and the layers of the last of them."""
+    (records, found), record = seen, seen[0][-1]
+    layer = next(iter(found))
     known = {name: by_layer(record, metric) for name, metric in EVIDENCE.items()}
     return Finding(
         "rank-collapse",
         severity(run),
         layer,
-        (seen[0][0].step, record.step),
-        {name: values[layer] for name, values in known.items() if layer in values} | {"layers": len(layers)},
+        span(records),
+        {name: values[layer] for name, values in known.items() if layer in values} | {"layers": len(found)},
         threshold,
         SOURCE + CONVENTION,
         remedy[0],

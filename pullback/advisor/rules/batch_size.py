@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import mean, median, stdev
+
+import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, number, records_with, span
+from pullback.advisor.reading import CONVENTION, by_layer, has, lasts, layers, number, records_with, span, with_layers
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     AT_NO_COST,
@@ -24,7 +25,8 @@ from pullback.advisor.thresholds import (
     STDERRS,
 )
 from pullback.advisor.training_losses import training_losses
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
@@ -42,19 +44,15 @@ def too_large(run: Run) -> Iterator[Finding]:
 
 def batch_norm_too_small(run: Run) -> Iterator[Finding]:
     """Statistics of batch norm made of few values, so that each sample's output depends on its company."""
-    records = [r for r in run.of("batch_norm") if by_layer(r, "smallest_count")]
-    seen = [
-        r
-        for r in records
-        if min(by_layer(r, "smallest_count").values()) < BATCH_NORM_COUNT
-        or number(r.values.get("batch_size")) <= BATCH_NORM_SAMPLES
-    ]
+    records = with_layers(run, "batch_norm", "smallest_count")
+    few = (layers(records, "smallest_count")[1] < BATCH_NORM_COUNT).any(1)
+    seen = records.where(few | (records.numbers("batch_size") <= BATCH_NORM_SAMPLES))
     if lasts(seen, records):
         counts = by_layer(seen[-1], "smallest_count")
         layer = min(counts, key=lambda name: counts[name])
         evidence = {"values per statistic": counts[layer]}
         batch = number(seen[-1].values.get("batch_size"))
-        few = f"{batch:.0f} samples" if batch <= BATCH_NORM_SAMPLES else f"{counts[layer]:.0f} values"
+        told = f"{batch:.0f} samples" if batch <= BATCH_NORM_SAMPLES else f"{counts[layer]:.0f} values"
         yield Finding(
             "batch-norm-batch-too-small",
             "warning",
@@ -65,7 +63,7 @@ def batch_norm_too_small(run: Run) -> Iterator[Finding]:
             f"{BATCH_NORM_SAMPLES} samples at most, whose positions are much alike",
             "sampling error of a normal variance; Wu and He (2018), arXiv:1803.08494, figure 1",
             f"Use batches of {ENOUGH_FOR_NORM} samples or more, or group or layer norm in place of batch norm",
-            summary=f"Batch norm takes its statistics of {few}, so that a sample's output hangs on its company.",
+            summary=f"Batch norm takes its statistics of {told}, so that a sample's output hangs on its company.",
             change=_factor(ENOUGH_FOR_NORM / batch) if batch < ENOUGH_FOR_NORM else Change("normalisation", "layer"),
         )
 
@@ -75,7 +73,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
     if not records:
         return
     share, error = _signal_share(records)
-    batch = median(record.values["batch_size"] for record in records)
+    batch = float(np.median(records.numbers("batch_size")))
     least, scale, most = (_noise_scale(each) for each in (share + STDERRS * error, share, share - STDERRS * error))
     if math.isinf(least):  # less than no signal, by more than the error: the error is wrong
         return
@@ -108,7 +106,7 @@ def _beyond(run: Run, name: str, *, small: bool) -> Iterator[Finding]:
 
 def _one_or_two(run: Run) -> Iterator[Finding]:
     """So few samples a batch that what is measured may not tell noise from signal, where much is left to learn."""
-    sizes = [float(r.values["batch_size"]) for r in records_with(run, "loss_form", "batch_size")]
+    sizes = records_with(run, "loss_form", "batch_size").numbers("batch_size").tolist()
     losses = training_losses(run)
     if not sizes or max(sizes) > ONE_OR_TWO or len(losses) < MANY_STEPS or severity_of_mistake(run) == "info":
         return
@@ -131,21 +129,17 @@ def _factor(wanted: float) -> Change:
     return Change("batch_size", min(LARGEST_FACTOR, max(1.0, wanted)))
 
 
-def _signal_share(records: list[Record]) -> tuple[float, float]:
+def _signal_share(records: Rows) -> tuple[float, float]:
     """Mean of |G|^2 / (|G|^2 + tr(Sigma)) over the measurements, and its standard error.
 
     Of one measurement the ratio scatters, its noise scale more so, and it is not defined where no signal shows. The
     error is the larger of what the scatter and what the measurements' own errors say: two may agree by chance.
     """
-    ratios = [max(record.values["signal_to_noise"], LEAST_SIGNAL) for record in records]
-    shares = [ratio / (1 + ratio) for ratio in ratios]
-    errors = [
-        record.values["signal_to_noise_stderr"] / (1 + ratio) ** 2
-        for record, ratio in zip(records, ratios, strict=True)
-        if has(record, "signal_to_noise_stderr")
-    ]
-    scatter = stdev(shares) if len(shares) > 1 else 0.0
-    return mean(shares), max(scatter, mean(errors) if errors else 0.0) / math.sqrt(len(shares))
+    ratios = np.maximum(records.numbers("signal_to_noise"), LEAST_SIGNAL)
+    shares, errors = ratios / (1 + ratios), records.numbers("signal_to_noise_stderr") / (1 + ratios) ** 2
+    errors = errors[np.isfinite(errors)]
+    scatter = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
+    return float(shares.mean()), max(scatter, float(errors.mean()) if len(errors) else 0.0) / math.sqrt(len(shares))
 
 
 def _noise_scale(share: float) -> float:

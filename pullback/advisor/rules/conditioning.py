@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with, span
@@ -12,6 +14,7 @@ from pullback.advisor.rules.outliers import far_samples
 from pullback.advisor.severity import learns, severity_of_mistake
 from pullback.advisor.thresholds import ALIGNED, ILL_CONDITIONED, LARGEST_INPUT, MEAN_OVER_STD, OFFSET_INPUT, STD_RATIO
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 CONDITIONING_ACTION = (
     "Use an adaptive optimiser (Adam, RMSprop), a smaller learning rate, or a second-order method that evens the "
@@ -26,11 +29,12 @@ def ill_conditioning(run: Run) -> Iterator[Finding]:
 
     Where they point the same way that has its use: the first phase of training is fast.
     """
-    records = [r for r in records_with(run, "kernel", "effective_rank", "num_samples") if r.values["num_samples"] > 1]
-    ill = [r for r in records if _concentration(r) > ILL_CONDITIONED]
+    records = records_with(run, "kernel", "effective_rank", "num_samples")
+    records = records.where(records.numbers("num_samples") > 1)
+    ill = records.where(_concentration(records) > ILL_CONDITIONED)
     if lasts(ill, records) and not learns(run):
         last = ill[-1].values
-        aligned = [r.values["mean_cosine"] for r in records_with(run, "alignment", "mean_cosine")][-1:]
+        aligned = records_with(run, "alignment", "mean_cosine").numbers("mean_cosine")[-1:].tolist()
         yield Finding(
             "ill-conditioning",
             "info",
@@ -48,7 +52,7 @@ def ill_conditioning(run: Run) -> Iterator[Finding]:
 def inputs_not_normalised(run: Run) -> Iterator[Finding]:
     """Features far from zero mean, on very different scales, or very large: curvature inherits all three."""
     records = records_with(run, "inputs", "largest_abs")
-    seen = [r for r in records if _beyond(r)]
+    seen = records.where(_is_beyond(records))
     if lasts(seen, records) and not far_samples(run):  # a few samples that are far out have such numbers alone
         yield Finding(
             "inputs-not-normalised",
@@ -66,18 +70,29 @@ def inputs_not_normalised(run: Run) -> Iterator[Finding]:
         )
 
 
+def _limits() -> dict[str, float]:
+    return {"largest_abs": LARGEST_INPUT, "std_ratio": STD_RATIO, "largest_mean_over_std": MEAN_OVER_STD}
+
+
 def _beyond(record: Record) -> dict[str, float]:
     """The numbers that are beyond their limits. A nearly constant pixel of a picture in [-1, 1] is no offset."""
-    largest = number(record.values["largest_abs"])
-    limits = {
-        "largest_abs": LARGEST_INPUT,
-        "std_ratio": STD_RATIO,
-        "largest_mean_over_std": MEAN_OVER_STD if largest > OFFSET_INPUT else math.inf,
-    }
+    limits = _limits()
     values = {name: number(record.values.get(name)) for name in limits}
-    return {name.replace("_", " "): value for name, value in values.items() if limits[name] < value < math.inf}
+    offset = values["largest_abs"] > OFFSET_INPUT
+    known = {name: value for name, value in values.items() if name != "largest_mean_over_std" or offset}
+    return {name.replace("_", " "): value for name, value in known.items() if limits[name] < value < math.inf}
 
 
-def _concentration(record: Record) -> float:
-    rank, n = record.values["effective_rank"], record.values["num_samples"]
-    return math.log(n / rank) / math.log(n) if rank > 0 else 0.0
+def _is_beyond(records: Rows) -> np.ndarray:
+    """(R,), whether any is."""
+    values = {name: records.numbers(name) for name in _limits()}
+    beyond = {name: (values[name] > limit) & (values[name] < math.inf) for name, limit in _limits().items()}
+    beyond["largest_mean_over_std"] &= values["largest_abs"] > OFFSET_INPUT
+    return np.any(list(beyond.values()), 0)
+
+
+def _concentration(records: Rows) -> np.ndarray:
+    """(R,), log(N / effective rank) / log(N), 0 of what has no rank."""
+    ranks, samples = records.numbers("effective_rank"), records.numbers("num_samples")
+    logs = np.log(samples / np.where(ranks > 0, ranks, samples))
+    return np.where(ranks > 0, logs / np.log(samples), 0.0)

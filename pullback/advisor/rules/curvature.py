@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import has, number, once_a_run
+from pullback.advisor.reading import number, once_a_run, rows
 from pullback.advisor.thresholds import FIRST_STEPS, LOWEST_FACTOR, SHARE_OF_LIMIT
 from pullback.runs import Record, Run
 
@@ -49,20 +51,22 @@ def curvatures_of(run: Run) -> list[Curvature]:
     steps of a model with batch norm nothing is known: in eval mode, in which it is measured, its statistics are still
     those it was made with.
     """
+    records = rows(run, "sharpness")
+    own, plain = (
+        np.array([records.numbers(name) for name in names])
+        for names in (("preconditioned", "preconditioned_limit"), ("hessian", "limit"))
+    )
+    is_own = np.isfinite(own).all(0)
+    is_known = is_own | np.isfinite(plain).all(0)
+    if is_batch_normed(run):
+        is_known &= records.steps >= FIRST_STEPS
     found = []
-    unsettled = is_batch_normed(run)
-    for record in run.of("sharpness"):
-        early = record.step < FIRST_STEPS
-        if early and unsettled:
-            continue
-        if has(record, "preconditioned", "preconditioned_limit"):
-            values = (record.values["preconditioned"], record.values["preconditioned_limit"])
-        elif record.values.get("optimizer") == "SGD" and has(record, "hessian", "limit"):
-            values = (record.values["hessian"], record.values["limit"])
-        else:
-            continue
-        sharpness, limit = map(float, values)
-        found.append(Curvature(record, sharpness, limit, early and "preconditioned" in record.values))
+    places = np.flatnonzero(is_known)
+    for place, record in zip(places.tolist(), records.where(is_known), strict=True):
+        if is_own[place] or record.values.get("optimizer") == "SGD":
+            sharpness, limit = (own if is_own[place] else plain)[:, place].tolist()
+            early = record.step < FIRST_STEPS and "preconditioned" in record.values
+            found.append(Curvature(record, sharpness, limit, early))
     return found
 
 

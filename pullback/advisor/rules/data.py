@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, class_counts, number, records_with, span
+from pullback.advisor.reading import CONVENTION, class_counts, layers, records_with, rows, span, summed, with_layers
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     IMBALANCED,
@@ -23,7 +22,8 @@ from pullback.advisor.thresholds import (
     ORDER_ERRORS,
     TARGET_SCALE,
 )
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 
 def targets_not_normalised(run: Run) -> Iterator[Finding]:
@@ -31,8 +31,8 @@ def targets_not_normalised(run: Run) -> Iterator[Finding]:
     records = records_with(run, "targets", "std", "largest_mean")
     if not records:
         return
-    spread = median(float(r.values["std"]) for r in records)
-    offset = median(abs(float(r.values["largest_mean"])) for r in records)
+    spread = float(np.median(records.numbers("std")))
+    offset = float(np.median(np.abs(records.numbers("largest_mean"))))
     if spread > TARGET_SCALE or offset > TARGET_SCALE:
         yield Finding(
             "targets-not-normalised",
@@ -63,7 +63,7 @@ def class_imbalance(run: Run) -> Iterator[Finding]:
             "class-imbalance",
             "warning" if ratio > IMBALANCED_ALWAYS else severity(run),
             None,
-            span(list(run.of("targets"))),
+            span(rows(run, "targets")),
             {"times as frequent": ratio, "share of the class": counts[largest] / whole},
             f"a class more than {IMBALANCED:g} times as frequent as the median of the others; a warning from "
             f"{IMBALANCED_ALWAYS:g}",
@@ -78,10 +78,10 @@ def class_imbalance(run: Run) -> Iterator[Finding]:
 
 def data_not_shuffled(run: Run) -> Iterator[Finding]:
     """Batches that differ from each other by more than chance: each step unlearns what the ones before have taught."""
-    records = list(run.of("targets"))
+    records = rows(run, "targets")
     found = _of_all(run)
     if found is None:
-        found = _of_classes([counts for r in records if (counts := by_layer(r, "counts"))]) or _of_numbers(records)
+        found = _of_classes(with_layers(run, "targets", "counts")) or _of_numbers(records)
     if found is None or not records:
         return
     share, errors = found
@@ -105,27 +105,24 @@ def data_not_shuffled(run: Run) -> Iterator[Finding]:
 def _of_all(run: Run) -> tuple[float, float] | None:
     """The same of every batch, where the record has their sums; None where it has not."""
     records = records_with(run, "all_targets", "batches", "num_samples")
-    batches, samples = (sum(float(r.values[name]) for r in records) for name in ("batches", "num_samples"))
+    batches, samples = (float(records.numbers(name).sum()) for name in ("batches", "num_samples"))
     if batches < MANY_BATCHES or not samples > batches:
         return None
-    counts, squares = Counter[str](), Counter[str]()
-    for record in records:
-        counts.update(by_layer(record, "counts"))
-        squares.update(by_layer(record, "squares"))
+    counts, squares = summed(records, "counts"), summed(records, "squares")
     if len(counts) > 1:
         freedom = (batches - 1) * (len(counts) - 1)
-        statistic = samples * (sum(squares[label] / counts[label] for label in counts) - 1)
+        statistic = samples * (sum(squares.get(label, 0.0) / counts[label] for label in counts) - 1)
         share = (statistic - freedom) / (samples * min(batches - 1, len(counts) - 1))
         return share, (statistic - freedom) / math.sqrt(2 * freedom)
     return None if counts else _variances(records, batches, samples)
 
 
-def _variances(records: list[Record], batches: float, samples: float) -> tuple[float, float] | None:
+def _variances(records: Rows, batches: float, samples: float) -> tuple[float, float] | None:
     """Of the output whose batches lie furthest apart."""
-    rows = [[r.values.get(name) for name in ("sums", "square_sums", "squared_sums")] for r in records]
-    if len({len(part) if isinstance(part, list) else 0 for row in rows for part in row}) != 1:
+    parts = [records.cells(name) for name in ("sums", "square_sums", "squared_sums")]
+    if len({len(each) if isinstance(each, list) else 0 for part in parts for each in part}) != 1:
         return None
-    sums, square_sums, squared_sums = np.array(rows, dtype=float).sum(0)
+    sums, square_sums, squared_sums = np.array(parts, dtype=float).sum(1)
     centre = sums**2 / samples
     between, whole = squared_sums - centre, square_sums - centre
     within = whole - between
@@ -138,12 +135,12 @@ def _variances(records: list[Record], batches: float, samples: float) -> tuple[f
     return float(excess / whole[place]), float(excess / noise[place]) / math.sqrt(2 * freedom)
 
 
-def _of_classes(batches: list[dict[str, float]]) -> tuple[float, float] | None:
+def _of_classes(records: Rows) -> tuple[float, float] | None:
     """Share of the spread between batches (Cramér's V squared, less what chance gives), and its standard errors."""
-    labels = sorted({label for counts in batches for label in counts})
-    if len(batches) < MANY_BATCHES or len(labels) < 2:
+    labels, counts = layers(records, "counts")
+    if len(records) < MANY_BATCHES or len(labels) < 2:
         return None
-    table = np.array([[counts.get(label, 0.0) for label in labels] for counts in batches])
+    table = np.nan_to_num(counts[:, np.argsort(labels)])
     table = table[table.sum(1) > 0]
     whole = table.sum()
     expected = table.sum(1, keepdims=True) * table.sum(0) / whole
@@ -153,10 +150,10 @@ def _of_classes(batches: list[dict[str, float]]) -> tuple[float, float] | None:
     return share, (statistic - freedom) / math.sqrt(2 * freedom)
 
 
-def _of_numbers(records: list[Record]) -> tuple[float, float] | None:
+def _of_numbers(records: Rows) -> tuple[float, float] | None:
     """The same of an analysis of variance."""
-    rows = [[number(r.values.get(name)) for name in ("sample_mean", "sample_std", "num_samples")] for r in records]
-    table = np.array([row for row in rows if all(map(math.isfinite, row)) and row[2] > 1])
+    table = np.stack([records.numbers(name) for name in ("sample_mean", "sample_std", "num_samples")], 1)
+    table = table[np.isfinite(table).all(1) & (table[:, 2] > 1)]
     if len(table) < MANY_BATCHES:
         return None
     means, within, counts = table[:, 0], table[:, 1] ** 2, table[:, 2]

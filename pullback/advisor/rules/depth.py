@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
-from pullback.advisor.reading import CONVENTION, by_layer, class_counts, has, lasts, records_with, span
+from pullback.advisor.reading import CONVENTION, by_layer, class_counts, lasts, records_with, rows, span
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_START
 from pullback.advisor.training_losses import training_losses
@@ -50,7 +52,7 @@ def chaotic_initialisation(run: Run) -> Iterator[Finding]:
 def unbalanced_layers(run: Run) -> Iterator[Finding]:
     """Layers whose kernels, per parameter, are of other orders: one rate cannot suit the largest and the smallest."""
     records = records_with(run, "flow", "balance")
-    seen = [r for r in records if r.values["balance"] > UNBALANCED]
+    seen = records.where(records.numbers("balance") > UNBALANCED)
     if lasts(seen, records):
         norms = by_layer(seen[-1], "frobenius")
         yield Finding(
@@ -70,8 +72,9 @@ def unbalanced_layers(run: Run) -> Iterator[Finding]:
 
 
 def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
-    records = list(run.of("flow"))
-    seen = [r for r in records if r.values.get("verdict") == verdict and has(r, "slope")]
+    records = rows(run, "flow")
+    said = np.array([each == verdict for each in records.cells("verdict")], bool)
+    seen = records.where(said & np.isfinite(records.numbers("slope")))
     if not lasts(seen, records):
         return
     norms, (first_seen, last_seen) = by_layer(seen[-1], "gradient_norm"), span(seen)
@@ -85,7 +88,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         f"{verdict}-gradients",
         severity_of_mistake(run) if flat else severity(run),
         _where_it_starts(norms, verdict),
-        (0 if flat and seen[0] is records[0] else first_seen, last_seen),
+        (0 if flat and seen.chosen[0] == records.chosen[0] else first_seen, last_seen),
         evidence,
         "a hundredfold change of the squared gradient norm over the depth, in half of the measurements",
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
@@ -109,7 +112,7 @@ def _where_it_starts(norms: dict[str, float], verdict: str) -> str | None:
 
 
 def _phase(run: Run, phase: str, sign: int) -> Iterator[Finding]:
-    for record in list(run.of("initialisation"))[:1]:
+    for record in rows(run, "initialisation")[:1]:
         chi = {layer: value for layer, value in by_layer(record, "chi").items() if value > 0}
         change = sum(math.log(value) for value in chi.values())  # ln of the factor on squared gradients over the depth
         if sign * change <= math.log(CHI_PRODUCT):
@@ -156,12 +159,13 @@ def _wild_start(run: Run) -> Iterator[Finding]:
 def _modest_loss(run: Run) -> float | None:
     """The loss that outputs of about 0 have, or one answer for all; None where that is not known, or is nearly 0."""
     losses = training_losses(run)
-    forms = {r.values.get("form") for r in run.of("loss")}
+    forms = rows(run, "loss").cells("form")
     if losses.constant is None or losses.least != 0 or not losses.constant > 0:
         return None
     if "squared" in forms:
         targets = records_with(run, "targets", "std", "largest_mean")
-        return median(r.values["std"] ** 2 + r.values["largest_mean"] ** 2 for r in targets) if targets else None
+        sizes = targets.numbers("std") ** 2 + targets.numbers("largest_mean") ** 2
+        return float(np.median(sizes)) if targets else None
     counts = [count for count in class_counts(run).values() if count > 0]
     return max(losses.constant, math.log(max(2, len(counts))))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, growth
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with
+from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with, with_layers
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of, lower
 from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES
 from pullback.advisor.training_losses import training_losses
@@ -57,9 +59,7 @@ def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
     shown = run.course("loss")[1]
     if len(shown) >= MANY_LOSSES and losses.least is not None:
         return []
-    if len(shown) > 1 and (
-        shown[-1] <= shown[0] or (losses.least is not None and growth(list(shown), losses.least) <= 1)
-    ):
+    if len(shown) > 1 and (shown[-1] <= shown[0] or (losses.least is not None and growth(shown, losses.least) <= 1)):
         return []
     return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
 
@@ -69,10 +69,11 @@ def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, f
 
     The batch loss of the very first step is a record of its own, where no measurement was made at it.
     """
-    start = records_with(run, "start", metric)[:1] if probe == "loss" else []
-    series = [(r.step, float(r.values[metric])) for r in [*start, *records_with(run, probe, metric)]]
-    grown = growth([loss for _, loss in series], least_loss(run))
-    return (grown, series) if grown > 1 else (0.0, [])
+    known = [*([records_with(run, "start", metric)[:1]] if probe == "loss" else []), records_with(run, probe, metric)]
+    shown = np.concatenate([records.numbers(metric) for records in known])
+    grown = growth(shown, least_loss(run))
+    steps = np.concatenate([records.steps for records in known])
+    return (grown, list(zip(steps.tolist(), shown.tolist(), strict=True))) if grown > 1 else (0.0, [])
 
 
 def _grown(least: float | None) -> str:
@@ -85,8 +86,9 @@ def _grown(least: float | None) -> str:
 
 def _fastest_layer(run: Run) -> str | None:
     """The layer whose gradient grew most since it was first measured: the direction weights run off in."""
-    flows = [norms for r in run.of("flow") if (norms := by_layer(r, "gradient_norm"))]
+    flows = with_layers(run, "flow", "gradient_norm")
     if len(flows) < 2:
         return None
-    growth = {name: flows[-1][name] / norm for name, norm in flows[0].items() if norm > 0 and name in flows[-1]}
+    first, last = (by_layer(flows[place], "gradient_norm") for place in (0, -1))
+    growth = {name: last[name] / norm for name, norm in first.items() if norm > 0 and name in last}
     return max(growth, key=lambda name: growth[name]) if growth else None

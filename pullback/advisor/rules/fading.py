@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from statistics import median
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from pullback.advisor.thresholds import (
     TAKES_ALL,
 )
 from pullback.advisor.training_losses import training_losses
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 
 def weight_decay_too_high(run: Run) -> Iterator[Finding]:
@@ -33,14 +34,15 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
     records = records_with(run, "updates", "shrink", "norm", "median")
     if not decay > 0 or not records:
         return
-    shares = [(r, share) for r in records if (share := _decay_share(run, r, decay)) is not None]
-    most = [r for r, share in shares if share > DECAY_SHARE]
+    shares = _decay_shares(run, records, decay)
+    most = records.where(shares > DECAY_SHARE)
+    shares = shares[np.isfinite(shares)]
     first, last = records[0].values["norm"], records[-1].values["norm"]
-    cosine = max(float(r.values["shrink"]) for r in records)
+    cosine = float(records.numbers("shrink").max())
     fades = last < DECAY_NORM * first and cosine > DECAY_COSINE
     if not lasts(most, records) and not fades:
         return
-    share = median(share for _, share in shares) if shares else cosine
+    share = float(np.median(shares)) if len(shares) else cosine
     left = training_losses(run).share
     yield Finding(
         "weight-decay-too-high",
@@ -69,18 +71,17 @@ def _takes_all(run: Run, decay: float) -> bool:
     return optimizer.get("class") in ("SGD", "AdamW") and rate * decay >= TAKES_ALL
 
 
-def _decay_share(run: Run, record: Record, decay: float) -> float | None:
-    """Length of what decay alone takes from the weights in a step, over that of the step; None where it is not known.
+def _decay_shares(run: Run, records: Rows, decay: float) -> np.ndarray:
+    """(R,), length of what decay alone takes from the weights in a step, over that of the step; NaN where not known.
 
     Of gradient descent and of AdamW that is the rate times the decay; other optimizers divide it by something.
     """
     optimizer = as_dict(run.meta.get("optimizer"))
     steps, rates = run.course("learning_rate")
-    place = int(np.searchsorted(steps, record.step))
-    rate = float(rates[place]) if place < len(steps) else number(optimizer.get("learning_rate"))
-    if optimizer.get("class") not in ("SGD", "AdamW") or not rate > 0 or not record.values["median"] > 0:
-        return None
-    return rate * decay / float(record.values["median"])
+    rates = np.append(rates, number(optimizer.get("learning_rate")))[np.searchsorted(steps, records.steps)]
+    sizes = records.numbers("median")
+    known = (rates > 0) & (sizes > 0) & (optimizer.get("class") in ("SGD", "AdamW"))
+    return np.where(known, rates * decay / np.where(known, sizes, 1.0), math.nan)
 
 
 def schedule_at_zero(run: Run) -> Iterator[Finding]:

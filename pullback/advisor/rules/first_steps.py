@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import CONVENTION, by_layer, records_with
+from pullback.advisor.reading import CONVENTION, largest, layers, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.thresholds import (
     ALL_AT_ONCE,
@@ -66,11 +66,12 @@ def _curvature(run: Run) -> Sign | None:
 def _update(run: Run) -> Sign | None:
     """Of weights before a batch norm the size does not matter: of such models the layer that moved most counts."""
     normed = is_batch_normed(run)
-    for record in records_with(run, "updates", "median"):
-        size = max(by_layer(record, "ratio").values(), default=0.0) if normed else float(record.values["median"])
+    records = records_with(run, "updates", "median")
+    sizes = largest(layers(records, "ratio")[1]) if normed else records.numbers("median")
+    for step, size in zip(records.steps.tolist(), sizes.tolist(), strict=True):
         if size > (ALL_AT_ONCE if normed else FIRST_UPDATE):
             words = f"{size:.2g} times as long as the weights themselves"
-            return record.step, "|dw| / |w|", size, GOOD_UPDATE / size, words
+            return step, "|dw| / |w|", size, GOOD_UPDATE / size, words
     return None
 
 

@@ -9,13 +9,15 @@ learns has labels anywhere too: it is asked only once the loss has settled.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pullback.advisor.reading import by_layer, class_counts, number
+import numpy as np
+
+from pullback.advisor.reading import class_counts, layers, number
 from pullback.advisor.thresholds import FEW_CLASSES, HARD_PLACE, MANY_RANKED, PLACE_ERRORS, PLACES_TELL, UNLEARNT
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,21 @@ class Places:
     error: float
 
 
-def places_of(records: Sequence[Record]) -> Places | None:
+def places_of(records: Rows) -> Places | None:
     """Over several measurements; None where there are fewer than four classes, or no such sample."""
+    names, table = layers(records, "label_ranks")
+    ranks = np.array([int(name) if name.isdecimal() else 0 for name in names])
+    known, every = np.trunc(np.where(table > 0, table, 0.0)), records.numbers("num_classes")
     counts: dict[float, int] = {}
     samples = 0
-    for record in records:
-        classes = number(record.values.get("num_classes"))
-        if not classes >= FEW_CLASSES:
-            continue
-        for rank, count in by_layer(record, "label_ranks").items():
-            if rank.isdecimal() and 0 < int(rank) <= classes and count > 0:
-                samples += int(count)
-                if int(rank) > 1:
-                    place = (int(rank) - 2) / (classes - 2)
-                    counts[place] = counts.get(place, 0) + int(count)
+    for classes in np.unique(every[every >= FEW_CLASSES]).tolist():
+        found = known[every == classes].sum(0)
+        inside = (ranks > 0) & (ranks <= classes)
+        samples += int(found[inside].sum())
+        for rank, count in zip(ranks[inside].tolist(), found[inside].tolist(), strict=True):
+            if rank > 1 and count:
+                place = (rank - 2) / (classes - 2)
+                counts[place] = counts.get(place, 0) + int(count)
     against = sum(counts.values())
     if not against:
         return None
@@ -57,7 +60,7 @@ def places_of(records: Sequence[Record]) -> Places | None:
     return Places(against, samples, mean, math.sqrt(variance / against))
 
 
-def are_drawn(run: Run, records: Sequence[Record]) -> Places | None:
+def are_drawn(run: Run, records: Rows) -> Places | None:
     """The places, if they are those of labels that say nothing of their samples, of a model that has learnt.
 
     ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise.

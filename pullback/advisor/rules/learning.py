@@ -8,7 +8,7 @@ import numpy as np
 
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, has, not_finite
+from pullback.advisor.reading import CONVENTION, not_finite, records_with
 from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
@@ -60,5 +60,5 @@ def _unchanged(losses: Losses, early: float, level: float, error: float) -> bool
 
 def _most_are_right(run: Run) -> bool:
     """Whether the last measurement has more right answers than one answer for all by a tenth of the samples."""
-    records = [r for r in run.of("loss") if has(r, "accuracy", "constant_accuracy")]
+    records = records_with(run, "loss", "accuracy", "constant_accuracy")
     return bool(records) and records[-1].values["accuracy"] > records[-1].values["constant_accuracy"] + 0.1

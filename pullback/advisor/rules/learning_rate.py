@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import median
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, least_loss, not_finite, records_with
+from pullback.advisor.reading import CONVENTION, lasts, layers, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.rules.first_steps import out_of_reach
 from pullback.advisor.severity import falls_short, is_early, learns, severity
@@ -41,7 +40,8 @@ from pullback.advisor.thresholds import (
     WILD_UPDATE,
 )
 from pullback.advisor.training_losses import summed_over, training_losses
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 
 def too_high(run: Run) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
-    updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else []
+    updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else _updates(run)[:0]
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -111,22 +111,24 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
 
 
-def _updates(run: Run) -> list[Record]:
+def _updates(run: Run) -> Rows:
     """Measured steps but the first, in which Adam moves every weight by the whole rate."""
-    return [r for r in records_with(run, "updates", "median") if r.step != FIRST_MEASUREMENT]
+    records = records_with(run, "updates", "median")
+    return records.where(records.steps != FIRST_MEASUREMENT)
 
 
-def _large_updates(run: Run, limit: float) -> list[Record]:
+def _large_updates(run: Run, limit: float) -> Rows:
     """Measurements of steps that move the weights by so much of their size, if the first shows it or half of them."""
     records = _updates(run)
-    large = [r for r in records if r.values["median"] > limit]
-    return large if large and (large[0] is records[0] or lasts(large, records)) else []
+    beyond = records.numbers("median") > limit
+    large = records.where(beyond)
+    return large if beyond[:1].any() or lasts(large, records) else large[:0]
 
 
 def too_low(run: Run) -> Iterator[Finding]:
     """The loss hardly moves, or still falls evenly from near its start, and steps could be many times longer."""
     losses, least = training_losses(run), least_loss(run)
-    finite = list(map(float, losses.finite))
+    finite = losses.finite
     if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
     updates = _updates(run)
@@ -137,11 +139,11 @@ def too_low(run: Run) -> Iterator[Finding]:
         return
     curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
-    small = [r for r in updates if r.values["median"] < SMALL_UPDATE]
+    small = updates.where(updates.numbers("median") < SMALL_UPDATE)
     little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and falls)
     if not little or way > (TRAVELLED if falls else HALF_TRAVELLED):
         return
-    evidence = {"first loss": finite[0], "last loss": finite[-1]}
+    evidence = {"first loss": float(finite[0]), "last loss": float(finite[-1])}
     factor = RAISED if way == 0 else min(RAISED, WELL_TRAVELLED / way)
     if way > 0 and (crawls or barely):
         factor = min(RAISED_FAR, max(RAISED, HALF_TRAVELLED / way))
@@ -176,9 +178,14 @@ def too_low(run: Run) -> Iterator[Finding]:
     )
 
 
-def _way(updates: list[Record], run: Run) -> float:
+def _way(updates: Rows, run: Run) -> float:
     """How far the weights went at most, in units of their size: a step's share times the steps."""
-    return median(r.values["median"] for r in updates) * max(run.steps, default=0) if updates else 0.0
+    return float(np.median(updates.numbers("median"))) * _end(run) if updates else 0.0
+
+
+def _end(run: Run) -> int:
+    """The last step at which anything was measured."""
+    return max(run.steps[-1:], default=0)
 
 
 def _crawls(run: Run) -> bool:
@@ -193,11 +200,10 @@ def _crawls(run: Run) -> bool:
     return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < HALF_TRAVELLED and not learns(run)
 
 
-def _furthest(updates: list[Record], run: Run) -> float:
+def _furthest(updates: Rows, run: Run) -> float:
     """How far the weights of a layer went at most, as ``_way`` does of all."""
-    ratios = [by_layer(r, "ratio") for r in updates]
-    ways = [median(each.get(layer, 0.0) for each in ratios) for layer in {name for each in ratios for name in each}]
-    return max(ways, default=0.0) * max(run.steps, default=0)
+    ratios = np.nan_to_num(layers(updates, "ratio")[1])
+    return float(np.median(ratios, 0).max(initial=0.0)) * _end(run) if updates else 0.0
 
 
 def _still_falls(losses: Losses, *, barely: bool) -> bool:

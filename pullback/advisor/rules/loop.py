@@ -8,7 +8,7 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, records_with, span
+from pullback.advisor.reading import CONVENTION, records_with, rows, span
 from pullback.advisor.thresholds import (
     ADDS_UP,
     ADDS_UP_BEYOND,
@@ -66,14 +66,13 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
 
 def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray, np.ndarray] | None:
     """The last measured step, and the root mean square of samples' gradients at these: largest around, and between."""
-    found = [
-        (r.step, float(r.values["rms_gradient_norm"])) for r in records_with(run, "gradients", "rms_gradient_norm")
-    ]
-    found = [(step, size) for step, size in found if size > 0]
-    if len(found) < 2:
+    records = records_with(run, "gradients", "rms_gradient_norm")
+    at, sizes = records.steps, records.numbers("rms_gradient_norm")
+    at, sizes = at[sizes > 0], sizes[sizes > 0]
+    if len(at) < 2:
         return None
-    at, sizes = np.array([step for step, _ in found]), np.array([size for _, size in found])
-    around = np.array([sizes[max(0, k - 2) : k + 2].max() for k in range(len(at) + 1)])[np.searchsorted(at, steps)]
+    beside = np.concatenate([np.full(2, -np.inf), sizes, np.full(2, -np.inf)])
+    around = np.lib.stride_tricks.sliding_window_view(beside, 4).max(1)[np.searchsorted(at, steps)]
     return int(at[-1]), around, np.exp(np.interp(steps, at, np.log(sizes)))
 
 
@@ -96,8 +95,13 @@ def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
 
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:
     """A loss that wants scores and is given probabilities: it takes the softmax, or the sigmoid, a second time."""
-    records = [r for r in run.of("loss") if isinstance(r.values.get("outputs"), str)]
-    wrong = [r for r in records if (r.values.get("form"), r.values["outputs"]) in WRONG_OUTPUTS]
+    records = rows(run, "loss")
+    said = list(zip(records.cells("form"), records.cells("outputs"), strict=True))
+    is_said = np.array([isinstance(outputs, str) for _, outputs in said], bool)
+    records = records.where(is_said)
+    wrong = records.where(
+        np.array([isinstance(each[0], str) and each in WRONG_OUTPUTS for each in said], bool)[is_said]
+    )
     if not wrong or len(wrong) < len(records):
         return
     form, outputs = wrong[-1].values["form"], wrong[-1].values["outputs"]

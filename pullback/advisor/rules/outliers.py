@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, has, number, records_with
-from pullback.advisor.rules.samples import NUM_LISTED, count_of, listed_samples, name_of, suspects_of, with_samples
+from pullback.advisor.reading import CONVENTION, has, number, once_a_run, records_with, rows
+from pullback.advisor.rules.samples import (
+    NUM_LISTED,
+    count_of,
+    counts_of,
+    listed_samples,
+    name_of,
+    suspects_of,
+    with_samples,
+)
 from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES
 from pullback.runs import Record, Run
 
@@ -37,11 +47,13 @@ def outlying_samples(run: Run) -> Iterator[Finding]:
     )
 
 
+@once_a_run
 def far_samples(run: Run) -> list[Record]:
     """Measurements that show inputs far from all others, which are not the data's own shape."""
-    return [
-        r for r in run.of("inputs") if _far(r) and number(r.values.get("num_far")) <= FAR_SHARE * _batch(run, r.step)
-    ]
+    records = rows(run, "inputs")
+    few = records.numbers("num_far") <= FAR_SHARE * _batches(run, records.steps)
+    listed = np.array([bool(each) for each in records.cells("far_samples")], bool)
+    return [r for r in records.where(few & listed) if _far(r)]
 
 
 def _far(record: Record) -> list[tuple[int, float]]:
@@ -51,13 +63,13 @@ def _far(record: Record) -> list[tuple[int, float]]:
     return [(place, number(times)) for place, times in whole if number(times) > FAR_OUT]
 
 
-def _batch(run: Run, step: int) -> float:
-    """Samples of the loop's batch at a step; without a word of it as many as would be needed."""
-    for probe, name in (("noise", "batch_size"), ("targets", "num_samples")):
-        for record in records_with(run, probe, name):
-            if record.step == step:
-                return float(record.values[name])
-    return math.inf
+def _batches(run: Run, steps: np.ndarray) -> np.ndarray:
+    """Samples of the loop's batch at each step (S,); without a word of it as many as would be needed."""
+    known: dict[int, float] = {}
+    for probe, name in (("targets", "num_samples"), ("noise", "batch_size")):
+        records = records_with(run, probe, name)[::-1]  # of several at a step the first
+        known |= zip(records.steps.tolist(), records.numbers(name).tolist(), strict=True)
+    return np.array([known.get(step, math.inf) for step in steps.tolist()])
 
 
 def duplicates(run: Run) -> Iterator[Finding]:
@@ -67,12 +79,14 @@ def duplicates(run: Run) -> Iterator[Finding]:
     data; more of a few samples than such draws give says that the data has them several times. Whole batches tell more
     than the few samples that are measured, where inputs are numbers.
     """
-    whole = [r for r in run.of("inputs") if _copied(r)]
+    every = rows(run, "inputs")
+    listed = np.array([bool(each) for each in every.cells("copied")], bool)
+    whole = [r for r in every.where(listed) if _copied(r)]
     if whole and not _by_replacement(whole):
-        yield from _of_batches(whole, len(list(run.of("inputs"))))
+        yield from _of_batches(whole, len(every))
         return
     records = with_samples(run)
-    seen = max(records, key=lambda r: count_of(r, "duplicate"), default=None)
+    seen = records[int(counts_of(records, "duplicate").argmax())] if records else None
     if seen is None or not (found := suspects_of(seen, "duplicate")) or _by_replacement(records):
         return
     count, samples = float(count_of(seen, "duplicate")), seen.values["num_samples"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import median
+
+import numpy as np
 
 from pullback.advisor.course import stands
 from pullback.advisor.findings import Finding
@@ -11,6 +12,7 @@ from pullback.advisor.reading import CONVENTION, least_loss, number, records_wit
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import NEGATIVE, PLATEAU, PLATEAU_CHANGES, PLATEAU_LOSSES
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 
 def saddle_plateau(run: Run) -> Iterator[Finding]:
@@ -25,7 +27,8 @@ def minimum_plateau(run: Run) -> Iterator[Finding]:
 
 def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
     late = _standing(run)
-    known = [r for r in records_with(run, "sharpness", "smallest", "hessian") if late and r.step >= late[0].step]
+    known = records_with(run, "sharpness", "smallest", "hessian")
+    known = known.where(known.steps >= late[0].step) if late else known[:0]
     if not known or (direction := _is_saddle(known[-1])) is None or direction != saddle:
         return
     values = known[-1].values
@@ -35,7 +38,7 @@ def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
         None,
         (late[0].step, late[-1].step),
         {
-            "loss": median(r.values["loss"] for r in late),
+            "loss": float(np.median(late.numbers("loss"))),
             "smallest curvature": values["smallest"],
             "largest curvature": values["hessian"],
         },
@@ -51,11 +54,11 @@ def _plateau(run: Run, *, saddle: bool) -> Iterator[Finding]:
     )
 
 
-def _standing(run: Run) -> list[Record]:
+def _standing(run: Run) -> Rows:
     """Loss records of the last two quarters if their medians agree, else nothing."""
     records = records_with(run, "loss", "loss")
-    if len(records) < PLATEAU_LOSSES or not stands([float(r.values["loss"]) for r in records], least_loss(run)):
-        return []
+    if len(records) < PLATEAU_LOSSES or not stands(records.numbers("loss"), least_loss(run)):
+        return records[:0]
     return records[-2 * (len(records) // 4) :]
 
 

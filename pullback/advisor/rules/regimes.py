@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 from pullback.advisor.change import Change
 from pullback.advisor.course import rose_again
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, by_layer, has, least_loss, number, records_with, span
+from pullback.advisor.reading import (
+    CONVENTION,
+    by_layer,
+    has,
+    least_loss,
+    number,
+    records_with,
+    rows,
+    span,
+    with_layers,
+)
 from pullback.advisor.severity import learns, severity
 from pullback.advisor.thresholds import (
     ACCURACY_FALL,
@@ -30,7 +41,7 @@ HELD_OUT = {"test": "", "epoch": "test_"}  # probes that loops log it as, and wh
 
 def effective_rate_decay(run: Run) -> Iterator[Finding]:
     """Weights whose scale does not matter grow, and their effective rate lr / |w|^2 falls without anyone asking."""
-    records = [r for r in run.of("effective_lr") if by_layer(r, "norm")]
+    records = with_layers(run, "effective_lr", "norm")
     if not records:
         return
     first, last = by_layer(records[0], "norm"), by_layer(records[-1], "norm")
@@ -92,28 +103,29 @@ def memorisation(run: Run) -> Iterator[Finding]:
     A gap is no harm by itself: hard tasks and small data leave one in the best of runs. A warning is a held-out measure
     that was better before; where that was looked at too seldom to tell, the gap.
     """
-    held_out = sorted((r for probe in HELD_OUT for r in run.of(probe) if _test(r)), key=lambda r: (r.step, r.time))
+    held_out = sorted((r for probe in HELD_OUT for r in rows(run, probe) if _test(r)), key=lambda r: (r.step, r.time))
+    tests = [_test(record) for record in held_out]
     train = records_with(run, "loss", "loss")
     if not held_out or not train:
         return
-    test = _test(held_out[-1])
+    test = tests[-1]
     evidence: dict[str, float] = {}
     if has(train[-1], "accuracy") and "accuracy" in test:
         accuracy = train[-1].values["accuracy"]
         if accuracy >= KNOWN_BY_HEART and accuracy - test["accuracy"] > GENERALISATION_GAP and _fits(run):
             evidence |= {"training accuracy": accuracy, "test accuracy": test["accuracy"]}
-    losses = [_test(r)["loss"] for r in held_out if "loss" in _test(r)]
+    losses = [each["loss"] for each in tests if "loss" in each]
     least = least_loss(run)
     least = None if least is not None and losses and min(losses) < least else least
-    if "loss" in test and rose_again(losses, [float(r.values["loss"]) for r in train], least):
+    if "loss" in test and rose_again(losses, train.numbers("loss"), least):
         evidence |= {"lowest test loss": min(losses), "last test loss": test["loss"]}
-    accuracies = [_test(r)["accuracy"] for r in held_out if "accuracy" in _test(r)]
+    accuracies = [each["accuracy"] for each in tests if "accuracy" in each]
     many = len(accuracies) >= MANY_LOOKS
     fall = _fall(accuracies) if many else 0.0
     if evidence:
         if fall > ACCURACY_FALL:
             evidence |= {"fall of the test accuracy": fall}
-        numbers = "last test loss" in evidence and any(r.values.get("form") == "squared" for r in train)
+        numbers = "last test loss" in evidence and "squared" in train.cells("form")
         harms = numbers or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
         yield Finding(
             "memorisation",
@@ -141,8 +153,14 @@ def _fits(run: Run) -> bool:
 def _fall(accuracies: Sequence[float]) -> float:
     """From the best quarter's median to that of the last."""
     quarter = len(accuracies) // 4
-    levels = [median(accuracies[k : k + max(1, quarter)]) for k in range(len(accuracies) - quarter + 1)]
-    return max(levels) - levels[-1]
+    held = sorted(accuracies[:quarter])
+    best = level = median(held)
+    for before, after in zip(accuracies, accuracies[quarter:], strict=False):
+        del held[bisect_left(held, before)]
+        insort(held, after)
+        level = median(held[(quarter - 1) // 2 : quarter // 2 + 1])  # of what is sorted, by its middle
+        best = max(best, level)
+    return best - level
 
 
 def _above(least: float | None) -> str:

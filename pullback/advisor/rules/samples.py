@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import kinds
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, number, once_a_run, records_with, span
+from pullback.advisor.reading import CONVENTION, by_layer, lasts, layers, number, once_a_run, records_with, rows, span
 from pullback.advisor.rules.labels import are_drawn, contradicted
 from pullback.advisor.severity import severity_of_symptom
 from pullback.advisor.thresholds import (
@@ -28,6 +30,7 @@ from pullback.advisor.thresholds import (
 )
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 NUM_LISTED = 5
 REMEDIES = {
@@ -45,16 +48,17 @@ REASONS = {
 def conflicting_gradients(run: Run) -> Iterator[Finding]:
     """Samples that on the whole pull against each other, the two classes and the two samples that do so most."""
     records = records_with(run, "alignment", "mean_cosine", "conflict_fraction")
-    apart = {r.step for r in records_with(run, "classes", "within", "between") if r.values["between"] < CLASS_CONFLICT}
-    bad = [r for r in records if r.values["mean_cosine"] < CONFLICT or r.step in apart]
+    classes = records_with(run, "classes", "within", "between")
+    apart = np.isin(records.steps, classes.steps[classes.numbers("between") < CLASS_CONFLICT])
+    bad = records.where((records.numbers("mean_cosine") < CONFLICT) | apart)
     if not lasts(bad, records):
         return
     last = bad[-1].values
     evidence = {"mean cosine": last["mean_cosine"], "share of conflicting pairs": last["conflict_fraction"]}
     where = []
-    if classes := _triple(_at(run, "classes", bad[-1].step).get("worst")):
-        evidence["cosine between the worst classes"] = classes[2]
-        where.append(f"classes {classes[0]:g} and {classes[1]:g}")
+    if worst := _triple(_at(run, "classes", bad[-1].step).get("worst")):
+        evidence["cosine between the worst classes"] = worst[2]
+        where.append(f"classes {worst[0]:g} and {worst[1]:g}")
     pairs = last.get("worst_pairs")
     if pair := _triple(pairs[0] if isinstance(pairs, list) and pairs else None):
         evidence["cosine of the worst pair"] = pair[2]
@@ -84,10 +88,11 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     records = with_samples(run)
     if not records:
         return
-    late = [r for r in records if 2 * r.step >= records[-1].step]
+    late = records.where(2 * records.steps >= records[-1].step)
+    labelled = late.where(_named(late, "label") > 0)
     seen = {
-        "label": next((r for r in reversed(late) if suspects_of(r, "label")), records[-1]),
-        "outlier": max(records, key=lambda r: len(suspects_of(r, "outlier"))),
+        "label": labelled[-1] if labelled else records[-1],
+        "outlier": records[int(_named(records, "outlier").argmax())],
     }
     found = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
     if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
@@ -99,7 +104,7 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     if not found:
         return
     share = _label_share(late)
-    early = [r for r in records if r.step in _unlearnt(run)]
+    early = records.where(np.isin(records.steps, _unlearnt(run)))
     confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
     beyond = _by_chance(*_labels(late)) < LABEL_CHANCE
     cleaner = _is_cleaner_held_out(run)
@@ -128,14 +133,14 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     )
 
 
-def _label_share(records: Sequence[Record]) -> float:
+def _label_share(records: Rows) -> float:
     count, samples = _labels(records)
     return count / samples
 
 
-def _labels(records: Sequence[Record]) -> tuple[int, int]:
+def _labels(records: Rows) -> tuple[int, int]:
     """Suspect labels, and samples that were looked at."""
-    return sum(count_of(r, "label") for r in records), int(sum(r.values["num_samples"] for r in records))
+    return int(counts_of(records, "label").sum()), int(records.numbers("num_samples").sum())
 
 
 def _by_chance(count: int, samples: int) -> float:
@@ -149,7 +154,7 @@ def _by_chance(count: int, samples: int) -> float:
 def _is_cleaner_held_out(run: Run) -> bool:
     """Whether held-out samples are far easier than those trained on, and no noise of the model's own makes them so."""
     losses = training_losses(run)
-    held_out = [r.values["loss"] for r in records_with(run, "test", "loss")]
+    held_out = records_with(run, "test", "loss").numbers("loss")[-1:].tolist()
     noisy = any("dropout" in kind for kind in kinds(run))
     if not held_out or losses.least is None or len(losses) < MANY_STEPS or noisy:
         return False
@@ -157,16 +162,36 @@ def _is_cleaner_held_out(run: Run) -> bool:
 
 
 @once_a_run
-def _unlearnt(run: Run) -> set[int]:
+def _unlearnt(run: Run) -> np.ndarray:
     """Steps at which hardly more samples are right than with one answer for all."""
     records = records_with(run, "loss", "accuracy", "constant_accuracy")
-    return {r.step for r in records if r.values["accuracy"] < r.values["constant_accuracy"] + UNLEARNT}
+    return records.steps[records.numbers("accuracy") < records.numbers("constant_accuracy") + UNLEARNT]
 
 
 @once_a_run
-def with_samples(run: Run) -> list[Record]:
+def with_samples(run: Run) -> Rows:
     """Records of the probe that saw any."""
-    return [r for r in records_with(run, "samples", "num_samples") if r.values["num_samples"] > 0]
+    records = records_with(run, "samples", "num_samples")
+    return records.where(records.numbers("num_samples") > 0)
+
+
+def _named(records: Rows, reason: str) -> np.ndarray:
+    """(R,), how many samples each record names for a reason, as ``suspects_of`` does."""
+    counts = [len(_for(each, reason)) if each else 0 for each in records.cells("suspects")]
+    enough = (records.numbers("num_samples") >= MANY_SAMPLES) | (reason != "outlier")
+    return np.array(counts, np.int64) * enough
+
+
+def counts_of(records: Rows, reason: str) -> np.ndarray:
+    """(R,), how many there are; of records that name all of them, as many as are named."""
+    names, table = layers(records, "num_suspects")
+    told = np.isfinite(table).any(1)
+    if reason == "outlier" or not told.all():
+        named = _named(records, reason)
+        if reason == "outlier" or not told.any():
+            return named
+    counts = np.nan_to_num(table[:, names.index(reason)]) if reason in names else np.zeros(len(records))
+    return counts.astype(np.int64) if told.all() else np.where(told, counts.astype(np.int64), named)
 
 
 def count_of(record: Record, reason: str) -> int:
@@ -202,13 +227,14 @@ def name_of(record: Record, suspect: list[Any]) -> int:
 
 def suspects_of(record: Record, reason: str) -> list[Any]:
     """Samples of a record that are suspect for a reason, each with its number and the reason."""
-    suspects = record.values.get("suspects")
+    enough = reason != "outlier" or number(record.values.get("num_samples")) >= MANY_SAMPLES
+    return _for(record.values.get("suspects"), reason) if enough else []
+
+
+def _for(suspects: Any, reason: str) -> list[Any]:
+    """Those among suspects that are so for a reason, if there are any."""
     found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
-    if reason != "outlier":
-        return found
-    return (
-        [s for s in found if number(s[1]) > OUTLIER] if number(record.values.get("num_samples")) >= MANY_SAMPLES else []
-    )
+    return found if reason != "outlier" else [s for s in found if number(s[1]) > OUTLIER]
 
 
 def _is_suspect(value: Any) -> bool:
@@ -217,7 +243,8 @@ def _is_suspect(value: Any) -> bool:
 
 def _at(run: Run, probe: str, step: int) -> Mapping[str, Any]:
     """Values of a probe at a step, empty if it was not measured then."""
-    records: list[Record] = [record for record in run.of(probe) if record.step == step]
+    records = rows(run, probe)
+    records = records.where(records.steps == step)
     return records[-1].values if records else {}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import by_layer, span
+from pullback.advisor.reading import largest, layers, rows, span
 from pullback.advisor.rules.words import as_dict, listed, names_in
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import FALLS_SHORT, FEW_STEPS, LEARNS_SHARE, MOVES
@@ -20,7 +20,7 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
     left_out = names_in(optimizer.get("left_out"))
     frozen, behind = (names_in(model.get(name)) for name in ("frozen", "frozen_behind"))
     still = _still(run)
-    end = max(run.steps, default=0)
+    end = max(run.steps[-1:], default=0)
     source = "definition: a relative update of 0, while others move"
     if left_out:
         yield Finding(
@@ -40,7 +40,7 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
             "parameters-not-trained",
             severity(run),
             still[0],
-            span(list(run.of("updates"))),
+            span(rows(run, "updates")),
             {"layers that never move": float(len(still))},
             "a relative update of exactly 0 in all measurements, while others are above " + f"{MOVES:g}",
             source,
@@ -81,8 +81,8 @@ def _holds_back(run: Run) -> bool:
 
 def _still(run: Run) -> list[str]:
     """Layers without an update in all of at least two measurements in which others have one."""
-    records = [ratios for r in run.of("updates") if (ratios := by_layer(r, "ratio"))]
-    moving = [ratios for ratios in records if max(ratios.values()) > MOVES]
+    names, ratios = layers(rows(run, "updates"), "ratio")
+    moving = ratios[largest(ratios) > MOVES]
     if len(moving) < 2:
         return []
-    return [layer for layer in moving[0] if all(ratios.get(layer) == 0.0 for ratios in moving)]
+    return [name for name, still in zip(names, (moving == 0.0).all(0).tolist(), strict=True) if still]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
-from pullback.advisor.reading import CONVENTION, by_layer, lasts, records_with
+from pullback.advisor.reading import CONVENTION, by_layer, largest, lasts, layers, records_with, rows, span, with_layers
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, MANY_DIRECTIONS, SATURATED
 from pullback.runs import Record, Run
+from pullback.runs.column import Layers
+from pullback.runs.rows import Rows
 
 
 def saturated_units(run: Run) -> Iterator[Finding]:
@@ -32,7 +37,7 @@ def dead_units(run: Run) -> Iterator[Finding]:
     yield from _share(
         run,
         "dead-units",
-        lambda record: by_layer(record, "dead"),
+        lambda records: layers(records, "dead"),
         DEAD,
         f"more than {DEAD:g} of a layer's units without slope on every measured sample",
         "Lu et al. (2019), arXiv:1903.06733; ",
@@ -42,22 +47,21 @@ def dead_units(run: Run) -> Iterator[Finding]:
 
 def rank_collapse(run: Run) -> Iterator[Finding]:
     """A wide layer whose activations point the same way for every sample: what is behind it cannot tell them apart."""
-    samples = {r.step: float(r.values["num_samples"]) for r in records_with(run, "kernel", "num_samples")}
-    records = [
-        r
-        for r in run.of("activations")
-        if by_layer(r, "effective_rank") and samples.get(r.step, math.inf) >= FEW_DIRECTIONS
-    ]
-    seen = [(r, ranks) for r in records if (ranks := _collapsed(r))]
-    many = sum(samples.get(r.step, math.inf) for r, _ in seen) >= MANY_DIRECTIONS
-    if many and lasts([r for r, _ in seen], records):
-        record, ranks = seen[-1]
+    kernels = records_with(run, "kernel", "num_samples")
+    known = dict(zip(kernels.steps.tolist(), kernels.numbers("num_samples").tolist(), strict=True))
+    records = with_layers(run, "activations", "effective_rank")
+    samples = np.array([known.get(step, math.inf) for step in records.steps.tolist()])
+    records, samples = records.where(samples >= FEW_DIRECTIONS), samples[samples >= FEW_DIRECTIONS]
+    is_seen = _is_collapsed(records)
+    seen = records.where(is_seen)
+    if lasts(seen, records) and samples[is_seen].sum() >= MANY_DIRECTIONS:
+        ranks = _collapsed(seen[-1])
         layer = min(ranks, key=lambda name: ranks[name])
         yield Finding(
             "rank-collapse",
             severity(run),
             next(iter(ranks)),
-            (seen[0][0].step, record.step),
+            span(seen),
             {"smallest effective rank": ranks[layer], "layers": len(ranks)},
             f"effective rank of a layer's activations below {COLLAPSED:g} in half of the measurements",
             "Daneshmand et al. (2020), arXiv:2003.01652; Dong et al. (2021), arXiv:2103.03404; " + CONVENTION,
@@ -77,37 +81,56 @@ def _collapsed(record: Record) -> dict[str, float]:
     }
 
 
-def _saturated(record: Record) -> dict[str, float]:
-    return {layer: share for layer, share in by_layer(record, "saturated").items() if _kind(record, layer) in BOUNDED}
+def _is_collapsed(records: Rows) -> np.ndarray:
+    """(R,), whether a record has any such layer."""
+    names, ranks = layers(records, "effective_rank")
+    known, widths = layers(records, "width")
+    wide = np.full(ranks.shape, True)
+    for place, name in enumerate(names):
+        if name in known:
+            wide[:, place] = ~(widths[:, known.index(name)] < ENOUGH_UNITS)
+    return ((ranks < COLLAPSED) & wide).any(1)
 
 
-def _kind(record: Record, layer: str) -> str:
-    kinds = record.values.get("kind")
+def _saturated(records: Rows) -> Layers:
+    """Shares of activations that have two flat ends, and NaN of others."""
+    names, shares = layers(records, "saturated")
+    bounded: list[list[bool]] = []
+    before: Any = None
+    for kind in records.cells("kind"):  # nearly always the same
+        bounded.append(
+            [_kind(kind, name) in BOUNDED for name in names] if kind != before or not bounded else bounded[-1]
+        )
+        before = kind
+    return names, np.where(np.array(bounded, bool).reshape(shares.shape), shares, np.nan)
+
+
+def _kind(kinds: Any, layer: str) -> str:
     return str(kinds.get(layer)).lower().replace("_", "") if isinstance(kinds, dict) else ""
 
 
 def _share(
     run: Run,
     name: str,
-    shares: Callable[[Record], dict[str, float]],
+    shares: Callable[[Rows], Layers],
     limit: float,
     threshold: str,
     source: str,
     summary: str,
 ) -> Iterator[Finding]:
     """A finding at the worst layer, where one layer or another is beyond the limit in half of the measurements."""
-    records = list(run.of("activations"))
-    seen = [(r, found) for r in records if (found := shares(r)) and max(found.values()) > limit]
-    if lasts([r for r, _ in seen], records):
-        record, found = seen[-1]
-        layer = max(found, key=lambda each: found[each])
-        action, change = for_units(run, name.partition("-")[0], seen[0][0] is records[0])
+    records = rows(run, "activations")
+    seen = records.where(largest(shares(records)[1]) > limit)
+    if lasts(seen, records):
+        names, last = shares(seen[-1:])
+        layer = names[int(np.nanargmax(last[0]))]
+        action, change = for_units(run, name.partition("-")[0], seen.chosen[0] == records.chosen[0])
         yield Finding(
             name,
             severity(run),
             layer,
-            (seen[0][0].step, record.step),
-            {"share": found[layer], "layers beyond": sum(value > limit for value in found.values())},
+            span(seen),
+            {"share": float(np.nanmax(last)), "layers beyond": int((last > limit).sum())},
             threshold + ", in half of the measurements",
             source + CONVENTION,
             action,

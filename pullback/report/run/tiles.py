@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pullback._text import duration
+from pullback.advisor.reading import rows
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.severity import constant_accuracy, learns
 from pullback.advisor.thresholds import CONFLICT, FALLS_SHORT, LEARNS_SHARE
@@ -65,7 +66,7 @@ def _is_lost(loss: float | None) -> bool:
 
 def _of_accuracy(run: Run, accuracy: float | None) -> str:
     """Against that of the most frequent class; where it is not known, nothing is said."""
-    constant = constant_accuracy(run, [record.values for record in run.of("loss")])
+    constant = constant_accuracy(run, rows(run, "loss"))
     if accuracy is None or not constant < 1:
         return ""
     return _by_share((1 - accuracy) / (1 - constant))
@@ -88,7 +89,7 @@ def _of_conflict(run: Run) -> str:
 
 def _held_out_accuracy(run: Run) -> tuple[float | None, str]:
     of_epoch = last_value(run, "epoch", "test_accuracy")
-    constant = constant_accuracy(run, [record.values for record in run.of("loss")])
+    constant = constant_accuracy(run, rows(run, "loss"))
     beside = f"; the most frequent class alone makes {percent(constant)}" if math.isfinite(constant) else ""
     if of_epoch is not None:
         return of_epoch, "after the last epoch" + beside
