@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from benchmarks.methods.problem import Blocks, Call, Problem
 
+PEERS = ("torch.func vmap(grad)", "BackPACK BatchGrad", "opacus GradSampleModule")
+
 
 def blocks_from_rows(rows: Iterable[tuple[str, Tensor]]) -> Blocks:
     """One product per parameter, (N, m) times its transpose, summed by layer."""
@@ -161,3 +163,16 @@ def gemm_flops(problem: Problem) -> float:
     return float(
         sum(2 * n * n * (d + p) if T == 1 else 2 * n * T * d * p + 2 * n * n * d * p for T, d, p in problem.products)
     )
+
+
+def beside_peers(chunks: Iterable[int]) -> dict[str, Callable[[Problem], Call]]:
+    """What kernels of small networks are measured beside; ``vmap`` of so many samples at a time."""
+    return {
+        "pullback.backward_kernel": pullback,
+        "gemm": gemm,
+        "ordinary gradient": gradient,
+        **{f"{PEERS[0]}[chunks of {chunk}]": vmap_grad(chunk) for chunk in chunks},
+        PEERS[1]: backpack,
+        PEERS[2]: opacus,
+        "NNGeometry GramMatrix": nngeometry,  # the total alone, from factored layers where it has them
+    }

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from pullback.charts.chart import (
     DIVERGING,
-    SEQUENTIAL,
     Cell,
     Chart,
     Figure,
@@ -18,7 +17,7 @@ from pullback.charts.chart import (
     below_colour_bar,
     colour_bar,
 )
-from pullback.charts.maps import grid_rows, heat_map
+from pullback.charts.maps import coloured, grid_rows, heat_map
 from pullback.charts.plots import Curve, beside, curves, short, trace_of
 
 __all__ = ["Curve", "beside", "contours", "curves", "heat_map", "matrix", "slides"]
@@ -76,20 +75,13 @@ def contours(
     """
     flat = [value for row in z[1] for value in row]
     low, high = min(flat), max(flat) if top is None else top
-    ticks = [low + (high - low) * part / 4 for part in range(5)]
     trace = {
         "type": "contour",
         "x": [short(v) for v in x[1]],
         "y": [short(v) for v in y[1]],
-        "z": [[short(v) for v in row] for row in z[1]],
-        "zmin": low,
-        "zmax": high,
-        "colorscale": SEQUENTIAL,
         "contours": {"start": low, "end": high, "size": (high - low) / 24},
         "line": {"width": 0.4, "color": "rgba(255,255,255,0.5)"},
-        "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
-        "hovertemplate": f"{z[0]} %{{z:.5g}}<extra></extra>",
-    }
+    } | coloured(*z, (low, high))
     layout: Figure = below_colour_bar(base_layout(height))
     layout["xaxis"] = axis(x[0], constrain="domain", showgrid=False)
     layout["yaxis"] = axis(y[0], scaleanchor="x", constrain="domain", showgrid=False)

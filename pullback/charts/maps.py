@@ -50,20 +50,8 @@ def heat_map(
         summary: the numbers in words.
         height: in pixels.
     """
-    low, high = bounds
     across, up = _edges(x[1]), _edges(y[1], log=log_y)
-    ticks = [low + (high - low) * part / 4 for part in range(5)]
-    trace = {
-        "type": "heatmap",
-        "x": across,
-        "y": up,
-        "z": [[short(v) if math.isfinite(v) else None for v in row] for row in z[1]],
-        "zmin": low,
-        "zmax": high,
-        "colorscale": SEQUENTIAL,
-        "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
-        "hovertemplate": f"{z[0]} %{{z:.4g}}<extra></extra>",
-    }
+    trace = {"type": "heatmap", "x": across, "y": up} | coloured(*z, bounds)
     layout: Figure = below_colour_bar(base_layout(height))
     layout["showlegend"] = any(curve.legend for curve in drawn)
     layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}
@@ -73,6 +61,20 @@ def heat_map(
     table = Table(title, (x[0], y[0], z[0]), grid_rows(x[1], y[1], z[1]))
     marks = [trace_of(each, place) for place, each in enumerate(drawn)]
     return Chart(key, title, reading, tuple(summary), {"data": [trace, *marks], "layout": layout}, (table,))
+
+
+def coloured(title: str, heights: Sequence[Sequence[float]], bounds: tuple[float, float]) -> Figure:
+    """Heights as colours between two bounds, with their bar, for Plotly."""
+    low, high = bounds
+    ticks = [low + (high - low) * part / 4 for part in range(5)]
+    return {
+        "z": [[short(v) if math.isfinite(v) else None for v in row] for row in heights],
+        "zmin": low,
+        "zmax": high,
+        "colorscale": SEQUENTIAL,
+        "colorbar": colour_bar(ticks, [f"{tick:.3g}" for tick in ticks]),
+        "hovertemplate": f"{title} %{{z:.4g}}<extra></extra>",
+    }
 
 
 def grid_rows(x: Sequence[float], y: Sequence[float], z: Sequence[Sequence[float]]) -> list[list[Cell]]:

@@ -14,8 +14,8 @@ from pullback.advisor.training_losses import training_losses
 from pullback.charts.chart import PALETTE, Cell, Chart, Table
 from pullback.charts.numbers import extremes
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, most_points
-from pullback.report.run.lines import Spec, chart_of, label_of
-from pullback.report.run.series import NamedRun, read_series, skipped_by
+from pullback.report.run.lines import Spec, chart_of, label_of, line_of
+from pullback.report.run.series import NamedRun, skipped_by
 
 MOST_GROUPS = 8  # of parameters, whose rates are drawn
 
@@ -66,18 +66,7 @@ def _losses(index: int, named: NamedRun, limit: int, *, several: bool) -> Iterat
     for place, metric in enumerate(LOSS.metrics, start=1):
         if several and metric.label not in OF_EACH_RUN and (course or place > 1):
             continue
-        steps, values = read_series(named.run, metric.probe, metric.name)
-        if steps:
-            yield Line(
-                index,
-                named.name,
-                place,
-                metric,
-                steps,
-                values,
-                look=named.look,
-                skipped=skipped_by(named.run, metric.probe, metric.name),
-            )
+        yield from line_of(index, named, place, metric)
     constant = None if several else training_losses(named.run).constant
     steps = [*named.run.steps, *(step for line in course for step in line.steps)]
     if constant is not None and math.isfinite(constant) and steps:

@@ -31,18 +31,15 @@ def line_chart(spec: Spec, runs: Sequence[NamedRun]) -> Chart | None:
 
 def _lines_of(metric: Metric, place: int, runs: Sequence[NamedRun]) -> Iterator[Line]:
     for index, named in enumerate(runs):
-        steps, values = read_series(named.run, metric.probe, metric.name)
-        if steps:
-            yield Line(
-                index,
-                named.name,
-                place,
-                metric,
-                steps,
-                values,
-                look=named.look,
-                skipped=skipped_by(named.run, metric.probe, metric.name),
-            )
+        yield from line_of(index, named, place, metric)
+
+
+def line_of(index: int, named: NamedRun, place: int, metric: Metric) -> Iterator[Line]:
+    """A metric of a run as a line; none where the run has no number of it."""
+    steps, values = read_series(named.run, metric.probe, metric.name)
+    if steps:
+        skipped = skipped_by(named.run, metric.probe, metric.name)
+        yield Line(index, named.name, place, metric, steps, values, look=named.look, skipped=skipped)
 
 
 def chart_of(spec: Spec, lines: Sequence[Line], several: bool) -> Chart:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+from benchmarks.studies.scale.plans import CausalLM
 from pullback._text import count
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
@@ -215,19 +216,6 @@ def test_a_large_language_model_allocates_nothing() -> None:
     assert scale.forward_flops / (10**6 + 4 * 62500) / 512 == pytest.approx(2 * matrices + attention, rel=0.02)
     assert len(plan.layers) == 32 * 9 + 3
     assert {layer.rule for layer in plan.layers} <= {"embedding", "linear", "elementwise", "rms_norm"}
-
-
-class CausalLM(nn.Module):
-    """Scores of the next token, (N, V, T); with the mask in full, which the model need not read then."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        T = tokens.shape[1]
-        mask = torch.ones(T, T, dtype=torch.bool).tril().expand(len(tokens), 1, T, T)
-        return self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.transpose(1, 2)
 
 
 def resident() -> int:
