@@ -6,13 +6,17 @@ from torch import nn
 
 from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
+from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import loss_readout
 from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.passes import Capture
 from pullback.kernels.gram.blocks import assemble, partial_block
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.make import make_plan
+
+WHERE = "backward_kernel"
 
 
 class KernelSeries:
@@ -28,15 +32,23 @@ class KernelSeries:
 
     def __call__(self, x: Batch, y: Batch, *, anew: bool = False) -> Kernel:
         """Kernel of a batch at the weights as they are now."""
-        where = "backward_kernel"
-        check_batch(where, x, y)
-        view = ModelView.of(self.model, None, where)
-        captured = captured_rows(view, self.readout, x, y, where, None if anew else self._first)
+        return kernel_of(self.rows(x, y, anew=anew))
+
+    def rows(self, x: Batch, y: Batch, *, anew: bool = False) -> Captured:
+        """Gradient rows of a batch at the weights as they are now, of which ``kernel_of`` makes the kernel."""
+        check_batch(WHERE, x, y)
+        view = ModelView.of(self.model, None, WHERE)
+        captured = captured_rows(view, self.readout, x, y, WHERE, None if anew else self._first)
         self._first = captured.first
-        plan = make_plan(captured, captured.num_samples, None, where)
-        with without_autocast():
-            blocks = assemble(captured, None, plan, where)
-        order = captured.forward_order()
-        return Kernel(
-            blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
-        )
+        return captured
+
+
+def kernel_of(captured: Captured) -> Kernel:
+    """Symmetric kernel of gradient rows."""
+    with without_autocast(), own_calls():
+        plan = make_plan(captured, captured.num_samples, None, WHERE)
+        blocks = assemble(captured, None, plan, WHERE)
+    order = captured.forward_order()
+    return Kernel(
+        blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
+    )

@@ -50,6 +50,10 @@ class Findings:
     def _is_asked(self) -> bool:
         return self._on_finding is not None or self.output.tells
 
+    def is_due(self, measurements: int, alarms: int, *, at_end: bool = False) -> bool:
+        """Whether it is time to look, and somebody asks; as of ``look``."""
+        return (at_end or measurements >= self._next or alarms > self._alarms) and self._is_asked
+
     def look(self, step: int, measurements: int, alarms: int, *, at_end: bool = False) -> None:
         """See what is new, if it is time to.
 
@@ -59,8 +63,7 @@ class Findings:
             alarms: recorded so far.
             at_end: whatever the time, and nothing follows.
         """
-        due = at_end or measurements >= self._next or alarms > self._alarms
-        if not due or not self._is_asked:
+        if not self.is_due(measurements, alarms, at_end=at_end):
             return
         self._next, self._alarms = measurements + max(1, measurements // DENSE), alarms
         try:

@@ -26,9 +26,9 @@ def as_number(loss: Any) -> float:
         message = f"{type(loss).__name__} is no number"
         raise TypeError(message)
     if isinstance(loss, Tensor):
-        _refuse(complex_=loss.is_complex(), count=loss.numel())
-        loss = loss.detach()
-        return float(loss if loss.numel() == 1 else loss.double().mean())
+        count = loss.numel()
+        _refuse(complex_=loss.is_complex(), count=count)
+        return float(loss.item() if count == 1 else loss.detach().double().mean())
     if isinstance(loss, list | tuple):
         _refuse(complex_=False, count=len(loss))
         return sum(map(as_number, loss)) / len(loss)

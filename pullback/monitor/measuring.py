@@ -74,8 +74,8 @@ class Measurer:
         """What is measured once, before the first step, from the model alone."""
         probes = [probe for probe in self.probes if probe.at_start]
         if probes:
-            kernels = KernelSeries(self.model, self.loss_fn)
-            seen = Observation(self.model, self.loss_fn, (), (), self.optimizer, None, kernels)
+            captures = KernelSeries(self.model, self.loss_fn).rows
+            seen = Observation(self.model, self.loss_fn, (), (), self.optimizer, None, captures)
             with undisturbed(self.model, training=False):
                 for probe in probes:
                     self._run(output, 0, probe, seen, dear=False)
@@ -90,13 +90,14 @@ class Measurer:
                 if plan.is_left_out:
                     return plan
                 part, of = slice(0, plan.num_samples), everything
-                cheap = replace(of, x=take(of.x, part), y=take(of.y, part))
-                for probe in self.probes:
-                    if plan.has(probe):
-                        count = slice(0, plan.dear.get(probe.name, plan.num_samples))
-                        own = probe.name in plan.dear and not self._works[probe.name].is_free
-                        given = replace(of, x=take(of.x, count), y=take(of.y, count)) if own else cheap
-                        self._run(output, step, probe, given, dear=plan.extras)
+                probes = [probe for probe in self.probes if plan.has(probe)]
+                pairs = any(probe.pairs for probe in probes)
+                cheap = replace(of, x=take(of.x, part), y=take(of.y, part), pairs=pairs)
+                for probe in probes:
+                    count = slice(0, plan.dear.get(probe.name, plan.num_samples))
+                    own = probe.name in plan.dear and not self._works[probe.name].is_free
+                    given = replace(of, x=take(of.x, count), y=take(of.y, count)) if own else cheap
+                    self._run(output, step, probe, given, dear=plan.extras)
         # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
         # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
         except Exception as error:
@@ -157,7 +158,7 @@ class Measurer:
             take(y, part),
             self.optimizer,
             None if given.loss is None else float(given.loss),
-            read.kernels,
+            read.captures,
             whole=(x, y),
             scale=read.scale(batch),
             batch_size=batch,

@@ -15,7 +15,8 @@ from pullback.functional import LossFunction, check_batch, num_samples, take, un
 from pullback.functional.batch import Batch, copied, mapped, tensors
 from pullback.functional.losses import as_module
 from pullback.functional.unwrap import unwrap, without_autocast
-from pullback.kernels import Kernel, KernelSeries
+from pullback.gradients.capture.captured import Captured
+from pullback.kernels import KernelSeries
 from pullback.monitor.called import Calls, by_rows, folded, is_unfolded, takes_whole
 from pullback.monitor.output import Output
 from pullback.monitor.own_loss import LABELS, OwnLoss, own_loss, stated_loss
@@ -68,7 +69,7 @@ class Recognised:
     Attributes:
         loss_fn: one loss per sample, of the model's outputs and the targets as they are here.
         reduction: how the loop's loss is made of them.
-        kernels: of that loss; one object for as long as it is read so.
+        captures: gradient rows of that loss; of one object for as long as it is read so.
         whole: whether x as a whole is the model's one argument.
         labels: where the targets are: "" as they were given, else their key or place among the inputs.
         merged: of every tensor of the targets, whether the loop has positions as rows, (N T, ...).
@@ -78,7 +79,7 @@ class Recognised:
 
     loss_fn: LossFunction
     reduction: Reduction
-    kernels: Callable[[Batch, Batch], Kernel]
+    captures: Callable[[Batch, Batch], Captured]
     whole: bool
     labels: Any
     merged: tuple[bool, ...]
@@ -129,7 +130,7 @@ class Recogniser:
         finally:
             self.passes += call.passes
         if self._found is not None and _alike(found, self._found[1]):
-            found = replace(found, kernels=self._found[1].kernels)  # what they have proved stands
+            found = replace(found, captures=self._found[1].captures)  # what they have proved stands
         self._found = form, found
         return found
 
@@ -203,7 +204,7 @@ def recognised(call: Calls, loss_fn: LossFunction, x: Batch, y: Batch, most: int
             loss, reduction, labels = own
             merged = merged if labels == "" else ()
     certain = rows > 1
-    return Recognised(loss, reduction, KernelSeries(model, loss), whole, labels, merged, unfolded, certain)
+    return Recognised(loss, reduction, KernelSeries(model, loss).rows, whole, labels, merged, unfolded, certain)
 
 
 def _in_full(tensor: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ class Schedule:
 
         Where steps are counted by others, who may leave numbers out, ``last`` is the number before this one.
         """
-        return self._passed(step) > self._passed(step - 1 if last is None else last)
+        if last is None or last == step - 1:
+            return step % self.every == 0 or (step & (step - 1) == 0 and 0 < step <= self._early)
+        return self._passed(step) > self._passed(last)
 
     def _passed(self, step: int) -> int:
         """How many measurements are due up to a step."""

@@ -32,23 +32,23 @@ class SeenTargets:
     def see(self, y: Batch) -> None:
         """Add a batch; what is no batch of targets is passed over."""
         leaves = list(tensors(y)) if y is not None else []
-        if len(leaves) != 1 or leaves[0].dim() == 0 or not len(leaves[0]) or leaves[0].is_complex():
+        if len(leaves) != 1 or leaves[0].dim() == 0 or leaves[0].is_complex():
             return
         t = leaves[0].detach()
-        classes = not t.is_floating_point()
-        if classes and t.numel() != len(t):
+        count, classes = t.shape[0], not t.is_floating_point()
+        if not count or (classes and t.numel() != count):
             return
         kind = (classes, t.device, () if classes else t.shape[1:])
         if kind != self._kind:
             self._kind, self._sums, self._batches, self._samples = kind, {}, 0, 0
             self._labels, self._waiting = [], 0
         self._batches += 1
-        self._samples += len(t)
+        self._samples += count
         if not classes:
             self._add(_of_numbers(t))
             return
-        self._labels.append(t.flatten().clone())  # the loop may write over them
-        self._waiting += len(t)
+        self._labels.append(t.clone())  # the loop may write over them
+        self._waiting += count
         if len(self._labels) >= BLOCK or self._waiting >= MOST_WAITING:
             self._count()
 
@@ -84,7 +84,7 @@ class SeenTargets:
 
 def _of_classes(batches: list[Tensor]) -> dict[str, Tensor]:
     """(MOST_CLASSES + 2,): the first place is for labels below 0, the last for those beyond."""
-    places, width = torch.cat(batches).long().clamp(-1, MOST_CLASSES) + 1, MOST_CLASSES + 2
+    places, width = torch.cat([labels.flatten() for labels in batches]).long().clamp(-1, MOST_CLASSES) + 1, MOST_CLASSES + 2
     sizes = torch.tensor([len(each) for each in batches])
     places += (torch.arange(len(batches)) * width).repeat_interleave(sizes).to(places.device)
     if places.device.type == "cpu":

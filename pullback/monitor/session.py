@@ -185,11 +185,13 @@ class Monitor:
             step: the step's number, above the last; None, and what is no such number, takes the next.
             index: where the samples stand in the data set, (B,) whole numbers: samples that stand out are named by it.
         """
-        with self._harmless("step"):
+        try:  # as `_harmless`, whose block costs more than what most steps do in it
             last, self.num_steps = self.num_steps, self._counted(step)
             if self._watch is not None:
                 x, y = as_tensors(self.model, x), as_tensors(self.model, y)
                 self._watch.step(self.num_steps, last, x, y, loss, index)
+        except Exception as error:
+            self._failed("step", error)
         self._hand_on()
 
     def _hand_on(self) -> None:
@@ -203,9 +205,12 @@ class Monitor:
         try:
             yield
         except Exception as error:
-            if self._watch is not None:
-                self._watch.output.error(self.num_steps, "monitor", error)
-                self._watch.output.say_once(what, f"`{what}` failed ({in_words(error)})")
+            self._failed(what, error)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        if self._watch is not None:
+            self._watch.output.error(self.num_steps, "monitor", error)
+            self._watch.output.say_once(what, f"`{what}` failed ({in_words(error)})")
 
     def _counted(self, step: Any) -> int:
         """The number of the step that was made."""

@@ -46,6 +46,7 @@ class Watch:
         self._alarms = Alarms(measurer.model, output)
         self.findings = Findings(output, on_finding)
         self._targets = SeenTargets() if "targets" in measurer.names() else None
+        self._has_updates = "updates" in measurer.names()
         self._steps = Steps(measurer.model, measurer.optimizer, output, self._arrived)
         self.num_measurements, self.seconds = 0, 0.0
         self._before: Snapshot | None = None
@@ -86,7 +87,8 @@ class Watch:
             else:
                 self._measure(step, seen, allowed, turn=True)
         # a reference: what the loop writes over is what the end sees
-        self._last = None if x is None else (step, Seen(x, y, seen.loss, index=index))
+        kept = seen if seen.before is None else Seen(x, y, seen.loss, index=index)
+        self._last = None if x is None else (step, kept)
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
         self._look(step)
@@ -94,7 +96,8 @@ class Watch:
     def _arrived(self, step: int, loss: float) -> None:
         """The loss of a step is known."""
         samples, budget = self.measurer.recent.batch_size or 1, self.turns.budget
-        budget.cheap += self._alarms.look(step, loss, samples, math.inf if budget.share is None else budget.left())
+        spared = math.inf if math.isfinite(loss) or budget.share is None else budget.left()
+        budget.cheap += self._alarms.look(step, loss, samples, spared)
 
     def _allowed(self, step: int) -> Allowed | None:
         available, measurer = self._available, self.measurer
@@ -129,7 +132,7 @@ class Watch:
 
     def _wants_weights(self, step: int) -> bool:
         """Whether the next step is due to be measured with a probe that asks for the weights before it."""
-        return "updates" in self.measurer.names() and self.turns.schedule.is_due(step + 1)
+        return self._has_updates and self.turns.schedule.is_due(step + 1)
 
     def asked_for(self, step: int, x: Batch, y: Batch, loss: Any) -> None:
         """Measure with every probe."""
@@ -144,8 +147,9 @@ class Watch:
 
     def _look(self, step: int, *, at_end: bool = False) -> None:
         """See what the record shows, if that may have changed."""
-        with self._timed():
-            self.findings.look(step, self.num_measurements, self._alarms.num_recorded, at_end=at_end)
+        if self.findings.is_due(self.num_measurements, self._alarms.num_recorded, at_end=at_end):
+            with self._timed():
+                self.findings.look(step, self.num_measurements, self._alarms.num_recorded, at_end=at_end)
 
     def _measure(self, step: int, seen: Seen, allowed: Allowed, *, turn: bool = False, asked: bool = False) -> None:
         with self._timed() as start:

@@ -165,7 +165,9 @@ def encoded(name: str, steps: np.ndarray, values: np.ndarray) -> bytes:
         values: (S,) float64.
     """
     kind, packed, order = 0, b"", 0
-    if not single(values):
+    if len(values) <= FEW:
+        order, packed = _packed(steps, values, kind := 1)
+    elif not single(values):
         order, packed = _packed(steps, values, 1)
         kind = int(len(packed) <= ROOM + len(values) // 4 or not _in_range(values))
     if not kind:
@@ -177,11 +179,13 @@ def encoded(name: str, steps: np.ndarray, values: np.ndarray) -> bytes:
 
 def _packed(steps: np.ndarray, values: np.ndarray, kind: int) -> tuple[int, bytes]:
     """The shortest of the orders of differences, and what it gives."""
-    apart = planes(np.diff(steps, prepend=0).astype("<i8"))
+    apart = planes(np.concatenate((steps[:1], steps[1:] - steps[:-1])).astype("<i8", copy=False))
     with np.errstate(over="ignore"):
-        bits = values.astype(FORMATS[kind]).view(FORMATS[kind].replace("f", "u"))
+        bits = values.astype(FORMATS[kind], copy=False).view(FORMATS[kind].replace("f", "u"))
+    if len(values) <= FEW:
+        return 0, zlib.compress(apart + planes(bits), 1)
     found = []
-    for order in ORDERS if len(values) > FEW else ORDERS[:1]:
+    for order in ORDERS:
         found.append((order, zlib.compress(apart + planes(bits), 1)))
         bits = np.diff(bits, prepend=bits.dtype.type(0))
     return min(found, key=lambda each: len(each[1]))
@@ -236,9 +240,9 @@ class CourseWriter:
             OSError: as for ``add``.
         """
         self._num_waiting = 0
-        for name in list(self._waiting):
-            self._append(self._block(name))
-            del self._waiting[name]
+        if self._waiting:
+            self._append(self.waiting())
+            self._waiting.clear()
 
     def waiting(self) -> bytes:
         """What has gathered, as it would be written."""

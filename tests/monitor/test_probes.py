@@ -27,7 +27,7 @@ def observe(model: nn.Module, x: Any, y: Tensor, probe: str, **known: Any) -> di
     loss_fn = known.pop("loss_fn", CE)
     optimizer = known.pop("optimizer", None)
     model.eval()
-    seen = Observation(model, loss_fn, x, y, optimizer, None, KernelSeries(model, loss_fn), **known)
+    seen = Observation(model, loss_fn, x, y, optimizer, None, KernelSeries(model, loss_fn).rows, **known)
     return PROBES[probe](seen, dear=True).values
 
 

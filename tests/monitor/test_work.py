@@ -63,7 +63,7 @@ def test_declared_passes(network: Callable[[], tuple[nn.Module, Tensor]], optimi
     one = multiplications(lambda: CE(model(x), y).backward()) / len(x)
     chosen.step()
     kernels = KernelSeries(model, CE)
-    seen = Observation(model, CE, x[:count], y[:count], chosen, None, kernels, memory={})
+    seen = Observation(model, CE, x[:count], y[:count], chosen, None, kernels.rows, memory={}, pairs=True)
     with undisturbed(model, training=False):
         first = multiplications(lambda: seen.kernel) / one
         again = multiplications(lambda: kernels(seen.x, seen.y)) / one

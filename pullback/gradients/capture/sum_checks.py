@@ -155,18 +155,25 @@ def squared_size(factors: Iterable[Factor]) -> Tensor:
     return sum((norms([row])[0].square() for row in rows), start=torch.zeros_like(total))
 
 
-def summed(captured: Captured, where: str) -> Captured:
-    """The capture with the sums of its rows, compared with the ordinary gradient, in place of that gradient."""
+def checked_sums(captured: Captured, where: str) -> tuple[dict[str, Tensor], float]:
+    """The sums of the rows, compared with the ordinary gradient, by parameter; and ``sum_ic |g_ic|^2``."""
     checks = SumChecks(where, captured.dtype)
     sums: dict[str, Tensor] = {}
+    squares: list[Tensor] = []
     for factor in captured.factors:
         rows = factor.total(captured.combination)
-        square = factor.squared_norms().sum(dtype=torch.float64)
-        bound = (captured.num_samples * captured.num_outputs * square.clamp(min=0)).sqrt()
+        squares.append(factor.squared_norms().sum(dtype=torch.float64))
+        bound = (captured.num_samples * captured.num_outputs * squares[-1].clamp(min=0)).sqrt()
         checks.add_totals(factor, captured, {n: factor.piece_order(n, row) for n, row in rows.items()}, bound)
         sums |= rows
     checks.evaluate()
-    return replace(captured, ordinary=sums, probes={})
+    total, limit = float(torch.stack(squares).sum()), torch.finfo(captured.factors[0].like.dtype)
+    return sums, total if total > limit.tiny / limit.eps else float(squared_size(captured.factors))
+
+
+def summed(captured: Captured, where: str) -> Captured:
+    """The capture with the sums of its rows, compared with the ordinary gradient, in place of that gradient."""
+    return replace(captured, ordinary=checked_sums(captured, where)[0], probes={})
 
 
 def undefined(what: str, dtype: torch.dtype, where: str) -> Exception:

@@ -32,4 +32,4 @@ def measure_matrix(seen: Observation) -> Measurement:
     return Measurement({}, arrays)
 
 
-PROBE = Probe("alignment", measure, extra=measure_matrix)
+PROBE = Probe("alignment", measure, extra=measure_matrix, pairs=True)

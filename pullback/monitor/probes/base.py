@@ -17,7 +17,9 @@ from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, ModelView, loss_readout, num_samples, take
 from pullback.functional.batch import Batch
 from pullback.functional.plain_calls import plain_calls
+from pullback.gradients.capture.captured import Captured
 from pullback.kernels import Kernel
+from pullback.kernels.kernel_series import kernel_of
 from pullback.monitor.probes.work import FREE, Work
 from pullback.monitor.snapshot import Snapshot
 
@@ -34,7 +36,7 @@ class Observation:
         y: their targets.
         optimizer: the user's, one or several, or None.
         batch_loss: the loss the user's loop reported, or None.
-        kernels: makes the kernel; one object for the whole run.
+        captures: makes the samples' gradient rows; of one object for the whole run.
         whole: inputs and targets of the loop's batch, of which ``x`` and ``y`` are a part, for what costs no pass; None
             where they are all of it.
         scale: the loss the optimizer descends, in means over samples: B where it is their sum.
@@ -42,6 +44,7 @@ class Observation:
         step: number of the training step before.
         before: some weights as they were before that step, or None.
         index: where the samples of the batch stand in the data set, (B,); empty where the loop does not say.
+        pairs: whether a probe of this measurement asks for the kernel: what rows tell alone is then read there.
         memory: what a probe keeps from one measurement to the next, under its name; one object for the whole run.
     """
 
@@ -51,7 +54,7 @@ class Observation:
     y: Batch
     optimizer: Optimizers | None
     batch_loss: float | None
-    kernels: Callable[[Batch, Batch], Kernel]
+    captures: Callable[[Batch, Batch], Captured]
     scale: float = 1.0
     whole: tuple[Batch, Batch] | None = None
     batch_size: int | None = None
@@ -59,24 +62,33 @@ class Observation:
     before: Snapshot | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     index: tuple[int, ...] = ()
+    pairs: bool = False
     _refused: PullbackError | None = field(default=None, init=False)
 
     @cached_property
+    def rows(self) -> Captured:
+        """Gradient rows of the samples; what they were refused for is said to every probe that asks."""
+        return self._unless_refused(lambda: self.captures(self.x, self.y))
+
+    @cached_property
     def kernel(self) -> Kernel:
-        """Backward kernel of the samples; what it was refused for is said to every probe that asks."""
+        """Backward kernel of the samples, likewise."""
+        return self._unless_refused(lambda: kernel_of(self.rows))
+
+    def _unless_refused(self, made: Callable[[], Any]) -> Any:
         if self._refused is not None:
             raise type(self._refused)(str(self._refused))
         try:
-            return self.kernels(self.x, self.y)
+            return made()
         except PullbackError as error:  # without its frames, which hold what the next probe may need the memory of
             self._refused = type(error)(str(error))
             raise
 
     @cached_property
     def evaluated(self) -> tuple[Tensor, Any]:
-        """Losses (N,) and outputs: those of the kernel or, where there is none, of a forward pass."""
+        """Losses (N,) and outputs: those of the rows or, where there are none, of a forward pass."""
         try:
-            return self.kernel.losses, self.kernel.outputs
+            return self.rows.values.squeeze(1), self.rows.outputs
         except PullbackError as refused:
             try:
                 with torch.no_grad(), plain_calls():
@@ -132,6 +144,7 @@ class Probe:
         at_start: measure once, before the first step, from the model alone: there are no samples yet.
         work: what it costs beside the kernel, or a function that tells from the samples at hand, in less than a pass.
         needs: whether a model may have what it measures, told without a pass; it joins no preset otherwise.
+        pairs: whether it asks for the kernel.
     """
 
     name: str
@@ -141,6 +154,7 @@ class Probe:
     at_start: bool = False
     work: Work | Callable[[Observation], Work] = FREE
     needs: Callable[[nn.Module], bool] | None = None
+    pairs: bool = False
 
     def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""

@@ -48,4 +48,4 @@ def _by_class(cosine: Tensor, y: Tensor) -> dict[str, Any]:
     }
 
 
-PROBE = Probe("classes", measure, extra=measure_layers)
+PROBE = Probe("classes", measure, extra=measure_layers, pairs=True)

@@ -35,4 +35,4 @@ def _by_layer(flow: LayerFlow, values: Tensor) -> dict[str, float]:
     return dict(zip(flow.layers, values.tolist(), strict=True))
 
 
-PROBE = Probe("flow", measure, extra=measure_spectral)
+PROBE = Probe("flow", measure, extra=measure_spectral, pairs=True)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from pullback._checks import PullbackError, unsupported
 from pullback.functional import ModelView, loss_readout
 from pullback.functional.agreement import norms
 from pullback.functional.differentiable import differentiable
+from pullback.functional.plain_calls import own_calls
+from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.sum_checks import checked_sums
+from pullback.kernels.kernel_series import WHERE
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
 def measure(seen: Observation) -> Measurement:
     """``mean_gradient_norm`` = |mean_i g_i| = sqrt(1^T K 1) / N; ``rms_gradient_norm`` = sqrt(mean_i |g_i|^2).
 
-    Where there is no kernel (squares of activations beyond the dtype, say) the first alone, of a pass of its own.
+    Of the kernel where other probes ask for it, else of the rows. Where there are neither (squares of activations
+    beyond the dtype, say) the first alone, of a pass of its own.
     """
     try:
+        if not seen.pairs:
+            return Measurement(_of_rows(seen.rows))
         total = seen.kernel.total
     except PullbackError:
         return Measurement({"mean_gradient_norm": _mean_gradient_norm(seen)})
@@ -27,6 +37,16 @@ def measure(seen: Observation) -> Measurement:
             "rms_gradient_norm": float((total.diagonal().sum() / n).clamp(min=0).sqrt()),
         }
     )
+
+
+@without_autocast()
+def _of_rows(rows: Captured) -> dict[str, float]:
+    with own_calls():
+        sums, squares = checked_sums(rows, WHERE)
+    found = {"mean_gradient_norm": float(norms(list(sums.values())).norm()) / rows.num_samples}
+    if math.isfinite(squares):
+        found["rms_gradient_norm"] = math.sqrt(squares / rows.num_samples)
+    return found
 
 
 def _mean_gradient_norm(seen: Observation) -> float:

@@ -31,4 +31,4 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-PROBE = Probe("kernel", measure)
+PROBE = Probe("kernel", measure, pairs=True)

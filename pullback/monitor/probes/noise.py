@@ -26,4 +26,4 @@ def measure(seen: Observation) -> Measurement:
     return Measurement(values | {"batch_size": batch, "num_samples": found.num_samples})
 
 
-PROBE = Probe("noise", measure)
+PROBE = Probe("noise", measure, pairs=True)

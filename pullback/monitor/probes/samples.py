@@ -165,4 +165,4 @@ def _listed(scores: Tensor, reason: str, above: float) -> list[list[Any]]:
     return [[int(i), float(scores[i]), reason] for i in order]
 
 
-PROBE = Probe("samples", measure, extra=measure_each)
+PROBE = Probe("samples", measure, extra=measure_each, pairs=True)
