@@ -84,7 +84,10 @@ class SeenTargets:
 
 def _of_classes(batches: list[Tensor]) -> dict[str, Tensor]:
     """(MOST_CLASSES + 2,): the first place is for labels below 0, the last for those beyond."""
-    places, width = torch.cat([labels.flatten() for labels in batches]).long().clamp(-1, MOST_CLASSES) + 1, MOST_CLASSES + 2
+    places, width = (
+        torch.cat([labels.flatten() for labels in batches]).long().clamp(-1, MOST_CLASSES) + 1,
+        MOST_CLASSES + 2,
+    )
     sizes = torch.tensor([len(each) for each in batches])
     places += (torch.arange(len(batches)) * width).repeat_interleave(sizes).to(places.device)
     if places.device.type == "cpu":
