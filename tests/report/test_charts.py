@@ -15,7 +15,7 @@ from pullback.charts.numbers import evenly
 from pullback.report.run import cosine, courses, line_figure
 from pullback.report.run import depth as layers
 from pullback.report.run import single_numbers as curves
-from pullback.report.run.lines import line_chart
+from pullback.report.run.line_charts import line_chart
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import name_runs, read_series
 from pullback.runs import Run, RunWriter, load_run

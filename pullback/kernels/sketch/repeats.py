@@ -15,7 +15,7 @@ from pullback.gradients.rows.contract import block_shape
 from pullback.kernels.gram.kernel_sums import quadratic
 from pullback.kernels.gram.parts import Part, mirror, parts
 from pullback.kernels.sketch.project import Sketch
-from pullback.kernels.sketch.rows import sketch_repeat
+from pullback.kernels.sketch.sketched_rows import sketch_repeat
 
 
 class Running:

@@ -19,7 +19,7 @@ from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import summed
 from pullback.kernels.sketch.plan import exact_parameters
 from pullback.kernels.sketch.project import Sketch
-from pullback.kernels.sketch.rows import sketch_captured
+from pullback.kernels.sketch.sketched_rows import sketch_captured
 from pullback.kernels.store.factor_files import factor_bytes
 from pullback.kernels.store.footprint import Footprint
 

@@ -20,7 +20,7 @@ from pullback.charts.chart import (
 )
 from pullback.charts.numbers import drawable, evenly
 from pullback.charts.text import as_float, number, percent, plotly_text
-from pullback.report.run.lines import line_chart
+from pullback.report.run.line_charts import line_chart
 from pullback.report.run.series import NamedRun
 from pullback.report.run.single_numbers import NUMBERS
 

@@ -13,8 +13,8 @@ from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.training_losses import training_losses
 from pullback.charts.chart import PALETTE, Cell, Chart, Table
 from pullback.charts.numbers import extremes
+from pullback.report.run.line_charts import Spec, chart_of, label_of, line_of
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, most_points
-from pullback.report.run.lines import Spec, chart_of, label_of, line_of
 from pullback.report.run.series import NamedRun, skipped_by
 
 MOST_GROUPS = 8  # of parameters, whose rates are drawn

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from pullback.charts.chart import Chart
 from pullback.charts.numbers import evenly
+from pullback.report.run.line_charts import describe, table_of
 from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines, scales_of
-from pullback.report.run.lines import describe, table_of
 from pullback.report.run.series import NamedRun, layer_colours, read_layers, skipped_by
 
 MOST_LAYERS = 8  # drawn; the table has all

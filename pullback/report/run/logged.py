@@ -7,8 +7,8 @@ from itertools import islice
 
 from pullback.charts.chart import Chart
 from pullback.charts.text import clean, shorten
+from pullback.report.run.line_charts import Spec, line_chart
 from pullback.report.run.line_figure import Metric, Panel
-from pullback.report.run.lines import Spec, line_chart
 from pullback.report.run.series import DRAWN, NamedRun
 
 MOST_CHARTS = 24

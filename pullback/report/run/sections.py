@@ -15,7 +15,7 @@ from pullback.report.run.cosine import cosine_chart
 from pullback.report.run.depth import depth_chart, flow_chart, share_chart
 from pullback.report.run.layer_lines import SPECS as layer_specs
 from pullback.report.run.layer_lines import layer_lines
-from pullback.report.run.lines import line_chart
+from pullback.report.run.line_charts import line_chart
 from pullback.report.run.logged import logged_charts
 from pullback.report.run.series import NamedRun
 

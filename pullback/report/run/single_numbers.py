@@ -9,8 +9,8 @@ from dataclasses import replace
 from pullback.charts.chart import Cell, Chart, Table
 from pullback.charts.text import as_dict, clean
 from pullback.report.run.courses import HELD_OUT, MEASURED, TEST
+from pullback.report.run.line_charts import Spec, describe, line_chart, table_of
 from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines, scales_of
-from pullback.report.run.lines import Spec, describe, line_chart, table_of
 from pullback.report.run.series import NamedRun, read_lists, read_series
 
 MOST_EIGENVALUES = 12

@@ -22,8 +22,8 @@ from pullback.kernels.plan.make import make_plan
 from pullback.kernels.sketch import project as sketch_project
 from pullback.kernels.sketch.plan import exact_flops, exact_parameters, sketch_flops
 from pullback.kernels.sketch.project import Sketch, as_matrix, project, projections, split
-from pullback.kernels.sketch.rows import SketchFactor, sketch_captured, sketch_factors
 from pullback.kernels.sketch.sketched import SketchedKernel, estimate, sketch_kernel
+from pullback.kernels.sketch.sketched_rows import SketchFactor, sketch_captured, sketch_factors
 from tests.cases import CASES, build
 from tests.compare import assert_different, assert_same
 from tests.thinned import thinned

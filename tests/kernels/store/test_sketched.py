@@ -15,7 +15,7 @@ import pullback as pb
 from pullback import reference
 from pullback.kernels.sketch import rows as sketch_rows
 from pullback.kernels.sketch.project import project_matrix
-from pullback.kernels.sketch.rows import SketchFactor
+from pullback.kernels.sketch.sketched_rows import SketchFactor
 from pullback.kernels.store import sketching as store_sketch
 from pullback.kernels.store.fill_tiles import Filler
 from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
