@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels.sketch import rows as sketch_rows
+from pullback.kernels.sketch import sketched_rows
 from pullback.kernels.sketch.project import project_matrix
 from pullback.kernels.sketch.sketched_rows import SketchFactor
 from pullback.kernels.store import sketching as store_sketch
@@ -250,7 +250,7 @@ def test_sketches_of_another_type(wrong: Any, tmp_path: Path) -> None:
 def test_wrong_projections_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows are compared with the sketch of the ordinary gradient, which is made apart."""
     wrong = lambda matrix, left, right: project_matrix(matrix, left.flip(1), right)  # noqa: E731
-    monkeypatch.setattr(sketch_rows, "project_matrix", wrong)
+    monkeypatch.setattr(sketched_rows, "project_matrix", wrong)
     with pytest.raises(pb.SelfCheckError, match="the summed gradient of `0.weight` to agree"):
         make(tmp_path, *wide(6), tile=4)
 
