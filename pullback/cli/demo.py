@@ -163,5 +163,10 @@ class _progress:
 
     def __call__(self, epoch: int, loss: float) -> None:
         if not self.terminal and (epoch in self.told or not math.isfinite(loss)):
-            typer.echo(f"Epoch [{epoch}/{self.epochs}], Loss: {loss:.4f}")
-        self.bar.update(self.task, advance=1, loss=f"loss {loss:.4f}")
+            typer.echo(f"Epoch [{epoch}/{self.epochs}], Loss: {_digits(loss)}")
+        self.bar.update(self.task, advance=1, loss=f"loss {_digits(loss)}")
+
+
+def _digits(loss: float) -> str:
+    """Four places, or as many digits where these would not tell the loss of a model that has learnt from nothing."""
+    return f"{loss:#.4g}" if abs(loss) < 0.1 else f"{loss:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from pullback.advisor import Finding, Findings
 from pullback.charts.chart import PALETTE, Chart
@@ -10,11 +11,26 @@ from pullback.charts.plots import Curve, curves
 from pullback.charts.text import counted, number, plotly_text
 from pullback.views.view import Card, View, drawing
 
+# By unit, how the names of evidence in it read.
+UNITS = {
+    "loss": r"^loss\b[^,]*$|\bloss$",
+    "share": r"^share\b",
+    "accuracy": r"\baccuracy$",
+    "cosine": r"\bcosine\b",
+    "learning rate": r"\brate( then)?$",
+    "sharpness": r"^sharpness$|^limit$|\bcurvature$",
+    "|dw| / |w|": r"\|dw\| / \|w\|",
+    "norm of the gradient": r"^(first|last) norm$",
+    "samples": r"^(batch size|noise scale)",
+}
+
 
 @drawing.register
 def finding_view(finding: Finding) -> View:
-    """One card, and its evidence as bars."""
-    return View("Finding", cards=(card_of(finding),), charts=(evidence_chart(finding),) if _finite(finding) else ())
+    """One card, and its evidence as bars: those of one unit beside each other; one alone is in the figure only."""
+    panels = list(by_unit(_finite(finding)).items())
+    charts = [[_bars(finding, *each) for each in panels if (len(each[1]) > 1) is many] for many in (True, False)]
+    return View("Finding", cards=(card_of(finding),), charts=tuple(charts[0]), alone=tuple(charts[1]))
 
 
 @drawing.register
@@ -47,14 +63,23 @@ def _finite(finding: Finding) -> dict[str, float]:
     return {name: value for name, value in finding.evidence.items() if math.isfinite(value)}
 
 
-def evidence_chart(finding: Finding) -> Chart:
-    """The numbers that speak for it."""
-    found = _finite(finding)
-    names, at = [plotly_text(name, 18) for name in found], list(range(len(found)))
+def by_unit(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The numbers, those that can be compared together; whatever has no known unit has its own, which is its name."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in numbers.items():
+        unit = next((unit for unit, said in UNITS.items() if re.search(said, name)), name)
+        found.setdefault(unit, {})[name] = value
+    return found
+
+
+def _bars(finding: Finding, unit: str, found: dict[str, float]) -> Chart:
+    """Numbers of one unit."""
+    names, at = [plotly_text(name, 26) for name in found], list(range(len(found)))
     bars = Curve("evidence", at, list(found.values()), "bars", PALETTE[0])
     reading = f"Threshold: {finding.threshold}."
-    chart = curves("evidence", "Evidence", reading, [bars], x="", y="value", summary=(reading,))
-    chart.figure["layout"]["xaxis"] |= {"tickvals": at, "ticktext": names}
+    title = unit[:1].upper() + unit[1:]
+    chart = curves("evidence", title, reading, [bars], x="", y=plotly_text(unit, 40), summary=(reading,), height=260)
+    chart.figure["layout"]["xaxis"] |= {"tickvals": at, "ticktext": names, "range": [-0.6, len(found) - 0.4]}
     return chart
 
 

@@ -38,6 +38,14 @@ def test_a_pipe_gets_some_lines_of_many_epochs(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "Epoch [2/1000], Loss: nan\n"
 
 
+@pytest.mark.parametrize(
+    ("loss", "said"), [(2.3, "2.3000"), (1234.5, "1234.5000"), (0.05, "0.05000"), (4.5112e-6, "4.511e-06")]
+)
+def test_a_small_loss_is_told_by_its_digits(loss: float, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _progress(1)(1, loss)
+    assert capsys.readouterr().out == f"Epoch [1/1], Loss: {said}\n"
+
+
 def ending(stdout: str) -> dict[str, str]:
     """The last lines, by their first word."""
     return {word: rest for word, _, rest in (line.partition(" ") for line in stdout.splitlines()[-4:])}

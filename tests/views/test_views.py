@@ -30,6 +30,7 @@ from pullback import (
     theory,
 )
 from pullback._results import Drawn, Shown, brief
+from pullback.views.findings import by_unit
 from pullback.views.view import drawing
 from tests.views.made import CE, DRAWN, NASTY, RESULTS, Made
 
@@ -312,3 +313,34 @@ def test_a_run_shows_its_loss_and_where_it_went_wrong(made: Made) -> None:
     assert "divergence" in [mark.name for mark in marks]
     assert all(mark.x[0] in loss.x for mark in marks)
     assert advisor.verdict(run) in Parsed(re.sub(r"srcdoc='[^']*'", "", run._repr_html_())).text
+
+
+def test_a_finding_has_a_panel_for_each_unit() -> None:
+    """What can be compared stands beside each other, also on the card; what stands alone is in the figure alone."""
+    evidence = {
+        "sharpness": 7.5,
+        "limit": 0.67,
+        "learning rate": 3.0,
+        "first loss": 2.3,
+        "last loss": 9.0,
+        "layers": 2.0,
+    }
+    evidence["size"] = float("nan")
+    finding = pb.Finding(
+        "learning-rate-too-high", "critical", None, (3, 9), evidence, "2 / sharpness", "here", "Lower it"
+    )
+    assert by_unit({"highest loss, in first ones": 2.0, "share of the steps": 0.5, "test accuracy": 0.1}) == {
+        "highest loss, in first ones": {"highest loss, in first ones": 2.0},
+        "share": {"share of the steps": 0.5},
+        "accuracy": {"test accuracy": 0.1},
+    }
+    figure = finding.plot()
+    panels = {each.xaxis: tuple(each.y) for each in figure.data}
+    assert panels == {"x": (7.5, 0.67), "x2": (2.3, 9.0), "x3": (3.0,), "x4": (2.0,)}
+    titles = [figure.layout[f"yaxis{place}"].title.text for place in ("", 2, 3, 4)]
+    assert titles == ["sharpness", "loss", "learning rate", "layers"]
+    areas = [(*figure.layout[f"xaxis{k}"].domain, *figure.layout[f"yaxis{k}"].domain) for k in ("", 2, 3, 4)]
+    for at, (a, b, c, d) in enumerate(areas):
+        assert all(b < e or f < a or d < g or h < c for e, f, g, h in areas[at + 1 :])
+    card = finding._repr_html_()
+    assert card.count("<svg viewBox") == 2

@@ -34,13 +34,14 @@ def key_numbers(named: NamedRun) -> list[Tile]:
     run = named.run
     loss, loss_note = _final_loss(run)
     accuracy, accuracy_note = _held_out_accuracy(run)
-    conflict = last_value(run, "alignment", "conflict_fraction")
+    conflict, cosine = (last_value(run, "alignment", name) for name in ("conflict_fraction", "mean_cosine"))
+    over = "" if cosine is None else f", the mean cosine of all is {number(cosine, 2)}"
     share, size = _share_of_one_answer(run)
     return [
         Tile("Final loss", *_shown(loss, number, loss_note + size), "bad" if _is_lost(loss) else _by_share(share)),
         Tile("Test accuracy", *_shown(accuracy, percent, accuracy_note), _of_accuracy(run, accuracy)),
         Tile("Sharpness", *_sharpness(named), _of_sharpness(run)),
-        Tile("Pairs in conflict", *_shown(conflict, percent, "at the last measurement"), _of_conflict(run)),
+        Tile("Pairs in conflict", *_shown(conflict, percent, f"at the last measurement{over}"), _of_conflict(run)),
         Tile("Time to watch", *_cost(named)),
     ]
 
