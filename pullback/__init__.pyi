@@ -42,6 +42,7 @@ from .dynamics import linear_dynamics as linear_dynamics
 from .dynamics import train_side_by_side as train_side_by_side
 from .functional import ModelView as ModelView
 from .influence import CostResponse as CostResponse
+from .influence import DampedCurvature as DampedCurvature
 from .influence import DampedInverse as DampedInverse
 from .influence import Influence as Influence
 from .influence import InfluencePlan as InfluencePlan
@@ -49,6 +50,7 @@ from .influence import LeaveOneOut as LeaveOneOut
 from .influence import MixedDerivative as MixedDerivative
 from .influence import Response as Response
 from .influence import cost_response as cost_response
+from .influence import damped_curvature as damped_curvature
 from .influence import gradient_influence as gradient_influence
 from .influence import leave_one_out as leave_one_out
 from .influence import mixed_second_vp as mixed_second_vp

@@ -2,6 +2,7 @@
 
 from pullback.influence.checkpoints import gradient_influence
 from pullback.influence.cost_response import CostResponse, cost_response, mixed_second_vp
+from pullback.influence.damped_curvature import DampedCurvature, damped_curvature
 from pullback.influence.dual import DampedInverse
 from pullback.influence.leave_one_out import LeaveOneOut, leave_one_out
 from pullback.influence.mixed import MixedDerivative
@@ -12,6 +13,7 @@ from pullback.influence.self_influence import self_influence
 
 __all__ = [
     "CostResponse",
+    "DampedCurvature",
     "DampedInverse",
     "Influence",
     "InfluencePlan",
@@ -19,6 +21,7 @@ __all__ = [
     "MixedDerivative",
     "Response",
     "cost_response",
+    "damped_curvature",
     "gradient_influence",
     "leave_one_out",
     "mixed_second_vp",

@@ -18,7 +18,8 @@ from pullback.functional.batches import Data
 from pullback.functional.target_checks import logits_of
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.held_rows import count_samples, row_blocks
-from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, num_outputs, settings_of
+from pullback.influence.solves import Matrix, Method, Solves, System
+from pullback.influence.system import DampedSystem, joined, num_outputs, settings_of
 
 Estimate = Literal["leverage", "first_order"]
 
@@ -119,34 +120,54 @@ def leave_one_out(
         True
     """
     where = "leave_one_out"
-    check_option(where, "estimate", estimate, ("leverage", "first_order"))
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
-    if matrix != "gauss_newton" and (estimate == "leverage" or matrix != "hessian"):
+    check_estimate(estimate, matrix, where)
+    check_positive(where, "block", block)
+    asked = LeftOut(points, estimate, changes)
+    return without_each(DampedSystem(model, loss_fn, data, settings, where), asked, block=block, progress=progress)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is asked: see ``leave_one_out``."""
+
+    points: Data | None
+    estimate: Estimate
+    changes: bool
+
+
+def check_estimate(estimate: str, matrix: str, where: str) -> None:
+    """Refuse a matrix the estimate is not made for."""
+    check_option(where, "estimate", estimate, ("leverage", "first_order"))
+    if matrix == "empirical_fisher" or (matrix == "hessian" and estimate == "leverage"):
         remedy = "Use matrix='gauss_newton'" + (", or estimate='first_order'" if matrix == "hessian" else "")
         raise input_error(where, f"a matrix that fits estimate={estimate!r}", repr(matrix), remedy)
-    check_positive(where, "block", block)
-    asked = data if points is None else points
+
+
+def without_each(system: DampedSystem, left_out: LeftOut, *, block: int, progress: bool) -> LeaveOneOut:
+    """The estimates by a system that is there."""
+    where, estimate = "leave_one_out", left_out.estimate
+    asked = system.data if left_out.points is None else left_out.points
     count = count_samples(asked, where)
     with Progress(progress, "samples", PATIENCE) as shown:
         shown.start(where, count)
-        view = ModelView.of(model, params, where)
-        C = num_outputs(view, next(iter([asked] if isinstance(asked, tuple) else asked))[0])
-        system = make_system(model, loss_fn, data, settings, where, count * C)
-        if points is None and isinstance(system.inverse, DampedInverse):
-            found = _all_at_once(loss_fn, joined(data)[1], system, system.inverse, estimate, changes)
+        C = num_outputs(system.view, next(iter([asked] if isinstance(asked, tuple) else asked))[0])
+        ready = system.for_columns(count * C)
+        if left_out.points is None and isinstance(ready.inverse, DampedInverse):
+            found = _all_at_once(system, ready, ready.inverse, left_out)
             shown.advance(count)
             return found
-        parts, solves = [], Solves(system)
-        for rows, outputs, y in _blocks(view, asked, C, block, where):
+        parts, solves = [], Solves(ready)
+        for rows, outputs, y in _blocks(system.view, asked, C, block, where):
             X = solves(rows.T)  # A^{-1} J^T
-            part = _part(loss_fn, outputs, y, _own_blocks(rows @ X, len(outputs)), system, estimate)
+            part = _part(system, outputs, y, _own_blocks(rows @ X, len(outputs)), estimate)
             each = X.unflatten(1, (len(outputs), -1))
-            parts.append((part, torch.einsum("pnc,nc->pn", each, part.coefficients) if changes else None))
+            parts.append((part, torch.einsum("pnc,nc->pn", each, part.coefficients) if left_out.changes else None))
             shown.advance(len(outputs))
     residual = solves.residual()
     return LeaveOneOut(
         estimate,
-        torch.cat([kept for _, kept in parts if kept is not None], 1) if changes else None,
+        torch.cat([kept for _, kept in parts if kept is not None], 1) if left_out.changes else None,
         torch.cat([part.outputs for part, _ in parts]),
         torch.cat([part.losses for part, _ in parts]),
         torch.cat([part.leverage for part, _ in parts]),
@@ -175,9 +196,9 @@ class _Part:
     leverage: Tensor
 
 
-def _part(loss_fn: LossFunction, outputs: Tensor, y: Batch, S: Tensor, system: System, estimate: str) -> _Part:
+def _part(system: DampedSystem, outputs: Tensor, y: Batch, S: Tensor, estimate: str) -> _Part:
     """From S_i (n, C, C) to the estimates. r: slopes of the losses in the outputs, H: their second derivatives."""
-    where, N = "leave_one_out", system.num_samples
+    where, N, loss_fn = "leave_one_out", system.num_samples, system.loss_fn
     with torch.enable_grad():
         leaf = outputs.clone().requires_grad_()
         r = torch.autograd.grad(per_sample_loss(loss_fn, leaf, y, where).sum(), leaf)[0].reshape(len(S), -1)
@@ -202,18 +223,16 @@ def _check_leverage(left: Tensor, where: str) -> None:
         raise input_error(where, "samples the others can do without", got, "Pass a larger `damping`")
 
 
-def _all_at_once(
-    loss_fn: LossFunction, y: Batch, system: System, inverse: DampedInverse, estimate: Estimate, changes: bool
-) -> LeaveOneOut:
+def _all_at_once(system: DampedSystem, ready: System, inverse: DampedInverse, left_out: LeftOut) -> LeaveOneOut:
     """All samples from the factors of the Gram matrix."""
-    between, N = inverse.between_rows, system.num_samples
-    part = _part(loss_fn, inverse.outputs, y, _own_blocks(between, N), system, estimate)
+    between, N, estimate = inverse.between_rows, system.num_samples, left_out.estimate
+    part = _part(system, inverse.outputs, joined(system.data)[1], _own_blocks(between, N), estimate)
     v = own_entries(part.coefficients)  # the changes are A^{-1} F^T v
     w = inverse.coefficients(v)
-    solves = Solves(system)
+    solves = Solves(ready)
     solves.keep_rows(inverse, v, w)
     residual = max(solves.residual(), inverse.residual(between))
-    kept = inverse.rows.T @ w if changes else None
+    kept = inverse.rows.T @ w if left_out.changes else None
     outputs, losses, leverage = part.outputs, part.losses, part.leverage
     return LeaveOneOut(estimate, kept, outputs, losses, leverage, residual, 0, residual <= system.settings.tol)
 

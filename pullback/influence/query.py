@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import check_option, check_positive
+from pullback._checks import check_positive
 from pullback._progress import PATIENCE, Progress
 from pullback._results import Drawn, to_frame
-from pullback.functional import LossFunction, ModelView, check_batch, num_samples
+from pullback.functional import LossFunction, check_batch, num_samples
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.influence.held_rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
 from pullback.influence.kept_samples import effects, kept_samples, ranking
-from pullback.influence.response import WRT, Wrt, perturbation
-from pullback.influence.system import Matrix, Method, Solves, System, make_system, num_outputs, settings_of
+from pullback.influence.response import Perturbation, Wrt
+from pullback.influence.solves import Matrix, Method, Solves
+from pullback.influence.system import DampedSystem, num_outputs, settings_of
 from pullback.operators.operator import Operator
 
 
@@ -140,41 +141,52 @@ def query_influence(
     where = "query_influence"
     check_batch(where, x_query, y_query, ("x_query", "y_query"))
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
-    check_option(where, "wrt", wrt, WRT)
+    change = Perturbation.of(wrt, labels, points, where)
     check_positive(where, "block", block)
-    view = ModelView.of(model, params, where)
-    num_queries = num_samples(x_query, where, "x_query")
-    rows = 1 if y_query is not None else num_outputs(view, x_query)
-    lead = (num_queries,) if y_query is not None else (num_queries, rows)
+    system = DampedSystem(model, loss_fn, data, settings, where)
+    return of_queries(system, (x_query, y_query), change, block=block, progress=progress, where=where)
+
+
+def of_queries(
+    system: DampedSystem,
+    query: tuple[Batch, Batch | None],
+    change: Perturbation,
+    *,
+    block: int,
+    progress: bool,
+    where: str,
+) -> Influence:
+    """The influences by a system that is there."""
+    num_queries = num_samples(query[0], where, "x_query")
+    loss_fn = None if query[1] is None else system.loss_fn
+    rows = 1 if loss_fn is not None else num_outputs(system.view, query[0])
+    lead = (num_queries,) if loss_fn is not None else (num_queries, rows)
     with Progress(progress, "queries", PATIENCE) as shown:
         shown.start(where, num_queries)
-        system = make_system(model, loss_fn, data, settings, where, num_queries * rows)
-        asked = data if points is None else points
-        mixed, shape = perturbation(model, loss_fn, asked, wrt, labels, system)
-        backward = held_slopes(system, loss_fn, asked, wrt, labels, where) or mixed.T
-        parts, solves = [], Solves(system)
-        for some in row_blocks(view, None if y_query is None else loss_fn, (x_query, y_query), rows, where):
+        parts, solves = [], Solves(system.for_columns(num_queries * rows))
+        mixed, shape = change.derivative(system)
+        backward = held_slopes(system, change, where) or mixed.T
+        for some in row_blocks(system.view, loss_fn, query, rows, where):
             parts += [(backward @ solves(-columns.T)).T for columns in some.rows.split(block)]
             shown.advance(len(some.rows) // rows)
+    asked = change.of_samples(system)
     return summary(torch.cat(parts).reshape(*lead, *shape), solves, asked, len(lead) if shape else None)
 
 
-def held_slopes(
-    system: System, loss_fn: LossFunction, data: Data, wrt: str, labels: Batch | Iterable[Batch] | None, where: str
-) -> Operator | None:
+def held_slopes(system: DampedSystem, change: Perturbation, where: str) -> Operator | None:
     """(d^2 J / dw dtheta)^T (M, P) where its rows are gradients of losses and fit the memory; else None."""
+    view, data = system.view, change.of_samples(system)
     count = count_samples(data, where)
-    if wrt not in ("weights", "labels") or count * system.view.num_params * itemsize(system.view) > HELD_BYTES:
+    if change.wrt not in ("weights", "labels") or count * view.num_params * itemsize(view) > HELD_BYTES:
         return None
-    view = system.view
 
     def slopes(pairs: Data) -> Tensor:
-        return torch.cat([block.rows for block in row_blocks(view, loss_fn, pairs, 1, where)])
+        return torch.cat([block.rows for block in row_blocks(view, system.loss_fn, pairs, 1, where)])
 
     found = slopes(data)
-    if wrt == "labels":
+    if change.wrt == "labels":
         alone = isinstance(data, tuple)
-        others = [labels] if alone else list(labels)  # type: ignore[arg-type]
+        others = [change.labels] if alone else list(change.labels)  # type: ignore[arg-type]
         found = slopes([(x, y) for (x, _), y in zip([data] if alone else data, others, strict=True)]) - found
     return HeldRows(found / system.num_samples)
 

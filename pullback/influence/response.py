@@ -17,7 +17,8 @@ from pullback.functional.batches import Data
 from pullback.functional.repeatable import state_of
 from pullback.functional.unwrap import unwrap
 from pullback.influence.mixed import MixedDerivative
-from pullback.influence.system import Matrix, Method, System, make_system, settings_of
+from pullback.influence.solves import Matrix, Method
+from pullback.influence.system import DampedSystem, settings_of
 from pullback.kernels import GradientMatrix
 from pullback.operators import Jacobian, as_operator
 from pullback.operators.operator import Operator
@@ -60,6 +61,48 @@ class Response(Shown):
         if state_of(unwrap(self._model)) != self._state:
             remedy = "Ask before training on, or call response again"
             raise input_error(where, "the weights the response was computed at", "others", remedy)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What is changed: see ``response``.
+
+    Attributes:
+        wrt: of what kind.
+        labels: the other targets, for "labels".
+        points: of which samples; None for the training data.
+    """
+
+    wrt: Wrt
+    labels: Batch | Iterable[Batch] | None
+    points: Data | None
+
+    @classmethod
+    def of(cls, wrt: Wrt, labels: Any, points: Data | None, where: str) -> Perturbation:
+        """Checked."""
+        check_option(where, "wrt", wrt, WRT)
+        return cls(wrt, labels, points)
+
+    def of_samples(self, system: DampedSystem) -> Data:
+        """The samples that are changed."""
+        return system.data if self.points is None else self.points
+
+    def derivative(self, system: DampedSystem) -> tuple[Operator, tuple[int, ...]]:
+        """d^2 J / dw dtheta (P, M) and the shape of theta."""
+        view = system.view
+        if self.wrt == "decay":
+            return as_operator(view.flatten(view.parameters).detach().unsqueeze(1)), ()
+        data, names = self.of_samples(system), list(view.parameters)
+        mixed = MixedDerivative(
+            system.model,
+            system.loss_fn,
+            data,
+            self.wrt,
+            labels=self.labels,
+            count=system.num_samples,
+            params=names,
+        )
+        return mixed, mixed.theta_shape
 
 
 @torch.inference_mode(False)
@@ -128,25 +171,17 @@ def response(
     """
     where = "response"
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
-    check_option(where, "wrt", wrt, WRT)
-    system = make_system(model, loss_fn, data, settings, where)
-    mixed, shape = perturbation(model, loss_fn, data if points is None else points, wrt, labels, system)
-    b = mixed @ _flat(direction, shape, wrt, mixed, where)
-    solution = system.solve(-b)
+    change = Perturbation.of(wrt, labels, points, where)
+    return respond(DampedSystem(model, loss_fn, data, settings, where), direction, change, where)
+
+
+def respond(system: DampedSystem, direction: Tensor | float | None, change: Perturbation, where: str) -> Response:
+    """The response of a system that is there."""
+    mixed, shape = change.derivative(system)
+    b = mixed @ _flat(direction, shape, change.wrt, mixed, where)
+    solution = system.for_columns(1).solve(-b)
     named = system.view.unflatten(solution.x)
-    return Response(solution.x, named, solution, model, loss_fn, state_of(system.view.model))
-
-
-def perturbation(
-    model: nn.Module, loss_fn: LossFunction, data: Data, wrt: str, labels: Any, system: System
-) -> tuple[Operator, tuple[int, ...]]:
-    """d^2 J / dw dtheta (P, M) and the shape of theta."""
-    view = system.view
-    if wrt == "decay":
-        return as_operator(view.flatten(view.parameters).detach().unsqueeze(1)), ()
-    names, count = list(view.parameters), system.num_samples
-    mixed = MixedDerivative(model, loss_fn, data, wrt, labels=labels, count=count, params=names)  # type: ignore[arg-type]
-    return mixed, mixed.theta_shape
+    return Response(solution.x, named, solution, system.model, system.loss_fn, state_of(system.view.model))
 
 
 def _flat(direction: Any, shape: tuple[int, ...], wrt: str, mixed: Operator, where: str) -> Tensor:

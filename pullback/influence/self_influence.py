@@ -14,7 +14,8 @@ from pullback.functional.batches import Data
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.held_rows import count_samples, row_blocks
 from pullback.influence.query import Influence, summary
-from pullback.influence.system import Matrix, Method, Solves, System, joined, make_system, settings_of
+from pullback.influence.solves import Matrix, Method, Solves, System
+from pullback.influence.system import DampedSystem, joined, settings_of
 
 
 @torch.inference_mode(False)
@@ -75,17 +76,23 @@ def self_influence(
     where = "self_influence"
     settings = settings_of(where, matrix, method, damping, tol, max_iters, params)
     check_positive(where, "block", block)
-    asked = data if points is None else points
+    system = DampedSystem(model, loss_fn, data, settings, where)
+    return on_themselves(system, points, block=block, progress=progress, where=where)
+
+
+def on_themselves(system: DampedSystem, points: Data | None, *, block: int, progress: bool, where: str) -> Influence:
+    """The influences by a system that is there."""
+    asked = system.data if points is None else points
     count = count_samples(asked, where)
     with Progress(progress, "samples", PATIENCE) as shown:
         shown.start(where, count)
-        system = make_system(model, loss_fn, data, settings, where, count)
-        if points is None and isinstance(system.inverse, DampedInverse):
-            found = _all_at_once(loss_fn, data, system, system.inverse)
+        ready = system.for_columns(count)
+        if points is None and isinstance(ready.inverse, DampedInverse):
+            found = _all_at_once(system.loss_fn, asked, ready, ready.inverse)
             shown.advance(count)
             return found
-        values, solves = [], Solves(system)
-        for some in row_blocks(system.view, loss_fn, asked, 1, where):
+        values, solves = [], Solves(ready)
+        for some in row_blocks(system.view, system.loss_fn, asked, 1, where):
             for rows in some.rows.split(block):
                 columns = rows.T
                 values.append((columns * solves(columns)).sum(0) / system.num_samples)

@@ -1,161 +1,32 @@
-"""The damped curvature system every influence solves, by conjugate gradients or by factors of the smaller matrix."""
+"""The damped curvature system every influence solves: its operator, made once, and what is held or factored of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pullback._checks import check_option, check_positive, input_error
-from pullback._results import Solution
 from pullback.functional import LossFunction, ModelView, output_hessian, take, undisturbed
 from pullback.functional.batch import Batch
 from pullback.functional.batch import joined as join
 from pullback.functional.batches import Data
 from pullback.functional.model_view import names_in
 from pullback.functional.target_checks import logits_of
-from pullback.functional.unwrap import without_autocast
 from pullback.influence.dual import DampedInverse, Factored
 from pullback.influence.held_rows import HELD_BYTES, fits, held_matrix, held_rows, itemsize
+from pullback.influence.solves import Matrix, Method, Settings, System
 from pullback.operators import Fisher, GaussNewton, Hessian
+from pullback.operators.adapt import Dense
 from pullback.operators.operator import Operator
-from pullback.spectral import eigenvalues, solve
+from pullback.spectral import eigenvalues
 
-Matrix = Literal["gauss_newton", "hessian", "empirical_fisher"]
-Method = Literal["auto", "cg", "dual"]
-
-RECOMPUTED = 4  # solutions whose residuals are measured by passes through the network, the worst
 COLUMNS_WORTH = 200  # rows of a matrix whose factors cost about as much as one more column of 50 iterations
 ROUNDING = 1e-6  # of a second derivative of a loss in its outputs, relatively, which may be computed in float32
 TEST_PRODUCTS = 100  # spent on the smallest eigenvalue where nothing is added to the diagonal
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the system is made and solved; the arguments the public functions share."""
-
-    matrix: Matrix
-    method: Method
-    damping: float
-    tol: float
-    max_iters: int | None
-    params: list[str] | None
-
-
-@dataclass(frozen=True)
-class System:
-    """(A + damping I) x = b, A the curvature of the mean loss over the training data; N its samples.
-
-    Attributes:
-        operator: A by passes through the network: what residuals are measured with.
-        inverse: (A + damping I)^{-1} by its factors; None for conjugate gradients.
-        held: A by its entries or rows, where ``fast`` is not that of the inverse.
-    """
-
-    view: ModelView
-    operator: Operator
-    inverse: Operator | None
-    settings: Settings
-    num_samples: int
-    held: Operator | None = None
-
-    @property
-    def fast(self) -> Operator:
-        """A for many products: by rows or entries that are held, or ``operator`` itself."""
-        held = self.inverse.curvature if isinstance(self.inverse, DampedInverse) else self.held
-        return self.operator if held is None else held
-
-    def solve(self, b: Tensor) -> Solution:
-        """X for one or several right-hand sides, (P,) or (P, K); the residual is recomputed with ``operator``."""
-        s = self.settings
-        if self.inverse is None:
-            return solve(self.operator, b, damping=s.damping, tol=s.tol, max_iters=s.max_iters)
-        x, left = self.by_factors(self.operator, b)
-        residual = float(left.max())
-        return Solution(x, residual, 0, residual <= s.tol, left.reshape(1, *b.shape[1:]))
-
-    def by_factors(self, operator: Operator, b: Tensor) -> tuple[Tensor, Tensor]:
-        """X by the inverse, with a step of refinement where the residual asks for one, and the residuals left."""
-        assert self.inverse is not None
-        x = self.inverse @ b
-        left = self.residuals(operator, b, x)
-        if bool((left > self.settings.tol).any()):
-            better = x + self.inverse @ (b - operator @ x - self.settings.damping * x)
-            fresh = self.residuals(operator, b, better)
-            x, left = torch.where(fresh < left, better, x), torch.minimum(fresh, left)
-        return x, left
-
-    @without_autocast()
-    def residuals(self, operator: Operator, b: Tensor, x: Tensor) -> Tensor:
-        """|b - (A + damping I) x| / |b| with A as ``operator`` knows it, one a column."""
-        size = b.norm(dim=0)
-        left = b - operator @ x - self.settings.damping * x
-        return left.norm(dim=0) / torch.where(size > 0, size, 1)
-
-
-class Solves:
-    """Many solves with one system, and how good the worst of them is.
-
-    Residuals are measured with ``system.fast``; the ``RECOMPUTED`` largest of them are measured again with
-    ``system.operator``, which shares no number with what was solved.
-
-    Args:
-        system: what is solved.
-    """
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.iterations = self.num_matvecs = 0
-        self._residual = 0.0
-        self._worst: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __call__(self, b: Tensor) -> Tensor:
-        """X for the right-hand sides (P, K)."""
-        system, s = self.system, self.system.settings
-        if system.inverse is not None:
-            x, left = system.by_factors(system.fast, b)
-        else:
-            found = solve(system.fast, b, damping=s.damping, tol=s.tol, max_iters=s.max_iters)
-            x = found.x
-            self.iterations = max(self.iterations, found.iterations)
-            self.num_matvecs += (found.iterations + 1) * b.shape[1]
-            if system.fast is system.operator:
-                self._residual = max(self._residual, found.residual)
-                return x
-            left = system.residuals(system.fast, b, x)
-        self.num_matvecs += b.shape[1]
-        self.keep(b, x, left)
-        return x
-
-    def keep(self, b: Tensor, x: Tensor, residuals: Tensor) -> None:
-        """Remember solutions, so far as they are among the worst."""
-        self._residual = max(self._residual, float(residuals.max()))
-        if self._worst is not None:
-            b, x = (torch.cat(pair, 1) for pair in ((self._worst[0], b), (self._worst[1], x)))
-            residuals = torch.cat((self._worst[2], residuals))
-        worst = residuals.topk(min(RECOMPUTED, len(residuals))).indices
-        self._worst = b[:, worst], x[:, worst], residuals[worst]
-
-    def keep_rows(self, inverse: DampedInverse, v: Tensor, w: Tensor) -> None:
-        """Remember solutions F^T W of right-hand sides F^T V, whose residuals the Gram matrix knows."""
-        residuals = inverse.residuals(v, w)
-        worst = residuals.topk(min(RECOMPUTED, len(residuals))).indices
-        self.num_matvecs += len(residuals)
-        self._residual = max(self._residual, float(residuals.max()))
-        both = inverse.from_rows(torch.cat((v[:, worst], w[:, worst]), 1))
-        self.keep(both[:, : len(worst)], both[:, len(worst) :], residuals[worst])
-
-    def residual(self) -> float:
-        """The largest relative residual of all solves."""
-        if self._worst is not None:
-            b, x, _ = self._worst
-            self._worst = None
-            self.num_matvecs += b.shape[1]
-            self._residual = max(self._residual, float(self.system.residuals(self.system.operator, b, x).max()))
-        return self._residual
 
 
 def settings_of(
@@ -185,43 +56,70 @@ def settings_of(
     return Settings(matrix, method, damping, tol, max_iters, names)  # type: ignore[arg-type]
 
 
-def make_system(
-    model: nn.Module, loss_fn: LossFunction, data: Data, settings: Settings, where: str, num_columns: int = 1
-) -> System:
-    """The operator, and for the dual its inverse; a matrix known to be singular is refused without damping.
+class DampedSystem:
+    """(A + damping I) x = b for the training data, made once, whatever is asked of it and how often.
 
-    For as many right-hand sides as a sample has rows, or more, rows or matrix are held where they fit: to make them
-    costs about as much as a product a row.
+    The operator, and the test that a matrix without damping is not singular, come with it. Rows, a matrix or factors
+    are held from the first question on that has columns enough to be worth them, and serve all that follow.
+
+    Args:
+        model: as ``damped_curvature``.
+        loss_fn: as ``damped_curvature``.
+        data: the training data.
+        settings: checked.
+        where: the caller.
+
+    Raises:
+        InputError: ``damping`` 0 and a matrix known to be singular, or found to be.
     """
-    made: dict[str, Any] = {"gauss_newton": GaussNewton, "hessian": Hessian, "empirical_fisher": Fisher}
-    kind = {"kind": "empirical"} if settings.matrix == "empirical_fisher" else {}
-    operator = made[settings.matrix](model, loss_fn, data, params=settings.params, **kind)
-    view, N = operator.view, operator.num_samples
-    if settings.matrix == "hessian":
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, data: Data, settings: Settings, where: str) -> None:
+        made: dict[str, Any] = {"gauss_newton": GaussNewton, "hessian": Hessian, "empirical_fisher": Fisher}
+        kind = {"kind": "empirical"} if settings.matrix == "empirical_fisher" else {}
+        operator = made[settings.matrix](model, loss_fn, data, params=settings.params, **kind)
+        self.model, self.loss_fn, self.data, self.settings, self.where = model, loss_fn, data, settings, where
+        self.view: ModelView = operator.view
+        self.num_samples: int = operator.num_samples
+        self._rows_each = 1  # rank a sample adds at most
+        if settings.matrix == "gauss_newton":
+            x, _ = data if isinstance(data, tuple) else next(iter(data))
+            self._rows_each = num_outputs(self.view, x)
         if settings.damping == 0:
-            _check_definite(operator, settings, view.num_params, where)
-        return System(view, operator, None, settings, N)
-    x, _ = data if isinstance(data, tuple) else next(iter(data))
-    C = 1 if settings.matrix == "empirical_fisher" else num_outputs(view, x)  # rank a sample adds at most
-    if settings.damping == 0:
-        _check_definite(operator, settings, N * C, where)
-    asked = view, loss_fn, data, settings.matrix, N, C, where
-    holds, square = fits(view, N, C), view.num_params <= N * C
-    factored = settings.method == "dual" or (
-        settings.method == "auto"
-        and settings.tol > 0
-        and _prefers_factors(view, loss_fn, data, settings, N * C, num_columns)
-    )
-    if holds and square and (factored or num_columns >= C):
-        held = held_matrix(*asked)
-        factors = Factored(held.matrix, settings.damping) if factored else None
-        return System(view, operator, factors, settings, N, held)
-    if factored:
-        x, y = joined(data)
-        damping, matrix, names = settings.damping, settings.matrix, settings.params
-        inverse = DampedInverse(model, loss_fn, x, y, damping=damping, matrix=matrix, params=names)
-        return System(view, operator, inverse, settings, N)
-    return System(view, operator, None, settings, N, held_rows(*asked) if holds and num_columns >= C else None)
+            _check_definite(operator, settings, self.num_samples * self._rows_each, where)
+        self._ready = System(self.view, operator, None, settings, self.num_samples)
+
+    def for_columns(self, count: int) -> System:
+        """The system ready for so many right-hand sides.
+
+        For as many as a sample has rows, or more, rows or matrix are held where they fit: to make them costs about as
+        much as a product a row.
+        """
+        ready, settings = self._ready, self.settings
+        if settings.matrix == "hessian" or ready.inverse is not None:
+            return ready
+        view, N, C = self.view, self.num_samples, self._rows_each
+        holds, square = fits(view, N, C), view.num_params <= N * C
+        factored = settings.method == "dual" or (
+            settings.method == "auto"
+            and settings.tol > 0
+            and _prefers_factors(view, self.loss_fn, self.data, settings, N * C, count)
+        )
+        held = ready.held
+        if held is None and holds and (factored or count >= C if square else count >= C and not factored):
+            make = held_matrix if square else held_rows
+            held = make(view, self.loss_fn, self.data, settings.matrix, N, C, self.where)
+        inverse: Operator | None = None
+        if factored and isinstance(held, Dense):
+            inverse = Factored(held.matrix, settings.damping)
+        elif factored:
+            inverse, held = self._dual(), None
+        self._ready = replace(ready, inverse=inverse, held=held)
+        return self._ready
+
+    def _dual(self) -> DampedInverse:
+        x, y = joined(self.data)
+        s = self.settings
+        return DampedInverse(self.model, self.loss_fn, x, y, damping=s.damping, matrix=s.matrix, params=s.params)
 
 
 def _prefers_factors(

@@ -98,10 +98,11 @@ def test_what_is_factored_is_the_smaller_matrix(held_bytes: Any) -> None:
     assert pb.query_influence(model, loss_fn, (x, y), few, few_y, **settings).iterations > 0
     asked = system.settings_of("here", "gauss_newton", "dual", 0.1, 1e-8, None, None)
     held_bytes(2**31)
-    wide = system.make_system(model, loss_fn, (x, y), asked, "here", 6)
-    assert isinstance(wide.inverse, pb.DampedInverse)
-    tall = system.make_system(*network(12, 2, 3, 2, "classes", seed=0)[:2], (x.repeat(2, 1), y.repeat(2)), asked, "h")
-    assert isinstance(tall.inverse, dual.Factored)
+    wide = system.DampedSystem(model, loss_fn, (x, y), asked, "here")
+    assert isinstance(wide.for_columns(6).inverse, pb.DampedInverse)
+    twice = (x.repeat(2, 1), y.repeat(2))
+    tall = system.DampedSystem(*network(12, 2, 3, 2, "classes", seed=0)[:2], twice, asked, "here")
+    assert isinstance(tall.for_columns(1).inverse, dual.Factored)
 
 
 @pytest.mark.parametrize(("size", "columns"), [(200, 1), (201, 2)])
