@@ -29,6 +29,10 @@ LEVEL_STDERRS = 2.0  # by which the level has to be above what counts as learnin
 DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
 DIVERGING_CHANGES = 5.0  # where its smallest value is not known: times its changes and its early range; noise about a
 # level does so in 1 of 100 runs of five measurements, 1 of 10,000 of twenty, a loss that grows evenly does not
+EVEN_PARTS = 10  # of a course whose levels say whether it rises evenly: two in a row then make a fifth of it
+FEW_PARTS = 5  # running medians, below which nothing is even
+FEW_UPDATES = 3  # measured first, of which one is long where a rate wrecks a run at once
+STEEP = 0.5  # of the rise, within two such parts: of one that is even they make a fifth; convention
 STABLE_SHARE = 0.05  # of the limit: steps could be twenty times longer and stay stable; convention
 SPIKE_SHARE = 0.3  # of what had been learnt, and of what is left; convention
 SPIKE_NOISE = (

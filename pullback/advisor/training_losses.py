@@ -46,16 +46,21 @@ def _variance(run: Run) -> float | None:
     return found if math.isfinite(found) and found > LEAST_WITHIN * float(squares.mean()) else None
 
 
-def _of_few(run: Run, records: Rows) -> float:
-    """The same by the samples of the measurements, each about its own mean, less one for that: a median lies lower."""
+def _of_few(run: Run, records: Rows) -> float | None:
+    """The same by the samples of the measurements, each about its own mean, less one for that: a median lies lower.
+
+    None of single samples, but where there are enough of them: they lie on their own mean.
+    """
     counted: dict[int, float] = {}
     for probe in ("targets", "kernel"):
         known = records_with(run, probe, "num_samples")
         counted |= zip(known.steps.tolist(), known.numbers("num_samples").tolist(), strict=True)
     counts = np.array([counted.get(step, 1.0) for step in records.steps.tolist()])
     free = float((counts - 1).sum())
-    within = float((counts * records.numbers("constant_loss")).sum()) / (free if free > 0 else len(counts))
     means = records_with(run, "targets", "mean").numbers("mean")
+    if counted and free <= 0 and len(means) < 3:
+        return None
+    within = float((counts * records.numbers("constant_loss")).sum()) / (free if free > 0 else len(counts))
     return max(within, float(np.var(means))) if len(means) > 2 else within  # batches that differ more than samples do
 
 

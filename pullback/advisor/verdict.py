@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pullback.advisor.diagnose import diagnose
@@ -11,6 +11,7 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.reading import number
 from pullback.advisor.rules import RULES
 from pullback.advisor.rules.curvature import curvatures_of
+from pullback.advisor.sources import unseen
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run, load_run
 
@@ -72,10 +73,19 @@ def _of_trouble(run: Run, wrong: Sequence[Finding]) -> str:
 
 
 def _of_health(run: Run, mentioned: int) -> str:
-    if mentioned:
-        things = "one thing is" if mentioned == 1 else f"{mentioned} things are"
-        return f"{_reached(run)}: none of {len(RULES)} rules found a fault, {things} worth knowing"
-    return f"{_reached(run)}: none of {len(RULES)} rules found anything"
+    missing = unseen(run)
+    looked = f"the {len(RULES) - len(missing)} rules that could look" if missing else f"{len(RULES)} rules"
+    things = "one thing is" if mentioned == 1 else f"{mentioned} things are"
+    found = f"a fault, {things} worth knowing" if mentioned else "anything"
+    return f"{_reached(run)}: none of {looked} found {found}{_not_looked(missing)}"
+
+
+def _not_looked(missing: Mapping[str, Sequence[str]]) -> str:
+    """How many rules could not, and what would have let them."""
+    if not missing:
+        return ""
+    without = ", ".join(sorted({source for sources in missing.values() for source in sources}))
+    return f"; {len(missing)} could not, without {without}"
 
 
 def _reached(run: Run) -> str:
@@ -83,7 +93,12 @@ def _reached(run: Run) -> str:
     losses = training_losses(run)
     if not len(losses):
         return "Nothing is known of its loss"
-    text = f"Reached a loss of {losses.last:.3g} at step {int(losses.steps[-1]):,}"
+    first, at = float(losses.finite[0]), f"{losses.last:.3g} at step {int(losses.steps[-1]):,}"
+    text = (
+        f"Ends at a loss of {at}, above its first one, {first:.3g}"
+        if losses.last > first
+        else f"Reached a loss of {at}"
+    )
     share = losses.share
     if share is None:
         return text

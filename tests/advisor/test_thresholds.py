@@ -14,6 +14,7 @@ import pytest
 import pullback as pb
 from pullback.advisor import thresholds
 from pullback.runs import Run
+from tests.advisor.growth_rows import GROWTH
 from tests.advisor.runs import Line, Row, a_run, losses
 from tests.advisor.threshold_rows import FURTHER
 
@@ -460,6 +461,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "TEST_LOSS_RISE": (Row(rising, 0.6001, 0.5999, "memorisation"),),
     "TEST_LOSS_SHARE": (Row(rising, 0.6001, 0.5999, "memorisation", least=None),),
     **FURTHER,
+    **GROWTH,
 }  # fmt: skip
 
 

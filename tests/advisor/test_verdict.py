@@ -9,8 +9,14 @@ import pytest
 from pullback.advisor import Finding, diagnose, verdict
 from pullback.advisor.causes import ORDER
 from pullback.advisor.rules import RULES
+from pullback.advisor.sources import NEEDS, unseen
 from pullback.advisor.verdict import LONGEST, OUTCOMES
+from pullback.runs import Run
 from tests.advisor.runs import a_run, losses
+from tests.advisor.test_thresholds import ROWS
+
+BESIDE = {"epoch", "learning_rate", "gradient_norm", "optimizer", "loss_form"}  # of the loop, or instead of another one
+SOURCES = {source for needs in NEEDS.values() for group in needs for source in group} - BESIDE
 
 
 def a_finding(name: str, severity: str = "warning", **known) -> Finding:
@@ -77,13 +83,51 @@ def test_a_healthy_run_is_told_by_what_it_reached_and_by_what_was_looked_for():
     run = a_run(*records, loss=shown)
     level = sorted(shown[-10:])[4:6]
     last = sum(level) / 2
-    assert verdict(run, []) == (
-        f"Reached a loss of {last:.3g} at step 100, less than 0.01% of what one constant answer has: "
-        f"none of {len(RULES)} rules found anything"
+    everything = a_run(
+        *records, *((1, probe, {}) for probe in SOURCES), loss=shown, gradient_norm=[1.0], learning_rate=[1.0]
     )
+    reached = f"Reached a loss of {last:.3g} at step 100, less than 0.01% of what one constant answer has: "
+    assert verdict(everything, []) == reached + f"none of {len(RULES)} rules found anything"
     info = a_finding("ill-conditioning", "info")
-    assert verdict(run, [info]).endswith(f"none of {len(RULES)} rules found a fault, one thing is worth knowing")
-    assert verdict(run, [info, info]).endswith("2 things are worth knowing")
+    assert verdict(everything, [info]).endswith(f"none of {len(RULES)} rules found a fault, one thing is worth knowing")
+    assert verdict(everything, [info, info]).endswith("2 things are worth knowing")
+    assert verdict(run, []).startswith(
+        reached + f"none of the {len(RULES) - len(unseen(run))} rules that could look found "
+    )
+
+
+def test_rules_whose_probes_did_not_run_are_not_counted():
+    loss = [2.0 - 0.01 * k for k in range(100)]
+    asked = [(1, probe, {}) for probe in SOURCES - {"tangent", "test", "effective_lr"}]
+    shown = {"loss": loss, "gradient_norm": [1.0], "learning_rate": [1.0]}
+    said = verdict(a_run((1, "loss", {"loss": 2.0}), *asked, **shown), [])
+    able = len(RULES) - 2  # norms of layers that are not there have nothing to be told
+    assert said.endswith(
+        f": none of the {able} rules that could look found anything; 2 could not, without held-out loss, tangent"
+    )
+    normed = a_run(*asked, meta={"model": {"modules": {"LayerNorm": 2}}}, **shown)
+    assert set(unseen(normed)) == {"memorisation", "lazy-regime", "effective-rate-decay"}
+
+
+def test_every_rule_has_its_sources():
+    assert set(NEEDS) == set(ORDER)
+    assert len(RULES) == len(ORDER)
+
+
+@pytest.mark.parametrize("threshold", ROWS)
+def test_what_finds_something_could_look(threshold):
+    for row in ROWS[threshold]:
+        made = row.make(row.yes)
+        run = made if isinstance(made, Run) else a_run(*made, least=row.least)
+        assert row.name not in unseen(run)
+
+
+def test_a_loss_above_its_first_one_is_never_said_to_be_reached():
+    for last, words in (
+        (2.29, "Reached a loss of 2.29"),
+        (2.31, "Ends at a loss of 2.31 at step 40, above its first one, 2.3"),
+    ):
+        assert verdict(a_run(loss=[2.3, 2.0, *[last] * 38]), []).startswith(words)
 
 
 @pytest.mark.parametrize(("last", "shown"), [(1.0, "50%"), (0.01, "0.50%"), (0.0, "less than 0.01%"), (3.0, "150%")])

@@ -9,9 +9,10 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, growth
 from pullback.advisor.findings import Finding
+from pullback.advisor.growth import beyond_noise, rose
 from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with, with_layers
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of, lower
-from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES
+from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES, MANY_STEPS
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
@@ -24,10 +25,15 @@ def divergence(run: Run) -> Iterator[Finding]:
         steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
         evidence = {"measurements": float(len(set(bad)))}
         words = f"The loss left the finite numbers at step {min(bad)}"
-    elif losses.grew and losses.leapt_at is not None:
+    elif losses.grew and losses.leapt_at is not None and (losses.constant is not None or beyond_noise(run, losses)):
         steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
         evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
         words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
+    elif losses.least is None and rose(run, losses):
+        low = int(np.argmin(losses.values))
+        steps, threshold = (int(losses.steps[low]), int(losses.steps[-1])), _grown(None)
+        evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
+        words = f"The loss grew to {losses.last:.3g}, from {losses.start:.3g} at the start"
     elif found := _grown_records(run, losses):
         lowest = min(found, key=lambda pair: pair[1])
         steps, threshold = (lowest[0], found[-1][0]), _grown(least_loss(run))
@@ -59,7 +65,8 @@ def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
     shown = run.course("loss")[1]
     if len(shown) >= MANY_LOSSES and losses.least is not None:
         return []
-    if len(shown) > 1 and (shown[-1] <= shown[0] or (losses.least is not None and growth(shown, losses.least) <= 1)):
+    long = losses.least is not None or len(shown) >= MANY_STEPS
+    if len(shown) > 1 and (shown[-1] <= shown[0] or (long and growth(shown, losses.least) <= 1)):
         return []
     return max((_growth(run, *where) for where in LOSSES), key=lambda each: each[0])[1]
 
