@@ -88,7 +88,7 @@ class ElasticPenalty:
         count = sum(check_batch(NAME, x, y) for x, y in batches)
         diagonal = torch.stack([each.square().sum(0) for each in rows]).sum(0) / count
         self.diagonal = self._view.unflatten(diagonal)
-        self._form = _weighted(diagonal) if fisher == "diagonal" else _whole(torch.cat(rows), count)
+        self._form = _weighted(diagonal) if fisher == "diagonal" else _full(torch.cat(rows), count)
 
     def __call__(self) -> Tensor:
         """The penalty at the model's weights, a number."""
@@ -110,7 +110,7 @@ def _weighted(diagonal: Tensor) -> Form:
     return lambda delta: (diagonal * delta.square()).sum()
 
 
-def _whole(rows: Tensor, count: int) -> Form:
+def _full(rows: Tensor, count: int) -> Form:
     """By the rows, or by the matrix where it is the smaller of the two."""
     if len(rows) < rows.shape[1]:
         return lambda delta: (rows @ delta).square().sum() / count

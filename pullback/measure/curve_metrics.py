@@ -16,7 +16,7 @@ from pullback.functional.differentiable import differentiable, forward_derivativ
 from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.networks.drawn import DATA, Redraw, check_network, over_networks
-from pullback.measure.networks.layer_outputs import caught, check_finite, check_found
+from pullback.measure.networks.layer_outputs import caught, check_finite, layer_names
 from pullback.measure.networks.profile import Profile, over_units
 from pullback.measure.networks.spec import NetworkSpec
 from pullback.modules import activation_module
@@ -149,7 +149,7 @@ def _one_network(model: nn.Module, curve: Curve, theta: Tensor, where: str) -> t
             raise input_error(where, f"a curve from theta (M,) to inputs (M, …), M = {len(at)}", got, "Stack on axis 1")
         with caught(model, len(at), where, in_graph=False) as found:
             evaluate(model, x)
-        names = check_found(found, where)
+        names = layer_names(found, where)
         return tuple(layer.by_unit(layer.output) for layer in found)
 
     def velocity(at: Tensor) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from pullback.functional.batch import Batch, check_batch, tensors
 from pullback.functional.model_view import evaluate
 from pullback.functional.undisturbed import undisturbed
 from pullback.measure.networks.drawn import DATA, Redraw, over_networks
-from pullback.measure.networks.layer_outputs import LayerOutput, caught, check_finite, check_found
+from pullback.measure.networks.layer_outputs import LayerOutput, caught, check_finite, layer_names
 from pullback.measure.networks.profile import Profile, over_units
 from pullback.measure.networks.spec import NetworkSpec
 
@@ -136,7 +136,7 @@ def _one_network(
     with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
         evaluate(model, x)
-        names, outputs = check_found(found, where), [layer.output for layer in found]
+        names, outputs = layer_names(found, where), [layer.output for layer in found]
         check_finite(names, outputs, where)
         last = outputs[-1]
         u = torch.randn(last.shape, generator=generator, dtype=torch.float64)

@@ -96,7 +96,7 @@ def _ran(model: nn.Module, module: nn.Module, seen: list[Flow], order: Order, un
     watcher = Watcher(model, order)
     for tensor, flow in zip(given, seen, strict=False):
         watcher.meet(tensor, flow)
-    with watcher.whole(model, units), watcher:
+    with watcher.activations_as_calls(model, units), watcher:
         return watcher.flow(module(*given))
 
 

@@ -24,7 +24,7 @@ def order_of_pass(model: nn.Module, x: Batch, units: dict[str, Activation]) -> O
     watcher = Watcher(model, Order())
     for tensor in tensors(given):
         watcher.meet(tensor, watcher.order.start())
-    with watcher.whole(model, units), watcher:
+    with watcher.activations_as_calls(model, units), watcher:
         out = called(model, given)
     flows = [watcher.flow(leaf) for leaf in tensors(out)]
     watcher.order.end(flows)
@@ -97,7 +97,7 @@ class Watcher(TorchFunctionMode):
             self.order.sizes.setdefault(layer, []).append((shapes[0][-axes:], tuple(result.shape[-axes:])))
 
     @contextmanager
-    def whole(self, model: nn.Module, units: dict[str, Activation]) -> Iterator[None]:
+    def activations_as_calls(self, model: nn.Module, units: dict[str, Activation]) -> Iterator[None]:
         """Take activations that are modules made of several calls as one call each."""
         hooks = []
 

@@ -23,7 +23,7 @@ REFINEMENTS = 2  # power steps on eigenvectors whose residuals rounding has left
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredPairs:
     """See ``CurvatureSpectrum``; ``count`` is how many eigenvalues were looked at."""
 
     values: Tensor
@@ -51,13 +51,13 @@ class Wanted:
     where: str
 
 
-def nothing(like: Tensor, wanted: Wanted) -> Found:
+def nothing(like: Tensor, wanted: Wanted) -> MeasuredPairs:
     """Of a matrix that is zero."""
     vectors = like.new_empty(wanted.sizes.num_params, 0) if wanted.sizes.vectors else None
-    return Found(like.new_empty(0), vectors, like.new_empty(0), 0.0, 0, True)
+    return MeasuredPairs(like.new_empty(0), vectors, like.new_empty(0), 0.0, 0, True)
 
 
-def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
+def from_gram(source: RowSource, route: Route, wanted: Wanted) -> MeasuredPairs:
     """Through the rows: their Gram matrix, formed or by products, or the matrix itself where it is the smaller."""
     where = wanted.where
     captured = source.capture(where)
@@ -78,15 +78,15 @@ def from_gram(source: RowSource, route: Route, wanted: Wanted) -> Found:
         return _by_lanczos((1 / N) * rows.gram, _floor(like, trace), rows, wanted)
 
 
-def from_operator(operator: Operator, wanted: Wanted) -> Found:
+def from_operator(operator: Operator, wanted: Wanted) -> MeasuredPairs:
     """By Lanczos on the operator."""
     sizes = wanted.sizes
-    k = min(sizes.num_rows, sizes.num_params) if sizes.whole else sizes.num_pairs
+    k = min(sizes.num_rows, sizes.num_params) if sizes.all_wanted else sizes.num_pairs
     pairs = eigenvalues(operator, k, tol=wanted.tol, seed=wanted.seed)
     floor = 10 * torch.finfo(operator.dtype).eps * float(pairs.values.abs().max())
     kept = _kept(pairs.values, floor, sizes)
     vectors = pairs.vectors[:, kept] if sizes.vectors else None
-    return Found(pairs.values[kept], vectors, pairs.residuals[kept], floor, pairs.num_matvecs, pairs.converged)
+    return MeasuredPairs(pairs.values[kept], vectors, pairs.residuals[kept], floor, pairs.num_matvecs, pairs.converged)
 
 
 def _floor(like: Tensor, trace: float) -> float:
@@ -102,20 +102,20 @@ def _kept(values: Tensor, floor: float, sizes: Sizes) -> Tensor:
     return above[-sizes.k :] if sizes.smallest else above[: sizes.k]
 
 
-def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_parameters: bool = False) -> Found:
+def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_parameters: bool = False) -> MeasuredPairs:
     """From a matrix that is formed: the Gram matrix of the samples, or A itself."""
     sizes = wanted.sizes
     trace = float(matrix.diagonal().sum(dtype=torch.float64))
     floor = _floor(matrix, trace)
     if trace == 0:
         return nothing(matrix, wanted)
-    if not (sizes.whole or of_parameters):
+    if not (sizes.all_wanted or of_parameters):
         return _by_lanczos(matrix, floor, rows, wanted)
     if not sizes.vectors:
         values = torch.linalg.eigvalsh(matrix).flip(0)
         _check_moments(values, matrix, trace, wanted)
         values = values[_kept(values, floor, sizes)]
-        return Found(values, None, torch.full_like(values, floor), floor, 0, True)
+        return MeasuredPairs(values, None, torch.full_like(values, floor), floor, 0, True)
     every, columns = torch.linalg.eigh(matrix)
     every, columns = every.flip(0), columns.flip(1)
     kept = _kept(every, floor, sizes)
@@ -125,18 +125,18 @@ def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_param
         residuals = torch.linalg.vector_norm(errors, dim=0)
     else:  # in parameter space B^T e / sqrt(N value)
         residuals = ((errors * (matrix @ errors)).sum(0).clamp(min=0) / values).sqrt()
-    found = Found(values, columns, residuals, floor, 0, True)
+    found = MeasuredPairs(values, columns, residuals, floor, 0, True)
     vectors = columns if of_parameters else orthonormal(rows.T @ columns)
     return _measured(found, vectors, max(floor, wanted.tol * float(every[0])), rows)
 
 
-def _by_lanczos(gram: Operator | Tensor, floor: float, rows: GradientRows, wanted: Wanted) -> Found:
+def _by_lanczos(gram: Operator | Tensor, floor: float, rows: GradientRows, wanted: Wanted) -> MeasuredPairs:
     """The largest pairs of the Gram matrix of the samples, and of A."""
     sizes = wanted.sizes
     pairs = eigenvalues(gram, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
     kept = _kept(pairs.values, floor, sizes)
     values, columns, residuals = pairs.values[kept], pairs.vectors[:, kept], pairs.residuals[kept]
-    found = Found(values, None, residuals, floor, pairs.num_matvecs, pairs.converged)
+    found = MeasuredPairs(values, None, residuals, floor, pairs.num_matvecs, pairs.converged)
     if not sizes.vectors:
         return found
     # |B^T e| / sqrt(N value) for a residual e of the Gram matrix, whose norm is the largest eigenvalue
@@ -161,7 +161,7 @@ def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted)
             )
 
 
-def _measured(found: Found, vectors: Tensor, limit: float, rows: GradientRows) -> Found:
+def _measured(found: MeasuredPairs, vectors: Tensor, limit: float, rows: GradientRows) -> MeasuredPairs:
     """With eigenvectors in parameter space, whose residuals A V - V values are within ``limit``, if rounding allows.
 
     Those known from the Gram matrix are exact but for the rounding of ``vectors``. One product with a combination of

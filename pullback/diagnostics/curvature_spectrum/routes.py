@@ -77,7 +77,7 @@ class Sizes:
         return self.num_samples * self.num_values
 
     @property
-    def whole(self) -> bool:
+    def all_wanted(self) -> bool:
         """Whether all eigenvalues are needed."""
         return self.k is None or self.smallest
 
@@ -111,9 +111,9 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     found = []
     works = [[f.work(form, sizes.num_samples, None, num_outputs=r) for form in f.forms()] for f in factors]
     made = sum(min(seconds_of(work, rates) for work in of_layer) for of_layer in works)  # each in its cheapest form
-    solved = EIGH * n**3 / rates.gemm if sizes.whole else steps * n**2 / rates.stream
+    solved = EIGH * n**3 / rates.gemm if sizes.all_wanted else steps * n**2 / rates.stream
     found.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
-    if not sizes.whole:
+    if not sizes.all_wanted:
         inner, each = map(sum, zip(*(f.gram_product_flops(sizes.num_samples, r) for f in factors), strict=True))
         seconds = capture + (inner + steps * each) / rates.gemm + steps * 4 * n * (HELD + HELD_EACH * k) / rates.stream
         size = held + (HELD + HELD_EACH * k) * n * e + 2 * formed
@@ -121,7 +121,7 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     if n >= P:
         seconds = capture + n * P / rates.stream + (n * P**2 + EIGH * P**3) / rates.gemm
         found.append(Route("gram", "parameters", seconds, held + (n * P + 4 * P**2) * e))
-    if not sizes.whole:
+    if not sizes.all_wanted:
         seconds = forward * PASSES * steps + steps * 4 * P * (HELD + HELD_EACH * k) / rates.stream
         size = 2 * (HELD + HELD_EACH * k) * P * e + 3 * held // max(1, r)
     else:

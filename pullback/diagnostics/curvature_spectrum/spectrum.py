@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
-from pullback.diagnostics.curvature_spectrum.eigenpairs import Found, Wanted, from_gram, from_operator, nothing
+from pullback.diagnostics.curvature_spectrum.eigenpairs import MeasuredPairs, Wanted, from_gram, from_operator, nothing
 from pullback.diagnostics.curvature_spectrum.result import CurvatureSpectrum
 from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
 from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
@@ -115,7 +115,7 @@ def curvature_spectrum(
     ways = routes(factors, sizes, machine_rates(first.device, first.dtype))
     route, reason = _choice(ways, method, obstacle, memory_limit, where)
     wanted = Wanted(sizes, tol, seed, where)
-    found: Found | None = None
+    found: MeasuredPairs | None = None
     if route.method == "gram":
         try:
             source = row_source(view, loss_fn, x, y, matrix, where)

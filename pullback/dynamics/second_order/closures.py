@@ -16,7 +16,7 @@ Closure = Callable[[], Any]
 
 
 @dataclass
-class _Seen:
+class _Watched:
     """Inputs the model was called with, targets the loss was."""
 
     inputs: list[Batch] = field(default_factory=list)
@@ -49,18 +49,18 @@ def run_watched(closure: Closure, model: nn.Module, loss_fn: Any, where: str) ->
         got = "a closure alone, and a `loss_fn` that is no module"
         remedy = f"Call {where}(x, y, closure=closure)"
         raise input_error(where, "the batch, which curvature is measured on", got, remedy)
-    seen = _Seen()
+    watched = _Watched()
     handles = [
-        model.register_forward_pre_hook(seen.of_model, with_kwargs=True),
-        loss_fn.register_forward_pre_hook(seen.of_loss, with_kwargs=True),
+        model.register_forward_pre_hook(watched.of_model, with_kwargs=True),
+        loss_fn.register_forward_pre_hook(watched.of_loss, with_kwargs=True),
     ]
     try:
         loss = run_closure(closure, where)
     finally:
         for handle in handles:
             handle.remove()
-    if len(seen.inputs) != 1 or len(seen.targets) != 1 or seen.mixed:
-        got = f"{len(seen.inputs)} calls of the model and {len(seen.targets)} of the loss"
+    if len(watched.inputs) != 1 or len(watched.targets) != 1 or watched.mixed:
+        got = f"{len(watched.inputs)} calls of the model and {len(watched.targets)} of the loss"
         remedy = f"Pass the batch too, {where}(x, y, closure=closure)"
         raise input_error(where, "a closure that calls `model` and `loss_fn` once each", got, remedy)
-    return loss, seen.inputs[0], seen.targets[0]
+    return loss, watched.inputs[0], watched.targets[0]

@@ -18,8 +18,8 @@ from pullback.kernels import tangent_kernel
 from pullback.measure.linearity.bound import hessian_bound, layer_norms, q_221
 from pullback.measure.linearity.kinks import refuse_kinks
 from pullback.measure.linearity.result import Linearity
-from pullback.measure.linearity.seen_changes import seen_changes
 from pullback.measure.linearity.tensor_norms import NormBounds
+from pullback.measure.linearity.visible_changes import visible_changes
 from pullback.measure.networks.chain import Signals, outputs_of, signals_of
 from pullback.modules import WideNetwork
 from pullback.operators import Hessian, Jacobian
@@ -103,7 +103,7 @@ def _theorem(
 
 def _smallest(model: nn.Module, signals: Signals, sample: int, output: int) -> tuple[nn.Module, int]:
     """Of the model and the module of its weights' changes that matter for one output the one of fewer parameters."""
-    few = seen_changes(signals.maps, sample, output) if signals.maps else None
+    few = visible_changes(signals.maps, sample, output) if signals.maps else None
     sizes = [sum(p.numel() for p in each.parameters() if p.requires_grad) for each in (model, few or model)]
     return (few, output) if few is not None and sizes[1] < sizes[0] else (model, output)
 

@@ -92,7 +92,7 @@ def is_transformed(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def check_found(found: list[LayerOutput], where: str) -> tuple[str, ...]:
+def layer_names(found: list[LayerOutput], where: str) -> tuple[str, ...]:
     """Names of the layers; refuse a model in which there are none."""
     if not found:
         expected = "a model with linear or convolutional layers"

@@ -134,11 +134,11 @@ def call_of(P: Tensor, V: Tensor, masks: Masks) -> Call:
     """The attention of weights (..., T, S), of which three axes share the first among samples and heads, and values."""
     packed, P, V = P.dim() == 3, four_axes(P), four_axes(V)
     B, H, T, _ = P.shape
-    allowed, seen = masks.shown(P)
+    allowed, attended = masks.shown(P)
     empty = allowed == 0  # uniform or nan
 
     def part(n: int, heads: slice) -> Part:
         rows = P[n, heads].to(torch.float64, copy=True)
         return rows.masked_fill_(empty[n, heads].unsqueeze(-1), 0.0), V[n, heads].double(), allowed[n, heads]
 
-    return Call(Shape(B, H, packed, (T,) * B), V.dtype, part, lambda n: seen[n])
+    return Call(Shape(B, H, packed, (T,) * B), V.dtype, part, lambda n: attended[n])

@@ -15,24 +15,24 @@ from pullback.measure.rank_collapse.attention_reader import Reader
 from pullback.measure.rank_collapse.find import Plan
 from pullback.measure.rank_collapse.frames import Frame, Layer, frames
 from pullback.measure.rank_collapse.fused_attention import Call
-from pullback.measure.rank_collapse.heads import HeadsFound, Real, of_call, real_tokens
+from pullback.measure.rank_collapse.heads import MeasuredHeads, Real, of_call, real_tokens
 from pullback.measure.rank_collapse.statistics import of_tokens
 
 
 @dataclass
-class LayerFound:
+class MeasuredLayer:
     """A layer: its name, numbers of its tokens (N, 7) and of its attention."""
 
     name: str
     tokens: Tensor
-    heads: list[HeadsFound]
+    heads: list[MeasuredHeads]
 
 
 @dataclass
-class Found:
+class MeasuredNetwork:
     """What a network showed: its layers, the tokens before the first (N, 7), what was not read, the floor."""
 
-    layers: list[LayerFound] = field(default_factory=list)
+    layers: list[MeasuredLayer] = field(default_factory=list)
     start: Tensor | None = None
     unread: dict[str, str] = field(default_factory=dict)
     floor: float = 0.0
@@ -47,7 +47,7 @@ class Asked:
     where: str
 
 
-def measured_pass(model: nn.Module, inputs: Batch, plan: Plan, asked: Asked) -> Found:
+def measured_pass(model: nn.Module, inputs: Batch, plan: Plan, asked: Asked) -> MeasuredNetwork:
     """Run the model once more and measure.
 
     Raises:
@@ -59,17 +59,17 @@ def measured_pass(model: nn.Module, inputs: Batch, plan: Plan, asked: Asked) -> 
         sizes = " or ".join(map(str, sorted(fits)))
         remedy = "Pass one entry a token, True where it is no padding"
         raise input_error(asked.where, f"a `mask` {sizes}", f"{tuple(asked.mask.shape)}", remedy)
-    seen = _Pass(plan, asked)
-    reader = Reader(seen.called, lambda _: None, tensors(inputs))
+    measured = _Pass(plan, asked)
+    reader = Reader(measured.called, lambda _: None, tensors(inputs))
 
     def left(*call: Any) -> None:
         with reader.paused():
-            seen.left(*call)
+            measured.left(*call)
 
     with frames(model, left) as running, reader:
-        seen.running = running
+        measured.running = running
         evaluate(model, inputs)
-    return seen.ended()
+    return measured.ended()
 
 
 class _Pass:
@@ -78,7 +78,7 @@ class _Pass:
     def __init__(self, plan: Plan, asked: Asked) -> None:
         self.asked, self.layers = asked, plan.layers
         self.running: list[Frame] = []
-        self.found = Found(unread=plan.unread)
+        self.found = MeasuredNetwork(unread=plan.unread)
         self._planned = iter(plan.calls)
         self._alone: dict[str, int] = {}  # calls whose layer is no module, by name
 
@@ -114,7 +114,7 @@ class _Pass:
         self._start([x for x in given if not _shares(x, X)], layer, real)  # by keyword, and not written to since
         self._add(frame.name, self._tokens(layer.by_sample(X), real, frame.name), frame.held["heads"], X)
 
-    def ended(self) -> Found:
+    def ended(self) -> MeasuredNetwork:
         """What was found, once all that was planned has come by."""
         if (layer := next(self._planned, None)) is not None:
             raise self._others(ROOT_LAYER if layer.key is None else layer.key[0])
@@ -148,8 +148,8 @@ class _Pass:
             rows.append(of_tokens(X, spectrum=self.asked.spectrum))
         return torch.stack(rows).cpu()
 
-    def _add(self, name: str, tokens: Tensor, heads: list[HeadsFound], X: Tensor) -> None:
-        self.found.layers.append(LayerFound(name, tokens, heads))
+    def _add(self, name: str, tokens: Tensor, heads: list[MeasuredHeads], X: Tensor) -> None:
+        self.found.layers.append(MeasuredLayer(name, tokens, heads))
         self.found.floor = max(self.found.floor, X.size(-1) ** 0.5 * torch.finfo(X.dtype).eps)
 
     def _others(self, name: str) -> InputError:

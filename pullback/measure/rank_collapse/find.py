@@ -51,7 +51,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Attention:
     """An attention: its sizes, the number of keys, the calls around it, outermost first."""
 
     shape: Shape
@@ -65,13 +65,13 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     Raises:
         NothingToMeasure: no attention that can be read, or none with two tokens.
     """
-    found: list[_Seen] = []
+    found: list[_Attention] = []
     ended: list[tuple[Frame, list[Frame]]] = []
     unread: dict[str, str] = {}
     squares: list[Frame] = []  # unless they attend: queries times keys, of as many tokens as features, look so too
 
     def note(call: Call) -> None:
-        found.append(_Seen(call.shape, len(call.seen(0)), list(running)))
+        found.append(_Attention(call.shape, len(call.attended(0)), list(running)))
         for frame in running:
             frame.attends += 1
         if running:
@@ -108,11 +108,11 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     return Plan(tuple(layers), unread)
 
 
-def _name(seen: _Seen) -> str:
-    return seen.around[-1].name if seen.around else ROOT_LAYER
+def _name(attention: _Attention) -> str:
+    return attention.around[-1].name if attention.around else ROOT_LAYER
 
 
-def _parts(found: list[_Seen], layers: list[Layer | None], samples: int) -> dict[int, str]:
+def _parts(found: list[_Attention], layers: list[Layer | None], samples: int) -> dict[int, str]:
     """Which of them, by number, have no tokens of their own, and why."""
     parts: dict[int, str] = {}
     read = {layer.key for layer in layers if layer is not None and layer.key is not None}

@@ -40,13 +40,13 @@ class Call:
         shape: its sizes.
         dtype: of its values.
         part: of an index among the B and heads, ``Part``.
-        seen: of an index, which keys some row may attend to, (S,).
+        attended: of an index, which keys some row may attend to, (S,).
     """
 
     shape: Shape
     dtype: torch.dtype
     part: Callable[[int, slice], Part]
-    seen: Callable[[int], Tensor]
+    attended: Callable[[int], Tensor]
 
 
 def limit(dtype: torch.dtype) -> float:
@@ -110,7 +110,7 @@ def native(given: dict[str, Any]) -> Call:
     made = _scored(
         sizes, src.dtype, max(sizes.lengths), operands, bias, (src.size(-1) // H) ** -0.5, H if kind == 2 else 1
     )
-    return replace(made, seen=lambda n: made.seen(n)[: sizes.lengths[n]])
+    return replace(made, attended=lambda n: made.attended(n)[: sizes.lengths[n]])
 
 
 def _scored(sizes: Shape, dtype: torch.dtype, S: int, operands: Any, bias: Any, scale: float, one: int) -> Call:
@@ -127,13 +127,13 @@ def _scored(sizes: Shape, dtype: torch.dtype, S: int, operands: Any, bias: Any, 
         P = torch.softmax(scores.masked_fill_(~allowed, -math.inf), -1)
         return P.nan_to_num_(0.0), V, allowed.expand_as(scores).sum(-1)
 
-    def seen(n: int) -> Tensor:
+    def attended(n: int) -> Tensor:
         allowed = bias(n, slice(0, one))[1]
         if allowed is None:
             return torch.ones(S, dtype=torch.bool)
         return allowed.expand(-1, -1, S).flatten(0, 1).any(0)
 
-    return Call(sizes, dtype, part, seen)
+    return Call(sizes, dtype, part, attended)
 
 
 def four_axes(A: Tensor) -> Tensor:

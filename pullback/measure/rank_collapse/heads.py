@@ -19,7 +19,7 @@ Real = list[Tensor | None]  # of each sample, which of its tokens are no padding
 
 
 @dataclass
-class HeadsFound:
+class MeasuredHeads:
     """Attention of one call.
 
     Attributes:
@@ -46,7 +46,7 @@ def real_tokens(call: Call, layer: Layer, mask: Tensor | None, where: str) -> Re
     else:
         fits = mask is not None and tuple(mask.shape) == (layer.samples, layer.tokens)
         found = [
-            mask[number].bool() if mask is not None and fits else _seen(call, layer, number)
+            mask[number].bool() if mask is not None and fits else _attended(call, layer, number)
             for number in range(layer.samples)
         ]
         counts = [layer.tokens if each is None else int(each.sum()) for each in found]
@@ -58,18 +58,18 @@ def real_tokens(call: Call, layer: Layer, mask: Tensor | None, where: str) -> Re
     return real
 
 
-def _seen(call: Call, layer: Layer, number: int) -> Tensor | None:
+def _attended(call: Call, layer: Layer, number: int) -> Tensor | None:
     """Tokens of a sample that some row may attend to, where they are its keys; None for windows and other keys."""
     places = _places(call, layer, number)
     if len(places) > 1 and not call.shape.packed:
         return None
-    seen = torch.stack([call.seen(n) for n in places]).any(0)
-    return seen if len(seen) == layer.tokens else None
+    attended = torch.stack([call.attended(n) for n in places]).any(0)
+    return attended if len(attended) == layer.tokens else None
 
 
 def of_call(
     call: Call, layer: Layer, real: Real, name: str, spectrum: bool, where: str
-) -> tuple[HeadsFound, list[Tensor]]:
+) -> tuple[MeasuredHeads, list[Tensor]]:
     """Numbers of the heads, and each sample's outputs of all heads, (T, H d_v), where those are the layer's tokens.
 
     Raises:
@@ -89,7 +89,7 @@ def of_call(
             singular.append(torch.cat(many) if call.shape.packed else torch.stack(many).mean(0))
         outputs.append(torch.cat([part[3] for part in parts], -1 if call.shape.packed else -2))
     names = tuple(f"{name}.{head}" for head in range(values[0].shape[-1]))
-    return HeadsFound(names, torch.stack(values), torch.stack(spectra), singular), outputs
+    return MeasuredHeads(names, torch.stack(values), torch.stack(spectra), singular), outputs
 
 
 def _places(call: Call, layer: Layer, number: int) -> range:
@@ -104,7 +104,7 @@ def _of_part(
     """(6, H), (3, H), singular values (H, K), outputs (T, H d_v) of one index; those two where they are kept."""
     T, H = call.shape.lengths[n], call.shape.heads
     spectrum, alone = kept
-    keys = call.seen(n)
+    keys = call.attended(n)
     rows = rows if rows is not None and len(rows) == T else None
     step = max(1, min(ENTRIES // (T * len(keys)), call.shape.batch * H // SHARE))
     values, spectra, singular, outputs = [], [], [], list[Tensor]()

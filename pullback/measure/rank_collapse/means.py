@@ -10,15 +10,15 @@ from torch import Tensor
 from pullback._checks import input_error
 from pullback._statistics import mean_and_stderr
 from pullback.measure.networks.profile import Profile
-from pullback.measure.rank_collapse.collect import Found
-from pullback.measure.rank_collapse.heads import HeadsFound
+from pullback.measure.rank_collapse.collect import MeasuredNetwork
+from pullback.measure.rank_collapse.heads import MeasuredHeads
 from pullback.measure.rank_collapse.result import AttentionHeads, RankCollapse, Tokens
 from pullback.measure.rank_collapse.statistics import HEADS, SPECTRUM, TOKENS, cumulative
 
 RELATIVE = TOKENS.index("relative_residual")
 
 
-def joined(runs: Sequence[Found], where: str) -> RankCollapse:
+def joined(runs: Sequence[MeasuredNetwork], where: str) -> RankCollapse:
     """One result of what each network showed.
 
     Raises:
@@ -53,7 +53,7 @@ def _tokens(layers: Sequence[Sequence[Tensor]], floor: float) -> dict[str, Profi
     return {name: Profile(values[k], errors[k]) for k, name in enumerate((*TOKENS, "log_relative_residual"))}
 
 
-def _attention(runs: Sequence[list[HeadsFound]]) -> AttentionHeads:
+def _attention(runs: Sequence[list[MeasuredHeads]]) -> AttentionHeads:
     """Of one layer, in every network: its calls side by side."""
     values = [torch.cat([call.values for call in run], 2) for run in runs]  # (N, 6, H)
     spectra = [torch.cat([call.spectrum for call in run], 2) for run in runs]

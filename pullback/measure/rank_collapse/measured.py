@@ -12,7 +12,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.rank_collapse.call_checks import check_dense, checked
-from pullback.measure.rank_collapse.collect import Asked, Found, measured_pass
+from pullback.measure.rank_collapse.collect import Asked, MeasuredNetwork, measured_pass
 from pullback.measure.rank_collapse.find import plan_of
 from pullback.measure.rank_collapse.means import joined
 from pullback.measure.rank_collapse.result import RankCollapse
@@ -92,7 +92,7 @@ def rank_collapse(
     return joined(runs, where)
 
 
-def _one(model: nn.Module, inputs: Batch, asked: Asked) -> Found:
+def _one(model: nn.Module, inputs: Batch, asked: Asked) -> MeasuredNetwork:
     """One network: what is found by the first pass is measured by the second, with the same random numbers."""
     with undisturbed(model, derivatives=False), torch.no_grad():
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):

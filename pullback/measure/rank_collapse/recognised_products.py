@@ -45,7 +45,7 @@ def read(left: Tensor, right: Tensor, traces: Traces, masks: Masks) -> Call | st
 
 def _rows(A: Tensor, trace: Trace, traces: Traces) -> tuple[Tensor, int] | None:
     """Weights of a factor as they were made, before dropout and casts, and how many of their axes are samples of A."""
-    made, source = trace.whole(A), trace.source
+    made, source = trace.as_made(A), trace.source
     turned = [(made.mT, None if source is None else source.mT)] if made.dim() > 1 else []
     for whole, before in [(made, source), *turned]:
         for split in range(whole.dim()):

@@ -49,7 +49,7 @@ class Trace:
         offset = view.storage_offset() - self.layout[2] + self.source.storage_offset()
         return self.source.as_strided(view.shape, view.stride(), offset)
 
-    def whole(self, part: Tensor) -> Tensor:
+    def as_made(self, part: Tensor) -> Tensor:
         """The tensor as it was made, of one that shares its memory."""
         return part.as_strided(*self.layout)
 

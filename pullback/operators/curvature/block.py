@@ -11,7 +11,7 @@ from pullback.functional import ModelView
 from pullback.operators.operator import Operator
 
 
-class Whole(Protocol):
+class HasBlocks(Protocol):
     """A matrix over the parameters of a model that can make products of its blocks."""
 
     view: ModelView
@@ -30,7 +30,7 @@ class Block(Operator):
         columns: those of the columns.
     """
 
-    def __init__(self, whole: Whole, rows: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    def __init__(self, whole: HasBlocks, rows: tuple[str, ...], columns: tuple[str, ...]) -> None:
         sizes = [sum(whole.view.parameters[name].numel() for name in names) for names in (rows, columns)]
         super().__init__((sizes[0], sizes[1]), whole.dtype, whole.device)
         self.whole, self.rows, self.columns = whole, rows, columns

@@ -107,7 +107,7 @@ class Layers:
         signals = any(isinstance(each, Signal | Drawn) for each in every)
         numbers = not signals and name not in PRODUCTS
 
-        def seen(each: Value) -> Value:
+        def resolved(each: Value) -> Value:
             if not isinstance(each, Held):
                 return each
             return (
@@ -116,7 +116,7 @@ class Layers:
 
         if numbers and not any(isinstance(each, Raw) for each in every):  # a constant made of constants
             return args, options
-        return [seen(each) for each in args], {key: seen(each) for key, each in options.items()}
+        return [resolved(each) for each in args], {key: resolved(each) for key, each in options.items()}
 
     def _module(self, units: Units, step: Step, args: list[Value]) -> Value:
         module: Any = step.module

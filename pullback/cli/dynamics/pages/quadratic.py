@@ -47,7 +47,7 @@ class _Setting:
         starts, noise = torch.ones(runs, len(self.h), dtype=F64), self.noise**2 if self.noise else None
         return dynamics.simulate(make, self.problem, starts, self.steps, noise_covariance=noise)
 
-    def seen(self, exact: Tensor) -> Tensor:
+    def as_torch_keeps(self, exact: Tensor) -> Tensor:
         """What torch keeps: with Nesterov's momentum the place where the slope is taken, ahead by the momentum."""
         if self.method != "nesterov":
             return exact
@@ -74,7 +74,7 @@ def quadratic_page(
 
 def _lines(setting: _Setting, exact: Tensor, found: dynamics.Trajectories) -> Lines:
     """The loss, and the first four directions."""
-    runs, clean = len(found.x), setting.seen(exact)
+    runs, clean = len(found.x), setting.as_torch_keeps(exact)
     error = lambda values: values.std(0) / math.sqrt(runs) if runs > 1 else None  # noqa: E731
     known = setting.problem.excess(clean)
     if setting.noise and not setting.momentum:
@@ -103,7 +103,7 @@ def _paths(setting: _Setting, exact: Tensor, found: dynamics.Trajectories) -> Ch
     """The way over the contours of the first two directions."""
     reach = max(1.2, *(float(v) for v in exact[: min(setting.steps, 50), :2].abs().max(0).values.clamp(max=4)))
     x, y, z = heights(dynamics.Quadratic(setting.h[:2]).loss, [(-reach, reach)] * 2)
-    pairs = {"theory": setting.seen(exact), FOUND: found.x[0]}
+    pairs = {"theory": setting.as_torch_keeps(exact), FOUND: found.x[0]}
     paths = {name: (path[:, 0].tolist(), path[:, 1].tolist()) for name, path in pairs.items()}
     return landscape_chart(x, y, z, paths, [[0.0, 0.0]], ("along the first", "along the second"))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pullback as pb
-from pullback.measure.linearity.seen_changes import seen_changes
+from pullback.measure.linearity.visible_changes import visible_changes
 from pullback.measure.networks.chain import signals_of
 from pullback.modules import WideNetwork
 
@@ -51,7 +51,7 @@ def test_the_same_eigenvalues_but_zeros(name):
     signals = signals_of(model, x, 2, "test")
     for sample in range(2):
         for output in range(model(x).shape[1]):
-            few = seen_changes(signals.maps, sample, output)
+            few = visible_changes(signals.maps, sample, output)
             alone = x[sample : sample + 1]
             exact = nonzero(eigenvalues_of(model, alone, output))
             found = nonzero(eigenvalues_of(few, alone, output))
@@ -64,11 +64,11 @@ def test_an_input_of_zeros_and_an_output_that_nothing_moves():
     """Unit vectors of nothing are nothing: the first layer has no Hessian, or none of them has."""
     model = WideNetwork(3, [7, 5], **F64).eval()
     x = torch.zeros(1, 3, **F64)
-    few = seen_changes(signals_of(model, x, 1, "test").maps, 0, 0)
+    few = visible_changes(signals_of(model, x, 1, "test").maps, 0, 0)
     exact, found = eigenvalues_of(model, x, 0), eigenvalues_of(few, x, 0)
     assert float(found.abs().max()) == pytest.approx(float(exact.abs().max()), abs=1e-14)
     model.readout.weight.zero_()
-    few = seen_changes(signals_of(model, x + 1, 1, "test").maps, 0, 0)
+    few = visible_changes(signals_of(model, x + 1, 1, "test").maps, 0, 0)
     assert float(eigenvalues_of(few, x + 1, 0).abs().max()) == 0
 
 
@@ -77,7 +77,7 @@ def test_other_layers_are_left_to_all_weights():
     x = torch.randn(1, 4)
     maps = signals_of(model, x, 1, "test").maps
     assert maps
-    assert seen_changes(maps, 0, 0) is None
+    assert visible_changes(maps, 0, 0) is None
 
 
 def test_the_norm_of_a_wide_network_is_that_of_all_its_weights():

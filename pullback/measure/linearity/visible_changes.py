@@ -44,7 +44,7 @@ class _Changed(nn.Module):
         return self.layer.activation(z + self.bias if self.layer.bias_trained else z)
 
 
-def seen_changes(maps: tuple[tuple[nn.Module, Tensor], ...], sample: int, output: int) -> nn.Sequential | None:
+def visible_changes(maps: tuple[tuple[nn.Module, Tensor], ...], sample: int, output: int) -> nn.Sequential | None:
     """A module of few parameters whose output ``output`` at a sample has the Hessian of the chain's but for zeros.
 
     None where a map with trained weights is no dense layer.
