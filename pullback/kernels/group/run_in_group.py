@@ -25,7 +25,6 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.gram.blocks import Blocks, partial_block
 from pullback.kernels.gram.kernel_sums import check_sums as check_sums
 from pullback.kernels.gram.parts import mirror
@@ -55,7 +54,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
         told = json.dumps(fingerprint(request))
     compare([json.loads(text) for text in team.texts(told)], where)
     sides = [request.rows] if request.columns is None else [request.rows, request.columns]
-    shares = [share_of(side.count, team.rank, team.count) for side in sides]
+    shares = [team.stretch(side.count) for side in sides]
     with team.phase():
         captures = [_captured(request, side, share) for side, share in zip(sides, shares, strict=True)]
         rates = _rates(captures[0]) if team.rank == 0 else None

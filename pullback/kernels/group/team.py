@@ -1,8 +1,7 @@
 """The processes of a ``torch.distributed`` group: how they agree, add up and gather tensors.
 
-An exception in one rank must not leave the others waiting in a collective. So all local work is done in a ``phase``,
-at whose end the ranks tell each other how it went, and every collective stands between two phases. Only texts and
-plain tensors are exchanged; nothing is pickled.
+Every collective stands between two phases (see ``Ranks``), so that an exception in one rank leaves none waiting in it.
+Only texts and plain tensors are exchanged; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pullback._checks import input_error, sentence
-from pullback.kernels.group.workers import WorkerError
+from pullback._checks import input_error
+from pullback.kernels.group.ranks import Ranks
 
 _REMEDY = "Repair the cause and make the same call on every rank"
 
 
-class Team:
+class Team(Ranks):
     """The ranks of a group, ``count`` of them, this process being ``rank``.
 
     Args:
@@ -34,7 +33,7 @@ class Team:
     """
 
     def __init__(self, group: Any, where: str) -> None:
-        self.where = where
+        super().__init__(where, _REMEDY)
         if not dist.is_available() or not dist.is_initialized():
             raise input_error(
                 where,
@@ -55,28 +54,9 @@ class Team:
         self.devices = [pair.partition(":")[0] for pair in str(backends).split(",")]  # "cpu:gloo,cuda:nccl"
         self._words = torch.device("cpu" if "cpu" in self.devices else self.devices[0])
 
-    @contextmanager
-    def phase(self) -> Iterator[None]:
-        """Local work at whose end all ranks meet; an error in one is an error in all of them."""
-        failed: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            failed = error
-        try:
-            said = self.texts("" if failed is None else f"{type(failed).__name__}: {failed}")
-        except WorkerError as lost:
-            if failed is not None:
-                raise failed from lost
-            raise
-        if failed is not None:
-            failed.add_note(f"{self.where}: this was rank {self.rank} of {self.count}.")
-            raise failed
-        wrong = [(rank, text) for rank, text in enumerate(said) if text]
-        if wrong:
-            rank, text = wrong[0]
-            expected = f"all {self.count} ranks to finish"
-            raise WorkerError(sentence(self.where, expected, f"an error in rank {rank}: {text.rstrip('.')}", _REMEDY))
+    def _meet(self, own: str) -> str:
+        wrong = [(rank, text) for rank, text in enumerate(self.texts(own)) if text]
+        return f"an error in rank {wrong[0][0]}: {wrong[0][1].rstrip('.')}" if wrong else ""
 
     def texts(self, own: str) -> list[str]:
         """One text from every rank, in the order of ranks."""
@@ -151,4 +131,4 @@ class Team:
         except RuntimeError as error:
             first = str(error).strip().split("\n")[0][:200].rstrip(".")
             got = f"a broken exchange in rank {self.rank} ({first})"
-            raise WorkerError(sentence(self.where, f"all {self.count} ranks to take part", got, _REMEDY)) from error
+            raise self.left_alone("to take part", got) from error

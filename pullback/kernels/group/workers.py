@@ -8,37 +8,25 @@ the user's backend and its timeouts are left alone. Workers exchange nothing but
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback._checks import PullbackError, sentence
+from pullback.kernels.group.ranks import Ranks
 
 PATIENCE = timedelta(hours=12)  # how long a worker that is ready waits for the others; one that dies is seen at once
 _MESSAGE_BYTES = 2048
 
-Item = TypeVar("Item")
 
+class Workers(Ranks):
+    """The processes of a run. One process is the same with no messages."""
 
-class WorkerError(PullbackError, RuntimeError):
-    """Another process of this run failed or died."""
-
-
-class Workers:
-    """The processes of a run: ``count`` of them, this one being ``rank``. One process is the same with no messages.
-
-    Args:
-        where: the caller, for error messages.
-        remedy: what to do when a worker fails.
-    """
+    noun = "worker"
 
     def __init__(self, where: str, remedy: str) -> None:
-        self.where, self.remedy = where, remedy
-        self.rank, self.count = 0, 1
+        super().__init__(where, remedy)
         self._group: Any = None
         self._own = False
         import torch.distributed as dist
@@ -53,27 +41,6 @@ class Workers:
         if self.count > 1:
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
-    @contextmanager
-    def phase(self) -> Iterator[None]:
-        """A stretch of work at whose end all workers meet; an error in one is an error in all of them."""
-        try:
-            yield
-        except BaseException as error:
-            if not isinstance(error, WorkerError):
-                self._meet(f"{type(error).__name__}: {error}", quiet=True)
-            raise
-        self._meet("")
-
-    def share(self, items: Sequence[Item], costs: Sequence[float]) -> list[Item]:
-        """This worker's stretch of the items, all stretches costing about the same."""
-        whole, before, mine = sum(costs), 0.0, []
-        for item, cost in zip(items, costs, strict=True):
-            middle = (before + cost / 2) / whole
-            if int(middle * self.count) == self.rank:
-                mine.append(item)
-            before += cost
-        return mine
-
     def leave(self) -> None:
         """Shut down what was started here."""
         import torch.distributed as dist
@@ -83,13 +50,11 @@ class Workers:
         elif self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
 
-    def _meet(self, message: str, *, quiet: bool = False) -> None:
-        """Wait for all workers and compare notes: every worker tells rank 0 its error, and is told the first one."""
+    def _meet(self, own: str) -> str:
+        """Every worker tells rank 0 its error, and is told the first one."""
         if self._group is None:
-            return
-        verdict = self._gather(message) if self.rank == 0 else self._report(message)
-        if verdict and not quiet:
-            raise WorkerError(sentence(self.where, f"all {self.count} workers to finish", verdict, self.remedy))
+            return ""
+        return self._gather(own) if self.rank == 0 else self._report(own)
 
     def _gather(self, own: str) -> str:
         verdict, alive = own and f"an error in worker 0: {own}", []

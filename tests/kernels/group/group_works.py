@@ -23,7 +23,8 @@ from pullback import reference
 from pullback.functional import take
 from pullback.gradients.capture import captured_rows
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
-from pullback.kernels.group.workers import WorkerError, Workers
+from pullback.kernels.group.ranks import WorkerError
+from pullback.kernels.group.workers import Workers
 from pullback.kernels.store.kernel_to_store import kernel_to_store
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same

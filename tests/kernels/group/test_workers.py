@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import pullback as pb
-from pullback.kernels.group.workers import WorkerError, Workers
+from pullback.kernels.group.ranks import WorkerError
+from pullback.kernels.group.workers import Workers
 from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from tests.kernels.store.child import TILE, arguments
 from tests.kernels.store.test_resume import contents
@@ -186,14 +187,20 @@ def test_the_first_fault_is_told_to_all(
 ) -> None:  # fmt: skip
     """Rank 0 hears every worker, and tells those that are alive; a worker that is gone is named."""
     workers, sent = told(monkeypatch, 0, said, gone)
-    assert workers._gather(own) == verdict
+    assert workers._meet(own) == verdict
     assert set(sent) == set(hear)
     if not gone:
         assert set(sent.values()) == {verdict}
-    if verdict:
-        with pytest.raises(WorkerError, match=re.escape(f"test: expected all 3 workers to finish, got {verdict}. Try")):
-            workers._meet(own)
-    workers._meet(own, quiet=True)
+    expected = re.escape(f"test: expected all 3 workers to finish, got {verdict}. Try")
+    if verdict and not own:
+        with pytest.raises(WorkerError, match=expected), workers.phase():
+            pass
+    if own:
+        with pytest.raises(OSError, match="mine") as caught, workers.phase():
+            raise OSError("mine")
+        assert caught.value.__notes__ == ["test: this was worker 0 of 3."]
+        with pytest.raises(WorkerError, match="lost"), workers.phase():  # and nobody is asked again
+            raise WorkerError("lost")
 
 
 def test_what_the_others_hear(monkeypatch: pytest.MonkeyPatch) -> None:
