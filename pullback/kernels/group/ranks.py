@@ -21,7 +21,7 @@ class Ranks(ABC):
     """``count`` processes, this one being ``rank``. An exception in one must not leave the others waiting for it.
 
     So all local work is done in a ``phase``, at whose end they meet: the ranks of a group (``Team``) by the collectives
-    that also carry their tensors; the workers of a store (``Workers``), which may be busy for hours and exchange nothing
+    that also carry their tensors; the workers of a store (``Workers``), which may be busy for hours and exchange little
     else, by messages that show at once that one has died.
 
     Args:
