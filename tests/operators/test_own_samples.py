@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import reference
 from pullback.functional.agreement import sample_weights
-from pullback.operators.own_samples import most_dependent
+from pullback.operators.most_dependent import most_dependent
 from tests.cases import CASES, build
 from tests.compare import assert_same
 from tests.coupled import COUPLED, COUPLED_BY_LOSS, build_coupled
