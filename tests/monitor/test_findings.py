@@ -35,14 +35,14 @@ def wild(folder: Path, **options: Any) -> tuple[Loop, pb.Monitor]:
         return loop, loop.monitor(folder, **({"probes": PROBES} | options))
 
 
-def expected(run: pb.Run, steps: list[int]) -> list[tuple[int, str, str | None]]:
-    """Step, name and layer of each finding, by a diagnosis of the run as it stood after each of these steps."""
+def expected(run: pb.Run, steps: list[int]) -> set[tuple[int, str, str | None]]:
+    """Step, name and layer of each finding that cannot pass, by a diagnosis of the run as it stood after each step."""
     found: dict[tuple[str, str | None], int] = {}
     for step in steps:
         for finding in pb.diagnose(run.until(step)):
-            if finding.severity != "info" and finding.name not in told.SLOW:
+            if finding.severity != "info" and finding.name in {*told.FACTS, "divergence"}:
                 found.setdefault((finding.name, finding.layer), step)
-    return [(step, *key) for key, step in found.items()]
+    return {(step, *key) for key, step in found.items()}
 
 
 @pytest.mark.filterwarnings("ignore:Monitor")
@@ -53,7 +53,11 @@ def test_each_finding_once_when_it_first_appears(tmp_path: Path) -> None:
         loop.run(6, monitor)
     run = pb.load_run(tmp_path / "run")
     assert "divergence" in {name for _, name, _ in got}
-    assert [each for each in got if each[1] not in told.SLOW] == expected(run, [1, 2, 3, 4, 5, 6])
+    facts = {each for each in got if each[1] in {*told.FACTS, "divergence"}}
+    assert facts == expected(run, [1, 2, 3, 4, 5, 6])
+    at_end = {(f.name, f.layer) for f in pb.diagnose(run) if f.severity != "info"}
+    assert {each[1:] for each in got} == at_end | {each[1:] for each in facts}
+    assert all(each[0] >= told.HELD for each in got if each not in facts)
     assert len({each[1:] for each in got}) == len(got)
 
 
@@ -123,8 +127,8 @@ def test_what_a_resumed_run_has_shown_is_not_new(tmp_path: Path, judged: list[An
     assert got == ["divergence", "dead-units", "rank-collapse"]
 
 
-def finding(name: str, layer: str | None = None, severity: str = "warning") -> Any:
-    return SimpleNamespace(name=name, layer=layer, severity=severity)
+def finding(name: str, layer: str | None = None, severity: str = "warning", **evidence: float) -> Any:
+    return SimpleNamespace(name=name, layer=layer, severity=severity, evidence=evidence)
 
 
 @pytest.fixture
@@ -196,6 +200,34 @@ def test_slow_is_told_once_it_has_lasted(judged: list[Any], name: str) -> None:
     assert look(9 * LASTING) == [name]
 
 
+def told_at(judged: list[Any], found: Any, looks: list[tuple[int, bool]]) -> list[int]:
+    """Steps at which it is told, of looks at steps with a measurement each, some of which see it."""
+    got: list[str] = []
+    findings, steps = Findings(Output(), lambda each: got.append(each.name)), []
+    for count, (step, seen) in enumerate(looks, start=1):
+        judged[:] = [found] if seen else []
+        findings.look(step, count, 0)
+        findings.hand_on()
+        steps += [step] * (len(got) - len(steps))
+    return steps
+
+
+def test_what_may_pass_is_told_once_it_has_lasted(judged: list[Any]) -> None:
+    powers = [2**k for k in range(16)]
+    seen = [(step, True) for step in powers]
+    assert told_at(judged, finding("gradients-not-zeroed"), seen) == [1]
+    assert told_at(judged, finding("divergence", measurements=1.0), seen) == [1]  # a loss that is no number
+    grown = finding("divergence", **{"last loss": 9.0})
+    for rate in (grown, finding("learning-rate-too-high")):
+        assert told_at(judged, rate, seen) == [powers[told.HELD - 1]]
+    assert told_at(judged, finding("dead-units"), seen) == [next(s for s in powers if s >= 1 + told.STEPS)]
+    broken = [(step, step not in (4, 128)) for step in powers]  # it passes, twice
+    assert told_at(judged, grown, broken) == [64]
+    assert told_at(judged, finding("dead-units"), broken) == [2**14]  # looks at 10, 12 and 15 measurements
+    late = [(5000 + step, True) for step in powers]
+    assert told_at(judged, finding("dead-units"), late) == [5000 + 2 * told.STEPS]
+
+
 def test_slow_is_told_at_the_end(judged: list[Any]) -> None:
     got: list[str] = []
     findings = Findings(Output(), lambda each: got.append(each.name))
@@ -211,7 +243,7 @@ def test_sinks_are_told_when_something_changes(judged: list[Any]) -> None:
     findings = Findings(output, None)
     findings.look(1, 1, 0)
     findings.look(2, 2, 0)
-    judged[:] = [new := finding("dead-units", "fc")]
+    judged[:] = [new := finding("gradients-not-zeroed", "fc")]
     findings.look(3, 3, 0)
     findings.look(4, 4, 0, at_end=True)
     first, changed = (1, "0 things", [], []), (3, "1 things", [new], [new])
