@@ -9,12 +9,12 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By layer: ``effective_rank`` and ``width`` of activations, shares of ``dead`` and ``saturated`` units, ``kind``.
 
     As of ``diagnostics.unit_activity``. Nothing for models that call no activation.
     """
-    found = unit_activity(seen.model, seen.x)
+    found = unit_activity(observed.model, observed.x)
     if not found.layers:
         return Measurement({})
     ranks = zip(found.layers, found.effective_rank.tolist(), strict=True)

@@ -7,9 +7,9 @@ import torch
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``mean_cosine``, ``conflict_fraction`` and the most conflicting pairs, by index in the measured samples."""
-    found = seen.alignment
+    found = observed.alignment
     return Measurement(
         {
             "mean_cosine": found.mean_cosine,
@@ -19,9 +19,9 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-def measure_matrix(seen: Observation) -> Measurement:
+def measure_matrix(observed: Observation) -> Measurement:
     """Arrays ``cosine`` (N, N) and ``labels`` (N,), samples sorted by class where the targets are classes."""
-    cosine, classes = seen.alignment.cosine, seen.labels
+    cosine, classes = observed.alignment.cosine, observed.labels
     if classes is not None:
         order = torch.argsort(classes, stable=True)
         labels = classes[order]

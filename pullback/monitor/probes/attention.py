@@ -14,7 +14,7 @@ from pullback.monitor.probes.work import Work
 NUM_SAMPLES = 4
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By layer: ``cosine``, ``relative_residual`` and ``effective_rank`` of tokens, and means over its heads.
 
     Those are ``entropy`` of rows, relative to its most, the share of the ``first_token`` and ``score_gradient``: as of
@@ -23,7 +23,7 @@ def measure(seen: Observation) -> Measurement:
     without attention, and for single tokens.
     """
     try:
-        found = rank_collapse(seen.model, take(seen.x, slice(0, NUM_SAMPLES)), spectrum=False)
+        found = rank_collapse(observed.model, take(observed.x, slice(0, NUM_SAMPLES)), spectrum=False)
     except NothingToMeasure:
         return Measurement({})
     values = {

@@ -156,10 +156,10 @@ class Probe:
     needs: Callable[[nn.Module], bool] | None = None
     pairs: bool = False
 
-    def __call__(self, seen: Observation, *, dear: bool) -> Measurement:
+    def __call__(self, observed: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""
-        found = self.measure(seen)
+        found = self.measure(observed)
         if not dear or self.extra is None:
             return found
-        more = self.extra(seen)
+        more = self.extra(observed)
         return Measurement(found.values | more.values, found.arrays | more.arrays)

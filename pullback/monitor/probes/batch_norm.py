@@ -12,16 +12,16 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``batch_size`` and, for every batch norm that uses the batch's own statistics, the ``smallest_count`` of values.
 
     A channel's statistics over a batch of B are made of B values a position. Nothing for models without batch norm.
     """
-    view = ModelView.of(seen.model, where="batch_norm")
+    view = ModelView.of(observed.model, where="batch_norm")
     norms = {name: m for name, m in view.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if not norms:
         return Measurement({})
-    batch = num_samples(seen.x) if seen.batch_size is None else seen.batch_size
+    batch = num_samples(observed.x) if observed.batch_size is None else observed.batch_size
     counts: dict[str, int] = {}
 
     def note(name: str, x: Tensor) -> None:
@@ -34,7 +34,7 @@ def measure(seen: Observation) -> Measurement:
     ]
     try:
         with torch.no_grad():
-            view(take(seen.x, slice(0, 1)))  # shapes are all that is wanted
+            view(take(observed.x, slice(0, 1)))  # shapes are all that is wanted
     finally:
         for hook in hooks:
             hook.remove()

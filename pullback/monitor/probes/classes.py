@@ -11,18 +11,18 @@ from pullback.diagnostics import alignment
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Mean ``cosine`` of gradients of classes ``labels`` (C, C), ``within`` and ``between`` them, the ``worst`` two.
 
     A pair counts once and no sample with itself. Classes with fewer than two measured samples are left out; without
     two classes nothing is measured.
     """
-    return Measurement({} if seen.labels is None else _by_class(seen.alignment.cosine, seen.labels))
+    return Measurement({} if observed.labels is None else _by_class(observed.alignment.cosine, observed.labels))
 
 
-def measure_layers(seen: Observation) -> Measurement:
+def measure_layers(observed: Observation) -> Measurement:
     """``layer_cosine``, the mean cosine of each layer's own gradients."""
-    cosines = {layer: alignment(block, num_pairs=1).mean_cosine for layer, block in seen.kernel.layers.items()}
+    cosines = {layer: alignment(block, num_pairs=1).mean_cosine for layer, block in observed.kernel.layers.items()}
     return Measurement({"layer_cosine": cosines})
 
 

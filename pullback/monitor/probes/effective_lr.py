@@ -19,7 +19,7 @@ from pullback.monitor.probes.work import Work
 NUM_SAMPLES = 32  # on which invariance is looked for, until it is found
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By layer ``norm`` = |w| and whether w is scale-``invariant``; where it is, its ``effective`` rate.
 
     w are the invariant parameters, or the matrix of a layer without. The effective rate is lr / |w|^2, and lr / |w| for
@@ -27,14 +27,14 @@ def measure(seen: Observation) -> Measurement:
     decay: the |w| that decay would hold at the gradient of the measured samples. A layer whose w are in groups that
     differ, or have no rate that is a number, has neither.
     """
-    view = ModelView.of(seen.model, where="effective_lr")
-    groups = _invariant_groups(seen, view)
+    view = ModelView.of(observed.model, where="effective_lr")
+    groups = _invariant_groups(observed, view)
     shown = {layer: groups[layer] or _matrix(view, layer) for layer in groups}
     norms = {layer: _norm([view.parameters[name].detach() for name in names]) for layer, names in shown.items()}
     values: dict[str, Any] = {"norm": norms, "invariant": {layer: bool(names) for layer, names in groups.items()}}
-    if seen.optimizer is None:
+    if observed.optimizer is None:
         return Measurement(values)
-    steps = _steps_of(view, shown, seen.optimizer)
+    steps = _steps_of(view, shown, observed.optimizer)
     decays = {layer: step.number("weight_decay") for layer, step in steps.items()}
     if decays:
         values["weight_decay"] = decays if len(set(decays.values())) > 1 else next(iter(decays.values()))
@@ -45,21 +45,21 @@ def measure(seen: Observation) -> Measurement:
     if held:
         values["equilibrium"] = {
             layer: equilibrium_norm(steps[layer].rate, decays[layer], slope * norms[layer])
-            for layer, slope in _gradient_norms(seen, view, held).items()
+            for layer, slope in _gradient_norms(observed, view, held).items()
             if slope > 0
         }
     return Measurement(values)
 
 
-def _invariant_groups(seen: Observation, view: ModelView) -> dict[str, tuple[str, ...]]:
+def _invariant_groups(observed: Observation, view: ModelView) -> dict[str, tuple[str, ...]]:
     """As of ``scale_invariance``; found once, and again where parameters were frozen, released or replaced."""
-    of, groups = seen.memory.get("effective_lr", (None, {}))
-    if of != seen.parameters or (
+    of, groups = observed.memory.get("effective_lr", (None, {}))
+    if of != observed.parameters or (
         not any(groups.values()) and _normalises(view)
     ):  # small weights hide behind the norm's eps
-        part = take(seen.x, slice(0, min(NUM_SAMPLES, num_samples(seen.x))))
-        groups = scale_invariance(seen.model, part)
-        seen.memory["effective_lr"] = seen.parameters, groups
+        part = take(observed.x, slice(0, min(NUM_SAMPLES, num_samples(observed.x))))
+        groups = scale_invariance(observed.model, part)
+        observed.memory["effective_lr"] = observed.parameters, groups
     return groups
 
 
@@ -98,24 +98,24 @@ def _norm(parts: list[Tensor]) -> float:
     return float(torch.stack([part.double().square().sum() for part in parts]).sum().sqrt())
 
 
-def _gradient_norms(seen: Observation, view: ModelView, groups: dict[str, tuple[str, ...]]) -> dict[str, float]:
+def _gradient_norms(observed: Observation, view: ModelView, groups: dict[str, tuple[str, ...]]) -> dict[str, float]:
     """|grad| of the loss the optimiser descends in every group, batch norm with its own statistics."""
     with undisturbed(view.model, training=False):
         for module in view.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
         with torch.enable_grad():
-            loss = seen.scale * per_sample_loss(seen.loss_fn, view(seen.x), seen.y).mean()
+            loss = observed.scale * per_sample_loss(observed.loss_fn, view(observed.x), observed.y).mean()
             wanted = [view.parameters[name] for names in groups.values() for name in names]
             gradients = iter(torch.autograd.grad(loss, wanted))
     return {layer: _norm([next(gradients) for _ in names]) for layer, names in groups.items()}
 
 
-def work(seen: Observation) -> Work:
+def work(observed: Observation) -> Work:
     """While invariance is looked for two passes for every layer, later at most that of a gradient."""
-    view = ModelView.of(seen.model, where="effective_lr")
-    of, groups = seen.memory.get("effective_lr", (None, {}))
-    if of == seen.parameters and (any(groups.values()) or not _normalises(view)):
+    view = ModelView.of(observed.model, where="effective_lr")
+    of, groups = observed.memory.get("effective_lr", (None, {}))
+    if of == observed.parameters and (any(groups.values()) or not _normalises(view)):
         return Work(1.0)
     return Work(2.0 + 2 * len(view.layers), most=NUM_SAMPLES)
 

@@ -8,9 +8,9 @@ from pullback.diagnostics import LayerFlow, layer_flow
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Per layer ``gradient_norm``, ``frobenius``, ``trace_share``; ``slope``, ``verdict`` and ``balance``."""
-    flow = layer_flow(seen.kernel, num_matvecs=0)
+    flow = layer_flow(observed.kernel, num_matvecs=0)
     return Measurement(
         {
             "gradient_norm": _by_layer(flow, flow.gradient_norms),
@@ -23,9 +23,9 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-def measure_spectral(seen: Observation) -> Measurement:
+def measure_spectral(observed: Observation) -> Measurement:
     """Per layer the ``spectral`` norm and its ``spectral_residual``."""
-    flow = layer_flow(seen.kernel)
+    flow = layer_flow(observed.kernel)
     return Measurement(
         {"spectral": _by_layer(flow, flow.spectral), "spectral_residual": _by_layer(flow, flow.spectral_residuals)}
     )

@@ -18,18 +18,18 @@ from pullback.kernels.kernel_series import WHERE
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``mean_gradient_norm`` = |mean_i g_i| = sqrt(1^T K 1) / N; ``rms_gradient_norm`` = sqrt(mean_i |g_i|^2).
 
     Of the kernel where other probes ask for it, else of the rows. Where there are neither (squares of activations
     beyond the dtype, say) the first alone, of a pass of its own.
     """
     try:
-        if not seen.pairs:
-            return Measurement(_of_rows(seen.rows))
-        total = seen.kernel.total
+        if not observed.pairs:
+            return Measurement(_of_rows(observed.rows))
+        total = observed.kernel.total
     except PullbackError:
-        return Measurement({"mean_gradient_norm": _mean_gradient_norm(seen)})
+        return Measurement({"mean_gradient_norm": _mean_gradient_norm(observed)})
     n = len(total)
     return Measurement(
         {
@@ -49,10 +49,10 @@ def _of_rows(rows: Captured) -> dict[str, float]:
     return found
 
 
-def _mean_gradient_norm(seen: Observation) -> float:
-    view = ModelView.of(seen.model, where="gradients")
+def _mean_gradient_norm(observed: Observation) -> float:
+    view = ModelView.of(observed.model, where="gradients")
     with differentiable(), torch.enable_grad():
-        loss = loss_readout(seen.loss_fn)(view(seen.x), seen.y, "gradients").mean()
+        loss = loss_readout(observed.loss_fn)(view(observed.x), observed.y, "gradients").mean()
         slopes = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
     sizes = {name: norms([s])[0] for name, s in zip(view.parameters, slopes, strict=True) if s is not None}
     if not_finite := [name for name, size in sizes.items() if not torch.isfinite(size)]:

@@ -14,7 +14,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 NORMALISES = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm  # the first: batch, instance
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By layer ``sigma_w`` and ``sigma_b``, as of ``measure.effective_variances``.
 
     For layers with an activation behind them also ``chi``, ``phase`` and ``critical_sigma_w``, where chi is 1; and
@@ -25,7 +25,7 @@ def measure(seen: Observation) -> Measurement:
     from pullback.measure import effective_variances  # loads SciPy with it
 
     try:
-        found = effective_variances(seen.model)
+        found = effective_variances(observed.model)
     except InputError:  # no layer with weights, no activation to be found, or no order: there is no phase to tell
         return Measurement({})
     sigma_w, sigma_b, chi = (profile.value.tolist() for profile in (found.sigma_w, found.sigma_b, found.chi))
@@ -34,7 +34,7 @@ def measure(seen: Observation) -> Measurement:
         "sigma_w": {layer: w for layer, _, w, *_ in rows},
         "sigma_b": {layer: b for layer, _, _, b, *_ in rows},
     }
-    if any(isinstance(module, NORMALISES) for module in unwrap(seen.model).modules()):
+    if any(isinstance(module, NORMALISES) for module in unwrap(observed.model).modules()):
         return Measurement(values)
     hidden = [row for row in rows if row[1] != "linear"]
     critical = {layer: _critical(activation, w, b, factor) for layer, activation, w, b, factor, _ in hidden}

@@ -17,7 +17,7 @@ MOST_FAR = 20
 FEW = 8  # samples of which a median says what is usual
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Over the features of all inputs that are real numbers, standard deviations over the loop's batch.
 
     ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
@@ -27,7 +27,9 @@ def measure(seen: Observation) -> Measurement:
     inputs and targets, ``copies``, of each that is there several times how many times, ``copied``, indices of at most
     ``MOST_FAR`` that repeat an earlier one, and ``num_samples``. Nothing for tokens.
     """
-    parts = [leaf.detach().flatten(1) for leaf in tensors(seen.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1]
+    parts = [
+        leaf.detach().flatten(1) for leaf in tensors(observed.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1
+    ]
     if not parts:
         return Measurement({})
     blocks = (block.double() for part in parts for block in part.split(512, 1))  # copies of a few columns at a time
@@ -44,7 +46,7 @@ def measure(seen: Observation) -> Measurement:
     if bool(varies.any()):
         std, mean = std[varies], mean[varies]
         values |= {"largest_mean_over_std": float((mean / std).max()), "std_ratio": float(std.max() / std.min())}
-    return Measurement(values | _far(parts) | _copies(*seen.batch))
+    return Measurement(values | _far(parts) | _copies(*observed.batch))
 
 
 def _copies(x: Batch, y: Batch) -> dict[str, Any]:

@@ -18,14 +18,14 @@ NUM_SAMPLES = 4
 MOST_ENTRIES = 2**20  # of a map's matrix: a larger one is not formed, and nothing is measured
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By map, counted from 1: ``mean_square``, ``largest`` and ``smallest`` of its singular values s.
 
     Also ``end_to_end_mean_square`` of their product; the mean of s^2 is over the min(out, in) values and the samples.
     Nothing for models that are no chain of layers (``pb.layer_jacobians``), and for maps beyond 2^20 entries.
     """
-    model, x = unwrap(seen.model), seen.x
-    if not _is_chain(seen) or not _small(_widths(model, take(x, slice(0, 1)))):
+    model, x = unwrap(observed.model), observed.x
+    if not _is_chain(observed) or not _small(_widths(model, take(x, slice(0, 1)))):
         return Measurement({})
     matrices = layer_jacobians(model, take(x, slice(0, NUM_SAMPLES)))
     singular = {str(place): torch.linalg.svdvals(matrix.double()) for place, matrix in enumerate(matrices, start=1)}
@@ -42,8 +42,8 @@ def measure(seen: Observation) -> Measurement:
     )
 
 
-def _is_chain(seen: Observation) -> bool:
-    model, x = unwrap(seen.model), seen.x
+def _is_chain(observed: Observation) -> bool:
+    model, x = unwrap(observed.model), observed.x
     chain = callable(getattr(model, "layer_maps", None)) or isinstance(model, nn.Sequential)
     return chain and isinstance(x, Tensor) and x.is_floating_point()
 
@@ -63,11 +63,11 @@ def _small(widths: list[int]) -> bool:
     return max([a * b for a, b in pairwise(widths)] + [widths[0] * max(widths)]) <= MOST_ENTRIES
 
 
-def work(seen: Observation) -> Work:
+def work(observed: Observation) -> Work:
     """Of every map a pass back for every one of its outputs."""
-    if not _is_chain(seen):
+    if not _is_chain(observed):
         return Work()
-    widths = _widths(unwrap(seen.model), take(seen.x, slice(0, 1)))
+    widths = _widths(unwrap(observed.model), take(observed.x, slice(0, 1)))
     return Work(1.0 + max(widths), most=NUM_SAMPLES) if _small(widths) else Work(fixed=1.0)
 
 

@@ -10,9 +10,9 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 NUM_EIGENVALUES = 16
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``M1``, ``M2``, ``conditioning``, ``effective_rank`` and the largest ``eigenvalues`` of K / N, descending."""
-    kernel = seen.kernel
+    kernel = observed.kernel
     found = moments(kernel)
     n = len(kernel.total)
     # in float64: of nearly singular kernels the solver gives up in float32

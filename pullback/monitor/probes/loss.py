@@ -16,7 +16,7 @@ from pullback.monitor.probes.targets import MOST_OUTPUTS
 _OPTIONS = {"label_smoothing": "smoothing", "ignore_index": "ignored"}  # what cross-entropy calls them
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``loss``: mean per-sample loss. Where targets are class labels ``accuracy``, the share of right classes.
 
     Beside it ``constant_accuracy``, that of the best answer that is the same for every sample. Of a loss whose form is
@@ -24,20 +24,20 @@ def measure(seen: Observation) -> Measurement:
     are scores or probabilities; of a squared one of few outputs ``constant_scale``, that over the mean of their
     variances: a half, a sum over the outputs.
     """
-    losses, outputs = seen.evaluated
+    losses, outputs = observed.evaluated
     values: dict[str, Any] = {"loss": float(losses.mean())}
-    labels = seen.labels
+    labels = observed.labels
     if labels is not None and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
         values["accuracy"] = float((outputs.argmax(1) == labels).to(torch.float32).mean())
         values["constant_accuracy"] = int(labels.unique(return_counts=True)[1].max()) / len(labels)
-    options = {name: getattr(seen.loss_fn, own) for own, name in _OPTIONS.items() if hasattr(seen.loss_fn, own)}
-    answer = constant_answer(logits_of(outputs), seen.y, losses, **options)
+    options = {name: getattr(observed.loss_fn, own) for own, name in _OPTIONS.items() if hasattr(observed.loss_fn, own)}
+    answer = constant_answer(logits_of(outputs), observed.y, losses, **options)
     if answer is not None:
         values |= {"form": answer.form, "constant_loss": answer.loss, "outputs": answer.outputs}
-        if (scale := _scale(answer, seen.y)) is not None:
+        if (scale := _scale(answer, observed.y)) is not None:
             values["constant_scale"] = scale
-    if seen.batch_loss is not None:
-        values["batch_loss"] = seen.batch_loss
+    if observed.batch_loss is not None:
+        values["batch_loss"] = observed.batch_loss
     return Measurement(values)
 
 

@@ -9,12 +9,12 @@ from pullback.diagnostics import gradient_noise
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``noise_scale`` in samples, ``signal_to_noise`` of one sample, with ``…_stderr``; ``batch_size`` of the loop.
 
     Left out where they are not defined: the noise scale where no signal shows above the noise.
     """
-    found = gradient_noise(seen.kernel)
+    found = gradient_noise(observed.kernel)
     numbers = {
         "noise_scale": found.noise_scale,
         "noise_scale_stderr": found.noise_scale_stderr,
@@ -22,7 +22,7 @@ def measure(seen: Observation) -> Measurement:
         "signal_to_noise_stderr": found.signal_to_noise_stderr,
     }
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
-    batch = found.num_samples if seen.batch_size is None else seen.batch_size
+    batch = found.num_samples if observed.batch_size is None else observed.batch_size
     return Measurement(values | {"batch_size": batch, "num_samples": found.num_samples})
 
 

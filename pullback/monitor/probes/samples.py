@@ -20,7 +20,7 @@ MOST_SUSPECTS = 20
 MOST_INPUTS = 4096  # numbers of a sample that is stored with its record
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``suspects`` among the ``num_samples``, and ``num_suspects``, how many there are for each reason.
 
     A suspect is [index, score, reason], at most ``MOST_SUSPECTS``, the highest scores of each reason first. "label":
@@ -35,45 +35,47 @@ def measure(seen: Observation) -> Measurement:
     All these count samples within the batch; where the loop tells their places in the data set, ``index`` has pairs of
     both.
     """
-    total = seen.kernel.total.double()
-    duplicates, copies = _duplicates(total, seen.x)
+    total = observed.kernel.total.double()
+    duplicates, copies = _duplicates(total, observed.x)
     suspects = duplicates + _outliers(_norms(total))
     ranked: dict[str, Any] = {}
-    outputs = seen.kernel.outputs
+    outputs = observed.kernel.outputs
     if (
-        seen.labels is not None
+        observed.labels is not None
         and isinstance(outputs, Tensor)
         and outputs.dim() == 2
-        and outputs.shape[1] > int(seen.labels.max())
+        and outputs.shape[1] > int(observed.labels.max())
     ):
-        own, opposed = _by_class(seen.alignment.cosine.double(), seen.labels)
-        odds = _log_odds(outputs, seen.labels)
+        own, opposed = _by_class(observed.alignment.cosine.double(), observed.labels)
+        odds = _log_odds(outputs, observed.labels)
         suspects = _mislabelled(own, opposed, odds) + suspects
-        ranked = _ranked(outputs, seen.labels, odds)
+        ranked = _ranked(outputs, observed.labels, odds)
     counts = Counter(reason for _, _, reason in suspects)
     values = {"suspects": suspects[:MOST_SUSPECTS], "num_suspects": dict(counts), "num_samples": len(total)}
     values |= ranked | ({"copies": copies} if copies else {})
     named = sorted({each[0] for each in (*suspects[:MOST_SUSPECTS], *ranked.get("contradicted", ()))})
-    return Measurement(values | ({"index": [[at, seen.index[at]] for at in named]} if seen.index and named else {}))
+    return Measurement(
+        values | ({"index": [[at, observed.index[at]] for at in named]} if observed.index and named else {})
+    )
 
 
-def measure_each(seen: Observation) -> Measurement:
+def measure_each(observed: Observation) -> Measurement:
     """Per sample ``kernel_norm`` = |g_i|, ``losses`` and ``mean_cosine_to_own_class``; of suspects what they look like.
 
     That is the array ``suspects`` of their inputs (S, ...), in their order, where these are one tensor of real numbers
     and not large, and ``suspect_targets``, their classes.
     """
     values: dict[str, Any] = {
-        "kernel_norm": _norms(seen.kernel.total.double()).tolist(),
-        "losses": seen.kernel.losses.double().tolist(),
+        "kernel_norm": _norms(observed.kernel.total.double()).tolist(),
+        "losses": observed.kernel.losses.double().tolist(),
     }
-    if seen.labels is not None:
-        own = _by_class(seen.alignment.cosine.double(), seen.labels)[0]
+    if observed.labels is not None:
+        own = _by_class(observed.alignment.cosine.double(), observed.labels)[0]
         values["mean_cosine_to_own_class"] = [None if each.isnan() else float(each) for each in own]
-    places = [place for place, _, _ in measure(seen).values["suspects"]]
-    if places and seen.labels is not None:
-        values["suspect_targets"] = [int(seen.labels[place]) for place in places]
-    return Measurement(values, _inputs_of(places, seen.x))
+    places = [place for place, _, _ in measure(observed).values["suspects"]]
+    if places and observed.labels is not None:
+        values["suspect_targets"] = [int(observed.labels[place]) for place in places]
+    return Measurement(values, _inputs_of(places, observed.x))
 
 
 def _inputs_of(places: list[int], x: Batch) -> dict[str, np.ndarray]:

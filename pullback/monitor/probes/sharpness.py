@@ -29,7 +29,7 @@ PRODUCT, GRADIENTS, COMPARED = 2.0, 16.0, 80.0  # passes: a product's, a sample'
 GRAPHS = 8  # what a Hessian's graph and a product hold, in graphs of a loss
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Largest eigenvalue of ``hessian`` and ``gauss_newton``, the Hessian's ``smallest``, all with ``…_residual``.
 
     They are those of the loss the optimiser descends: where it is a batch's sum, the mean's times its size.
@@ -42,15 +42,15 @@ def measure(seen: Observation) -> Measurement:
     ``preconditioned_sharpness``, and ``preconditioned_limit``. A rate that is no number (``lr=None``) has no limit.
     Without autocast: products in half precision are not symmetric to what eigenvalues need.
     """
-    count, chunk = _num_samples(seen)
+    count, chunk = _num_samples(observed)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-    batches = [(take(seen.x, part), take(seen.y, part)) for part in parts]
+    batches = [(take(observed.x, part), take(observed.y, part)) for part in parts]
     data = batches[0] if len(batches) == 1 else batches  # the graph of a lone batch is kept between products
-    with full_precision(seen.model):
-        hessian = Hessian(seen.model, seen.loss_fn, data)
+    with full_precision(observed.model):
+        hessian = Hessian(observed.model, observed.loss_fn, data)
         linearised = GaussNewton.beside(hessian)
         with hessian.held():
-            H = _descended(hessian, seen)
+            H = _descended(hessian, observed)
             ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
             values: dict[str, Any] = {
                 "hessian": float(ends.values[0]),
@@ -60,34 +60,34 @@ def measure(seen: Observation) -> Measurement:
                 "num_samples": count,
             }
             del ends  # and its vectors
-            if seen.optimizer is not None:
-                values |= _limits(seen, seen.optimizer, H)
+            if observed.optimizer is not None:
+                values |= _limits(observed, observed.optimizer, H)
         del H, hessian  # and the graph it holds
         with linearised.held():
-            A = _descended(linearised, seen)
+            A = _descended(linearised, observed)
             gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
 
 
-def _descended(mean: Operator, seen: Observation) -> Operator:
-    return mean if seen.scale == 1 else seen.scale * mean
+def _descended(mean: Operator, observed: Observation) -> Operator:
+    return mean if observed.scale == 1 else observed.scale * mean
 
 
-def _num_samples(seen: Observation) -> tuple[int, int]:
+def _num_samples(observed: Observation) -> tuple[int, int]:
     """Samples in all, and at once: the peak of memory is to be training's, and the cost a few dozen steps."""
-    view, one, available = ModelView.of(seen.model, where="sharpness"), slice(0, 1), num_samples(seen.x)
-    each = graph_bytes(view, loss_readout(seen.loss_fn), take(seen.x, one), take(seen.y, one), "sharpness")
+    view, one, available = ModelView.of(observed.model, where="sharpness"), slice(0, 1), num_samples(observed.x)
+    each = graph_bytes(view, loss_readout(observed.loss_fn), take(observed.x, one), take(observed.y, one), "sharpness")
     held = HELD_BYTES // max(1, GRAPHS * each)
     least, most = NUM_SAMPLES
     count = min(available, max(least, min(most, held)))
-    return count, max(1, held, (seen.batch_size or count) // AT_ONCE)
+    return count, max(1, held, (observed.batch_size or count) // AT_ONCE)
 
 
-def _limits(seen: Observation, optimizer: Optimizers, H: Operator) -> dict[str, Any]:
+def _limits(observed: Observation, optimizer: Optimizers, H: Operator) -> dict[str, Any]:
     """The learning rates and what they bear."""
-    view = ModelView.of(seen.model, where="sharpness")
+    view = ModelView.of(observed.model, where="sharpness")
     groups = step_groups(optimizer, view.parameters.values())
     limit = stability_limit(optimizer, view.parameters.values())
     names = {type(each).__name__ for each in [group.optimizer for group in groups] or optimizers_of(optimizer)}
@@ -106,7 +106,7 @@ def _limits(seen: Observation, optimizer: Optimizers, H: Operator) -> dict[str, 
     if limit is None or (plain and _alike(groups, view)):
         return values
     try:
-        operator = precondition(H, seen.model, optimizer)
+        operator = precondition(H, observed.model, optimizer)
     except InputError:  # Adam before its first step
         return values
     pairs = eigenvalues(operator, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
@@ -123,11 +123,13 @@ def _alike(groups: list[StepGroup], view: ModelView) -> bool:
     return len({group.limit for group in groups}) == 1 and held == view.num_params
 
 
-def work(seen: Observation) -> Work:
+def work(observed: Observation) -> Work:
     """Gradients with their graphs, two passes a product of curvature, and a few samples that are compared alone."""
-    count, _ = _num_samples(seen)
+    count, _ = _num_samples(observed)
     products = MAX_MATVECS["both"] + MAX_MATVECS["largest"]
-    if seen.optimizer is not None and not all(type(each) is torch.optim.SGD for each in optimizers_of(seen.optimizer)):
+    if observed.optimizer is not None and not all(
+        type(each) is torch.optim.SGD for each in optimizers_of(observed.optimizer)
+    ):
         products += MAX_MATVECS["largest"]  # of the preconditioned curvature
     return Work(PRODUCT * products + GRADIENTS, fixed=COMPARED, most=count)
 

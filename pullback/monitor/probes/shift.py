@@ -18,7 +18,7 @@ from pullback.monitor.probes.work import Work
 NUM_SAMPLES = 64  # a pass forward and back for every layer
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """By layer the ``change`` |g - g'| / |g| and ``cosine`` of g and g', as of ``measure.internal_covariate_shift``.
 
     The step is one of gradient descent at the optimiser's rates, or with Adam a first step of Adam, every parameter at
@@ -27,16 +27,16 @@ def measure(seen: Observation) -> Measurement:
     """
     from pullback.measure import internal_covariate_shift  # loads SciPy with it
 
-    step = None if seen.optimizer is None else _step(seen.model, seen.optimizer, seen.scale)
+    step = None if observed.optimizer is None else _step(observed.model, observed.optimizer, observed.scale)
     if step is None:
         return Measurement({})
-    part = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
-    model = unwrap(seen.model)
+    part = slice(0, min(NUM_SAMPLES, num_samples(observed.x)))
+    model = unwrap(observed.model)
     with undisturbed(model, training=False):
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
-        found = internal_covariate_shift(model, seen.loss_fn, take(seen.x, part), take(seen.y, part), step)
+        found = internal_covariate_shift(model, observed.loss_fn, take(observed.x, part), take(observed.y, part), step)
     rows = list(zip(found.layers, found.norm.tolist(), found.shift.tolist(), found.cosine.tolist(), strict=True))
     values: dict[str, Any] = {
         "change": {layer: shift / norm for layer, norm, shift, _ in rows if norm > 0},
@@ -77,9 +77,9 @@ class Together(torch.optim.Optimizer):
             part.step()
 
 
-def work(seen: Observation) -> Work:
+def work(observed: Observation) -> Work:
     """A pass for every layer and one for all, and what it takes to see in which order they run."""
-    return Work(len(ModelView.of(seen.model, where="shift").layers) + 3.0, most=NUM_SAMPLES)
+    return Work(len(ModelView.of(observed.model, where="shift").layers) + 3.0, most=NUM_SAMPLES)
 
 
 PROBE = Probe("shift", measure, sparse=True, work=work)

@@ -39,7 +39,7 @@ class Kept:
     largest_drift: float = 0.0
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Of the tangent kernel of fixed samples: ``drift`` and ``cka`` since the first measurement.
 
     Also ``delta_k``, the largest drift so far, ``distance``, that of the weights from those of the first measurement
@@ -49,36 +49,36 @@ def measure(seen: Observation) -> Measurement:
     and ``contract``, what was done with the outputs: "trace", or "sum" where there are more than ``MOST_OUTPUTS``. A
     kernel is that of its parameters: where some are frozen or released, the next measurement is the first.
     """
-    kept: Kept | None = seen.memory.get("tangent")
+    kept: Kept | None = observed.memory.get("tangent")
     if kept is None:
-        count = slice(0, min(NUM_SAMPLES, num_samples(seen.x)))
-        x, y = (copied(take(batch, count)) for batch in (seen.x, seen.y))
-        kept = Kept(x, y, "trace" if _num_outputs(seen.model, seen.x) <= MOST_OUTPUTS else "sum")
-    now = tangent_kernel(seen.model, kept.x, contract=kept.contract).total
-    if kept.parameters != seen.parameters or kept.weights is None:
-        weights = Snapshot.of(seen.model)
-        kept = Kept(kept.x, kept.y, kept.contract, seen.parameters, seen.step, now, weights)
-        seen.memory["tangent"] = kept
+        count = slice(0, min(NUM_SAMPLES, num_samples(observed.x)))
+        x, y = (copied(take(batch, count)) for batch in (observed.x, observed.y))
+        kept = Kept(x, y, "trace" if _num_outputs(observed.model, observed.x) <= MOST_OUTPUTS else "sum")
+    now = tangent_kernel(observed.model, kept.x, contract=kept.contract).total
+    if kept.parameters != observed.parameters or kept.weights is None:
+        weights = Snapshot.of(observed.model)
+        kept = Kept(kept.x, kept.y, kept.contract, observed.parameters, observed.step, now, weights)
+        observed.memory["tangent"] = kept
     assert kept.weights is not None  # as the kernel, from the first measurement on
     moved = kernel_drift(kept.kernel, now)
     kept.largest_drift = max(kept.largest_drift, moved.drift)
     numbers = {"drift": moved.drift, "delta_k": kept.largest_drift, "cka": moved.cka}
     numbers |= _spectrum(now) | {"effective_rank": moments(now, num_params=1).effective_rank}
-    numbers["distance"], error = kept.weights.distance(seen.model)
+    numbers["distance"], error = kept.weights.distance(observed.model)
     if error:
         numbers["distance_error"] = error
-    numbers |= _descent(seen, kept)
+    numbers |= _descent(observed, kept)
     if isinstance(kept.y, Tensor):
         numbers["label_alignment"] = label_alignment(now, kept.y)
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
     return Measurement(values | {"since": kept.since, "contract": kept.contract})
 
 
-def _descent(seen: Observation, kept: Kept) -> dict[str, float]:
+def _descent(observed: Observation, kept: Kept) -> dict[str, float]:
     """The kept samples' loss and how steep it is for its size; less where it is none that 0 is the least of."""
-    view = ModelView.of(seen.model, where="tangent")
+    view = ModelView.of(observed.model, where="tangent")
     with torch.enable_grad():
-        loss = seen.scale * loss_readout(seen.loss_fn)(view(kept.x), kept.y, "tangent").mean()
+        loss = observed.scale * loss_readout(observed.loss_fn)(view(kept.x), kept.y, "tangent").mean()
         found = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
     value, square = float(loss.detach()), sum(float(g.double().square().sum()) for g in found if g is not None)
     return {"loss": value} | ({"pl": square / (2 * value)} if value > 0 else {})
@@ -100,11 +100,11 @@ def _num_outputs(model: nn.Module, x: Batch) -> int:
     return int(found.numel()) if isinstance(found, Tensor) else 1  # others are refused by the kernel
 
 
-def work(seen: Observation) -> Work:
+def work(observed: Observation) -> Work:
     """A pass forward and, for every output, one back, and the loss's gradient; a few samples are compared alone."""
-    kept = seen.memory.get("tangent")
-    x = seen.x if kept is None else kept.x
-    outputs = _num_outputs(seen.model, x)
+    kept = observed.memory.get("tangent")
+    x = observed.x if kept is None else kept.x
+    outputs = _num_outputs(observed.model, x)
     each = DESCENT + 1.0 + (outputs if outputs <= MOST_OUTPUTS else 1)
     if kept is None:
         return Work(each, fixed=COMPARED * each, most=NUM_SAMPLES)

@@ -13,7 +13,7 @@ MOST_CLASSES = 256  # a record counts each; of more, vocabularies, none
 MOST_OUTPUTS = 16  # whose means over all batches are kept; of more their average
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """Over the loop's batch. Of classes (N,) the ``counts``, class -> number; of numbers ``mean`` and ``std`` of all.
 
     ``mean`` averages over a target's outputs too, ``largest_mean`` is that of one output, largest in size; ``std`` is
@@ -21,7 +21,7 @@ def measure(seen: Observation) -> Measurement:
     standard deviation, over samples, of each sample's own average: by them batches can be compared. Numbers that are 0
     or 1, one a sample, are counted as classes. Nothing for tokens.
     """
-    leaves = list(tensors(seen.batch[1]))
+    leaves = list(tensors(observed.batch[1]))
     if len(leaves) != 1:
         return Measurement({})
     y = leaves[0].detach()
