@@ -71,7 +71,7 @@ class Monitor:
             ``run_dir-2``, ``run_dir-3`` and so on, and to say which. None is "resume" where ``resume`` is given, else
             "refuse".
         forward: called as ``sink(step, scalars)`` once a measurement; see ``to_tensorboard``, ``to_wandb``.
-        on_finding: called with each finding of ``pullback.diagnose`` above "info" once it stands, a name and layer once.
+        on_finding: called with each finding of ``pullback.diagnose`` above "info" once it stands, one a name and layer.
             What it raises leaves ``step``, which is a way to stop the training.
 
     Attributes:

@@ -19,9 +19,9 @@ from __future__ import annotations
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 
-def measure(seen: Observation) -> Measurement:
+def measure(observed: Observation) -> Measurement:
     """``mean_size``: mean |x_i| over samples and features."""
-    return Measurement({"mean_size": float(seen.x.abs().mean())})
+    return Measurement({"mean_size": float(observed.x.abs().mean())})
 
 
 PROBE = Probe("sizes", measure)
