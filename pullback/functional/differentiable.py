@@ -39,10 +39,17 @@ def differentiable(*, every_order: bool = False) -> Iterator[None]:
     Args:
         every_order: also where derivatives are nested further: forward in forward, or three times.
     """
+    with plain_attention(), elementary(every_order=every_order):
+        yield
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by torch's plain formula alone; to enter and leave it takes half a small model's product of curvature."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), elementary(every_order=every_order):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

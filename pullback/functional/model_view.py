@@ -16,6 +16,7 @@ from pullback._results import Shown
 from pullback.functional.batch import Batch, copied
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
+from pullback.functional.walk import every_parameter_of
 
 ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outermost module itself
 
@@ -59,7 +60,7 @@ class ModelView(Shown):
             raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
         model = unwrap(model)
         refuse_sharded(model, where)
-        every_name = dict(model.named_parameters(remove_duplicate=False))  # one walk: a monitor makes many views
+        every_name = every_parameter_of(model)  # one walk: a monitor makes many views
         first_name: dict[int, str] = {}
         tied = {name: first for name, p in every_name.items() if (first := first_name.setdefault(id(p), name)) != name}
         own = {name: p for name, p in every_name.items() if name not in tied}

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pullback._checks import unsupported
 from pullback.functional.repeatable import coupling_norm, in_train_mode
+from pullback.functional.walk import parts_of
 
 Arguments = dict[str, Any]
 
@@ -67,9 +68,13 @@ _REFUSED |= dict.fromkeys(
 
 
 def refuse(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], layers: dict[int, str], where: str
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layers: Callable[[], dict[int, str]],
+    where: str,
 ) -> None:
-    """Raise for a call that couples samples or draws random numbers; ``layers``: tensor id -> layer."""
+    """Raise for a call that couples samples or draws random numbers; ``layers``: returns tensor id -> layer."""
     if func not in _REFUSED:
         return
     signature, is_active, what, remedy = _REFUSED[func]
@@ -80,7 +85,8 @@ def refuse(
             remedy = (
                 "Use pb.frozen_batch_norm(model, x) to hold a batch's statistics fixed, or track_running_stats=True"
             )
-        layer = next((layers[id(a)] for a in arguments.values() if id(a) in layers), None)
+        known = layers()
+        layer = next((known[id(a)] for a in arguments.values() if id(a) in known), None)
         raise unsupported(
             where,
             "a model in which each sample's gradient is its own",
@@ -91,8 +97,9 @@ def refuse(
 
 def refuse_recurrent_dropout(model: nn.Module, where: str) -> None:
     """Recurrent layers apply their dropout inside one fused call, so it is looked up on the module."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
+    bad = {part for part in parts_of(model) if isinstance(part, nn.RNNBase) and part.training and part.dropout > 0}
+    for name, module in model.named_modules() if bad else ():
+        if module in bad:
             raise unsupported(
                 where,
                 "a model in which each sample's gradient is its own",

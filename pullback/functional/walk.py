@@ -1,4 +1,5 @@
-"""Walks over a module's parts without their names, which cost torch most of the walk: a monitor makes many."""
+"""Walks over a module's parts, names only where they are asked for, which cost torch most of the walk: a monitor
+makes many."""
 
 from __future__ import annotations
 
@@ -21,3 +22,15 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
     """Every parameter, each once, in the order of ``module.parameters()``."""
     held = (p for part in parts_of(module) for p in part._parameters.values() if p is not None)
     return list({id(p): p for p in held}.values())
+
+
+def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, also under its further names, in the order of ``named_parameters(remove_duplicate=False)``."""
+    found: dict[str, nn.Parameter] = {}
+    waiting = [("", module)]
+    while waiting:
+        prefix, part = waiting.pop()
+        found.update((prefix + name, p) for name, p in part._parameters.items() if p is not None)
+        children = [(f"{prefix}{name}.", child) for name, child in part._modules.items() if child is not None]
+        waiting += reversed(children)
+    return found

@@ -48,7 +48,7 @@ class Output:
             self.refuse(step, probe, name, reason)
         if refused and not kept:
             return
-        self._write(step, self.writer.append, step, probe, kept)
+        self._write(step, self.writer.append_encoded, step, probe, kept)
         if self.sinks and forward:
             self._scalars |= scalars_of(probe, decode(kept))
 

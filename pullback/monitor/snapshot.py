@@ -86,12 +86,12 @@ class Snapshot:
         """|w0| of all weights, and the cosine between w - w0 and -w0; 0 where nothing moved."""
         view = ModelView.of(model, where="Monitor")
         size = moved = along = 0.0
-        for name, before in self.values.items():
-            p = view.parameters[name]
-            scale, change = p.numel() / max(1, len(before)), _entries(p, self.places[name]).double() - before.double()
-            size += scale * float(before.double().square().sum())
-            moved += scale * float(change.square().sum())
-            along -= scale * float((change * before.double()).sum())
+        for name, kept in self.values.items():
+            p, before = view.parameters[name], kept.double()
+            scale, change = p.numel() / max(1, len(before)), _entries(p, self.places[name]).double() - before
+            size += scale * float(before.dot(before))
+            moved += scale * float(change.dot(change))
+            along -= scale * float(change.dot(before))
         return math.sqrt(size), along / math.sqrt(size * moved) if size * moved > 0 else 0.0
 
     def went_down(self, model: nn.Module) -> bool:

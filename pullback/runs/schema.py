@@ -45,6 +45,8 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
         ValueError: an array of more than ``MOST_NUMBERS``.
         Exception: what a value raises when it is asked for its number.
     """
+    if type(value) is float:  # most of all
+        return value if math.isfinite(value) else _number(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -157,7 +159,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_value(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, int | float | str) or value is None:
+    if type(value) is float or isinstance(value, int | float | str) or value is None:
         return True
     if depth >= 2:
         return False

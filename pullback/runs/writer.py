@@ -120,6 +120,10 @@ class RunWriter:
         for name, reason in refused.items():
             where, remedy = f"run folder {self.path}", "Pass numbers, texts, and lists or dicts of them"
             raise input_error(where, "values that a record can hold", f"{probe}.{name}: {reason}", remedy)
+        self.append_encoded(step, probe, kept)
+
+    def append_encoded(self, step: int, probe: str, kept: dict[str, Any]) -> None:
+        """Append what ``schema.encode_values`` kept of them."""
         self._write({"step": step, "probe": probe, "values": kept})
 
     def append_error(self, step: int, probe: str, error: BaseException) -> None:

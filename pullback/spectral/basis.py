@@ -33,7 +33,7 @@ class Basis:
     ) -> None:
         self.op, self.block, self.generator, self.where = op, block, generator, where
         n = op.shape[0]
-        self.rows = torch.zeros(min(n, capacity + block), n, dtype=work_dtype(op), device=op.device)
+        self.rows = torch.empty(min(n, capacity + block), n, dtype=work_dtype(op), device=op.device)
         self.capacity = min(n, capacity)
         self.matrix = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)  # T
         self.size = 0  # rows of V

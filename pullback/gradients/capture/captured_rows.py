@@ -69,7 +69,9 @@ def capture_factors(
     """
     run = capture(view, readout, x, y, where, weighted=check and known is None)
     check_rows(where, run.values, num_samples(x))
-    if known is not None and not _fits(view, run, known):
+    with own_calls():
+        ruled = set() if known is None else ruled_names(view, run, known)
+    if known is not None and not _fits(view, run, ruled):
         known = None
     has_numbers = run.values.device.type != "meta"
     check = check and known is None and has_numbers
@@ -77,7 +79,8 @@ def capture_factors(
         check_half((g for each in run.gradients for g in each if g is not None), where)
     first = known or _one_sample(view, readout, x, y, where, run)
     between = _most_dependent(run, first) if check else 0
-    captured = _captured(view, readout, x, y, where, run, first)
+    ruled = ruled if known is not None else ruled_names(view, run, first)
+    captured = _captured(view, readout, (x, y), where, run, first, ruled)
     if check:
         for index in dict.fromkeys((0, between, run.num_samples - 1)):
             alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
@@ -107,19 +110,24 @@ def _one_sample(view: ModelView, readout: Readout, x: Batch, y: Batch, where: st
     return first
 
 
-def _fits(view: ModelView, run: Capture, known: Capture) -> bool:
-    """Whether an earlier capture of one sample shows the structure of this one, at these weights."""
+def _fits(view: ModelView, run: Capture, ruled: set[str]) -> bool:
+    """Whether an earlier capture of one sample, by which so many are ruled, shows the structure of this one now."""
     stale = any(derived.table is None for derived in run.derived)  # its graph holds the weights of then
-    return not stale and len(ruled_names(view, run, known)) >= len(view.parameters) - len(run.escaped)
+    return not stale and len(ruled) >= len(view.parameters) - len(run.escaped)
 
 
 def _captured(
-    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture, first: Capture
+    view: ModelView,
+    readout: Readout,
+    data: tuple[Batch, Batch],
+    where: str,
+    run: Capture,
+    first: Capture,
+    ruled: set[str],
 ) -> Captured:
     dtype = loosest(
         [run.values.dtype, *run.dtypes, *(g.dtype for each in run.gradients for g in each if g is not None)]
     )
-    ruled = ruled_names(view, run, first)
     built: Built = []
     with without_autocast(), own_calls():
         if ruled:
@@ -129,12 +137,13 @@ def _captured(
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
     escaped = run.escaped | _used(run) - ruled
     if rest := tuple(name for name in missing if name in escaped):
-        factors.append(fallback_rows(view, readout, rest, (x, y), run, dtype, where))
+        factors.append(fallback_rows(view, readout, rest, data, run, dtype, where))
         rules.append(UNSEEN[0])
     if unused := {name: view.parameters[name].shape for name in missing if name not in escaped}:
         factors.append(UnusedFactor(unused, run.values))
         rules.append(UNSEEN[1])
-    factors = _of_one_dtype(factors)
+    with own_calls():
+        factors = _of_one_dtype(factors)
     return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.probes, run.values, run.outputs, first, dtype)
 
 

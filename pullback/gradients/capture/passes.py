@@ -23,6 +23,7 @@ from pullback._checks import unsupported
 from pullback.functional import ModelView, num_samples
 from pullback.functional.batch import Batch, copied
 from pullback.functional.model_view import called
+from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.most_dependent import Projections, weighted_pass
@@ -101,7 +102,8 @@ def capture(
     with torch.enable_grad(), without_autocast(), differentiable(where):
         projections = weighted_pass(recorder.uses, values) if weighted else {}
         gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
-        probes = _probed(recorder.uses, gradients, values)
+        with own_calls():
+            probes = _probed(recorder.uses, gradients, values)
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     return Capture(
         count,
@@ -148,12 +150,13 @@ def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture |
     given = copied(x)  # recorded in place of the caller's, which may be written to later
     recorder = Recorder(view, given, count, where, like.constants if like else None)
     try:
-        with noted_hooks(), recorder, user_layers(recorder, view.model):
+        with own_calls(), noted_hooks(), recorder, user_layers(recorder, view.model):  # it makes plain calls itself
             outputs = called(view.model, given)
     except SelfDifferentiating:
         with (blind := Recorder(view, given, count, where, blind=True)):
             return blind, called(view.model, copied(x))
-    recorder.settle()
+    with own_calls():
+        recorder.settle()
     return recorder, outputs
 
 
@@ -201,17 +204,17 @@ def direction(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
 
     An error E in its gradient shows in ``<E, u v^T>`` as about |E|, whatever its form.
     """
-    u, v = (signs.to(like) for signs in _signs(shape))
-    return u, v if len(shape) > 1 else v.abs()
+    return _signs(shape, like.dtype, like.device)
 
 
 @lru_cache(maxsize=256)
-def _signs(shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _signs(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Drawn once for a shape: a monitor asks again at every measurement."""
     make = torch.Generator().manual_seed(shape.numel())
     sizes = shape[0], shape[1:].numel()
     u, v = (torch.randint(2, (size,), generator=make, device="cpu") * 2 - 1 for size in sizes)
-    return u.to(torch.int8), v.to(torch.int8)
+    u, v = u.to(device, dtype), v.to(device, dtype)
+    return u, v if len(shape) > 1 else v.abs()
 
 
 def _probed(uses: list[Use], gradients: list[list[Tensor | None]], values: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ is overwritten later is told. What a call writes to is told by versions too, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pullback.functional import ModelView
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
+from pullback.functional.plain_calls import plain_arguments
 from pullback.functional.refused import refuse
+from pullback.functional.walk import parts_of
 from pullback.gradients.capture.uses import (
     Derived,
     Use,
@@ -94,8 +97,6 @@ class Recorder(Reissuing):
         self._blind = blind
         self.names = {id(p): name for name, p in view.parameters.items()}
         self.view, self.count, self.where = view, count, where
-        self.layers = {id(b): layer_of(name) for name, b in view.model.named_buffers()}
-        self.layers |= {id(p): layer_of(name) for name, p in view.model.named_parameters()}
         self.samples: Any = WeakIdKeyDictionary()  # tensor -> whether a rule read a call that led to it
         self._num_ruled = 0
         for tensor in tensors(x):
@@ -115,7 +116,7 @@ class Recorder(Reissuing):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        refuse(func, args, kwargs, self.layers, self.where)
+        refuse(func, args, kwargs, lambda: self.layers, self.where)
         if self._blind:
             return func(*args, **kwargs)
         if func is torch.autograd.grad or torch._C._functorch.peek_interpreter_stack() is not None:
@@ -128,7 +129,7 @@ class Recorder(Reissuing):
         behind, ruled = any(self._behind(t) for t in found), self._num_ruled
         before = [version(t) for t in found]
         if not shared or not torch.is_grad_enabled():
-            output = func(*args, **kwargs)
+            output = call(func, args, kwargs)
         else:
             output, tainted = self._shared_call(func, args, kwargs, shared, tainted)
         if tainted:
@@ -136,6 +137,12 @@ class Recorder(Reissuing):
             self.mark(tensors_in((output,)), behind)
             self._mark_written((t for t, earlier in zip(found, before, strict=True) if version(t) != earlier), behind)
         return output
+
+    @cached_property
+    def layers(self) -> dict[int, str]:
+        """Id of each of the model's own tensors -> its layer."""
+        held = [*self.view.model.named_buffers(), *self.view.model.named_parameters()]
+        return {id(tensor): layer_of(name) for name, tensor in held}
 
     def holds_samples(self, tensor: Tensor) -> bool:
         """Whether a tensor was computed from samples, or shares memory that samples were written to."""
@@ -164,7 +171,7 @@ class Recorder(Reissuing):
         """Output of a call with shared tensors among its arguments, and whether it holds samples."""
         target = args[0] if args and in_place(func) else None
         if any(target is t for t in shared):  # no alias of it can be written to: its parameters go to the fallback
-            return func(*args, **kwargs), tainted
+            return call(func, args, kwargs), tainted
         rule = RULES.get(func)
         if rule is not None and not (isinstance(target, Tensor) and target._is_view()):  # writes move a view's gradient
             arguments = rule.bind(args, kwargs)
@@ -177,8 +184,8 @@ class Recorder(Reissuing):
             stand_in = {id(t): self.copy(spread(t, shape)) for t in shared}
             swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
             args, kwargs = mapped(swap, args), {k: mapped(swap, v) for k, v in kwargs.items()}
-            return func(*args, **kwargs), True
-        output = func(*args, **kwargs)
+            return call(func, args, kwargs), True
+        output = call(func, args, kwargs)
         if func in LOOKUPS and not tainted and isinstance(output, Tensor):
             arguments = RULES[func].bind(args, kwargs)
             if id(table := arguments["weight"]) in self.names and LOOKUPS[func](arguments):
@@ -187,9 +194,13 @@ class Recorder(Reissuing):
 
     def settle(self) -> None:
         """Copy what was recorded in memory the model keeps: once the forward pass is over, the next writes there."""
-        homes = [v for m in self.view.model.modules() for k, v in vars(m).items() if k != "_parameters"]
+        homes = [
+            v for m in parts_of(self.view.model) for k, v in vars(m).items() if k not in _ELSEWHERE and v is not None
+        ]
         inside = [held for v in homes for held in (v.values() if isinstance(v, dict) else v if _is_list(v) else (v,))]
         kept = {memory(held) for held in inside if isinstance(held, Tensor)} - {None}
+        if not kept:
+            return
         for use in (use for use in self.uses if not use.overwritten):
             for name, value in use.arguments.items():
                 if (
@@ -242,7 +253,7 @@ class Recorder(Reissuing):
             recorded[data] = recorded[data].clone()
         versions = {k: version(v) for k, v in recorded.items() if isinstance(v, Tensor)}
         positional = [swapped.pop(k) for k in rule.signature[: rule.positional]]
-        output = func(*positional, **swapped)
+        output = call(func, tuple(positional), swapped)
         if output.requires_grad:
             output = own(output) if output._is_view() else output
             edge, names = get_gradient_edge(output), tuple(probed)
@@ -312,6 +323,15 @@ class Recorder(Reissuing):
                 names.add(self.names[id(variable)])
             stack += [following for following, _ in node.next_functions]
         return tuple(name for name in self.view.parameters if name in names)
+
+
+_ELSEWHERE = {"_parameters", "_modules", "training"}  # attributes of a module that hold no tensor that it writes to
+
+
+def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call returns, as ``PlainCalls`` would make it: that mode is left out while calls are recorded."""
+    args, kwargs = plain_arguments(func, args, kwargs)
+    return func(*args, **kwargs)
 
 
 def _is_list(value: Any) -> bool:

@@ -26,7 +26,7 @@ from pullback.gradients.capture.recorder import Recorder
 from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.gradients.rules.registry import Arguments, Call, Rule
-from pullback.gradients.rules.user import UserRule, rule_of
+from pullback.gradients.rules.user import UserRule, has_rules, rule_of
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def user_layers(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     """Run layers of registered types as one recorded call each while the block lasts."""
     inside = _Unrecorded(recorder)
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for name, module in model.named_modules() if has_rules() else ():
             if (rule := rule_of(module)) is not None:
                 stack.enter_context(_wrapped(_Layer(inside, name, module, rule)))
         yield
@@ -52,7 +52,7 @@ class _Unrecorded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        refuse(func, args, kwargs, self.recorder.layers, self.recorder.where)
+        refuse(func, args, kwargs, lambda: self.recorder.layers, self.recorder.where)
         args, kwargs = plain_arguments(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             return func(*args, **kwargs)

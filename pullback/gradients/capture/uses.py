@@ -121,7 +121,10 @@ _ASSIGNED = {f"__i{name}__" for name in ("add", "sub", "mul", "div", "truediv", 
 
 def version(tensor: Tensor) -> int:
     """How often a tensor, or one that shares its memory, was written to."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # made in inference mode, where nobody counts
+        return -1
 
 
 def memory(tensor: Tensor) -> int | None:

@@ -38,6 +38,11 @@ class RegisteredRule:
 _REGISTERED: dict[type[nn.Module], list[RegisteredRule]] = {}  # by exact type; the last one is in force
 
 
+def has_rules() -> bool:
+    """Whether any layer has one."""
+    return any(_REGISTERED.values())
+
+
 def rule_of(module: nn.Module) -> UserRule | None:
     """The rule in force for a layer, by its exact type."""
     entries = _REGISTERED.get(type(module))

@@ -20,6 +20,7 @@ from pullback.functional.differentiable import (
     elementary,
     lacks_derivative,
     no_second_derivative,
+    plain_attention,
     refuse_not_finite,
     say_plain_attention,
 )
@@ -142,13 +143,16 @@ class CurvatureOperator(Operator):
                 put_flat(found, total, out_of, adding)
                 return
         for vector, row in zip(vectors, total, strict=True):
+            with own_calls():
+                directions = into.unflatten(vector)
             try:
-                found = self._graph_product(graph, into.unflatten(vector), names, False)
+                found = self._graph_product(graph, directions, names, False)
             except RuntimeError as error:
                 if not lacks_derivative(error):
                     raise
                 raise no_second_derivative(self._where, error) from None
-            put_flat(found, row, out_of, adding)
+            with own_calls():
+                put_flat(found, row, out_of, adding)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -156,7 +160,7 @@ class CurvatureOperator(Operator):
         with ExitStack() as stack:
             if not self._held:
                 stack.enter_context(undisturbed(self.view.model, derivatives=False))
-            stack.enter_context(differentiable())
+            stack.enter_context(elementary() if self._held else differentiable())
             yield
 
     @contextmanager
@@ -165,7 +169,7 @@ class CurvatureOperator(Operator):
 
         Around small models that look costs several times what a product does.
         """
-        with undisturbed(self.view.model, derivatives=False), own_calls():
+        with undisturbed(self.view.model, derivatives=False), own_calls(), plain_attention():
             self._held = True
             try:
                 yield
