@@ -45,7 +45,7 @@ def differentiable(*, every_order: bool = False) -> Iterator[None]:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention by torch's plain formula alone; to enter and leave it takes half a small model's product of curvature."""
+    """Attention by torch's plain formula alone; entering takes half as long as a small model's product of curvature."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
