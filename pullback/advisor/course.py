@@ -56,7 +56,8 @@ class Losses:
     @cached_property
     def finite(self) -> np.ndarray:
         """The values that are."""
-        return self.values[np.isfinite(self.values)]
+        known = np.isfinite(self.values)
+        return self.values if known.all() else self.values[known]
 
     @cached_property
     def start(self) -> float:

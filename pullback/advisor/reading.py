@@ -109,7 +109,7 @@ def not_finite(run: Run) -> list[int]:
         records = rows(run, probe)
         unknown = records.where(~np.isfinite(records.numbers(metric)))
         bad += [record.step for record in unknown if metric in record.values]
-    steps, values = run.course("loss")
+    steps, values = run.courses.of("loss")
     bad += steps[~np.isfinite(values)].tolist()
     bad += [r.step for r in run.of("not_finite") if "loss" in r.values and not math.isfinite(number(r.values["loss"]))]
     return bad + [record.step for record in run.failed if "a finite loss" in str(record.error)]

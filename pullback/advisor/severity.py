@@ -90,7 +90,7 @@ def severity_of_symptom(run: Run) -> str:
 
 def is_early(run: Run) -> bool:
     """Whether the loop showed so few steps that nothing is known yet of what is learnt."""
-    return 0 < len(run.course("loss")[1]) < MANY_STEPS
+    return 0 < len(run.courses.of("loss")[1]) < MANY_STEPS
 
 
 def severity(run: Run) -> str:

@@ -66,7 +66,7 @@ _IN_WORDS = {"test": "held-out loss"}  # as a person calls it, where it is no pr
 
 def unseen(run: Run) -> dict[str, tuple[str, ...]]:
     """Rules that could not look, by the name of their finding, and the first of what would have let each."""
-    shown = {name for name in ("loss", "gradient_norm", "learning_rate") if len(run.course(name)[1])}
+    shown = {name for name in ("loss", "gradient_norm", "learning_rate") if len(run.courses.of(name)[1])}
     there = {*run.measured, *run.meta, *shown}
     missing = {
         name: tuple(_IN_WORDS.get(group[0], group[0]) for group in needs if not there & set(group))

@@ -80,13 +80,15 @@ def training_losses(run: Run) -> Losses:
     One answer's loss is of what was measured: where the loop's numbers are of another kind (scaled, with a penalty),
     they are not compared with it.
     """
-    steps, values = run.course("loss")
+    steps, values = run.courses.of("loss")
     least, constant = least_loss(run), constant_loss(run)
     if len(steps):
         batch = summed_over(run)
         if least is not None and bool((values < least).any()):
             least = None
-        return Losses(steps, values / batch, least, constant if _comparable(run, batch) else None)
+        return Losses(
+            steps, values if batch == 1 else values / batch, least, constant if _comparable(run, batch) else None
+        )
     for probe, metric in (("loss", "loss"), ("epoch", "train_loss")):
         found = [(r.step, number(r.values[metric])) for r in run.of(probe) if metric in r.values]
         if found:
@@ -102,7 +104,7 @@ def _comparable(run: Run, batch: float) -> bool:
     batches, and few samples say little alone. A factor or a penalty is there in both. The loop's loss is of before
     the step and the measured one of after it: steps that leap say nothing.
     """
-    steps, values = run.course("loss")
+    steps, values = run.courses.of("loss")
     records = records_with(run, "loss", "loss", "batch_loss")
     shown, measured = records.numbers("batch_loss"), records.numbers("loss")
     kept = (measured != 0) & ~_leaps(steps, values, records.steps, shown)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from pullback.charts.numbers import finite
 from pullback.charts.text import superscript
 
@@ -43,7 +45,7 @@ class Table:
 
     caption: str
     header: tuple[str, ...]
-    rows: list[list[Cell]]
+    rows: Sequence[list[Cell]]
     drawn: bool = False
 
 
@@ -148,23 +150,24 @@ def step_axis(steps: Sequence[int], **options: Any) -> Figure:
 OVER_STEPS = {"meta": {"over": "steps"}}  # of a layout: its horizontal axis is that of the steps, and can show others
 
 
-def wants_log(values: Sequence[float], spread: float = 30.0) -> bool:
+def wants_log(values: Sequence[float] | np.ndarray, spread: float = 30.0) -> bool:
     """Whether a logarithmic axis suits: all numbers are positive and far apart."""
     numbers = finite(values)
-    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) > spread
+    return bool(len(numbers) and numbers.min() > 0 and numbers.max() / numbers.min() > spread)
 
 
-def log_axis(title: str, values: Sequence[float], **options: Any) -> Figure:
+def log_axis(title: str, values: Sequence[float] | np.ndarray, **options: Any) -> Figure:
     """A logarithmic axis over the positive values; a linear one if there are none.
 
     Rounding can leave numbers near zero far below the rest: the axis reaches at most twelve decades down.
     Ticks stand at 1, 2 and 5 over a short range and at whole decades over a long one.
     """
-    positive = [value for value in finite(values) if value > 0]
-    if not positive:
+    known = finite(values)
+    positive = known[known > 0]
+    if not len(positive):
         return axis(title, **options)
-    top = math.log10(max(positive))
-    bottom = max(math.log10(min(positive)), top - 12)
+    top = math.log10(positive.max())
+    bottom = max(math.log10(positive.min()), top - 12)
     span = max(top - bottom, 0.1)
     reach = {"type": "log", "range": [bottom - 0.06 * span, top + 0.06 * span]}
     if span >= 2:

@@ -35,9 +35,10 @@ def extremes(values: np.ndarray, limit: int) -> np.ndarray:
     return np.unique(np.concatenate([[0, count - 1], *found]))
 
 
-def finite(values: Sequence[float]) -> list[float]:
+def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """The values that are numbers."""
-    return [value for value in values if math.isfinite(value)]
+    found = np.asarray(values, float)
+    return found[np.isfinite(found)]
 
 
 def drawable(values: Sequence[float], log: bool = False) -> list[float | None]:

@@ -168,7 +168,10 @@ def _colour(trace: Figure, place: int) -> str:
 def _strokes(trace: Figure, x: Axis, y: Axis, place: int, points: int) -> list[Stroke]:
     """What a trace consists of."""
     colour, kept = _colour(trace, place), extremes(np.array(_numbers(trace, "y")), points).tolist()
-    xs, ys = x.at(_numbers(trace, "x")[at] for at in kept), y.at(_numbers(trace, "y")[at] for at in kept)
+    xs, ys = (
+        axis.at([numbers[at] for at in kept])
+        for axis, numbers in ((x, _numbers(trace, "x")), (y, _numbers(trace, "y")))
+    )
     whole = [(a, b) for a, b in zip(xs, ys, strict=True) if a == a and b == b]
     if trace["type"] == "bar":
         half = 0.4 * (x.end - x.start) / max(1.0, x.high - x.low)

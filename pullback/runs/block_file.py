@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +21,15 @@ from typing import Any
 import numpy as np
 
 from pullback._results import Shown
-from pullback.runs.column import Column, Layers
+from pullback.runs.column import Column, Layers, Lists
 from pullback.runs.columns import pack, unpack
 from pullback.runs.planes import joined, spread
 
 BLOCKS_FOLDER = "blocks"
 INDEX = "index"
+BEFORE = struct.Struct("<26xHH")  # in front of a member: how long its name is, and what else stands before it
 MICRO = 1e6  # times are told to the microsecond
-KEPT = 192  # members that are kept once they were read: those of one probe, of a long run, and of the next
+KEPT = 96  # members that are kept once they were read: those of one probe, of a long run, and of the next
 LEVEL = 3  # of compression: six takes twice the time for a hundredth less
 DAMAGED = "the block of the record that had its values is damaged"
 
@@ -165,6 +167,7 @@ class Block:
 
     Attributes:
         path: of the file.
+        members: where in it each stands, by name.
         probes: names, by number.
         named: (probe, metric) -> keys of its cells that are dicts, and None if there are others; in the order of their
             first records.
@@ -176,6 +179,7 @@ class Block:
     """
 
     path: Path
+    members: dict[str, zipfile.ZipInfo]
     probes: list[str]
     named: dict[tuple[str, str], list[str | None]]
     errors: list[str | None]
@@ -187,6 +191,7 @@ class Block:
     _succeeded: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _numbers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _layers: dict[tuple[str, str], Layers] = field(default_factory=dict, repr=False)
+    _lists: dict[tuple[str, str, int], Lists] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Block:
@@ -195,7 +200,8 @@ class Block:
         Raises:
             ValueError: it is damaged, or none is there.
         """
-        content = _member(path, INDEX)
+        members = _members_of(path)
+        content = _read(path, members, INDEX)
         place = content.index(b"\n")
         told = json.loads(content[:place])
         rows, place = [], place + 1
@@ -205,7 +211,7 @@ class Block:
         codes, steps, times, failed = rows
         times = times / MICRO if told["micros"] else times
         named = {(told["probes"][code], metric): told["keys"][under] for code, metric, under in told["metrics"]}
-        return cls(path, told["probes"], named, told["errors"], told["skipped"], codes, steps, times, failed)
+        return cls(path, members, told["probes"], named, told["errors"], told["skipped"], codes, steps, times, failed)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -290,6 +296,18 @@ class Block:
             self._layers[probe, metric] = names, found
         return self._layers[probe, metric]
 
+    def lists(self, probe: str, metric: str, most: int) -> Lists:
+        """Lengths (S,) of a metric's cells that are lists, else 0, and their first numbers (S, at most ``most``)."""
+        key = (probe, metric, most)
+        if key not in self._lists:
+            column, count = self._column(probe, metric), len(self.succeeded(probe))
+            lengths, numbers = (np.empty(0, int), np.empty((0, 0))) if column is None else column.lists(most)
+            self._lists[key] = np.zeros(count, int), np.full((count, numbers.shape[1]), np.nan)
+            if column is not None:
+                for whole, found in zip(self._lists[key], (lengths, numbers), strict=True):
+                    whole[column.rows] = found
+        return self._lists[key]
+
     def records(self, places: np.ndarray) -> Iterator[Record]:
         """Those at these places."""
         each = (self.codes, self.steps, self.times, self.error_codes, self.rows)
@@ -314,20 +332,41 @@ class Block:
 def _columns(block: Block, code: int) -> dict[str, Column] | None:
     """Of a block's probe, by its number; None where the member is damaged."""
     try:
-        return unpack(_member(block.path, str(code)))
+        return unpack(_read(block.path, block.members, str(code)))
     except ValueError:
         return None
 
 
-def _member(path: Path, name: str) -> bytes:
-    """Of a block, checked.
+def _members_of(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Where each member of a block stands, by name.
+
+    Raises:
+        ValueError: the block is damaged, or none is there.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {member.filename: member for member in archive.infolist()}
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        message = f"{path.name}: {error}"
+        raise ValueError(message) from error
+
+
+def _read(path: Path, members: dict[str, zipfile.ZipInfo], name: str) -> bytes:
+    """A member, checked; without reading all over where the others stand, which takes longer than this one.
 
     Raises:
         ValueError: it is damaged, or none is there.
     """
     try:
-        with zipfile.ZipFile(path) as members:
-            return members.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        member = members[name]
+        with path.open("rb") as file:
+            file.seek(member.header_offset)
+            file.seek(sum(BEFORE.unpack(file.read(BEFORE.size))), os.SEEK_CUR)
+            content = zlib.decompress(file.read(member.compress_size), -zlib.MAX_WBITS)
+    except (OSError, KeyError, zlib.error, struct.error) as error:
         message = f"{path.name}: {error}"
         raise ValueError(message) from error
+    if zlib.crc32(content) != member.CRC:
+        message = f"{path.name}: {name} is not what was written"
+        raise ValueError(message)
+    return content

@@ -7,7 +7,7 @@ all cells is one stretch of memory. Nothing is decoded before it is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ KEPT = 48  # columns whose cells are kept once they were made
 PLACES = {"f": 0, "i": 1, "t": 2, "b": 2}  # letters of leaves, and which of the three rows of leaves has them
 
 Layers = tuple[list[str], np.ndarray]  # keys (K,) and numbers (cells, K)
+Lists = tuple[np.ndarray, np.ndarray]  # lengths (cells,) and numbers (cells, L)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Shape:
         return found[0], found[1], found[2]
 
     @cached_property
-    def numbers(self) -> dict[str | None, tuple[str, int]]:
-        """Of the cell (None), or of what stands under its keys: letter of a number, and its place among the leaves."""
-        inner = self.template.items() if isinstance(self.template, dict) else [(None, self.template)]
-        found: dict[str | None, tuple[str, int]] = {}
+    def numbers(self) -> dict[str | int | None, tuple[str, int]]:
+        """Of the cell (None), or under its keys or at its places: letter of a number, its place among the leaves."""
+        template = self.template
+        listed = enumerate(template) if isinstance(template, list) else [(None, template)]
+        inner: Iterable[tuple[str | int | None, Any]] = template.items() if isinstance(template, dict) else listed
+        found: dict[str | int | None, tuple[str, int]] = {}
         before = [0, 0, 0]
         for key, part in inner:
             if isinstance(part, str) and part != "t":
@@ -126,8 +129,8 @@ class Column:
         return (_made(self) if self.plain is None else self.plain)[place]
 
     def cells(self) -> list[Any]:
-        """All there are."""
-        return list(_made(self) if self.plain is None else self.plain)
+        """All there are, made anew."""
+        return _filled_in(self)
 
     @cached_property
     def plain(self) -> list[Any] | None:
@@ -162,6 +165,18 @@ class Column:
                 for key, where in shape.numbers.items():
                     found[places, columns[str(key)]] = self._floats(leaves, *where)
         return list(names), found
+
+    def lists(self, most: int) -> Lists:
+        """Lengths (cells,) of those that are lists, else 0, and their first numbers (cells, at most ``most``), or NaN."""
+        lengths = np.array([len(each.template) if isinstance(each.template, list) else 0 for each in self.shapes])
+        found = np.full((len(self), min(most, int(lengths.max(initial=0)))), math.nan)
+        for number, shape in enumerate(self.shapes):
+            if isinstance(shape.template, list):
+                places, leaves = self.of_shape(number)
+                for at, where in shape.numbers.items():
+                    if isinstance(at, int) and at < found.shape[1]:
+                        found[places, at] = self._floats(leaves, *where)
+        return lengths[0 if self.codes is None else self.codes] * np.ones(len(self), int), found
 
     def _floats(self, leaves: Sequence[np.ndarray], letter: str, place: int) -> np.ndarray:
         """One leaf of several cells, as float64."""
@@ -212,12 +227,22 @@ def _filled_in(column: Column) -> list[Any]:
     for number, shape in enumerate(column.shapes):
         places, (floats, ints, words) = column.of_shape(number)
         texts = ([column.texts[each] for each in word] for word in words.tolist())
-        cells = _filled(shape.template, len(places), iter(floats.tolist()), iter(ints.tolist()), texts)
+        cells = _filled(shape.template, len(places), _shared(floats), _shared(ints), texts)
         if len(places) == len(found):
             return cells
         for place, cell in zip(places.tolist(), cells, strict=True):
             found[place] = cell
     return found
+
+
+def _shared(leaves: np.ndarray) -> Iterator[list[Any]]:
+    """The values of each leaf; of leaves that are alike the same objects, as of the two halves of a symmetric matrix."""
+    known: dict[bytes, list[Any]] = {}
+    for leaf in leaves:
+        key = leaf.tobytes()
+        if key not in known:
+            known[key] = leaf.tolist()
+        yield known[key]
 
 
 def _filled(template: Any, count: int, *leaves: Iterator[list[Any]]) -> list[Any]:

@@ -14,10 +14,13 @@ import os
 import struct
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from io import FileIO
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,7 @@ class Course:
     content: bytes = field(default=b"", repr=False)
     last: int | None = None
     _read: dict[str, tuple[Series, int]] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _found: list[tuple[Block, int]] = field(init=False, default_factory=list, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Course:
@@ -78,19 +82,30 @@ class Course:
             return self
         found = Course(self.content + more[len(end) :])
         found._read.update(self._read)
+        found._found.extend(self._found)
         return found
 
+    @cached_property
+    def _blocks(self) -> list[tuple[Block, int]]:
+        """Every whole block and where it ends; those that were found before are not looked for again."""
+        start = self._found[-1][1] if self._found else 0
+        self._found.extend(blocks(self.content, start))
+        return self._found
+
     def of(self, name: str) -> Series:
-        """Steps (S,) int64, ascending, and values (S,) float64 of one series; not what a resumed run left behind."""
+        """Steps (S,) int64, ascending, and values (S,) float64 of one series; not what a resumed run left behind.
+
+        They are shared with whoever else asks, and read only.
+        """
         series, start = self._read.get(name, ((np.empty(0, np.int64), np.empty(0)), 0))
         if start < len(self.content):
             series, start = self._read[name] = self._decoded(name, series, start)
-        return series[0].copy(), series[1].copy()
+        return series
 
     def _decoded(self, name: str, series: Series, start: int) -> tuple[Series, int]:
         """A series with what stands from a place on, and where the last whole block ends."""
         kept = [series]
-        for block, end in blocks(self.content, start):
+        for block, end in self._blocks[bisect_right(self._blocks, start, key=itemgetter(1)) :]:
             start = end
             if block.name == RESUME:
                 last = int(block.decoded()[0][-1])
@@ -98,7 +113,12 @@ class Course:
             elif block.name == name:
                 kept.append(block.decoded())
         series = np.concatenate([steps for steps, _ in kept]), np.concatenate([values for _, values in kept])
-        return (series if self.last is None else _until(series, self.last)), start
+        series = series if self.last is None else _until(series, self.last)
+        others = (steps for (steps, _), _ in self._read.values() if np.array_equal(steps, series[0]))
+        series = next(others, series[0]), series[1]  # most are given at the same steps
+        for part in series:
+            part.flags.writeable = False
+        return series, start
 
     def followed_by(self, content: bytes) -> Course:
         """These, and further blocks."""
@@ -106,7 +126,7 @@ class Course:
 
     def names(self) -> list[str]:
         """Of the series there are."""
-        return list(dict.fromkeys(block.name for block, _ in blocks(self.content) if block.name != RESUME))
+        return list(dict.fromkeys(block.name for block, _ in self._blocks if block.name != RESUME))
 
 
 def _until(series: Series, last: int) -> Series:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pullback.runs.block_file import Record
-from pullback.runs.column import Layers, as_number
+from pullback.runs.column import Layers, Lists, as_number
 
 
 @dataclass(eq=False)
@@ -120,3 +120,13 @@ class Lines:
             found = [[as_number(cell.get(name, math.nan)) for name in names] for cell in dicts]
             self._layers[probe, metric] = names, np.array(found, float).reshape(len(cells), len(names))
         return self._layers[probe, metric]
+
+    def lists(self, probe: str, metric: str, most: int) -> Lists:
+        """Lengths (S,) of a metric's cells that are lists, else 0, and their first numbers (S, at most ``most``)."""
+        cells = [record.values.get(metric) for record in self.records(self.succeeded(probe))]
+        listed = [cell if isinstance(cell, list) else [] for cell in cells]
+        lengths = np.array([len(cell) for cell in listed], int)
+        found = np.full((len(cells), min(most, int(lengths.max(initial=0)))), math.nan)
+        for row, cell in enumerate(listed):
+            found[row, : len(cell)] = list(map(as_number, cell[: found.shape[1]]))
+        return lengths, found

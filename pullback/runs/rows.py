@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from pullback.runs.block_file import Block, Record
-from pullback.runs.column import Layers
+from pullback.runs.column import Layers, Lists
 from pullback.runs.lines import Lines
 
 Part = Block | Lines
@@ -52,6 +52,11 @@ class Rows(Sequence[Record]):
         """(R,), of each record, ascending."""
         return self._of_all([part.steps[at] for part, at in zip(self.parts, self.places, strict=True)], np.int64)
 
+    @property
+    def times(self) -> np.ndarray:
+        """(R,), of each record, in seconds since the run began."""
+        return self._of_all([part.times[at] for part, at in zip(self.parts, self.places, strict=True)])
+
     def _of_all(self, found: Sequence[np.ndarray], kind: Any = np.float64) -> np.ndarray:
         return np.concatenate([np.empty(0, kind), *found])[self.chosen]
 
@@ -83,6 +88,14 @@ class Rows(Sequence[Record]):
         """Those for which a mask (R,) is true."""
         return replace(self, chosen=self.chosen[mask])
 
+    def has(self, metric: str) -> np.ndarray:
+        """(R,), whether a record has a metric, whatever it is."""
+        found = []
+        for part, at in zip(self.parts, self.places, strict=True):
+            known = part.places(self.probe, metric)
+            found.append(np.ones(len(at), bool) if len(known) == len(at) else np.isin(at, known))
+        return self._of_all(found, bool)
+
     def numbers(self, metric: str) -> np.ndarray:
         """(R,) float64, of each record a metric; NaN where it is no number, or not there. Flags are no numbers."""
         return self._of_all([part.numbers(self.probe, metric) for part in self.parts])
@@ -92,8 +105,8 @@ class Rows(Sequence[Record]):
         found: list[Any] = []
         for part, at in zip(self.parts, self.places, strict=True):
             places, cells = part.cells(self.probe, metric)
-            known = dict(zip(places.tolist(), cells, strict=True))
-            found += map(known.get, at.tolist())
+            whole = len(places) == len(at)
+            found += cells if whole else map(dict(zip(places.tolist(), cells, strict=True)).get, at.tolist())
         return [found[place] for place in self.chosen.tolist()]
 
     def layers(self, metric: str) -> Layers:
@@ -102,6 +115,15 @@ class Rows(Sequence[Record]):
         names = list(dict.fromkeys(name for own, _ in found for name in own))
         whole = [table if own == names else _spread(own, table, names) for own, table in found]
         return names, np.concatenate([np.empty((0, len(names))), *whole])[self.chosen]
+
+
+    def lists(self, metric: str, most: int) -> Lists:
+        """Lengths (R,) of cells that are lists, else 0, and their first numbers (R, at most ``most``), or NaN."""
+        found = [part.lists(self.probe, metric, most) for part in self.parts]
+        width = max((table.shape[1] for _, table in found), default=0)
+        wide = [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan) for _, table in found]
+        table = np.concatenate([np.empty((0, width)), *wide])[self.chosen]
+        return self._of_all([lengths for lengths, _ in found], int), table
 
 
 def _spread(own: list[str], table: np.ndarray, names: list[str]) -> np.ndarray:

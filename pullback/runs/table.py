@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ class Table(dict[str, list[Any]]):
         if name == "step":
             return self._steps.tolist()
         places, found = self._filled(name)
+        if len(places) == len(self._steps):
+            return found
         column = np.full(len(self._steps), None, object)
         for place, cell in zip(places.tolist(), found, strict=True):
             column[place] = cell
@@ -121,7 +124,13 @@ class Table(dict[str, list[Any]]):
 
     def _whole(self) -> dict[str, list[Any]]:
         """All columns, as a plain dict."""
-        return {name: self[name] for name in self}
+        collects = gc.isenabled()
+        gc.disable()  # none of what is made points back, and millions of lists are looked through again and again
+        try:
+            return {name: self[name] for name in self}
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _merged(sources: list[Cells]) -> Cells:

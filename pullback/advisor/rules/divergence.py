@@ -62,7 +62,7 @@ def _grown_records(run: Run, losses: Losses) -> list[tuple[int, float]]:
 
     Each measurement may be of other samples: where the loop's own losses fell, what grew is the choice of these.
     """
-    shown = run.course("loss")[1]
+    shown = run.courses.of("loss")[1]
     if len(shown) >= MANY_LOSSES and losses.least is not None:
         return []
     long = losses.least is not None or len(shown) >= MANY_STEPS

@@ -77,7 +77,7 @@ def _decay_shares(run: Run, records: Rows, decay: float) -> np.ndarray:
     Of gradient descent and of AdamW that is the rate times the decay; other optimizers divide it by something.
     """
     optimizer = as_dict(run.meta.get("optimizer"))
-    steps, rates = run.course("learning_rate")
+    steps, rates = run.courses.of("learning_rate")
     rates = np.append(rates, number(optimizer.get("learning_rate")))[np.searchsorted(steps, records.steps)]
     sizes = records.numbers("median")
     known = (rates > 0) & (sizes > 0) & (optimizer.get("class") in ("SGD", "AdamW"))
@@ -86,7 +86,7 @@ def _decay_shares(run: Run, records: Rows, decay: float) -> np.ndarray:
 
 def schedule_at_zero(run: Run) -> Iterator[Finding]:
     """A learning rate that has come down to nothing with much of the run still to go."""
-    steps, rates = run.course("learning_rate")
+    steps, rates = run.courses.of("learning_rate")
     known = np.isfinite(rates)
     steps, rates = steps[known], rates[known]
     if len(rates) < MANY_RATES or not rates.max() > 0:

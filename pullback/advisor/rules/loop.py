@@ -30,21 +30,20 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
     it; in the first steps, while gradients are alike, it does so evenly. Of steps after the last measurement, or
     a leap of the loss, nothing is said: samples' own gradients are then others from step to step.
     """
-    steps, norms = run.course("gradient_norm")
-    found = _sizes_at(run, steps)
-    if found is None:
+    steps, norms = run.courses.of("gradient_norm")
+    at, sizes = _sizes(run)
+    if len(at) < 2:
         return
-    last, sizes, between = found
     leapt = training_losses(run).leapt_at
-    last = last if leapt is None else min(last, leapt - MEDIAN_OF)
+    last = int(at[-1]) if leapt is None else min(int(at[-1]), leapt - MEDIAN_OF)
     kept = np.isfinite(norms) & (norms > 0) & (steps <= last)
-    steps, norms, sizes, between = steps[kept], norms[kept], sizes[kept], between[kept]
+    steps, norms = steps[kept], norms[kept]
     if len(steps) < MANY_NORMS:
         return
-    ratios = norms / sizes
+    ratios = norms / _largest_around(at, sizes, steps)
     late = float(np.median(ratios[len(ratios) // 2 :]))
     outgrown = late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED)
-    count = _growing(steps, norms, between)
+    count = _growing(steps, norms, np.exp(np.interp(steps[: MANY_NORMS + 3], at, np.log(sizes))))
     growth = (norms[count - 1] - norms[0]) / (max(1, count - 1) * norms[0])  # a step
     beyond = len(ratios) > count and float(np.median(ratios[count:])) > max(1.0, float(ratios[0]))
     if outgrown or growth > (ADDS_UP_BEYOND if beyond else ADDS_UP):
@@ -64,16 +63,17 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
         )
 
 
-def _sizes_at(run: Run, steps: np.ndarray) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """The last measured step, and the root mean square of samples' gradients at these: largest around, and between."""
+def _sizes(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Measured steps, and the root mean square of samples' gradients at these, where it is above zero."""
     records = records_with(run, "gradients", "rms_gradient_norm")
     at, sizes = records.steps, records.numbers("rms_gradient_norm")
-    at, sizes = at[sizes > 0], sizes[sizes > 0]
-    if len(at) < 2:
-        return None
+    return at[sizes > 0], sizes[sizes > 0]
+
+
+def _largest_around(at: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """(S,), of the sizes measured at these steps (two before each step, two from it on) the largest."""
     beside = np.concatenate([np.full(2, -np.inf), sizes, np.full(2, -np.inf)])
-    around = np.lib.stride_tricks.sliding_window_view(beside, 4).max(1)[np.searchsorted(at, steps)]
-    return int(at[-1]), around, np.exp(np.interp(steps, at, np.log(sizes)))
+    return np.lib.stride_tricks.sliding_window_view(beside, 4).max(1)[np.searchsorted(at, steps)]
 
 
 def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:

@@ -41,7 +41,7 @@ def non_finite_data(run: Run) -> Iterator[Finding]:
 
 def non_finite_outputs(run: Run) -> Iterator[Finding]:
     """A loss that is none before any step was made, of data that is: the forward pass overflows, no rate does it."""
-    steps, values = run.course("loss")
+    steps, values = run.courses.of("loss")
     if not len(values) or steps[0] > 1 or math.isfinite(values[0]):
         return
     record = next((r for r in run.of("not_finite") if r.step == steps[0]), None)

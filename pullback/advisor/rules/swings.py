@@ -35,7 +35,7 @@ def loss_spikes(run: Run) -> Iterator[Finding]:
     starts = starts[np.concatenate([[True], np.diff(starts) > 3])] if len(starts) else starts
     if len(starts) < MANY_SPIKES:
         return
-    norms = run.course("gradient_norm")[1]
+    norms = run.courses.of("gradient_norm")[1]
     norms = norms[np.isfinite(norms)]
     clip = float(np.median(norms)) if len(norms) else 0.0
     yield Finding(

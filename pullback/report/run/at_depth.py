@@ -60,9 +60,9 @@ def jacobian_chart(named: NamedRun) -> Chart | None:
         Curve(word, range(1, len(layers.names) + 1), layers.values[-1].tolist(), colour=PALETTE[place])
         for place, (word, layers) in enumerate(known.items())
     ]
-    step = first.steps[-1]
+    step = int(first.steps[-1])
     ends = read_series(named.run, "jacobian", "end_to_end_mean_square")[1]
-    whole = (f"From the first layer to the last the mean of s² is {number(ends[-1])}.",) if ends else ()
+    whole = (f"From the first layer to the last the mean of s² is {number(float(ends[-1]))}.",) if len(ends) else ()
     positive = all(value > 0 for curve in drawn for value in curve.y)
     chart = curves(
         "jacobian",
@@ -77,7 +77,7 @@ def jacobian_chart(named: NamedRun) -> Chart | None:
     )
     rows: list[list[Cell]] = [
         [at, name, *(layers.values[row, place] for layers in known.values())]
-        for row, at in enumerate(first.steps)
+        for row, at in enumerate(first.steps.tolist())
         for place, name in enumerate(first.names)
     ]
     xaxis = chart.figure["layout"]["xaxis"] | {"dtick": max(1, len(first.names) // 10)}

@@ -21,7 +21,7 @@ from pullback.charts.chart import (
 from pullback.charts.numbers import drawable, evenly
 from pullback.charts.text import as_float, number, percent, plotly_text
 from pullback.report.run.line_charts import line_chart
-from pullback.report.run.series import NamedRun
+from pullback.report.run.series import NamedRun, last_record
 from pullback.report.run.single_numbers import NUMBERS
 
 MOST_BARS = 60
@@ -65,10 +65,10 @@ def targets_chart(named: NamedRun) -> Chart | None:
 
 def class_map(named: NamedRun) -> Chart | None:
     """The mean cosine between the gradients of every two classes at the last measurement."""
-    records = [r for r in named.run.of("classes") if isinstance(r.values.get("cosine"), list)]
-    if not records:
+    last = last_record(named.run, "classes", "cosine", list)
+    if last is None:
         return None
-    labels, cosine = records[-1].values.get("labels"), records[-1].values["cosine"]
+    labels, cosine = last.values.get("labels"), last.values["cosine"]
     rows = [[as_float(each) for each in row] for row in cosine if isinstance(row, list)]
     if not isinstance(labels, list) or not labels or {len(rows), *map(len, rows)} != {len(labels)}:
         return None
@@ -89,13 +89,13 @@ def class_map(named: NamedRun) -> Chart | None:
         "text": [[f"{plotly_text(names[a])} and {plotly_text(names[b])}" for b in kept] for a in kept],
         "hovertemplate": "classes %{text}<br>mean cosine %{z:.3f}<extra></extra>",
     }
-    step = records[-1].step
+    step = last.step
     table: list[list[Cell]] = [[name, *row] for name, row in zip(names, rows, strict=True)]
     return Chart(
         "class-map",
         f"Cosine between the gradients of every two classes at step {step:,}",
         "Blue: a step for one class helps the other, orange: it undoes it. On the diagonal are pairs within a class.",
-        _worst(records[-1].values.get("worst"), step),
+        _worst(last.values.get("worst"), step),
         {"data": [heat], "layout": layout},
         (Table(f"Mean cosine between classes at step {step:,}", ("Class", *names), table),),
     )

@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 
 from pullback.charts.text import number, percent
-from pullback.report.run.series import NamedRun, read_series
+from pullback.report.run.series import NamedRun, Series, read_series
 from pullback.runs import Run
-
-Series = tuple[np.ndarray, np.ndarray]
 
 
 def _measured(probe: str, metric: str) -> Callable[[Run], Series]:
     def read(run: Run) -> Series:
-        steps, values = read_series(run, probe, metric)
-        return np.array(steps, np.int64), np.array(values, float)
+        return read_series(run, probe, metric)
 
     return read
 
 
 def _loss(run: Run) -> Series:
-    steps, values = run.course("loss")
+    steps, values = run.courses.of("loss")
     return (steps, values) if len(steps) else _measured("loss", "loss")(run)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.training_losses import training_losses
-from pullback.charts.chart import PALETTE, Cell, Chart, Table
+from pullback.charts.chart import PALETTE, Chart, Table
 from pullback.charts.numbers import extremes
 from pullback.report.run.line_charts import Spec, chart_of, label_of, line_of
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, most_points
 from pullback.report.run.series import NamedRun, skipped_by
+from pullback.report.run.step_rows import StepRows
 
 MOST_GROUPS = 8  # of parameters, whose rates are drawn
 
@@ -68,9 +69,10 @@ def _losses(index: int, named: NamedRun, limit: int, *, several: bool) -> Iterat
             continue
         yield from line_of(index, named, place, metric)
     constant = None if several else training_losses(named.run).constant
-    steps = [*named.run.steps, *(step for line in course for step in line.steps)]
-    if constant is not None and math.isfinite(constant) and steps:
-        yield Line(index, named.name, len(LOSS.metrics) + 1, CONSTANT, [min(steps), max(steps)], [constant] * 2)
+    steps = np.concatenate([np.array(named.run.steps, np.int64), *(line.steps for line in course)])
+    if constant is not None and math.isfinite(constant) and len(steps):
+        ends = np.array([steps.min(), steps.max()])
+        yield Line(index, named.name, len(LOSS.metrics) + 1, CONSTANT, ends, np.full(2, constant))
 
 
 def learning_rate_chart(runs: Sequence[NamedRun]) -> Chart | None:
@@ -86,7 +88,7 @@ def learning_rate_chart(runs: Sequence[NamedRun]) -> Chart | None:
         bears = [] if several else [(c.record.step, c.stable_rate) for c in curvatures_of(named.run) if c.sharpness > 0]
         if bears and lines:
             metric = Metric("sharpness", "stable_rate", "what the curvature bears", reference=True)
-            steps, rates = [step for step, _ in bears], [rate for _, rate in bears]
+            steps, rates = np.array([step for step, _ in bears]), np.array([rate for _, rate in bears])
             skipped = skipped_by(named.run, "sharpness", "learning_rate")
             lines.append(Line(index, named.name, groups, metric, steps, rates, look=named.look, skipped=skipped))
     return _with_all(chart_of(RATE, lines, several), runs, lines) if lines else None
@@ -101,13 +103,11 @@ def gradient_norm_chart(runs: Sequence[NamedRun]) -> Chart | None:
 
 def _course(index: int, named: NamedRun, metric: Metric, limit: int, place: int = 0) -> list[Line]:
     """The line of what was shown at every step, of long runs its extremes; none of what never was."""
-    steps, values = named.run.course(metric.name)
+    steps, values = named.run.courses.of(metric.name)
     if not len(steps):
         return []
     kept = extremes(values, min(limit, MOST_POINTS))
-    line = Line(
-        index, named.name, place, metric, steps[kept].tolist(), values[kept].tolist(), width=1.4, look=named.look
-    )
+    line = Line(index, named.name, place, metric, steps[kept], values[kept], width=1.4, look=named.look)
     return [replace(line, count=len(steps))]
 
 
@@ -118,13 +118,8 @@ def _with_all(chart: Chart, runs: Sequence[NamedRun], lines: Sequence[Line]) -> 
 
 
 def _every_step(chart: Chart, runs: Sequence[NamedRun], lines: Sequence[Line]) -> Table:
-    columns = []
-    for line in lines:
-        if line.count > len(line.steps):
-            steps, values = runs[line.run].run.course(line.metric.name)
-            columns.append(dict(zip(steps.tolist(), values.tolist(), strict=True)))
-        else:
-            columns.append(dict(zip(line.steps, line.values, strict=True)))
-    steps = np.unique(np.concatenate([np.fromiter(column, np.int64) for column in columns])).tolist()
-    rows: list[list[Cell]] = [[step, *(column.get(step) for column in columns)] for step in steps]
-    return Table(chart.title, ("Step", *(label_of(line, len(runs) > 1) for line in lines)), rows)
+    whole = [
+        runs[line.run].run.courses.of(line.metric.name) if line.count > len(line.steps) else (line.steps, line.values)
+        for line in lines
+    ]
+    return Table(chart.title, ("Step", *(label_of(line, len(runs) > 1) for line in lines)), StepRows(whole))

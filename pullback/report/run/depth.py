@@ -13,7 +13,6 @@ from pullback.charts.chart import (
     OVER_STEPS,
     PALETTE,
     SEQUENTIAL,
-    Cell,
     Chart,
     Figure,
     Table,
@@ -24,9 +23,11 @@ from pullback.charts.chart import (
     log_axis,
     step_axis,
 )
-from pullback.charts.numbers import drawable, evenly, finite
+from pullback.charts.numbers import drawable, evenly, extremes, finite
 from pullback.charts.text import counted, number, percent, plotly_text
-from pullback.report.run.series import Layers, NamedRun, layer_colours, read_layers
+from pullback.report.run.line_figure import MOST_POINTS
+from pullback.report.run.series import Layers, NamedRun, last_record, last_value, layer_colours, read_layers
+from pullback.report.run.step_rows import StepRows
 
 MOST_TICKS = 16
 MOST_BANDS = 9
@@ -42,7 +43,7 @@ def depth_chart(named: NamedRun) -> Chart | None:
     colours = [PALETTE[6], PALETTE[5], PALETTE[1]][-len(picked) :]
     layout = base_layout(layers_height(layers)) | {"showlegend": len(picked) > 1, "hovermode": "y unified"}
     layout["yaxis"] = axis("", **layer_ticks(layers.names), range=[len(layers.names) - 0.5, -0.5])
-    values = [float(value) for row in picked for value in layers.values[row]]
+    values = layers.values[picked].ravel()
     layout["xaxis"] = log_axis("norm (loss / parameter)", values)
     data = [
         {
@@ -79,7 +80,7 @@ def _describe_depth(layers: Layers, row: int) -> str:
     values = layers.values[row].tolist()
     first, last = number(values[0]), number(values[-1])
     text = f"Step {layers.steps[row]:,}: {first} in the first layer, {last} in the last"
-    numbers = finite(values)
+    numbers = finite(values).tolist()
     for word, pick in (("least", min), ("greatest", max)):
         if numbers and (extreme := pick(numbers)) not in (values[0], values[-1]):
             text += f"; {word} {number(extreme)} in {layers.names[values.index(extreme)]}"
@@ -87,12 +88,11 @@ def _describe_depth(layers: Layers, row: int) -> str:
 
 
 def _verdict(named: NamedRun) -> tuple[str, ...]:
-    verdicts = [each for each in named.run.series("flow", "verdict")[1] if isinstance(each, str)]
-    slopes = named.run.series("flow", "slope")[1]
-    if not verdicts:
+    said, slope = last_record(named.run, "flow", "verdict", str), last_value(named.run, "flow", "slope")
+    if said is None:
         return ()
-    slope = f", ln|g|² changes by {number(slopes[-1], 3)} a layer towards the input" if slopes else ""
-    return (f"Verdict at the last step: {verdicts[-1]}{slope}.",)
+    told = "" if slope is None else f", ln|g|² changes by {number(slope, 3)} a layer towards the input"
+    return (f"Verdict at the last step: {said.values['verdict']}{told}.",)
 
 
 def flow_chart(named: NamedRun) -> Chart | None:
@@ -101,7 +101,7 @@ def flow_chart(named: NamedRun) -> Chart | None:
     if layers is None:
         return None
     kept = evenly(len(layers.steps), MOST_COLUMNS)
-    steps = [layers.steps[place] for place in kept]
+    steps = layers.steps[kept].tolist()
     norms = [drawable(row, log=True) for row in layers.values[kept].T.tolist()]
     positive = [norm for row in norms for norm in row if norm is not None]
     heat: dict[str, Any] = {
@@ -146,27 +146,28 @@ def share_chart(named: NamedRun) -> Chart | None:
     if layers is None:
         return None
     bands = _bands(layers)
+    drawn = _drawn(bands)
     layout = base_layout(320 + 7 * len(bands.names)) | {"showlegend": True, "hovermode": "x unified"}
     layout |= OVER_STEPS
     layout["legend"] = layout["legend"] | {"traceorder": "normal"}
-    layout["xaxis"] = step_axis(bands.steps, showgrid=False)
+    layout["xaxis"] = step_axis(drawn.steps.tolist(), showgrid=False)
     whole = float(np.nansum(np.where(np.isfinite(bands.values), bands.values, 0.0), axis=1).max())
     layout["yaxis"] = axis("share of tr K", tickformat=".0%", range=[0, max(1.0, whole)])
     colours = band_colours(named, layers, bands)
     data = [
         {
             "type": "scatter",
-            "mode": "lines" if len(bands.steps) > 1 else "lines+markers",
+            "mode": "lines" if len(drawn.steps) > 1 else "lines+markers",
             "name": plotly_text(name),
-            "x": bands.steps,
-            "y": drawable([float(f"{value:.5g}") for value in bands.values[:, column]]),
+            "x": drawn.steps.tolist(),
+            "y": drawable([float(f"{value:.5g}") for value in drawn.values[:, column].tolist()]),
             "stackgroup": "layers",
             "fillcolor": colours[column],
             "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
             "marker": {"color": colours[column]},
             "hovertemplate": "%{y:.1%}",
         }
-        for column, name in enumerate(bands.names)
+        for column, name in enumerate(drawn.names)
     ]
     known = np.where(np.isfinite(layers.values), layers.values, -1.0)
     first, last = int(known[0].argmax()), int(known[-1].argmax())
@@ -203,6 +204,14 @@ def _bands(layers: Layers) -> Layers:
     return Layers(names, layers.steps, values)
 
 
+def _drawn(bands: Layers) -> Layers:
+    """The bands at the steps that are drawn, the same of all: each one's extremes, where there are many steps."""
+    if len(bands.steps) <= MOST_POINTS:
+        return bands
+    kept = np.unique(np.concatenate([extremes(band, MOST_POINTS // len(bands.names)) for band in bands.values.T]))
+    return Layers(bands.names, bands.steps[kept], bands.values[kept])
+
+
 def layer_ticks(names: Sequence[str]) -> Figure:
     """Ticks with the layers' names, shown literally; with many layers, an even selection of them."""
     kept = evenly(len(names), MOST_TICKS)
@@ -210,5 +219,4 @@ def layer_ticks(names: Sequence[str]) -> Figure:
 
 
 def _table(caption: str, layers: Layers) -> Table:
-    rows: list[list[Cell]] = [[step, *row] for step, row in zip(layers.steps, layers.values.tolist(), strict=True)]
-    return Table(caption, ("Step", *layers.names), rows)
+    return Table(caption, ("Step", *layers.names), StepRows([(layers.steps, column) for column in layers.values.T]))

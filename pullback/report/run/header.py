@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from pullback.advisor import Finding, verdict
 from pullback.advisor.findings import SEVERITIES
+from pullback.advisor.reading import rows
 from pullback.charts.chart import PALETTE
 from pullback.charts.text import as_dict, as_float, counted, shorten
 from pullback.report.run.series import NamedRun
@@ -49,7 +52,7 @@ def facts_of(named: NamedRun) -> list[str]:
         facts.append(shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else ""))
     if meta.get("data"):
         facts.append(f"data: {shorten(meta['data'], 60)}")
-    steps = sorted({record.step for record in named.run.of("cost")}) or named.run.steps  # without what the loop logged
+    steps = np.unique(rows(named.run, "cost").steps).tolist() or named.run.steps  # without what the loop logged
     facts.append(
         f"measured at {counted(len(steps), 'step')}, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
     )

@@ -135,7 +135,7 @@ def layer_lines(spec: LayerSpec, named: NamedRun) -> Chart | None:
     skipped = skipped_by(named.run, spec.probe, spec.metric)
     lines = [
         Line(0, named.name, place, Metric(spec.probe, f"{spec.metric}.{name}", name, colour=colours[name]),
-             layers.steps, column.tolist(), skipped=skipped)
+             layers.steps, column, skipped=skipped)
         for place, (name, column) in enumerate(zip(layers.names, layers.values.T, strict=True))
     ]  # fmt: skip
     drawn = [lines[place] for place in evenly(len(lines), MOST_LAYERS)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pullback.charts.chart import Cell, Chart, Figure, Table
+import numpy as np
+
+from pullback.charts.chart import Chart, Figure, Table
 from pullback.charts.text import counted, number, percent
 from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines, most_points, scales_of
 from pullback.report.run.series import NamedRun, read_series, skipped_by
+from pullback.report.run.step_rows import StepRows
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def _lines_of(metric: Metric, place: int, runs: Sequence[NamedRun]) -> Iterator[
 def line_of(index: int, named: NamedRun, place: int, metric: Metric) -> Iterator[Line]:
     """A metric of a run as a line; none where the run has no number of it."""
     steps, values = read_series(named.run, metric.probe, metric.name)
-    if steps:
+    if len(steps):
         skipped = skipped_by(named.run, metric.probe, metric.name)
         yield Line(index, named.name, place, metric, steps, values, look=named.look, skipped=skipped)
 
@@ -55,12 +57,13 @@ def describe(line: Line, several: bool, panel: Panel, scale: Figure | None = Non
     """The line in one sentence: first and last value, extremes between them, and what is not drawn of it."""
     show = percent if panel.percent else number
     name = label_of(line, several)
-    pairs = [(step, v) for step, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
-    missing = len(line.values) - len(pairs)
-    if not pairs:
+    known = np.isfinite(line.values)
+    steps, values = line.steps[known], line.values[known]
+    missing = len(line.values) - len(values)
+    if not len(values):
         return f"{name}: not a finite number at any of the {len(line.values)} measured steps."
-    (first, start), (last, end) = pairs[0], pairs[-1]
-    low, high = min(v for _, v in pairs), max(v for _, v in pairs)
+    (first, last), (start, end) = steps[[0, -1]].tolist(), values[[0, -1]].tolist()
+    low, high = float(values.min()), float(values.max())
     if first == last:
         text = f"{name}: {show(low)} at step {first:,}"
     elif low == high:
@@ -69,20 +72,19 @@ def describe(line: Line, several: bool, panel: Panel, scale: Figure | None = Non
         text = f"{name}: {show(start)} at step {first:,}, {show(end)} at step {last:,}"
         for word, value in (("least", low), ("greatest", high)):
             if value not in (start, end):
-                at = next(step for step, v in pairs if v == value)
-                text += f"; {word} {show(value)} at step {at:,}"
+                text += f"; {word} {show(value)} at step {int(steps[np.argmax(values == value)]):,}"
     if missing:
-        bad = next(step for step, v in zip(line.steps, line.values, strict=True) if not math.isfinite(v))
+        bad = int(line.steps[np.argmin(known)])
         text += f"; not drawn: {counted(missing, 'value')} NaN or infinite, the first at step {bad:,}"
-    return text + _left_out(pairs, scale or {}) + _thinned(line, limit) + "."
+    return text + _left_out(values, scale or {}) + _thinned(line, limit) + "."
 
 
-def _left_out(pairs: Sequence[tuple[int, float]], scale: Figure) -> str:
+def _left_out(values: np.ndarray, scale: Figure) -> str:
     """Numbers that a logarithmic axis cannot show, or ends above."""
     if scale.get("type") != "log":
         return ""
-    below = sum(v <= 0 for _, v in pairs)
-    far = sum(0 < v <= 10 ** scale["range"][0] for _, v in pairs)
+    below = int((values <= 0).sum())
+    far = int(((values > 0) & (values <= 10 ** scale["range"][0])).sum())
     told = [f"{counted(below, 'value')} at or below zero"] * (below > 0)
     told += [f"{counted(far, 'value')} below the end of the axis"] * (far > 0)
     return f"; not drawn: {' and '.join(told)}" if told else ""
@@ -100,7 +102,5 @@ def label_of(line: Line, several: bool) -> str:
 
 def table_of(caption: str, lines: Sequence[Line], several: bool) -> Table:
     """The values of all lines, a row for each step."""
-    steps = sorted({step for line in lines for step in line.steps})
-    columns = [map(dict(zip(line.steps, line.values, strict=True)).get, steps) for line in lines]
-    rows: list[list[Cell]] = list(map(list, zip(steps, *columns, strict=True)))
+    rows = StepRows([(line.steps, line.values) for line in lines])
     return Table(caption, ("Step", *(label_of(line, several) for line in lines)), rows)

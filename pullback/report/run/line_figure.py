@@ -64,13 +64,18 @@ class Line:
     run_name: str
     place: int
     metric: Metric
-    steps: list[int]
-    values: list[float]
+    steps: np.ndarray
+    values: np.ndarray
     legend: bool = True
     width: float = 2
     count: int = 0  # of all its points, where those given are a selection
     look: Look | None = None  # of its run among several
     skipped: tuple[int, ...] = ()  # steps at which others were measured and this was not: no line leads over them
+
+    def __post_init__(self) -> None:
+        """Steps and values may be handed over as any sequence."""
+        object.__setattr__(self, "steps", np.asarray(self.steps))
+        object.__setattr__(self, "values", np.asarray(self.values, float))
 
 
 def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) -> Figure:
@@ -91,7 +96,7 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
     layout = base_layout(HEIGHTS[len(used) - 1]) | {"hovermode": "x unified", "hoversubplots": "axis"} | OVER_STEPS
     layout["showlegend"] = several or bool(crowded)
     layout["height"] += 12 * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
-    layout["xaxis"] = step_axis([step for x in lines for step in x.steps], anchor=axis_name(used[-1]))
+    layout["xaxis"] = step_axis([end for x in lines for end in x.steps[[0, -1]].tolist()], anchor=axis_name(used[-1]))
     for row, panel in enumerate(reversed(used)):
         low, high = row / len(used), (row + 1) / len(used)
         domain = [low + (GAP / 2 if row > 0 else 0), high - (GAP / 2 if row < len(used) - 1 else 0)]
@@ -102,7 +107,7 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
 def scales_of(lines: Sequence[Line], panels: Sequence[Panel]) -> dict[int, Figure]:
     """The vertical axes of the panels that are used."""
     used = sorted({line.metric.panel for line in lines})
-    return {p: value_axis(panels[p], [v for x in lines if x.metric.panel == p for v in x.values]) for p in used}
+    return {p: value_axis(panels[p], np.concatenate([x.values for x in lines if x.metric.panel == p])) for p in used}
 
 
 def axis_name(panel: int) -> str:
@@ -110,13 +115,13 @@ def axis_name(panel: int) -> str:
     return f"y{panel + 1}" if panel else "y"
 
 
-def value_axis(panel: Panel, values: Sequence[float]) -> Figure:
+def value_axis(panel: Panel, values: np.ndarray) -> Figure:
     """The vertical axis of a panel."""
     if panel.scale == "log" or (panel.scale == "auto" and wants_log(values)):
         return log_axis(panel.title, values)
     known = finite(values)
-    flat = panel.percent and known and min(known) == max(known) == 0  # shares are not below zero
-    empty = {} if known and not flat else {"range": [0, 1]}
+    flat = panel.percent and not known.any()  # shares are not below zero
+    empty = {} if len(known) and not flat else {"range": [0, 1]}
     return axis(panel.title, **empty, **({"tickformat": ".0%"} if panel.percent else {}))
 
 
@@ -130,10 +135,9 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
 
     What its axis cannot show is a gap; ``meta`` has all values, for a reader who asks for another axis.
     """
-    steps, all_values = _with_gaps(line)
-    kept = extremes(np.asarray(all_values, dtype=float), limit).tolist()
-    values = [all_values[each] for each in kept]
-    known = [None if value is None else short(value) for value in drawable(values)]
+    steps, values = _with_gaps(line)
+    kept = extremes(values, limit)
+    known = [None if value is None else short(value) for value in drawable(values[kept].tolist())]
     drawn = within(known, scale)
     look = line.look or Look(line.run_name, PALETTE[line.run % len(PALETTE)], line.run)
     name = plotly_text(look.label if several else line.metric.label, 60 if several else 40)
@@ -146,7 +150,7 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
         "mode": "lines+markers" if len(drawn) <= 24 or None in drawn else "lines",
         "name": name,
         "legendgroup": name,
-        "x": [steps[each] for each in kept],
+        "x": steps[kept].tolist(),
         "y": drawn,
         "yaxis": axis_name(line.metric.panel),
         "line": {"color": colour, "width": line.width, "dash": dash},
@@ -156,15 +160,14 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
     }
 
 
-def _with_gaps(line: Line) -> tuple[list[int], list[float]]:
+def _with_gaps(line: Line) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values, with a step that was skipped between two points as none."""
     if not line.skipped or len(line.steps) < 2:
-        return list(line.steps), list(line.values)
-    steps, skipped = np.asarray(line.steps), np.append(np.sort(line.skipped), np.iinfo(np.int64).max)
+        return line.steps, line.values
+    steps, skipped = line.steps, np.append(np.sort(line.skipped), np.iinfo(np.int64).max)
     following = skipped[np.searchsorted(skipped, steps[:-1], side="right")]
     places = np.flatnonzero(following < steps[1:])
-    values = np.insert(np.asarray(line.values, float), places + 1, math.nan)
-    return np.insert(steps, places + 1, following[places]).tolist(), values.tolist()
+    return np.insert(steps, places + 1, following[places]), np.insert(line.values, places + 1, math.nan)
 
 
 def short(value: float) -> float:

@@ -9,7 +9,7 @@ from pullback.charts.chart import Chart
 from pullback.charts.text import clean, shorten
 from pullback.report.run.line_charts import Spec, line_chart
 from pullback.report.run.line_figure import Metric, Panel
-from pullback.report.run.series import DRAWN, NamedRun
+from pullback.report.run.series import DRAWN, NamedRun, read_series
 
 MOST_CHARTS = 24
 
@@ -25,13 +25,9 @@ def logged_charts(runs: Sequence[NamedRun]) -> list[Chart]:
     names: dict[tuple[str, str], None] = {}
     for named in runs:
         names |= {each: None for each in named.run.metrics if each[0] not in DRAWN and each not in ELSEWHERE}
-    found = (each for each in names if any(_is_number(value) for named in runs for value in named.run.series(*each)[1]))
+    found = (each for each in names if any(len(read_series(named.run, *each)[0]) for named in runs))
     charts = [line_chart(_spec(place, *each), runs) for place, each in enumerate(islice(found, MOST_CHARTS), start=1)]
     return [chart for chart in charts if chart is not None]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _spec(place: int, probe: str, name: str) -> Spec:

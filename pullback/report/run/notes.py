@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pullback.advisor.findings import SEVERITIES
+from pullback.advisor.reading import rows
 from pullback.charts.text import as_dict, counted, number, shorten
 from pullback.report.run.series import NamedRun
 from pullback.runs import Run
@@ -79,7 +80,7 @@ def failures_of(runs: Sequence[NamedRun]) -> list[tuple[str, str, str, list[str]
 
 def left_out(run: Run) -> str:
     """What the budget did not allow to measure, in words; empty if it allowed all."""
-    values: Mapping[str, Any] = next((record.values for record in reversed(list(run.of("schedule")))), {})
+    values: Mapping[str, Any] = next((record.values for record in rows(run, "schedule")[-1:]), {})
     count, without = values.get("left_out"), as_dict(values.get("without"))
     told = [counted(count, "measurement") + " that were due"] if isinstance(count, int) and count > 0 else []
     told += [f"{name} at {number(times)} of the others" for name, times in without.items()]

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from pullback.advisor.reading import rows
 from pullback.charts.chart import ramp_colour
-from pullback.charts.text import as_dict, as_float, clean
-from pullback.runs import Run
+from pullback.charts.text import as_dict, clean
+from pullback.runs import Record, Run
 
 # Records of the monitor and of what the page draws elsewhere; all others are the loop's own.
 DRAWN = frozenset({
@@ -26,6 +27,9 @@ DRAWN = frozenset({
     "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
     "targets_broadcast", "all_targets", "resume",
 })  # fmt: skip
+
+
+Series = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,12 @@ class Layers:
 
     Attributes:
         names: in depth order, from input to output.
-        steps: ascending, each once.
-        values: (steps, layers); NaN where nothing was measured.
+        steps: (S,), ascending, each once.
+        values: (S, layers); NaN where nothing was measured.
     """
 
     names: list[str]
-    steps: list[int]
+    steps: np.ndarray
     values: np.ndarray
 
 
@@ -77,13 +81,27 @@ def name_runs(runs: Sequence[Run]) -> list[NamedRun]:
     return [NamedRun(name, run) for name, run in zip(names, runs, strict=True)]
 
 
-def read_series(run: Run, probe: str, metric: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric, one value a step (the last one stored); empty if it holds no number."""
-    steps, values = run.series(probe, metric)
-    by_step = {step: as_float(value) for step, value in zip(steps, values, strict=True)}
-    if not any(isinstance(value, int | float) for value in values):
-        return [], []
-    return list(by_step), list(by_step.values())
+def read_series(run: Run, probe: str, metric: str) -> Series:
+    """Steps (S,) and values (S,) of a metric, one value a step (the last one stored); empty if it holds no number."""
+    records = rows(run, probe)
+    values = records.numbers(metric)
+    known = ~np.isnan(values)
+    if not known.all():
+        known = records.has(metric)
+        records, values = records.where(known), values[known]
+        if not len(values) or (np.isnan(values).all() and not any(map(_is_number, records.cells(metric)))):
+            return np.empty(0, np.int64), np.empty(0)
+    last = _last_of_each(records.steps)
+    return records.steps[last], values[last]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _last_of_each(steps: np.ndarray) -> np.ndarray:
+    """(S,), of ascending steps where the next one is another."""
+    return np.append(steps[1:] != steps[:-1], np.ones(min(1, len(steps)), bool))
 
 
 def skipped_by(run: Run, probe: str, metric: str) -> tuple[int, ...]:
@@ -91,28 +109,32 @@ def skipped_by(run: Run, probe: str, metric: str) -> tuple[int, ...]:
 
     None of what is no probe of the monitor's: a loop logs when it likes.
     """
-    measured, own = set(run.measured.get("cost", np.empty(0)).tolist()), set(run.series(probe, metric)[0])
-    return tuple(sorted(measured - own)) if probe in DRAWN else ()
+    if probe not in DRAWN:
+        return ()
+    measured, records = rows(run, "cost").steps, rows(run, probe)
+    own = records.steps[records.has(metric)]
+    return () if np.array_equal(measured, own) else tuple(np.setdiff1d(measured, own).tolist())
 
 
-def read_lists(run: Run, probe: str, metric: str) -> tuple[list[int], list[list[float]]]:
-    """Steps and lists of a metric that is a list, such as the eigenvalues."""
-    by_step = {
-        step: [as_float(each) for each in value]
-        for step, value in zip(*run.series(probe, metric), strict=True)
-        if isinstance(value, list) and value
-    }
-    return list(by_step), list(by_step.values())
+def read_lists(run: Run, probe: str, metric: str, most: int) -> Series:
+    """Steps (S,) and the first numbers (S, L) of a metric that is a list, NaN behind its end."""
+    records = rows(run, probe)
+    lengths, values = records.lists(metric, most)
+    records, values = records.where(lengths > 0), values[lengths > 0]
+    last = _last_of_each(records.steps)
+    return records.steps[last], values[last]
 
 
 def read_layers(run: Run, probe: str, metric: str) -> Layers | None:
     """A metric that is a dict with one number a layer, or None if it was never measured."""
-    by_step = {step: as_dict(value) for step, value in zip(*run.series(probe, metric), strict=True) if as_dict(value)}
-    if not by_step:
-        return None
-    names = list(dict.fromkeys(name for values in by_step.values() for name in values))
-    table = [[as_float(values.get(name)) for name in names] for values in by_step.values()]
-    return Layers(names, list(by_step), np.array(table, dtype=float))
+    records = rows(run, probe)
+    names, values = records.layers(metric)
+    known = np.any(~np.isnan(values), 1)
+    if not known.all():  # of what has no number, only what is a dict all the same
+        known[~known] = [bool(as_dict(cell)) for cell in records.where(~known).cells(metric)]
+    records, values = records.where(known), values[known]
+    last = _last_of_each(records.steps)
+    return Layers(names, records.steps[last], values[last]) if len(records) else None
 
 
 def layer_colours(run: Run, names: Sequence[str]) -> dict[str, str]:
@@ -130,4 +152,11 @@ def layer_colours(run: Run, names: Sequence[str]) -> dict[str, str]:
 def last_value(run: Run, probe: str, metric: str) -> float | None:
     """The last value of a metric, or None if it was never measured."""
     values = read_series(run, probe, metric)[1]
-    return values[-1] if values else None
+    return float(values[-1]) if len(values) else None
+
+
+def last_record(run: Run, probe: str, metric: str, kind: type) -> Record | None:
+    """The last record in which a metric is of a kind, and not empty; None if there is none."""
+    records = rows(run, probe)
+    known = reversed(records.where(records.has(metric)))
+    return next((each for each in known if isinstance(each.values[metric], kind) and each.values[metric]), None)

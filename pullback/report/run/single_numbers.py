@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pullback.charts.chart import Cell, Chart, Table
+from pullback.charts.numbers import finite
 from pullback.charts.text import as_dict, clean
 from pullback.report.run.courses import HELD_OUT, MEASURED, TEST
 from pullback.report.run.line_charts import Spec, describe, line_chart, table_of
 from pullback.report.run.line_figure import Line, Metric, Panel, draw_lines, scales_of
-from pullback.report.run.series import NamedRun, read_lists, read_series
+from pullback.report.run.series import NamedRun, last_record, read_lists, read_series
 
 MOST_EIGENVALUES = 12
 MOST_SPECTRA = 6  # runs; of more the largest eigenvalue alone is drawn
@@ -148,23 +149,18 @@ def tangent_chart(runs: Sequence[NamedRun]) -> Chart | None:
 def _ball(named: NamedRun, several: bool) -> list[str]:
     """Distance travelled against R = 2 sqrt(2 beta L0) / mu, of the constants seen so far; nothing where one is not."""
     found = {name: finite(read_series(named.run, "tangent", name)[1]) for name in ("distance", "loss", "pl")}
-    beta = max(finite(read_series(named.run, "sharpness", "hessian")[1]), default=0.0)
-    if not all(found.values()) or not beta > 0 or not min(found["pl"]) > 0 or not found["loss"][0] > 0:
+    beta = float(finite(read_series(named.run, "sharpness", "hessian")[1]).max(initial=0.0))
+    if not all(map(len, found.values())) or not beta > 0 or not found["pl"].min() > 0 or not found["loss"][0] > 0:
         return []
-    radius = 2 * math.sqrt(2 * beta * found["loss"][0]) / min(found["pl"])
-    distance = max(found["distance"])
+    least, distance = float(found["pl"].min()), float(found["distance"].max())
+    radius = 2 * math.sqrt(2 * beta * float(found["loss"][0])) / least
     where = "inside" if distance <= radius else "outside"
     name = f"{named.name}: " if several else ""
     return [
         f"{name}the weights moved by {distance:.3g} at most, {where} the ball of radius R = 2 √(2 β L₀) / μ = "
-        f"{radius:.3g}, with β = {beta:.3g} the largest curvature and μ = {min(found['pl']):.3g} the least "
+        f"{radius:.3g}, with β = {beta:.3g} the largest curvature and μ = {least:.3g} the least "
         f"|dL/dw|² / 2L measured."
     ]
-
-
-def finite(values: Sequence[float]) -> list[float]:
-    """Those that are numbers."""
-    return [value for value in values if math.isfinite(value)]
 
 
 def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:
@@ -179,11 +175,10 @@ def alignment_chart(runs: Sequence[NamedRun]) -> Chart | None:
 
 def worst_pairs(named: NamedRun, several: bool) -> Table | None:
     """The most opposed pairs of samples at the last step that has any."""
-    steps, pairs = named.run.series("alignment", "worst_pairs")
-    found = [(s, p) for s, p in zip(steps, pairs, strict=True) if isinstance(p, list) and p]
-    if not found:
+    found = last_record(named.run, "alignment", "worst_pairs", list)
+    if found is None:
         return None
-    step, listed = found[-1]
+    step, listed = found.step, found.values["worst_pairs"]
     rows: list[list[Cell]] = [list(pair) for pair in listed if isinstance(pair, list) and len(pair) == 3]
     of_run = f" in {named.name}" if several else ""
     return Table(f"Most opposed pairs of samples{of_run} at step {step:,}", ("Sample", "Sample", "Cosine"), rows)
@@ -208,9 +203,9 @@ def sharpness_chart(runs: Sequence[NamedRun]) -> Chart | None:
 
 def optimizer_of(named: NamedRun) -> str:
     """Class name of the optimizer, from the probe or from the run's own description; empty if unknown."""
-    stored = [name for name in named.run.series("sharpness", "optimizer")[1] if isinstance(name, str)]
+    stored = last_record(named.run, "sharpness", "optimizer", str)
     described = as_dict(named.run.meta.get("optimizer")).get("class")
-    return clean(stored[-1] if stored else described if isinstance(described, str) else "")
+    return clean(stored.values["optimizer"] if stored else described if isinstance(described, str) else "")
 
 
 def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
@@ -218,15 +213,16 @@ def spectrum_chart(runs: Sequence[NamedRun]) -> Chart | None:
     several = len(runs) > 1
     lines = []
     for index, named in enumerate(runs):
-        steps, lists = read_lists(named.run, "kernel", "eigenvalues")
         most = MOST_EIGENVALUES if len(runs) <= MOST_SPECTRA else 1
-        count = min(most, max((len(each) for each in lists), default=0))
+        steps, values = read_lists(named.run, "kernel", "eigenvalues", most)
+        count = values.shape[1] if len(steps) else 0
         for rank in range(count):
-            values = [each[rank] if rank < len(each) else float("nan") for each in lists]
             metric = Metric("kernel", "eigenvalues", f"λ{rank + 1}")
             width = 2.2 - 1.4 * rank / max(count - 1, 1)  # of a colour that faded too little would be left to see
             lines.append(
-                Line(index, named.name, 0, metric, steps, values, width=width, legend=rank == 0, look=named.look)
+                Line(
+                    index, named.name, 0, metric, steps, values[:, rank], width=width, legend=rank == 0, look=named.look
+                )
             )
     if not lines:
         return None

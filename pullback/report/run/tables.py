@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pullback.advisor.reading import by_layer
+from pullback.advisor.reading import by_layer, rows, with_layers
 from pullback.charts.chart import Cell, Table
 from pullback.charts.text import as_dict, as_float, number
 from pullback.report.run.series import NamedRun
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 # Columns of the layers: where the numbers stand, the last measured ones.
 COLUMNS = (
@@ -48,13 +48,14 @@ def layer_table(named: NamedRun) -> Table | None:
 
 
 def _last(run: Run, probe: str, metric: str) -> dict[str, float]:
-    records = [values for record in run.of(probe) if (values := by_layer(record, metric))]
-    return records[-1] if records else {}
+    records = with_layers(run, probe, metric)
+    return by_layer(records[-1], metric) if records else {}
 
 
 def suspects_of(named: NamedRun) -> dict[str, Any] | None:
     """The samples that stand out at the last step at which any did, with what they look like where that is stored."""
-    found = [r for r in named.run.of("samples") if isinstance(r.values.get("suspects"), list) and r.values["suspects"]]
+    records = rows(named.run, "samples")
+    found = records.where(records.lists("suspects", 0)[0] > 0)
     if not found:
         return None
     record, inputs = _with_pictures(named.run, found)
@@ -65,7 +66,7 @@ def suspects_of(named: NamedRun) -> dict[str, Any] | None:
         if isinstance(pairs, list)
         else {}
     )
-    rows = [
+    told = [
         {
             "place": place,
             "index": index.get(str(place)),
@@ -76,17 +77,15 @@ def suspects_of(named: NamedRun) -> dict[str, Any] | None:
         }
         for row, (place, score, reason) in enumerate(listed[:MOST_SUSPECTS])
     ]
-    return {"step": record.step, "rows": rows, "indexed": bool(index)}
+    return {"step": record.step, "rows": told, "indexed": bool(index)}
 
 
-def _with_pictures(run: Run, found: Sequence[Record]) -> tuple[Record, np.ndarray | None]:
+def _with_pictures(run: Run, found: Rows) -> tuple[Record, np.ndarray | None]:
     """The last record; or the last whose inputs are stored, if the later ones have none of these."""
-    stored = set(run.array_steps("samples", "suspects"))
-    for record in reversed(found):
-        if record.step in stored:
-            inputs = run.array("samples", record.step, "suspects")
-            if inputs is not None and inputs.dtype.kind in "fiub" and inputs.ndim > 1:
-                return record, inputs
+    for record in reversed(found.where(np.isin(found.steps, run.array_steps("samples", "suspects")))):
+        inputs = run.array("samples", record.step, "suspects")
+        if inputs is not None and inputs.dtype.kind in "fiub" and inputs.ndim > 1:
+            return record, inputs
     return found[-1], None
 
 

@@ -99,12 +99,12 @@ def _held_out_accuracy(run: Run) -> tuple[float | None, str]:
 
 def _final_loss(run: Run) -> tuple[float | None, str]:
     """The loop's own last loss, or what stands for it in a run that was shown none; and what it is."""
-    steps, losses = run.course("loss")
+    steps, losses = run.courses.of("loss")
     if len(losses):
         return float(losses[-1]), f"of the batch of step {steps[-1]:,}"
     measured, values = read_series(run, "loss", "loss")
-    if values:
-        return values[-1], f"on the samples measured at step {measured[-1]:,}"
+    if len(values):
+        return float(values[-1]), f"on the samples measured at step {measured[-1]:,}"
     return last_value(run, "epoch", "train_loss"), "mean of the last epoch"
 
 
@@ -130,9 +130,9 @@ def _sharpness(named: NamedRun) -> tuple[str, str]:
 def _cost(named: NamedRun) -> tuple[str, str]:
     """Total time of the measurements, and its share of the time on record."""
     spent = finite(read_series(named.run, "cost", "seconds")[1])
-    if not spent:
+    if not len(spent):
         return "–", "not measured"
-    whole = named.run.seconds
-    each = f"{duration(sum(spent) / len(spent))} a measurement"
-    share = f"{percent(sum(spent) / whole)} of the run, " if 0 < sum(spent) <= whole else ""
-    return duration(sum(spent)), share + each
+    total, whole = float(spent.sum()), named.run.seconds
+    each = f"{duration(total / len(spent))} a measurement"
+    share = f"{percent(total / whole)} of the run, " if 0 < total <= whole else ""
+    return duration(total), share + each

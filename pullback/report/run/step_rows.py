@@ -1,0 +1,47 @@
+"""The rows of a table over the steps, each made when it is asked for: a page shows a few of many thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+
+from pullback.charts.chart import Cell
+
+
+class StepRows(Sequence[list[Cell]]):
+    """A row for each step at which any of some series has a value: the step, and the value of each, or None.
+
+    Args:
+        series: of each the steps (S,), ascending, each once, and values (S,).
+    """
+
+    def __init__(self, series: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        self._series = series
+        first = series[0][0] if series else np.empty(0, np.int64)
+        alike = all(steps is first or np.array_equal(steps, first) for steps, _ in series)
+        self._alike = alike
+        self._steps = first if alike else np.unique(np.concatenate([steps for steps, _ in series]))
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @overload
+    def __getitem__(self, place: int) -> list[Cell]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[list[Cell]]: ...
+    def __getitem__(self, place: int | slice) -> list[Cell] | list[list[Cell]]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        step = self._steps[place]
+        row: list[Cell] = [step.item()]
+        for steps, values in self._series:
+            at = place if self._alike else int(np.searchsorted(steps, step))
+            row.append(values.item(at) if self._alike or (at < len(steps) and steps[at] == step) else None)
+        return row
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self[:] == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
