@@ -115,8 +115,8 @@ function within(layout, axes = {}) {
 }
 
 function follow(box) {
-  if (followed.has(box)) return;
-  followed.add(box);
+  if (followed.has(box._ev)) return; // which goes when a chart is drawn from nothing
+  followed.add(box._ev);
   box.on("plotly_relayout", (event) => {
     const axes = (zoomed[box.id] ??= {});
     for (const [path, value] of Object.entries(event)) {

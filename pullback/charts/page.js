@@ -168,7 +168,9 @@ function label(key) {
 
 function draw(key) {
   if (!drawn.has(key)) box(key).replaceChildren(); // a still picture, seen until now
-  const done = Plotly.react(box(key), ...figure(key), config);
+  const [data, { height, ...layout }] = figure(key);
+  box(key).style.minHeight = `${height}px`; // and as high as what stands beside it: the chart fills its box
+  const done = Plotly.react(box(key), data, layout, config);
   label(key);
   if (!drawn.has(key)) {
     drawn.add(key);
@@ -222,6 +224,15 @@ function redraw() {
   for (const key of drawn) draw(key);
 }
 
+// From nothing: Plotly keeps the margins it once made room with.
+function drawAnew() {
+  for (const key of [...drawn]) {
+    Plotly.purge(box(key));
+    drawn.delete(key);
+    draw(key);
+  }
+}
+
 const sight = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const key = entry.target.id.replace(/-plot$/, "");
@@ -264,15 +275,28 @@ function tooOld() {
 if (window.Plotly) begin(JSON.parse(document.getElementById("charts").textContent));
 else unpack().then(begin, tooOld);
 
-// Paper is narrower than most screens, and nothing there makes room by itself.
-const PAPER = 680;
+// Paper is narrower than most screens, two charts should stand on a page of it, and nothing there unfolds or makes room.
+const PAPER = 640, LOWER = 0.8, unfolded = [];
 addEventListener("beforeprint", () => {
   drawAll();
+  for (const each of document.querySelectorAll("#findings details:not([open])")) {
+    each.open = true;
+    unfolded.push(each);
+  }
+  document.documentElement.classList.add("paper"); // whose colours are those of a light screen
   for (const key of drawn) {
-    if (box(key).clientWidth > PAPER) Plotly.relayout(box(key), { autosize: false, width: PAPER });
+    const [data, layout] = figure(key), height = LOWER * layout.height;
+    box(key).style.minHeight = `${height}px`;
+    Plotly.purge(box(key));
+    Plotly.newPlot(box(key), data, { ...layout, autosize: false, width: PAPER, height }, config);
+    label(key);
   }
 });
-addEventListener("afterprint", redraw);
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("paper");
+  for (const each of unfolded.splice(0)) each.open = false;
+  drawAnew();
+});
 
 function showFrame(slider) {
   const chart = charts[slider.dataset.chart];
@@ -366,11 +390,5 @@ addEventListener("hashchange", unfold);
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
-// Names move above each other or beside each other: Plotly keeps the margins it once made room with.
-narrow.addEventListener("change", () => {
-  for (const key of [...drawn]) {
-    Plotly.purge(box(key));
-    drawn.delete(key);
-    draw(key);
-  }
-});
+// Names move above each other or beside each other.
+narrow.addEventListener("change", drawAnew);

@@ -294,6 +294,24 @@ def test_on_paper_all_is_drawn_and_nothing_asks_to_be_pressed(open_report, small
     assert overflow(page) <= 0
 
 
+def test_charts_are_as_high_as_what_stands_beside_them(full):
+    height = "(key) => document.querySelector(`#${key}-plot .main-svg`).getBoundingClientRect().height"
+    accuracy, beside = (full.evaluate(height, key) for key in ("accuracy", "sharpness"))  # 300 pixels, and 312
+    assert accuracy == beside >= 300
+
+
+def test_on_paper_colours_are_those_of_a_light_screen(open_report, small_run):
+    page = open_report(small_run)
+    ink = "getComputedStyle(document.querySelector('#loss-plot .xtick text')).fill"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    assert settles(page, lambda: page.evaluate(ink) != light)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(ink) == light
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(ink) != light
+
+
 def test_charts_follow_the_colour_scheme(full):
     ink = "getComputedStyle(document.querySelector('#loss-plot .xtick text')).fill"
     light = full.evaluate(ink)

@@ -268,7 +268,7 @@ def contrast(one: str, two: str) -> float:
 
 def schemes() -> list[dict[str, str]]:
     style = (Path(__file__).parents[2] / "pullback" / "charts" / "style.css").read_text(encoding="utf-8")
-    blocks = re.findall(r":root \{(.*?)\}", style, re.S)
+    blocks = re.findall(r":root(?::not\(\.paper\))? \{(\n.*?)\}", style, re.S)
     light, dark = (dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in blocks)
     return [light, light | dark]
 

@@ -145,9 +145,10 @@ def trace(line: Line, place: int, several: bool, scale: Figure, limit: int) -> d
     dash = DASHES[place % len(DASHES)] if several else "solid"
     if line.metric.reference and not several:
         colour, dash = REFERENCE_COLOUR, "dash"
+    whole = line.metric.reference and len(drawn) > 1  # a line that was drawn, not measured
     return {
         "type": "scatter",
-        "mode": "lines+markers" if len(drawn) <= 24 or None in drawn else "lines",
+        "mode": "lines" if None not in drawn and (len(drawn) > 24 or whole) else "lines+markers",
         "name": name,
         "legendgroup": name,
         "x": steps[kept].tolist(),
