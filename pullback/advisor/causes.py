@@ -145,14 +145,14 @@ AT_THE_END = frozenset({
 # what is said of the whole run, and not seen at a time
 
 
-def in_order(found: Sequence[Finding]) -> list[Finding]:
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Causes first, by severity and then by mechanism; what follows from a cause directly beneath it.
 
     A consequence has no change of its own and its cause's action, so that several symptoms of one cause never ask for
     different things; a cause is as severe as the worst that follows from it.
     """
-    names = {finding.name for finding in found}
-    kept = {f.name: f for f in found if not names & set(GIVES_WAY.get(f.name, ()))}
+    names = {finding.name for finding in findings}
+    kept = {f.name: f for f in findings if not names & set(GIVES_WAY.get(f.name, ()))}
     because = _links(kept)
     told = [
         replace(f, because=because[name], change=None, action=kept[_root(name, because)].action)

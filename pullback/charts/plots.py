@@ -38,7 +38,7 @@ def beside(
     name: str,
     x: Sequence[float],
     theory: Sequence[float],
-    found: Sequence[float],
+    points: Sequence[float],
     stderr: Sequence[float] | None = None,
     colour: str | None = None,
     *,
@@ -46,7 +46,7 @@ def beside(
 ) -> list[Curve]:
     """Theory as a line, and what was found at the same places as points of its colour."""
     line = Curve(name, x, theory, "plain", colour, legend=legend)
-    return [line, Curve(f"{name}, networks", x, found, "points", colour, stderr, legend=False)]
+    return [line, Curve(f"{name}, networks", x, points, "points", colour, stderr, legend=False)]
 
 
 def curves(

@@ -75,9 +75,9 @@ def gradient_noise(kernel: Kernel | Tensor) -> GradientNoise:
     return GradientNoise(scale, scale_error, signal, signal_error, float(square), float(variance), n)
 
 
-def _moments(whole: Tensor, trace: Tensor, n: int, eps: float) -> tuple[Tensor, Tensor]:
+def _moments(kernel: Tensor, trace: Tensor, n: int, eps: float) -> tuple[Tensor, Tensor]:
     """|G|^2 and tr(Sigma) of n samples, from the sum of all entries of K and that of its diagonal."""
-    square = (whole - trace) / (n * (n - 1))
+    square = (kernel - trace) / (n * (n - 1))
     variance = trace / n - square
     rounding = 4 * eps * trace / n  # of equal gradients nothing else is left, and it is no noise
     return square, torch.where(variance > rounding, variance, 0)

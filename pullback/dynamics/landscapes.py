@@ -211,17 +211,17 @@ def network_landscape(model: nn.Module, loss_fn: LossFunction, x: Batch, y: Batc
     return Landscape(type(model).__name__, function, start, start.new_zeros(0, len(start)))
 
 
-def as_landscape(found: Any, where: str) -> Landscape:
+def as_landscape(given: Any, where: str) -> Landscape:
     """What a caller may move on: a name, a ``Landscape``, a ``Quadratic``, or a function, which has no start."""
-    if isinstance(found, Landscape):
-        return found
-    if isinstance(found, Quadratic):
-        return quadratic_landscape(found)
-    if callable(found):
+    if isinstance(given, Landscape):
+        return given
+    if isinstance(given, Quadratic):
+        return quadratic_landscape(given)
+    if callable(given):
         none = torch.zeros(0, dtype=torch.float64)
-        return Landscape(getattr(found, "__name__", type(found).__name__), found, none, none.reshape(0, 0))
-    check_option(where, "landscape", found, LANDSCAPES)
-    return _LANDSCAPES[found]
+        return Landscape(getattr(given, "__name__", type(given).__name__), given, none, none.reshape(0, 0))
+    check_option(where, "landscape", given, LANDSCAPES)
+    return _LANDSCAPES[given]
 
 
 def quadratic_landscape(problem: Quadratic) -> Landscape:

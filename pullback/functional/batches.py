@@ -107,9 +107,9 @@ class Batches:
                 raise self._no_pair(pair)
             yield pair[0], pair[1]
 
-    def _no_pair(self, found: Any) -> Exception:
-        kind = type(found).__name__
-        got = f"a {kind} of {len(found)}" if isinstance(found, tuple | list) else f"a {kind}"
+    def _no_pair(self, given: Any) -> Exception:
+        kind = type(given).__name__
+        got = f"a {kind} of {len(given)}" if isinstance(given, tuple | list) else f"a {kind}"
         return input_error(
             self._where, "`data` as a tuple (x, y) or an iterable of pairs (x, y)", got, "Pass (inputs, targets)"
         )

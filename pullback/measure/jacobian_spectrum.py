@@ -197,9 +197,11 @@ def _summary(squares: list[Tensor], passes: int, across: str) -> JacobianSpectru
     )
 
 
-def _estimate(each: Tensor, passes: int) -> Estimate:
+def _estimate(by_seed: Tensor, passes: int) -> Estimate:
     """Mean over Jacobians, (S,) or (S, L)."""
-    value, stderr = mean_and_stderr(each) if len(each) > 1 else (each[0], torch.full_like(each[0], math.nan))
+    value, stderr = (
+        mean_and_stderr(by_seed) if len(by_seed) > 1 else (by_seed[0], torch.full_like(by_seed[0], math.nan))
+    )
     if value.dim() == 0:
         return Estimate(float(value), float(stderr), passes)
     return Estimate(value, stderr, passes)

@@ -217,13 +217,13 @@ class Order:
         function: Callable[..., Any],
         args: Sequence[Any],
         options: Mapping[str, Any],
-        whole: Flow,
+        flow: Flow,
         data: Sequence[Flow],
     ) -> Flow:
         """A power behind an activation belongs to it; anywhere else what it is stays open."""
         if len(data) == 1 and data[0].activation and not data[0].pending and name in ("pow", "square"):
             return self.activation(of_call(name, function, args[1:], options), data[0])
-        return Flow(done=whole.done, curved=whole.curved | whole.pending, unseen=whole.unseen)
+        return Flow(done=flow.done, curved=flow.curved | flow.pending, unseen=flow.unseen)
 
     def _done(self, flow: Flow) -> frozenset[tuple[int, int]]:
         """What is done once the activation called last is."""

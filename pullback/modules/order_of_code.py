@@ -90,11 +90,11 @@ def _walk(model: nn.Module, nodes: list[torch.fx.Node], units: dict[str, Activat
     return order
 
 
-def _ran(model: nn.Module, module: nn.Module, seen: list[Flow], order: Order, units: dict[str, Activation]) -> Flow:
+def _ran(model: nn.Module, module: nn.Module, flows: list[Flow], order: Order, units: dict[str, Activation]) -> Flow:
     """A transformer of torch, whose code decides by shapes: run on two zeros in the place of each of two sequences."""
     given = sequences(module)
     watcher = Watcher(model, order)
-    for tensor, flow in zip(given, seen, strict=False):
+    for tensor, flow in zip(given, flows, strict=False):
         watcher.meet(tensor, flow)
     with watcher.activations_as_calls(model, units), watcher:
         return watcher.flow(module(*given))
@@ -103,27 +103,27 @@ def _ran(model: nn.Module, module: nn.Module, seen: list[Flow], order: Order, un
 def _module(
     module: nn.Module,
     name: str,
-    seen: list[Flow],
+    flows: list[Flow],
     weights: dict[int, frozenset[str | None]],
     order: Order,
     units: dict[str, Activation],
 ) -> Flow:
     """A call of a module as a whole."""
     if name in units:
-        return order.activation(units[name], seen[0])
+        return order.activation(units[name], flows[0])
     order.normalises |= isinstance(module, NORMALISES)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.Bilinear | nn.Embedding | nn.EmbeddingBag):
-        return order.layer([], seen)
+        return order.layer([], flows)
     held = frozenset[str | None]().union(*(weights[id(p)] for p in module.parameters()))
     if is_linear_map(module):
-        return order.layer([name], seen)
+        return order.layer([name], flows)
     if isinstance(module, nn.MultiheadAttention):
-        return order.attention([each for each in held if each is not None], seen)
+        return order.attention([each for each in held if each is not None], flows)
     if isinstance(module, nn.GLU):
-        return order.call(nn.functional.glu, (), {}, seen)
+        return order.call(nn.functional.glu, (), {}, flows)
     if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Softmin):
-        return order.call(torch.softmax, (), {}, seen)
-    return order.call(nn.functional.layer_norm if isinstance(module, NORMALISES) else len, (), {}, seen)
+        return order.call(torch.softmax, (), {}, flows)
+    return order.call(nn.functional.layer_norm if isinstance(module, NORMALISES) else len, (), {}, flows)
 
 
 def _attribute(model: nn.Module, path: str) -> Any:

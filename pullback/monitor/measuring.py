@@ -124,11 +124,11 @@ class Measurer:
     def _always(self) -> dict[str, Work]:
         return {p.name: self._works[p.name] for p in self.probes if not p.sparse and p.name in self._works}
 
-    def _plan(self, seen: Observation, allowed: Allowed) -> Plan:
-        available = num_samples(seen.x)
+    def _plan(self, observed: Observation, allowed: Allowed) -> Plan:
+        available = num_samples(observed.x)
         asked = [probe for probe in self.probes if not probe.sparse or probe.name in allowed.wanted]
         with plain_calls():
-            self._works = works(asked, seen)
+            self._works = works(asked, observed)
         spent, always = self._recogniser.passes + asking(asked), self._always()
         count, without = cheap_part(always, allowed, spent, available, first=self.is_first)
         if not count:
@@ -184,11 +184,11 @@ class Measurer:
             return ()
         return index
 
-    def _run(self, output: Output, step: int, probe: Probe, seen: Observation, *, dear: bool) -> None:
+    def _run(self, output: Output, step: int, probe: Probe, observed: Observation, *, dear: bool) -> None:
         evaluates = probe.at_start or not self._works[probe.name].is_free
         try:
             with plain_calls() if evaluates else nullcontext():
-                found = probe(seen, dear=dear)
+                found = probe(observed, dear=dear)
         except Exception as error:  # as above
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 self.recent.stop()

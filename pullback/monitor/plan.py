@@ -66,13 +66,13 @@ class Plan:
         return not probe.at_start and (probe.name in self.dear if probe.sparse else probe.name not in self.without)
 
 
-def works(probes: Iterable[Probe], seen: Observation) -> dict[str, Work]:
+def works(probes: Iterable[Probe], observed: Observation) -> dict[str, Work]:
     """What each probe costs, by name; one that cannot tell will hardly run, and counts as free."""
     found = {}
     for probe in probes:
         if not probe.at_start:
             try:
-                found[probe.name] = probe.work if isinstance(probe.work, Work) else probe.work(seen)
+                found[probe.name] = probe.work if isinstance(probe.work, Work) else probe.work(observed)
             except Exception:
                 found[probe.name] = Work()
     return found

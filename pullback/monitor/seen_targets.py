@@ -52,8 +52,8 @@ class SeenTargets:
         if len(self._labels) >= BLOCK or self._waiting >= MOST_WAITING:
             self._count()
 
-    def _add(self, found: dict[str, Tensor]) -> None:
-        for name, value in found.items():
+    def _add(self, counts: dict[str, Tensor]) -> None:
+        for name, value in counts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _count(self) -> None:

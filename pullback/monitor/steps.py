@@ -71,12 +71,12 @@ class Steps:
             self.fetch()
         return found.get("loss")
 
-    def _put(self, step: int, found: dict[str, Any], name: str, value: Any) -> None:
+    def _put(self, step: int, values: dict[str, Any], name: str, value: Any) -> None:
         try:
             if (waits := on_device(value)) is not None:
-                found[name] = waits
+                values[name] = waits
                 return
-            found[name] = as_number(value)
+            values[name] = as_number(value)
             if any(each.name == name for each in self._waiting):  # in their order
                 self.fetch()
         except Exception as error:

@@ -37,12 +37,12 @@ def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
     return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
 
 
-def put_flat(found: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
+def put_flat(derivatives: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
     """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
     pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
-    if any(part is not None and _shares_memory(part, total) for part in found):  # the directions themselves come back
-        found = [None if part is None else part.clone() for part in found]
-    for piece, part in zip(pieces, found, strict=True):
+    if any(part is not None and _shares_memory(part, total) for part in derivatives):  # the directions come back
+        derivatives = [None if part is None else part.clone() for part in derivatives]
+    for piece, part in zip(pieces, derivatives, strict=True):
         if not adding:
             piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
         elif part is not None:

@@ -81,19 +81,19 @@ class PullbackMetric(Operator):
         change = (J @ matrix).unflatten(0, (J.num_samples, J.num_outputs))
         return J.T @ (self.metric() @ change).flatten(0, 1) / J.num_samples
 
-    def _checked(self, found: Tensor) -> Tensor:
+    def _checked(self, product: Tensor) -> Tensor:
         """Refuse what is no metric; the tolerance for negative eigenvalues is that of rounding."""
         where, count, size = "pullback_metric", self.jacobian.num_samples, self.jacobian.num_outputs
-        if not isinstance(found, Tensor) or found.shape not in ((size, size), (count, size, size)):
-            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(product, Tensor) or product.shape not in ((size, size), (count, size, size)):
+            got = f"shape {tuple(product.shape)}" if isinstance(product, Tensor) else type(product).__name__
             expected = f"`metric` ({size}, {size}) or ({count}, {size}, {size})"
             raise input_error(where, expected, got, "Flatten the outputs of a sample to C")
-        found = found.detach()
-        if (found.dtype, found.device) != (self.dtype, self.device):
-            got, expected = f"{found.dtype} on {found.device}", f"`metric` in {self.dtype} on {self.device}"
+        product = product.detach()
+        if (product.dtype, product.device) != (self.dtype, self.device):
+            got, expected = f"{product.dtype} on {product.device}", f"`metric` in {self.dtype} on {self.device}"
             raise input_error(where, expected, got, "Convert the metric")
-        wide = found.double()
-        scale, rounding = float(wide.abs().max()), torch.finfo(found.dtype).eps * 100 * size
+        wide = product.double()
+        scale, rounding = float(wide.abs().max()), torch.finfo(product.dtype).eps * 100 * size
         if not scale < float("inf") or float((wide - wide.mT).abs().max()) > rounding * scale:
             got = "one that differs from its transpose" if scale < float("inf") else "nan or inf"
             raise input_error(where, "a symmetric `metric`", got, "Pass (M + M.mT) / 2")
@@ -101,4 +101,4 @@ class PullbackMetric(Operator):
         if smallest < -rounding * scale:
             got = f"an eigenvalue {smallest:.3g}"
             raise input_error(where, "a positive semi-definite `metric`", got, "Use J.T @ M @ J for other matrices")
-        return found
+        return product

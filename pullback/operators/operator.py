@@ -214,10 +214,10 @@ def _is_transpose(first: Operator, second: Operator) -> bool:
     return (isinstance(first, Transposed) and first.inner is second) or (first is second and first.symmetric)
 
 
-def _check_operator(where: str, found: object) -> None:
+def _check_operator(where: str, factor: object) -> None:
     """Refuse summands that are no operators."""
-    if not isinstance(found, Operator):
-        raise input_error(where, "B to be an operator", type(found).__name__, "Use pullback.operators.as_operator(B)")
+    if not isinstance(factor, Operator):
+        raise input_error(where, "B to be an operator", type(factor).__name__, "Use pullback.operators.as_operator(B)")
 
 
 def _check_kind(where: str, first: Operator, second: Operator) -> None:

@@ -132,15 +132,15 @@ def _gradient(total: Tensor, variables: Tensors) -> dict[str, Tensor]:
     return {n: torch.zeros_like(v) if g is None else g.to_dense() for (n, v), g in pairs}
 
 
-def check_rows(found: Tensor, own: Tensor, what: str, where: str) -> None:
+def check_rows(rows: Tensor, own: Tensor, what: str, where: str) -> None:
     """Refuse rows (N, ...) of a batch that are not ``own``, those of every sample alone.
 
     A tenth of the largest row's tolerance is allowed everywhere: a row may be zero but for rounding.
     """
-    for values in (own, found):
+    for values in (own, rows):
         check_finite(values, where, what)
-    errors, sizes = row_norms(found - own), row_norms(own)
-    bounds = tolerance(loosest([found.dtype])) * (sizes + 0.1 * sizes.max())
+    errors, sizes = row_norms(rows - own), row_norms(own)
+    bounds = tolerance(loosest([rows.dtype])) * (sizes + 0.1 * sizes.max())
     if (i := first_above(errors, bounds)) is not None:
         raise mixed_samples(where, what, f"sample {i}", float(errors[i]), float(sizes[i]))
 

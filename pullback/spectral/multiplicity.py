@@ -25,9 +25,9 @@ class Search:
         self.edges: list[float] = []  # for each end, the outermost value not chosen
         self.floors: list[float] = []  # and the innermost of all
 
-    def changed(self, found: Tensor, floor: float) -> bool:
+    def changed(self, values: Tensor, floor: float) -> bool:
         """Whether these values differ from those that the search began with (so that it begins again)."""
-        return self.found is None or float((found - self.found).abs().max()) > 3 * floor
+        return self.found is None or float((values - self.found).abs().max()) > 3 * floor
 
     def begin(self, values: Tensor, chosen: list[int], others: list[int]) -> None:
         """Look beside these values from now on."""

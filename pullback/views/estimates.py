@@ -16,25 +16,28 @@ MOST_POINTS = 200
 
 
 @drawing.register
-def estimate_view(found: Estimate) -> View:
+def estimate_view(estimate: Estimate) -> View:
     """Every number with a bar of one standard error; of many an even selection."""
-    values, errors = (_flat(each) for each in (found.value, found.stderr))
+    values, errors = (_flat(each) for each in (estimate.value, estimate.stderr))
     kept = evenly(len(values), MOST_POINTS)
     some = f"; {len(kept)} of {len(values):,} are drawn" if len(kept) < len(values) else ""
     reading = f"Bars are one standard error to either side{some}."
     picked = [float(values[at]) for at in kept], [float(errors[at]) for at in kept]
     points = Curve("estimate", kept, picked[0], "points", stderr=picked[1])
-    chart = curves("estimate", "Estimate", reading, [points], x="entry", y="value", summary=(str(found),))
+    chart = curves("estimate", "Estimate", reading, [points], x="entry", y="value", summary=(str(estimate),))
     if len(values) == 1:
         chart.figure["layout"]["xaxis"] |= {"tickvals": [], "title": {"text": ""}}
-    return View("Estimate", (str(found),), charts=(chart,) if len(values) else ())
+    return View("Estimate", (str(estimate),), charts=(chart,) if len(values) else ())
 
 
 @drawing.register
-def solution_view(found: Solution) -> View:
+def solution_view(solution: Solution) -> View:
     """The residual after every iteration, where it was kept."""
-    history = np.empty((0,)) if found.history is None else _whole(found.history)
-    facts = (str(found), *([f"stopped where the curvature is {found.curvature:.3g}"] if found.curvature else []))
+    history = np.empty((0,)) if solution.history is None else _whole(solution.history)
+    facts = (
+        str(solution),
+        *([f"stopped where the curvature is {solution.curvature:.3g}"] if solution.curvature else []),
+    )
     if not len(history):
         return View("Solution", facts)
     worst = history.reshape(len(history), -1).max(1)
@@ -44,7 +47,7 @@ def solution_view(found: Solution) -> View:
         f"Relative residual after {counted(len(worst) - 1, 'iteration')}; the largest of several right-hand sides."
     )
     chart = curves(
-        "solution", "Residual", reading, [line], x="iteration", y="residual", log_y=True, summary=(str(found),)
+        "solution", "Residual", reading, [line], x="iteration", y="residual", log_y=True, summary=(str(solution),)
     )
     return View("Solution", facts, charts=(chart,))
 

@@ -72,14 +72,14 @@ def by_unit(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _bars(finding: Finding, unit: str, found: dict[str, float]) -> Chart:
+def _bars(finding: Finding, unit: str, evidence: dict[str, float]) -> Chart:
     """Numbers of one unit."""
-    names, at = [plotly_text(name, 26) for name in found], list(range(len(found)))
-    bars = Curve("evidence", at, list(found.values()), "bars", PALETTE[0])
+    names, at = [plotly_text(name, 26) for name in evidence], list(range(len(evidence)))
+    bars = Curve("evidence", at, list(evidence.values()), "bars", PALETTE[0])
     reading = f"Threshold: {finding.threshold}."
     title = unit[:1].upper() + unit[1:]
     chart = curves("evidence", title, reading, [bars], x="", y=plotly_text(unit, 40), summary=(reading,), height=260)
-    chart.figure["layout"]["xaxis"] |= {"tickvals": at, "ticktext": names, "range": [-0.6, len(found) - 0.4]}
+    chart.figure["layout"]["xaxis"] |= {"tickvals": at, "ticktext": names, "range": [-0.6, len(evidence) - 0.4]}
     return chart
 
 

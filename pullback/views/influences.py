@@ -22,23 +22,23 @@ SIDE = 4  # pixels from which on two axes are a picture
 
 
 @drawing.register
-def influence_view(found: Influence) -> View:
+def influence_view(influence: Influence) -> View:
     """The samples with the largest effects, with their inputs and targets, and the effects of all by rank."""
-    end = "converged" if found.converged else "not converged"
-    counts = "" if found.axis is None else f", axis {found.axis} counts training samples"
+    end = "converged" if influence.converged else "not converged"
+    counts = "" if influence.axis is None else f", axis {influence.axis} counts training samples"
     facts = (
-        f"values of shape {tuple(found.values.shape)}{counts}",
-        f"solves {end}, residual {number(found.residual, 2)}, {found.num_matvecs:,} products",
+        f"values of shape {tuple(influence.values.shape)}{counts}",
+        f"solves {end}, residual {number(influence.residual, 2)}, {influence.num_matvecs:,} products",
     )
-    if found.axis is None:
-        chart = ranked_chart("Influence on every query", found.values.flatten().cpu().tolist(), "In their order.")
+    if influence.axis is None:
+        chart = ranked_chart("Influence on every query", influence.values.flatten().cpu().tolist(), "In their order.")
         return View("Influence of the weight decay", facts, charts=(chart,))
-    order, effects = found.ranking, found.effects.cpu().tolist()
-    rows = [[place, effects[place], *_told(found.samples.get(place))] for place in order[:MOST_ROWS]]
+    order, effects = influence.ranking, influence.effects.cpu().tolist()
+    rows = [[place, effects[place], *_told(influence.samples.get(place))] for place in order[:MOST_ROWS]]
     table = Table("Largest effects", ("sample", "influence", "target", "input"), rows)
     pictures = []
     for place in order[:MOST_ROWS]:
-        x, y = found.samples.get(place, (None, None))
+        x, y = influence.samples.get(place, (None, None))
         if image := picture(x):
             pictures.append(
                 (image, f"{place}: {number(effects[place], 3)}" + (f", {words(y)}" if y is not None else ""))
@@ -48,12 +48,12 @@ def influence_view(found: Influence) -> View:
 
 
 @drawing.register
-def leave_one_out_view(found: LeaveOneOut) -> View:
+def leave_one_out_view(result: LeaveOneOut) -> View:
     """The samples whose loss would be largest without them."""
-    losses, leverage = (each.detach().cpu().tolist() for each in (found.losses, found.leverage))
+    losses, leverage = (each.detach().cpu().tolist() for each in (result.losses, result.leverage))
     order = sorted(range(len(losses)), key=lambda place: -losses[place] if math.isfinite(losses[place]) else 0.0)
     facts = (
-        f"{found.estimate}, {len(losses):,} samples; mean loss {number(sum(losses) / len(losses))}, "
+        f"{result.estimate}, {len(losses):,} samples; mean loss {number(sum(losses) / len(losses))}, "
         f"effective number of parameters {number(sum(leverage))}",
     )
     rows: list[list[Cell]] = [[place, losses[place], leverage[place]] for place in order[:MOST_ROWS]]

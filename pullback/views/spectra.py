@@ -14,58 +14,61 @@ from pullback.views.view import View, drawing
 
 
 @drawing.register
-def density_view(found: Density) -> View:
+def density_view(density: Density) -> View:
     """The smoothed density with three standard errors on both sides."""
-    grid, value, error = (each.detach().cpu().double() for each in (found.grid, found.density, found.stderr))
+    grid, value, error = (each.detach().cpu().double() for each in (density.grid, density.density, density.stderr))
     lines = [
         Curve("density", grid.tolist(), value.tolist(), "plain", PALETTE[0]),
         Curve("three standard errors above", grid.tolist(), (value + 3 * error).tolist(), "dash"),
         Curve("and below", grid.tolist(), (value - 3 * error).clamp(min=0).tolist(), "dash", legend=False),
     ]
-    reading = f"Share of the {found.num_eigenvalues:,} eigenvalues per unit, smoothed over {number(found.width, 2)}."
-    chart = curves(
-        "density", "Density of eigenvalues", reading, lines, x="eigenvalue", y="density", summary=(str(found),)
+    reading = (
+        f"Share of the {density.num_eigenvalues:,} eigenvalues per unit, smoothed over {number(density.width, 2)}."
     )
-    return View("Spectral density", (str(found),), charts=(chart,))
+    chart = curves(
+        "density", "Density of eigenvalues", reading, lines, x="eigenvalue", y="density", summary=(str(density),)
+    )
+    return View("Spectral density", (str(density),), charts=(chart,))
 
 
 @drawing.register
-def curvature_view(found: CurvatureSpectrum) -> View:
+def curvature_view(spectrum: CurvatureSpectrum) -> View:
     """Eigenvalues by rank above the floor, and what was considered."""
     return View(
         "Spectrum of a curvature matrix",
-        tuple(str(found).splitlines()),
-        charts=(spectrum_chart("curvature", found.values, found.noise_floor),),
+        tuple(str(spectrum).splitlines()),
+        charts=(spectrum_chart("curvature", spectrum.values, spectrum.noise_floor),),
     )
 
 
 @drawing.register
-def kernel_spectrum_view(found: Spectrum) -> View:
+def kernel_spectrum_view(spectrum: Spectrum) -> View:
     """Eigenvalues of a kernel by rank."""
     facts = (
-        f"{found.rank} of {len(found.eigenvalues)} eigenvalues above rounding error, {number(found.noise_floor, 2)}",
-        f"condition number {number(found.condition_number)}, of those {number(found.nonzero_condition_number)}",
+        f"{spectrum.rank} of {len(spectrum.eigenvalues)} eigenvalues above rounding error, "
+        f"{number(spectrum.noise_floor, 2)}",
+        f"condition number {number(spectrum.condition_number)}, of those {number(spectrum.nonzero_condition_number)}",
     )
-    chart = spectrum_chart("kernel-spectrum", found.eigenvalues, found.noise_floor)
+    chart = spectrum_chart("kernel-spectrum", spectrum.eigenvalues, spectrum.noise_floor)
     return View("Spectrum of a kernel", facts, charts=(chart,))
 
 
 @drawing.register
-def eigenpairs_view(found: Eigenpairs) -> View:
+def eigenpairs_view(pairs: Eigenpairs) -> View:
     """Eigenvalues of either sign, each with its residual as a bar."""
-    values = found.values.detach().cpu().double().tolist()
-    errors = found.residuals.detach().cpu().double().tolist()
+    values = pairs.values.detach().cpu().double().tolist()
+    errors = pairs.residuals.detach().cpu().double().tolist()
     points = Curve("eigenvalues", list(range(1, len(values) + 1)), values, "points", stderr=errors)
     reading = "By rank; the bars are residuals: an eigenvalue lies within."
-    chart = curves("eigenpairs", "Eigenvalues", reading, [points], x="rank", y="eigenvalue", summary=(str(found),))
-    return View("Eigenvalues", (str(found),), charts=(chart,))
+    chart = curves("eigenpairs", "Eigenvalues", reading, [points], x="rank", y="eigenvalue", summary=(str(pairs),))
+    return View("Eigenvalues", (str(pairs),), charts=(chart,))
 
 
 @drawing.register
-def predicted_view(found: JacobianDensity) -> View:
+def predicted_view(predicted: JacobianDensity) -> View:
     """Density of squared singular values; the masses at the ends cannot be drawn and are said."""
-    line = Curve("density", found.squares.tolist(), found.density.tolist(), "plain", PALETTE[0])
-    said = f"mass {number(found.zero, 3)} at zero, {number(found.top, 3)} at the edge {number(found.edge)}"
+    line = Curve("density", predicted.squares.tolist(), predicted.density.tolist(), "plain", PALETTE[0])
+    said = f"mass {number(predicted.zero, 3)} at zero, {number(predicted.top, 3)} at the edge {number(predicted.edge)}"
     reading, below = f"Not drawn: {said}.", "squared singular value"
     chart = curves(
         "jacobian", "Density", reading, [line], x=below, y="density", log_x=True, log_y=True, summary=(said,)
@@ -74,7 +77,7 @@ def predicted_view(found: JacobianDensity) -> View:
 
 
 @drawing.register
-def measured_view(found: JacobianSpectrum) -> View:
+def measured_view(measured: JacobianSpectrum) -> View:
     """Squared singular values by rank, the mean over the Jacobians."""
-    chart = spectrum_chart("jacobian", found.squares.mean(0), what="squared singular value")
-    return View("Jacobian spectrum, measured", tuple(str(found).splitlines()), charts=(chart,))
+    chart = spectrum_chart("jacobian", measured.squares.mean(0), what="squared singular value")
+    return View("Jacobian spectrum, measured", tuple(str(measured).splitlines()), charts=(chart,))

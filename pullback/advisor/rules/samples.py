@@ -164,15 +164,15 @@ def count_of(record: Record, reason: str) -> int:
     return int(counts.get(reason, 0)) if counts and reason != "outlier" else len(suspects_of(record, reason))
 
 
-def listed_samples(found: dict[str, list[Any]], seen: Mapping[str, Record]) -> str:
+def listed_samples(suspects: dict[str, list[Any]], records: Mapping[str, Record]) -> str:
     """What to do with which samples of which step, in words; by their index in the data set where the loop tells it."""
     parts = []
-    for reason, each in found.items():
+    for reason, each in suspects.items():
         rest = f" and {len(each) - NUM_LISTED} more" if len(each) > NUM_LISTED else ""
-        names = ", ".join(str(name_of(seen[reason], s)) for s in each[:NUM_LISTED])
-        parts.append(f"{REMEDIES[reason]} {names}{rest} of step {seen[reason].step}")
+        names = ", ".join(str(name_of(records[reason], s)) for s in each[:NUM_LISTED])
+        parts.append(f"{REMEDIES[reason]} {names}{rest} of step {records[reason].step}")
     text = "; ".join(parts)
-    told = all(_places(seen[reason]) for reason in found)
+    told = all(_places(records[reason]) for reason in suspects)
     counted = "by their index in the data set" if told else "counted within the measured batch"
     return f"{text[0].upper()}{text[1:]}, {counted}"
 

@@ -84,16 +84,16 @@ def _constant(spec: AttentionSpec, seed: int) -> float:
     return 4 * beta * spec.heads / math.sqrt(spec.width // spec.heads)
 
 
-def attention_page(spec: AttentionSpec, found: Measured, seeds: int) -> TheoryPage:
+def attention_page(spec: AttentionSpec, networks: Measured, seeds: int) -> TheoryPage:
     """The page with its charts."""
     from pullback import theory
     from pullback.report.theory.page import TheoryPage
 
-    bound, lines = _lines(spec, found)
+    bound, lines = _lines(spec, networks)
     limit = theory.token_profile(spec.tokens, spec.depth, mlp=0.0, scaled=True).limits[2]
-    pure = found.kinds["attention"]
+    pure = networks.kinds["attention"]
     first = pure.layers.index(pure.collapsed[0]) + 1 if pure.collapsed else math.nan
-    last = found.kinds["skip, MLP, norm"].log_relative_residual.value[-1].exp()
+    last = networks.kinds["skip, MLP, norm"].log_relative_residual.value[-1].exp()
     keys = (
         ("layers until rounding", first, f"of pure attention: |res| / |X| below {pure.floor:.1g}"),
         ("exponent of the bound", float((3**spec.depth - 1) // 2), "of its constant, after the last layer"),
@@ -104,27 +104,27 @@ def attention_page(spec: AttentionSpec, found: Measured, seeds: int) -> TheoryPa
     facts = (
         f"{spec.tokens} tokens of width {spec.width}", f"{spec.heads} heads", f"{seeds} networks of {spec.depth} layers"
     )  # fmt: skip
-    charts = (_by_architecture(found), _bound_chart(bound), *_skip_charts(lines))
+    charts = (_by_architecture(networks), _bound_chart(bound), *_skip_charts(lines))
     return TheoryPage("Attention and the rank of tokens", facts, keys, "layer", [bound, *lines], charts)
 
 
-def _lines(spec: AttentionSpec, found: Measured) -> tuple[Line, list[Line]]:
+def _lines(spec: AttentionSpec, networks: Measured) -> tuple[Line, list[Line]]:
     """The bound beside pure attention, and residuals with skips beside their recursion."""
     from pullback import theory
     from pullback.report.theory.charts import Line
 
-    norm = found.constant / 4
-    known = theory.rank_collapse_bound(found.start, spec.depth, weight_norm=norm)  # H and d_k are in the constant
-    bounded = found.bounded
+    norm = networks.constant / 4
+    known = theory.rank_collapse_bound(networks.start, spec.depth, weight_norm=norm)  # H and d_k are in the constant
+    bounded = networks.bounded
     kept = [k for k in range(spec.depth) if bounded.relative_residual.value[k] > 4 * bounded.floor]  # else rounding
     value, stderr = ([float(part[k]) for k in kept] for part in (bounded.residual.value, bounded.residual.stderr))
     found_at = [0, *(k + 1 for k in kept)]
     at = [k for k in range(spec.depth + 1) if k in found_at or known.residual[k] > LEAST]
     bound = Line(
-        "residual and its bound", at, known.residual[at].tolist(), found_at, [found.start, *value], [0.0, *stderr]
+        "residual and its bound", at, known.residual[at].tolist(), found_at, [networks.start, *value], [0.0, *stderr]
     )
     lines = []
-    for name, each in found.skips.items():
+    for name, each in networks.skips.items():
         profile = theory.token_profile(spec.tokens, spec.depth, mlp=0.0, scaled=name != "skip")
         share = each.relative_frobenius_residual
         rest = [math.sqrt(value) for value in profile.residual[1:]]
@@ -132,12 +132,12 @@ def _lines(spec: AttentionSpec, found: Measured) -> tuple[Line, list[Line]]:
     return bound, lines
 
 
-def _by_architecture(found: Measured) -> Chart:
+def _by_architecture(networks: Measured) -> Chart:
     """Relative residuals of all kinds."""
     from pullback.charts.plots import Curve, curves
 
     drawn = []
-    for name, each in found.kinds.items():
+    for name, each in networks.kinds.items():
         assert each.start is not None
         values = [
             *each.start.log_relative_residual.value.exp().tolist(),

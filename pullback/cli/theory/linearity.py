@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pullback.report.theory.page import TheoryPage
 
 
-def lines_of(model: WideNetwork, x: Tensor, found: Linearity) -> list[Line]:
+def lines_of(model: WideNetwork, x: Tensor, measured: Linearity) -> list[Line]:
     """Hessian norm, largest derivative in a hidden activation, and K(x, x), each with its law.
 
     Laws are powers of the width through the narrowest networks' mean: -1/2, times sqrt(log m) from two hidden layers
@@ -28,29 +28,29 @@ def lines_of(model: WideNetwork, x: Tensor, found: Linearity) -> list[Line]:
     deep = len(model.widths) > 1
 
     def law(first: float, falls: bool) -> list[float]:
-        shape = [math.sqrt((math.log(m) if deep else 1.0) / m) if falls else 1.0 for m in found.widths]
+        shape = [math.sqrt((math.log(m) if deep else 1.0) / m) if falls else 1.0 for m in measured.widths]
         return [first * value / shape[0] for value in shape]
 
-    norm, signal = _numbers(found.hessian_norm), found.q_inf_hidden.flatten(1).mean(1).tolist()
-    errors = [_spread([float(one.q_inf_hidden.mean()) for one in row]) for row in found.draws]
-    kernels = [[float(one.kernel_diagonal.mean()) for one in row] for row in found.draws]
+    norm, signal = _numbers(measured.hessian_norm), measured.q_inf_hidden.flatten(1).mean(1).tolist()
+    errors = [_spread([float(one.q_inf_hidden.mean()) for one in row]) for row in measured.draws]
+    kernels = [[float(one.kernel_diagonal.mean()) for one in row] for row in measured.draws]
     kernel = [sum(row) / len(row) for row in kernels]
-    limit = found.diagonal_limit
+    limit = measured.diagonal_limit
     level = kernel[-1] if limit is None else float(limit.flatten()[0])
     return [
-        _line("Hessian norm", found.widths, law(norm[0][0], linear), *norm),
+        _line("Hessian norm", measured.widths, law(norm[0][0], linear), *norm),
         _line(
             "largest derivative in a hidden unit",
-            found.widths,
+            measured.widths,
             law(signal[0], model.bottleneck is None),
             signal,
             errors,
         ),
-        _line("K(x, x)", found.widths, [level] * len(kernel), kernel, [_spread(row) for row in kernels]),
+        _line("K(x, x)", measured.widths, [level] * len(kernel), kernel, [_spread(row) for row in kernels]),
     ]
 
 
-def linearity_page(facts: Sequence[str], found: Linearity, lines: Sequence[Line]) -> TheoryPage:
+def linearity_page(facts: Sequence[str], measured: Linearity, lines: Sequence[Line]) -> TheoryPage:
     """The page with its charts."""
     from pullback.measure.linearity.family import verdict
     from pullback.report.theory.charts import line_chart
@@ -65,17 +65,17 @@ def linearity_page(facts: Sequence[str], found: Linearity, lines: Sequence[Line]
         line_chart(line, key, reading, x="width m", y=line.name, log=log)
         for line, (key, reading, log) in zip(lines, readings, strict=True)
     )
-    slope = found.slopes["hessian_norm"]
+    slope = measured.slopes["hessian_norm"]
     keys = (
         ("exponent of m in |H|", str(slope), "with its 95 percent interval"),
-        ("becomes linear", verdict(found), "the exponent is then -1/2, and 0 if not"),
+        ("becomes linear", verdict(measured), "the exponent is then -1/2, and 0 if not"),
     )
     return TheoryPage("Linearity against the width", tuple(facts), keys, "width", lines, charts)
 
 
-def _numbers(found: Estimate) -> tuple[list[float], list[float]]:
+def _numbers(estimate: Estimate) -> tuple[list[float], list[float]]:
     """Mean over inputs and outputs at each width, and the standard error."""
-    return found.value.flatten(1).mean(1).tolist(), found.stderr.flatten(1).mean(1).tolist()
+    return estimate.value.flatten(1).mean(1).tolist(), estimate.stderr.flatten(1).mean(1).tolist()
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -85,8 +85,8 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _line(
-    name: str, widths: Sequence[int], law: Sequence[float], found: Sequence[float], errors: Sequence[float]
+    name: str, widths: Sequence[int], law: Sequence[float], measured: Sequence[float], errors: Sequence[float]
 ) -> Line:
     from pullback.report.theory.charts import Line
 
-    return Line(name, list(widths), law, list(widths), found, errors)
+    return Line(name, list(widths), law, list(widths), measured, errors)

@@ -27,9 +27,9 @@ def numbers(profile: Profile) -> tuple[list[float], list[float]]:
     return profile.value.tolist(), profile.stderr.tolist()
 
 
-def estimates(found: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+def estimates(measured: Sequence[Estimate]) -> tuple[list[float], list[float]]:
     """Values and standard errors."""
-    return [float(each.value) for each in found], [float(each.stderr) for each in found]
+    return [float(each.value) for each in measured], [float(each.stderr) for each in measured]
 
 
 def distribution(

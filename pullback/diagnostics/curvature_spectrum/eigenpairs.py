@@ -161,7 +161,7 @@ def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted)
             )
 
 
-def _measured(found: MeasuredPairs, vectors: Tensor, limit: float, rows: GradientRows) -> MeasuredPairs:
+def _measured(pairs: MeasuredPairs, vectors: Tensor, limit: float, rows: GradientRows) -> MeasuredPairs:
     """With eigenvectors in parameter space, whose residuals A V - V values are within ``limit``, if rounding allows.
 
     Those known from the Gram matrix are exact but for the rounding of ``vectors``. One product with a combination of
@@ -170,20 +170,20 @@ def _measured(found: MeasuredPairs, vectors: Tensor, limit: float, rows: Gradien
     """
     k = vectors.shape[1]
     if k == 0:
-        return replace(found, vectors=vectors, residuals=found.values)
+        return replace(pairs, vectors=vectors, residuals=pairs.values)
     signs = torch.randint(2, (k,), generator=make_generator(0)).to(vectors) * 2 - 1
     moved = rows.T @ (rows @ (vectors @ signs)) / rows.num_samples
-    seen = torch.linalg.vector_norm(moved - vectors @ (signs * found.values)) / k**0.5
-    found = replace(
-        found, vectors=vectors, residuals=found.residuals.clamp(min=float(seen)), num_matvecs=found.num_matvecs + 1
+    seen = torch.linalg.vector_norm(moved - vectors @ (signs * pairs.values)) / k**0.5
+    pairs = replace(
+        pairs, vectors=vectors, residuals=pairs.residuals.clamp(min=float(seen)), num_matvecs=pairs.num_matvecs + 1
     )
     for _ in range(1 + REFINEMENTS):
-        if bool((found.residuals <= limit).all()):
-            return found
+        if bool((pairs.residuals <= limit).all()):
+            return pairs
         values, vectors, image, residuals = _ritz(rows, vectors)
-        found = replace(found, values=values, vectors=vectors, residuals=residuals, num_matvecs=found.num_matvecs + k)
+        pairs = replace(pairs, values=values, vectors=vectors, residuals=residuals, num_matvecs=pairs.num_matvecs + k)
         vectors = orthonormal(image)
-    return replace(found, converged=found.converged and bool((found.residuals <= limit).all()))
+    return replace(pairs, converged=pairs.converged and bool((pairs.residuals <= limit).all()))
 
 
 def _ritz(rows: GradientRows, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -96,8 +96,8 @@ class Filler:
         for block in self.workers.share(sorted(blocks), [1.0] * len(blocks)):
             self._check_data(block, digest(self.data.take(*self.grid.samples(block))))
 
-    def _check_data(self, block: int, found: str) -> None:
-        if (entry := self.finished.blocks.get(block)) and entry["data"] != found:
+    def _check_data(self, block: int, fingerprint: str) -> None:
+        if (entry := self.finished.blocks.get(block)) and entry["data"] != fingerprint:
             start, stop = self.grid.samples(block)
             raise input_error(
                 self.where,

@@ -55,7 +55,7 @@ def _leaf(value: Any) -> Any:
     return value
 
 
-def check_sample(stored: list[dict[str, Any]] | None, found: list[dict[str, Any]], path: object, where: str) -> None:
+def check_sample(stored: list[dict[str, Any]] | None, sample: list[dict[str, Any]], path: object, where: str) -> None:
     """Refuse a loss with other values or derivatives than the store was begun with.
 
     Where the data are others, that is what is told, by the checks of blocks.
@@ -63,12 +63,12 @@ def check_sample(stored: list[dict[str, Any]] | None, found: list[dict[str, Any]
     if stored is None:
         got = "a store of an earlier version, which kept none"
         raise input_error(where, f"losses of a few samples in the store at {path}", got, "Choose another path")
-    for old, new in zip(stored, found, strict=False):
+    for old, new in zip(stored, sample, strict=False):
         if old["start"] != new["start"] or old["data"] != new["data"]:
             return
-    scale = max(abs(loss) for new in found for loss in new["losses"])
-    steepest = max(new["slope"] for new in found)
-    for old, new in zip(stored, found, strict=True):
+    scale = max(abs(loss) for new in sample for loss in new["losses"])
+    steepest = max(new["slope"] for new in sample)
+    for old, new in zip(stored, sample, strict=True):
         pairs = enumerate(zip(old["losses"], new["losses"], strict=True))
         far = [k for k, (a, b) in pairs if not abs(a - b) <= new["tolerance"] * scale + new["rounding"]]
         steep = abs(old["slope"] - new["slope"]) > 2 * new["tolerance"] * steepest + new["rounding"] ** 2

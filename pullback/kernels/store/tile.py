@@ -165,7 +165,7 @@ def _make_square(out: Tensor, layer: _Layer, place: tuple[slice, slice]) -> None
         out.zero_()
 
 
-def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[str], where: str) -> None:
+def _check_sums(totals: Tensor, left: Block, right: Block | None, layers: list[str], where: str) -> None:
     """Per layer the sum of the tile's entries against the inner product of the blocks' summed gradients."""
     right = right or left
     checks = SumChecks(where, max(left.captured.dtype, right.captured.dtype, key=lambda d: torch.finfo(d).eps))
@@ -174,5 +174,5 @@ def _check_sums(found: Tensor, left: Block, right: Block | None, layers: list[st
     names = {layer: [name for name in left.sums if layer_of(name) == layer] for layer in layers}
     for place, layer in enumerate(layers):
         sums = [[block.sums[name].cpu() for name in names[layer]] for block in (left, right)]
-        checks.add_kernel(layer, found[place], sums[0], sums[1], bounds[place])
+        checks.add_kernel(layer, totals[place], sums[0], sums[1], bounds[place])
     checks.evaluate()

@@ -114,16 +114,16 @@ def linearity_table(measured: Mapping[str, Linearity]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def verdict(found: Linearity) -> str:
+def verdict(result: Linearity) -> str:
     """Whether networks of a kind become linear with their width: "yes", "no" or "undecided", as in the table.
 
     Raises:
         InputError: a single network or width.
     """
-    if "hessian_norm" not in found.slopes:
-        got = f"{len(found.widths)} of them"
+    if "hessian_norm" not in result.slopes:
+        got = f"{len(result.widths)} of them"
         raise input_error("linearity_table", "a measurement over two widths or more", got, "Pass widths=[64, 128, …]")
-    slope = found.slopes["hessian_norm"]
+    slope = result.slopes["hessian_norm"]
     if slope.high < BETWEEN:
         return "yes"
     return "no" if slope.low > BETWEEN else "undecided"
@@ -213,9 +213,9 @@ def _q_221(one: Linearity, side: str) -> Tensor | None:
     return None if one.q_221 is None else torch.as_tensor(getattr(one.q_221, side))
 
 
-def _known(found: Tensor | None) -> Tensor:
-    assert found is not None  # every network has it
-    return found
+def _known(value: Tensor | None) -> Tensor:
+    assert value is not None  # every network has it
+    return value
 
 
 def _slopes(widths: tuple[int, ...], draws: tuple[tuple[Linearity, ...], ...]) -> dict[str, Slope]:

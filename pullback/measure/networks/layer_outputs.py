@@ -69,7 +69,7 @@ def caught(model: nn.Module, count: int, where: str, *, in_graph: bool = True) -
             handle.remove()
 
 
-def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: int, where: str, in_graph: bool) -> Any:
+def _catch(name: str, outputs: list[LayerOutput], calls: dict[str, int], count: int, where: str, in_graph: bool) -> Any:
     def hook(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != count:
             got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
@@ -81,7 +81,9 @@ def _catch(name: str, found: list[LayerOutput], calls: dict[str, int], count: in
         label = name if calls[name] == 1 else f"{name}#{calls[name]}"
         if in_graph and not output.requires_grad and not is_transformed(output):
             output.requires_grad_()
-        found.append(LayerOutput(label, output, 1 if isinstance(module, nn.modules.conv._ConvNd) else output.dim() - 1))
+        outputs.append(
+            LayerOutput(label, output, 1 if isinstance(module, nn.modules.conv._ConvNd) else output.dim() - 1)
+        )
         return output.clone()
 
     return hook
@@ -92,12 +94,12 @@ def is_transformed(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def layer_names(found: list[LayerOutput], where: str) -> tuple[str, ...]:
+def layer_names(outputs: list[LayerOutput], where: str) -> tuple[str, ...]:
     """Names of the layers; refuse a model in which there are none."""
-    if not found:
+    if not outputs:
         expected = "a model with linear or convolutional layers"
         raise input_error(where, expected, "none that was called", "Pass another model")
-    return tuple(layer.name for layer in found)
+    return tuple(layer.name for layer in outputs)
 
 
 def check_finite(names: Sequence[str], outputs: Sequence[Tensor], where: str) -> None:

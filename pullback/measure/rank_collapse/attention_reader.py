@@ -44,10 +44,10 @@ class Reader(TorchDispatchMode):
         return False
 
     def __init__(
-        self, found: Callable[[Call], None], strange: Callable[[str | int], None], inputs: Iterable[Tensor]
+        self, report: Callable[[Call], None], strange: Callable[[str | int], None], inputs: Iterable[Tensor]
     ) -> None:
         super().__init__()
-        self._found, self._strange = found, strange
+        self._found, self._strange = report, strange
         self._traces, self._masks = Traces(inputs), Masks()
         self._paused = False
 

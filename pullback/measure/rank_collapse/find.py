@@ -112,20 +112,22 @@ def _name(attention: _Attention) -> str:
     return attention.around[-1].name if attention.around else ROOT_LAYER
 
 
-def _parts(found: list[_Attention], layers: list[Layer | None], samples: int) -> dict[int, str]:
+def _parts(attentions: list[_Attention], layers: list[Layer | None], samples: int) -> dict[int, str]:
     """Which of them, by number, have no tokens of their own, and why."""
     parts: dict[int, str] = {}
     read = {layer.key for layer in layers if layer is not None and layer.key is not None}
     alone = [number for number, layer in enumerate(layers) if layer is not None and layer.key is None]
-    for _, group in groupby(alone, lambda number: id(found[number].around[-1]) if found[number].around else 0):
+    for _, group in groupby(
+        alone, lambda number: id(attentions[number].around[-1]) if attentions[number].around else 0
+    ):
         run = list(group)
-        rows = [max(found[number].shape.lengths) for number in run]
-        keys = found[run[-1]].keys
+        rows = [max(attentions[number].shape.lengths) for number in run]
+        keys = attentions[run[-1]].keys
         few = max(rows) < keys == sum(rows)
-        single = samples > 1 and len(run) % samples == 0 and all(found[number].shape.batch == 1 for number in run)
+        single = samples > 1 and len(run) % samples == 0 and all(attentions[number].shape.batch == 1 for number in run)
         if len(run) > 1 and (few or single):
             parts |= dict.fromkeys(run, IN_PARTS)
-        elif any(frame.key in read for frame in found[run[0]].around):
+        elif any(frame.key in read for frame in attentions[run[0]].around):
             parts |= dict.fromkeys(run, OTHERS)
     return parts
 

@@ -39,10 +39,10 @@ class Line:
     points: str = "networks"
 
     @classmethod
-    def by_layer(cls, name: str, theory: Sequence[float], found: Sequence[float], stderr: Sequence[float]) -> Line:
+    def by_layer(cls, name: str, theory: Sequence[float], measured: Sequence[float], stderr: Sequence[float]) -> Line:
         """Of layers 1 to L, both predicted and found."""
         layers = list(range(1, len(theory) + 1))
-        return cls(name, layers, theory, layers, found, stderr)
+        return cls(name, layers, theory, layers, measured, stderr)
 
     @property
     def known(self) -> dict[float, float]:

@@ -82,11 +82,11 @@ def normalised(s: Signal, layer: Normalised) -> Signal:
         off = np.einsum(form, x.mean, mean2) + np.einsum(form, mean, y.mean) - np.einsum(form, mean, mean2)
         return (covariance - (0 if tangent else off)) / np.einsum(form, root, root2)
 
-    def side(found: Side) -> Side:
-        form = "ap,aq->apq" if found.covariance.ndim == 3 else "ap,ap->ap"
-        mean, root = prepared(found)
-        whole = layer.gain * joined(found.covariance, form, found, found) + layer.bias
-        return Side(whole, lambda: math.sqrt(layer.gain) * (found.mean - mean) / root)
+    def side(given: Side) -> Side:
+        form = "ap,aq->apq" if given.covariance.ndim == 3 else "ap,ap->ap"
+        mean, root = prepared(given)
+        whole = layer.gain * joined(given.covariance, form, given, given) + layer.bias
+        return Side(whole, lambda: math.sqrt(layer.gain) * (given.mean - mean) / root)
 
     form = "ap,bq->abpq" if s.pairs else "ap,bp->abp"
     plain = joined(s.nngp, form, s.left, s.right)

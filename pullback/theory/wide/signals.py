@@ -121,8 +121,8 @@ def of_inputs(x1: Array, x2: Array, *, channels_last: bool, pairs: bool) -> Sign
 def _mapped(s: Signal, function: Callable[[Array], Array], mean: Callable[[Array], Array]) -> Signal:
     """A linear map of pixels, the same for every covariance."""
 
-    def side(found: Side) -> Side:
-        return Side(function(found.covariance), lambda: mean(found.mean))
+    def side(given: Side) -> Side:
+        return Side(function(given.covariance), lambda: mean(given.mean))
 
     return replace(s, nngp=function(s.nngp), ntk=function(s.ntk), left=side(s.left), right=side(s.right))
 
@@ -134,8 +134,8 @@ def weighted(s: Signal, layer: Weighted, function: Callable[[Array], Array], siz
     def own(covariance: Array) -> Array:
         return layer.weight * covariance + layer.bias
 
-    def side(found: Side) -> Side:
-        whole = own(found.covariance)
+    def side(given: Side) -> Side:
+        whole = own(given.covariance)
         variances = whole if whole.ndim == 2 else whole[:, 0]
         return Side(whole, lambda: np.zeros_like(variances))
 

@@ -72,9 +72,9 @@ def quadratic_page(
     return page_of("A quadratic", facts, _keys(setting), "step", lines, charts)
 
 
-def _lines(setting: _Setting, exact: Tensor, found: dynamics.Trajectories) -> Lines:
+def _lines(setting: _Setting, exact: Tensor, simulated: dynamics.Trajectories) -> Lines:
     """The loss, and the first four directions."""
-    runs, clean = len(found.x), setting.as_torch_keeps(exact)
+    runs, clean = len(simulated.x), setting.as_torch_keeps(exact)
     error = lambda values: values.std(0) / math.sqrt(runs) if runs > 1 else None  # noqa: E731
     known = setting.problem.excess(clean)
     if setting.noise and not setting.momentum:
@@ -83,9 +83,9 @@ def _lines(setting: _Setting, exact: Tensor, found: dynamics.Trajectories) -> Li
             setting.problem, start, setting.steps, lr=setting.lr, noise_covariance=variance
         )
         known = known + moments.excess_loss - setting.problem.excess(exact)
-    lines = [beside("loss", known, found.loss.mean(0), error(found.loss))]
+    lines = [beside("loss", known, simulated.loss.mean(0), error(simulated.loss))]
     for place, value in enumerate(setting.h[:4]):
-        of = found.x[..., place]
+        of = simulated.x[..., place]
         lines.append(beside(f"distance along h = {value:g}", clean[:, place], of.mean(0), error(of)))
     return lines
 
@@ -99,11 +99,11 @@ def _charts(lines: Lines, *, with_noise: bool) -> list[Chart]:
     return charts
 
 
-def _paths(setting: _Setting, exact: Tensor, found: dynamics.Trajectories) -> Chart:
+def _paths(setting: _Setting, exact: Tensor, simulated: dynamics.Trajectories) -> Chart:
     """The way over the contours of the first two directions."""
     reach = max(1.2, *(float(v) for v in exact[: min(setting.steps, 50), :2].abs().max(0).values.clamp(max=4)))
     x, y, z = heights(dynamics.Quadratic(setting.h[:2]).loss, [(-reach, reach)] * 2)
-    pairs = {"theory": setting.as_torch_keeps(exact), FOUND: found.x[0]}
+    pairs = {"theory": setting.as_torch_keeps(exact), FOUND: simulated.x[0]}
     paths = {name: (path[:, 0].tolist(), path[:, 1].tolist()) for name, path in pairs.items()}
     return landscape_chart(x, y, z, paths, [[0.0, 0.0]], ("along the first", "along the second"))
 

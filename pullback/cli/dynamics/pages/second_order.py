@@ -101,14 +101,14 @@ def _key(name: str, steps: int, losses: list[float], work: list[float], ended: s
     return name, losses[last], f"loss after {last} steps{each}{ended}"
 
 
-def _chart(key: str, reading: str, found: Mapping[str, list[tuple[float, float]]], x: str, log: str) -> Chart:
+def _chart(key: str, reading: str, courses: Mapping[str, list[tuple[float, float]]], x: str, log: str) -> Chart:
     drawn = [
         Curve(name, [at for at, _ in points], [max(loss, 1e-16) for _, loss in points],
               "dash" if name in FIRST_ORDER else "plain", colour_of(list(METHODS).index(name)))
-        for name, points in found.items()
+        for name, points in courses.items()
         if points
     ]  # fmt: skip
-    ends = {name: points[-1] for name, points in found.items() if points}
+    ends = {name: points[-1] for name, points in courses.items() if points}
     least = min(ends, key=lambda name: ends[name][1], default="")
     said = (f"The least is that of {least}, {ends[least][1]:.3g}." if ends else "No step was taken.",)
     return curves(key, f"Loss against {key}", reading, drawn, x=x, y="loss", log_x=bool(log), log_y=True, summary=said,

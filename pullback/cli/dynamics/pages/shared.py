@@ -60,12 +60,12 @@ def some(count: int, most: int = SHOWN) -> list[int]:
     return sorted({round(k * (count - 1) / (most - 1)) for k in range(most)})
 
 
-def beside(name: str, theory: Tensor, found: Tensor, errors: Tensor | None = None) -> Line:
+def beside(name: str, theory: Tensor, simulated: Tensor, errors: Tensor | None = None) -> Line:
     """Theory at every step, and what was found at some."""
     places = some(len(theory))
     zero = torch.zeros(len(theory)) if errors is None else errors
     return Line(
-        name, list(range(len(theory))), theory.tolist(), places, [float(found[k]) for k in places],
+        name, list(range(len(theory))), theory.tolist(), places, [float(simulated[k]) for k in places],
         [float(zero[k]) for k in places],
     )  # fmt: skip
 
