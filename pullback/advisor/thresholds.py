@@ -68,6 +68,8 @@ FALLS_BY = 4.0  # standard errors of a quarter's level
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
 WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention
+WILD_NATS = 5.0  # of an entropy above that: the right answer has a hundredth of the chance; healthy ones reach 4.7
+WILD_TIMES = 2.0  # and so many times that: sums over the tokens of a sample have more nats
 UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/studies/pathologies have 2 to 450
 
 # Units.
@@ -152,6 +154,9 @@ TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the trai
 # The loop. Each is a convention, between what mistakes give and what healthy runs of this repository's suite do.
 MOVES = 1e-6  # |dw| / |w| of a layer that is trained
 NOT_ZEROED = 5.0  # growth of |.grad| over the size of samples' gradients
+ZEROED = (
+    2.0  # times shorter from one step to the next: sums of all gradients so far lose 1.15 of it, others 1.6 or more
+)
 ADDS_UP = 0.35  # of the first norm a step: equal gradients that add up give 1, unrelated ones 0.26 over 8 steps
 ADDS_UP_BEYOND = 0.25  # where later ones are longer than the triangle inequality lets a mean be: they turn meanwhile
 DECAY_SHARE = 0.5  # of a step's length that decay would make alone; convention

@@ -127,7 +127,16 @@ def moved(ratio: float, loss: float = 2.0) -> list[Line]:
 
 def moved_and_learns(ratio: float) -> Run:
     """A run that learns, with half of one answer's loss left."""
-    return a_run(constant(2.0), (2, "updates", {"median": ratio}), loss=[2.0] * 25 + [1.0] * 5)
+    return a_run(constant(2.0), *steps_of(ratio, 0.01, 0.01), loss=[2.0] * 25 + [1.0] * 5)
+
+
+def moves_on(ratio: float) -> Run:
+    """One that learns as well, whose steps are as long in two of three measurements."""
+    return a_run(constant(2.0), *steps_of(0.01, ratio, ratio), loss=[2.0] * 25 + [1.0] * 5)
+
+
+def steps_of(*ratios: float) -> list[Line]:
+    return [(2**k, "updates", {"median": ratio}) for k, ratio in enumerate(ratios, start=1)]
 
 
 def copied(count: int) -> list[Line]:
@@ -163,6 +172,12 @@ def zeroed(growth: float) -> Run:
     norms = [1.0] + [growth] * 63
     measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 20, 40, 60)]
     return a_run(*measured, gradient_norm=norms)
+
+
+def falling(times: float) -> Run:
+    """One that outgrew the samples', and once falls by this factor from one step to the next."""
+    measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 20, 40, 60)]
+    return a_run(*measured, gradient_norm=[1.0] + [8.0] * 40 + [8.0 * times] + [8.0] * 22)
 
 
 def adding(share: float, beyond: float = 0.9) -> Run:
@@ -219,6 +234,12 @@ def wild(first: float) -> Run:
     return a_run(constant(2.0), loss=[first] + [2.0] * 9)
 
 
+def wild_scores(answer: float, nats: float) -> Run:
+    """A first cross-entropy so many nats above that of one answer for all."""
+    known = {"loss": answer, "constant_loss": answer, "form": "cross-entropy"}
+    return a_run((1, "loss", known), loss=[answer + nats] + [answer] * 9)
+
+
 def copies(sizes: tuple[int, ...], samples: int) -> list[Line]:
     """A batch that holds some samples several times."""
     suspects = [[k, 1.0, "duplicate"] for k in range(sum(sizes) - len(sizes))]
@@ -264,6 +285,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
             50, 49, "schedule-at-zero", is_warning),
     ),
     "WILD_START": (Row(wild, 16.01, 15.99, "chaotic-initialisation"),),
+    "WILD_NATS": (Row(lambda v: wild_scores(2.5, v), 5.01, 4.99, "chaotic-initialisation"),),
+    "WILD_TIMES": (Row(lambda v: wild_scores(6.0, 6.0 * (v - 1)), 2.01, 1.99, "chaotic-initialisation"),),
     "ONE_OR_TWO": (Row(one_sample, 2, 3, "batch-too-small"),),
     "MANY_COPIES": (Row(lambda v: copies((2,) * v, 100), 21, 20, "duplicates"),),
     # of 1000 samples 200 pairs are draws from 2498, which hold 26.6 threes; 4 standard errors and one more are 48.3
@@ -280,7 +303,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "LEARNT_NOTHING": (Row(level, 1.941, 1.939, "not-learning"),),
     "MANY_STEPS": (Row(lambda v: level(2.0, v), 30, 29, "not-learning"),),
     "UNSEEN_STEPS": (Row(measured_until, 49, 51, "not-measured"),),
-    "LARGE_UPDATE": (Row(moved, 0.1001, 0.0999, LR_HIGH),),
+    "LARGE_UPDATE": (Row(moved, 0.1001, 0.0999, LR_HIGH), Row(moves_on, 0.1001, 0.0999, LR_HIGH)),
     "GOOD_UPDATE": (
         Row(
             moved, 0.2, 0.21, LR_HIGH,
@@ -290,6 +313,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "HALF_TRAVELLED": (Row(slow, 0.499, 0.501, LR_LOW),),
     "MOVES": (Row(layers_moving, 1.01e-6, 0.99e-6, "parameters-not-trained"),),
     "NOT_ZEROED": (Row(zeroed, 5.01, 4.99, "gradients-not-zeroed"),),
+    "ZEROED": (Row(falling, 1.99, 2.01, "gradients-not-zeroed"),),
     "ADDS_UP": (Row(adding, 0.351, 0.349, "gradients-not-zeroed"),),
     "ADDS_UP_BEYOND": (Row(lambda v: adding(v, beyond=1.1), 0.251, 0.249, "gradients-not-zeroed"),),
     "WILD_UPDATE": (Row(moved_and_learns, 0.301, 0.299, LR_HIGH, is_warning),),

@@ -13,10 +13,11 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import CONVENTION, by_layer, class_counts, lasts, records_with, rows, span
 from pullback.advisor.severity import severity, severity_of_mistake
-from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_START
+from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_NATS, WILD_START, WILD_TIMES
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
+ENTROPIES = {"cross-entropy", "nll", "binary", "binary-nll"}
 PHASES = {
     "ordered": "The starting weights are so small that samples look alike to the last layers, and gradients vanish.",
     "chaotic": "The starting weights are so large that like samples become unlike, and gradients explode.",
@@ -136,7 +137,9 @@ def _wild_start(run: Run) -> Iterator[Finding]:
     if not len(losses.values) or modest is None or int(losses.steps[0]) > 1:
         return
     first = float(losses.values[0])
-    if not first > WILD_START * modest:
+    entropy = set(rows(run, "loss").cells("form")) & ENTROPIES
+    sure = entropy and first - modest > WILD_NATS and first > WILD_TIMES * modest
+    if not sure and not first > WILD_START * modest:
         return
     change = Change("initialisation", "he" if kinds(run) & set(RELU_FAMILY) and not is_normalised(run) else "xavier")
     yield Finding(
@@ -146,7 +149,7 @@ def _wild_start(run: Run) -> Iterator[Finding]:
         (1, 1),
         {"first loss": first, "loss of one answer for all": modest},
         f"a first loss above {WILD_START:g} times that of the best answer that is the same for every sample (of "
-        "numbers: of the answer 0)",
+        f"numbers: of the answer 0); of an entropy also {WILD_TIMES:g} times and {WILD_NATS:g} nats above it",
         CONVENTION,
         f"Start from smaller weights, those of the last layer above all: {str(change.value).capitalize()} "
         "initialisation",

@@ -60,7 +60,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     lasting = lasts([each.record for each in above], [each.record for each in curvatures])
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
-    updates = _large_updates(run, WILD_UPDATE if works else LARGE_UPDATE) if short else _updates(run)[:0]
+    updates = _large_updates(run, works=works) if short else _updates(run)[:0]
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -102,7 +102,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         evidence,
         "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
         f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
-        f"updates above {WILD_UPDATE:g}, or a loss that leapt to {DIVERGING:g} times its start",
+        f"first updates above {WILD_UPDATE:g}, or a loss that leapt to {DIVERGING:g} times its start",
         STABILITY + "; " + CONVENTION,
         f"Lower the {which}{target}"
         + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
@@ -117,12 +117,18 @@ def _updates(run: Run) -> Rows:
     return records.where(records.steps != FIRST_MEASUREMENT)
 
 
-def _large_updates(run: Run, limit: float) -> Rows:
-    """Measurements of steps that move the weights by so much of their size, if the first shows it or half of them."""
+def _large_updates(run: Run, *, works: bool) -> Rows:
+    """Measurements of steps that move the weights by so much of their size, if half of them show it, or the first does.
+
+    Where training works the first has to be wild for that: many start so, and go on with shorter ones.
+    """
     records = _updates(run)
-    beyond = records.numbers("median") > limit
-    large = records.where(beyond)
-    return large if beyond[:1].any() or lasts(large, records) else large[:0]
+    sizes = records.numbers("median")
+    large = records.where(sizes > LARGE_UPDATE)
+    if lasts(large, records):
+        return large
+    beyond = sizes > (WILD_UPDATE if works else LARGE_UPDATE)
+    return records.where(beyond) if beyond[:1].any() else large[:0]
 
 
 def too_low(run: Run) -> Iterator[Finding]:

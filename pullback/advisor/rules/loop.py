@@ -17,6 +17,7 @@ from pullback.advisor.thresholds import (
     MANY_OUTPUTS,
     MEDIAN_OF,
     NOT_ZEROED,
+    ZEROED,
 )
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
@@ -38,7 +39,7 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
     last = int(at[-1]) if leapt is None else min(int(at[-1]), leapt - MEDIAN_OF)
     kept = np.isfinite(norms) & (norms > 0) & (steps <= last)
     steps, norms = steps[kept], norms[kept]
-    if len(steps) < MANY_NORMS:
+    if len(steps) < MANY_NORMS or _falls(norms):
         return
     ratios = norms / _largest_around(at, sizes, steps)
     late = float(np.median(ratios[len(ratios) // 2 :]))
@@ -61,6 +62,12 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
             summary="Gradients of all earlier steps add up, so that the optimizer follows what is long past.",
             change=Change("zero_grad"),
         )
+
+
+def _falls(norms: np.ndarray) -> bool:
+    """Whether one step of the second half took most of the norm away: a sum of many loses no more than one of them."""
+    late = norms[len(norms) // 2 :]
+    return bool((late[:-1] > ZEROED * late[1:]).any())
 
 
 def _sizes(run: Run) -> tuple[np.ndarray, np.ndarray]:
