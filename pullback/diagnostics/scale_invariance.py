@@ -52,7 +52,7 @@ def scale_invariance(model: nn.Module, x: Batch, *, seed: int = 0) -> dict[str, 
     check_batch("scale_invariance", x)
     view = ModelView.of(model, None, "scale_invariance")
     values = {name: p.detach() for name, p in view.parameters.items()}
-    found: dict[str, tuple[str, ...]] = {}
+    groups_of: dict[str, tuple[str, ...]] = {}
     with undisturbed(view.model, training=False), torch.no_grad():
         for module in view.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -62,10 +62,10 @@ def scale_invariance(model: nn.Module, x: Batch, *, seed: int = 0) -> dict[str, 
             matrices = [(name,) for name in names if values[name].dim() >= 2]
             groups = [*matrices, *([names] if len(names) > 1 else [])] if matrices else []
             if groups:
-                found[layer] = next(
+                groups_of[layer] = next(
                     (group for group in groups if _is_invariant(view, x, values, group, base, seed)), ()
                 )
-    return found
+    return groups_of
 
 
 def _is_invariant(

@@ -185,8 +185,8 @@ class TangentPath:
         return float(losses.detach().double().mean()), slope.reshape(len(slope), -1)
 
     def _curvature(self) -> float:
-        found = eigenvalues(Hessian(self.model, self.loss_fn, (self.x, self.y)), tol=1e-3)
-        return float(found.values[0])
+        pairs = eigenvalues(Hessian(self.model, self.loss_fn, (self.x, self.y)), tol=1e-3)
+        return float(pairs.values[0])
 
 
 def follow(path: TangentPath, train_step: Callable[[], object], steps: int, every: int = 1) -> TangentPath:

@@ -46,15 +46,15 @@ def trade_off(kernel: Kernel | Tensor) -> TradeOff:
         >>> trade_off(torch.ones(3, 3)).label
         'aligned, ill-conditioned'
     """
-    found = alignment(kernel)
+    agreement = alignment(kernel)
     spread = moments(kernel, num_params=1).spread
-    n = len(found.cosine)
+    n = len(agreement.cosine)
     place = math.log(max(spread, 1.0)) / math.log(n) if math.isfinite(spread) else 0.0
     condition = "well conditioned" if place < WELL else "ill-conditioned" if place > ILL else "moderately conditioned"
-    if found.mean_cosine > REINFORCING:
+    if agreement.mean_cosine > REINFORCING:
         label = f"aligned, {condition}"
         pull = "Steps on one sample help the others, which speeds up the first phase of training"
-    elif found.mean_cosine < -REINFORCING:
+    elif agreement.mean_cosine < -REINFORCING:
         label = f"conflicting, {condition}"
         pull = "Steps on one sample undo those on others, so progress on the mean loss is slow or oscillates"
     else:
@@ -67,7 +67,7 @@ def trade_off(kernel: Kernel | Tensor) -> TradeOff:
         "others learn slowly at it; adaptive or second-order methods even this out",
     }[condition]
     numbers = (
-        f"mean cosine {found.mean_cosine:.3g}, {found.conflict_fraction:.1%} of pairs in conflict, "
+        f"mean cosine {agreement.mean_cosine:.3g}, {agreement.conflict_fraction:.1%} of pairs in conflict, "
         f"spread {spread:.3g} of at most {n}"
     )
-    return TradeOff(label, found.mean_cosine, found.conflict_fraction, spread, f"{pull}. {cost}. ({numbers}.)")
+    return TradeOff(label, agreement.mean_cosine, agreement.conflict_fraction, spread, f"{pull}. {cost}. ({numbers}.)")

@@ -113,8 +113,8 @@ def boundary_curvature(
             G, point = _difference(model, pairs[i], x.shape[1:], where), x[i].reshape(-1)
             gradient, value = func.grad_and_value(G)(point)
             _check_point(point, float(value), float(gradient.norm()), tol, i, where)
-            found = _principal(SecondForm(G, point, gradient), k, seed)
-            rows.append((found.values, found.residuals, found.converged, gradient, value))
+            curvatures = _principal(SecondForm(G, point, gradient), k, seed)
+            rows.append((curvatures.values, curvatures.residuals, curvatures.converged, gradient, value))
     values, residuals, converged, gradients, heights = zip(*rows, strict=True)
     slopes, norms = torch.stack(gradients), torch.stack(gradients).norm(dim=1)
     return BoundaryCurvature(
@@ -133,8 +133,8 @@ def _principal(form: SecondForm, k: int | None, seed: int) -> Eigenpairs:
     # where G bends along its normal alone, what is left on the tangents is rounding, and not even symmetric
     floor = math.sqrt(torch.finfo(form.dtype).eps) * form.along_normal()
     wanted = (form.shape[0], "largest") if k is None else (k, "both")
-    found = eigenvalues(damp(form, floor), *wanted, seed=seed)
-    return replace(found, values=found.values - floor)
+    pairs = eigenvalues(damp(form, floor), *wanted, seed=seed)
+    return replace(pairs, values=pairs.values - floor)
 
 
 class SecondForm(Operator):

@@ -113,8 +113,8 @@ def curve_metrics(
         theta = torch.arange(points, dtype=like.dtype, device=like.device) * (2 * math.pi / points)
         return _one_network(model, path, theta, where)
 
-    found, layers, count = over_networks(one, model_or_spec, seeds, seed, redraw, dtype, where)
-    euclidean, curvature, gauss, length, turn = found
+    metrics, layers, count = over_networks(one, model_or_spec, seeds, seed, redraw, dtype, where)
+    euclidean, curvature, gauss, length, turn = metrics
     return CurveProfiles(euclidean, curvature, gauss, length, turn, layers, count)
 
 

@@ -37,8 +37,8 @@ def loss_and_gradient(
         loss, inputs = losses.mean(), [leaves[n] for n in wanted]
         if not loss.requires_grad:  # the model uses none of them
             return loss, {name: torch.zeros_like(leaves[name]) for name in wanted}
-        found = torch.autograd.grad(loss, inputs, materialize_grads=True)
-    return losses.detach().mean(), dict(zip(wanted, found, strict=True))
+        slopes = torch.autograd.grad(loss, inputs, materialize_grads=True)
+    return losses.detach().mean(), dict(zip(wanted, slopes, strict=True))
 
 
 def mean_loss(

@@ -175,9 +175,9 @@ def recurrent_jacobians(cell: nn.Module, x: Tensor, state: Tensor) -> Tensor:
     if isinstance(cell, nn.LSTMCell):
         remedy = "Wrap it: hand on state.chunk(2, 1), return torch.cat of both"
         raise input_error(where, "a cell whose state is one tensor", "an LSTMCell, with two", remedy)
-    found = []
+    jacobians = []
     for step in x:
         J = Jacobian(cell, (step, state), wrt="input")
-        found.append(J.per_sample()[..., step.shape[1] :])  # columns of the inputs come first
+        jacobians.append(J.per_sample()[..., step.shape[1] :])  # columns of the inputs come first
         state = J.outputs()
-    return torch.stack(found)
+    return torch.stack(jacobians)

@@ -93,8 +93,8 @@ def signal_propagation(
         inputs = (_pair(model_or_spec, q0, c0, generator) if x is None else x).to(dtype)
         return _one_network(model.to(inputs.device), inputs, generator, where)
 
-    found, layers, count = over_networks(one, model_or_spec, seeds, seed, redraw, dtype, where)
-    q, c, gradients = found
+    profiles, layers, count = over_networks(one, model_or_spec, seeds, seed, redraw, dtype, where)
+    q, c, gradients = profiles
     return SignalPropagation(q, c, gradients, layers, count)
 
 

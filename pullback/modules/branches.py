@@ -81,7 +81,7 @@ def branch_depths(order: Order, where: str) -> dict[str, int]:
     streams: dict[int, list[Branch]] = {}
     for each in order.residuals.branches:
         streams.setdefault(each.stream, []).append(each)
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
     ending: Counter[str] = Counter()
     for branches in streams.values():
         if not any(each.attends for each in branches):
@@ -93,12 +93,12 @@ def branch_depths(order: Order, where: str) -> dict[str, int]:
                 remedy = 'Use phase="ordered", which leaves branches as they are drawn, and scale that one yourself'
                 raise input_error(where, "residual branches that end in a layer", got, remedy)
             for name in {order.calls[call] for call in branch.ends}:
-                if found.setdefault(name, depth) != depth:
-                    got = f"`{name}` in streams of {found[name]} and {depth} layers"
+                if depths.setdefault(name, depth) != depth:
+                    got = f"`{name}` in streams of {depths[name]} and {depth} layers"
                     raise input_error(where, "one depth for each layer", got, "Untie the layers first")
                 ending[name] += sum(order.calls[call] == name for call in branch.ends)
     for name, times in ending.items():
         if (calls := order.calls.count(name)) != times:
             got = f"`{name}`, which ends {times} and is called {calls} times"
             raise input_error(where, "layers that end residual branches and nothing else", got, "Untie the layer first")
-    return found
+    return depths

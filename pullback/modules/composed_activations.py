@@ -66,9 +66,9 @@ def of_module(module: nn.Module) -> Activation | None:
         return None
 
     def phi(v: Tensor) -> Tensor:
-        found = own(v.clone())
-        assert isinstance(found, Tensor)
-        return found
+        values = own(v.clone())
+        assert isinstance(values, Tensor)
+        return values
 
     phi.__name__ = type(module).__name__
     return phi

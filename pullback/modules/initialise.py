@@ -214,11 +214,11 @@ def _sigmas(activation: Activation, sigma_b: float | None, chi: float) -> tuple[
         critical, bias = critical_sigma_w(phi, sigma_b), sigma_b
     if chi == 1:
         return critical, bias
-    found = float(brentq(lambda w: MeanField(phi, w, bias).chi - chi, critical / 3, critical * 3, xtol=1e-10))
-    reached = MeanField(phi, found, bias).chi
+    sigma_w = float(brentq(lambda w: MeanField(phi, w, bias).chi - chi, critical / 3, critical * 3, xtol=1e-10))
+    reached = MeanField(phi, sigma_w, bias).chi
     if abs(reached - chi) > 1e-6:  # chi_1 jumps there: no sigma_w has the value
         got = f"{reached:.3g} for {phi.name} with sigma_b={bias:.3g}"
         raise input_error(
             "initialise", f"a phase with chi_1 = {chi:g}", got, 'Use phase="critical" or a larger sigma_b'
         )
-    return found, bias
+    return sigma_w, bias

@@ -73,10 +73,10 @@ class MLP(nn.Module):
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """h^0 (the flattened input) to h^L (the outputs), (B, width) each."""
-        found = [x.flatten(1)]
+        hidden = [x.flatten(1)]
         for layer in self.layers:
-            found.append(layer(found[-1]))
-        return found
+            hidden.append(layer(hidden[-1]))
+        return hidden
 
     def layer_maps(self) -> list[nn.Module]:
         """The maps between consecutive activations, for ``pb.layer_jacobians``."""

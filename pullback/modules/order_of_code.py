@@ -127,7 +127,7 @@ def _module(
 
 
 def _attribute(model: nn.Module, path: str) -> Any:
-    found: Any = model
+    value: Any = model
     for name in path.split("."):
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value

@@ -34,17 +34,17 @@ def order_of_pass(model: nn.Module, x: Batch, units: dict[str, Activation]) -> O
 
 def weights_of(model: nn.Module) -> dict[int, frozenset[str | None]]:
     """Tensors a model holds -> the linear and convolutional layers whose weight it is or makes, else {None}."""
-    found: dict[int, frozenset[str | None]] = {}
+    holders: dict[int, frozenset[str | None]] = {}
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, Tensor):
-                found[id(value)] = frozenset({None})
+                holders[id(value)] = frozenset({None})
     for name, layer in model.named_modules():
         if is_linear_map(layer):
             for part, value in layer.named_parameters():
                 if part != "bias" and not part.startswith("parametrizations.bias"):
-                    found[id(value)] = (found[id(value)] - {None}) | {name}
-    return found
+                    holders[id(value)] = (holders[id(value)] - {None}) | {name}
+    return holders
 
 
 class Watcher(TorchFunctionMode):

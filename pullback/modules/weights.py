@@ -65,8 +65,8 @@ def layers_of(model: nn.Module, where: str) -> dict[str, nn.Module]:
         InputError: a weight that is computed (weight norm, spectral norm, pruning), not there yet (lazy layers) or
             without numbers (the meta device): what is drawn would be lost.
     """
-    found: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if is_linear_map(module)}
-    for name, layer in found.items():
+    layers: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if is_linear_map(module)}
+    for name, layer in layers.items():
         weight = layer._parameters.get("weight")
         if not isinstance(weight, Tensor):
             got, remedy = "a weight that is computed from others", "Draw first, then add the weight norm or the mask"
@@ -77,7 +77,7 @@ def layers_of(model: nn.Module, where: str) -> dict[str, nn.Module]:
         else:
             continue
         raise input_error(where, f"a weight in layer `{name}` that can be drawn", got, remedy)
-    return found
+    return layers
 
 
 def draw_weights(

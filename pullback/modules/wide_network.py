@@ -125,10 +125,10 @@ class WideNetwork(nn.Module):
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """a^0 (the flattened input) to a^L, V a^L / sqrt(m_L) and, if phi is another function, f; (N, width) each."""
-        found = [x]
+        hidden = [x]
         for layer in self.layer_maps():
-            found.append(layer(found[-1]))
-        return [x.flatten(1), *found[1:]]
+            hidden.append(layer(hidden[-1]))
+        return [x.flatten(1), *hidden[1:]]
 
     def layer_maps(self) -> list[nn.Module]:
         """The maps between consecutive activations, for ``pb.layer_jacobians`` and ``measure.linearity``."""

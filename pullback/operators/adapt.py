@@ -114,8 +114,8 @@ class Foreign(Operator):
     def _product(self, wrapped: Any, matrix: Tensor, rows: int) -> Tensor:
         """Product in the object's own kind of array, converted and checked."""
         given = matrix.detach().cpu().numpy() if self._numpy else matrix
-        found = wrapped @ given
-        result = tensor_of(np.asarray(found)) if self._numpy else found
+        product = wrapped @ given
+        result = tensor_of(np.asarray(product)) if self._numpy else product
         if not isinstance(result, Tensor) or tuple(result.shape) != (rows, matrix.shape[1]):
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
             expected = f"{type(self.wrapped).__name__} @ ({len(matrix)}, K) to be a tensor ({rows}, K)"

@@ -21,9 +21,9 @@ def derivative(
     reached: list[bool] = []
 
     def pull(*along: Tensor) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(ends, inputs, along, retain_graph=True, allow_unused=True)
-        reached[:] = [f is not None for f in found]
-        return tuple(f for f in found if f is not None)
+        derivatives = torch.autograd.grad(ends, inputs, along, retain_graph=True, allow_unused=True)
+        reached[:] = [f is not None for f in derivatives]
+        return tuple(f for f in derivatives if f is not None)
 
     # not is_grads_batched, whose batching rules are fewer and loop over tanh, for example
     arrived = iter(torch.func.vmap(pull)(*starts) if batched else pull(*starts))

@@ -71,8 +71,8 @@ class PullbackMetric(Operator):
         """M at the present weights, (C, C) or (N, C, C)."""
         outputs = self.jacobian.outputs() if callable(self._given) else None
         if self._seen is None or (outputs is not None and not torch.equal(outputs, self._seen[0])):
-            found = self._given if isinstance(self._given, Tensor) else self._given(outputs)  # type: ignore[arg-type]
-            checked = self._checked(found)
+            metric = self._given if isinstance(self._given, Tensor) else self._given(outputs)  # type: ignore[arg-type]
+            checked = self._checked(metric)
             self._seen = (checked if outputs is None else outputs), checked
         return self._seen[1]
 

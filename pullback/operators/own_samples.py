@@ -113,10 +113,10 @@ def _check_gradients(
 
     own = combined(each)
     whole = _scalars(values, values)
-    found = _gradient((factors.to(whole) * whole[chosen]).sum(), {**parameters, **inputs})
+    in_batch = _gradient((factors.to(whole) * whole[chosen]).sum(), {**parameters, **inputs})
     again = lambda at: combined(of_one(i, at) for i in chosen)  # noqa: E731
     for names in (parameters, inputs):
-        errors = {name: norms([found[name].double() - own[name]])[0] for name in names}
+        errors = {name: norms([in_batch[name].double() - own[name]])[0] for name in names}
         if errors and (differs := disagreement(errors, own, again, parameters, dtype, 0.1)) is not None:
             name, error, size = differs
             listed = "samples " + ", ".join(map(str, chosen[:-1])) + f" and {chosen[-1]}"
@@ -127,8 +127,8 @@ def _gradient(total: Tensor, variables: Tensors) -> dict[str, Tensor]:
     """Gradients of a number, whose graph is kept, by name."""
     if not total.requires_grad:
         return {name: torch.zeros_like(v) for name, v in variables.items()}
-    found = torch.autograd.grad(total, list(variables.values()), allow_unused=True, retain_graph=True)
-    pairs = zip(variables.items(), found, strict=True)
+    slopes = torch.autograd.grad(total, list(variables.values()), allow_unused=True, retain_graph=True)
+    pairs = zip(variables.items(), slopes, strict=True)
     return {n: torch.zeros_like(v) if g is None else g.to_dense() for (n, v), g in pairs}
 
 

@@ -16,10 +16,10 @@ DENSE_LIMIT = 1000  # rows up to which a matrix is formed where an exact answer 
 
 def square_operator(op: Any, where: str) -> Operator:
     """The argument as an operator, which must be square."""
-    found = as_operator(op, where)
-    if found.shape[0] != found.shape[1]:
-        raise input_error(where, "a square operator", f"shape {tuple(found.shape)}", "Pass a symmetric operator")
-    return found
+    operator = as_operator(op, where)
+    if operator.shape[0] != operator.shape[1]:
+        raise input_error(where, "a square operator", f"shape {tuple(operator.shape)}", "Pass a symmetric operator")
+    return operator
 
 
 def work_dtype(op: Operator) -> torch.dtype:

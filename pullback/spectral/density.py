@@ -124,8 +124,8 @@ def spectral_density(
         check_positive(where, "width", width)
     steps = min(num_matvecs, n)
     nodes, weights = _run(operator, steps, num_probes, seed, memory_limit, where)
-    found = nodes[weights > 0]  # where Lanczos ended early the rest of the nodes carry nothing
-    low, high = float(found.min()), float(found.max())
+    inside = nodes[weights > 0]  # where Lanczos ended early the rest of the nodes carry nothing
+    low, high = float(inside.min()), float(inside.max())
     if width is None:
         width = (high - low) / steps
         size = max(abs(low), abs(high))

@@ -52,10 +52,10 @@ def measured(spec: AttentionSpec, seeds: int, seed: int, say: Callable[[str], No
         "skip, MLP, norm": replace(spec, skip=True, mlp=True, norm="post"),
         "skip, MLP, 1/√L": replace(spec, skip=True, mlp=True, scale=root),
     }
-    found = {}
+    collapses = {}
     for name, each in kinds.items():
         say(f"networks: {name}")
-        found[name] = measure.rank_collapse(each, spectrum=False, seeds=seeds, seed=seed)
+        collapses[name] = measure.rank_collapse(each, spectrum=False, seeds=seeds, seed=seed)
     say("networks with small tokens")
     constant = max(_constant(spec, number) for number in range(seed, seed + seeds))
     x = spec.inputs(seed)
@@ -70,7 +70,7 @@ def measured(spec: AttentionSpec, seeds: int, seed: int, say: Callable[[str], No
         )
         for name, scale in (("skip", 1.0), ("skip, 1/√L", root))
     }
-    return Measured(found, bounded, size * float(largest.residual.value[0]), constant, skips)
+    return Measured(collapses, bounded, size * float(largest.residual.value[0]), constant, skips)
 
 
 def _constant(spec: AttentionSpec, seed: int) -> float:

@@ -77,11 +77,11 @@ def depth(
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = theory.signal_profile(spec.theory(), depth, c0=c0)
     with busy(f"{seeds} networks"):
-        found = signal_propagation(spec, c0=c0, seeds=seeds, seed=seed)
+        measured = signal_propagation(spec, c0=c0, seeds=seeds, seed=seed)
     lines = [
-        Line.by_layer("length", known.q.tolist(), *numbers(found.q)),
-        Line.by_layer("correlation", known.c.tolist(), *numbers(found.c)),
-        Line.by_layer("gradients", known.gradients.tolist(), *numbers(found.gradients)),
+        Line.by_layer("length", known.q.tolist(), *numbers(measured.q)),
+        Line.by_layer("correlation", known.c.tolist(), *numbers(measured.c)),
+        Line.by_layer("gradients", known.gradients.tolist(), *numbers(measured.gradients)),
     ]
     finish(path, "Signals against depth", spec, seeds, "layer", lines, depth_charts(*lines))
 
@@ -108,17 +108,17 @@ def spectrum(
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width, weights=weights)
     depths, measured = list(range(1, depth + 1)), sorted({*(2**k for k in range(20) if 2**k < depth), depth})
     known = [spec.theory().jacobian_moments(layers, weights) for layers in depths]
-    found = []
+    spectra = []
     with busy("networks") as say:
         for layers in measured:
             say(f"networks of {layers} layers")
-            found.append(jacobian_spectrum(replace(spec, depth=layers), seeds=seeds, seed=seed))
-    mean = Line("mean of s²", depths, [m.mean for m in known], measured, *estimates([f.mean for f in found]))
+            spectra.append(jacobian_spectrum(replace(spec, depth=layers), seeds=seeds, seed=seed))
+    mean = Line("mean of s²", depths, [m.mean for m in known], measured, *estimates([f.mean for f in spectra]))
     variance = Line(
         "variance of s² / mean²", depths, [m.relative_variance for m in known],
-        measured, *estimates([f.relative_variance for f in found]),
+        measured, *estimates([f.relative_variance for f in spectra]),
     )  # fmt: skip
-    charts = spectrum_charts(*distribution(spec, found[-1].squares.flatten().tolist()), mean, variance)
+    charts = spectrum_charts(*distribution(spec, spectra[-1].squares.flatten().tolist()), mean, variance)
     finish(path, "Spectrum of the Jacobian", spec, seeds, "layers", [mean, variance], charts)
 
 
@@ -144,13 +144,13 @@ def curve(
     spec = NetworkSpec(activation, sigma_w, sigma_b, depth=depth, width=width)
     known = spec.theory().curve_metrics(depth)
     with busy(f"{seeds} networks"):
-        found = curve_metrics(spec, points=points, seeds=seeds, seed=seed)
+        measured = curve_metrics(spec, points=points, seeds=seeds, seed=seed)
     pairs = (
-        ("Euclidean metric", known.euclidean, found.euclidean),
-        ("curvature", known.curvature, found.curvature),
-        ("Gauss metric", known.gauss, found.gauss),
-        ("length", known.euclidean_length, found.euclidean_length),
-        ("Gauss length", known.gauss_length, found.gauss_length),
+        ("Euclidean metric", known.euclidean, measured.euclidean),
+        ("curvature", known.curvature, measured.curvature),
+        ("Gauss metric", known.gauss, measured.gauss),
+        ("length", known.euclidean_length, measured.euclidean_length),
+        ("Gauss length", known.gauss_length, measured.gauss_length),
     )
     lines = [Line.by_layer(name, predicted[1:].tolist(), *numbers(profile)) for name, predicted, profile in pairs]
     finish(path, "A circle through the layers", spec, seeds, "layer", lines, circle_charts(lines))
@@ -206,9 +206,9 @@ def linearity(
     widths = [narrowest * 2**place for place in range(points)]
     x = torch.ones(1, 4, dtype=torch.float64)
     with busy(f"{points * seeds} networks"):
-        found = measure.linearity(model, x, widths, seeds, tol=1e-2)
+        measured = measure.linearity(model, x, widths, seeds, tol=1e-2)
     kind = f"{activation}", f"{output} output", f"{hidden} hidden", *([f"bottleneck of {narrow}"] if narrow else [])
-    page = linearity_page((*kind, f"{seeds} networks a width"), found, lines_of(model, x, found))
+    page = linearity_page((*kind, f"{seeds} networks a width"), measured, lines_of(model, x, measured))
     typer.echo(theory_text(page))
     typer.echo(f"Page: {write_theory_page(page, path)}")
 

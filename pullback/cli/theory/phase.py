@@ -29,18 +29,18 @@ def phase_lines(
     near.append(spec.sigma_w)
     columns, rows = np.linspace(0.4 * min(near), 1.8 * max(near), 61), np.linspace(0, max(1.0, 1.5 * spec.sigma_b), 41)
     measured = columns[np.linspace(0, len(columns) - 1, points).round().astype(int)].tolist()
-    along, found = sorted({*columns[::2].tolist(), *measured}), []
+    along, profiles = sorted({*columns[::2].tolist(), *measured}), []
     diagram = theory.phase_diagram(spec.activation, columns.tolist(), rows.tolist())
     nets = [theory.MeanField(spec.activation, w, spec.sigma_b) for w in along]
     known = [theory.signal_profile(net, spec.depth) for net in nets]
     for place, w in enumerate(measured):
         say(f"networks, {place + 1} of {points} values of sigma_w")
-        found.append(signal_propagation(replace(spec, sigma_w=w), seeds=seeds, seed=seed + place * seeds))
+        profiles.append(signal_propagation(replace(spec, sigma_w=w), seeds=seeds, seed=seed + place * seeds))
     power = 1 / (spec.depth - 1)  # of the gradients in the first layer: the factor of one layer
-    first = [(float(p.gradients.value[0]), float(p.gradients.stderr[0])) for p in found]
+    first = [(float(p.gradients.value[0]), float(p.gradients.stderr[0])) for p in profiles]
     correlations = Line(
         f"correlation after {spec.depth} layers", along, [float(p.c[-1]) for p in known],
-        measured, [float(p.c.value[-1]) for p in found], [float(p.c.stderr[-1]) for p in found],
+        measured, [float(p.c.value[-1]) for p in profiles], [float(p.c.stderr[-1]) for p in profiles],
     )  # fmt: skip
     gradients = Line(
         "gradient factor of a layer", along, [float(p.gradients[0]) ** power for p in known],

@@ -125,9 +125,9 @@ def _from_matrix(matrix: Tensor, rows: GradientRows, wanted: Wanted, *, of_param
         residuals = torch.linalg.vector_norm(errors, dim=0)
     else:  # in parameter space B^T e / sqrt(N value)
         residuals = ((errors * (matrix @ errors)).sum(0).clamp(min=0) / values).sqrt()
-    found = MeasuredPairs(values, columns, residuals, floor, 0, True)
+    measured = MeasuredPairs(values, columns, residuals, floor, 0, True)
     vectors = columns if of_parameters else orthonormal(rows.T @ columns)
-    return _measured(found, vectors, max(floor, wanted.tol * float(every[0])), rows)
+    return _measured(measured, vectors, max(floor, wanted.tol * float(every[0])), rows)
 
 
 def _by_lanczos(gram: Operator | Tensor, floor: float, rows: GradientRows, wanted: Wanted) -> MeasuredPairs:
@@ -136,13 +136,13 @@ def _by_lanczos(gram: Operator | Tensor, floor: float, rows: GradientRows, wante
     pairs = eigenvalues(gram, sizes.num_pairs, tol=wanted.tol, seed=wanted.seed)
     kept = _kept(pairs.values, floor, sizes)
     values, columns, residuals = pairs.values[kept], pairs.vectors[:, kept], pairs.residuals[kept]
-    found = MeasuredPairs(values, None, residuals, floor, pairs.num_matvecs, pairs.converged)
+    measured = MeasuredPairs(values, None, residuals, floor, pairs.num_matvecs, pairs.converged)
     if not sizes.vectors:
-        return found
+        return measured
     # |B^T e| / sqrt(N value) for a residual e of the Gram matrix, whose norm is the largest eigenvalue
     bounds = residuals * (pairs.values[:1] / values).sqrt()
-    found = replace(found, residuals=bounds)
-    return _measured(found, orthonormal(rows.T @ columns), wanted.tol * float(pairs.values[0]), rows)
+    measured = replace(measured, residuals=bounds)
+    return _measured(measured, orthonormal(rows.T @ columns), wanted.tol * float(pairs.values[0]), rows)
 
 
 def _check_moments(values: Tensor, matrix: Tensor, trace: float, wanted: Wanted) -> None:

@@ -108,23 +108,23 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
     pairs = 3 * k * sum(f.product_flops(sizes.num_samples, r) for f in factors) / rates.gemm if sizes.vectors else 0.0
     formed = P * k * e if sizes.vectors else 0
-    found = []
+    ways = []
     works = [[f.work(form, sizes.num_samples, None, num_outputs=r) for form in f.forms()] for f in factors]
     made = sum(min(seconds_of(work, rates) for work in of_layer) for of_layer in works)  # each in its cheapest form
     solved = EIGH * n**3 / rates.gemm if sizes.all_wanted else steps * n**2 / rates.stream
-    found.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
+    ways.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
     if not sizes.all_wanted:
         inner, each = map(sum, zip(*(f.gram_product_flops(sizes.num_samples, r) for f in factors), strict=True))
         seconds = capture + (inner + steps * each) / rates.gemm + steps * 4 * n * (HELD + HELD_EACH * k) / rates.stream
         size = held + (HELD + HELD_EACH * k) * n * e + 2 * formed
-        found.append(Route("gram", "products", seconds + pairs, int(size)))
+        ways.append(Route("gram", "products", seconds + pairs, int(size)))
     if n >= P:
         seconds = capture + n * P / rates.stream + (n * P**2 + EIGH * P**3) / rates.gemm
-        found.append(Route("gram", "parameters", seconds, held + (n * P + 4 * P**2) * e))
+        ways.append(Route("gram", "parameters", seconds, held + (n * P + 4 * P**2) * e))
     if not sizes.all_wanted:
         seconds = forward * PASSES * steps + steps * 4 * P * (HELD + HELD_EACH * k) / rates.stream
         size = 2 * (HELD + HELD_EACH * k) * P * e + 3 * held // max(1, r)
     else:
         seconds, size = forward * PASSES * P + EIGH * P**3 / rates.gemm, 4 * P**2 * e + 3 * held // max(1, r)
-    found.append(Route("lanczos", "operator", seconds, int(size)))
-    return sorted(found, key=lambda route: route.seconds)
+    ways.append(Route("lanczos", "operator", seconds, int(size)))
+    return sorted(ways, key=lambda route: route.seconds)

@@ -115,7 +115,7 @@ def curvature_spectrum(
     ways = routes(factors, sizes, machine_rates(first.device, first.dtype))
     route, reason = _choice(ways, method, obstacle, memory_limit, where)
     wanted = Wanted(sizes, tol, seed, where)
-    found: MeasuredPairs | None = None
+    pairs: MeasuredPairs | None = None
     if route.method == "gram":
         try:
             source = row_source(view, loss_fn, x, y, matrix, where)
@@ -125,22 +125,22 @@ def curvature_spectrum(
             route, reason = _choice(ways, "lanczos", None, memory_limit, where)
             reason = f"no Gram matrix: {error}"
         else:
-            found = from_gram(source, route, wanted) if source.num_values else nothing(first, wanted)
-    if found is None:
-        found = from_operator(_operator(view, loss_fn, data if isinstance(data, tuple) else batches, matrix), wanted)
-    below = (min(sizes.num_rows, P) if k is None else k) - len(found.values)
+            pairs = from_gram(source, route, wanted) if source.num_values else nothing(first, wanted)
+    if pairs is None:
+        pairs = from_operator(_operator(view, loss_fn, data if isinstance(data, tuple) else batches, matrix), wanted)
+    below = (min(sizes.num_rows, P) if k is None else k) - len(pairs.values)
     return CurvatureSpectrum(
-        found.values,
-        found.vectors,
-        found.residuals,
-        found.noise_floor,
+        pairs.values,
+        pairs.vectors,
+        pairs.residuals,
+        pairs.noise_floor,
         below,
         matrix,
         route.method,
         reason,
         tuple(ways),
-        found.num_matvecs,
-        found.converged,
+        pairs.num_matvecs,
+        pairs.converged,
         N,
         P,
     )

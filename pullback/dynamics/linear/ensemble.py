@@ -101,11 +101,13 @@ def ensemble_dynamics(
         cross_kernel(cross_nngp, prior, "cross nngp", where),
     )
     own = square_kernel(test[0] if isinstance(test, tuple | list) else test, "test", where)
-    for name, found, shape in (
+    for name, covariance, shape in (
         ("nngp", prior, theta.shape), ("cross nngp", across, between.shape), ("test", own, (len(between),) * 2),
     ):  # fmt: skip
-        if tuple(found.shape) != tuple(shape) or found.dim() != 2:
-            raise input_error(where, f"`{name}` {tuple(shape)}", f"{tuple(found.shape)}", "Pass kernels of one output")
+        if tuple(covariance.shape) != tuple(shape) or covariance.dim() != 2:
+            raise input_error(
+                where, f"`{name}` {tuple(shape)}", f"{tuple(covariance.shape)}", "Pass kernels of one output"
+            )
     y = values_of(targets, "targets", where).to(theta.device)
     layout = layout_of(theta, y.shape, "targets", where)
     modes = modes_of(theta, "ntk", where)
@@ -117,8 +119,8 @@ def ensemble_dynamics(
         A = as_matrix(between) @ ((modes.vectors * s) @ modes.vectors.T)
         means.append(layout.values(A @ layout.columns(y)))
         mixed = A @ cross_K.T
-        found = test_K - mixed - mixed.T + A @ K @ A.T
-        covariances.append((found + found.T) / 2)
+        covariance = test_K - mixed - mixed.T + A @ K @ A.T
+        covariances.append((covariance + covariance.T) / 2)
     limit = schedule.stable_rate(modes.largest / layout.count)
     return Ensemble(schedule.shown(means), schedule.shown(covariances), schedule.times, limit)
 

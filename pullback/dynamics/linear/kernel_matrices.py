@@ -63,38 +63,38 @@ def kernel_of(kernel: Any, name: str, where: str, *, outputs: bool = True) -> Te
                 "Pass contract='full' to tangent_kernel",
             )  # fmt: skip
         kernel = kernel.total
-    found = torch.as_tensor(kernel).detach()
-    found = found if found.is_floating_point() else found.double()
-    paired = found.dim() == 2 or (found.dim() == 4 and found.shape[2] == found.shape[3])
-    if not paired or not found.numel():
+    matrix = torch.as_tensor(kernel).detach()
+    matrix = matrix if matrix.is_floating_point() else matrix.double()
+    paired = matrix.dim() == 2 or (matrix.dim() == 4 and matrix.shape[2] == matrix.shape[3])
+    if not paired or not matrix.numel():
         raise input_error(
             where,
             f"`{name}` (N1, N2) or (N1, N2, C, C)",
-            f"shape {tuple(found.shape)}",
+            f"shape {tuple(matrix.shape)}",
             "Pass a kernel between samples",
         )
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(matrix).all()):
         raise input_error(where, f"a finite `{name}`", "NaN or infinity", "Look for the sample that makes it")
-    return found
+    return matrix
 
 
 def square_kernel(kernel: Any, name: str, where: str, *, outputs: bool = True) -> Tensor:
     """``kernel_of`` between a set of samples and itself."""
-    found = kernel_of(kernel, name, where, outputs=outputs)
-    if found.shape[0] != found.shape[1]:
-        shape = tuple(found.shape)
+    matrix = kernel_of(kernel, name, where, outputs=outputs)
+    if matrix.shape[0] != matrix.shape[1]:
+        shape = tuple(matrix.shape)
         raise input_error(where, f"a square `{name}`", f"shape {shape}", "Pass kernels to other samples as cross=")
-    return found
+    return matrix
 
 
 def cross_kernel(cross: Any, kernel: Tensor, name: str, where: str, *, outputs: bool = True) -> Tensor:
     """``kernel_of`` between other samples (rows) and those of ``kernel``, of the same kind."""
-    found = kernel_of(cross, name, where, outputs=outputs)
-    if found.shape[1:] != kernel.shape[1:]:
+    matrix = kernel_of(cross, name, where, outputs=outputs)
+    if matrix.shape[1:] != kernel.shape[1:]:
         shape = ", ".join(map(str, kernel.shape[1:]))
-        got = f"shape {tuple(found.shape)}"
+        got = f"shape {tuple(matrix.shape)}"
         raise input_error(where, f"`{name}` (M, {shape})", got, "Rows are the other samples, columns those of `kernel`")
-    return found
+    return matrix
 
 
 def layout_of(kernel: Tensor, shape: torch.Size, name: str, where: str) -> Layout:
@@ -117,12 +117,12 @@ def as_matrix(kernel: Tensor) -> Tensor:
 
 def values_of(values: Any, name: str, where: str, shape: tuple[int, ...] | None = None) -> Tensor:
     """Finite numbers as float64, of the asked shape."""
-    found = torch.as_tensor(values).detach()
-    if shape is not None and tuple(found.shape) != shape:
-        raise input_error(where, f"`{name}` {shape}", f"shape {tuple(found.shape)}", f"Pass `{name}` of that shape")
-    if not bool(torch.isfinite(found).all()):
+    tensor = torch.as_tensor(values).detach()
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise input_error(where, f"`{name}` {shape}", f"shape {tuple(tensor.shape)}", f"Pass `{name}` of that shape")
+    if not bool(torch.isfinite(tensor).all()):
         raise input_error(where, f"finite `{name}`", "NaN or infinity", f"Check `{name}`")
-    return found.double()
+    return tensor.double()
 
 
 @dataclass(frozen=True)

@@ -151,10 +151,10 @@ def linear_dynamics(
         max_lr = schedule.stable_rate(modes.largest / layout.count)
     else:
         sums, loose, max_lr = descend(modes, layout, start, targets.to(start.device), loss, schedule, where)
-    found = [_answer(*each, sums, layout, schedule) for each in sets]
-    again = [_answer(*each, loose, layout, schedule) for each in sets] if loose else found
-    error = max(float((a - b).abs().max()) for a, b in zip(found, again, strict=True)) if loose else 0.0
-    return Dynamics(found[0], found[1] if other is not None else None, schedule.times, lr, max_lr, error)
+    answers = [_answer(*each, sums, layout, schedule) for each in sets]
+    again = [_answer(*each, loose, layout, schedule) for each in sets] if loose else answers
+    error = max(float((a - b).abs().max()) for a, b in zip(answers, again, strict=True)) if loose else 0.0
+    return Dynamics(answers[0], answers[1] if other is not None else None, schedule.times, lr, max_lr, error)
 
 
 def _starts(values: Any, shape: tuple[int, ...], name: str, where: str) -> Tensor:

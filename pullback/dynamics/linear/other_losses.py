@@ -54,10 +54,10 @@ def _gradient(loss: LossFunction, outputs: Tensor, targets: Tensor, where: str) 
     with torch.inference_mode(False), torch.enable_grad():
         leaf = outputs.clone().requires_grad_()
         mean = per_sample_loss(loss, leaf, targets, where).mean()
-        (found,) = torch.autograd.grad(mean, leaf)
-    if not bool(torch.isfinite(found).all()):
+        (slope,) = torch.autograd.grad(mean, leaf)
+    if not bool(torch.isfinite(slope).all()):
         raise input_error(where, "a finite gradient of the loss", "NaN or infinity", "Pass other outputs as `initial`")
-    return found
+    return slope
 
 
 class _Curved:
@@ -89,15 +89,15 @@ def _curvature(modes: Modes, layout: Layout, start: Tensor, targets: Tensor, los
 def _steps(slope: Callable[[Tensor], Tensor], beginning: Tensor, schedule: Schedule) -> list[Tensor]:
     """Heavy ball, step by step."""
     assert schedule.lr is not None
-    sums, kept, found = torch.zeros_like(beginning), torch.zeros_like(beginning), {}
+    sums, kept, at_steps = torch.zeros_like(beginning), torch.zeros_like(beginning), {}
     last, asked = int(max(schedule.times)), set(schedule.times)
     for step in range(last + 1):
         if step in asked:
-            found[step] = sums
+            at_steps[step] = sums
         if step < last:
             kept = schedule.momentum * kept + slope(sums)
             sums = sums + schedule.lr * kept
-    return [found[int(time)] for time in schedule.times]
+    return [at_steps[int(time)] for time in schedule.times]
 
 
 def _integrated(
@@ -116,11 +116,13 @@ def _integrated(
         return [torch.zeros_like(beginning) for _ in times]
     # sums grow from 0: what they are exact to is set by how far they can come
     scale = float(np.abs(rate(0.0, zero)).max()) * order[-1]
-    found = solve_ivp(
+    solution = solve_ivp(
         rate, (0.0, order[-1]), zero, method="LSODA", t_eval=order, rtol=tolerance, atol=tolerance * max(scale, 1e-30)
     )
-    if not found.success:
-        raise input_error(where, "a flow that can be integrated", str(found.message).rstrip("."), "Pass earlier times")
+    if not solution.success:
+        raise input_error(
+            where, "a flow that can be integrated", str(solution.message).rstrip("."), "Pass earlier times"
+        )
     places = np.searchsorted(order, times)
-    sums = torch.from_numpy(found.y.T.copy()).to(beginning.device)
+    sums = torch.from_numpy(solution.y.T.copy()).to(beginning.device)
     return [sums[place].reshape(beginning.shape) for place in places]

@@ -101,7 +101,7 @@ def followed(t: Tensor, m: Tensor, shift: Tensor, start: Tensor, steps: int) -> 
     while states.shape[-1] <= steps:
         states = torch.cat([states, power @ states], -1)
         power = power @ power
-    found = states[..., 0, : steps + 1]
-    found = torch.where(found.isnan(), torch.inf, found)  # inf - inf: beyond what a number can hold
+    path = states[..., 0, : steps + 1]
+    path = torch.where(path.isnan(), torch.inf, path)  # inf - inf: beyond what a number can hold
     resting = (start == 0) & (shift == 0)
-    return torch.where(resting.unsqueeze(-1), 0.0, found)
+    return torch.where(resting.unsqueeze(-1), 0.0, path)

@@ -41,15 +41,15 @@ def covariance_of(value: Any, size: int, where: str) -> Tensor:
     """A covariance as a matrix (d, d), from a number, (d,), (d, d), or None for none."""
     if value is None:
         return torch.zeros(size, size, dtype=torch.float64)
-    found = values(value, "noise_covariance", where)
-    if found.dim() == 0:
-        found = found.expand(size)
-    if found.shape not in {(size,), (size, size)}:
+    covariance = values(value, "noise_covariance", where)
+    if covariance.dim() == 0:
+        covariance = covariance.expand(size)
+    if covariance.shape not in {(size,), (size, size)}:
         expected = f"`noise_covariance`: a number, ({size},) or ({size}, {size})"
-        raise input_error(where, expected, f"shape {tuple(found.shape)}", "Pass the noise of each coordinate")
-    matrix = torch.diag(found.double()) if found.dim() == 1 else symmetric(found, where)
+        raise input_error(where, expected, f"shape {tuple(covariance.shape)}", "Pass the noise of each coordinate")
+    matrix = torch.diag(covariance.double()) if covariance.dim() == 1 else symmetric(covariance, where)
     low, high = torch.linalg.eigvalsh(matrix)[[0, -1]].tolist()
-    if low < -size * torch.finfo(found.dtype).eps * abs(high):
+    if low < -size * torch.finfo(covariance.dtype).eps * abs(high):
         got = f"an eigenvalue {low:.3g}"
         raise input_error(where, "a covariance without negative variances", got, "Pass one that is a covariance")
     return matrix

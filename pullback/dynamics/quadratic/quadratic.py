@@ -186,8 +186,8 @@ class Quadratic(QuadraticFunction):
         C = covariance_of(noise_covariance, len(self._h), where)
         inner = C if self._Q is None else self._Q.T @ C @ self._Q
         check_rate(where, "lr", lr)
-        found = settled(self._h, inner, Settings(lr, momentum), self.stability_limit(momentum), where)
-        return (found if self._Q is None else self._Q @ found @ self._Q.T).to(self.dtype)
+        covariance = settled(self._h, inner, Settings(lr, momentum), self.stability_limit(momentum), where)
+        return (covariance if self._Q is None else self._Q @ covariance @ self._Q.T).to(self.dtype)
 
     def _settings(
         self, method: str, lr: float | None, momentum: float | None, damping: float | None, where: str
@@ -217,8 +217,8 @@ class Quadratic(QuadraticFunction):
         A = self._back(torch.diag(self._h)) if self._Q is None else (self._Q * self._h) @ self._Q.T
         A = inverse @ A @ inverse.T
         inner = Quadratic((A + A.T) / 2, inverse @ self._b, self.c)
-        found = inner.trajectory("gradient_descent", start @ root, steps, lr=settings.lr)
-        return (found @ inverse).to(self.dtype)
+        path = inner.trajectory("gradient_descent", start @ root, steps, lr=settings.lr)
+        return (path @ inverse).to(self.dtype)
 
 
 def check_quadratic(where: str, problem: object) -> None:

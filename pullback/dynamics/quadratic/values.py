@@ -25,13 +25,13 @@ def points(value: Any, name: str, where: str) -> Tensor:
     """``values``, which a tensor's graph goes through."""
     if isinstance(value, Operator) or (isinstance(value, Tensor) and value.layout != torch.strided):
         value = value.to_dense()
-    found = value.cpu() if isinstance(value, Tensor) else _read(value, name, where)
-    if found.is_complex():
-        raise input_error(where, f"real numbers in `{name}`", f"{found.dtype}", "Pass the real part, if that is meant")
-    found = found if found.is_floating_point() else found.double()
-    if not found.isfinite().all():
+    tensor = value.cpu() if isinstance(value, Tensor) else _read(value, name, where)
+    if tensor.is_complex():
+        raise input_error(where, f"real numbers in `{name}`", f"{tensor.dtype}", "Pass the real part, if that is meant")
+    tensor = tensor if tensor.is_floating_point() else tensor.double()
+    if not tensor.isfinite().all():
         raise input_error(where, f"finite numbers in `{name}`", "NaN or Inf", "Look at what made them")
-    return found
+    return tensor
 
 
 def _read(value: Any, name: str, where: str) -> Tensor:

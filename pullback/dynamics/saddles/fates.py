@@ -84,7 +84,7 @@ def near_saddle(
     if not bool((h < 0).any()):
         got = f"curvatures of at least {float(h.min()):.3g}"
         raise input_error(where, "a direction of negative curvature", got, "Pass a Quadratic with a saddle")
-    found = {}
+    fates = {}
     for method in METHODS:
         setting: dict[str, float] = {"lr": lr} if method in ("gradient_descent", *MOMENTUM) else {}
         if method in MOMENTUM:
@@ -99,8 +99,8 @@ def near_saddle(
         factor = max((_factor(*pair) for pair in zip(t.tolist(), m.tolist(), strict=True)), key=abs)
         path = problem.trajectory(method, x0, most, **setting)  # type: ignore[arg-type]
         away = (path - problem.stationary_point) @ problem.eigenvectors[:, problem.eigenvalues < 0]
-        found[method] = Fate(_kind(factor), factor, float(_first(away.norm(dim=-1) > radius)))
-    return found
+        fates[method] = Fate(_kind(factor), factor, float(_first(away.norm(dim=-1) > radius)))
+    return fates
 
 
 def _factor(t: float, m: float) -> float:

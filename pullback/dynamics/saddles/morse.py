@@ -53,19 +53,19 @@ def morse_coordinates(landscape: Any, point: Any, x: Any, *, nodes: int = 20) ->
     where = "morse_coordinates"
     nodes = check_count(where, "nodes", nodes, 1)
     world = as_landscape(landscape, where)
-    found = critical_point(world, point)
-    if found.kind.zero:
-        got = f"{found.kind.zero} zero eigenvalues"
+    critical = critical_point(world, point)
+    if critical.kind.zero:
+        got = f"{critical.kind.zero} zero eigenvalues"
         raise input_error(where, "a critical point without zero eigenvalues", got, "Take another point")
-    places = values(x, "x", where).to(found.x.dtype)
-    if places.dim() == 0 or places.shape[-1] != len(found.x):
-        expected = f"`x` with {len(found.x)} coordinates last"
+    places = values(x, "x", where).to(critical.x.dtype)
+    if places.dim() == 0 or places.shape[-1] != len(critical.x):
+        expected = f"`x` with {len(critical.x)} coordinates last"
         raise input_error(where, expected, f"shape {tuple(places.shape)}", "Pass one number a coordinate")
     hessian = torch.func.jacrev(torch.func.grad(world.function))
-    S0 = hessian(found.x) / 2
+    S0 = hessian(critical.x) / 2
     half, Q = torch.linalg.eigh((S0 + S0.T) / 2)
-    d = (places - found.x).reshape(-1, len(found.x))
-    R = _root(torch.linalg.solve(S0, _remainder(hessian, found.x, d, nodes)), where)
+    d = (places - critical.x).reshape(-1, len(critical.x))
+    R = _root(torch.linalg.solve(S0, _remainder(hessian, critical.x, d, nodes)), where)
     y = half.abs().sqrt() * ((R @ d[..., None])[..., 0] @ Q)
     return y.reshape(places.shape), half.sign()
 

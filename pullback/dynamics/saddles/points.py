@@ -106,12 +106,12 @@ def critical_points(
     world, points = as_landscape(landscape, where), values(starts, "starts", where)
     if points.dim() != 2:
         raise input_error(where, "`starts` (B, d)", f"shape {tuple(points.shape)}", "Pass one start a row")
-    found: list[Tensor] = []
+    places: list[Tensor] = []
     for start in points:
         x = _settled(world, start, steps, gradient_tol)
-        if x is not None and all(float((x - other).norm()) > apart for other in found):
-            found.append(x)
-    each = [critical_point(world, x, gradient_tol=gradient_tol) for x in found]
+        if x is not None and all(float((x - other).norm()) > apart for other in places):
+            places.append(x)
+    each = [critical_point(world, x, gradient_tol=gradient_tol) for x in places]
     return sorted(each, key=lambda point: (round(point.value, 9), point.x.tolist()))
 
 

@@ -108,16 +108,16 @@ class NaturalGradient(SecondOrder):
 
     def _take(self, problem: Problem, lr: Tensor, d: Tensor) -> tuple[Tensor, Step]:
         system = self._system(problem, d)
-        found = system.solve(d, problem.gradient)
-        if found.negative is not None:
-            got = f"a smallest curvature of {found.negative:.3g}"
+        direction = system.solve(d, problem.gradient)
+        if direction.negative is not None:
+            got = f"a smallest curvature of {direction.negative:.3g}"
             raise input_error(problem.where, "a Fisher matrix that can be inverted", got, "Pass a larger `damping`")
-        p = -lr * found.x
+        p = -lr * direction.x
         predicted = -float((problem.gradient * p + p * system.product(p) / 2).sum())
         word = {Rows: "step: kernel", Dense: "step: parameters", Products: "step: products"}.get(type(system))
         record = Step(
-            float(problem.loss), None, predicted, float(d.max()), None, found.residual, found.iterations,
-            found.converged, 1, word or "step: kronecker",
+            float(problem.loss), None, predicted, float(d.max()), None, direction.residual, direction.iterations,
+            direction.converged, 1, word or "step: kronecker",
         )  # fmt: skip
         return p, record
 

@@ -91,13 +91,13 @@ class Newton(SecondOrder):
             raise input_error(problem.where, f"at most {self.dense_limit} with {self.indefinite!r}", got, remedy)
         else:
             system = Products(H, self.tol, self.max_iters)
-        found, added, action = self._solved(system, d, problem)
-        p = -lr * found.x
+        direction, added, action = self._solved(system, d, problem)
+        p = -lr * direction.x
         predicted = -float((problem.gradient * p + p * system.product(p) / 2).sum())
         damping = float(d.max()) + added
         record = Step(
-            float(problem.loss), None, predicted, damping, system.smallest, found.residual, found.iterations,
-            found.converged, 1, action,
+            float(problem.loss), None, predicted, damping, system.smallest, direction.residual, direction.iterations,
+            direction.converged, 1, action,
         )  # fmt: skip
         return p, record
 
@@ -106,10 +106,10 @@ class Newton(SecondOrder):
         g = problem.gradient
         lowest, largest = system.ends(d)
         if lowest > len(g) * torch.finfo(g.dtype).eps * largest:
-            found = system.solve(d, g)
-            if found.negative is None:
-                return found, 0.0, "step"
-            lowest = found.negative
+            direction = system.solve(d, g)
+            if direction.negative is None:
+                return direction, 0.0, "step"
+            lowest = direction.negative
         if self.indefinite == "refuse":
             got = f"a smallest eigenvalue of {lowest:.3g}"
             remedy = "Pass a `damping` above it, indefinite='damp', or use DampedNewton or SaddleFreeNewton"
@@ -135,8 +135,8 @@ class Newton(SecondOrder):
         if bool((values.abs() <= floor).any()):
             got = f"an eigenvalue of {float(values[values.abs().argmin()]):.3g}"
             raise input_error(where, "a Hessian that can be inverted", got, "Pass a `damping`, or indefinite='drop'")
-        found = checked(damped, vectors @ ((vectors.T @ g) / values), g)
-        return found, 0.0, f"kept: the smallest eigenvalue was {lowest:.3g}, the point may be a saddle or a maximum"
+        direction = checked(damped, vectors @ ((vectors.T @ g) / values), g)
+        return direction, 0.0, f"kept: the smallest eigenvalue was {lowest:.3g}, the point may be a saddle or a maximum"
 
 
 class SaddleFreeNewton(SecondOrder):
@@ -200,16 +200,16 @@ class SaddleFreeNewton(SecondOrder):
             pairs = eigenvalues(H, min(self.rank, max(1, len(d) // 4)), "both", tol=1e-3)
             values, vectors, converged = pairs.values.to(g), pairs.vectors.to(g), pairs.converged
             rest, count = float(values.abs().min()), pairs.num_matvecs
-        found = self._solved(values, vectors, rest, d, g, problem.where)
-        p = -lr * found.x
+        direction = self._solved(values, vectors, rest, d, g, problem.where)
+        p = -lr * direction.x
         bent = (H @ p.to(H.dtype)).to(p)
         negative = int((values < 0).sum())
         word = f"step: {negative} of {len(values)} eigenvalues were negative"
         predicted = -float((g * p + p * bent / 2).sum())
         iterations = 0 if len(d) <= self.dense_limit else count
         record = Step(
-            float(problem.loss), None, predicted, float(d.max()), float(values.min()), found.residual, iterations,
-            found.converged and converged, 1, word,
+            float(problem.loss), None, predicted, float(d.max()), float(values.min()), direction.residual, iterations,
+            direction.converged and converged, 1, word,
         )  # fmt: skip
         return p, record
 

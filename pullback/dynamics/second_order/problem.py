@@ -133,5 +133,5 @@ def _differentiated(
         loss = losses.mean()
         if not loss.requires_grad:
             return loss.detach(), {}
-        found = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
-    return loss.detach(), {n: g for n, g in zip(view.parameters, found, strict=True) if g is not None}
+        slopes = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+    return loss.detach(), {n: g for n, g in zip(view.parameters, slopes, strict=True) if g is not None}

@@ -178,9 +178,9 @@ class Products:
         damped: Any = self.op + Diagonal(d.to(self.op.dtype))
         start = None if self.start is None else self.start.to(b)
         tol = max(self.tol, FACTORISED * torch.finfo(damped.dtype).eps)  # below it is rounding, in float32 soon
-        found = solve(damped, b, tol=tol, max_iters=self.max_iters, start=start, indefinite="stop")
-        x, residual = found.x, found.residual
-        if found.curvature is not None and self.truncate and not bool(x.any()):
-            x = b / max(abs(found.curvature), float(d.max()), torch.finfo(b.dtype).tiny)
-        usable = found.curvature is None or self.truncate
-        return Direction(x, residual, found.iterations, found.converged, found.curvature, usable)
+        solution = solve(damped, b, tol=tol, max_iters=self.max_iters, start=start, indefinite="stop")
+        x, residual = solution.x, solution.residual
+        if solution.curvature is not None and self.truncate and not bool(x.any()):
+            x = b / max(abs(solution.curvature), float(d.max()), torch.finfo(b.dtype).tiny)
+        usable = solution.curvature is None or self.truncate
+        return Direction(x, residual, solution.iterations, solution.converged, solution.curvature, usable)

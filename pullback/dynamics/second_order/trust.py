@@ -75,34 +75,34 @@ def trusted(problem: Problem, system: System, lr: Tensor, d: Tensor, trust: Trus
     eps, factor, action = torch.finfo(problem.view.parameters[problem.names[0]].dtype).eps, 1.0, "step"
     lowest, highest = float(d.min()), float(d.max())
     for tries in range(1, trust["tries"] + 1):  # reported
-        found = system.solve(factor * d, g)
-        if found.negative is not None and not found.usable:
-            raised = factor + MARGIN * abs(found.negative) / lowest
-            action = f"damped: raised to {raised * highest:.3g}, as the smallest curvature was {found.negative:.3g}"
+        direction = system.solve(factor * d, g)
+        if direction.negative is not None and not direction.usable:
+            raised = factor + MARGIN * abs(direction.negative) / lowest
+            action = f"damped: raised to {raised * highest:.3g}, as the smallest curvature was {direction.negative:.3g}"
             factor = max(trust["grow"] * factor, raised)
             continue
-        p = -lr * found.x
+        p = -lr * direction.x
         bent = system.product(p)
         predicted = -float((g * p + p * bent / 2).sum())
         new = problem.loss_at(p)
         judged = predicted > ROUNDING * eps * abs(loss)
         ratio = (loss - new) / predicted if predicted else 0.0
         if (judged and ratio > WORST) or (not judged and abs(new - loss) <= 2 * ROUNDING * eps * abs(loss)):
-            if found.negative is not None:
-                action = f"stopped at curvature {found.negative:.3g}"
+            if direction.negative is not None:
+                action = f"stopped at curvature {direction.negative:.3g}"
             used = factor * highest
             if judged and ratio < POOR:
                 factor *= trust["grow"]
             elif judged and ratio > GOOD:
                 factor *= trust["shrink"]
             factor = max(factor, trust["least_damping"] / lowest)
-            step = Step(loss, new, predicted, used, system.smallest, *found.reached, tries, action)
-            return Taken(p, found, factor, step)
+            step = Step(loss, new, predicted, used, system.smallest, *direction.reached, tries, action)
+            return Taken(p, direction, factor, step)
         action, factor = (
             f"damped: a step that decreased nothing was taken back at {factor * highest:.3g}",
             factor * trust["grow"],
         )
     used = factor * highest
     action = f"rejected: no decrease in {trust['tries']} tries, the weights stay"
-    step = Step(loss, loss, 0.0, used, system.smallest, *found.reached, tries, action)
-    return Taken(torch.zeros_like(g), found, factor, step)
+    step = Step(loss, loss, 0.0, used, system.smallest, *direction.reached, tries, action)
+    return Taken(torch.zeros_like(g), direction, factor, step)

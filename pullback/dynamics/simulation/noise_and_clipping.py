@@ -67,11 +67,11 @@ def clipped(clip: Clip, g: Tensor) -> Tensor:
     Raises:
         InputError: something of another shape.
     """
-    found: object = clip(g)
-    if not isinstance(found, Tensor) or found.shape != g.shape:
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    result: object = clip(g)
+    if not isinstance(result, Tensor) or result.shape != g.shape:
+        got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise input_error("simulate", f"`clip` to return gradients {tuple(g.shape)}", got, "Return them, clipped")
-    return found
+    return result
 
 
 class Noise:

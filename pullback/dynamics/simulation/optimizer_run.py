@@ -114,11 +114,11 @@ def losses(world: Landscape, x: Tensor, where: str) -> Tensor:
     Raises:
         InputError: the function does not answer each point by itself, or not at all differentiably.
     """
-    found = world.function(x)
-    if not isinstance(found, Tensor) or found.shape != x.shape[:-1] or found.is_complex():
-        got = f"shape {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    values = world.function(x)
+    if not isinstance(values, Tensor) or values.shape != x.shape[:-1] or values.is_complex():
+        got = f"shape {tuple(values.shape)}, {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
         expected = f"one value a point, {tuple(x.shape[:-1])} of {tuple(x.shape)}"
         raise input_error(where, expected, got, "Sum over the last axis only")
-    if x.requires_grad and not found.requires_grad:
+    if x.requires_grad and not values.requires_grad:
         raise input_error(where, "a differentiable function", "one without gradients", "Compute it by torch operations")
-    return found
+    return values

@@ -117,10 +117,10 @@ def _simulated(makers: Any, landscape: Any, x0: Any, steps: int, seeds: Any, **o
         together = [run for run in made.values() if run.elementwise and not run.by_closure]
         if together:
             _advance(together, world, steps, _changed(Noise(covariance, chosen, start, where), clip), where)
-        found = {}
+        trajectories = {}
         for name, run in made.items():
             if run in together:
-                found[name] = _record([run], start.shape, world)
+                trajectories[name] = _record([run], start.shape, world)
                 continue
             rows = start.reshape(-1, start.shape[-1])
             each = len(rows) // len(chosen)
@@ -128,8 +128,8 @@ def _simulated(makers: Any, landscape: Any, x0: Any, steps: int, seeds: Any, **o
             for place, one in enumerate(apart):
                 noise = Noise(covariance, chosen[place // each : place // each + 1], start, where)
                 _advance_alone(one, world, steps, _changed(noise, clip), where)
-            found[name] = _record(apart, start.shape, world)
-    return found
+            trajectories[name] = _record(apart, start.shape, world)
+    return trajectories
 
 
 def _changed(noise: Noise, clip: Clip | None) -> Change:

@@ -17,9 +17,9 @@ Side = str  # "lower" or "upper"
 
 def layer_norms(signals: Signals, sample: int, num_outputs: int) -> list[list[MapNorms]]:
     """Norms of every map of a chain at one sample; of the last map for every output alone."""
-    found = [[map_norms(layer, a[sample : sample + 1])] for layer, a in signals.maps[:-1]]
+    norms = [[map_norms(layer, a[sample : sample + 1])] for layer, a in signals.maps[:-1]]
     last, a = signals.maps[-1]
-    return [*found, [map_norms(last, a[sample : sample + 1], c) for c in range(num_outputs)]]
+    return [*norms, [map_norms(last, a[sample : sample + 1], c) for c in range(num_outputs)]]
 
 
 def q_221(maps: Sequence[MapNorms]) -> NormBounds:

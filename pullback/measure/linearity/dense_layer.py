@@ -123,8 +123,8 @@ class DenseLayer:
         rest = trained * float(first.square().sum())
 
         def multiply(v: Tensor) -> Tensor:
-            found = met * (weight.T @ (squares * (weight @ v))) + rest * v
-            return found + trained * s * (torch.outer(cross, a @ v) + torch.outer(a, cross @ v))
+            product = met * (weight.T @ (squares * (weight @ v))) + rest * v
+            return product + trained * s * (torch.outer(cross, a @ v) + torch.outer(a, cross @ v))
 
         return s * math.sqrt(Products(len(a), a, multiply).norm())
 

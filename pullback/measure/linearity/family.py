@@ -232,7 +232,7 @@ def _slopes(widths: tuple[int, ...], draws: tuple[tuple[Linearity, ...], ...]) -
         "kernel_norm": lambda one: one.kernel_norm.value,
         "kernel_trace": lambda one: one.kernel_trace.value,
     }
-    found: dict[str, Slope] = {}
+    slopes: dict[str, Slope] = {}
     for name, get in quantities.items():
         rows = [[get(one) for one in row] for row in draws]
         if any(value is None for row in rows for value in row):
@@ -241,7 +241,7 @@ def _slopes(widths: tuple[int, ...], draws: tuple[tuple[Linearity, ...], ...]) -
             [[float(torch.as_tensor(value, dtype=torch.float64).mean()) for value in row] for row in rows]
         )
         if bool((values > 0).all()) and bool(torch.isfinite(values).all()):
-            found[name] = Slope.of(m, values)
+            slopes[name] = Slope.of(m, values)
             if name == "hessian_norm" and widths[0] > 1:
-                found["hessian_norm / sqrt(log m)"] = Slope.of(m, values / m.log().sqrt().unsqueeze(1))
-    return found
+                slopes["hessian_norm / sqrt(log m)"] = Slope.of(m, values / m.log().sqrt().unsqueeze(1))
+    return slopes

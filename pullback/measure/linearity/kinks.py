@@ -23,12 +23,12 @@ KINKED = {
 
 def refuse_kinks(outputs: Tensor, where: str) -> None:
     """Refuse outputs whose graph has a function with a kink, by name."""
-    found = sorted(set(_kinked(outputs)))
-    if found:
+    kinked = sorted(set(_kinked(outputs)))
+    if kinked:
         raise unsupported(
             where,
             "a model that can be differentiated twice",
-            f"{', '.join(found)}, whose second derivative is zero almost everywhere and leaves out what its kink adds",
+            f"{', '.join(kinked)}, whose second derivative is zero almost everywhere and leaves out what its kink adds",
             "Use a smooth activation such as tanh, GELU or softplus",
         )
 

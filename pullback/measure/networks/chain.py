@@ -74,9 +74,9 @@ def maps_of(model: nn.Module, where: str) -> list[nn.Module] | None:
 
 def outputs_of(model: nn.Module, x: Any) -> Tensor:
     """What the model returns, one tensor (N, ...)."""
-    found = logits_of(ModelView(model, {}, (), {})(x))
-    assert isinstance(found, Tensor)  # Jacobian has looked at it
-    return found
+    outputs = logits_of(ModelView(model, {}, (), {})(x))
+    assert isinstance(outputs, Tensor)  # Jacobian has looked at it
+    return outputs
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -93,8 +93,8 @@ def _signals(
         return Signals(tuple(names), empty, empty.clone(), maps, hidden)
     largest, lengths = [], []
     for c in range(flat.shape[1]):
-        found = torch.autograd.grad(flat[:, c].sum(), inner, retain_graph=True, allow_unused=True)
-        rows = [(torch.zeros_like(a) if g is None else g).flatten(1) for g, a in zip(found, inner, strict=True)]
+        slopes = torch.autograd.grad(flat[:, c].sum(), inner, retain_graph=True, allow_unused=True)
+        rows = [(torch.zeros_like(a) if g is None else g).flatten(1) for g, a in zip(slopes, inner, strict=True)]
         largest.append(torch.stack([row.abs().amax(1) for row in rows]))
         lengths.append(torch.stack([row.norm(dim=1) for row in rows]))
     return Signals(tuple(names), torch.stack(largest, 2).detach(), torch.stack(lengths, 2).detach(), maps, hidden)

@@ -54,16 +54,16 @@ def caught(model: nn.Module, count: int, where: str, *, in_graph: bool = True) -
         where: the caller, for errors.
         in_graph: let every output take part in a graph, so that gradients reach it also where parameters are frozen.
     """
-    found: list[LayerOutput] = []
+    outputs: list[LayerOutput] = []
     calls: dict[str, int] = {}
     handles = []
     try:
         for name, module in model.named_modules():
             if has_matrix(module):
                 handles.append(
-                    module.register_forward_hook(_catch(name or ROOT_LAYER, found, calls, count, where, in_graph))
+                    module.register_forward_hook(_catch(name or ROOT_LAYER, outputs, calls, count, where, in_graph))
                 )
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

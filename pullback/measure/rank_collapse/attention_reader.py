@@ -92,14 +92,14 @@ class Reader(TorchDispatchMode):
 
     def _multiplied(self, left: Tensor, right: Tensor, result: Tensor) -> bool:
         """A product of matrices; whether there is anything to say of it."""
-        found = read(left, right, self._traces, self._masks)
-        if isinstance(found, Call):
-            self._found(found)
-        elif found:
-            self._strange(found)
-        if found is not None and not isinstance(found, int):
-            self._traces.mixed(result, again=found == OTHER_AXIS)
-        return found is not None
+        call = read(left, right, self._traces, self._masks)
+        if isinstance(call, Call):
+            self._found(call)
+        elif call:
+            self._strange(call)
+        if call is not None and not isinstance(call, int):
+            self._traces.mixed(result, again=call == OTHER_AXIS)
+        return call is not None
 
     def _summed(self, product: Tensor, axes: Any, result: Tensor) -> None:
         """A sum along an axis, of a product entry by entry."""

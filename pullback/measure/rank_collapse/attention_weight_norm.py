@@ -36,10 +36,10 @@ def attention_weight_norm(query: Tensor, key: Tensor, value: Tensor, out: Tensor
         got = f"{shapes} and {tuple(out.shape)} for {heads} heads"
         remedy = "Pass weights as nn.Linear has them"
         raise input_error(where, "three weights (D', D) and one (D, D'), heads that divide D'", got, remedy)
-    found = []
+    norms = []
     for Q, K, V, W in zip(
         *(each.detach().chunk(heads) for each in (query, key, value)), out.detach().chunk(heads, 1), strict=True
     ):
         scores, mixed = (Q.mT @ K).abs(), (W @ V).abs()
-        found.append(float(scores.sum(0).max() * (mixed.sum(0).max() * mixed.sum(1).max()).sqrt()))
-    return max(found)
+        norms.append(float(scores.sum(0).max() * (mixed.sum(0).max() * mixed.sum(1).max()).sqrt()))
+    return max(norms)

@@ -65,13 +65,13 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     Raises:
         NothingToMeasure: no attention that can be read, or none with two tokens.
     """
-    found: list[_Attention] = []
+    attentions: list[_Attention] = []
     ended: list[tuple[Frame, list[Frame]]] = []
     unread: dict[str, str] = {}
     squares: list[Frame] = []  # unless they attend: queries times keys, of as many tokens as features, look so too
 
     def note(call: Call) -> None:
-        found.append(_Attention(call.shape, len(call.attended(0)), list(running)))
+        attentions.append(_Attention(call.shape, len(call.attended(0)), list(running)))
         for frame in running:
             frame.attends += 1
         if running:
@@ -93,12 +93,12 @@ def plan_of(model: nn.Module, inputs: Batch, where: str) -> Plan:
     count = len(given[0]) if given and given[0].dim() else 1
     unread = {frame.name: SQUARE for frame in squares if not frame.attends} | unread
     unread |= {name: why for name, why in _silent(model, ended).items() if name not in unread}
-    layers = [None if max(each.shape.lengths) < 2 else layer_of(each.around, each.shape, count) for each in found]
-    unread |= {_name(each): ONE_QUERY for each, layer in zip(found, layers, strict=True) if layer is None}
-    parts = _parts(found, layers, count)
-    unread |= {_name(found[number]): why for number, why in parts.items()}
+    layers = [None if max(each.shape.lengths) < 2 else layer_of(each.around, each.shape, count) for each in attentions]
+    unread |= {_name(each): ONE_QUERY for each, layer in zip(attentions, layers, strict=True) if layer is None}
+    parts = _parts(attentions, layers, count)
+    unread |= {_name(attentions[number]): why for number, why in parts.items()}
     layers = [None if number in parts else layer for number, layer in enumerate(layers)]
-    if not found or (parts and not any(layers)):
+    if not attentions or (parts and not any(layers)):
         names = ", ".join(f"`{name}`: {why}" for name, why in unread.items())
         got = f"none that can be read ({names})" if names else "none"
         remedy = "Pass one whose tokens are mixed by a softmax of scores times values"

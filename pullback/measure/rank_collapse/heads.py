@@ -45,12 +45,12 @@ def real_tokens(call: Call, layer: Layer, mask: Tensor | None, where: str) -> Re
         counts, real = list(call.shape.lengths), cast("Real", [None] * layer.samples)
     else:
         fits = mask is not None and tuple(mask.shape) == (layer.samples, layer.tokens)
-        found = [
+        attended = [
             mask[number].bool() if mask is not None and fits else _attended(call, layer, number)
             for number in range(layer.samples)
         ]
-        counts = [layer.tokens if each is None else int(each.sum()) for each in found]
-        real = [None if count == layer.tokens else each for each, count in zip(found, counts, strict=True)]
+        counts = [layer.tokens if each is None else int(each.sum()) for each in attended]
+        real = [None if count == layer.tokens else each for each, count in zip(attended, counts, strict=True)]
     short = next((number for number, count in enumerate(counts) if count < 2), None)
     if short is not None:
         got = f"{counts[short]} in sample {short}"
@@ -81,9 +81,9 @@ def of_call(
         rows = real[number]
         parts = [_of_part(call, n, rows, (spectrum, layer.key is None), (where, name, number)) for n in places]
         pack = torch.cat if call.shape.packed else lambda many, _: torch.stack(many).mean(0)
-        found = [pack(list(each), -1) for each in zip(*(part[:2] for part in parts), strict=True)]
-        values.append(found[0])
-        spectra.append(found[1])
+        numbers = [pack(list(each), -1) for each in zip(*(part[:2] for part in parts), strict=True)]
+        values.append(numbers[0])
+        spectra.append(numbers[1])
         if spectrum:
             many = [part[2] for part in parts]
             singular.append(torch.cat(many) if call.shape.packed else torch.stack(many).mean(0))

@@ -48,8 +48,8 @@ def _tokens(layers: Sequence[Sequence[Tensor]], floor: float) -> dict[str, Profi
     with_logs = [
         [torch.cat([run, run[:, RELATIVE, None].clamp(min=floor).log()], 1) for run in runs] for runs in layers
     ]
-    found = [_profile(runs) for runs in with_logs]  # (8,) each
-    values, errors = torch.stack([one.value for one in found], 1), torch.stack([one.stderr for one in found], 1)
+    profiles = [_profile(runs) for runs in with_logs]  # (8,) each
+    values, errors = torch.stack([one.value for one in profiles], 1), torch.stack([one.stderr for one in profiles], 1)
     return {name: Profile(values[k], errors[k]) for k, name in enumerate((*TOKENS, "log_relative_residual"))}
 
 

@@ -76,14 +76,14 @@ class Hessian(CurvatureOperator):
     ) -> Sequence[Tensor | None]:
         moving = {name: d for name, d in directions.items() if name in graph}
         inputs = [self.view.parameters[name] for name in rows]
-        found = derivative([graph[name] for name in moving], inputs, list(moving.values()), batched)
+        product = derivative([graph[name] for name in moving], inputs, list(moving.values()), batched)
         if not self._confirmed and len(directions) == len(rows) == len(self.view.parameters):
             first = {name: d[0] if batched else d for name, d in directions.items()}
             self._confirm(
-                graph, first, {n: f[0] if batched else f for n, f in zip(rows, found, strict=True) if f is not None}
+                graph, first, {n: f[0] if batched else f for n, f in zip(rows, product, strict=True) if f is not None}
             )
             self._confirmed = True
-        return found
+        return product
 
     def _confirm(self, graph: dict[str, Tensor], v: Directions, product: Directions) -> None:
         """Compare u^T (H v) with v^T (H u) for random u: second derivatives that are wrong are not symmetric."""

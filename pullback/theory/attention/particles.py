@@ -101,8 +101,8 @@ def _integrated(x0: Array, t: Array, beta: float, tolerance: float) -> Array:
         return np.asarray(pull - (pull * x).sum(1, keepdims=True) * x).ravel()
 
     end = max(float(t[-1]), np.finfo(float).tiny)
-    found = solve_ivp(velocity, (0.0, end), x0.ravel(), "DOP853", t_eval=t, rtol=tolerance, atol=tolerance)
-    states = found.y.T.reshape(len(t), *x0.shape)
+    solution = solve_ivp(velocity, (0.0, end), x0.ravel(), "DOP853", t_eval=t, rtol=tolerance, atol=tolerance)
+    states = solution.y.T.reshape(len(t), *x0.shape)
     return np.asarray(states / np.linalg.norm(states, axis=2, keepdims=True))
 
 
@@ -144,8 +144,8 @@ def simplex_cosine(tokens: int, times: object, *, beta: float = 1.0, cosine: flo
         return np.asarray(2 * pull * (1 - g) * ((tokens - 1) * g + 1) / (1 + (tokens - 1) * pull))
 
     end = max(float(t[-1]), np.finfo(float).tiny)
-    found = solve_ivp(slope, (0.0, end), [cosine], "DOP853", t_eval=t, rtol=TOLERANCE, atol=TOLERANCE)
-    return np.asarray(found.y[0])
+    solution = solve_ivp(slope, (0.0, end), [cosine], "DOP853", t_eval=t, rtol=TOLERANCE, atol=TOLERANCE)
+    return np.asarray(solution.y[0])
 
 
 def in_hemisphere(tokens: object) -> bool:
@@ -165,5 +165,7 @@ def in_hemisphere(tokens: object) -> bool:
     n, d = x.shape
     # the largest margin m with <w, x_i> >= m, |w|_inf <= 1
     goal = np.append(np.zeros(d), -1.0)
-    found = linprog(goal, np.hstack([-x / lengths, np.ones((n, 1))]), np.zeros(n), bounds=[(-1, 1)] * d + [(None, 1)])
-    return bool(-found.fun > n * d * np.finfo(float).eps * 1e3)
+    solution = linprog(
+        goal, np.hstack([-x / lengths, np.ones((n, 1))]), np.zeros(n), bounds=[(-1, 1)] * d + [(None, 1)]
+    )
+    return bool(-solution.fun > n * d * np.finfo(float).eps * 1e3)

@@ -171,7 +171,7 @@ def _kinks(slope: Function, bend: Function, at: Array) -> tuple[float, ...]:
     change = np.abs(np.diff(s))
     explained = step * (np.abs(b[1:]) + np.abs(b[:-1]))
     suspects = np.flatnonzero(change > 4 * explained + 1e-3 * max(1.0, np.abs(s).max()) * step)
-    found: list[float] = []
+    kinks: list[float] = []
     for k in suspects:
         low, high = at[k], at[k + 1]
         jump = s[k + 1] - s[k]
@@ -180,6 +180,6 @@ def _kinks(slope: Function, bend: Function, at: Array) -> tuple[float, ...]:
             left = slope(np.array([low, middle]))
             low, high = (low, middle) if abs(left[1] - left[0]) > abs(jump) / 2 else (middle, high)
         ends = slope(np.array([low, high]))
-        if abs(ends[1] - ends[0]) > abs(jump) / 2 and not (found and abs(found[-1] - high) < 1e-9):
-            found.append(0.0 if abs(high) < 1e-12 else float(high))
-    return tuple(found)
+        if abs(ends[1] - ends[0]) > abs(jump) / 2 and not (kinks and abs(kinks[-1] - high) < 1e-9):
+            kinks.append(0.0 if abs(high) < 1e-12 else float(high))
+    return tuple(kinks)

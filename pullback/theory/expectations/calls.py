@@ -58,9 +58,9 @@ def of_call(name: str, function: Callable[..., Any], rest: Sequence[Any], option
         return "hard_tanh"
 
     def phi(v: Tensor) -> Tensor:  # the call may write over its argument
-        found = function(v.clone(), *rest, **options)
-        assert isinstance(found, Tensor)
-        return found
+        values = function(v.clone(), *rest, **options)
+        assert isinstance(values, Tensor)
+        return values
 
     phi.__name__ = f"{name}({', '.join(map(str, settings))})" if settings else name
     return phi

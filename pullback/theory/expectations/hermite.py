@@ -56,9 +56,9 @@ def _shared_rule(terms: int) -> tuple[Array, Array, Array]:
 
 def _polynomials(z: Array, terms: int) -> Array:
     """Normalised Hermite polynomials, (terms, nodes)."""
-    found = np.empty((terms, len(z)))
-    found[0] = 1
-    found[1] = z
+    polynomials = np.empty((terms, len(z)))
+    polynomials[0] = 1
+    polynomials[1] = z
     for k in range(1, terms - 1):
-        found[k + 1] = (z * found[k] - math.sqrt(k) * found[k - 1]) / math.sqrt(k + 1)
-    return found
+        polynomials[k + 1] = (z * polynomials[k] - math.sqrt(k) * polynomials[k - 1]) / math.sqrt(k + 1)
+    return polynomials

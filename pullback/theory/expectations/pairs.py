@@ -44,8 +44,8 @@ def _correlations(covariance: Array, left: Array, right: Array) -> Array:
 def second_moments(phi: Activation, variances: Array) -> Array:
     """E phi(u)^2 for every variance, in an array of the same shape."""
     q, pairs = variances.ravel(), closed_form(phi)
-    found = coefficients(phi.value, q, phi.kinks, 2)[1] if pairs is None else pairs(q, q, np.ones_like(q))[0]
-    return found.reshape(variances.shape)
+    moments = coefficients(phi.value, q, phi.kinks, 2)[1] if pairs is None else pairs(q, q, np.ones_like(q))[0]
+    return moments.reshape(variances.shape)
 
 
 def _expectation(phi: Activation, f: Function, left: Array, right: Array, c: Array) -> Array:

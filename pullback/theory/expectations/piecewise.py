@@ -45,8 +45,8 @@ def pieces_of(phi: Activation) -> Pieces | None:
     inside = np.concatenate([[kinks[0] - 1], (kinks[1:] + kinks[:-1]) / 2, [kinks[-1] + 1]])
     slopes = phi.slope(inside)
     offset = float(phi.value(inside[:1])[0] - slopes[0] * inside[0])
-    found = Pieces(offset, float(slopes[0]), phi.kinks, tuple(np.diff(slopes).tolist()))
-    return found if np.allclose(found.value(_SCAN), phi.value(_SCAN), rtol=1e-13, atol=1e-13) else None
+    pieces = Pieces(offset, float(slopes[0]), phi.kinks, tuple(np.diff(slopes).tolist()))
+    return pieces if np.allclose(pieces.value(_SCAN), phi.value(_SCAN), rtol=1e-13, atol=1e-13) else None
 
 
 def pair_moments(pieces: Pieces, left: Array, right: Array, c: Array) -> tuple[Array, Array]:
@@ -108,5 +108,5 @@ def _orthant(h: Array, k: Array, c: Array, first: Array, second: Array) -> Array
         one = np.where(h == 0, np.copysign(math.inf, first), first / h)
         two = np.where(k == 0, np.copysign(math.inf, second), second / k)
     apart = (h * k < 0) | ((h * k == 0) & (h + k < 0))
-    found = (ndtr(-h) + ndtr(-k)) / 2 - owens_t(h, one) - owens_t(k, two) - np.where(apart, 0.5, 0.0)
-    return np.where((h == 0) & (k == 0), 0.25 + np.arcsin(np.clip(c, -1, 1)) / (2 * math.pi), found)
+    mass = (ndtr(-h) + ndtr(-k)) / 2 - owens_t(h, one) - owens_t(k, two) - np.where(apart, 0.5, 0.0)
+    return np.where((h == 0) & (k == 0), 0.25 + np.arcsin(np.clip(c, -1, 1)) / (2 * math.pi), mass)

@@ -73,14 +73,14 @@ def critical_points(activation: str | Callable[..., object] | Activation, sigma_
         neutral = CriticalPoint(1 / math.sqrt(_moments(phi, 1.0)[1]), 0.0, math.nan, 1.0, "neutral", reached=True)
         return (neutral,) if bias == 0 else ()
     second, slope = _moments(phi, 0.0)
-    found = [_point(phi, 0.0, 0.0)] if bias == second == 0 < slope else []
+    points = [_point(phi, 0.0, 0.0)] if bias == second == 0 < slope else []
     excess = _line(phi) - bias**2
     for k in np.flatnonzero(excess[:-1] * excess[1:] < 0):
         low, high = _LOG_LENGTHS[k], _LOG_LENGTHS[k + 1]
         if max(abs(excess[k]), abs(excess[k + 1])) > 1e-12 * math.exp(high):  # not the rounding of a difference
             root = brentq(lambda x: _bias_square(phi, x) - bias**2, low, high, xtol=1e-14)
-            found.append(_point(phi, math.exp(root), bias))
-    return tuple(found)
+            points.append(_point(phi, math.exp(root), bias))
+    return tuple(points)
 
 
 def starting_point(activation: str | Callable[..., object] | Activation) -> CriticalPoint:

@@ -154,10 +154,10 @@ def _densities(x: Array, p: float, L: int, init: str) -> Array:
     chosen = np.empty(len(path), dtype=complex)
     for k, candidates in enumerate(following):
         chosen[k] = current = _nearest(candidates[None], np.array([current]))[0]
-    found = chosen[len(outside) :]
+    roots = chosen[len(outside) :]
     for tilt in _TILTS[1:]:
-        found = _nearest(_roots((x[::-1] * (1 + 1j * tilt)).astype(np.complex128), p, L, init), found)
-    return np.maximum(0.0, -found.imag / (math.pi * x[::-1]))[::-1]
+        roots = _nearest(_roots((x[::-1] * (1 + 1j * tilt)).astype(np.complex128), p, L, init), roots)
+    return np.maximum(0.0, -roots.imag / (math.pi * x[::-1]))[::-1]
 
 
 def _nearest(candidates: NDArray[np.complex128], to: NDArray[np.complex128]) -> NDArray[np.complex128]:

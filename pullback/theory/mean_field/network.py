@@ -179,9 +179,11 @@ class MeanField(Shown):
 
     def _pairs(self, c: float) -> tuple[Integral, Integral]:
         """E phi(u1) phi(u2) and E phi'(u1) phi'(u2), each by its series where that is exact."""
-        found = [series.at(c) for series in self._series]
-        if all(value.error <= SERIES_ERROR * each.whole.value for value, each in zip(found, self._series, strict=True)):
-            return found[0], found[1]
+        integrals = [series.at(c) for series in self._series]
+        if all(
+            value.error <= SERIES_ERROR * each.whole.value for value, each in zip(integrals, self._series, strict=True)
+        ):
+            return integrals[0], integrals[1]
         pairs, q = closed_form(self.phi), self._length
         if pairs is not None:
             moments = pairs(np.array(q), np.array(q), np.array(c))
@@ -197,10 +199,10 @@ class MeanField(Shown):
         if not -1 <= c <= 1:
             raise input_error("MeanField.c_map", "a correlation from -1 to 1", repr(c), "Pass a correlation")
         if self.q_star == 0 or math.isinf(self.q_star):  # lengths still change: correlations are of directions
-            found = self._share * self.pair(c).value / self.second_moment(self._length).value
+            correlation = self._share * self.pair(c).value / self.second_moment(self._length).value
         else:
-            found = (self.pair_gain * self.pair(c).value + self.sigma_b**2) / self.q_star
-        return max(-1.0, min(1.0, found))  # rounding may lead out, and the next call would refuse it
+            correlation = (self.pair_gain * self.pair(c).value + self.sigma_b**2) / self.q_star
+        return max(-1.0, min(1.0, correlation))  # rounding may lead out, and the next call would refuse it
 
     def c_slope(self, c: float) -> float:
         """C'(c) = sigma_w^2 E phi'(u1) phi'(u2), divided by rho where the mask is shared."""

@@ -63,11 +63,11 @@ def phase_diagram(
     phi = activation_of(activation, "phase_diagram")
     columns, rows = _axis("sigma_w", sigma_w, above=True), _axis("sigma_b", sigma_b, above=False)
     grid = np.meshgrid(columns, rows)
-    found = phase_grid(phi, grid[0].ravel(), grid[1].ravel())
+    quantities = phase_grid(phi, grid[0].ravel(), grid[1].ravel())
     return PhaseDiagram(
         columns,
         rows,
-        **{name: values.reshape(grid[0].shape) for name, values in found.items()},
+        **{name: values.reshape(grid[0].shape) for name, values in quantities.items()},
         critical=np.array([_critical_or_nan(phi, float(b)) for b in rows]),
     )
 
@@ -79,9 +79,9 @@ def _critical_or_nan(phi: Activation, sigma_b: float) -> float:
 
 def _axis(name: str, values: Sequence[float], *, above: bool) -> Array:
     """One axis of the grid."""
-    found = np.asarray(values, dtype=np.float64)
-    good = found.ndim == 1 and found.size and np.isfinite(found).all() and (found > 0 if above else found >= 0).all()
+    axis = np.asarray(values, dtype=np.float64)
+    good = axis.ndim == 1 and axis.size and np.isfinite(axis).all() and (axis > 0 if above else axis >= 0).all()
     if not good:
         bound = "above 0" if above else "of at least 0"
         raise input_error("phase_diagram", f"a list `{name}` of finite numbers {bound}", repr(values), "Pass a list")
-    return found
+    return axis

@@ -39,26 +39,28 @@ def phase_grid(phi: Activation, sigma_w: Array, sigma_b: Array) -> dict[str, Arr
 
     c_star and xi_c are nan where lengths grow without bound and they are not defined.
     """
-    found = {name: np.full(len(sigma_w), math.nan) for name in QUANTITIES}
+    quantities = {name: np.full(len(sigma_w), math.nan) for name in QUANTITIES}
     lengths, slopes = (_homogeneous if phi.homogeneous else _settled)(phi, sigma_w, sigma_b)
-    found["q_star"] = lengths
-    found["chi"] = sigma_w**2 * slopes
+    quantities["q_star"] = lengths
+    quantities["chi"] = sigma_w**2 * slopes
     with np.errstate(divide="ignore"):
-        found["xi_grad"] = np.where(np.abs(found["chi"] - 1) < CRITICAL, math.inf, -1 / np.log(found["chi"]))
+        quantities["xi_grad"] = np.where(
+            np.abs(quantities["chi"] - 1) < CRITICAL, math.inf, -1 / np.log(quantities["chi"])
+        )
     settled = np.isfinite(lengths) & (lengths > 0)
-    ordered = settled & (found["chi"] <= 1 + CRITICAL)
-    found["c_star"][ordered] = 1
-    found["xi_c"][ordered] = _scales(found["chi"][ordered])
+    ordered = settled & (quantities["chi"] <= 1 + CRITICAL)
+    quantities["c_star"][ordered] = 1
+    quantities["xi_c"][ordered] = _scales(quantities["chi"][ordered])
     alike = ~settled & ((lengths == 0) | phi.homogeneous)  # correlations of directions: one answer for all of them
     if alike.any():
         k = int(np.flatnonzero(alike)[0])
         net = MeanField(phi, float(sigma_w[k]), float(sigma_b[k]))
-        found["c_star"][alike], found["xi_c"][alike] = net.c_star, net.xi_c
+        quantities["c_star"][alike], quantities["xi_c"][alike] = net.c_star, net.xi_c
     chaotic = settled & ~ordered
     if chaotic.any():
         c, rate = _correlations(phi, sigma_w[chaotic], sigma_b[chaotic], lengths[chaotic])
-        found["c_star"][chaotic], found["xi_c"][chaotic] = c, _scales(rate)
-    return found
+        quantities["c_star"][chaotic], quantities["xi_c"][chaotic] = c, _scales(rate)
+    return quantities
 
 
 def _homogeneous(phi: Activation, sigma_w: Array, sigma_b: Array) -> tuple[Array, Array]:

@@ -111,11 +111,11 @@ def convolutional_kernels(
 
 
 def _images(x: ArrayLike, name: str, where: str) -> Array:
-    found = np.asarray(x, dtype=np.float64)
-    if found.ndim not in (3, 4) or not found.size or not np.isfinite(found).all():
-        got = f"shape {found.shape}" if found.ndim not in (3, 4) or not found.size else "NaN or infinity"
+    array = np.asarray(x, dtype=np.float64)
+    if array.ndim not in (3, 4) or not array.size or not np.isfinite(array).all():
+        got = f"shape {array.shape}" if array.ndim not in (3, 4) or not array.size else "NaN or infinity"
         raise input_error(where, f"finite `{name}` (N, C, H, W) or (N, C, T)", got, "Pass images or sequences")
-    return found
+    return array
 
 
 def _places(size: tuple[int, ...], kernel_size: int, padding: str, where: str) -> Places:

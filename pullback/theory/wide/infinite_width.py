@@ -97,8 +97,8 @@ def check_parametrisation(where: str, parametrisation: str, name: str, size: int
 
 
 def _inputs(x: ArrayLike, name: str, where: str) -> Array:
-    found = np.asarray(x, dtype=np.float64)
-    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
-        got = f"shape {found.shape}" if found.ndim != 2 or not found.size else "NaN or infinity"
+    array = np.asarray(x, dtype=np.float64)
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        got = f"shape {array.shape}" if array.ndim != 2 or not array.size else "NaN or infinity"
         raise input_error(where, f"finite `{name}` (N, d)", got, "Pass a matrix of inputs")
-    return found
+    return array

@@ -70,17 +70,17 @@ class Limit(Shown):
             expected = f"at most {_PIXELS} pixels where a layer mixes them"
             raise input_error(where, expected, f"{pixels}", "Pass smaller images, or a network that flattens")
         size = max(1, int(_ENTRIES**0.5 / pixels))
-        found = np.zeros((2, len(a), len(b)))
+        kernels = np.zeros((2, len(a), len(b)))
         for i in range(0, len(a), size):
             for j in range(i if x2 is None else 0, len(b), size):
                 rows, columns = slice(i, i + size), slice(j, j + size)
                 block = self._block(a[rows], b[columns], pairs=pairs)
-                found[:, rows, columns] = block
+                kernels[:, rows, columns] = block
                 if x2 is None:
-                    found[:, columns, rows] = block.transpose(0, 2, 1)
+                    kernels[:, columns, rows] = block.transpose(0, 2, 1)
         if x2 is None:  # rounding of blocks on the diagonal
-            found = (found + found.transpose(0, 2, 1)) / 2
-        return found[0], found[1]
+            kernels = (kernels + kernels.transpose(0, 2, 1)) / 2
+        return kernels[0], kernels[1]
 
     def _block(self, a: Tensor, b: Tensor, *, pairs: bool) -> Array:
         """Both kernels of a block, (2, N1, N2)."""
@@ -145,8 +145,8 @@ def limit_of(model: nn.Module, *, weights: Source = "measured") -> Limit:
 
 
 def _inputs(x: Any, name: str, where: str) -> Tensor:
-    found = torch.as_tensor(x).detach().cpu().double()
-    if found.dim() < 2 or not found.numel() or not bool(torch.isfinite(found).all()):
-        got = f"shape {tuple(found.shape)}" if found.dim() < 2 or not found.numel() else "NaN or infinity"
+    tensor = torch.as_tensor(x).detach().cpu().double()
+    if tensor.dim() < 2 or not tensor.numel() or not bool(torch.isfinite(tensor).all()):
+        got = f"shape {tuple(tensor.shape)}" if tensor.dim() < 2 or not tensor.numel() else "NaN or infinity"
         raise input_error(where, f"finite `{name}` (N, ...)", got, "Pass a batch of inputs")
-    return found
+    return tensor

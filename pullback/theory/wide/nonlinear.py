@@ -27,8 +27,8 @@ def _pairs(phi: Activation, kernel: Array, left: Array, right: Array) -> tuple[A
         return np.stack([value for value, _ in each], -1), np.stack([slope for _, slope in each], -1)
     n1, n2, pixels, _ = kernel.shape
     matrix = kernel.transpose(0, 2, 1, 3).reshape(n1 * pixels, n2 * pixels)
-    found = pair_means(phi, matrix, left.ravel(), right.ravel())
-    values, slopes = (each.reshape(n1, pixels, n2, pixels).transpose(0, 2, 1, 3) for each in found)
+    moments = pair_means(phi, matrix, left.ravel(), right.ravel())
+    values, slopes = (each.reshape(n1, pixels, n2, pixels).transpose(0, 2, 1, 3) for each in moments)
     return values, slopes
 
 

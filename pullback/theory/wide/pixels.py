@@ -57,7 +57,7 @@ def filtered(covariance: Array, places: Places, *, pairs: bool) -> Array:
 
 def window_matrix(places: Places, pixels: int, divisors: Array) -> Array:
     """What a window does to pixels, as a matrix (outputs, pixels)."""
-    found = np.zeros((places.shape[1], pixels + 1))
+    counts = np.zeros((places.shape[1], pixels + 1))
     for moved in places:
-        found[np.arange(len(moved)), moved] += 1
-    return found[:, :pixels] / divisors[:, None]
+        counts[np.arange(len(moved)), moved] += 1
+    return counts[:, :pixels] / divisors[:, None]

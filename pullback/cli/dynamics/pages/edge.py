@@ -36,9 +36,12 @@ def edge_page(lr: float, momentum: float, looks: tuple[int, int], seed: int, adv
     if not 0 <= as_number(momentum) < 1:
         raise input_error(where, "`momentum` in [0, 1)", repr(momentum), "Pass a momentum below 1")
     limit = 2 * (1 + momentum) / lr
-    at, found, losses = _trained(lr, momentum, looks, seed, advance)
+    at, sharpnesses, losses = _trained(lr, momentum, looks, seed, advance)
     name = f"2 (1 + m) / lr = {limit:.4g}" if momentum else f"2 / lr = {limit:.4g}"
-    seen = [Curve("largest eigenvalue of the Hessian", at, found, "line"), Curve(name, at, [limit] * len(at), "dash")]
+    seen = [
+        Curve("largest eigenvalue of the Hessian", at, sharpnesses, "line"),
+        Curve(name, at, [limit] * len(at), "dash"),
+    ]
     reading = "It rises while training goes on, as far as the rate allows, and hovers there: the edge of stability."
     rises = sum(b > a for a, b in pairwise(losses[len(losses) // 2 :]))
     loss = Curve("loss", (shown := some(len(losses), 200)), [losses[k] for k in shown], "plain")
@@ -51,7 +54,7 @@ def edge_page(lr: float, momentum: float, looks: tuple[int, int], seed: int, adv
     ]  # fmt: skip
     keys = [
         ("limit", limit, "of the sharpness at this rate"),
-        ("sharpness over its limit", fmean(found[len(found) // 2 :]) / limit, "mean over the second half"),
+        ("sharpness over its limit", fmean(sharpnesses[len(sharpnesses) // 2 :]) / limit, "mean over the second half"),
         ("steps the loss rises", str(rises), "in the second half"),
     ]
     facts = (
@@ -74,7 +77,7 @@ def _trained(
     steps, every = looks
     x, labels = digits(SAMPLES)
     model, y = tanh_network((64, 16, 16, 10), seed), nn.functional.one_hot(labels, 10).double()
-    optimizer, at, found, losses = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum), [], [], []
+    optimizer, at, sharpnesses, losses = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum), [], [], []
     for step in range(steps + 1):
         loss = half_square(model(x), y).mean()
         losses.append(loss.item())
@@ -82,12 +85,12 @@ def _trained(
             raise input_error("dynamics edge", "a rate that training survives", f"{lr:g}", "Pass a smaller --lr")
         if step % every == 0:
             at.append(step)
-            found.append(float(pb.eigenvalues(pb.Hessian(model, half_square, (x, y)), 1, tol=1e-2).values[0]))
+            sharpnesses.append(float(pb.eigenvalues(pb.Hessian(model, half_square, (x, y)), 1, tol=1e-2).values[0]))
             advance()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return at, found, losses
+    return at, sharpnesses, losses
 
 
 def _stabilisation() -> tuple[list[Line], list[Chart]]:

@@ -30,11 +30,11 @@ def forgetting_page(
         check_rate("dynamics forgetting", "strengths", strength)
     for form in chosen:
         check_option("dynamics forgetting", "forms", form, FORMS)
-    found = []
+    losses = []
     for seed in range(seeds):
-        found.append(_one_seed(seed, chosen, tried, (steps, hidden)))
+        losses.append(_one_seed(seed, chosen, tried, (steps, hidden)))
         advance()
-    values, each = (torch.tensor(part, dtype=torch.float64) for part in zip(*found, strict=True))
+    values, each = (torch.tensor(part, dtype=torch.float64) for part in zip(*losses, strict=True))
     free, kept = values[:, 0], values[:, 1:].unflatten(1, (len(chosen), len(tried)))  # values: (seeds, 1 + pairs, 2)
     charts = [_chart(task, chosen, tried, (free, kept, each)) for task in (0, 1)]
     charts.append(_trade(chosen, (free, kept, each)))

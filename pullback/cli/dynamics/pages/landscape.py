@@ -30,24 +30,24 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], float]] = {
 
 def _makers(text: str) -> dict[str, Any]:
     """Optimizers by the words typed."""
-    found = {}
+    makers = {}
     for part in text.split(","):
         name, _, rate = part.strip().partition(":")
         check_option("dynamics landscape", "optimizers", name, tuple(OPTIMIZERS))
         kind, usual = OPTIMIZERS[name]
         lr = numbers(rate, "optimizers")[0] if rate else usual
-        found[f"{name} {lr:g}"] = lambda p, kind=kind, lr=lr: kind(p, lr=lr)
-    return found
+        makers[f"{name} {lr:g}"] = lambda p, kind=kind, lr=lr: kind(p, lr=lr)
+    return makers
 
 
 def landscape_page(name: str, optimizers: str, steps: int, record: Path | None) -> TheoryPage:
     """Trajectories and losses; nothing is predicted here."""
     world = dynamics.landscape(name)
-    found = dynamics.simulate_all(_makers(optimizers), name, None, steps)
+    trajectories = dynamics.simulate_all(_makers(optimizers), name, None, steps)
     if record is not None:
         from pullback.runs import RunWriter
 
-        for label, each in found.items():
+        for label, each in trajectories.items():
             with RunWriter(record / label.replace(" ", "-"), each.meta) as writer:
                 each.write(writer)
     losses = [
@@ -58,15 +58,15 @@ def landscape_page(name: str, optimizers: str, steps: int, record: Path | None) 
             "plain",
             colour_of(place),
         )
-        for place, (label, each) in enumerate(found.items())
+        for place, (label, each) in enumerate(trajectories.items())
     ]
     reading = "Of each optimizer, at the rate behind its name."
     positive = len(world.minimisers) > 0 and float(world(world.minimisers).min()) >= 0
     charts = [curves("loss", "Loss", reading, losses, x="step", y="loss", log_y=positive)]
     if len(world.start) == 2:
         x, y, z = heights(world, world.bounds)
-        paths = {label: (each.x[:, 0].tolist(), each.x[:, 1].tolist()) for label, each in found.items()}
+        paths = {label: (each.x[:, 0].tolist(), each.x[:, 1].tolist()) for label, each in trajectories.items()}
         charts.insert(0, landscape_chart(x, y, z, paths, world.minimisers.tolist()))
-    keys = [(label, float(each.loss[-1]), f"loss after {steps} steps") for label, each in found.items()]
+    keys = [(label, float(each.loss[-1]), f"loss after {steps} steps") for label, each in trajectories.items()]
     facts = (f"start {', '.join(f'{v:g}' for v in world.start.tolist())}", f"{steps} steps")
     return page_of(name, facts, keys, "step", [], charts)

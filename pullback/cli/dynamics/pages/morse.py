@@ -27,12 +27,12 @@ def morse_page(name: str, place: int, reach: float) -> TheoryPage:
         raise input_error(where, "a landscape of two coordinates", f"{name}, of {len(world.start)}", "Take another")
     check_rate(where, "reach", reach)
     sides = [torch.linspace(low, high, GRID, dtype=F64) for low, high in world.bounds]
-    found = dynamics.critical_points(world, torch.cartesian_prod(*sides), steps=STEPS)
+    critical = dynamics.critical_points(world, torch.cartesian_prod(*sides), steps=STEPS)
     low, high = torch.tensor(world.bounds, dtype=F64).T
-    found = [point for point in found if bool(((low <= point.x) & (point.x <= high)).all())]  # none on far plains
-    plain = [point for point in found if point.index is not None]
+    critical = [point for point in critical if bool(((low <= point.x) & (point.x <= high)).all())]  # none on far plains
+    plain = [point for point in critical if point.index is not None]
     if not plain:
-        got = f"{name}, with {len(found)} that are degenerate"
+        got = f"{name}, with {len(critical)} that are degenerate"
         raise input_error(where, "a landscape with a critical point that has an index", got, "Take double_well")
     check_count(where, "point", place, 0, len(plain))
     chosen = plain[place - 1] if place else next((point for point in plain if point.index == 1), plain[0])
@@ -48,7 +48,7 @@ def morse_page(name: str, place: int, reach: float) -> TheoryPage:
     counts = {index: sum(point.index == index for point in plain) for index in KINDS}
     keys = [
         *((KINDS[index], str(count), "found from a grid of starts") for index, count in counts.items()),
-        ("degenerate", str(len(found) - len(plain)), "where the index is not defined"),
+        ("degenerate", str(len(critical) - len(plain)), "where the index is not defined"),
         ("point", f"({at})", f"index {chosen.index}, of the coordinates; --point takes another"),
     ]
     return page_of(f"Morse index and coordinates: {name}", (name, f"reach {reach:g}"), keys, "place", ways, charts)

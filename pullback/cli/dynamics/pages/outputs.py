@@ -24,13 +24,13 @@ def outputs_page(lr: float, parameter_lr: float, steps: int) -> TheoryPage:
     outputs = lambda x: torch.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])  # noqa: E731
     square = lambda z: z.square().sum()  # noqa: E731
     follow = lambda rate, method: dynamics.output_space_descent(outputs, square, START, steps, rate, method)  # noqa: E731
-    found, newton = follow(lr, "outputs"), follow(2 * lr, "gauss_newton")  # the loss's curvature in outputs is 2
+    descent, newton = follow(lr, "outputs"), follow(2 * lr, "gauss_newton")  # the loss's curvature in outputs is 2
     plain, whole = follow(parameter_lr, "parameters"), follow(1.0, "gauss_newton")
-    known = _recursion(found.outputs[0], lr, steps)
+    known = _recursion(descent.outputs[0], lr, steps)
     lines = [
-        beside("first output", known[:, 0], found.outputs[:, 0]),
-        beside("second output", known[:, 1], found.outputs[:, 1]),
-        beside("loss", known.square().sum(1), found.loss),
+        beside("first output", known[:, 0], descent.outputs[:, 0]),
+        beside("second output", known[:, 1], descent.outputs[:, 1]),
+        beside("loss", known.square().sum(1), descent.loss),
     ]
     reading = "By recursion: both outputs shrink by 1 - 2 lr a step; the second loses 10 times the square of x's step."
     charts = [
@@ -39,14 +39,14 @@ def outputs_page(lr: float, parameter_lr: float, steps: int) -> TheoryPage:
             lines, ("first", "second", "loss"), ("1 - x", "10 (y - x²)", "loss"), ("", "", "y"), strict=True
         )
     ]
-    ways = {"parameters": plain, f"outputs, rate {lr:g}": found, "Gauss-Newton, rate 1": whole}
+    ways = {"parameters": plain, f"outputs, rate {lr:g}": descent, "Gauss-Newton, rate 1": whole}
     paths = {name: (each.x[:, 0].tolist(), each.x[:, 1].tolist()) for name, each in ways.items()}
     world = dynamics.landscape("rosenbrock")
     bounds = [(-2.0, 2.0), (min(-1.0, float(whole.x[:, 1].min()) - 0.4), 2.5)]
     charts.insert(0, landscape_chart(*heights(world, bounds), paths, world.minimisers.tolist(), ("x", "y")))
     charts.append(_ways(ways))
-    charts.append(_in_outputs(ways, found.outputs[0]))
-    apart = float((found.x - newton.x).abs().max())
+    charts.append(_in_outputs(ways, descent.outputs[0]))
+    apart = float((descent.x - newton.x).abs().max())
     keys = [
         ("outputs beside Gauss-Newton", number(apart, 2), "largest distance of the two, the latter at twice the rate"),
         *((name, number(float(each.loss[-1]), 3), f"loss after {steps} steps") for name, each in ways.items()),

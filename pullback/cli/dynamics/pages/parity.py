@@ -80,14 +80,14 @@ def _accuracies(task: str, digits: int, activation: str, steps: int, seed: int) 
     """Of Adam on hinge losses of new samples, every ten steps."""
     draw, model = torch.Generator().manual_seed(seed), _network(digits, 10 * digits, activation, seed).to(F64)
     chosen = torch.randperm(digits, generator=draw)[: _size(digits)]
-    optimizer, found = torch.optim.Adam(model.parameters(), 0.003), []
+    optimizer, accuracies = torch.optim.Adam(model.parameters(), 0.003), []
     for step in range(steps + 1):
         x = 2.0 * torch.randint(2, (TEST if step % EVERY == 0 else BATCH, digits), generator=draw).to(F64) - 1
         y = x[:, chosen].prod(1) if task == "parity" else x[:, chosen].sum(1).sign()
         if step % EVERY == 0:
             with torch.no_grad():
-                found.append(float(((model(x)[:, 0] > 0) == (y > 0)).double().mean()))
+                accuracies.append(float(((model(x)[:, 0] > 0) == (y > 0)).double().mean()))
         optimizer.zero_grad()
         (1 - y[:BATCH] * model(x[:BATCH])[:, 0]).clamp(min=0).mean().backward()
         optimizer.step()
-    return found
+    return accuracies

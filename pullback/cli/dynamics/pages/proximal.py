@@ -48,14 +48,14 @@ def proximal_page(name: str, distance: str, weight: float, points: int) -> Theor
     world, price = dynamics.landscape(name), DISTANCES[distance]
     weights = [weight * 4.0**k for k in range(points)]
     steps = {key: [_step(world, w, price, orders) for w in weights] for key, orders in ORDERS.items()}
-    found = {each[0].method: [step.step for step in each] for each in steps.values()}  # method -> (points) of (d,)
-    exact, leading = found["proximal point"], _leading(world, price)
+    steps_of = {each[0].method: [step.step for step in each] for each in steps.values()}  # method -> (points) of (d,)
+    exact, leading = steps_of["proximal point"], _leading(world, price)
     lines, charts = [], []
-    for key, method in zip(leading, found, strict=False):
+    for key, method in zip(leading, steps_of, strict=False):
         order, size = leading[key]
         if not size:  # nothing is left out
             continue
-        away = [float((s - e).norm() / e.norm()) for s, e in zip(found[method], exact, strict=True)]
+        away = [float((s - e).norm() / e.norm()) for s, e in zip(steps_of[method], exact, strict=True)]
         lines.append(Line(f"{method}: off the proximal point", weights,
                           [size / w**order for w in weights], weights, away, [0.0] * points))  # fmt: skip
         reading = f"Line: the first term left out, of order 1 / weight{'²' if order == 2 else ''}. Right: small steps."
@@ -65,12 +65,12 @@ def proximal_page(name: str, distance: str, weight: float, points: int) -> Theor
         charts.append(replace(drawn, summary=(last,)))
     if len(world.start) == 2:
         start = world.start
-        paths = {method: _path(start, steps[0]) for method, steps in found.items()}
+        paths = {method: _path(start, steps[0]) for method, steps in steps_of.items()}
         charts.insert(0, landscape_chart(*heights(world, _around(paths)), paths, []))
     keys = [
-        (method, f"({', '.join(f'{v:.4g}' for v in found[method][0].tolist())})",
+        (method, f"({', '.join(f'{v:.4g}' for v in steps_of[method][0].tolist())})",
          f"function: {WORDS[orders[0]]}; distance: {WORDS[orders[1]]}")
-        for method, orders in zip(found, ORDERS.values(), strict=True)
+        for method, orders in zip(steps_of, ORDERS.values(), strict=True)
     ]  # fmt: skip
     facts = (name, f"{distance} distance", f"weight {weight:g}")
     return page_of("Steps from a distance", facts, keys, "weight", lines, charts)

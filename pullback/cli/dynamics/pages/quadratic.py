@@ -63,11 +63,11 @@ def quadratic_page(
     problem, runs = dynamics.Quadratic(h), seeds if noise else 1
     lr, momentum = rate if rate[0] else problem.optimal(method)[:2]  # type: ignore[arg-type]
     setting = _Setting(problem, h, method, lr, 0.0 if method == "gradient_descent" else momentum, noise, steps)
-    exact, found = setting.exact(), setting.simulated(runs)
-    lines = _lines(setting, exact, found)
+    exact, simulated = setting.exact(), setting.simulated(runs)
+    lines = _lines(setting, exact, simulated)
     charts = _charts(lines, with_noise=noise > 0 and not setting.momentum)
     if len(h) > 1:
-        charts.insert(0, _paths(setting, exact, found))
+        charts.insert(0, _paths(setting, exact, simulated))
     facts = (method, f"curvatures {curvatures}", f"{runs} runs" if noise else "no noise", f"{steps} steps")
     return page_of("A quadratic", facts, _keys(setting), "step", lines, charts)
 

@@ -24,11 +24,11 @@ def saddle_page(curvature: float, lr: float, momentum: float, damping: float, po
         "gradient_descent": lambda p: torch.optim.SGD(p, lr=lr),
         "heavy_ball": lambda p: torch.optim.SGD(p, lr=lr, momentum=momentum),
     }
-    found = dynamics.simulate_all(
+    trajectories = dynamics.simulate_all(
         makers, problem, starts, int(min(most, 200 + max(f["gradient_descent"].steps for f in fates)))
     )
     lines, charts = [], []
-    for method, each in found.items():
+    for method, each in trajectories.items():
         steps = dynamics.steps_away(each.x, [0.0, 0.0], 1.0, [[0.0], [1.0]])
         name = method.replace("_", " ")
         lines.append(

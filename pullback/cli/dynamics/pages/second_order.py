@@ -54,18 +54,20 @@ def second_order_page(
     x, y = digits(samples, pooled=True)
     model = tanh_network((16, hidden, 10), seed)
     one = operations(lambda: LOSS(model(x), y).backward())  # the gradient over all samples
-    count, found = sum(p.numel() for p in model.parameters()), {}
+    count, courses = sum(p.numel() for p in model.parameters()), {}
     for name in chosen:
-        found[name] = _followed(name, steps, lr, (16, hidden, 10), seed, (x, y), one)
+        courses[name] = _followed(name, steps, lr, (16, hidden, 10), seed, (x, y), one)
         advance()
-    in_steps = {name: list(zip(map(float, range(steps + 1)), loss, strict=False)) for name, (loss, *_) in found.items()}
-    in_work = {name: list(zip(work, loss, strict=True))[1:] for name, (loss, work, _) in found.items()}
+    in_steps = {
+        name: list(zip(map(float, range(steps + 1)), loss, strict=False)) for name, (loss, *_) in courses.items()
+    }
+    in_work = {name: list(zip(work, loss, strict=True))[1:] for name, (loss, work, _) in courses.items()}
     charts = [
         _chart("steps", "A step is one update from all samples. Broken lines: first order.", in_steps, "step", ""),
         _chart("work", "Operations, in those of one gradient: products and factorisations of matrices are counted.",
                in_work, "gradients over all samples", "x"),
     ]  # fmt: skip
-    keys = [_key(name, steps, *each) for name, each in found.items()]
+    keys = [_key(name, steps, *each) for name, each in courses.items()]
     facts = (f"{len(x)} digits of 4 x 4 pixels", f"{count} parameters", f"{steps} steps", "float64")
     return page_of("Second-order methods", facts, keys, "step", [], charts)
 

@@ -47,12 +47,12 @@ def numbers(text: str, option: str) -> list[float]:
         InputError: they are none.
     """
     try:
-        found = [float(part) for part in text.split(",")]
+        typed = [float(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found:
+        typed = []
+    if not typed:
         raise input_error("dynamics", f"`--{option}`: numbers by commas", repr(text), "Pass them as 100,1")
-    return found
+    return typed
 
 
 def some(count: int, most: int = SHOWN) -> list[int]:
