@@ -68,6 +68,7 @@ def test_the_list_and_its_runs(page: Any, runs: Path) -> None:
     assert len(links) == 2
     assert "<img" not in answer.text
     assert "Diverges from step 1" in answer.text
+    assert re.findall(r'<li class="(\w*)"', answer.text) == ["good", "critical"]
     for href, _ in links:
         shown = page.get(href)
         assert shown.status_code == 200

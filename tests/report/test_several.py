@@ -11,6 +11,7 @@ import pytest
 from pullback.charts.chart import PALETTE
 from pullback.report.run.compared import compared
 from pullback.report.run.groups import grouped, told_apart
+from pullback.report.run.line_charts import unnamed
 from pullback.report.run.page import page_html
 from pullback.report.run.sections import MOST_EACH, SECTIONS, charts_of
 from pullback.runs import Record, Run
@@ -147,3 +148,18 @@ def test_a_hundred_runs_stay_small():
     losses = [2.0 + math.sin(k) for k in range(150)]
     page = page_html(grouped([a_run(f"{k}", losses, rate=k // 5 + 1.0, seed=k % 5) for k in range(100)]))
     assert len(page.encode()) < 5_000_000
+
+
+def test_many_settings_are_named_by_the_table_and_not_by_every_chart():
+    """Of thirteen settings a legend names none; the dashes of training and test sets stay in it."""
+    few, many = (grouped([a_run(f"{k}", [2.0, 1.0], rate=k + 1.0) for k in range(count)]) for count in (12, 13))
+    shown = [chart for section in SECTIONS for chart in charts_of(section, many)[0]]
+    made = [unnamed(chart, many) for chart in shown]
+    for chart, before in zip(made, shown, strict=True):
+        if {trace.get("meta", {}).get("run") for trace in before.figure["data"]} != {0}:
+            lines = [trace for trace in chart.figure["data"] if trace["x"] != [None]]
+            assert not any(trace.get("showlegend", True) for trace in lines)
+            assert chart.figure["layout"]["height"] < before.figure["layout"]["height"]
+            assert chart.reading.endswith("Colours are those of the settings in the table at the top.")
+    (loss,) = (chart for section in SECTIONS for chart in charts_of(section, few)[0] if chart.key == "loss")
+    assert unnamed(loss, few) is loss

@@ -118,7 +118,11 @@ def _row(name: str, run: Path, root: Path) -> Row:
         ("Loss", number(losses.last) if len(losses) else "–"),
         ("Written", at + (", ended" if ended is not None else "")),
     ]
-    return row | {"severity": SEVERITIES[gravest] if found else "", "verdict": verdict(loaded, found), "facts": facts}
+    return row | {
+        "severity": SEVERITIES[gravest] if gravest else "good",
+        "verdict": verdict(loaded, found),
+        "facts": facts,
+    }
 
 
 def path_of(name: str) -> str:

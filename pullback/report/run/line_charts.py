@@ -9,9 +9,22 @@ import numpy as np
 
 from pullback.charts.chart import Chart, Figure, Table
 from pullback.charts.text import counted, number, percent
-from pullback.report.run.line_figure import MOST_POINTS, Line, Metric, Panel, draw_lines, most_points, scales_of
+from pullback.report.run.line_figure import (
+    HEIGHTS,
+    MOST_POINTS,
+    ROW,
+    Line,
+    Metric,
+    Panel,
+    draw_lines,
+    most_points,
+    scales_of,
+)
 from pullback.report.run.series import NamedRun, read_series, skipped_by
 from pullback.report.run.step_rows import StepRows
+
+MOST_NAMED = 12  # settings that a legend names
+COLOURS = "Colours are those of the settings in the table at the top."
 
 
 @dataclass(frozen=True)
@@ -104,3 +117,18 @@ def table_of(caption: str, lines: Sequence[Line], several: bool) -> Table:
     """The values of all lines, a row for each step."""
     rows = StepRows([(line.steps, line.values) for line in lines])
     return Table(caption, ("Step", *(label_of(line, several) for line in lines)), rows)
+
+
+def unnamed(chart: Chart, runs: Sequence[NamedRun]) -> Chart:
+    """The chart without a legend of settings, where these are so many that it would take the room of the lines."""
+    if len({named.look.group for named in runs if named.look}) <= MOST_NAMED:
+        return chart
+    data = [trace | ({} if trace["x"] == [None] else {"showlegend": False}) for trace in chart.figure["data"]]
+    hidden = sum(old.get("showlegend", True) for old in chart.figure["data"])
+    keys = sum(each.get("showlegend", True) for each in data)
+    if keys == hidden:
+        return chart
+    layout = chart.figure["layout"]
+    height = layout["height"] - ROW * (max(0, hidden - 3) - max(0, keys - 3))
+    layout = layout | {"showlegend": keys > 0, "height": max(height, HEIGHTS[0]), "hovermode": "closest"}
+    return replace(chart, figure=chart.figure | {"data": data, "layout": layout}, reading=f"{chart.reading} {COLOURS}")

@@ -32,6 +32,7 @@ MOST_POINTS = 2000  # of a line
 MOST_OF_ALL = 24_000  # of the lines of a chart together, but at least
 FEWEST_POINTS = 120  # of each
 GAP = 0.09
+ROW = 12  # pixels that a name in the legend adds, of those beyond three
 HEIGHTS = (300, 400, 520)  # of one panel, two and three
 
 
@@ -95,7 +96,7 @@ def draw_lines(lines: Sequence[Line], panels: Sequence[Panel], several: bool) ->
         data += [dash_key(metric, place) for place, metric in enumerate(crowded)]
     layout = base_layout(HEIGHTS[len(used) - 1]) | {"hovermode": "x unified", "hoversubplots": "axis"} | OVER_STEPS
     layout["showlegend"] = several or bool(crowded)
-    layout["height"] += 12 * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
+    layout["height"] += ROW * max(0, sum(each["showlegend"] for each in data) - 3) if layout["showlegend"] else 0
     layout["xaxis"] = step_axis([end for x in lines for end in x.steps[[0, -1]].tolist()], anchor=axis_name(used[-1]))
     for row, panel in enumerate(reversed(used)):
         low, high = row / len(used), (row + 1) / len(used)

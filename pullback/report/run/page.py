@@ -11,6 +11,7 @@ from pullback.charts.still import Still, still
 from pullback.report.run.axes import axes_of
 from pullback.report.run.compared import compared
 from pullback.report.run.header import head_of
+from pullback.report.run.line_charts import unnamed
 from pullback.report.run.marks import SUSPECTS, flattened, link, marked
 from pullback.report.run.notes import damage_of, failures_of, findings_of
 from pullback.report.run.read_runs import read_runs
@@ -63,7 +64,10 @@ def page_html(runs: Sequence[NamedRun], live: str | None = None) -> str:
     titles = {chart.key: chart.title for _, charts, _ in made for chart in charts}
     link(causes, titles | ({SUSPECTS: "Samples that stand out"} if suspects else {}))
     marks = flattened(causes)
-    sections = [(section, [marked(chart, marks, runs) for chart in charts], absent) for section, charts, absent in made]
+    sections = [
+        (section, [marked(unnamed(chart, runs), marks, runs) for chart in charts], absent)
+        for section, charts, absent in made
+    ]
     return document_html(
         "pullback.report",
         "run.html",
