@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pullback.advisor.change import Change
 from pullback.advisor.reading import once_a_run, rows
 from pullback.runs import Run
@@ -41,11 +39,7 @@ def kinds(run: Run) -> set[str]:
     model = run.meta.get("model")
     modules = model.get("modules") if isinstance(model, dict) else None
     found |= {str(name) for name in modules} if isinstance(modules, dict) else set()
-    before: Any = None
-    for kind in rows(run, "activations").cells("kind"):
-        if isinstance(kind, dict) and kind != before:  # nearly always the same
-            found |= {str(each) for each in kind.values()}
-        before = kind
+    found |= rows(run, "activations").texts("kind")
     return {name.lower().replace("_", "") for name in found}
 
 

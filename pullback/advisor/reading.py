@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -91,7 +91,7 @@ def largest(table: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(table), -np.inf, table).max(1, initial=-np.inf)
 
 
-def lasts(seen: Sequence[Record], records: Sequence[Record]) -> bool:
+def lasts(seen: Sized, records: Sized) -> bool:
     """Whether at least half of the measurements show a state."""
     return len(seen) > 0 and len(seen) >= SHARE_OF_MEASUREMENTS * len(records)
 

@@ -129,7 +129,7 @@ def _rates(run: Run, finding: Finding) -> tuple[float, float] | None:
     if finding.name not in ("learning-rate-too-high", "divergence") or not ratio > 1:
         return None
     for each in curvatures_of(run):
-        rate = number(each.record.values.get("learning_rate"))
+        rate = each.rate
         if each.limit and math.isclose(each.sharpness / each.limit, ratio, rel_tol=1e-9) and rate > 0:
             return rate, each.stable_rate
     return None

@@ -12,7 +12,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -192,6 +192,9 @@ class Block:
     _numbers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _layers: dict[tuple[str, str], Layers] = field(default_factory=dict, repr=False)
     _lists: dict[tuple[str, str, int], Lists] = field(default_factory=dict, repr=False)
+    _places: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
+    _texts: dict[tuple[str, str], list[str]] = field(default_factory=dict, repr=False)
+    _mapped: dict[tuple[str, str, Callable[[Any], float]], np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Block:
@@ -248,8 +251,11 @@ class Block:
 
     def places(self, probe: str, metric: str) -> np.ndarray:
         """Of the records that have a metric."""
-        column = self._column(probe, metric)
-        return np.empty(0, np.int64) if column is None else self.succeeded(probe)[column.rows]
+        if (probe, metric) not in self._places:
+            column, whole = self._column(probe, metric), self.succeeded(probe)
+            all_of_them = column is not None and column.places is None  # an array for all metrics
+            self._places[probe, metric] = whole if all_of_them else whole[:0] if column is None else whole[column.rows]
+        return self._places[probe, metric]
 
     def cells(self, probe: str, metric: str) -> tuple[np.ndarray, list[Any]]:
         """Places and whole cells of a metric."""
@@ -284,6 +290,23 @@ class Block:
                 found[column.rows] = column.numbers()
             self._numbers[probe, metric] = found
         return self._numbers[probe, metric]
+
+    def texts(self, probe: str, metric: str) -> list[str]:
+        """All there are in a metric's cells, and whole numbers beyond 64 bits."""
+        if (probe, metric) not in self._texts:
+            column = self._column(probe, metric)
+            self._texts[probe, metric] = [] if column is None else column.texts
+        return self._texts[probe, metric]
+
+    def mapped(self, probe: str, metric: str, function: Callable[[Any], float]) -> np.ndarray:
+        """(S,), of each record that succeeded what a function makes of a metric, of None where it is not there."""
+        if (probe, metric, function) not in self._mapped:
+            found: list[Any] = [None] * len(self.succeeded(probe))
+            if (column := self._column(probe, metric)) is not None:
+                for row, cell in zip(column.rows.tolist(), column.cells(), strict=True):
+                    found[row] = cell
+            self._mapped[probe, metric, function] = np.array(list(map(function, found)), float)
+        return self._mapped[probe, metric, function]
 
     def layers(self, probe: str, metric: str) -> Layers:
         """Keys (K,) of a metric's cells that are dicts, and numbers (S, K) under them; NaN as in ``numbers``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -111,6 +111,14 @@ class Lines:
             self._numbers[probe, metric] = np.array(found, float)
         return self._numbers[probe, metric]
 
+    def texts(self, probe: str, metric: str) -> list[str]:
+        """All there are in a metric's cells."""
+        return list(_texts([each.values.get(metric) for each in self.records(self.succeeded(probe))]))
+
+    def mapped(self, probe: str, metric: str, function: Callable[[Any], float]) -> np.ndarray:
+        """(S,), of each record that succeeded what a function makes of a metric, of None where it is not there."""
+        return np.array([function(each.values.get(metric)) for each in self.records(self.succeeded(probe))], float)
+
     def layers(self, probe: str, metric: str) -> Layers:
         """Keys (K,) of a metric's cells that are dicts, and numbers (S, K) under them; NaN as in ``numbers``."""
         if (probe, metric) not in self._layers:
@@ -130,3 +138,11 @@ class Lines:
         for row, cell in enumerate(listed):
             found[row, : len(cell)] = list(map(as_number, cell[: found.shape[1]]))
         return lengths, found
+
+
+def _texts(cell: Any) -> Iterator[str]:
+    if isinstance(cell, str):
+        yield cell
+    elif isinstance(cell, list | dict):
+        for each in cell.values() if isinstance(cell, dict) else cell:
+            yield from _texts(each)

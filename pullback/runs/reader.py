@@ -64,7 +64,7 @@ class Run(Drawn):
     @property
     def steps(self) -> list[int]:
         """Steps at which anything was measured, ascending."""
-        return self._records.steps().tolist()
+        return self._records.steps.tolist()
 
     @property
     def findings(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Run(Drawn):
     def last_step(self) -> int:
         """The last at which anything was measured, or shown by the loop; 0 of none."""
         shown = [self.course(name)[0][-1:].tolist() for name in self.courses.names()]
-        return max([*self._records.steps()[-1:].tolist(), *(step for each in shown for step in each)], default=0)
+        return max([*self._records.steps[-1:].tolist(), *(step for each in shown for step in each)], default=0)
 
     @property
     def seconds(self) -> float:

@@ -140,10 +140,11 @@ class Records(Sequence[Record]):
         """The latest, in seconds since the run began; 0 where there is none."""
         return max((float(part.times[kept].max(initial=0.0)) for part, kept in self._parts()), default=0.0)
 
+    @cached_property
     def steps(self) -> np.ndarray:
         """(S,), at which there is any, ascending."""
-        found = [part.steps[kept] for part, kept in self._parts()]
-        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+        found = np.concatenate([np.empty(0, np.int64), *(part.steps[kept] for part, kept in self._parts())])
+        return np.unique(found[np.append(True, found[1:] != found[:-1])] if len(found) else found)
 
     def metrics(self) -> list[tuple[str, str]]:
         """Probe and metric of all that was recorded, in the order in which it first appeared."""

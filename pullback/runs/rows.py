@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
@@ -100,6 +100,13 @@ class Rows(Sequence[Record]):
         """(R,) float64, of each record a metric; NaN where it is no number, or not there. Flags are no numbers."""
         return self._of_all([part.numbers(self.probe, metric) for part in self.parts])
 
+    def mapped(self, metric: str, function: Callable[[Any], float]) -> np.ndarray:
+        """(R,) float64, what a function of one cell, or of None where there is none, makes of each.
+
+        Kept as ``numbers`` are: the function has to be one of a module, that knows nothing but the cell.
+        """
+        return self._of_all([part.mapped(self.probe, metric, function) for part in self.parts])
+
     def cells(self, metric: str) -> list[Any]:
         """(R,), of each record what it has of a metric, None where it has none."""
         found: list[Any] = []
@@ -108,6 +115,10 @@ class Rows(Sequence[Record]):
             whole = len(places) == len(at)
             found += cells if whole else map(dict(zip(places.tolist(), cells, strict=True)).get, at.tolist())
         return [found[place] for place in self.chosen.tolist()]
+
+    def texts(self, metric: str) -> set[str]:
+        """All there are in the cells of a metric, of whatever shape; also of records that are not among these."""
+        return {text for part in self.parts for text in part.texts(self.probe, metric)}
 
     def layers(self, metric: str) -> Layers:
         """Keys (K,) of cells that are dicts, as they first appear, and numbers (R, K), NaN as in ``numbers``."""

@@ -21,7 +21,7 @@ class Table(dict[str, list[Any]]):
     def __init__(self, held: Sequence[Record]) -> None:
         super().__init__(step=[])
         records = records_of(held)
-        self._records, self._steps = records, records.steps()
+        self._records, self._steps = records, records.steps
         self._sources: dict[str, list[Source]] = {"step": []}
         for probe, metric in records.metrics():
             for key in records.keys(probe, metric):

@@ -9,9 +9,10 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import number, once_a_run, rows
+from pullback.advisor.reading import once_a_run, rows
 from pullback.advisor.thresholds import FIRST_STEPS, LOWEST_FACTOR, SHARE_OF_LIMIT
-from pullback.runs import Record, Run
+from pullback.runs import Run
+from pullback.runs.rows import Rows
 
 STABILITY = (
     "stability of gradient descent on a quadratic: 2 / lr, with momentum (2 + 2 m) / lr; Cohen et al. (2021), "
@@ -23,24 +24,24 @@ STABILITY = (
 class Curvature:
     """Largest curvature at a step, as the optimiser sees it, and the largest it can bear at its learning rate."""
 
-    record: Record
+    step: int
     sharpness: float
     limit: float
+    rate: float  # NaN where it is not known
     at_start: bool  # of Adam's first steps, whose second moments are those of a batch or two
+    record: Rows  # the one it is of
 
     @property
     def stable_rate(self) -> float:
         """The learning rate whose limit is this sharpness: both limits are a constant over the rate."""
-        rate = number(self.record.values.get("learning_rate"))
-        return (rate * self.limit if math.isfinite(rate) else 2.0) / self.sharpness
+        return (self.rate * self.limit if math.isfinite(self.rate) else 2.0) / self.sharpness
 
     @property
     def which(self) -> str:
         """The rate to change; of several groups the one whose steps are longest for what it bears."""
-        rates = self.record.values.get("learning_rates")
+        rates = self.record[0].values.get("learning_rates")
         several = isinstance(rates, list) and len(rates) > 1
-        rate = number(self.record.values.get("learning_rate"))
-        return f"learning rate of {rate:.3g}, and the others with it," if several else "learning rate"
+        return f"learning rate of {self.rate:.3g}, and the others with it," if several else "learning rate"
 
 
 @once_a_run
@@ -57,17 +58,25 @@ def curvatures_of(run: Run) -> list[Curvature]:
         for names in (("preconditioned", "preconditioned_limit"), ("hessian", "limit"))
     )
     is_own = np.isfinite(own).all(0)
-    is_known = is_own | np.isfinite(plain).all(0)
+    is_known = is_own | (np.isfinite(plain).all(0) & (records.mapped("optimizer", _is_plain) > 0))
+    early = records.steps < FIRST_STEPS
     if is_batch_normed(run):
-        is_known &= records.steps >= FIRST_STEPS
-    found = []
-    places = np.flatnonzero(is_known)
-    for place, record in zip(places.tolist(), records.where(is_known), strict=True):
-        if is_own[place] or record.values.get("optimizer") == "SGD":
-            sharpness, limit = (own if is_own[place] else plain)[:, place].tolist()
-            early = record.step < FIRST_STEPS and "preconditioned" in record.values
-            found.append(Curvature(record, sharpness, limit, early))
-    return found
+        is_known &= ~early
+    sharpness, limits = np.where(is_own, own, plain)
+    columns = (
+        records.steps,
+        sharpness,
+        limits,
+        records.numbers("learning_rate"),
+        early & records.has("preconditioned"),
+    )
+    known = zip(*(column[is_known].tolist() for column in columns), strict=True)
+    places = np.flatnonzero(is_known).tolist()
+    return [Curvature(*each, records[place : place + 1]) for place, each in zip(places, known, strict=True)]
+
+
+def _is_plain(optimizer: object) -> bool:
+    return optimizer == "SGD"
 
 
 def lower(room: float) -> Change:

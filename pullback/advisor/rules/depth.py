@@ -18,6 +18,7 @@ from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
 ENTROPIES = {"cross-entropy", "nll", "binary", "binary-nll"}
+VERDICTS = ("vanishing", "exploding")
 PHASES = {
     "ordered": "The starting weights are so small that samples look alike to the last layers, and gradients vanish.",
     "chaotic": "The starting weights are so large that like samples become unlike, and gradients explode.",
@@ -74,7 +75,7 @@ def unbalanced_layers(run: Run) -> Iterator[Finding]:
 
 def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     records = rows(run, "flow")
-    said = np.array([each == verdict for each in records.cells("verdict")], bool)
+    said = records.mapped("verdict", _verdict) == VERDICTS.index(verdict)
     seen = records.where(said & np.isfinite(records.numbers("slope")))
     if not lasts(seen, records):
         return
@@ -97,6 +98,10 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         summary=summary,
         change=change,
     )
+
+
+def _verdict(cell: object) -> float:
+    return VERDICTS.index(cell) if cell in VERDICTS else math.nan
 
 
 def _where_it_starts(norms: dict[str, float], verdict: str) -> str | None:
@@ -162,15 +167,18 @@ def _wild_start(run: Run) -> Iterator[Finding]:
 def _modest_loss(run: Run) -> float | None:
     """The loss that outputs of about 0 have, or one answer for all; None where that is not known, or is nearly 0."""
     losses = training_losses(run)
-    forms = rows(run, "loss").cells("form")
     if losses.constant is None or losses.least != 0 or not losses.constant > 0:
         return None
-    if "squared" in forms:
+    if rows(run, "loss").mapped("form", _is_squared).any():
         targets = records_with(run, "targets", "std", "largest_mean")
         sizes = targets.numbers("std") ** 2 + targets.numbers("largest_mean") ** 2
         return float(np.median(sizes)) if targets else None
     counts = [count for count in class_counts(run).values() if count > 0]
     return max(losses.constant, math.log(max(2, len(counts))))
+
+
+def _is_squared(form: object) -> bool:
+    return form == "squared"
 
 
 def _critical(record: Record) -> str:

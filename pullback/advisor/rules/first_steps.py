@@ -59,7 +59,7 @@ def _curvature(run: Run) -> Sign | None:
         if not each.at_start and each.sharpness > FAR_ABOVE * each.limit:
             room = each.limit / each.sharpness
             words = "far longer than the curvature of the loss can bear"
-            return each.record.step, "curvature over its limit", 1 / room, SHARE_OF_LIMIT * room, words
+            return each.step, "curvature over its limit", 1 / room, SHARE_OF_LIMIT * room, words
     return None
 
 

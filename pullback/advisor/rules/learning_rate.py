@@ -57,7 +57,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     curvatures, losses = [each for each in curvatures_of(run) if not each.at_start], training_losses(run)
     works, short = learns(run), falls_short(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
-    lasting = lasts([each.record for each in above], [each.record for each in curvatures])
+    lasting = lasts(above, curvatures)
     at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
     short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
     updates = _large_updates(run, works=works) if short else _updates(run)[:0]
@@ -68,7 +68,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     if above and (at_first or (lasting and not _crawls(run) and (len(above) >= MANY_SHARPNESS or not works))):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
-        steps += [above[0].record.step, above[-1].record.step]
+        steps += [above[0].step, above[-1].step]
         factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
         reasons.append("longer than the curvature of the loss can bear")
     if updates:

@@ -20,7 +20,7 @@ from pullback.advisor.thresholds import (
     ZEROED,
 )
 from pullback.advisor.training_losses import training_losses
-from pullback.runs import Run
+from pullback.runs import Record, Run
 
 
 def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
@@ -100,28 +100,32 @@ def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
     return last + 1
 
 
+def _is_text(cell: object) -> bool:
+    return isinstance(cell, str)
+
+
+def _is_wrong(record: Record) -> bool:
+    form = record.values.get("form")
+    return isinstance(form, str) and (form, record.values["outputs"]) in WRONG_OUTPUTS
+
+
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:
     """A loss that wants scores and is given probabilities: it takes the softmax, or the sigmoid, a second time."""
     records = rows(run, "loss")
-    said = list(zip(records.cells("form"), records.cells("outputs"), strict=True))
-    is_said = np.array([isinstance(outputs, str) for _, outputs in said], bool)
-    records = records.where(is_said)
-    wrong = records.where(
-        np.array([isinstance(each[0], str) and each in WRONG_OUTPUTS for each in said], bool)[is_said]
-    )
-    if not wrong or len(wrong) < len(records):
+    records = records.where(records.mapped("outputs", _is_text) > 0)
+    if not records or not all(map(_is_wrong, records)):
         return
-    form, outputs = wrong[-1].values["form"], wrong[-1].values["outputs"]
+    form, outputs = records[-1].values["form"], records[-1].values["outputs"]
     share = training_losses(run).share
-    if form == "binary" and (len(wrong) < MANY_OUTPUTS or share is None or share > LEARNT_NOTHING):
+    if form == "binary" and (len(records) < MANY_OUTPUTS or share is None or share > LEARNT_NOTHING):
         return  # one score for all samples, between 0 and 1, is no probability
     wanted, remedy = WRONG_OUTPUTS[form, outputs]
     yield Finding(
         "loss-of-probabilities",
         "warning",
         None,
-        span(wrong),
-        {"measurements": float(len(wrong))},
+        span(records),
+        {"measurements": float(len(records))},
         f"outputs that are {outputs} in every measurement, where the loss expects {wanted}",
         "definition of the loss",
         remedy,

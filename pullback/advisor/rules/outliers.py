@@ -52,8 +52,7 @@ def far_samples(run: Run) -> list[Record]:
     """Measurements that show inputs far from all others, which are not the data's own shape."""
     records = rows(run, "inputs")
     few = records.numbers("num_far") <= FAR_SHARE * _batches(run, records.steps)
-    listed = np.array([bool(each) for each in records.cells("far_samples")], bool)
-    return [r for r in records.where(few & listed) if _far(r)]
+    return [r for r in records.where(few & (records.mapped("far_samples", bool) > 0)) if _far(r)]
 
 
 def _far(record: Record) -> list[tuple[int, float]]:
@@ -80,8 +79,7 @@ def duplicates(run: Run) -> Iterator[Finding]:
     than the few samples that are measured, where inputs are numbers.
     """
     every = rows(run, "inputs")
-    listed = np.array([bool(each) for each in every.cells("copied")], bool)
-    whole = [r for r in every.where(listed) if _copied(r)]
+    whole = [r for r in every.where(every.mapped("copied", bool) > 0) if _copied(r)]
     if whole and not _by_replacement(whole):
         yield from _of_batches(whole, len(every))
         return

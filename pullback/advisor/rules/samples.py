@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,8 @@ def with_samples(run: Run) -> Rows:
 
 def _named(records: Rows, reason: str) -> np.ndarray:
     """(R,), how many samples each record names for a reason, as ``suspects_of`` does."""
-    counts = [len(_for(each, reason)) if each else 0 for each in records.cells("suspects")]
     enough = (records.numbers("num_samples") >= MANY_SAMPLES) | (reason != "outlier")
-    return np.array(counts, np.int64) * enough
+    return np.where(enough, records.mapped("suspects", _NAMED[reason]), 0.0).astype(np.int64)
 
 
 def counts_of(records: Rows, reason: str) -> np.ndarray:
@@ -199,6 +199,13 @@ def _for(suspects: Any, reason: str) -> list[Any]:
     """Those among suspects that are so for a reason, if there are any."""
     found = [s for s in suspects if _is_suspect(s) and s[2] == reason] if isinstance(suspects, list) else []
     return found if reason != "outlier" else [s for s in found if number(s[1]) > OUTLIER]
+
+
+def _count(suspects: Any, reason: str) -> int:
+    return len(_for(suspects, reason)) if suspects else 0
+
+
+_NAMED = {reason: partial(_count, reason=reason) for reason in REMEDIES}
 
 
 def _is_suspect(value: Any) -> bool:

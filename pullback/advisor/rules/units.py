@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def saturated_units(run: Run) -> Iterator[Finding]:
     yield from _share(
         run,
         "saturated-units",
-        _saturated,
+        "saturated",
         SATURATED,
         f"more than {SATURATED:g} of all activations with a slope below 5 percent of its largest",
         "Glorot and Bengio (2010), section 3; ",
@@ -37,7 +37,7 @@ def dead_units(run: Run) -> Iterator[Finding]:
     yield from _share(
         run,
         "dead-units",
-        lambda records: layers(records, "dead"),
+        "dead",
         DEAD,
         f"more than {DEAD:g} of a layer's units without slope on every measured sample",
         "Lu et al. (2019), arXiv:1903.06733; ",
@@ -92,8 +92,8 @@ def _is_collapsed(records: Rows) -> np.ndarray:
     return ((ranks < COLLAPSED) & wide).any(1)
 
 
-def _saturated(records: Rows) -> Layers:
-    """Shares of activations that have two flat ends, and NaN of others."""
+def _of_bounded(records: Rows) -> Layers:
+    """Shares of saturated activations that have two flat ends, and NaN of others."""
     names, shares = layers(records, "saturated")
     bounded: list[list[bool]] = []
     before: Any = None
@@ -112,7 +112,7 @@ def _kind(kinds: Any, layer: str) -> str:
 def _share(
     run: Run,
     name: str,
-    shares: Callable[[Rows], Layers],
+    metric: str,
     limit: float,
     threshold: str,
     source: str,
@@ -120,9 +120,11 @@ def _share(
 ) -> Iterator[Finding]:
     """A finding at the worst layer, where one layer or another is beyond the limit in half of the measurements."""
     records = rows(run, "activations")
-    seen = records.where(largest(shares(records)[1]) > limit)
+    seen = records.where(largest(layers(records, metric)[1]) > limit)
+    if metric == "saturated":
+        seen = seen.where(largest(_of_bounded(seen)[1]) > limit)
     if lasts(seen, records):
-        names, last = shares(seen[-1:])
+        names, last = _of_bounded(seen[-1:]) if metric == "saturated" else layers(seen[-1:], metric)
         layer = names[int(np.nanargmax(last[0]))]
         action, change = for_units(run, name.partition("-")[0], seen.chosen[0] == records.chosen[0])
         yield Finding(

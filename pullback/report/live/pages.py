@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,11 @@ from pullback.report.live.feed import Feed
 from pullback.report.live.folders import Folders, signature, stays_inside
 from pullback.report.run.page import page_html
 from pullback.report.run.series import NamedRun
-from pullback.runs import load_run
+from pullback.runs import Run, load_run
+from pullback.runs.schema import META_FILE
 
 LOOK = 0.5  # seconds a request may take for verdicts: of a folder of many runs the rest is told by the next
+KEPT = 2  # runs whose numbers are kept for the next page, of those that were looked at last: up to 100 MB of each
 AGAIN = 1.0  # seconds for which the runs that were found are those there are
 
 Row = dict[str, Any]
@@ -39,6 +41,7 @@ class Pages:
         self.folders = folders
         self.list = Feed(self._state, self._list)
         self._feeds: dict[str, Feed] = {}
+        self._shown: dict[str, tuple[tuple[int, int], Run]] = {}
         self._rows: dict[str, tuple[Hashable, Row]] = {}
         self._runs: dict[str, tuple[Path, Path]] = {}
         self._found_at = -AGAIN
@@ -47,8 +50,23 @@ class Pages:
         """The page of a run; None of a name that no run has, or had while it was shown."""
         if name not in self._feeds and (place := self._known().get(name)) is not None:
             run, root = place
-            self._feeds[name] = Feed(partial(signature, run), partial(_page, name, run, root))
+            self._feeds[name] = Feed(partial(signature, run), partial(self._page, name, run, root))
         return self._feeds.get(name)
+
+    def _page(self, name: str, run: Path, root: Path, version: str) -> str:
+        _checked(run, root)
+        return page_html([NamedRun(name, self._loaded(name, run))], live=version)
+
+    def _loaded(self, name: str, run: Path) -> Run:
+        """A run as it stands; what is known of it is not read again, as long as it is the same one."""
+        stat = (run / META_FILE).stat()
+        begun = stat.st_ino, stat.st_mtime_ns
+        of_before, before = self._shown.pop(name, ((0, 0), None))
+        loaded = load_run(run) if before is None or of_before != begun else before.refreshed()
+        self._shown[name] = begun, loaded
+        while len(self._shown) > KEPT:
+            del self._shown[next(iter(self._shown))]
+        return loaded
 
     def only(self) -> str | None:
         """The name of the run, if one was given and no folder of runs."""
@@ -72,7 +90,7 @@ class Pages:
             except OSError:
                 continue
             if name not in self._rows or self._rows[name][0] != state:
-                self._rows[name] = state, _row(name, run, root)
+                self._rows[name] = state, _row(name, run, root, self._loaded)
                 if time.monotonic() > until:
                     return
 
@@ -89,21 +107,16 @@ def _checked(run: Path, root: Path) -> None:
         raise input_error(where, "files of its own", "links that lead out of it", remedy)
 
 
-def _page(name: str, run: Path, root: Path, version: str) -> str:
-    _checked(run, root)
-    return page_html([NamedRun(name, load_run(run))], live=version)
-
-
 def _waiting(name: str) -> Row:
     return {"name": name, "path": path_of(name), "severity": "", "verdict": "not looked at yet", "facts": []}
 
 
-def _row(name: str, run: Path, root: Path) -> Row:
+def _row(name: str, run: Path, root: Path, load: Callable[[str, Path], Run]) -> Row:
     """What the list says of a run."""
     row = _waiting(name)
     try:
         _checked(run, root)
-        loaded = load_run(run)
+        loaded = load(name, run)
         found = diagnose(loaded)
     except (PullbackError, OSError) as error:
         return row | {"severity": "warning", "verdict": f"cannot be read: {error}"}

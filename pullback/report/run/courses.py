@@ -85,7 +85,7 @@ def learning_rate_chart(runs: Sequence[NamedRun]) -> Chart | None:
             name = "learning_rate" + (f".{place}" if place else "")
             label = f"group {place + 1}" if place else "learning rate"
             lines += _course(index, named, Metric("course", name, label), most_points(groups * len(runs)), place)
-        bears = [] if several else [(c.record.step, c.stable_rate) for c in curvatures_of(named.run) if c.sharpness > 0]
+        bears = [] if several else [(c.step, c.stable_rate) for c in curvatures_of(named.run) if c.sharpness > 0]
         if bears and lines:
             metric = Metric("sharpness", "stable_rate", "what the curvature bears", reference=True)
             steps, rates = np.array([step for step, _ in bears]), np.array([rate for _, rate in bears])

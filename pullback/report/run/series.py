@@ -113,7 +113,9 @@ def skipped_by(run: Run, probe: str, metric: str) -> tuple[int, ...]:
         return ()
     measured, records = rows(run, "cost").steps, rows(run, probe)
     own = records.steps[records.has(metric)]
-    return () if np.array_equal(measured, own) else tuple(np.setdiff1d(measured, own).tolist())
+    if not len(own):
+        return tuple(measured.tolist())
+    return tuple(measured[own[np.minimum(np.searchsorted(own, measured), len(own) - 1)] != measured].tolist())
 
 
 def read_lists(run: Run, probe: str, metric: str, most: int) -> Series:
