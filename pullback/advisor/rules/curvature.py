@@ -29,7 +29,8 @@ class Curvature:
     limit: float
     rate: float  # NaN where it is not known
     at_start: bool  # of Adam's first steps, whose second moments are those of a batch or two
-    record: Rows  # the one it is of
+    records: Rows
+    place: int  # of its own among these
 
     @property
     def stable_rate(self) -> float:
@@ -39,7 +40,7 @@ class Curvature:
     @property
     def which(self) -> str:
         """The rate to change; of several groups the one whose steps are longest for what it bears."""
-        rates = self.record[0].values.get("learning_rates")
+        rates = self.records[self.place].values.get("learning_rates")
         several = isinstance(rates, list) and len(rates) > 1
         return f"learning rate of {self.rate:.3g}, and the others with it," if several else "learning rate"
 
@@ -70,9 +71,11 @@ def curvatures_of(run: Run) -> list[Curvature]:
         records.numbers("learning_rate"),
         early & records.has("preconditioned"),
     )
-    known = zip(*(column[is_known].tolist() for column in columns), strict=True)
-    places = np.flatnonzero(is_known).tolist()
-    return [Curvature(*each, records[place : place + 1]) for place, each in zip(places, known, strict=True)]
+    known = zip(np.flatnonzero(is_known).tolist(), *(column[is_known].tolist() for column in columns), strict=True)
+    return [
+        Curvature(step, size, limit, rate, at_start, records, place)
+        for place, step, size, limit, rate, at_start in known
+    ]
 
 
 def _is_plain(optimizer: object) -> bool:
