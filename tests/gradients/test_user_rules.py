@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import pullback as pb
 from pullback import reference
-from pullback.gradients.rules.user import _REGISTERED
+from pullback.gradients.rules.user import REGISTERED
 from tests.compare import assert_same
 from tests.kernels.test_tangent import contracted
 
@@ -468,7 +468,7 @@ def test_registering() -> None:
     with pytest.raises(pb.InputError, match="got none"):
         pb.backward_kernel(model, CE, x, y)
     third.remove()
-    assert Sine not in _REGISTERED
+    assert Sine not in REGISTERED
 
     class Other(Sine):
         def forward(self, x: Tensor) -> Tensor:
@@ -478,7 +478,7 @@ def test_registering() -> None:
         assert_exact(Other(4, 3), x, y)
     with pytest.raises(ZeroDivisionError), pb.register_rule(Sine, sine_rule):
         _ = 1 / 0
-    assert Sine not in _REGISTERED
+    assert Sine not in REGISTERED
 
 
 def test_bad_registrations() -> None:

@@ -21,8 +21,8 @@ from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rows.pieces import DensePiece
 from pullback.gradients.rows.tied import TiedFactor
 from pullback.gradients.rows.tokens import TokenFactor
+from pullback.kernels.plan.forms import held_bytes
 from pullback.kernels.plan.kernel_plan import ALLOCATED, BASE_BYTES, CAPTURE_BYTES, CHECKED, KernelPlan, LayerPlan
-from pullback.kernels.plan.make import held_bytes
 from tests.compare import assert_same
 
 WHOLE = 10**9  # numbers a piece may form: all

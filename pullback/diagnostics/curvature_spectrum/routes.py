@@ -101,20 +101,24 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
         sizes: what is asked.
         rates: of the machine.
     """
-    n, r, P, k = sizes.num_rows, sizes.num_values, sizes.num_params, sizes.num_pairs
+    N, n, r, P, k = sizes.num_samples, sizes.num_rows, sizes.num_values, sizes.num_params, sizes.num_pairs
     e, steps = sizes.element, sizes.num_steps
-    forward = sum(f.forward_flops(sizes.num_samples) for f in factors) / rates.gemm
-    held = sum(f.held(sizes.num_samples, r) for f in factors) * e
+    through = product = made = 0.0  # of all layers, each made in its cheapest form
+    numbers = 0
+    for f in factors:
+        through += f.forward_flops(N)
+        numbers += f.held(N, r)
+        product += f.product_flops(N, r)
+        made += min(seconds_of(f.work(form, N, None, num_outputs=r), rates) for form in f.forms())
+    forward, held = through / rates.gemm, numbers * e
     capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
-    pairs = 3 * k * sum(f.product_flops(sizes.num_samples, r) for f in factors) / rates.gemm if sizes.vectors else 0.0
+    pairs = 3 * k * product / rates.gemm if sizes.vectors else 0.0
     formed = P * k * e if sizes.vectors else 0
     ways = []
-    works = [[f.work(form, sizes.num_samples, None, num_outputs=r) for form in f.forms()] for f in factors]
-    made = sum(min(seconds_of(work, rates) for work in of_layer) for of_layer in works)  # each in its cheapest form
     solved = EIGH * n**3 / rates.gemm if sizes.all_wanted else steps * n**2 / rates.stream
     ways.append(Route("gram", "dense", capture + made + solved + pairs, held + 4 * n**2 * e + 2 * formed))
     if not sizes.all_wanted:
-        inner, each = map(sum, zip(*(f.gram_product_flops(sizes.num_samples, r) for f in factors), strict=True))
+        inner, each = map(sum, zip(*(f.gram_product_flops(N, r) for f in factors), strict=True))
         seconds = capture + (inner + steps * each) / rates.gemm + steps * 4 * n * (HELD + HELD_EACH * k) / rates.stream
         size = held + (HELD + HELD_EACH * k) * n * e + 2 * formed
         ways.append(Route("gram", "products", seconds + pairs, int(size)))

@@ -17,10 +17,9 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import UNSEEN, Captured
 from pullback.gradients.capture.derived import pulled_back
 from pullback.gradients.capture.fallback import fallback_rows
-from pullback.gradients.capture.most_dependent import most_dependent
 from pullback.gradients.capture.passes import Capture, capture, plain_gradient
 from pullback.gradients.capture.refuse_dependent import check_half, check_sample
-from pullback.gradients.capture.sample_axis import by_sample, sample_axis, sample_view, shared_by_all
+from pullback.gradients.capture.sample_axis import by_sample, most_dependent, sample_axis, sample_view, shared_by_all
 from pullback.gradients.capture.uses import Use
 from pullback.gradients.rows.factor import Factor, UnusedFactor
 from pullback.gradients.rows.tied import one_of
@@ -214,13 +213,13 @@ def _factors_of(
     data = None if use.data is None else one.arguments[use.data].shape
     views = (lambda t: t) if data is None else sample_view(data, run.num_samples)
     made = use.rule.build(Call(use.arguments, sources, views, gradient, use.function))
-    shapes = {name: p.shape for name, p in view.parameters.items()}
     built: Built = []
     for factor in made if isinstance(made, list) else [made]:
         behind = [name for name in factor.shapes if name.startswith("~")]
         if not behind:
             built.append((use.rule.name, factor))
             continue
+        shapes = {name: p.shape for name, p in view.parameters.items()}
         for name in factor.shapes:
             part = factor.only(name)
             if name in behind:

@@ -26,8 +26,8 @@ from pullback.functional.model_view import called
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout, combination
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.most_dependent import Projections, weighted_pass
 from pullback.gradients.capture.recorder import Recorder, SelfDifferentiating
+from pullback.gradients.capture.sample_axis import Projections, weighted_pass
 from pullback.gradients.capture.user_layers import user_layers
 from pullback.gradients.capture.uses import Derived, Use, noted_hooks
 from pullback.gradients.rows.contract import Tensors

@@ -174,11 +174,9 @@ class Recorder(Reissuing):
             return call(func, args, kwargs), tainted
         rule = RULES.get(func)
         if rule is not None and not (isinstance(target, Tensor) and target._is_view()):  # writes move a view's gradient
-            arguments = rule.bind(args, kwargs)
-            trained = {k for k in rule.parameters if any(arguments.get(k) is t for t in shared)}
-            data = rule.data_of(arguments, frozenset(trained)) if trained else None
-            if data is not None and rule.accepts(arguments) and self.per_sample(arguments[data]):
-                return self.ruled(rule, func, arguments, trained, data), True
+            reading = rule.read(args, kwargs, shared)
+            if reading is not None and self.per_sample(reading.arguments[reading.data]):
+                return self.ruled(rule, func, *reading), True
         if tainted:
             shape = written_shape(func, args)  # spread over the samples, what they share has a row for each
             stand_in = {id(t): self.copy(spread(t, shape)) for t in shared}

@@ -1,14 +1,29 @@
-"""Where the samples are in what a forward pass made: the axis that is N times as long as for one sample alone."""
+"""Where the samples are in what a forward pass made, and which of them looks as if it depended on the others.
+
+The axis of the samples is the one that is N times as long as for one sample alone.
+
+Row i of a recorded call's gradient is what arrives at sample i's place from all losses together: sum_j d f_j / d use_i.
+It is sample i's own gradient if the terms with j != i are zero, which one backward pass from sum_j w_j f_j shows for
+all samples at once: with weights that are all different, row i is then w_i times what it was. The pass leads to the
+first recorded calls alone, behind which all that mixes samples must lie. The sample it points at is compared with
+itself alone, which decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pullback.functional.agreement import tolerance
-from pullback.gradients.capture.uses import Derived
+from pullback._rng import make_generator
+from pullback.functional.agreement import row_norms, sample_weights, tolerance
+from pullback.functional.readout import combination
+from pullback.gradients.capture.uses import Derived, Use
+from pullback.gradients.rows.contract import full_precision
+
+Projections = dict[int, dict[int, Tensor]]  # place of a use -> axis of its output -> numbers along that axis
 
 
 def sample_axis(many: torch.Size, one: torch.Size, count: int) -> int | None:
@@ -61,3 +76,70 @@ def shared_by_all(many: Derived, one: Derived, count: int) -> bool:
     close, finite = tolerance(found.dtype), expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     allowed = close * float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=allowed, equal_nan=True)
+
+
+def weighted_pass(uses: list[Use], values: Tensor) -> Projections:
+    """Gradients of ``sum_ic w_i u_c f_ic`` in the first recorded calls, in short; the graph is kept.
+
+    Which axis holds the samples is not known yet: there are numbers for each that may.
+    """
+    count = len(values)
+    front = {place: use for place, use in enumerate(uses) if use.front}
+    if count == 1 or not front:
+        return {}
+    total = (sample_weights(count, values).unsqueeze(1) * values * combination(values.shape[1], values)).sum()
+    edges: Any = [use.edge for use in front.values()]
+    found = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
+    return {
+        place: {axis: _along(axis, [g]) for axis, size in enumerate(g.shape) if size % count == 0}
+        for place, g in zip(front, found, strict=True)
+        if g is not None
+    }
+
+
+def most_dependent(
+    projections: Projections,
+    uses: list[Use],
+    gradients: list[list[Tensor | None]],
+    alone: list[Use],
+    values: Tensor,
+    dtype: torch.dtype,
+) -> int:
+    """The sample between first and last whose weighted gradient is least its own; the middle one if all are.
+
+    Args:
+        projections: of the weighted pass.
+        uses: all recorded calls.
+        gradients: of ``sum_i f_ic`` in each of them, for every c.
+        alone: the calls for one sample alone, which show in which axis the samples are.
+        values: the readout, (N, C).
+        dtype: what the passes computed in, at its loosest.
+    """
+    count, shares = len(values), []
+    if not projections or count < 3:
+        return count // 2
+    signs = combination(values.shape[1], values).tolist()
+    weights = sample_weights(count, values).double().unsqueeze(1)
+    for place, projected in projections.items():
+        known = [sign * g for sign, g in zip(signs, gradients[place], strict=True) if g is not None]
+        axis = sample_axis(uses[place].output_shape, alone[place].output_shape, count) if place < len(alone) else None
+        if not known or axis is None or axis not in projected:
+            continue
+        plain, weighted = (t.unflatten(0, (count, -1)) for t in (_along(axis, known), projected[axis]))
+        allowed = tolerance(dtype) * row_norms(plain) + torch.finfo(torch.float64).tiny
+        shares.append(row_norms(weighted / weights - plain) / allowed)
+    if not shares:
+        return count // 2
+    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf)[1:-1]
+    return 1 + int(share.argmax()) if float(share.max()) > 1 else count // 2
+
+
+def _along(axis: int, parts: Iterable[Tensor]) -> Tensor:
+    """The sum of some tensors with fixed signs over all axes but one, in float64."""
+    total: Tensor | float = 0.0
+    for part in parts:
+        flat = full_precision(part.movedim(axis, 0).flatten(1) if part.dim() > 1 else part.unsqueeze(1))
+        signs = torch.randint(2, (flat.shape[1],), generator=make_generator(flat.shape[1])) * 2 - 1
+        total = total + (flat @ signs.to(flat)).double()
+    assert isinstance(total, Tensor)
+    return total

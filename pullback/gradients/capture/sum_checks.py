@@ -2,7 +2,7 @@
 
 1. No parameter has a gradient outside its recorded uses (``Capture.escaped``); those that do go to the fallback.
 2. For the first sample, the last, and the one between them that looks most as if it depended on others (see
-   ``most_dependent``), every parameter's rows equal the gradient of that sample alone in a batch of one, taken by plain
+   ``sample_axis``), every parameter's rows equal the gradient of that sample alone in a batch of one, taken by plain
    autograd, which is the definition. It fails if samples are coupled, if the model is random, or if a rule is wrong,
    by more than the gradient moves when the parameters are rounded.
 3. Per parameter, the rows sum to the ordinary gradient (of a fixed combination of the outputs, if there are several).

@@ -26,7 +26,7 @@ from pullback.gradients.capture.recorder import Recorder
 from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 from pullback.gradients.rules.registry import Arguments, Call, Rule
-from pullback.gradients.rules.user import UserRule, has_rules, rule_of
+from pullback.gradients.rules.user import REGISTERED, UserRule
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def user_layers(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     """Run layers of registered types as one recorded call each while the block lasts."""
     inside = _Unrecorded(recorder)
     with ExitStack() as stack:
-        for name, module in model.named_modules() if has_rules() else ():
-            if (rule := rule_of(module)) is not None:
-                stack.enter_context(_wrapped(_Layer(inside, name, module, rule)))
+        for name, module in model.named_modules() if REGISTERED else ():
+            if entries := REGISTERED.get(type(module)):  # the last one is in force
+                stack.enter_context(_wrapped(_Layer(inside, name, module, entries[-1].rule)))
         yield
 
 

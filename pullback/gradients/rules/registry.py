@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +59,14 @@ class Call:
 Probe = Callable[[str, Source, Arguments, Tensor, Tensor, Tensor], Tensor]
 
 
+class Reading(NamedTuple):
+    """A call as a rule sees it: its arguments by name, which are trained, and which one carries the samples."""
+
+    arguments: Arguments
+    trained: set[str]
+    data: str
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the gradients of one function's parameters are written down.
@@ -93,14 +101,15 @@ class Rule:
         """Arguments by name."""
         return dict(zip(self.signature, args, strict=False)) | kwargs
 
-    def data_of(self, arguments: Arguments, trained: frozenset[str]) -> str | None:
-        """Name of the argument that carries the samples, given which arguments hold trained tensors."""
-        if self.matrices and any(arguments[k].dim() != 2 for k in trained):
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], shared: list[Tensor]) -> Reading | None:
+        """The call, of whose arguments ``shared`` are computed from parameters; None if the rule cannot read it."""
+        arguments = self.bind(args, kwargs)
+        trained = {k for k in self.parameters if any(arguments.get(k) is t for t in shared)}
+        if not trained or (self.matrices and any(arguments[k].dim() != 2 for k in trained)):
             return None
-        if self.data is not None:
-            return self.data
         rest = [k for k in self.parameters if k not in trained and isinstance(arguments.get(k), Tensor)]
-        return rest[0] if len(rest) == 1 else None
+        data = self.data or (rest[0] if len(rest) == 1 else None)
+        return None if data is None or not self.accepts(arguments) else Reading(arguments, trained, data)
 
 
 RULES: dict[Callable[..., Any], Rule] = {}

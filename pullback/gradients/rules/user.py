@@ -22,11 +22,11 @@ class RegisteredRule:
 
     def remove(self) -> None:
         """Take the rule back; an earlier one for the same type is in force again. Removing twice is no error."""
-        entries = _REGISTERED.get(self.module_type, [])
+        entries = REGISTERED.get(self.module_type, [])
         if self in entries:
             entries.remove(self)
         if not entries:
-            _REGISTERED.pop(self.module_type, None)
+            REGISTERED.pop(self.module_type, None)
 
     def __enter__(self) -> Self:
         return self
@@ -35,18 +35,7 @@ class RegisteredRule:
         self.remove()
 
 
-_REGISTERED: dict[type[nn.Module], list[RegisteredRule]] = {}  # by exact type; the last one is in force
-
-
-def has_rules() -> bool:
-    """Whether any layer has one."""
-    return any(_REGISTERED.values())
-
-
-def rule_of(module: nn.Module) -> UserRule | None:
-    """The rule in force for a layer, by its exact type."""
-    entries = _REGISTERED.get(type(module))
-    return entries[-1].rule if entries else None
+REGISTERED: dict[type[nn.Module], list[RegisteredRule]] = {}  # by exact type; the last one is in force
 
 
 def register_rule(module_type: type[nn.Module], rule: UserRule) -> RegisteredRule:
@@ -106,5 +95,5 @@ def register_rule(module_type: type[nn.Module], rule: UserRule) -> RegisteredRul
     if not callable(given[1]):
         raise input_error(where, "a function `rule(module, x, gradient)`", repr(rule), "Pass the function itself")
     entry = RegisteredRule(module_type, rule)
-    _REGISTERED.setdefault(module_type, []).append(entry)
+    REGISTERED.setdefault(module_type, []).append(entry)
     return entry

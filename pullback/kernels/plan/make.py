@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,34 +11,12 @@ from torch.utils._pytree import tree_leaves
 from pullback._checks import check_names, input_error
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import Contract, Form, block_shape
-from pullback.gradients.rows.factor import Factor
-from pullback.kernels.plan.forms import choose_form, seconds_of, tile_rows
+from pullback.gradients.rows.contract import block_shape
+from pullback.kernels.plan.forms import PlanOptions, layer_plan
 from pullback.kernels.plan.kernel_plan import KernelPlan, LayerPlan
-from pullback.kernels.plan.rates import Rates, machine_rates
+from pullback.kernels.plan.rates import machine_rates
 
 SMALLEST_PIECE_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What a plan has to keep to.
-
-    Args:
-        contract: of the output axes.
-        forms: layer or parameter name -> form, where the choice is not left to the cost.
-        keep_layers: keep the blocks of all layers, if the limit allows.
-        memory_limit: bytes to stay below; None plans without a limit.
-        graph_bytes: see ``KernelPlan``.
-        rates: of the machine; None takes this one's.
-    """
-
-    contract: Contract = "full"
-    forms: Mapping[str, Form] | None = None
-    keep_layers: bool = True
-    memory_limit: int | None = None
-    graph_bytes: int = 0
-    rates: Rates | None = None
 
 
 PLAIN = PlanOptions()
@@ -65,34 +42,12 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     if forms:
         known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
         check_names(where, "layers and parameters in `forms`", forms, known)
-    speed = options.rates or machine_rates(like.device, like.dtype)
-    layers = []
-    pieces = []
+    options = replace(options, rates=options.rates or machine_rates(like.device, like.dtype))
     seen: dict[int, Tensor] = {}
+    layers, piece_bytes = [], 0
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        form = choose_form(factor, n1, n2, contract, forms, speed, where)
-        held = held_bytes(factor, both, seen)
-        rows = factor.num_params * both * C * like.element_size() if form == "materialise" else 0
-        pieces.append(min(rows, factor.piece_bytes))
-        work = factor.work(form, n1, n2, contract)
-        if rows:
-            temporary = factor.temporary_bytes(both, pieces[-1])
-        else:  # only what passes through elementwise work is written down first
-            temporary = _tile_bytes(factor, form, n1, contract) if work.stream else 0
-        layers.append(
-            LayerPlan(
-                parameters=tuple(factor.shapes),
-                rule=rule,
-                form=form,
-                held_bytes=held[0],
-                kept_bytes=held[1],
-                rows_bytes=rows,
-                gradient_bytes=factor.num_params * like.element_size(),
-                tile_bytes=temporary,
-                flops=work.flops,
-                seconds=seconds_of(work, speed),
-            )
-        )
+        layers.append(layer_plan(factor, rule, (n1, n2), options, seen, where))
+        piece_bytes = max(piece_bytes, min(layers[-1].rows_bytes, factor.piece_bytes))
     shape = block_shape(n1, n2 or n1, C, contract)
     ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
     sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
@@ -107,7 +62,7 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
         passes=(tuple(name for layer in layers for name in layer.parameters),),
         batch=max(n1, n2 or 0),
         block_bytes=torch.Size(shape).numel() * like.element_size(),
-        piece_bytes=max(pieces, default=0),
+        piece_bytes=piece_bytes,
         graph_bytes=options.graph_bytes,
         gradient_bytes=ordinary,
         output_bytes=sum(sizes) * both // captured.num_samples,
@@ -116,36 +71,6 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     if limit is None or free.peak_bytes <= limit:
         return free
     return _within(free, limit, where)
-
-
-def storage_key(tensor: Tensor) -> int:
-    """What tensors that share memory have in common; also on the meta device, where all data is at address 0."""
-    return tensor.untyped_storage()._cdata
-
-
-def held_bytes(factor: Factor, n: int, seen: dict[int, Tensor]) -> tuple[int, int]:
-    """Bytes a factor keeps for ``n`` samples, each storage once, and those of them that autograd keeps too.
-
-    ``seen`` holds the tensors it knows: a storage that is freed would pass its key on to another one.
-    """
-    held = kept = 0
-    for name, tensor in factor.tensors().items():
-        if (key := storage_key(tensor)) in seen:
-            continue
-        seen[key] = tensor
-        size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
-        size = size * n // max(1, factor.num_samples)
-        held += size
-        kept += size if name in factor.kept_by_autograd else 0
-    return held, kept
-
-
-def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
-    """Temporaries of a tile: two matrices of its positions."""
-    positions = factor.positions(form)
-    side = min(n1, tile_rows(factor, form, contract)) * positions
-    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
-    return int(side * side * (1 + outputs**2) * factor.element_size)
 
 
 def _within(free: KernelPlan, limit: int, where: str) -> KernelPlan:

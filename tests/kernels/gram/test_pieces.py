@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from pullback._text import DAY, count, duration
-from pullback.gradients.capture.most_dependent import _along
+from pullback.gradients.capture.sample_axis import _along
 from pullback.gradients.rows.contract import block_shape
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.kernels.gram.parts import Sums
