@@ -72,6 +72,17 @@ class Likelihood:
         """A root of the second derivative in natural outputs, times e."""
         return self.root(z, e) * c.sqrt()
 
+    def curvature_root(self, loss_fn: LossFunction, z: Tensor, y: Batch, *, expected: bool) -> Tensor:
+        """S (N, C, C), S_i S_i^T the second derivative of a loss in its outputs z (N, ...), or ``expected`` E[s s^T].
+
+        In closed form: exact also where 1 - p of a class that is all but certain is below rounding.
+        """
+        C = z[0].numel()
+        units = torch.eye(C, dtype=z.dtype, device=z.device).view(C, 1, *z.shape[1:]).expand(C, *z.shape)
+        c = self.factors(loss_fn, z, y)
+        scaled = self.root(z, units) * (c if expected and self.kind != "normal" else c.sqrt())
+        return scaled.flatten(2).movedim(0, 2)
+
 
 def likelihood_of(loss_fn: LossFunction) -> Likelihood | None:
     """The distribution a loss belongs to; None if it is none of those known."""

@@ -18,7 +18,7 @@ from pullback._checks import unsupported
 from pullback.functional import LossFunction, ModelView, loss_readout, output_hessian, undisturbed
 from pullback.functional.batch import Batch, mapped
 from pullback.functional.differentiable import elementary
-from pullback.functional.likelihood import Likelihood, known_likelihood, likelihood_of
+from pullback.functional.likelihood import known_likelihood, likelihood_of
 from pullback.functional.losses import check_finite, unchecked_loss
 from pullback.functional.readout import Readout
 from pullback.functional.target_checks import check_targets, logits_of
@@ -87,7 +87,7 @@ def row_source(
         family = known_likelihood(loss_fn, where) if matrix == "true_fisher" else likelihood_of(loss_fn)
         plain_targets = family is not None and not (family.classes and y.is_floating_point())  # they may not sum to 1
         if family is not None and (matrix == "true_fisher" or (family.natural and plain_targets)):
-            half = _half(family, loss_fn, z.double(), y, matrix)
+            half = family.curvature_root(loss_fn, z.double(), y, expected=matrix == "true_fisher")
             middle, computed_in = half @ half.mT, torch.float64
         else:
             middle, computed_in = _bend(loss_fn, z, y)
@@ -120,15 +120,6 @@ def _weighted(outputs: object, root: Batch, where: str) -> Tensor:
     z = logits_of(outputs)
     with without_autocast():
         return torch.einsum("nc,ncr->nr", z.reshape(len(z), -1).to(root.dtype), root)
-
-
-def _half(family: Likelihood, loss_fn: LossFunction, z: Tensor, y: Batch, matrix: Matrix) -> Tensor:
-    """S (N, C, C) in closed form: exact also where 1 - p of a class that is all but certain is below rounding."""
-    C = z[0].numel()
-    units = torch.eye(C, dtype=z.dtype, device=z.device).view(C, 1, *z.shape[1:]).expand(C, *z.shape)
-    c = family.factors(loss_fn, z, y)
-    scaled = family.root(z, units) * (c if matrix == "true_fisher" and family.kind != "normal" else c.sqrt())
-    return scaled.flatten(2).movedim(0, 2)
 
 
 def _bend(loss_fn: LossFunction, z: Tensor, y: Batch) -> tuple[Tensor, torch.dtype]:

@@ -13,7 +13,7 @@ from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.curvature_rows import RowSource
 from pullback.gradients.matrix import GradientRows
-from pullback.kernels.gram.total import total_gram
+from pullback.kernels.gram.squares import total_gram
 from pullback.kernels.plan.make import TOTAL, make_plan
 from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues

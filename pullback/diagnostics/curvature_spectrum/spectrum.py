@@ -163,7 +163,7 @@ def _layers(
 ) -> tuple[tuple[Factor, ...], int, str | None]:
     """Factors of two samples with one value each, the number of values of a sample, and why rows cannot be had."""
     x, y = (take(each, slice(0, 2)) for each in data)
-    readout, count = loss_readout(loss_fn), 1
+    readout, count = None, 1
     obstacle = None
     if matrix != "empirical_fisher":
         with undisturbed(view.model), torch.no_grad():
@@ -177,7 +177,7 @@ def _layers(
             family = likelihood_of(loss_fn)
             if family is not None and family.kind == "softmax":
                 count -= z[0, 0].numel()  # the rank of diag(p) - p p^T is one less than the classes, at every position
-    captured = captured_rows(view, readout, x, y, where, check=False)
+    captured = captured_rows(view, readout or loss_readout(loss_fn), x, y, where, check=False)
     return captured.factors, max(1, count), obstacle
 
 

@@ -12,7 +12,7 @@ from pullback.dynamics.second_order.systems import Direction, size_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.curvature_rows import RowSource
 from pullback.gradients.matrix import GradientRows
-from pullback.kernels.gram.total import total_gram
+from pullback.kernels.gram.squares import total_gram
 from pullback.kernels.plan.make import TOTAL, make_plan
 
 REFINED = 1e3  # eps: residual above which the solution is refined once more

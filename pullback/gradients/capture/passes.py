@@ -150,7 +150,7 @@ def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture |
     given = copied(x)  # recorded in place of the caller's, which may be written to later
     recorder = Recorder(view, given, count, where, like.constants if like else None)
     try:
-        with own_calls(), noted_hooks(), recorder, user_layers(recorder, view.model):  # it makes plain calls itself
+        with noted_hooks(), own_calls(), recorder, user_layers(recorder, view.model):  # it makes plain calls itself
             outputs = called(view.model, given)
     except SelfDifferentiating:
         with (blind := Recorder(view, given, count, where, blind=True)):

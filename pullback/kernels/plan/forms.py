@@ -92,7 +92,7 @@ def choose_form(
 ) -> Form:
     """The form asked for by layer or parameter name, or the cheapest one."""
     asked = options.forms or {}
-    for name in factor.shapes:
+    for name in factor.shapes if asked else ():
         form = asked.get(name, asked.get(layer_of(name)))
         if form is None:
             continue

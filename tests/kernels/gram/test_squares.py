@@ -11,7 +11,7 @@ from pullback import reference
 from pullback.functional import ModelView, loss_readout, output_readout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import capture_factors
-from pullback.kernels.gram import total
+from pullback.kernels.gram import squares as gram
 from pullback.kernels.plan.make import TOTAL, make_plan
 from tests.cases import CASES, Case, build
 from tests.compare import assert_same
@@ -20,16 +20,16 @@ from tests.thinned import thinned
 
 def _gram(captured: Captured) -> torch.Tensor:
     plan = make_plan(captured, captured.num_samples, None, "test", TOTAL)
-    return total.total_gram(captured, plan, "test")
+    return gram.total_gram(captured, plan, "test")
 
 
 @pytest.mark.parametrize(("case", "squares"), thinned(CASES, ("one", "many", "of tiles")))
 def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, squares: str) -> None:
     """Over all cases, for losses and for outputs, in one square, in many, and in squares of several tiles."""
     if squares != "one":
-        monkeypatch.setattr(total, "SMALLEST_SQUARE", 1)
+        monkeypatch.setattr(gram, "SMALLEST_SQUARE", 1)
     if squares == "of tiles":
-        monkeypatch.setattr(total, "SQUARES", 2)
+        monkeypatch.setattr(gram, "SQUARES", 2)
         monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 1)
     model, loss_fn, x, y = build(case, 7)
     view = ModelView.of(model)
@@ -60,6 +60,6 @@ def test_threads_make_the_same_numbers(threads: int) -> None:
 def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, loss_fn, x, y = build(CASES[0], 7)
     captured = capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test")
-    monkeypatch.setattr(total, "mirror", lambda block: block.mul_(1.1))
+    monkeypatch.setattr(gram, "mirror", lambda block: block.mul_(1.1))
     with pytest.raises(pb.SelfCheckError, match="test: expected the summed kernel of `all layers` to agree"):
         _gram(captured)
