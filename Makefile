@@ -34,7 +34,8 @@ order: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# Strict: a link that leads nowhere, or a public name that cannot be documented, ends it. The theme's advertisement is left out.
+# Strict: a link that leads nowhere, a public name that cannot be documented, or a page of the gallery whose small run does not
+# hold ends it. Small runs take minutes, and are kept in .small_runs until their code changes. The theme's advertisement is left out.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -49,4 +50,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .small_runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

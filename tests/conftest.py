@@ -101,6 +101,13 @@ def _same_start() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def small_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the gallery's pages are kept at their small size: of this run of the tests, for all its workers."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small_runs"
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A Chromium, or a skip."""
     path = os.environ.get("PULLBACK_CHROMIUM") or shutil.which("chromium")

@@ -1,4 +1,7 @@
-"""Pages of the gallery, from its stored runs: the numbers as they were computed at full size, and the figures."""
+"""Pages of the gallery: the numbers and figures of the stored run of the full size, and those of the small one.
+
+The small one is computed while the site is built, or was before by the same code.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import ast
 import inspect
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from small_runs import records
 
 
 def names(root: Path) -> dict[str, str]:
@@ -26,11 +32,13 @@ def _short(name: str) -> str:
 
 def pages(root: Path) -> dict[str, str]:
     """Every page, by its place in the site."""
-    sys.path.insert(0, str(root / "gallery"))
-    try:
-        from kit.record import cells  # the gallery's own: how many digits a number shows
-    finally:
-        sys.path.remove(str(root / "gallery"))
+    with _gallery_first(root):
+        from kit.code_hash import code_of  # the gallery's own, as is how many digits a number shows
+        from kit.record import cells
+
+        from pullback._text import duration
+
+        small = records(root, [path.stem for path in _stored(root)])
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,7 +46,7 @@ def pages(root: Path) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"inline": _inline, "cell": _cell}
+    made.filters |= {"inline": _inline, "cell": _cell, "duration": duration}
     template = made.get_template("gallery.md.jinja")
     found = {}
     for path in _stored(root):
@@ -47,6 +55,9 @@ def pages(root: Path) -> dict[str, str]:
         run = _shown(path)
         found[f"gallery/{path.stem}.md"] = template.render(
             run=run,
+            same_script=run["code"] == code_of(script),
+            small=small[path.stem],
+            small_rows=[(row, cells(row)) for row in small[path.stem]["rows"]],
             paragraphs=inspect.cleandoc(ast.get_docstring(ast.parse(text)) or "").split("\n\n")[1:],
             tables=[
                 (word, [(row, cells(row)) for row in run["rows"] if row["computed"] == computed])
@@ -58,6 +69,16 @@ def pages(root: Path) -> dict[str, str]:
             ),
         )
     return found
+
+
+@contextmanager
+def _gallery_first(root: Path) -> Iterator[None]:
+    """Scripts of the gallery find what they share beside themselves."""
+    sys.path.insert(0, str(root / "gallery"))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(root / "gallery"))
 
 
 def plotly() -> str:

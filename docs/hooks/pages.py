@@ -31,6 +31,7 @@ PAGES = {
     "LICENSE": "LICENSE.txt",
 }
 HOME = {page: name for name, page in PAGES.items()}
+COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!https?://|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -65,6 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links of the repository become links of the site; names in the gallery's table lead to their pages."""
     place = page.file.src_uri
+    markdown = COMMENT.sub("", markdown)  # for the tests and for what writes pages, not for readers
     if place == "gallery.md":
         markdown = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](gallery/\1.md) |", markdown, flags=re.MULTILINE)
     if place.startswith(("gallery/", "reference/")):

@@ -26,13 +26,12 @@ TAGS = set(
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory, small_runs: Path) -> Path:
     """The built site; a link that leads nowhere, or a name that is not found, ends the build."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
-    )
+    own = {"NO_MKDOCS_2_WARNING": "1", "PULLBACK_SMALL_RUNS": str(small_runs)}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -80,7 +79,12 @@ def test_the_gallery_shows_every_stored_run(site: Path) -> None:
         run = json.loads(path.read_text(encoding="utf-8"))
         page = (site / "gallery" / f"{path.stem}.html").read_text(encoding="utf-8")
         assert page.count('<div class="chart"') == len(run["charts"])
-        assert len(re.findall(r'<td class="(?:holds|open|fails)">', page)) == len(run["rows"])
+        full, small = page.split("<summary>Numbers of the small run</summary>")
+        full, small = full + small.partition("</details>")[2], small.partition("</details>")[0]
+        assert len(re.findall(r'<td class="(?:holds|open|fails)">', full)) == len(run["rows"])
+        (said,) = re.findall(r"computed at its small size: all its (\d+) numbers are as stated", full)
+        assert len(re.findall(r'<td class="(?:holds|open)">', small)) == int(said) > 0
+        assert 'class="fails"' not in small
         drawn = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
         assert [each["data"] for each in drawn] == [chart["figure"]["data"] for chart in run["charts"]]
 

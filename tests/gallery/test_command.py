@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -118,20 +117,6 @@ def test_pages_use_public_names_only(name):
     assert not [a for a in attributes if a.startswith("_") and not a.startswith("__")]
 
 
-@pytest.mark.slow
-def test_the_documentation_lists_every_page_and_its_own_page_runs(tmp_path):
+def test_the_documentation_lists_every_page():
     text = (Path(__file__).parents[2] / "docs/gallery.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(PAGES)
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    script = tmp_path / "smith1999_parabola.py"
-    script.write_text(snippet, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(PAGES[FAST].parent)}
-    done = subprocess.run(
-        [sys.executable, str(script), "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    assert re.search(r"^second derivative at 1 +2 +2 +±1e-12 +holds$", done.stdout, re.M)
-    assert (tmp_path / "smith1999_parabola.html").exists()
