@@ -29,12 +29,17 @@ def records(root: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         log.info("Gallery: %d of %d pages are computed at their small size", len(missing), len(names))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda name: _compute(root, name, folder), missing))
-    found = {name: kept_record(name, folder) for name in names}
-    for name, record in found.items():
-        if record is None or any(row["holds"] == bool(row["not_reproduced"]) for row in record["rows"]):
-            message = f"{name}: expected a small run that holds, got one that does not. Delete {folder / name}.pickle."
-            raise PluginError(message)
-    return {name: record for name, record in found.items() if record is not None}
+    found = {}
+    for name in names:
+        record = kept_record(name, folder)
+        if record is None:
+            raise PluginError(f"{name}: expected code that stays as it is, got changes during the build. Build again.")
+        if wrong := [row["quantity"] for row in record["rows"] if row["holds"] == bool(row["not_reproduced"])]:
+            raise PluginError(
+                f"{name}: expected a small run that holds, got {wrong[0]!r}. Compute it: pullback gallery."
+            )
+        found[name] = record
+    return found
 
 
 def _compute(root: Path, name: str, folder: Path) -> None:
@@ -46,6 +51,5 @@ def _compute(root: Path, name: str, folder: Path) -> None:
         command, cwd=root / "gallery", env=os.environ | own, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        message = f"gallery, {name}: {done.stderr.strip() or f'ended with {done.returncode}'}"
-        raise PluginError(message)
+        raise PluginError(f"gallery, {name}: {done.stderr.strip() or f'ended with {done.returncode}'}")
     log.info("Gallery: %s holds", name)

@@ -60,7 +60,7 @@ def _computed(name: str) -> dict[str, Any]:
     script = importlib.import_module(name)
     page = fill(script.build, Page(name, script.__doc__ or ""))
     loaded = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
-    ours = {file for file in loaded if {ROOT / "pullback", ROOT / "gallery"} & set(file.parents)}
+    ours = {file for file in loaded if {ROOT / "pullback", ROOT / "gallery"} & set(file.parents)} - {Path(__file__)}
     files = {str(file.relative_to(ROOT)): _hash(file) for file in ours}
     record = as_record(page, machine(), code_of(Path(script.__file__ or "")))
     return {"files": files, "versions": _versions(), "record": record, "page": pickle.dumps(page)}

@@ -109,7 +109,14 @@ def test_a_page_that_fails_ends_the_build(hook: ModuleType, load, tmp_path: Path
 def test_a_kept_page_that_fails_ends_the_build_too(hook: ModuleType, load, tmp_path: Path, monkeypatch) -> None:
     from mkdocs.exceptions import PluginError
 
-    row = {"holds": False, "not_reproduced": ""}
-    monkeypatch.setattr(load("kit.small"), "kept_record", lambda name, folder: {"rows": [row]})
-    with pytest.raises(PluginError, match=f"^{NAME}: expected a small run that holds, got one that does not. Delete "):
+    rows = [{"quantity": "two", "holds": True, "not_reproduced": ""}, {"quantity": "three", "holds": False}]
+    monkeypatch.setattr(load("kit.small"), "kept_record", lambda name, folder: {"rows": rows})
+    rows[1]["not_reproduced"] = "the paper's slip"
+    assert hook.records(tmp_path, [NAME])[NAME]["rows"] == rows
+    rows[1]["not_reproduced"] = ""
+    with pytest.raises(PluginError, match=f"^{NAME}: expected a small run that holds, got 'three'. Compute it"):
+        hook.records(tmp_path, [NAME])
+    monkeypatch.setattr(load("kit.small"), "kept_record", lambda name, folder: None)
+    monkeypatch.setattr(hook, "_compute", lambda *_: None)
+    with pytest.raises(PluginError, match=f"^{NAME}: expected code that stays as it is, got changes during the build"):
         hook.records(tmp_path, [NAME])
