@@ -58,6 +58,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
                 model.train(training)
             yield
         finally:
+            torch.clear_autocast_cache()  # torch 2.6 hands weights that were cast without a graph to passes with one
             for module, mode in modes.items():
                 if module.training != mode:
                     module.training = mode
