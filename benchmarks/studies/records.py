@@ -5,7 +5,8 @@
 
 A short real training gives one measurement of every probe of the standard preset; the record is made of it through the
 product's own writer, with the numbers drawn anew at each measurement (a measurement has hardly two that are alike).
-Each reader runs in a process of its own. Its memory is the most that process ever held, less what it held once the
+Each reader runs in a process of its own; of a page that is watched, what is told is the next one, once a record was
+added, and the memory is of both. Memory is the most that process ever held, less what it held once the
 package and what the reader imports were loaded.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 
 MEASUREMENTS, LOGGED, STEPS = 20_000, 1_000_000, 1_000_000
 A_STEP = 50  # numbers logged together, at as many steps as it takes
-LIMITS = {"load_run": 1.0, "diagnose": 3.0, "report": 5.0, "table": 2.0}
+LIMITS = {"load_run": 1.0, "diagnose": 3.0, "report": 5.0, "table": 2.0, "next page": 2.0}
 MOST_MB, MOST_MEMORY = 60, 300
 
 READERS = {
@@ -34,6 +35,20 @@ READERS = {
     "table": "table = pb.load_run(path).table(); list(table.values())",
     "one column": "pb.load_run(path).table()['kernel.M1']",
     "all records": "sum(1 for _ in pb.load_run(path).records)",
+    "next page": "pages.of('run').current()",
+}
+BEFORE = {  # of the page of a run that is watched: it is there, and a record was added
+    "next page": """
+import shutil
+from pathlib import Path
+from pullback.report.live.folders import Folders
+from pullback.report.live.pages import Pages
+path = shutil.copytree(path, sys.argv[3] + "/run")
+pages = Pages(Folders([path]))
+pages.of("run").current()
+with Path(path, "records.jsonl").open("a") as file:
+    file.write(json.dumps({"step": 10**9, "time": 10.0**6, "probe": "loss", "values": {"loss": 1.0}}) + "\\n")
+"""
 }
 CHILD = """
 import json, resource, sys, time, warnings
@@ -42,6 +57,7 @@ pb.load_run, pb.diagnose, pb.write_report
 path = sys.argv[1]
 pb.write_report(sys.argv[2], sys.argv[2] + "/report.html", overwrite=True)  # imports all there is to import
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{before}
 start, cpu = time.perf_counter(), time.process_time()
 {what}
 print(json.dumps([time.process_time() - cpu, time.perf_counter() - start,
@@ -143,8 +159,10 @@ def main() -> None:
     print(f"on disk: {size / 1e6:.1f} MB (at most {MOST_MB})")
     print(f"{'':12} {'processor s':>12} {'wall s':>8} {'at most':>8} {'memory MB':>10} (at most {MOST_MEMORY})")
     for name, what in READERS.items():
-        command = [sys.executable, "-W", "ignore", "-c", CHILD.replace("{what}", what), str(path), str(small)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        code = CHILD.replace("{what}", what).replace("{before}", BEFORE.get(name, ""))
+        with tempfile.TemporaryDirectory() as free:
+            command = [sys.executable, "-W", "ignore", "-c", code, str(path), str(small), free]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
         cpu, wall, memory = json.loads(done.stdout.splitlines()[-1])
         print(f"{name:12} {cpu:12.2f} {wall:8.2f} {LIMITS.get(name, float('nan')):8.1f} {memory:10.0f}")
 
