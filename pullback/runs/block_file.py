@@ -20,145 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from pullback._results import Shown
 from pullback.runs.column import Column, Layers, Lists
-from pullback.runs.columns import pack, unpack
-from pullback.runs.planes import joined, spread
+from pullback.runs.columns import unpack
+from pullback.runs.one_record import Record, of_columns
+from pullback.runs.planes import joined
 
 BLOCKS_FOLDER = "blocks"
 INDEX = "index"
 BEFORE = struct.Struct("<26xHH")  # in front of a member: how long its name is, and what else stands before it
 MICRO = 1e6  # times are told to the microsecond
 KEPT = 96  # members that are kept once they were read: those of one probe, of a long run, and of the next
-LEVEL = 3  # of compression: six takes twice the time for a hundredth less
 DAMAGED = "the block of the record that had its values is damaged"
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Shown):
-    """What one probe measured at one step, or why it could not (``error``)."""
-
-    step: int
-    time: float
-    probe: str
-    values: Mapping[str, Any]
-    error: str | None = None
-
-
-_new: Any = object.__new__
-_set_step, _set_time, _set_probe, _set_values, _set_error = (
-    getattr(Record, name).__set__ for name in ("step", "time", "probe", "values", "error")
-)
-
-
-_MISSING: Any = object()
-
-
-class Values(Mapping[str, Any]):
-    """What stands in one record: reads as the dict does that was recorded, and takes each value out of its column."""
-
-    __slots__ = ("_columns", "_row")
-
-    def __init__(self, columns: dict[str, Column], row: int) -> None:
-        self._columns, self._row = columns, row
-
-    def __getitem__(self, metric: str) -> Any:
-        found = self.get(metric, _MISSING)
-        if found is _MISSING:
-            raise KeyError(metric)
-        return found
-
-    def __contains__(self, metric: object) -> bool:
-        column = self._columns.get(metric)  # type: ignore[call-overload]
-        return column is not None and column.has(self._row)
-
-    def get(self, metric: str, default: Any = None) -> Any:
-        """A value, or the default where there is none."""
-        column = self._columns.get(metric)
-        if column is None:
-            return default
-        if column.places is None and column.plain is not None:  # as for most, and rules ask for millions
-            return column.plain[self._row]
-        return column.get(self._row, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return (metric for metric, column in self._columns.items() if column.has(self._row))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self) | dict(other)
-
-    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(other) | dict(self)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
 
 
 def block_path(folder: Path, number: int) -> Path:
     """Where the block of that number, from 1 on, stands in a run folder."""
     return folder / BLOCKS_FOLDER / f"{number:06}.zip"
-
-
-def write_block(path: Path, records: Sequence[Record], skipped: int) -> None:
-    """Write records as one block.
-
-    Args:
-        path: the file; its folder is made. One of that name, which a killed process left, is replaced.
-        records: in their order.
-        skipped: damaged lines among theirs.
-
-    Raises:
-        OSError: the disk does not take it; nothing is left of it.
-    """
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".part")
-    try:
-        with draft.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as members:
-                for name, content in _members(records, skipped):
-                    members.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, LEVEL)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _members(records: Sequence[Record], skipped: int) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each member."""
-    probes: dict[str, int] = {}
-    errors: dict[str | None, int] = {None: 0}
-    named: dict[tuple[int, str], dict[str | None, None]] = {}
-    codes, failed = [], []
-    for record in records:
-        code = probes.setdefault(record.probe, len(probes))
-        codes.append(code)
-        failed.append(errors.setdefault(record.error, len(errors)))
-        for metric, cell in record.values.items():
-            named.setdefault((code, metric), {}).update(dict.fromkeys(cell if isinstance(cell, dict) else (None,)))
-    times = np.array([record.time for record in records])
-    micros = np.rint(times * MICRO)
-    exact = bool(np.all(np.abs(micros) < 2.0**53) and np.array_equal(micros / MICRO, times))
-    rows = [
-        np.array(codes, np.int64),
-        np.array([record.step for record in records], np.int64),
-        micros.astype(np.int64) if exact else times,
-        np.array(failed, np.int64),
-    ]
-    keys = {tuple(each): number for number, each in enumerate(dict.fromkeys(map(tuple, named.values())))}
-    metrics = [(*each, keys[tuple(under)]) for each, under in named.items()]
-    specs, content = zip(*map(spread, rows), strict=True)
-    header = {
-        "probes": list(probes), "metrics": metrics, "keys": list(keys), "errors": list(errors), "skipped": skipped, "micros": exact,
-        "specs": specs,
-    }  # fmt: skip
-    yield INDEX, json.dumps(header).encode("ascii") + b"\n" + b"".join(content)
-    for probe, code in probes.items():
-        yield str(code), pack(record.values for record in records if record.probe == probe and record.error is None)
 
 
 @dataclass(eq=False)
@@ -342,13 +219,7 @@ class Block:
             if columns is None:
                 yield Record(step, time, self.probes[code], {}, self.errors[failed] or DAMAGED)
                 continue
-            record = _new(Record)  # as Record(...) does, in a third of the time
-            _set_step(record, step)
-            _set_time(record, time)
-            _set_probe(record, self.probes[code])
-            _set_values(record, Values(columns, row))
-            _set_error(record, None)
-            yield record
+            yield of_columns(step, time, self.probes[code], columns, row)
 
 
 @lru_cache(KEPT)

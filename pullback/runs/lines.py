@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pullback.runs.block_file import Record
+from pullback.runs.one_record import Record
 from pullback.runs.column import Layers, Lists, as_number
 
 

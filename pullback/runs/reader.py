@@ -16,7 +16,8 @@ from pullback._results import Drawn
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
-from pullback.runs.block_file import Block, Record, block_path
+from pullback.runs.block_file import Block, block_path
+from pullback.runs.one_record import Record
 from pullback.runs.course_file import Course
 from pullback.runs.lines import Lines
 from pullback.runs.records import END, Records, records_of

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from pullback.runs.block_file import Record
+from pullback.runs.one_record import Record
 from pullback.runs.lines import Lines
 from pullback.runs.rows import Part, Rows
 from pullback.runs.schema import RESUME

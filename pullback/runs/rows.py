@@ -9,7 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from pullback.runs.block_file import Block, Record
+from pullback.runs.block_file import Block
+from pullback.runs.one_record import Record
 from pullback.runs.column import Layers, Lists
 from pullback.runs.lines import Lines
 

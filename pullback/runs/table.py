@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pullback._results import to_frame
-from pullback.runs.block_file import Record
+from pullback.runs.one_record import Record
 from pullback.runs.records import Cells, records_of
 
 Source = tuple[str, str, str | None]  # probe, metric and key

@@ -6,7 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from pullback.runs.block_file import BLOCKS_FOLDER, Record, block_path, write_block
+from pullback.runs.block_file import BLOCKS_FOLDER, block_path
+from pullback.runs.one_record import Record
+from pullback.runs.write_block import write_block
 from pullback.runs.folder import DRAFT
 from pullback.runs.lines import Lines
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line

@@ -16,11 +16,12 @@ from pullback.functional.readout import output_readout
 from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.contract import Contract, Form
 from pullback.gradients.rows.convolution import ConvFactor
-from pullback.gradients.rows.factor import DenseFactor, Factor, UnusedFactor
+from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.gradients.rows.pieces import DensePiece
 from pullback.gradients.rows.tied import TiedFactor
 from pullback.gradients.rows.tokens import TokenFactor
+from pullback.gradients.rows.unused import UnusedFactor
 from pullback.kernels.plan.forms import held_bytes
 from pullback.kernels.plan.kernel_plan import ALLOCATED, BASE_BYTES, CAPTURE_BYTES, CHECKED, KernelPlan, LayerPlan
 from tests.compare import assert_same

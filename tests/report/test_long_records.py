@@ -19,7 +19,8 @@ from pullback.report.run.page import page_html
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun
 from pullback.runs import RunWriter, block_file, writer
-from pullback.runs.block_file import Block, Record, Values
+from pullback.runs.block_file import Block
+from pullback.runs.one_record import Record, Values
 
 META = {"least_loss": 0.0, "loss": "CrossEntropyLoss", "optimizer": {"class": "SGD", "learning_rate": 0.1}}
 LAYERS = ("a", "b", "c")

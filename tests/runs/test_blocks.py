@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import pullback as pb
 from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, writer
-from pullback.runs.block_file import BLOCKS_FOLDER, Values
+from pullback.runs.block_file import BLOCKS_FOLDER
+from pullback.runs.one_record import Values
 from pullback.runs.column import as_number
 from pullback.runs.columns import pack, unpack
 from pullback.runs.course_file import COURSE_FILE, Block

@@ -21,8 +21,9 @@ from pullback.gradients.capture.passes import Capture, capture, plain_gradient
 from pullback.gradients.capture.refuse_dependent import check_half, check_sample
 from pullback.gradients.capture.sample_axis import by_sample, most_dependent, sample_axis, sample_view, shared_by_all
 from pullback.gradients.capture.uses import Use
-from pullback.gradients.rows.factor import Factor, UnusedFactor
+from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.tied import one_of
+from pullback.gradients.rows.unused import UnusedFactor
 from pullback.gradients.rules.registry import Call
 
 Built = list[tuple[str, Factor]]  # name of the rule, factor
