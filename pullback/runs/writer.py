@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.runs.course_file import CourseWriter
+from pullback.runs.course_writer import CourseWriter
 from pullback.runs.folder import DRAFT, check_free, chosen_on_exists, next_free
 from pullback.runs.reader import Run, load_run
 from pullback.runs.schema import (

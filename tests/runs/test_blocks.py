@@ -23,7 +23,8 @@ from pullback.runs.block_file import BLOCKS_FOLDER
 from pullback.runs.one_record import Values
 from pullback.runs.column import as_number
 from pullback.runs.columns import pack, unpack
-from pullback.runs.course_file import COURSE_FILE, Block
+from pullback.runs.course_block import Block
+from pullback.runs.course_file import COURSE_FILE
 from pullback.runs.records import records_of
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, WITHOUT_BLOCKS
 

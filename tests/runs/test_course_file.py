@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import pullback as pb
 from pullback.runs import RunWriter, load_run
-from pullback.runs.course_file import BLOCK, COURSE_FILE, HEADER, MAGIC, PART, Course, CourseWriter, blocks, encoded
+from pullback.runs.course_block import HEADER, MAGIC, blocks, encoded
+from pullback.runs.course_file import COURSE_FILE, Course
+from pullback.runs.course_writer import BLOCK, PART, CourseWriter
 
 NONE: dict[str, float] = {}
 
