@@ -1,7 +1,7 @@
 """Many records in one file, as columns: what becomes of a record's lines once there are many of them.
 
 ``blocks/000001.zip`` and so on are ZIP archives, which carry a checksum of each member: ``index`` says of every record
-its probe, step, time and error, and one member a probe, named by its number, has the values (``runs.columns``). A block
+its probe, step, time and error, and one member a probe, named by its number, has the values (``runs.packed_columns``). A block
 appears under its name once it is whole, and is never changed again. Members are read when they are asked for.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pullback.runs.column import Column, Layers, Lists
-from pullback.runs.columns import unpack
+from pullback.runs.packed_columns import unpack
 from pullback.runs.one_record import Record, of_columns
 from pullback.runs.planes import joined
 

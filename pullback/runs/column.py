@@ -1,6 +1,6 @@
 """One metric of a probe's records, as it is read: cells when they are asked for, or their numbers alone as an array.
 
-Leaves stand as they are stored, see ``runs.columns``: leaf by leaf where all cells have one shape, so that one leaf of
+Leaves stand as they are stored, see ``runs.packed_columns``: leaf by leaf where all cells have one shape, so that one leaf of
 all cells is one stretch of memory. Nothing is decoded before it is asked for.
 """
 

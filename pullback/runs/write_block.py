@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pullback.runs.block_file import INDEX, MICRO
-from pullback.runs.columns import pack
+from pullback.runs.packed_columns import pack
 from pullback.runs.one_record import Record
 from pullback.runs.planes import spread
 

@@ -22,7 +22,7 @@ from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run,
 from pullback.runs.block_file import BLOCKS_FOLDER
 from pullback.runs.one_record import Values
 from pullback.runs.column import as_number
-from pullback.runs.columns import pack, unpack
+from pullback.runs.packed_columns import pack, unpack
 from pullback.runs.course_block import Block
 from pullback.runs.course_file import COURSE_FILE
 from pullback.runs.records import records_of
