@@ -8,7 +8,6 @@ from pullback.functional import LossFunction, ModelView, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import loss_readout
-from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.passes import Capture
@@ -45,7 +44,7 @@ class KernelSeries:
 
 def kernel_of(captured: Captured) -> Kernel:
     """Symmetric kernel of gradient rows."""
-    with without_autocast(), own_calls():
+    with own_calls():
         plan = make_plan(captured, captured.num_samples, None, WHERE)
         blocks = assemble(captured, None, plan, WHERE)
     order = captured.forward_order()

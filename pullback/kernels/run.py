@@ -39,12 +39,10 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
             left, right = aligned(left, _whole(request, request.columns))
         plan = request.plan(left)
     order = left.forward_order()
-    with without_autocast():
-        blocks = assemble(left, right, plan, request.where)
+    blocks = assemble(left, right, plan, request.where)
 
     def block_of(names: tuple[str, ...]) -> Tensor:
-        with without_autocast():
-            return partial_block(left, right, plan, names)
+        return partial_block(left, right, plan, names)
 
     return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
 
@@ -89,8 +87,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
         for names in plan.passes:
             last = None  # its outputs are made again
             left, right = _both_in_batches(request, plan, names)
-            with without_autocast():
-                blocks = assemble(left, right, plan, request.where, blocks)
+            blocks = assemble(left, right, plan, request.where, blocks)
             last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
             del left, right
             give_back(request.options.memory_limit)
@@ -109,8 +106,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
                 "Ask for it before they change, or raise the limit",
             )
         left, right = _both_in_batches(request, plan, names)
-        with without_autocast():
-            return partial_block(left, right, plan, names)
+        return partial_block(left, right, plan, names)
 
     return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
 

@@ -39,3 +39,12 @@ def test_the_weights_of_now_count(make: Callable[[], nn.Module], size: float) ->
                 p.mul_(1 + size * torch.randn_like(p))
         assert_different(reference.total_kernel(model, CE, x, y), expected, size / 10)
     assert_same(series(x, y, anew=True).total, reference.total_kernel(model, CE, x, y))
+
+
+def test_single_blocks_are_products_in_full_precision() -> None:
+    """Also where they are asked for under autocast, as those of ``backward_kernel`` are."""
+    model, x, y = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)), torch.randn(4, 30), torch.arange(4) % 3
+    first, second = (KernelSeries(model, CE)(x, y) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = first.parameters["0.weight"]
+    assert torch.equal(found, second.parameters["0.weight"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import input_error
+from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.kernel_sums import check_sums
@@ -24,6 +25,7 @@ class Blocks:
     layers: dict[str, Tensor]
 
 
+@without_autocast()
 def assemble(
     left: Captured, right: Captured | None, plan: KernelPlan, where: str, blocks: Blocks | None = None
 ) -> Blocks:
@@ -84,6 +86,7 @@ def _all_at_once(blocks: Blocks, left: Captured, right: Captured | None, plan: K
     blocks.total = block if blocks.total is None else blocks.total.add_(block)
 
 
+@without_autocast()
 def partial_block(left: Captured, right: Captured | None, plan: KernelPlan, names: Iterable[str]) -> Tensor:
     """The block of some parameters alone."""
     block = new_block(left, right, plan.contract)

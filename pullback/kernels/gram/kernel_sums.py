@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,11 @@ def quadratic(block: Tensor, outputs: Tensor) -> Tensor:
     signs = outputs.to(block)
     left, right = (signs.repeat(size // len(outputs)) for size in block.shape)
     return ((left @ block).double() @ right.double()).sum()
+
+
+def inner_product(pairs: Iterable[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """Of two sums of gradients, from those of each parameter, in float64."""
+    return sum(((a * b).sum(dtype=torch.float64) for a, b in pairs), start=like.new_zeros(()))
 
 
 def corner_entries(left: Factor, right: Factor, contract: Contract) -> Tensor:
@@ -51,16 +58,16 @@ def check_sums(
         squares = [torch.stack([f.squared_norms().sum() for f in side if f is not None]).sum() for side in factors]
     counts = [side.num_samples * side.num_outputs for side in sides]
     bounds = [(count * square.clamp(min=0)).sqrt() for count, square in zip(counts, squares, strict=True)]
-    summed = quadratic(block, left.combination) if plan.contract == "full" else None
+    if plan.contract == "full":
+        found = quadratic(block, left.combination)
+        inner = inner_product(((totals[0][name], totals[-1][name]) for _, totals in done for name in totals[0]), found)
     checks.parts += [(part.layer, part.left) for part, _ in done]
     for part, totals in done:
         for side, factor, total, bound in zip(sides, (part.left, part.right), totals, bounds, strict=False):
             assert factor is not None
             checks.add_totals(factor, side, total, bound)
-    if summed is not None:
-        pairs = [(totals[0][name], totals[-1][name]) for _, totals in done for name in totals[0]]
-        mine, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        checks.add_kernel(layer, summed, mine, theirs, bounds[0] * bounds[-1])
+    if plan.contract == "full":
+        checks.add_kernel(layer, found, inner, bounds[0] * bounds[-1])
         return
     expected = torch.stack([corner_entries(p.left, p.right or p.left, plan.contract) for p, _ in done]).sum(0)
     last = [0, block.shape[-2] - 1], [0, block.shape[-1] - 1]

@@ -74,8 +74,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
         blocks = _finished(shared, left, right[0] if right else None, plan, where)
 
     def block_of(names: tuple[str, ...]) -> Tensor:
-        with without_autocast():
-            return partial_block(left, right[0] if right else None, plan, names)
+        return partial_block(left, right[0] if right else None, plan, names)
 
     return Kernel(blocks, left.forward_order(), plan, left, block_of, symmetric=not right, by_output=by_output)
 

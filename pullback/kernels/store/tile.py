@@ -22,6 +22,7 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
+from pullback.kernels.gram.kernel_sums import inner_product
 from pullback.kernels.gram.parts import fill, mirror, parts, tiles, within
 from pullback.kernels.gram.squares import Squares, side_of_square
 from pullback.kernels.plan.kernel_plan import KernelPlan
@@ -173,6 +174,6 @@ def _check_sums(totals: Tensor, left: Block, right: Block | None, layers: list[s
     bounds = (counts * (left.squared_norms * right.squared_norms).clamp(min=0)).sqrt()
     names = {layer: [name for name in left.sums if layer_of(name) == layer] for layer in layers}
     for place, layer in enumerate(layers):
-        sums = [[block.sums[name].cpu() for name in names[layer]] for block in (left, right)]
-        checks.add_kernel(layer, totals[place], sums[0], sums[1], bounds[place])
+        pairs = ((left.sums[name].cpu(), right.sums[name].cpu()) for name in names[layer])
+        checks.add_kernel(layer, totals[place], inner_product(pairs, totals[place]), bounds[place])
     checks.evaluate()
