@@ -77,7 +77,7 @@ class Output:
         """Hand the scalars since the last call to every sink."""
         scalars, self._scalars = self._scalars, {}
         if scalars:
-            self._each(step, "__call__", step, dict(scalars))
+            self._every_sink(step, "__call__", step, dict(scalars))
 
     @property
     def tells(self) -> bool:
@@ -86,13 +86,13 @@ class Output:
 
     def tell(self, step: int, verdict: str, findings: list[Any], new: list[Any]) -> None:
         """Hand what the run is found to be to the sinks that show it."""
-        self._each(step, "tell", step, verdict, findings, new)
+        self._every_sink(step, "tell", step, verdict, findings, new)
 
     def end(self, step: int, run: Run) -> None:
         """Hand the run to the sinks that keep it."""
-        self._each(step, "end", run)
+        self._every_sink(step, "end", run)
 
-    def _each(self, step: int, name: str, *args: Any) -> None:
+    def _every_sink(self, step: int, name: str, *args: Any) -> None:
         """Call every sink, or the method of those that have it; what fails there must not end a training run."""
         for place, sink in enumerate(self.sinks):
             try:

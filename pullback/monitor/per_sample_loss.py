@@ -47,7 +47,7 @@ class Alone:
             rows = ([leaf[i] if each else leaf for leaf, each in zip(leaves, own, strict=True)] for i in range(count))
             return torch.stack([one(*row) for row in rows])
 
-    def whole(self, outputs: Any, targets: Batch) -> Any:
+    def of_batch(self, outputs: Any, targets: Batch) -> Any:
         """What the loop's loss returns for the batch."""
         leaves = [*tensors(outputs), *tensors(targets)]
         given = [leaf.flatten(0, 1) if merged else leaf for leaf, merged in zip(leaves, self.merged, strict=True)]

@@ -38,7 +38,7 @@ def read(
     for change in (_as_they_are, _as_classes, _as_outputs):
         alone = Alone(_call_of(loss_fn, change), merged)
         try:
-            value = _evaluated(alone.whole, outputs, targets)
+            value = _evaluated(alone.of_batch, outputs, targets)
         except Exception as error:
             first = first or _first_error(loss_fn, outputs, targets, error)
             if isinstance(error, IndexError):  # a label that is none: changed, it might pass for something else

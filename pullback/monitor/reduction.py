@@ -74,10 +74,10 @@ def refuse_broadcast(alone: Alone, shaped: Alone, z: Tensor, y: Tensor) -> None:
         BroadcastError: each sample's own loss is what the batch's would be only after the targets are given that shape.
     """
     drawn = torch.rand(y.shape, generator=make_generator(0)).to(y) if y.is_floating_point() else y
-    value, own = alone.whole(z, drawn), alone(z, drawn)
+    value, own = alone.of_batch(z, drawn), alone(z, drawn)
     if mean_or_sum(value, own) is not None:
         return
-    if mean_or_sum(shaped.whole(z, drawn), own) is not None:
+    if mean_or_sum(shaped.of_batch(z, drawn), own) is not None:
         message = (
             f"Monitor: expected targets of the outputs' shape, {tuple(z.shape)}, got {tuple(y.shape)}: the loss "
             f"spreads them to {tuple(torch.broadcast_shapes(z.shape, y.shape))}, every output against every target. "

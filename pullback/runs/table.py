@@ -84,18 +84,18 @@ class Table(dict[str, list[Any]]):
 
     def items(self) -> Any:
         """Names and columns."""
-        return self._whole().items()
+        return self._all_columns().items()
 
     def values(self) -> Any:
         """Columns."""
-        return self._whole().values()
+        return self._all_columns().values()
 
     def copy(self) -> dict[str, list[Any]]:
         """A plain dict."""
-        return dict(self._whole())
+        return dict(self._all_columns())
 
     def __eq__(self, other: object) -> bool:
-        return self._whole() == other
+        return self._all_columns() == other
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -117,12 +117,12 @@ class Table(dict[str, list[Any]]):
         Raises:
             InputError: pandas is not installed.
         """
-        return to_frame("Run.to_pandas", self._whole()).set_index("step")
+        return to_frame("Run.to_pandas", self._all_columns()).set_index("step")
 
     def __reduce__(self) -> Any:
-        return dict, (self._whole(),)
+        return dict, (self._all_columns(),)
 
-    def _whole(self) -> dict[str, list[Any]]:
+    def _all_columns(self) -> dict[str, list[Any]]:
         """All columns, as a plain dict."""
         collects = gc.isenabled()
         gc.disable()  # none of what is made points back, and millions of lists are looked through again and again

@@ -33,7 +33,7 @@ def estimate_view(estimate: Estimate) -> View:
 @drawing.register
 def solution_view(solution: Solution) -> View:
     """The residual after every iteration, where it was kept."""
-    history = np.empty((0,)) if solution.history is None else _whole(solution.history)
+    history = np.empty((0,)) if solution.history is None else _array(solution.history)
     facts = (
         str(solution),
         *([f"stopped where the curvature is {solution.curvature:.3g}"] if solution.curvature else []),
@@ -52,10 +52,10 @@ def solution_view(solution: Solution) -> View:
     return View("Solution", facts, charts=(chart,))
 
 
-def _whole(values: Any) -> np.ndarray[Any, Any]:
+def _array(values: Any) -> np.ndarray[Any, Any]:
     """A number, an array or a tensor of any device as an array."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
 
 
 def _flat(values: Any) -> np.ndarray[Any, Any]:
-    return _whole(values).reshape(-1)
+    return _array(values).reshape(-1)

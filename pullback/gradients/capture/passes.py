@@ -248,7 +248,7 @@ def _ordinary(
         if gradient is None:
             continue
         if source.name in view.parameters:
-            add(source.name, _whole(source, gradient))
+            add(source.name, _of_parameter(source, gradient))
         else:
             place = int(source.name[1:])
             behind[place] = behind[place] + gradient if place in behind else gradient
@@ -263,7 +263,7 @@ def _ordinary(
     return ordinary
 
 
-def _whole(source: Source, gradient: Tensor) -> Tensor:
+def _of_parameter(source: Source, gradient: Tensor) -> Tensor:
     """Gradient of a view of a parameter as one of the parameter."""
     if source.transposed:
         return gradient.mT
