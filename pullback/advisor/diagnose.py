@@ -51,13 +51,13 @@ def diagnose(run: Run | str | Path, *, ignore: str | Iterable[str] = ()) -> Find
     stored = list(_stored(run))
     left_out = _chosen(ignore, [finding.name for finding in stored])
     made = [finding for rule in RULES for finding in rule(run)]
-    found = in_order(made)
-    names = {finding.name for finding in found}
+    findings = in_order(made)
+    names = {finding.name for finding in findings}
     others = [finding for finding in stored if finding.name not in names]
-    ignored = [finding.name for finding in (*found, *others) if finding.name in left_out]
+    ignored = [finding.name for finding in (*findings, *others) if finding.name in left_out]
     if ignored:
-        found = in_order([finding for finding in made if finding.name in names - left_out])
-    return Findings([*found, *(each for each in others if each.name not in left_out)], tuple(dict.fromkeys(ignored)))
+        findings = in_order([finding for finding in made if finding.name in names - left_out])
+    return Findings([*findings, *(each for each in others if each.name not in left_out)], tuple(dict.fromkeys(ignored)))
 
 
 def _chosen(ignore: str | Iterable[str], stored: Iterable[str]) -> set[str]:

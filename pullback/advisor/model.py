@@ -35,12 +35,12 @@ BOUNDED = (
 @once_a_run
 def kinds(run: Run) -> set[str]:
     """Activations and modules of the model, in lower case, as far as its description and its activations say."""
-    found: set[str] = set()
+    kinds_of: set[str] = set()
     model = run.meta.get("model")
     modules = model.get("modules") if isinstance(model, dict) else None
-    found |= {str(name) for name in modules} if isinstance(modules, dict) else set()
-    found |= rows(run, "activations").texts("kind")
-    return {name.lower().replace("_", "") for name in found}
+    kinds_of |= {str(name) for name in modules} if isinstance(modules, dict) else set()
+    kinds_of |= rows(run, "activations").texts("kind")
+    return {name.lower().replace("_", "") for name in kinds_of}
 
 
 def is_normalised(run: Run) -> bool:

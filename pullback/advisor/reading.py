@@ -60,8 +60,8 @@ def rows(run: Run, probe: str) -> Rows:
 @once_a_run
 def records_with(run: Run, probe: str, *names: str) -> Rows:
     """Records of a probe in which all these numbers are there and finite."""
-    found = rows(run, probe)
-    return found.where(np.all(np.isfinite([found.numbers(name) for name in names]), 0))
+    records = rows(run, probe)
+    return records.where(np.all(np.isfinite([records.numbers(name) for name in names]), 0))
 
 
 def by_layer(record: Record, metric: str) -> dict[str, float]:
@@ -82,8 +82,8 @@ def layers(records: Rows, metric: str) -> Layers:
 
 def with_layers(run: Run, probe: str, metric: str) -> Rows:
     """Records of a probe in which a metric has a finite number of any layer."""
-    found = rows(run, probe)
-    return found.where(np.any(np.isfinite(found.layers(metric)[1]), 1))
+    records = rows(run, probe)
+    return records.where(np.any(np.isfinite(records.layers(metric)[1]), 1))
 
 
 def largest(table: np.ndarray) -> np.ndarray:

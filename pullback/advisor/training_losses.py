@@ -42,8 +42,8 @@ def _variance(run: Run) -> float | None:
     if not records or len({len(each) if isinstance(each, list) else 0 for part in parts for each in part}) != 1:
         return None
     sums, squares = np.array(parts, dtype=float).sum(1) / float(records.numbers("num_samples").sum())
-    found = float((squares - sums**2).mean()) if np.ndim(sums) == 1 and len(sums) else math.nan
-    return found if math.isfinite(found) and found > LEAST_WITHIN * float(squares.mean()) else None
+    variance = float((squares - sums**2).mean()) if np.ndim(sums) == 1 and len(sums) else math.nan
+    return variance if math.isfinite(variance) and variance > LEAST_WITHIN * float(squares.mean()) else None
 
 
 def _of_few(run: Run, records: Rows) -> float | None:
@@ -122,6 +122,6 @@ def _leaps(steps: np.ndarray, values: np.ndarray, at: np.ndarray, losses: np.nda
     places = np.searchsorted(steps, at)
     known = np.flatnonzero(places + 1 < len(steps))
     known = known[steps[places[known]] == at[known]]
-    found = np.zeros(len(at), bool)
-    found[known] = ~(np.abs(values[places[known] + 1]) <= LEAPS * np.abs(losses[known]))
-    return found
+    leaps = np.zeros(len(at), bool)
+    leaps[known] = ~(np.abs(values[places[known] + 1]) <= LEAPS * np.abs(losses[known]))
+    return leaps

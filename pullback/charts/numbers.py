@@ -37,8 +37,8 @@ def extremes(values: np.ndarray, limit: int) -> np.ndarray:
 
 def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """The values that are numbers."""
-    found = np.asarray(values, float)
-    return found[np.isfinite(found)]
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]
 
 
 def drawable(values: Sequence[float], log: bool = False) -> list[float | None]:

@@ -73,8 +73,8 @@ class TopCurvature:
 
             def product(vector: Tensor) -> Tensor:
                 along = view.unflatten(root * vector)
-                found = derivative(list(moving.values()), params, [along[name] for name in moving], False)
-                pieces = zip(params, found, strict=True)
+                derived = derivative(list(moving.values()), params, [along[name] for name in moving], False)
+                pieces = zip(params, derived, strict=True)
                 image = root * torch.cat([(torch.zeros_like(p) if f is None else f).reshape(-1) for p, f in pieces])
                 refuse_not_finite(image, vector, WHERE)
                 return image

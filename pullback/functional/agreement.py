@@ -91,14 +91,14 @@ def disagreement(
         shared: how much of the size of all numbers together counts for each of them.
     """
     names, sizes = list(errors), norms([own[name] for name in errors])
-    found = torch.stack([errors[name].to(sizes) for name in names])
+    sizes_of_errors = torch.stack([errors[name].to(sizes) for name in names])
     bounds = tolerance(dtype) * (sizes + shared * sizes.norm())
-    if first_above(found, bounds) is None:
+    if first_above(sizes_of_errors, bounds) is None:
         return None
-    needed = dict(zip(names, (found - bounds) / 2, strict=True))
+    needed = dict(zip(names, (sizes_of_errors - bounds) / 2, strict=True))
     bounds = bounds + 2 * rounding(own, evaluate, parameters, dtype, needed)
-    place = first_above(found, bounds)
-    return None if place is None else (names[place], float(found[place]), float(sizes[place]))
+    place = first_above(sizes_of_errors, bounds)
+    return None if place is None else (names[place], float(sizes_of_errors[place]), float(sizes[place]))
 
 
 def rounding(

@@ -46,9 +46,9 @@ def tensors(batch: Batch) -> list[Tensor]:
     """List the tensor leaves of a batch in a fixed order."""
     if isinstance(batch, Tensor):
         return [batch]
-    found: list[Tensor] = []
-    mapped(found.append, batch)
-    return found
+    leaves: list[Tensor] = []
+    mapped(leaves.append, batch)
+    return leaves
 
 
 def mapped(change: Callable[[Tensor], Any], batch: Batch) -> Batch:

@@ -101,8 +101,8 @@ def likelihood_of(loss_fn: LossFunction) -> Likelihood | None:
 
 def known_likelihood(loss_fn: LossFunction, where: str) -> Likelihood:
     """``likelihood_of``, or an error that names the loss."""
-    found = likelihood_of(loss_fn)
-    if found is None:
+    likelihood = likelihood_of(loss_fn)
+    if likelihood is None:
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         extras = [e for e in ("weight", "pos_weight") if getattr(loss_fn, e, None) is not None]
         extras += ["label_smoothing"] if getattr(loss_fn, "label_smoothing", 0) else []
@@ -114,7 +114,7 @@ def known_likelihood(loss_fn: LossFunction, where: str) -> Likelihood:
             name + (f" with {', '.join(extras)}" if extras else ""),
             "Use one of those without weights, or the empirical Fisher, or the Gauss-Newton matrix",
         )
-    return found
+    return likelihood
 
 
 def sample_targets(loss_fn: LossFunction, outputs: Tensor, targets: Batch, generator: torch.Generator) -> Tensor:

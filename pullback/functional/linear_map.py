@@ -32,12 +32,12 @@ class LinearMap:
             with differentiable(), LinearConvolutions():
                 self._outputs = outputs(inputs)
                 self._weights = torch.zeros_like(self._outputs, requires_grad=True)
-                found = torch.autograd.grad(
+                pulled = torch.autograd.grad(
                     self._outputs, list(inputs.values()), self._weights, create_graph=True, allow_unused=True
                 )
         self._inputs = list(inputs.values())
-        self._places = [k for k, each in enumerate(found) if each is not None and each.requires_grad]
-        self._pulled = [found[k] for k in self._places]
+        self._places = [k for k, each in enumerate(pulled) if each is not None and each.requires_grad]
+        self._pulled = [pulled[k] for k in self._places]
         self.value = self._outputs.detach()
 
     def __call__(self, change: Sequence[Tensor]) -> Tensor:
@@ -48,13 +48,15 @@ class LinearMap:
     def push(self, change: Sequence[Tensor]) -> Tensor:
         """J v, a plain tensor."""
         along = [change[k].detach() for k in self._places]
-        (found,) = torch.autograd.grad(self._pulled, self._weights, along, retain_graph=True)
-        return found.detach()
+        (pushed,) = torch.autograd.grad(self._pulled, self._weights, along, retain_graph=True)
+        return pushed.detach()
 
     def pull(self, weights: Tensor) -> list[Tensor]:
         """J^T u by parameter, plain tensors."""
-        found = torch.autograd.grad(self._outputs, self._inputs, weights.detach(), retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(self._inputs, found, strict=True)]
+        pulled = torch.autograd.grad(
+            self._outputs, self._inputs, weights.detach(), retain_graph=True, allow_unused=True
+        )
+        return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(self._inputs, pulled, strict=True)]
 
     def agrees(self, with_slope: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> bool:
         """Whether the outputs, J v and J^T u are those of another way, for random u and v.

@@ -92,9 +92,11 @@ def output_readout(*, summed: bool = False) -> Readout:
         return flat.sum(1, keepdim=True) if summed else flat
 
     def check(outputs: Any, targets: Batch, where: str) -> None:
-        found = logits_of(outputs)
-        if not isinstance(found, Tensor) or found.dim() == 0 or not found.is_floating_point():
-            got = f"shape {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        logits = logits_of(outputs)
+        if not isinstance(logits, Tensor) or logits.dim() == 0 or not logits.is_floating_point():
+            got = (
+                f"shape {tuple(logits.shape)}, {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+            )
             raise input_error(where, "a model that returns real outputs (N, ...)", got, "Wrap it to return one tensor")
 
     return Readout(values, check, "output")

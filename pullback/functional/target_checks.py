@@ -102,5 +102,5 @@ def are_indices(targets: Batch) -> bool:
 
 def logits_of(outputs: Any) -> Any:
     """The tensor a module loss is applied to: the outputs, or their ``logits`` (Hugging Face models)."""
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    return outputs if isinstance(outputs, Tensor) or found is None else found
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    return outputs if isinstance(outputs, Tensor) or logits is None else logits

@@ -7,14 +7,14 @@ from torch import nn
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
     """The module and all below it, each once, in the order of ``module.modules()``."""
-    found: dict[nn.Module, None] = {}
+    parts: dict[nn.Module, None] = {}
     waiting = [module]
     while waiting:
         part = waiting.pop()
-        if part not in found:
-            found[part] = None
+        if part not in parts:
+            parts[part] = None
             waiting += [child for child in reversed(part._modules.values()) if child is not None]
-    return list(found)
+    return list(parts)
 
 
 def parameters_of(module: nn.Module) -> list[nn.Parameter]:
@@ -25,11 +25,11 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
 
 def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter, also under its further names, in the order of ``named_parameters(remove_duplicate=False)``."""
-    found: dict[str, nn.Parameter] = {}
+    parameters: dict[str, nn.Parameter] = {}
     waiting = [("", module)]
     while waiting:
         prefix, part = waiting.pop()
-        found.update((prefix + name, p) for name, p in part._parameters.items() if p is not None)
+        parameters.update((prefix + name, p) for name, p in part._parameters.items() if p is not None)
         children = [(f"{prefix}{name}.", child) for name, child in part._modules.items() if child is not None]
         waiting += reversed(children)
-    return found
+    return parameters

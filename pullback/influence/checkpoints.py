@@ -75,8 +75,8 @@ def gradient_influence(
         if state is not None:
             _load(moved, state, k, where)
         rate = _rate(learning_rates, k, where)
-        found = _at(moved, loss_fn, data, (x_query, y_query), normalise, names, where)
-        total = rate * found if total is None else total + rate * found
+        influences = _at(moved, loss_fn, data, (x_query, y_query), normalise, names, where)
+        total = rate * influences if total is None else total + rate * influences
         weight, count = weight + rate, k + 1
     if total is None:
         raise input_error(where, "at least one checkpoint", "none", "Pass state dicts, or None for the present weights")

@@ -66,8 +66,8 @@ def mixed_second_vp(cost: Cost, w: Tree, theta: Tree, v: Tree, *, transpose: boo
         value = _value(cost, w, theta, at_w, at_theta, where)
         slopes = _gradients(value, list(first.values()), create_graph=True)
         along = sum((s * given[name]).sum() for name, s in zip(first, slopes, strict=True) if name in given)
-        found = _gradients(along, list(second.values()))
-    return _like(w if not transpose else theta, dict(zip(second, found, strict=True)))
+        derivatives = _gradients(along, list(second.values()))
+    return _like(w if not transpose else theta, dict(zip(second, derivatives, strict=True)))
 
 
 def cost_response(
@@ -147,13 +147,13 @@ def _leaves(tree: Tree, like: Tree | None) -> dict[str, Tensor]:
     """The tensors of a tree by name, cut off from other graphs; numbers take dtype and device of ``like``."""
     named = tree if isinstance(tree, Mapping) else {"": tree}
     first = None if like is None else next(iter(_leaves(like, None).values()))
-    found = {}
+    leaves = {}
     for name, leaf in named.items():
         tensor = leaf.detach() if isinstance(leaf, Tensor) else torch.as_tensor(leaf, dtype=torch.float64)
         if first is not None and not isinstance(leaf, Tensor):
             tensor = tensor.to(first)
-        found[name] = tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
-    return found
+        leaves[name] = tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
+    return leaves
 
 
 def _like(tree: Tree, named: dict[str, Tensor]) -> Any:
@@ -177,7 +177,7 @@ def _direction(v: Tree, tree: Tree, leaves: dict[str, Tensor], where: str) -> di
         raise input_error(where, "a direction of the kind of what it changes", got, "Pass a dict for a dict")
     given = v if isinstance(v, Mapping) else {"": v}
     check_names(where, "names", given, list(leaves))
-    found = {}
+    direction = {}
     for name, value in given.items():
         leaf = leaves[name]
         if not leaf.is_floating_point():
@@ -186,8 +186,8 @@ def _direction(v: Tree, tree: Tree, leaves: dict[str, Tensor], where: str) -> di
         if tensor.shape != leaf.shape:
             what = f"a direction of shape {tuple(leaf.shape)}" + (f" for `{name}`" if name else "")
             raise input_error(where, what, f"{tuple(tensor.shape)}", "Reshape it")
-        found[name] = tensor
-    return found
+        direction[name] = tensor
+    return direction
 
 
 def _gradients(value: Any, inputs: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
@@ -195,8 +195,8 @@ def _gradients(value: Any, inputs: list[Tensor], *, create_graph: bool = False) 
     moving = [i for i in inputs if i.requires_grad]
     if not isinstance(value, Tensor) or not value.requires_grad or not moving:
         return [torch.zeros_like(i) for i in inputs]
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         value, moving, create_graph=create_graph, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    each = iter(found)
+    each = iter(gradients)
     return [next(each) if i.requires_grad else torch.zeros_like(i) for i in inputs]

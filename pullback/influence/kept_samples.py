@@ -39,15 +39,15 @@ def kept_samples(values: Tensor, axis: int | None, data: Data) -> Mapping[int, t
     if axis is None:
         return {}
     best, start = ranking(values, axis)[:MOST_KEPT], 0
-    found: dict[int, tuple[Any, Any]] = {}
+    samples: dict[int, tuple[Any, Any]] = {}
     for x, y in [data] if isinstance(data, tuple) else data:
         size = num_samples(x)
         for place in best:
             if start <= place < start + size:
                 alone = slice(place - start, place - start + 1)
-                found[place] = (mapped(_kept, take(x, alone)), mapped(_kept, take(y, alone)))
+                samples[place] = (mapped(_kept, take(x, alone)), mapped(_kept, take(y, alone)))
         start += size
-    return {place: found[place] for place in best if place in found}
+    return {place: samples[place] for place in best if place in samples}
 
 
 def _kept(leaf: Tensor) -> Tensor:

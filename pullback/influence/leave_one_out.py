@@ -154,9 +154,9 @@ def without_each(system: DampedSystem, left_out: LeftOut, *, block: int, progres
         C = num_outputs(system.view, next(iter([asked] if isinstance(asked, tuple) else asked))[0])
         ready = system.for_columns(count * C)
         if left_out.points is None and isinstance(ready.inverse, DampedInverse):
-            found = _all_at_once(system, ready, ready.inverse, left_out)
+            estimates = _all_at_once(system, ready, ready.inverse, left_out)
             shown.advance(count)
-            return found
+            return estimates
         parts, solves = [], Solves(ready)
         for rows, outputs, y in _blocks(system.view, asked, C, block, where):
             X = solves(rows.T)  # A^{-1} J^T

@@ -108,12 +108,12 @@ class MixedDerivative(Operator):
             expected = "other targets in `labels`" if labels is None else f"no `labels` for wrt={self.wrt!r}"
             remedy = "Pass the labels the samples would change to" if labels is None else "Use wrt='labels'"
             raise input_error(where, expected, "None" if labels is None else "some", remedy)
-        found = [labels] if self._batches.alone else list(self._counts if labels is None else labels)
-        sizes = self._counts if labels is None else [num_samples(y, where, "labels") for y in found]
+        others = [labels] if self._batches.alone else list(self._counts if labels is None else labels)
+        sizes = self._counts if labels is None else [num_samples(y, where, "labels") for y in others]
         if sizes != self._counts:
             expected = f"`labels` in batches of {self._counts} samples"
             raise input_error(where, expected, f"{sizes}", "Give every sample a label, batch by batch as in `data`")
-        return [None] * len(sizes) if labels is None else found
+        return [None] * len(sizes) if labels is None else others
 
     def _theta(self, x: Batch, y: Batch) -> tuple[Tensor, tuple[int, ...]]:
         """What is perturbed, (B, D) at its present value, and the shape of one sample's part."""
@@ -196,7 +196,7 @@ def _derivative(value: Tensor, inputs: list[Tensor], vector: Tensor | None) -> l
     """Gradients of <value, vector>, kept differentiable for a scalar's first derivative; zero where independent."""
     if not value.requires_grad:
         return [torch.zeros_like(i) for i in inputs]
-    found = torch.autograd.grad(
+    derivatives = torch.autograd.grad(
         value,
         inputs,
         None if vector is None else vector.reshape(value.shape),
@@ -205,4 +205,4 @@ def _derivative(value: Tensor, inputs: list[Tensor], vector: Tensor | None) -> l
         allow_unused=True,
         materialize_grads=True,
     )
-    return [g.detach() for g in found] if vector is not None else list(found)
+    return [g.detach() for g in derivatives] if vector is not None else list(derivatives)

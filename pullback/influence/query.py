@@ -183,12 +183,12 @@ def held_slopes(system: DampedSystem, change: Perturbation, where: str) -> Opera
     def slopes(pairs: Data) -> Tensor:
         return torch.cat([block.rows for block in row_blocks(view, system.loss_fn, pairs, 1, where)])
 
-    found = slopes(data)
+    slope = slopes(data)
     if change.wrt == "labels":
         alone = isinstance(data, tuple)
         others = [change.labels] if alone else list(change.labels)  # type: ignore[arg-type]
-        found = slopes([(x, y) for (x, _), y in zip([data] if alone else data, others, strict=True)]) - found
-    return HeldRows(found / system.num_samples)
+        slope = slopes([(x, y) for (x, _), y in zip([data] if alone else data, others, strict=True)]) - slope
+    return HeldRows(slope / system.num_samples)
 
 
 def summary(values: Tensor, solves: Solves, data: Data, axis: int | None = 0) -> Influence:

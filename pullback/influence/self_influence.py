@@ -88,9 +88,9 @@ def on_themselves(system: DampedSystem, points: Data | None, *, block: int, prog
         shown.start(where, count)
         ready = system.for_columns(count)
         if points is None and isinstance(ready.inverse, DampedInverse):
-            found = _all_at_once(system.loss_fn, asked, ready, ready.inverse)
+            influences = _all_at_once(system.loss_fn, asked, ready, ready.inverse)
             shown.advance(count)
-            return found
+            return influences
         values, solves = [], Solves(ready)
         for some in row_blocks(system.view, system.loss_fn, asked, 1, where):
             for rows in some.rows.split(block):

@@ -106,12 +106,12 @@ class Solves:
         if system.inverse is not None:
             x, left = system.by_factors(system.fast, b)
         else:
-            found = solve(system.fast, b, damping=s.damping, tol=s.tol, max_iters=s.max_iters)
-            x = found.x
-            self.iterations = max(self.iterations, found.iterations)
-            self.num_matvecs += (found.iterations + 1) * b.shape[1]
+            solution = solve(system.fast, b, damping=s.damping, tol=s.tol, max_iters=s.max_iters)
+            x = solution.x
+            self.iterations = max(self.iterations, solution.iterations)
+            self.num_matvecs += (solution.iterations + 1) * b.shape[1]
             if system.fast is system.operator:
-                self._residual = max(self._residual, found.residual)
+                self._residual = max(self._residual, solution.residual)
                 return x
             left = system.residuals(system.fast, b, x)
         self.num_matvecs += b.shape[1]

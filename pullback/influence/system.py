@@ -161,8 +161,8 @@ def _check_definite(operator: Operator, settings: Settings, rank: int, where: st
     if settings.matrix != "hessian" and rank < P:
         remedy = "Pass a `damping` above 0, for example the weight decay of the training"
         raise input_error(where, expected, f"a rank of at most {rank} for {P} parameters", remedy)
-    found = eigenvalues(operator, 1, which="both", tol=1e-3, max_matvecs=TEST_PRODUCTS).values
-    largest, smallest = float(found.max()), float(found.min())
+    ends = eigenvalues(operator, 1, which="both", tol=1e-3, max_matvecs=TEST_PRODUCTS).values
+    largest, smallest = float(ends.max()), float(ends.min())
     if smallest <= P * torch.finfo(operator.dtype).eps * max(abs(largest), abs(smallest)):
         also = ", or use matrix='gauss_newton'" if settings.matrix == "hessian" else ""
         remedy = f"Pass a `damping` above {max(-smallest, 0.0):.2g}{also}"

@@ -65,11 +65,11 @@ def _finite(finding: Finding) -> dict[str, float]:
 
 def by_unit(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     """The numbers, those that can be compared together; whatever has no known unit has its own, which is its name."""
-    found: dict[str, dict[str, float]] = {}
+    units: dict[str, dict[str, float]] = {}
     for name, value in numbers.items():
         unit = next((unit for unit, said in UNITS.items() if re.search(said, name)), name)
-        found.setdefault(unit, {})[name] = value
-    return found
+        units.setdefault(unit, {})[name] = value
+    return units
 
 
 def _bars(finding: Finding, unit: str, evidence: dict[str, float]) -> Chart:

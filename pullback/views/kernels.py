@@ -77,11 +77,11 @@ def _by_sample(kernel: Kernel) -> Tensor:
 
 
 def _checked(labels: Any, rows: int) -> Tensor:
-    found = torch.as_tensor(labels).detach().cpu()
-    if found.shape != (rows,):
+    tensor = torch.as_tensor(labels).detach().cpu()
+    if tensor.shape != (rows,):
         remedy = "Pass the class of every sample"
-        raise input_error("plot", f"`labels` of shape ({rows},)", f"{tuple(found.shape)}", remedy)
-    return found
+        raise input_error("plot", f"`labels` of shape ({rows},)", f"{tuple(tensor.shape)}", remedy)
+    return tensor
 
 
 def heat_map(matrix: Tensor, labels: Tensor | None, *, symmetric: bool) -> Chart:
@@ -134,18 +134,18 @@ def _ticks(labels: Tensor | None, kept: Tensor, what: str) -> tuple[str, Figure]
 
 def spectrum_chart(key: str, values: Tensor, floor: float | None = None, what: str = "eigenvalue") -> Chart:
     """Eigenvalues by rank, on a logarithmic axis; those at or below zero cannot be drawn there."""
-    found = values.detach().double().cpu().tolist()
-    places = [float(place) for place in range(1, len(found) + 1)]
-    drawn = [value if value > 0 else float("nan") for value in found]
-    kept = evenly(len(found), 2 * MOST_CELLS)
+    numbers = values.detach().double().cpu().tolist()
+    places = [float(place) for place in range(1, len(numbers) + 1)]
+    drawn = [value if value > 0 else float("nan") for value in numbers]
+    kept = evenly(len(numbers), 2 * MOST_CELLS)
     lines = [
         Curve(
             f"{what}s", [places[at] for at in kept], [drawn[at] for at in kept], "points" if len(kept) < 30 else "line"
         )
     ]
-    if floor is not None and floor > 0 and found:
+    if floor is not None and floor > 0 and numbers:
         lines.append(Curve("rounding begins", [1.0, places[-1]], [floor, floor], "dash"))
-    below = sum(not value > 0 for value in found)
+    below = sum(not value > 0 for value in numbers)
     left = f" {below} at or below zero are not drawn." if below else ""
     reading = f"By rank, largest first.{left}"
     chart = curves(
@@ -155,7 +155,7 @@ def spectrum_chart(key: str, values: Tensor, floor: float | None = None, what: s
         lines,
         x="rank",
         y=what,
-        log_y=any(v > 0 for v in found),
+        log_y=any(v > 0 for v in numbers),
         summary=(reading,),
     )
     shown = [value for value in drawn if value > 0]

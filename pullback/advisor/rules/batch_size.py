@@ -33,8 +33,8 @@ NOISE = "McCandlish et al. (2018), arXiv:1812.06162, equations 2.9 and 2.11"
 
 def too_small(run: Run) -> Iterator[Finding]:
     """Batches whose gradient is mostly noise. The scale grows as training ends, so a run that learns is not blamed."""
-    found = list(_beyond(run, "batch-too-small", small=True))
-    yield from found or _one_or_two(run)
+    findings = list(_beyond(run, "batch-too-small", small=True))
+    yield from findings or _one_or_two(run)
 
 
 def too_large(run: Run) -> Iterator[Finding]:

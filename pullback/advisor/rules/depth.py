@@ -47,8 +47,8 @@ def chaotic_initialisation(run: Run) -> Iterator[Finding]:
     Where layers normalise, or the code does not show which activation follows which layer, theory does not say; the
     first loss does: answers far worse than the same one for all samples come of outputs that are far too large.
     """
-    found = list(_phase(run, "chaotic", 1))
-    yield from found or _wild_start(run)
+    findings = list(_phase(run, "chaotic", 1))
+    yield from findings or _wild_start(run)
 
 
 def unbalanced_layers(run: Run) -> Iterator[Finding]:

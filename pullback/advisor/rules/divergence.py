@@ -20,7 +20,7 @@ from pullback.runs import Run
 def divergence(run: Run) -> Iterator[Finding]:
     """The loss left the finite numbers, or is on its way: the trained weights do worse than the first ones."""
     losses, bad = training_losses(run), not_finite(run)
-    found = None
+    grown = None
     if bad:
         steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
         evidence = {"measurements": float(len(set(bad)))}
@@ -34,11 +34,11 @@ def divergence(run: Run) -> Iterator[Finding]:
         steps, threshold = (int(losses.steps[low]), int(losses.steps[-1])), _grown(None)
         evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
         words = f"The loss grew to {losses.last:.3g}, from {losses.start:.3g} at the start"
-    elif found := _grown_records(run, losses):
-        lowest = min(found, key=lambda pair: pair[1])
-        steps, threshold = (lowest[0], found[-1][0]), _grown(least_loss(run))
-        evidence = {"first loss": found[0][1], "lowest loss": lowest[1], "last loss": found[-1][1]}
-        words = f"The loss grew to {found[-1][1]:.3g}, from {found[0][1]:.3g} at the start"
+    elif grown := _grown_records(run, losses):
+        lowest = min(grown, key=lambda pair: pair[1])
+        steps, threshold = (lowest[0], grown[-1][0]), _grown(least_loss(run))
+        evidence = {"first loss": grown[0][1], "lowest loss": lowest[1], "last loss": grown[-1][1]}
+        words = f"The loss grew to {grown[-1][1]:.3g}, from {grown[0][1]:.3g} at the start"
     else:
         return
     action = "Lower the learning rate, or clip gradients by norm"

@@ -45,10 +45,10 @@ def places_of(records: Rows) -> Places | None:
     counts: dict[float, int] = {}
     samples = 0
     for classes in np.unique(every[every >= FEW_CLASSES]).tolist():
-        found = known[every == classes].sum(0)
+        places = known[every == classes].sum(0)
         inside = (ranks > 0) & (ranks <= classes)
-        samples += int(found[inside].sum())
-        for rank, count in zip(ranks[inside].tolist(), found[inside].tolist(), strict=True):
+        samples += int(places[inside].sum())
+        for rank, count in zip(ranks[inside].tolist(), places[inside].tolist(), strict=True):
             if rank > 1 and count:
                 place = (rank - 2) / (classes - 2)
                 counts[place] = counts.get(place, 0) + int(count)
@@ -65,13 +65,13 @@ def are_drawn(run: Run, records: Rows) -> Places | None:
 
     ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise.
     """
-    found, counts = places_of(records), list(class_counts(run).values())
-    if found is None or found.against < MANY_RANKED or not counts or not training_losses(run).settled:
+    places, counts = places_of(records), list(class_counts(run).values())
+    if places is None or places.against < MANY_RANKED or not counts or not training_losses(run).settled:
         return None
-    right = 1 - found.against / found.samples
+    right = 1 - places.against / places.samples
     learnt = max(counts) / sum(counts) + UNLEARNT
-    above = found.mean - HARD_PLACE > PLACE_ERRORS * found.error
-    return found if above and learnt <= right <= PLACES_TELL else None
+    above = places.mean - HARD_PLACE > PLACE_ERRORS * places.error
+    return places if above and learnt <= right <= PLACES_TELL else None
 
 
 def contradicted(record: Record) -> list[tuple[int, float, str]]:

@@ -17,18 +17,18 @@ from pullback.runs import Run
 def non_finite_data(run: Run) -> Iterator[Finding]:
     """NaN or infinity in a batch: no rate and no clipping helps against it."""
     for record in run.of("not_finite"):
-        found = {name: _indices(record.values.get(name)) for name in ("inputs", "targets")}
-        bad = sorted({i for each in found.values() for i in each})
+        indices = {name: _indices(record.values.get(name)) for name in ("inputs", "targets")}
+        bad = sorted({i for each in indices.values() for i in each})
         if not bad:
             continue
-        where = " and ".join(name for name, each in found.items() if each)
+        where = " and ".join(name for name, each in indices.items() if each)
         listed = ", ".join(map(str, bad[:8])) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
         yield Finding(
             "non-finite-data",
             "critical",
             None,
             (record.step, record.step),
-            {f"samples with bad {name}": float(len(each)) for name, each in found.items() if each},
+            {f"samples with bad {name}": float(len(each)) for name, each in indices.items() if each},
             f"NaN or infinity among the {where} of a batch",
             "definition",
             f"Take samples {listed} of the batch of step {record.step} out of the data, or fill in what is missing",

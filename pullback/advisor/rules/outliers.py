@@ -109,7 +109,7 @@ def _of_batches(whole: Sequence[Record], batches: int) -> Iterator[Finding]:
     seen = max(whole, key=lambda r: sum(_times(r)) - len(_times(r)))
     count, samples = sum(_times(seen)) - len(_times(seen)), float(seen.values["num_samples"])
     share = sum((sum(_times(r)) - len(_times(r))) / r.values["num_samples"] for r in whole) / batches
-    found = [[place, 1.0, "duplicate"] for place in _copied(seen)]
+    copies = [[place, 1.0, "duplicate"] for place in _copied(seen)]
     yield Finding(
         "duplicates",
         "warning" if share > MOSTLY_COPIES else "info",
@@ -120,7 +120,7 @@ def _of_batches(whole: Sequence[Record], batches: int) -> Iterator[Finding]:
         f"samples, or with more threefold ones than draws with replacement give, by {CLUMPED:g} standard errors; a "
         f"warning above {MOSTLY_COPIES:.0%}",
         "definition; Poisson statistics; " + CONVENTION,
-        listed_samples({"duplicate": found}, {"duplicate": seen}),
+        listed_samples({"duplicate": copies}, {"duplicate": seen}),
         summary=f"{count} of {samples:.0f} samples of a batch are copies of others: they count several times over, so "
         "that little is learnt of the rest, and may be among the held-out ones as well.",
         change=Change("check_samples", tuple(_copied(seen))),

@@ -20,9 +20,9 @@ MOST_NAMED = 8
 
 def not_measured(run: Run) -> Iterator[Finding]:
     """Probes that failed, a run without a loss or a measurement, one that an error ended: that is no all-clear."""
-    found = _failed(run) or _blind(run) or _ended(run)
-    if found is not None:
-        yield found
+    reason = _failed(run) or _blind(run) or _ended(run)
+    if reason is not None:
+        yield reason
 
 
 def _failed(run: Run) -> Finding | None:

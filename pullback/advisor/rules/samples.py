@@ -59,30 +59,30 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         "label": labelled[-1] if labelled else records[-1],
         "outlier": records[int(_named(records, "outlier").argmax())],
     }
-    found = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
+    suspects = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
     if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
-        found.pop("label", None)
+        suspects.pop("label", None)
     drawn = are_drawn(run, late)
     if drawn is not None:
         seen["label"] = next((r for r in reversed(late) if contradicted(r)), late[-1])
-        found = {"label": contradicted(seen["label"])} | {k: v for k, v in found.items() if k != "label"}
-    if not found:
+        suspects = {"label": contradicted(seen["label"])} | {k: v for k, v in suspects.items() if k != "label"}
+    if not suspects:
         return
     share = _label_share(late)
     early = records.where(np.isin(records.steps, _unlearnt(run)))
     confident = bool(early) and _label_share(early) > CONFIDENT * share  # before anything was learnt: by the weights
     beyond = _by_chance(*_labels(late)) < LABEL_CHANCE
     cleaner = _is_cleaner_held_out(run)
-    evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in found}
+    evidence = {f"{reason}s": float(count_of(seen[reason], reason)) for reason in suspects}
     if drawn is not None:
-        evidence |= {"labels": float(len(found["label"])), "samples contradicted": float(drawn.against)}
+        evidence |= {"labels": float(len(suspects["label"])), "samples contradicted": float(drawn.against)}
         evidence |= {"mean place of their labels": drawn.mean, "standard error of it": drawn.error}
     yield Finding(
         "suspect-samples",
-        "warning" if drawn or (beyond and not confident) or (cleaner and "label" in found) else "info",
+        "warning" if drawn or (beyond and not confident) or (cleaner and "label" in suspects) else "info",
         None,
-        (min(seen[reason].step for reason in found), max(seen[reason].step for reason in found)),
-        evidence | {"samples": seen[next(iter(found))].values["num_samples"], "share of suspect labels": share},
+        (min(seen[reason].step for reason in suspects), max(seen[reason].step for reason in suspects)),
+        evidence | {"samples": seen[next(iter(suspects))].values["num_samples"], "share of suspect labels": share},
         "another label ten times as probable, with a gradient that opposes its class (labels); modified z-score above "
         f"{OUTLIER:g} (outliers); a warning if more than {SUSPECT_SHARE:.0%} of the samples of the second half of the "
         f"run have suspect labels, by more than {LABEL_CHANCE:.0%} of binomial draws show, or if some have and "
@@ -90,10 +90,11 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
         f"that are not the first answer stand, from second (0) to last (1), above {HARD_PLACE:g} in the mean by "
         f"{PLACE_ERRORS:g} standard errors",
         "Northcutt et al. (2021), arXiv:1911.00068; Iglewicz and Hoaglin (1993); " + CONVENTION,
-        listed_samples(found, seen),
-        summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in found)}.",
+        listed_samples(suspects, seen),
+        summary=f"Some samples stand out: {', '.join(REASONS[reason] for reason in suspects)}.",
         change=Change(
-            "check_samples", tuple(sorted({name_of(seen[reason], s) for reason, each in found.items() for s in each}))
+            "check_samples",
+            tuple(sorted({name_of(seen[reason], s) for reason, each in suspects.items() for s in each})),
         ),
     )
 

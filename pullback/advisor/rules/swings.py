@@ -86,11 +86,11 @@ def _levels(values: np.ndarray) -> np.ndarray:
     """
     from scipy.ndimage import median_filter  # heavy for what a short run asks of it
 
-    found = median_filter(values, 2 * AROUND + 1)
+    levels = median_filter(values, 2 * AROUND + 1)
     for place in range(min(AROUND, len(values))):
-        found[place] = np.median(values[: place + AROUND + 1])
-        found[-place - 1] = np.median(values[-place - AROUND - 1 :])
-    return found
+        levels[place] = np.median(values[: place + AROUND + 1])
+        levels[-place - 1] = np.median(values[-place - AROUND - 1 :])
+    return levels
 
 
 def _alternation(values: np.ndarray) -> tuple[float, float]:

@@ -84,8 +84,8 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     P, L, U = torch.linalg.lu(A)
     right = P.mT @ (B.unsqueeze(-1) if vector else B)
     inner = torch.linalg.solve_triangular(L, right, upper=False, unitriangular=True)
-    found = torch.linalg.solve_triangular(U, inner, upper=True)
-    return found.squeeze(-1) if vector else found
+    solution = torch.linalg.solve_triangular(U, inner, upper=True)
+    return solution.squeeze(-1) if vector else solution
 
 
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
@@ -108,11 +108,11 @@ def householder_product(input: Tensor, tau: Tensor) -> Tensor:
 
 def cumprod(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """Products of all entries up to each: factor by factor, so that zeros are no exception."""
-    total, found = None, []
+    total, products = None, []
     for entry in input.to(dtype or input.dtype).unbind(dim):
         total = entry if total is None else total * entry
-        found.append(total)
-    return torch.stack(found, dim) if found else input.to(dtype or input.dtype)
+        products.append(total)
+    return torch.stack(products, dim) if products else input.to(dtype or input.dtype)
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
