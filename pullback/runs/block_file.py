@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -107,7 +108,7 @@ class Block:
 
     def columns(self, probe: str) -> dict[str, Column] | None:
         """Of one probe; None where its member is damaged. What the last ones were made of is kept, no more."""
-        return _columns(self, self.probes.index(probe)) if probe in self.probes else None
+        return _columns(ref(self), self.probes.index(probe)) if probe in self.probes else None
 
     def of(self, probe: str) -> np.ndarray:
         """Places of a probe's records."""
@@ -214,7 +215,7 @@ class Block:
         read: dict[int, dict[str, Column] | None] = {}
         for code, step, time, failed, row in zip(*(part[places].tolist() for part in each), strict=True):
             if not failed and code not in read:
-                read[code] = _columns(self, code)
+                read[code] = _columns(ref(self), code)
             columns = None if failed else read[code]
             if columns is None:
                 yield Record(step, time, self.probes[code], {}, self.errors[failed] or DAMAGED)
@@ -223,8 +224,10 @@ class Block:
 
 
 @lru_cache(KEPT)
-def _columns(block: Block, code: int) -> dict[str, Column] | None:
-    """Of a block's probe, by its number; None where the member is damaged."""
+def _columns(known: ref[Block], code: int) -> dict[str, Column] | None:
+    """Of a block's probe, by its number; None where the member is damaged. A block that nobody has is not held."""
+    block = known()
+    assert block is not None
     try:
         return unpack(_read(block.path, block.members, str(code)))
     except ValueError:

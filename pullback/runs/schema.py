@@ -47,7 +47,10 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     """
     if type(value) is float:  # most of all
         return value if math.isfinite(value) else _number(value)
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is float and math.isfinite(value):  # as nearly all are
+        return value
+    if value is None or kind is bool:
         return value
     if isinstance(value, str):
         return str(value)
