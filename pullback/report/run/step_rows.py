@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
 
 from pullback.charts.chart import Cell
+
+TOGETHER = 4096  # rows that are made at once, for whoever wants all
 
 
 class StepRows(Sequence[list[Cell]]):
@@ -33,13 +35,31 @@ class StepRows(Sequence[list[Cell]]):
     def __getitem__(self, place: slice) -> list[list[Cell]]: ...
     def __getitem__(self, place: int | slice) -> list[Cell] | list[list[Cell]]:
         if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
+            return self._rows(self._steps[place])
         step = self._steps[place]
         row: list[Cell] = [step.item()]
         for steps, values in self._series:
             at = place if self._alike else int(np.searchsorted(steps, step))
             row.append(values.item(at) if self._alike or (at < len(steps) and steps[at] == step) else None)
         return row
+
+    def __iter__(self) -> Iterator[list[Cell]]:
+        for start in range(0, len(self), TOGETHER):
+            yield from self._rows(self._steps[start : start + TOGETHER])
+
+    def _rows(self, chosen: np.ndarray) -> list[list[Cell]]:
+        """Those of some steps."""
+        columns: list[list[Cell]] = [chosen.tolist()]
+        for steps, values in self._series:
+            if not len(steps):
+                columns.append([None] * len(chosen))
+                continue
+            at = np.minimum(np.searchsorted(steps, chosen), len(steps) - 1)
+            cells: list[Cell] = values[at].tolist()
+            for place in np.flatnonzero(steps[at] != chosen).tolist():
+                cells[place] = None
+            columns.append(cells)
+        return list(map(list, zip(*columns, strict=True)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self[:] == list(other)
