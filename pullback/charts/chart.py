@@ -159,7 +159,8 @@ def wants_log(values: Sequence[float] | np.ndarray, spread: float = 30.0) -> boo
 def log_axis(title: str, values: Sequence[float] | np.ndarray, **options: Any) -> Figure:
     """A logarithmic axis over the positive values; a linear one if there are none.
 
-    Rounding can leave numbers near zero far below the rest: the axis reaches at most twelve decades down.
+    Rounding can leave numbers near zero far below the rest: the axis reaches at most twelve decades below the upper
+    quartile, so that what falls further by itself, or in one of several runs, is seen.
     Ticks stand at 1, 2 and 5 over a short range and at whole decades over a long one.
     """
     known = finite(values)
@@ -167,7 +168,7 @@ def log_axis(title: str, values: Sequence[float] | np.ndarray, **options: Any) -
     if not len(positive):
         return axis(title, **options)
     top = math.log10(positive.max())
-    bottom = max(math.log10(positive.min()), top - 12)
+    bottom = max(math.log10(positive.min()), math.log10(np.quantile(positive, 0.75, method="higher")) - 12)
     span = max(top - bottom, 0.1)
     reach = {"type": "log", "range": [bottom - 0.06 * span, top + 0.06 * span]}
     if span >= 2:

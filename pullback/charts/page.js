@@ -9,6 +9,7 @@ const finger = matchMedia("(pointer: coarse)").matches;
 const controls = document.getElementById("controls");
 const runs = controls ? JSON.parse(controls.dataset.runs) : [];
 const asked = { over: "step", scale: "", smoothing: 0 };
+const LEAST = 240, AROUND_MAP = 24; // pixels of a map's height, and that one of full width is higher than wide
 const drawn = new Set(), labelled = {}; // and of those that show findings, the labels of their marks
 
 const box = (key) => document.getElementById(`${key}-plot`);
@@ -113,7 +114,9 @@ function figure(key) {
   const named = layout.showlegend ? data.filter((trace) => trace.showlegend !== false).length : 0;
   const room = narrow.matches ? 19 * Math.max(0, named - 1) : 0; // where the names stand above each other
   const annotations = layout.meta?.marks ? labelled[key] : [];
-  return [smoothed(data, layout), { ...themed(layout), annotations, height: layout.height + room }];
+  const square = layout.yaxis?.scaleanchor && narrow.matches ? Math.max(LEAST, box(key).clientWidth + AROUND_MAP) : Infinity;
+  const height = Math.min(layout.height, square) + room; // a map that is no wider need not be higher
+  return [smoothed(data, layout), { ...themed(layout), annotations, height }];
 }
 
 // Numbers of findings above their marks; of marks closer to each other than their labels are wide, one label for all.

@@ -364,6 +364,15 @@ def test_logarithmic_axes_cope_with_what_has_no_logarithm():
     assert -13 < low < high < 1
 
 
+def test_logarithmic_axes_follow_what_falls_far_by_itself():
+    """A mean square of eigenvalues over a training, sixteen decades; one wild value far above all others."""
+    falling = [10.0**-k for k in range(17)]
+    low, high = chart.log_axis("", falling)["range"]
+    assert low < -16 < 0 < high
+    low, high = chart.log_axis("", [1e12, *[1e-6, 1e-7, 1e-8] * 3])["range"]
+    assert low < -8 < 12 < high
+
+
 def test_even_selections_keep_the_ends():
     assert evenly(5, 60) == [0, 1, 2, 3, 4]
     assert evenly(1000, 3) == [0, 500, 999]
