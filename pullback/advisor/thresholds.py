@@ -61,6 +61,7 @@ LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curva
 RAISED = 10.0  # at most, by one change
 RAISED_FAR = 100.0  # of weights that barely moved
 HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
+HARDLY_BEGUN = 0.8  # of it, with which weights that went less than half of their size were held back; convention
 MANY_STEPS_OF_FALL = 40  # of the course, below which its quarters say little
 FALLS_BY = 4.0  # standard errors of a quarter's level
 

@@ -135,6 +135,12 @@ def moves_on(ratio: float) -> Run:
     return a_run(constant(2.0), *steps_of(0.01, ratio, ratio), loss=[2.0] * 25 + [1.0] * 5)
 
 
+def begun(share: float) -> Run:
+    """One whose steps are short, and whose loss falls late by little, to this share of one answer's."""
+    course = [2.4] * 20 + [1.7] * 20 + [1.65] * 20 + [2 * share] * 20
+    return a_run(constant(2.0), *steps_of(0.02, 0.02, 0.02), loss=course)
+
+
 def steps_of(*ratios: float) -> list[Line]:
     return [(2**k, "updates", {"median": ratio}) for k, ratio in enumerate(ratios, start=1)]
 
@@ -303,6 +309,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "LEARNT_NOTHING": (Row(level, 1.941, 1.939, "not-learning"),),
     "MANY_STEPS": (Row(lambda v: level(2.0, v), 30, 29, "not-learning"),),
     "UNSEEN_STEPS": (Row(measured_until, 49, 51, "not-measured"),),
+    "HARDLY_BEGUN": (Row(begun, 0.8001, 0.7999, "learning-rate-too-low"),),
     "LARGE_UPDATE": (Row(moved, 0.1001, 0.0999, LR_HIGH), Row(moves_on, 0.1001, 0.0999, LR_HIGH)),
     "GOOD_UPDATE": (
         Row(

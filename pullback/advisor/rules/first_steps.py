@@ -35,9 +35,6 @@ def out_of_reach(run: Run) -> Iterator[Finding]:
         return
     summed = summed_over(run)
     factor = max(LOWEST_FACTOR, min(*(sign[3] for sign in signs), 1 / summed))
-    more = (
-        f" The loss is summed over {summed:.0f} samples, which makes them as many times longer." if summed > 1 else ""
-    )
     yield Finding(
         "learning-rate-too-high",
         "warning",
@@ -49,8 +46,15 @@ def out_of_reach(run: Run) -> Iterator[Finding]:
         f"loss of its own samples {LEAPS:g} times larger",
         STABILITY + "; " + CONVENTION,
         f"Lower the learning rate to {factor:.2g} of what it is",
-        summary=f"The first steps are {' and '.join(sign[4] for sign in signs)}.{more}",
+        summary=f"The first steps are {' and '.join(sign[4] for sign in signs)}.{in_sums(summed)}",
         change=Change("learning_rate", factor),
+    )
+
+
+def in_sums(summed: float) -> str:
+    """What a loss that is summed over so many samples does to steps, in words; nothing of a mean."""
+    return (
+        f" The loss is summed over {summed:.0f} samples, which makes them as many times longer." if summed > 1 else ""
     )
 
 

@@ -12,7 +12,7 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, lasts, layers, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
-from pullback.advisor.rules.first_steps import out_of_reach
+from pullback.advisor.rules.first_steps import in_sums, out_of_reach
 from pullback.advisor.severity import falls_short, is_early, learns, severity
 from pullback.advisor.thresholds import (
     DIVERGING,
@@ -22,6 +22,7 @@ from pullback.advisor.thresholds import (
     GOOD_UPDATE,
     HALF_TRAVELLED,
     HALF_WAY,
+    HARDLY_BEGUN,
     LARGE_UPDATE,
     LEARNS_CHANGES,
     LITTLE_WAY,
@@ -42,6 +43,13 @@ from pullback.advisor.thresholds import (
 from pullback.advisor.training_losses import summed_over, training_losses
 from pullback.runs import Run
 from pullback.runs.rows import Rows
+
+WHERE_TOO_HIGH = (
+    "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
+    f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
+    f"first updates above {WILD_UPDATE:g}, updates above {LARGE_UPDATE:g} in half of the measurements, or a loss that "
+    f"leapt to {DIVERGING:g} times its start"
+)
 
 
 def too_high(run: Run) -> Iterator[Finding]:
@@ -91,18 +99,14 @@ def too_high(run: Run) -> Iterator[Finding]:
         which, target = worst.which, f" to below {worst.stable_rate:.3g}"
     summed = summed_over(run)
     factor = max(LOWEST_FACTOR, min([*factors, 1 / summed]))
-    summed_words = (
-        f" The loss is summed over {summed:.0f} samples, which makes them as many times longer." if summed > 1 else ""
-    )
+    summed_words = in_sums(summed)
     yield Finding(
         "learning-rate-too-high",
         "warning" if updates or leapt else severity(run),
         None,
         (min(steps), max(steps)),
         evidence,
-        "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
-        f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
-        f"first updates above {WILD_UPDATE:g}, or a loss that leapt to {DIVERGING:g} times its start",
+        WHERE_TOO_HIGH,
         STABILITY + "; " + CONVENTION,
         f"Lower the {which}{target}"
         + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
@@ -141,12 +145,13 @@ def too_low(run: Run) -> Iterator[Finding]:
     way, crawls = _way(updates, run), _crawls(run)
     barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
     falls = _still_falls(losses, barely=barely)
-    if learns(run) and not falls:
+    far = len(updates) > MANY_SHARPNESS and way < HALF_TRAVELLED and _has_hardly_begun(losses)
+    if learns(run) and not falls and not far:
         return
     curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     small = updates.where(updates.numbers("median") < SMALL_UPDATE)
-    little = slow or crawls or lasts(small, updates) or (len(updates) > MANY_SHARPNESS and falls)
+    little = slow or crawls or lasts(small, updates) or far or (len(updates) > MANY_SHARPNESS and falls)
     if not little or way > (TRAVELLED if falls else HALF_TRAVELLED):
         return
     evidence = {"first loss": float(finite[0]), "last loss": float(finite[-1])}
@@ -176,7 +181,8 @@ def too_low(run: Run) -> Iterator[Finding]:
         f"went less than {TRAVELLED:g} of their size, while the loss "
         "changes by less than "
         + (f"{LEARNS_CHANGES:g} of its changes between measurements" if least is None else "a fifth")
-        + ", or falls as evenly at the end as at the start with much of one answer's loss left",
+        + f", falls as evenly at the end as at the start with much of one answer's loss left, or has {HARDLY_BEGUN:g} "
+        f"of it left after weights went less than {HALF_TRAVELLED:g} of their size",
         CONVENTION,
         action,
         summary="The steps are so short that the loss hardly moves: the same training could be many times faster.",
@@ -210,6 +216,15 @@ def _furthest(updates: Rows, run: Run) -> float:
     """How far the weights of a layer went at most, as ``_way`` does of all."""
     ratios = np.nan_to_num(layers(updates, "ratio")[1])
     return float(np.median(ratios, 0).max(initial=0.0)) * _end(run) if updates else 0.0
+
+
+def _has_hardly_begun(losses: Losses) -> bool:
+    """Whether nearly all of one answer's loss is still there, and the loss fell by more than chance."""
+    if losses.share is None or losses.share < HARDLY_BEGUN or len(losses) < MANY_STEPS_OF_FALL:
+        return False
+    quarter = len(losses) // 4
+    first, last = losses.finite[:quarter], losses.finite[-quarter:]
+    return float(np.median(first) - np.median(last)) > FALLS_BY * error_of_level(last)
 
 
 def _still_falls(losses: Losses, *, barely: bool) -> bool:
