@@ -34,9 +34,9 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
     if plan is not None and plan.batch < max(plan.samples):
         left, right = _both_in_batches(request, plan, plan.passes[0])
     else:
-        left, right = _whole(request, request.rows), None
+        left, right = _at_once(request, request.rows), None
         if request.columns is not None:
-            left, right = aligned(left, _whole(request, request.columns))
+            left, right = aligned(left, _at_once(request, request.columns))
         plan = request.plan(left)
     order = left.forward_order()
     blocks = assemble(left, right, plan, request.where)
@@ -71,7 +71,7 @@ def template(request: Request, *, check: bool = True) -> Template:
     return Template(captured, saved // captured.num_samples)
 
 
-def _whole(request: Request, side: Side) -> Captured:
+def _at_once(request: Request, side: Side) -> Captured:
     return captured_rows(side.view, request.readout, side.x, side.y, request.where)
 
 
@@ -145,7 +145,7 @@ def _in_batches(request: Request, side: Side, plan: KernelPlan, names: tuple[str
             del captured
             give_back(request.options.memory_limit)
     assert filling is not None
-    return filling.whole()
+    return filling.captured()
 
 
 @without_autocast()

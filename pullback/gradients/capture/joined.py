@@ -139,7 +139,7 @@ class Filling:
             for name, value in new.items():
                 sums[name] = sums[name] + value if name in sums else value
 
-    def whole(self) -> Captured:
+    def captured(self) -> Captured:
         """All batches as one capture."""
         factors = [
             parts[0].joined(parts[1:]) if buffers is None else head.with_tensors(buffers)

@@ -90,7 +90,7 @@ class Part:
             add = True
         if not add:
             block.zero_()
-        return [side.whole() for side in sums]
+        return [side.by_parameter() for side in sums]
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Sums:
         for name, offset, value in totals:
             self.parts.setdefault(name, []).append((offset, value))
 
-    def whole(self) -> Tensors:
+    def by_parameter(self) -> Tensors:
         """Parameter -> sum of its rows in piece order, flat."""
         ordered = {name: sorted(parts, key=lambda part: part[0]) for name, parts in self.parts.items()}
         return {n: p[0][1] if len(p) == 1 else torch.cat([value for _, value in p]) for n, p in ordered.items()}

@@ -25,7 +25,7 @@ def test_sums_of_pieces_in_the_order_of_their_places() -> None:
     last, first, alone = torch.tensor([3.0]), torch.tensor([1.0, 2.0]), torch.tensor([4.0])
     sums.add([("w", 2, last), ("b", 0, alone)])
     sums.add([("w", 0, first)])
-    whole = sums.whole()
+    whole = sums.by_parameter()
     assert whole["w"].tolist() == [1.0, 2.0, 3.0]
     assert whole["b"] is alone
 
