@@ -106,11 +106,11 @@ def curvature_spectrum(
         batches = [data]
     else:
         batches = list(Batches(data, where))  # walked through twice: refused if they differ
+    N = sum(num_samples(each) for each, _ in batches)
     x, y, obstacle = _joined(batches)
     first = next(iter(view.parameters.values()))
     factors, num_values, unreadable = _layers(view, loss_fn, batches[0], matrix, where)
     obstacle = obstacle or unreadable
-    N = sum(num_samples(each) for each, _ in batches)
     sizes = Sizes(N, num_values, P, k, vectors, which == "smallest", first.element_size())
     ways = routes(factors, sizes, machine_rates(first.device, first.dtype))
     route, reason = _choice(ways, method, obstacle, memory_limit, where)

@@ -78,7 +78,10 @@ def capture_factors(
     if torch.float16 in run.dtypes and has_numbers:
         check_half((g for each in run.gradients for g in each if g is not None), where)
     first = known or _one_sample(view, readout, x, y, where, run)
-    between = _most_dependent(run, first) if check else 0
+    between = 0
+    if check:
+        loose = loosest([run.values.dtype, *run.dtypes])
+        between = most_dependent(run.weighted, run.uses, run.gradients, first.uses, run.values, loose)
     ruled = ruled if known is not None else ruled_names(view, run, first)
     captured = _captured(view, readout, (x, y), where, run, first, ruled)
     if check:
@@ -86,11 +89,6 @@ def capture_factors(
             alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
             check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)
     return captured
-
-
-def _most_dependent(run: Capture, first: Capture) -> int:
-    dtype = loosest([run.values.dtype, *run.dtypes])
-    return most_dependent(run.weighted, run.uses, run.gradients, first.uses, run.values, dtype)
 
 
 def _one_sample(view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, run: Capture) -> Capture:
@@ -206,9 +204,9 @@ def _factors_of(
     wanted = {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)} & ruled
     if not wanted or all(g is None for g in gradients):
         return []
+    sources = {k: s for k, s in (one if use.data is None else use).sources.items() if s.shape.numel()}
     gradient = by_sample(gradients, one.output_shape, run.num_samples)
     run.gradients[place] = []  # together in `gradient`: the parts can go
-    sources = {k: s for k, s in (one if use.data is None else use).sources.items() if s.shape.numel()}
     if not sources or not gradient.numel():  # no numbers, or no outputs: nothing is added to any row
         return []
     data = None if use.data is None else one.arguments[use.data].shape

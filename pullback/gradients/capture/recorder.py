@@ -32,6 +32,7 @@ from pullback.functional.walk import parts_of
 from pullback.gradients.capture.uses import (
     Derived,
     Use,
+    given_to,
     in_place,
     mapped,
     memory,
@@ -123,11 +124,11 @@ class Recorder(Reissuing):
             raise SelfDifferentiating
         if saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
             return output
-        found = list(tensors_in(args)) + list(tensors_in(kwargs.values()))
+        given = given_to(args, kwargs)
+        found = [t for t, _ in given]
         tainted = any(self.holds_samples(t) for t in found)
         shared = [t for t in found if t.requires_grad and not self.holds_samples(t) and self.reaches(t)]
         behind, ruled = any(self._behind(t) for t in found), self._num_ruled
-        before = [version(t) for t in found]
         if not shared or not torch.is_grad_enabled():
             output = call(func, args, kwargs)
         else:
@@ -135,7 +136,7 @@ class Recorder(Reissuing):
         if tainted:
             behind = behind or self._num_ruled > ruled
             self.mark(tensors_in((output,)), behind)
-            self._mark_written((t for t, earlier in zip(found, before, strict=True) if version(t) != earlier), behind)
+            self._mark_written((t for t, earlier in given if version(t) != earlier), behind)
         return output
 
     @cached_property

@@ -103,6 +103,11 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value.values())
 
 
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
+    """The tensors a call is given, and how often each was written to before."""
+    return [(t, version(t)) for values in (args, kwargs.values()) for t in tensors_in(values)]
+
+
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """A value, or what lists and tuples hold, changed."""
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
