@@ -137,11 +137,11 @@ def check_gradients(
     readout = loss_readout(loss_fn)
     with undisturbed(view.model):
         captured = capture_factors(view, readout, x, y, where, check=False)
-        found = [
+        compared = [
             _compared(captured, i, partial(plain_gradient, view, readout, take(x, [i]), take(y, [i]), where))
             for i in chosen
         ]
-    errors, limits = (torch.stack(each).amax(0).tolist() for each in zip(*found, strict=True))
+    errors, limits = (torch.stack(each).amax(0).tolist() for each in zip(*compared, strict=True))
     ruled = zip(captured.factors, captured.rules, strict=True)
     rules = {name: rule for factor, rule in ruled for name in factor.shapes}
     rows = [

@@ -135,8 +135,8 @@ class GradientRows(Operator):
         for start in range(0, matrix.shape[1], COLUMNS):
             columns = slice(start, start + COLUMNS)
             weights = matrix[:, columns].unflatten(0, (self.num_samples, self.num_outputs))
-            found = {n: v for factor in self._factors for n, v in factor.transposed_times(weights).items()}
-            flat = [found[name].reshape(weights.shape[2], shape.numel()) for name, shape in self._shapes.items()]
+            products = {n: v for factor in self._factors for n, v in factor.transposed_times(weights).items()}
+            flat = [products[name].reshape(weights.shape[2], shape.numel()) for name, shape in self._shapes.items()]
             result[:, columns] = torch.cat(flat, dim=1).T
         return result
 

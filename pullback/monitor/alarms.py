@@ -126,14 +126,14 @@ def bad_samples(batch: Batch, count: int | None = None) -> list[int]:
         batch: tensors with samples along their first axis; others are passed over.
         count: samples there are; leaves of another length hold none of them.
     """
-    found: set[int] = set()
+    places: set[int] = set()
     try:
         leaves: Iterable[Tensor] = tensors(batch)
         for leaf in leaves:
             floating = leaf.is_floating_point() or leaf.is_complex()
             if floating and leaf.dim() and (count is None or len(leaf) == count):
                 bad = ~leaf.detach().isfinite()
-                found.update(bad.reshape(len(leaf), -1).any(1).nonzero().flatten().tolist())
+                places.update(bad.reshape(len(leaf), -1).any(1).nonzero().flatten().tolist())
     except Exception:  # no batch of tensors: whoever measures it says so
         return []
-    return sorted(found)[:MOST]
+    return sorted(places)[:MOST]

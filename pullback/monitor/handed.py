@@ -95,11 +95,11 @@ def as_indices(values: Any) -> tuple[int, ...]:
         TypeError: anything else.
     """
     given = values.tolist() if callable(getattr(values, "tolist", None)) else values
-    found = [None if isinstance(each, bool) else as_index(each) for each in given]
-    if None in found:
+    indices = [None if isinstance(each, bool) else as_index(each) for each in given]
+    if None in indices:
         message = "no whole number for each sample"
         raise TypeError(message)
-    return tuple(each for each in found if each is not None)
+    return tuple(each for each in indices if each is not None)
 
 
 def chosen_start(max_samples: int, resume: Any, where: str) -> int | None:
@@ -125,13 +125,13 @@ def chosen_optimizers(optimizer: Any, where: str) -> tuple[torch.optim.Optimizer
     if optimizer is None:
         return None
     several = optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
-    found = tuple(_inside(each) for each in several)
-    for each in found:
+    optimizers = tuple(_inside(each) for each in several)
+    for each in optimizers:
         groups = getattr(each, "param_groups", None)
         if not isinstance(groups, list) or not all(isinstance(g, dict) and "params" in g for g in groups):
             got = f"{type(each).__name__} without `param_groups`"
             raise input_error(where, "`optimizer` as an optimizer of torch, or a list of them", got, "Pass it, or None")
-    return found or None
+    return optimizers or None
 
 
 def _inside(optimizer: Any) -> Any:

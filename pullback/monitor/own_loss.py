@@ -128,14 +128,14 @@ def own_loss(
 @torch.no_grad()
 def _own(call: Calls, loss_fn: LossFunction, inputs: Batch, labels: Batch) -> list[tuple[Any, Batch, float]]:
     """Scores, labels and the model's own loss of a few samples that have one."""
-    found: list[tuple[Any, Batch, float]] = []
+    answers: list[tuple[Any, Batch, float]] = []
     for i in range(min(num_samples(inputs), MOST_LOOKED_AT)):
         outputs, own = call(take(inputs, [i])), take(labels, [i])
         loss = float(apply_loss(loss_fn, outputs, own))
-        found += [] if math.isnan(loss) else [(_scores(outputs), own, loss)]
-        if len(found) == COMPARED:
+        answers += [] if math.isnan(loss) else [(_scores(outputs), own, loss)]
+        if len(answers) == COMPARED:
             break
-    return found
+    return answers
 
 
 def _of_scores(form: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
@@ -160,8 +160,8 @@ def _reduction(
 def _scores(outputs: Any) -> Any:
     """The tensor a model's own loss is of: its ``logits``, or the first of its outputs that has axes for more."""
     logits = logits_of(outputs)
-    found = [leaf for leaf in tensors(outputs) if leaf.dim() > 1 and leaf.is_floating_point()]
-    return logits if isinstance(logits, Tensor) and logits.dim() else next(iter(found), None)
+    leaves = [leaf for leaf in tensors(outputs) if leaf.dim() > 1 and leaf.is_floating_point()]
+    return logits if isinstance(logits, Tensor) and logits.dim() else next(iter(leaves), None)
 
 
 def _is_tuple(outputs: Any) -> bool:
@@ -211,8 +211,8 @@ def _gives(form: Callable[[Tensor, Tensor], Tensor], logits: Any, labels: Tensor
     if not isinstance(logits, Tensor):
         return False
     try:
-        found = float(form(logits, labels))
+        given = float(form(logits, labels))
     except ValueError:  # not for tensors of these shapes
         return False
     tolerance = max(1e-5, 4 * torch.finfo(logits.dtype).eps)
-    return abs(found - own) <= tolerance * max(1.0, abs(own))
+    return abs(given - own) <= tolerance * max(1.0, abs(own))

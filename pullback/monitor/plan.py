@@ -68,14 +68,14 @@ class Plan:
 
 def works(probes: Iterable[Probe], observed: Observation) -> dict[str, Work]:
     """What each probe costs, by name; one that cannot tell will hardly run, and counts as free."""
-    found = {}
+    works_of = {}
     for probe in probes:
         if not probe.at_start:
             try:
-                found[probe.name] = probe.work if isinstance(probe.work, Work) else probe.work(observed)
+                works_of[probe.name] = probe.work if isinstance(probe.work, Work) else probe.work(observed)
             except Exception:
-                found[probe.name] = Work()
-    return found
+                works_of[probe.name] = Work()
+    return works_of
 
 
 def asking(probes: Iterable[Probe]) -> float:

@@ -127,8 +127,8 @@ def _formed(
     z, y = logits_of(outputs), targets
     if not changed and isinstance(z, Tensor) and isinstance(y, Tensor) and are_spread(z, y):
         refuse_broadcast(alone, Alone(_call_of(loss_fn, _as_outputs), alone.merged), z, y)
-    found = mean_or_sum(value, each[0]) or weighted(whole, each)
-    if found is None:
+    reduction = mean_or_sum(value, each[0]) or weighted(whole, each)
+    if reduction is None:
         raise input_error(
             "Monitor",
             "a loss of the batch that is the mean or the sum of its samples' own",
@@ -136,7 +136,7 @@ def _formed(
             f"{float(each[0].sum()):.6g}",
             PER_SAMPLE,
         )
-    return (loss_fn if given and reduces(loss_fn) and _takes(loss_fn, outputs, targets) else alone), found
+    return (loss_fn if given and reduces(loss_fn) and _takes(loss_fn, outputs, targets) else alone), reduction
 
 
 def _takes(loss_fn: LossFunction, outputs: Any, targets: Batch) -> bool:

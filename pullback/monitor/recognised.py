@@ -126,13 +126,13 @@ class Recogniser:
             return self._found[1]
         call = Calls(self.model)
         try:
-            found = recognised(call, self.loss_fn, x, y, _looked_at(batch_size))
+            read_as = recognised(call, self.loss_fn, x, y, _looked_at(batch_size))
         finally:
             self.passes += call.passes
-        if self._found is not None and _alike(found, self._found[1]):
-            found = replace(found, captures=self._found[1].captures)  # what they have proved stands
-        self._found = form, found
-        return found
+        if self._found is not None and _alike(read_as, self._found[1]):
+            read_as = replace(read_as, captures=self._found[1].captures)  # what they have proved stands
+        self._found = form, read_as
+        return read_as
 
     def expected(self, samples: int, batch_size: int) -> float:
         """Passes that the next batch is likely to take, of so many samples, where the loop has so many at a time."""
@@ -142,15 +142,15 @@ class Recogniser:
     def said(self, output: Output, step: int, x: Batch, y: Batch, batch_size: int) -> Recognised:
         """How a batch is read, recorded where it is new; where it cannot be, every probe that needs a loss says why."""
         try:
-            found = self(x, y, batch_size)
+            read_as = self(x, y, batch_size)
         except PullbackError as error:
             if isinstance(error, BroadcastError):
                 output.values(step, "targets_broadcast", error.shapes)
             return Recognised(refused(error), "mean", refused(error), False, "", (), False, False)
-        if found.certain and found.reduction != (self._said or _said_before(output)):
-            output.values(step, "loss_form", {"reduction": found.reduction, "batch_size": batch_size})
-        self._said = found.reduction if found.certain else self._said
-        return found
+        if read_as.certain and read_as.reduction != (self._said or _said_before(output)):
+            output.values(step, "loss_form", {"reduction": read_as.reduction, "batch_size": batch_size})
+        self._said = read_as.reduction if read_as.certain else self._said
+        return read_as
 
 
 def _said_before(output: Output) -> str | None:

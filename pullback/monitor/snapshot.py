@@ -62,7 +62,7 @@ class Snapshot:
         Layers whose weights were all zero are left out: they have no relative change.
         """
         view = ModelView.of(model, where="Monitor")
-        found = {}
+        ratios_of = {}
         for layer, names in view.layers.items():
             parts = [self._squares(name, view.parameters[name]) for name in names if name in self.values]
             moved = sum(float(change.sum()) for change, _, _ in parts)
@@ -71,8 +71,8 @@ class Snapshot:
                 square = moved / size
                 variance = sum(_variance(*part, square) for part in parts if part[2]) / size**2
                 ratio = math.sqrt(square)
-                found[layer] = ratio, math.sqrt(variance) / (2 * ratio) if ratio > 0 else 0.0
-        return found
+                ratios_of[layer] = ratio, math.sqrt(variance) / (2 * ratio) if ratio > 0 else 0.0
+        return ratios_of
 
     def distance(self, model: nn.Module) -> tuple[float, float]:
         """|w - w0| over all parameters, and its standard error, 0 where all entries are known."""

@@ -130,14 +130,14 @@ def rates(optimizer: Optimizers | None) -> dict[str, Any]:
         group for each in optimizers_of(optimizer) for group in each.param_groups
         if any(p.requires_grad for p in group["params"])
     ]  # fmt: skip
-    found: dict[str, Any] = {}
+    rates_of: dict[str, Any] = {}
     for place, group in enumerate(groups):
         rate = group.get("lr")
         waits = on_device(rate)
         number = number_of(rate) if waits is None else waits
         if isinstance(number, Tensor) or not math.isnan(number):
-            found["learning_rate" + (f".{place}" if place else "")] = number
-    return found
+            rates_of["learning_rate" + (f".{place}" if place else "")] = number
+    return rates_of
 
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:

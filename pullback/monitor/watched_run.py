@@ -167,9 +167,9 @@ class Watch:
             self.output.send(step)
 
     def _record_targets(self, step: int) -> None:
-        found = {} if self._targets is None else self._targets.take()
-        if found:
-            self.output.values(step, "all_targets", found, forward=False)
+        targets = {} if self._targets is None else self._targets.take()
+        if targets:
+            self.output.values(step, "all_targets", targets, forward=False)
 
     def log(self, step: int, probe: str, values: dict[str, Any]) -> None:
         """Append numbers of the loop's own."""

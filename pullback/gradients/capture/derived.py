@@ -46,7 +46,7 @@ def _vjp(derived: Derived, rows: Tensor, shapes: dict[str, torch.Size]) -> Tenso
 
 def _vjp_batch(derived: Derived, rows: Tensor, shapes: dict[str, torch.Size]) -> list[Tensor]:
     try:
-        found = torch.autograd.grad(
+        pulled = torch.autograd.grad(
             derived.value, derived.parameters, rows, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:  # an operation whose derivative has no batching rule
@@ -54,6 +54,6 @@ def _vjp_batch(derived: Derived, rows: Tensor, shapes: dict[str, torch.Size]) ->
             torch.autograd.grad(derived.value, derived.parameters, row, retain_graph=True, allow_unused=True)
             for row in rows
         ]
-        found = tuple(None if g[0] is None else torch.stack(g) for g in zip(*each, strict=True))  # type: ignore[misc]
+        pulled = tuple(None if g[0] is None else torch.stack(g) for g in zip(*each, strict=True))  # type: ignore[misc]
     names = derived.leaves
-    return [rows.new_zeros(len(rows), *shapes[n]) if g is None else g for n, g in zip(names, found, strict=True)]
+    return [rows.new_zeros(len(rows), *shapes[n]) if g is None else g for n, g in zip(names, pulled, strict=True)]

@@ -189,8 +189,8 @@ def _by_output(values: Tensor, edges: list[Any]) -> list[list[Tensor | None]]:
     C = values.shape[1]
     places: list[Tensor | None] = [None] * len(edges)
     for c in range(C) if edges else ():
-        found = torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True)
-        for k, gradient in enumerate(found):
+        gradients = torch.autograd.grad(values[:, c].sum(), edges, retain_graph=True, allow_unused=True)
+        for k, gradient in enumerate(gradients):
             if gradient is not None:
                 place = places[k]
                 if place is None:
@@ -255,8 +255,10 @@ def _ordinary(
     if behind:
         derived = [recorder.derived[place].value for place in behind]
         parameters = list(view.parameters.values())
-        found = torch.autograd.grad(derived, parameters, list(behind.values()), retain_graph=True, allow_unused=True)
-        for name, gradient in zip(view.parameters, found, strict=True):
+        gradients = torch.autograd.grad(
+            derived, parameters, list(behind.values()), retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(view.parameters, gradients, strict=True):
             add(name, gradient)
     for name, gradient in zip(view.parameters, of_own, strict=True):
         add(name, gradient)
@@ -285,8 +287,8 @@ def plain_gradient(
     with torch.enable_grad(), differentiable(where):
         values = readout(view(x, parameters), y, where)
         combined = (values * combination(values.shape[1], values)).sum()
-        found = torch.autograd.grad(combined, list(point.values()), allow_unused=True)
-    pairs = zip(point.items(), found, strict=True)
+        gradients = torch.autograd.grad(combined, list(point.values()), allow_unused=True)
+    pairs = zip(point.items(), gradients, strict=True)
     return {name: torch.zeros_like(p) if g is None else dense(g) for (name, p), g in pairs}
 
 

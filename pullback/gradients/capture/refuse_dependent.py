@@ -82,8 +82,8 @@ def check_half(gradients: Iterable[Tensor], where: str) -> None:
 
 def _errors(factor: Factor, own: Tensors, outputs: Tensor, index: int) -> Tensors:
     """Per parameter the norm of the difference between a sample's combined row and its gradient."""
-    found = {}
+    errors = {}
     for name, row in factor.rows(slice(index, index + 1)).items():
         combined = torch.einsum("c...,c->...", row[0], outputs.to(row))
-        found[name] = norms([combined - own[name].to(row.dtype)])[0]
-    return found
+        errors[name] = norms([combined - own[name].to(row.dtype)])[0]
+    return errors

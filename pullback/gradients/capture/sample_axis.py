@@ -63,19 +63,19 @@ def shared_by_all(many: Derived, one: Derived, count: int) -> bool:
 
     Code that shows in no call (compiled by TorchScript) may have computed it from samples as well.
     """
-    found, expected = (d.value.detach() if d.table is None else d.table[1] for d in (many, one))
-    if found is expected or found.device.type == "meta":
+    value, expected = (d.value.detach() if d.table is None else d.table[1] for d in (many, one))
+    if value is expected or value.device.type == "meta":
         return True
-    if found.shape != expected.shape:
-        if sample_axis(found.shape, expected.shape, count) is None:
+    if value.shape != expected.shape:
+        if sample_axis(value.shape, expected.shape, count) is None:
             return False
-        found = sample_view(expected.shape, count)(found)
-        found = found[:1] if found.stride(0) == 0 else found
-    if not found.is_floating_point():
-        return bool((found == expected).all())
-    close, finite = tolerance(found.dtype), expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        value = sample_view(expected.shape, count)(value)
+        value = value[:1] if value.stride(0) == 0 else value
+    if not value.is_floating_point():
+        return bool((value == expected).all())
+    close, finite = tolerance(value.dtype), expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     allowed = close * float(finite.abs().max()) if finite.numel() else 0.0
-    return torch.allclose(found, expected.expand(found.shape), rtol=close, atol=allowed, equal_nan=True)
+    return torch.allclose(value, expected.expand(value.shape), rtol=close, atol=allowed, equal_nan=True)
 
 
 def weighted_pass(uses: list[Use], values: Tensor) -> Projections:
@@ -89,10 +89,10 @@ def weighted_pass(uses: list[Use], values: Tensor) -> Projections:
         return {}
     total = (sample_weights(count, values).unsqueeze(1) * values * combination(values.shape[1], values)).sum()
     edges: Any = [use.edge for use in front.values()]
-    found = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
     return {
         place: {axis: _along(axis, [g]) for axis, size in enumerate(g.shape) if size % count == 0}
-        for place, g in zip(front, found, strict=True)
+        for place, g in zip(front, gradients, strict=True)
         if g is not None
     }
 

@@ -54,10 +54,10 @@ class SumChecks:
             if name in captured.probes:
                 u, v = direction(factor.shapes[name], total)
                 along = factor.piece_order(name, torch.outer(u, v).view(factor.shapes[name]))
-                found = (total * along).sum(dtype=torch.float64) - captured.probes[name].to(total.device)
+                difference = (total * along).sum(dtype=torch.float64) - captured.probes[name].to(total.device)
                 if expected is not None:
-                    found -= (factor.piece_order(name, expected) * along).sum(dtype=torch.float64)
-                error = found.abs()
+                    difference -= (factor.piece_order(name, expected) * along).sum(dtype=torch.float64)
+                error = difference.abs()
             else:
                 error = norms([total if expected is None else total - factor.piece_order(name, expected)])[0]
             self._add(f"summed gradient of `{name}`", error, bound)

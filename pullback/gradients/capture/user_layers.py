@@ -108,9 +108,9 @@ class _Layer:
 
         rule = Rule(f"registered {type(self.module).__name__}", (), tuple(self.trained), data, build)
         output = self.recorder.ruled(rule, call, inputs | self.trained, set(self.trained), data)
-        found = tree_map(lambda leaf: output if _is_differentiable(leaf) else leaf, returned[0])
-        self.recorder.mark(leaf for leaf in tree_flatten(found)[0] if isinstance(leaf, Tensor))
-        return found
+        outputs = tree_map(lambda leaf: output if _is_differentiable(leaf) else leaf, returned[0])
+        self.recorder.mark(leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor))
+        return outputs
 
     def _is_shared(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.requires_grad and self.recorder.reaches(leaf)
@@ -127,15 +127,15 @@ class _Layer:
 
     def _differentiable(self, returned: Any) -> Tensor:
         """The one tensor of the output the gradient arrives in."""
-        found = [t for t in tree_flatten(returned)[0] if _is_differentiable(t)]
-        if len(found) != 1:
+        tensors_of = [t for t in tree_flatten(returned)[0] if _is_differentiable(t)]
+        if len(tensors_of) != 1:
             raise unsupported(
                 self.where,
                 "a layer whose output holds one tensor with a gradient",
-                f"{len(found)}",
+                f"{len(tensors_of)}",
                 "Register a rule for a part of the layer, or none",
             )
-        return found[0]
+        return tensors_of[0]
 
     def _check_layout(self, made: Call, data: Tensor, output_shape: torch.Size) -> None:
         """Samples along the first axis, of the input that holds them and of the output."""
@@ -174,10 +174,10 @@ class _Layer:
             raise input_error(self.where, "a dict of rows", type(rows).__name__, "Return {parameter name: rows}")
         check_names(self.where, "parameters", rows, list(self.parameters))
         for name, p in self.trained.items():
-            found, shape = rows.get(name), (N, C, *p.shape)
-            if not isinstance(found, Tensor) or found.shape != shape:
-                got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                got = "none" if found is None else got
+            row, shape = rows.get(name), (N, C, *p.shape)
+            if not isinstance(row, Tensor) or row.shape != shape:
+                got = f"shape {tuple(row.shape)}" if isinstance(row, Tensor) else type(row).__name__
+                got = "none" if row is None else got
                 raise input_error(
                     self.where, f"rows of `{name}` of shape (N, C, *shape) = {shape}", got, "Correct the rule"
                 )

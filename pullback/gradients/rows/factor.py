@@ -153,27 +153,27 @@ class Factor(ABC):
 
     def tensors(self) -> Tensors:
         """Every tensor held, by field name; those in a dict as ``field/key``."""
-        found: Tensors = {}
+        tensors_of: Tensors = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                found[field.name] = value
+                tensors_of[field.name] = value
             elif isinstance(value, Factor):
-                found |= {f"{field.name}/{key}": t for key, t in value.tensors().items()}
+                tensors_of |= {f"{field.name}/{key}": t for key, t in value.tensors().items()}
             elif isinstance(value, dict):
-                found |= {f"{field.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
-        return found
+                tensors_of |= {f"{field.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+        return tensors_of
 
     def constants(self) -> dict[str, str]:
         """Everything else that is held, but for the number of samples: equal for all samples of a layer."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, Factor):
-                found |= {f"{field.name}/{key}": text for key, text in value.constants().items()}
+                texts |= {f"{field.name}/{key}": text for key, text in value.constants().items()}
             elif not isinstance(value, Tensor | dict) and field.name != "num_samples":
-                found[field.name] = repr(value)
-        return found
+                texts[field.name] = repr(value)
+        return texts
 
     def with_tensors(self, tensors: Tensors) -> Self:
         """The same factor with other tensors in the places ``tensors()`` names: other samples of the same layer."""

@@ -256,10 +256,10 @@ class OuterFactor(Factor):
                 weight.view(-1, d).addmm_(both.T, a.reshape(-1, d))
             else:
                 weight += torch.einsum("nktgp,ntgd->kgpd", combined, a)
-        found = {self.weight: self.as_weight(weight.unsqueeze(1)).squeeze(1)}
+        products = {self.weight: self.as_weight(weight.unsqueeze(1)).squeeze(1)}
         if self.bias is not None:
-            found[self.bias] = bias
-        return found
+            products[self.bias] = bias
+        return products
 
     def gram_product(self) -> GramProduct:
         """D (A A^T + 1) D^T, unless inputs are unfolded a part at a time and the parameters are the cheaper way."""

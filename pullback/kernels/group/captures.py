@@ -138,9 +138,9 @@ def _whole_factors(
             names = list(factor.tensors())
             places = range(start, start + len(names))
             start += len(names)
-            found = {name: whole[first[k]] for name, k in zip(names, places, strict=True)}
+            joined_of = {name: whole[first[k]] for name, k in zip(names, places, strict=True)}
             counts = {name: lengths[k] for name, k in zip(names, places, strict=True)}
-            factors.append(of_parts(factor, found, counts))
+            factors.append(of_parts(factor, joined_of, counts))
     return tuple(factors)
 
 

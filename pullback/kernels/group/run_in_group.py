@@ -58,12 +58,12 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
     with team.phase():
         captures = [_captured(request, side, share) for side, share in zip(sides, shares, strict=True)]
         rates = _rates(captures[0]) if team.rank == 0 else None
-    found = [gather(team, captured, share) for captured, share in zip(captures, shares, strict=True)]
+    gathered = [gather(team, captured, share) for captured, share in zip(captures, shares, strict=True)]
     del captures
     rates = json.loads(team.texts(json.dumps(rates))[0])  # the first rank's, so that all choose the same forms
     with team.phase(), without_autocast():
-        left, *right = aligned(*(side.whole for side in found)) if len(found) > 1 else [found[0].whole]
-        own = aligned(*(side.own for side in found)) if len(found) > 1 else [found[0].own]
+        left, *right = aligned(*(side.whole for side in gathered)) if len(gathered) > 1 else [gathered[0].whole]
+        own = aligned(*(side.own for side in gathered)) if len(gathered) > 1 else [gathered[0].own]
         plan = request.plan(left, rates=Rates(**rates))
         shared = shared_blocks(team, [left, *right], own, plan)
         for block in shared.values():

@@ -83,9 +83,9 @@ class SharedBlock:
         views = [[self.tile(place) for place in of_rank] for of_rank in self.places]
         sizes = [[view.numel() for view in of_rank] for of_rank in views]
         own = [view.reshape(-1) for view in views[team.rank]]
-        found = team.exchanged(torch.cat(own) if own else self.block.new_empty(0), [sum(each) for each in sizes])
+        exchanged = team.exchanged(torch.cat(own) if own else self.block.new_empty(0), [sum(each) for each in sizes])
         for rank in (rank for rank in range(team.count) if rank != team.rank):
-            for view, part in zip(views[rank], found[rank].split(sizes[rank]), strict=True):
+            for view, part in zip(views[rank], exchanged[rank].split(sizes[rank]), strict=True):
                 view.copy_(part.view_as(view))
 
 
@@ -126,7 +126,7 @@ def _own_sums(part: Part, form: Form, outputs: Tensor) -> list[Tensors]:
     for side in part.sides:
         total = {} if form == "unused" else _zeros(side)
         if total and side.num_samples:
-            found = side.total(outputs)
-            total = {name: side.piece_order(name, value).reshape(-1).to(total[name]) for name, value in found.items()}
+            totals = side.total(outputs)
+            total = {name: side.piece_order(name, value).reshape(-1).to(total[name]) for name, value in totals.items()}
         sums.append(total)
     return sums

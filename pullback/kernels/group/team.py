@@ -91,10 +91,10 @@ class Team(Ranks):
         if self.count == 1 or not longest:
             return [own] * self.count
         padded = own if len(own) == longest else torch.cat([own, own.new_zeros(longest - len(own))])
-        found = own.new_empty(self.count, longest)
+        received = own.new_empty(self.count, longest)
         with self._exchange():
-            dist.all_gather(list(found), padded, group=self._group)
-        return [part[:size] for part, size in zip(found, sizes, strict=True)]
+            dist.all_gather(list(received), padded, group=self._group)
+        return [part[:size] for part, size in zip(received, sizes, strict=True)]
 
     def added(self, own: Tensor) -> Tensor:
         """Sum over ranks of a vector (n,), the same to the bit everywhere: each stretch is added up by one rank.
@@ -115,13 +115,13 @@ class Team(Ranks):
 
     def sums(self, own: Sequence[Tensor]) -> list[Tensor]:
         """Sums over ranks of tensors of any shapes, one exchange a dtype."""
-        found: dict[int, Tensor] = {}
+        sums_of: dict[int, Tensor] = {}
         for dtype in dict.fromkeys(t.dtype for t in own):
             places = [place for place, t in enumerate(own) if t.dtype == dtype]
             whole = self.added(torch.cat([own[place].reshape(-1) for place in places]))
             parts = whole.split([own[place].numel() for place in places])
-            found |= {place: part.view(own[place].shape) for place, part in zip(places, parts, strict=True)}
-        return [found[place] for place in range(len(own))]
+            sums_of |= {place: part.view(own[place].shape) for place, part in zip(places, parts, strict=True)}
+        return [sums_of[place] for place in range(len(own))]
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:

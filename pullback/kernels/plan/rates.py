@@ -131,10 +131,10 @@ def _wire(folder: Path) -> float:
         zlib.crc32(data.data)
         with path.open("wb", buffering=0) as file:
             file.write(data.data)
-        found = np.empty(WIRE_BYTES, np.uint8)
+        received = np.empty(WIRE_BYTES, np.uint8)
         with path.open("rb", buffering=0) as file:
-            file.readinto(found.data)
-        zlib.crc32(found.data)
+            file.readinto(received.data)
+        zlib.crc32(received.data)
         return 2 * WIRE_BYTES / (time.perf_counter() - start)
     finally:
         path.unlink(missing_ok=True)

@@ -49,14 +49,14 @@ def run_repeats(
     checks = _Checks(len(sides))
     for repeat in range(sketch.repeats):
         rows = [sketch_repeat(side, sketch, exact, repeat) for side in sides]
-        found: dict[str, Tensor] = {}
+        blocks: dict[str, Tensor] = {}
         for part in parts(rows[0], None if right is None else rows[1], None):
             block, sums = _block(part, left.combination)
             checks.add(part, block, sums, rows)
-            found[part.layer] = found[part.layer] + block if part.layer in found else block
-        for layer, block in found.items():
+            blocks[part.layer] = blocks[part.layer] + block if part.layer in blocks else block
+        for layer, block in blocks.items():
             layers[layer].add(block)
-        whole.add(torch.stack(list(found.values())).sum(0))
+        whole.add(torch.stack(list(blocks.values())).sum(0))
     checks.evaluate(sides, sketch.repeats, where)
     return whole, layers
 

@@ -140,20 +140,20 @@ class Folder:
     def description(self) -> dict[str, Any]:
         """What ``create`` wrote."""
         try:
-            found = json.loads((self.path / META_FILE).read_text(encoding="utf-8"))
+            description = json.loads((self.path / META_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise input_error(
                 self.where, f"a kernel store at {self.path}", f"no readable {META_FILE} ({error})", "Check the path"
             ) from None
-        stated = found.get("format") if isinstance(found, dict) else None
+        stated = description.get("format") if isinstance(description, dict) else None
         if stated != FORMAT:
             expected, got = f"a store of format {FORMAT} at {self.path}", f"format {stated!r}"
             raise input_error(self.where, expected, got, "Make the store anew")
-        lacking = [key for key, kind in KEYS.items() if not isinstance(found.get(key), kind)]
-        if lacking or not isinstance(getattr(torch, found["dtype"], None), torch.dtype):
+        lacking = [key for key, kind in KEYS.items() if not isinstance(description.get(key), kind)]
+        if lacking or not isinstance(getattr(torch, description["dtype"], None), torch.dtype):
             got = f"none that can be read of `{(lacking or ['dtype'])[0]}`"
             raise input_error(self.where, f"a whole {META_FILE} in {self.path}", got, "Make the store anew")
-        return found
+        return description
 
     def tidy(self) -> None:
         """Remove what only an unfinished store needs."""

@@ -123,8 +123,8 @@ class Filler:
 
     def _capture(self, block: int) -> tuple[Captured, str]:
         x, y = self.data.take(*self.grid.samples(block))
-        found = digest((x, y))
-        self._check_data(block, found)
+        fingerprint = digest((x, y))
+        self._check_data(block, fingerprint)
         with undisturbed(self.view.model):
             captured = capture_factors(self.view, self.readout, x, y, self.where)
         if structure(self._kept(captured)) not in self._paths:
@@ -135,7 +135,7 @@ class Filler:
                 f"another one for samples {start} to {stop - 1}",
                 "Pass inputs of one kind and shape, or leave out by `params=` the layers that only some samples reach",
             )
-        return captured if self.sketching is None else self.sketching(captured, self.where), found
+        return captured if self.sketching is None else self.sketching(captured, self.where), fingerprint
 
     @staticmethod
     def _kept(captured: Captured) -> dict[str, Any]:

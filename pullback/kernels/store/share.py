@@ -40,7 +40,7 @@ class Share:
         order = grid.tiles()
         costs = np.array([0.5 if i == j else 1.0 for i, j in order])
         owner = ((np.cumsum(costs) - costs / 2) / costs.sum() * workers).astype(int)
-        found = [cls(captured, 0.0, 0.0, 0, 0)]
+        shares = [cls(captured, 0.0, 0.0, 0, 0)]
         for worker in np.unique(owner):
             mine = [order[k] for k in np.flatnonzero(owner == worker)]
             held: set[int] = set()
@@ -51,8 +51,8 @@ class Share:
                 off, diagonal = (off, diagonal + area) if i == j else (off + area, diagonal)
                 reads += len({i, j} - held)
                 held = {i, j}
-            found.append(cls(captured, off, diagonal, len(mine), reads))
-        return max(found, key=lambda share: share.off + share.diagonal / 2)
+            shares.append(cls(captured, off, diagonal, len(mine), reads))
+        return max(shares, key=lambda share: share.off + share.diagonal / 2)
 
 
 def areas(count: int, tile: int) -> tuple[float, float]:

@@ -14,17 +14,17 @@ def measure(observed: Observation) -> Measurement:
 
     As of ``diagnostics.unit_activity``. Nothing for models that call no activation.
     """
-    found = unit_activity(observed.model, observed.x)
-    if not found.layers:
+    activity = unit_activity(observed.model, observed.x)
+    if not activity.layers:
         return Measurement({})
-    ranks = zip(found.layers, found.effective_rank.tolist(), strict=True)
+    ranks = zip(activity.layers, activity.effective_rank.tolist(), strict=True)
     return Measurement(
         {
             "effective_rank": {layer: rank for layer, rank in ranks if not math.isnan(rank)},
-            "width": dict(zip(found.layers, found.widths, strict=True)),
-            "dead": dict(zip(found.layers, found.dead_share.tolist(), strict=True)),
-            "saturated": dict(zip(found.layers, found.saturated.tolist(), strict=True)),
-            "kind": dict(zip(found.layers, found.kinds, strict=True)),
+            "width": dict(zip(activity.layers, activity.widths, strict=True)),
+            "dead": dict(zip(activity.layers, activity.dead_share.tolist(), strict=True)),
+            "saturated": dict(zip(activity.layers, activity.saturated.tolist(), strict=True)),
+            "kind": dict(zip(activity.layers, activity.kinds, strict=True)),
         }
     )
 

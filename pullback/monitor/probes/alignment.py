@@ -9,12 +9,12 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 
 def measure(observed: Observation) -> Measurement:
     """``mean_cosine``, ``conflict_fraction`` and the most conflicting pairs, by index in the measured samples."""
-    found = observed.alignment
+    alignment = observed.alignment
     return Measurement(
         {
-            "mean_cosine": found.mean_cosine,
-            "conflict_fraction": found.conflict_fraction,
-            "worst_pairs": [list(pair) for pair in found.worst_pairs],
+            "mean_cosine": alignment.mean_cosine,
+            "conflict_fraction": alignment.conflict_fraction,
+            "worst_pairs": [list(pair) for pair in alignment.worst_pairs],
         }
     )
 

@@ -23,21 +23,21 @@ def measure(observed: Observation) -> Measurement:
     without attention, and for single tokens.
     """
     try:
-        found = rank_collapse(observed.model, take(observed.x, slice(0, NUM_SAMPLES)), spectrum=False)
+        collapse = rank_collapse(observed.model, take(observed.x, slice(0, NUM_SAMPLES)), spectrum=False)
     except NothingToMeasure:
         return Measurement({})
     values = {
-        "cosine": _finite(found.layers, found.cosine),
-        "relative_residual": _finite(found.layers, found.relative_residual),
-        "effective_rank": _finite(found.layers, found.effective_rank),
-        "entropy": _means(found.layers, [each.relative_entropy for each in found.attention]),
-        "first_token": _means(found.layers, [each.first_token for each in found.attention]),
-        "score_gradient": _means(found.layers, [each.score_gradient for each in found.attention]),
-        "floor": found.floor,
+        "cosine": _finite(collapse.layers, collapse.cosine),
+        "relative_residual": _finite(collapse.layers, collapse.relative_residual),
+        "effective_rank": _finite(collapse.layers, collapse.effective_rank),
+        "entropy": _means(collapse.layers, [each.relative_entropy for each in collapse.attention]),
+        "first_token": _means(collapse.layers, [each.first_token for each in collapse.attention]),
+        "score_gradient": _means(collapse.layers, [each.score_gradient for each in collapse.attention]),
+        "floor": collapse.floor,
     }
-    if found.start is not None:
-        values["start"] = float(found.start.relative_residual.value)
-    return Measurement(values | ({"unread": sorted(found.unread)} if found.unread else {}))
+    if collapse.start is not None:
+        values["start"] = float(collapse.start.relative_residual.value)
+    return Measurement(values | ({"unread": sorted(collapse.unread)} if collapse.unread else {}))
 
 
 def _finite(layers: Sequence[str], profile: Profile) -> dict[str, float]:

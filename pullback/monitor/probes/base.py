@@ -158,8 +158,8 @@ class Probe:
 
     def __call__(self, observed: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""
-        found = self.measure(observed)
+        measurement = self.measure(observed)
         if not dear or self.extra is None:
-            return found
+            return measurement
         more = self.extra(observed)
-        return Measurement(found.values | more.values, found.arrays | more.arrays)
+        return Measurement(measurement.values | more.values, measurement.arrays | more.arrays)

@@ -66,7 +66,7 @@ def _invariant_groups(observed: Observation, view: ModelView) -> dict[str, tuple
 def _steps_of(view: ModelView, shown: dict[str, tuple[str, ...]], optimizer: Optimizers) -> dict[str, StepGroup]:
     """The group of each layer's parameters, where there is one rate, decay and kind of step for all of them."""
     group_of = {id(p): group for group in step_groups(optimizer, view.parameters.values()) for p in group.params}
-    found = {}
+    lengths = {}
     for layer, names in shown.items():
         steps = [group_of.get(id(view.parameters[name])) for name in names]
         marks = {
@@ -74,8 +74,8 @@ def _steps_of(view: ModelView, shown: dict[str, tuple[str, ...]], optimizer: Opt
             for step in steps
         }
         if len(marks) == 1 and steps[0] is not None and not math.isnan(steps[0].rate):
-            found[layer] = steps[0]
-    return found
+            lengths[layer] = steps[0]
+    return lengths
 
 
 def _effective(step: StepGroup, norm: float) -> float:

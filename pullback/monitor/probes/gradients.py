@@ -43,10 +43,10 @@ def measure(observed: Observation) -> Measurement:
 def _of_rows(rows: Captured) -> dict[str, float]:
     with own_calls():
         sums, squares = checked_sums(rows, WHERE)
-    found = {"mean_gradient_norm": float(norms(list(sums.values())).norm()) / rows.num_samples}
+    values = {"mean_gradient_norm": float(norms(list(sums.values())).norm()) / rows.num_samples}
     if math.isfinite(squares):
-        found["rms_gradient_norm"] = math.sqrt(squares / rows.num_samples)
-    return found
+        values["rms_gradient_norm"] = math.sqrt(squares / rows.num_samples)
+    return values
 
 
 def _mean_gradient_norm(observed: Observation) -> float:

@@ -25,11 +25,13 @@ def measure(observed: Observation) -> Measurement:
     from pullback.measure import effective_variances  # loads SciPy with it
 
     try:
-        found = effective_variances(observed.model)
+        variances = effective_variances(observed.model)
     except InputError:  # no layer with weights, no activation to be found, or no order: there is no phase to tell
         return Measurement({})
-    sigma_w, sigma_b, chi = (profile.value.tolist() for profile in (found.sigma_w, found.sigma_b, found.chi))
-    rows = list(zip(found.layers, found.activations, sigma_w, sigma_b, chi, found.phase, strict=True))
+    sigma_w, sigma_b, chi = (
+        profile.value.tolist() for profile in (variances.sigma_w, variances.sigma_b, variances.chi)
+    )
+    rows = list(zip(variances.layers, variances.activations, sigma_w, sigma_b, chi, variances.phase, strict=True))
     values: dict[str, Any] = {
         "sigma_w": {layer: w for layer, _, w, *_ in rows},
         "sigma_b": {layer: b for layer, _, _, b, *_ in rows},

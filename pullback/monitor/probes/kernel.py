@@ -13,20 +13,20 @@ NUM_EIGENVALUES = 16
 def measure(observed: Observation) -> Measurement:
     """``M1``, ``M2``, ``conditioning``, ``effective_rank`` and the largest ``eigenvalues`` of K / N, descending."""
     kernel = observed.kernel
-    found = moments(kernel)
+    spectral = moments(kernel)
     n = len(kernel.total)
     # in float64: of nearly singular kernels the solver gives up in float32
     eigenvalues = torch.linalg.eigvalsh(kernel.total.double()).flip(0)[:NUM_EIGENVALUES] / n
     return Measurement(
         {
-            "M1": found.M1,
-            "M2": found.M2,
-            "conditioning": found.conditioning,
-            "effective_rank": found.effective_rank,
+            "M1": spectral.M1,
+            "M2": spectral.M2,
+            "conditioning": spectral.conditioning,
+            "effective_rank": spectral.effective_rank,
             "eigenvalues": eigenvalues.tolist(),
             "num_samples": n,
             "num_params": kernel.num_params,
-            "normalisation": found.normalisation,
+            "normalisation": spectral.normalisation,
         }
     )
 

@@ -14,16 +14,16 @@ def measure(observed: Observation) -> Measurement:
 
     Left out where they are not defined: the noise scale where no signal shows above the noise.
     """
-    found = gradient_noise(observed.kernel)
+    noise = gradient_noise(observed.kernel)
     numbers = {
-        "noise_scale": found.noise_scale,
-        "noise_scale_stderr": found.noise_scale_stderr,
-        "signal_to_noise": found.signal_to_noise,
-        "signal_to_noise_stderr": found.signal_to_noise_stderr,
+        "noise_scale": noise.noise_scale,
+        "noise_scale_stderr": noise.noise_scale_stderr,
+        "signal_to_noise": noise.signal_to_noise,
+        "signal_to_noise_stderr": noise.signal_to_noise_stderr,
     }
     values: dict[str, Any] = {name: number for name, number in numbers.items() if not math.isnan(number)}
-    batch = found.num_samples if observed.batch_size is None else observed.batch_size
-    return Measurement(values | {"batch_size": batch, "num_samples": found.num_samples})
+    batch = noise.num_samples if observed.batch_size is None else observed.batch_size
+    return Measurement(values | {"batch_size": batch, "num_samples": noise.num_samples})
 
 
 PROBE = Probe("noise", measure, pairs=True)

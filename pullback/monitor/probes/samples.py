@@ -162,8 +162,8 @@ def _z_scores(values: Tensor) -> Tensor:
 
 
 def _listed(scores: Tensor, reason: str, above: float) -> list[list[Any]]:
-    found = (scores > above).nonzero().flatten()
-    order = found[scores[found].argsort(descending=True)]
+    places = (scores > above).nonzero().flatten()
+    order = places[scores[places].argsort(descending=True)]
     return [[int(i), float(scores[i]), reason] for i in order]
 
 

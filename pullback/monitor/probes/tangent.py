@@ -79,8 +79,8 @@ def _descent(observed: Observation, kept: Kept) -> dict[str, float]:
     view = ModelView.of(observed.model, where="tangent")
     with torch.enable_grad():
         loss = observed.scale * loss_readout(observed.loss_fn)(view(kept.x), kept.y, "tangent").mean()
-        found = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
-    value, square = float(loss.detach()), sum(float(g.double().square().sum()) for g in found if g is not None)
+        slopes = torch.autograd.grad(loss, list(view.parameters.values()), allow_unused=True)
+    value, square = float(loss.detach()), sum(float(g.double().square().sum()) for g in slopes if g is not None)
     return {"loss": value} | ({"pl": square / (2 * value)} if value > 0 else {})
 
 
@@ -96,8 +96,8 @@ def _spectrum(kernel: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def _num_outputs(model: nn.Module, x: Batch) -> int:
     """C, of a model that returns one tensor or an object with ``logits``."""
-    found = logits_of(ModelView.of(model, where="tangent")(take(x, slice(0, 1))))
-    return int(found.numel()) if isinstance(found, Tensor) else 1  # others are refused by the kernel
+    outputs = logits_of(ModelView.of(model, where="tangent")(take(x, slice(0, 1))))
+    return int(outputs.numel()) if isinstance(outputs, Tensor) else 1  # others are refused by the kernel
 
 
 def work(observed: Observation) -> Work:

@@ -37,16 +37,16 @@ class Folders:
 
     def runs(self) -> dict[str, tuple[Path, Path]]:
         """Name -> folder of the run and the folder that was given, which it must not lead out of; by name."""
-        found: dict[str, tuple[Path, Path]] = {}
+        folders: dict[str, tuple[Path, Path]] = {}
         for root in self.roots:
             for run in runs_below(root):
                 parts = run.relative_to(root).parts
                 name = "/".join(parts if parts and len(self.roots) == 1 else (root.name, *parts)) or "run"
                 name, count = clean(name), 2
-                while name in found:  # folders of one name in different places
+                while name in folders:  # folders of one name in different places
                     name, count = f"{clean(name)} ({count})", count + 1
-                found[name] = run, root
-        return dict(sorted(found.items()))
+                folders[name] = run, root
+        return dict(sorted(folders.items()))
 
 
 def is_run(folder: Path) -> bool:

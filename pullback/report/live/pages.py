@@ -117,10 +117,10 @@ def _row(name: str, run: Path, root: Path, load: Callable[[str, Path], Run]) -> 
     try:
         _checked(run, root)
         loaded = load(name, run)
-        found = diagnose(loaded)
+        findings = diagnose(loaded)
     except (PullbackError, OSError) as error:
         return row | {"severity": "warning", "verdict": f"cannot be read: {error}"}
-    gravest = max((SEVERITIES.index(each.severity) for each in found), default=0)
+    gravest = max((SEVERITIES.index(each.severity) for each in findings), default=0)
     losses = training_losses(loaded)
     steps = [*loaded.steps[-1:], *losses.steps[-1:].tolist()]
     ended = next(iter(loaded.of("end")), None)
@@ -133,7 +133,7 @@ def _row(name: str, run: Path, root: Path, load: Callable[[str, Path], Run]) -> 
     ]
     return row | {
         "severity": SEVERITIES[gravest] if gravest else "good",
-        "verdict": verdict(loaded, found),
+        "verdict": verdict(loaded, findings),
         "facts": facts,
     }
 

@@ -106,10 +106,10 @@ def find_browser() -> str:
         raise input_error(where, "the package kaleido, which draws images", "none installed", _REMEDY) from None
     asked = os.environ.get("PULLBACK_CHROMIUM")
     programs = [asked] if asked else ["chromium", "chromium-browser", "google-chrome", "chrome"]
-    found = next((path for name in programs if (path := shutil.which(name))), None)
-    if found is None:
+    browser = next((path for name in programs if (path := shutil.which(name))), None)
+    if browser is None:
         raise input_error(where, "a Chromium or Chrome", f"none among {', '.join(programs)}", _REMEDY)
-    return found
+    return browser
 
 
 def draw_images(charts: Sequence[Chart], folder: Path, browser: str) -> None:
