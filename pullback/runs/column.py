@@ -6,8 +6,10 @@ all cells is one stretch of memory. Nothing is decoded before it is asked for.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -195,7 +197,8 @@ class Column:
             if letter != "b":
                 return self.rows, self.leaves[PLACES[letter]][place].tolist()
         kept, found = [], []
-        for row, cell in zip(self.rows.tolist(), self.cells(), strict=True):
+        cells = _made(self) if self.plain is None else self.plain  # asked for key by key
+        for row, cell in zip(self.rows.tolist(), cells, strict=True):
             if isinstance(cell, dict) if key is not None else not isinstance(cell, dict):
                 if key is not None and key not in cell:
                     continue
@@ -220,6 +223,18 @@ def as_number(value: Any) -> float:
 def _made(column: Column) -> list[Any]:
     """All cells of a column. Whoever goes through records asks for the same few columns in turn."""
     return _filled_in(column)
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """While many cells are made: none of them points back, and millions of lists would be looked through time and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _filled_in(column: Column) -> list[Any]:

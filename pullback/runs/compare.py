@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
+
+import numpy as np
 
 from pullback._results import Shown
 from pullback._checks import check_names
+from pullback.runs.column import without_collecting
 from pullback.runs.reader import Run
 from pullback.runs.table import Table
 
@@ -52,17 +56,19 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None, step: 
     known = list(dict.fromkeys(name for table in tables for name in table if name != "step"))
     if names is not None:
         check_names("compare_runs", "columns", names, known)
-    return [_row(name, tables) for name in (known if names is None else names)]
+    with without_collecting():
+        return [_row(name, tables) for name in (known if names is None else names)]
 
 
 def _row(name: str, tables: Sequence[Table]) -> Row:
-    measured = [
-        {step: cell for step, cell in table.cells(name).items() if cell is not None} if name in table else {}
-        for table in tables
+    measured = [table.cells(name) for table in tables]
+    common = reduce(partial(np.intersect1d, assume_unique=True), [steps for steps, _ in measured])
+    last = [(common if len(common) else steps)[-1:].tolist() for steps, _ in measured]
+    values = [
+        cells[int(np.searchsorted(steps, at[0]))] if at else None
+        for (steps, cells), at in zip(measured, last, strict=True)
     ]
-    common = set.intersection(*(set(each) for each in measured))
-    steps = [max(common or each, default=None) for each in measured]
-    return Row(name, tuple(None if at is None else each.get(at) for each, at in zip(measured, steps, strict=True)), tuple(steps))
+    return Row(name, tuple(values), tuple(at[0] if at else None for at in last))
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:

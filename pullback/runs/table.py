@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pullback._results import to_frame
+from pullback.runs.column import without_collecting
 from pullback.runs.one_record import Record
 from pullback.runs.records import Cells, records_of
 
@@ -36,10 +36,15 @@ class Table(dict[str, list[Any]]):
             self[name] = self._column(name)
         return super().__getitem__(name)
 
-    def cells(self, name: str) -> dict[int, Any]:
-        """Of a column, step -> what was measured there, in the order of steps."""
-        steps, found = self._filled(name)
-        return dict(zip(self._steps[steps].tolist(), found, strict=True))
+    def cells(self, name: str) -> tuple[np.ndarray, list[Any]]:
+        """Steps (S,), ascending, at which a column has anything, and what it has there; none of a name there is not."""
+        if name not in self._sources:
+            return self._steps[:0], []
+        rows, found = self._filled(name)
+        known = np.array([cell is not None for cell in found], bool)
+        if not known.all():
+            found = [cell for cell in found if cell is not None]
+        return self._steps[rows[known]], found
 
     def _column(self, name: str) -> list[Any]:
         if name == "step":
@@ -124,13 +129,8 @@ class Table(dict[str, list[Any]]):
 
     def _all_columns(self) -> dict[str, list[Any]]:
         """All columns, as a plain dict."""
-        collects = gc.isenabled()
-        gc.disable()  # none of what is made points back, and millions of lists are looked through again and again
-        try:
+        with without_collecting():
             return {name: self[name] for name in self}
-        finally:
-            if collects:
-                gc.enable()
 
 
 def _merged(sources: list[Cells]) -> Cells:
