@@ -8,10 +8,7 @@ appears under its name once it is whole, and is never changed again. Members are
 from __future__ import annotations
 
 import json
-import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,13 +19,13 @@ from weakref import ref
 import numpy as np
 
 from pullback.runs.column import Column, Layers, Lists
-from pullback.runs.packed_columns import unpack
+from pullback.runs.members import members_of, read_member
 from pullback.runs.one_record import Record, of_columns
+from pullback.runs.packed_columns import unpack
 from pullback.runs.planes import joined
 
 BLOCKS_FOLDER = "blocks"
 INDEX = "index"
-BEFORE = struct.Struct("<26xHH")  # in front of a member: how long its name is, and what else stands before it
 MICRO = 1e6  # times are told to the microsecond
 KEPT = 96  # members that are kept once they were read: those of one probe, of a long run, and of the next
 DAMAGED = "the block of the record that had its values is damaged"
@@ -81,8 +78,8 @@ class Block:
         Raises:
             ValueError: it is damaged, or none is there.
         """
-        members = _members_of(path)
-        content = _read(path, members, INDEX)
+        members = members_of(path)
+        content = read_member(path, members, INDEX)
         place = content.index(b"\n")
         told = json.loads(content[:place])
         rows, place = [], place + 1
@@ -229,41 +226,6 @@ def _columns(known: ref[Block], code: int) -> dict[str, Column] | None:
     block = known()
     assert block is not None
     try:
-        return unpack(_read(block.path, block.members, str(code)))
+        return unpack(read_member(block.path, block.members, str(code)))
     except ValueError:
         return None
-
-
-def _members_of(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Where each member of a block stands, by name.
-
-    Raises:
-        ValueError: the block is damaged, or none is there.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {member.filename: member for member in archive.infolist()}
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        message = f"{path.name}: {error}"
-        raise ValueError(message) from error
-
-
-def _read(path: Path, members: dict[str, zipfile.ZipInfo], name: str) -> bytes:
-    """A member, checked; without reading all over where the others stand, which takes longer than this one.
-
-    Raises:
-        ValueError: it is damaged, or none is there.
-    """
-    try:
-        member = members[name]
-        with path.open("rb") as file:
-            file.seek(member.header_offset)
-            file.seek(sum(BEFORE.unpack(file.read(BEFORE.size))), os.SEEK_CUR)
-            content = zlib.decompress(file.read(member.compress_size), -zlib.MAX_WBITS)
-    except (OSError, KeyError, zlib.error, struct.error) as error:
-        message = f"{path.name}: {error}"
-        raise ValueError(message) from error
-    if zlib.crc32(content) != member.CRC:
-        message = f"{path.name}: {name} is not what was written"
-        raise ValueError(message)
-    return content

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pullback.runs.column import Column, Shape
+from pullback.runs.column import Column
+from pullback.runs.shape import Shape
 from pullback.runs.planes import size_of, spread
 
 SMALL = range(-(2**63), 2**63)

@@ -119,7 +119,7 @@ def test_a_watched_page_reads_nothing_twice(tmp_path: Path, monkeypatch: pytest.
     folder = long_run(tmp_path / "run", 50)
     pages = Pages(Folders([folder]))
     read: list[str] = []
-    whole = block_file._read
+    whole = block_file.read_member
     monkeypatch.setattr(
         block_file, "_read", lambda path, members, name: (read.append(name), whole(path, members, name))[1]
     )

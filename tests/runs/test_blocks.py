@@ -214,13 +214,13 @@ def test_records_are_a_sequence(tmp_path: Path) -> None:
 def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "run", range(30))
     read: list[str] = []
-    real = block_file._read
+    real = block_file.read_member
 
     def noted(path: Path, members: dict[str, Any], name: str) -> bytes:
         read.append(name)
         return real(path, members, name)
 
-    monkeypatch.setattr(block_file, "_read", noted)
+    monkeypatch.setattr(block_file, "read_member", noted)
     run = load_run(folder)
     assert read == ["index"] * len(blocks(folder))
     assert run.steps == list(range(30))
