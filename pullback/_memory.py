@@ -1,8 +1,10 @@
-"""How much memory there is, and work that needs more: refused before it begins."""
+"""How much memory there is, work that needs more: refused before it begins; and memory that is given back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 
 from pullback._checks import input_error
 
@@ -22,3 +24,13 @@ def check_fits(where: str, what: str, needed: int, limit: int | None, remedy: st
         whose = "this machine has" if limit is None else "`memory_limit` allows"
         got = f"{what}, {needed / 2**30:.3g} GiB"
         raise input_error(where, f"at most the {allowed / 2**30:.3g} GiB {whose}", got, remedy)
+
+
+def give_back() -> None:
+    """Hand memory that was freed back to the system, where the C library keeps it: large pieces that come and go.
+
+    glibc keeps what is freed for the next request of the kind, between pieces that are still held; what comes later
+    then finds no room there, and is laid on top. Elsewhere nothing happens.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library; TypeError: Windows has no handle of its own
+        ctypes.CDLL(None).malloc_trim(0)

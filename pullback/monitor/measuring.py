@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pullback._memory import give_back
 from pullback.diagnostics.step_sizes import Optimizers
 from pullback.functional import LossFunction, num_samples, take, undisturbed
 from pullback.functional.batch import Batch
@@ -93,11 +94,17 @@ class Measurer:
                 probes = [probe for probe in self.probes if plan.has(probe)]
                 pairs = any(probe.pairs for probe in probes)
                 cheap = replace(of, x=take(of.x, part), y=take(of.y, part), pairs=pairs)
-                for probe in probes:
-                    count = slice(0, plan.dear.get(probe.name, plan.num_samples))
-                    own = probe.name in plan.dear and not self._works[probe.name].is_free
-                    given = replace(of, x=take(of.x, count), y=take(of.y, count)) if own else cheap
+                own = {name for name in plan.dear if not self._works[name].is_free}
+                for place, probe in enumerate(probes):
+                    given = cheap
+                    if probe.name in own:
+                        if own.issuperset(each.name for each in probes[place:]):
+                            cheap = of  # the kernel's memory is for what comes now
+                        count = slice(0, plan.dear[probe.name])
+                        given = replace(of, x=take(of.x, count), y=take(of.y, count))
                     self._run(output, step, probe, given, dear=plan.extras)
+                    if probe.name in own:  # else the next one adds to a peak that the process keeps
+                        give_back()
         # Whatever happens is recorded, and training goes on. No name is kept of the error: it would hold the tensors
         # of its frames, in a cycle, until the garbage collector comes by, and the next probe may need their memory.
         except Exception as error:

@@ -14,6 +14,7 @@ from pullback.functional.batch import Batch, joined, mapped, plain, tensors
 
 FEW = 3  # samples: below it no kernel tells noise from signal, and few rows of it are a matrix
 TOGETHER = 32  # samples measured then
+COLUMNS = 512  # of a batch that are copied in double precision at a time
 
 
 class Recent:
@@ -82,9 +83,10 @@ def marks_of(x: Batch) -> list[float]:
     """A number for every sample, the same for the same sample; empty where the batch holds no tensor."""
     total: Tensor | float = 0.0
     for leaf in tensors(x):
-        rows = leaf.detach().flatten(1).double() if leaf.dim() > 1 else leaf.detach().double().unsqueeze(1)
+        rows = leaf.detach().flatten(1) if leaf.dim() > 1 else leaf.detach().unsqueeze(1)
         places = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
-        total = total + (rows * (places * 0.618).cos()).sum(1)  # row by row: a product may sum rows in different orders
+        for part, along in zip(rows.split(COLUMNS, 1), (places * 0.618).cos().split(COLUMNS), strict=True):
+            total = total + (part.double() * along).sum(1)  # row by row: a product may sum rows in different orders
     return total.tolist() if isinstance(total, Tensor) else []
 
 

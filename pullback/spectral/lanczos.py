@@ -173,16 +173,18 @@ def _recomputed(op: Operator, basis: Basis, coordinates: Tensor, *, last: bool) 
 
     With ``last`` the basis, most of what is held, is let go of before the products.
     """
-    vectors, _ = torch.linalg.qr(basis.vectors(coordinates))
+    vectors = basis.vectors(coordinates)
     if last:
         basis.release()
+    vectors, _ = torch.linalg.qr(vectors)
     products = product(op, vectors)
-    vectors = vectors / lengths(vectors).to(vectors)
+    vectors.div_(lengths(vectors).to(vectors))
     inner = inner_products(vectors.T, products)
     values, turn = torch.linalg.eigh((inner + inner.T) / 2)
     values, turn = values.flip(0).to(vectors), turn.flip(1).to(vectors)
-    vectors, products = vectors @ turn, products @ turn
-    return values, vectors, lengths(products - vectors * values).to(values)
+    vectors = vectors @ turn  # one after the other: each frees as much as it takes
+    products = products @ turn
+    return values, vectors, lengths(products.sub_(vectors * values)).to(values)
 
 
 def _from_dense(op: Operator, k: int, which: str, tol: float, where: str) -> Eigenpairs:

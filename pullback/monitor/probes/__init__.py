@@ -21,8 +21,8 @@ _STANDARD = (
     "activations",
     "inputs",
     "batch_norm",
-    "sharpness",
     "samples",
+    "sharpness",
     "attention",
 )
 _FULL = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pullback._checks import InputError
+from pullback._memory import give_back
 from pullback.diagnostics import stability_limit
 from pullback.diagnostics.preconditioned_sharpness import precondition
 from pullback.diagnostics.step_sizes import Optimizers, StepGroup, optimizers_of, step_groups
@@ -49,6 +50,7 @@ def measure(observed: Observation) -> Measurement:
     with full_precision(observed.model):
         hessian = Hessian(observed.model, observed.loss_fn, data)
         linearised = GaussNewton.beside(hessian)
+        give_back()  # what the checks took, before the basis of a spectrum comes on top
         with hessian.held():
             H = _descended(hessian, observed)
             ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
@@ -60,9 +62,11 @@ def measure(observed: Observation) -> Measurement:
                 "num_samples": count,
             }
             del ends  # and its vectors
+            give_back()
             if observed.optimizer is not None:
                 values |= _limits(observed, observed.optimizer, H)
         del H, hessian  # and the graph it holds
+        give_back()
         with linearised.held():
             A = _descended(linearised, observed)
             gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
