@@ -79,6 +79,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     """Several passes over the data, each for some of the layers, in batches: what the plan says."""
     blocks: Blocks | None = None
     last: Captured | None = None
+    made_of = _stamp(request)
     with freed_at_once(request.options.memory_limit):
         few = template(request, check=False)
         order = few.captured.forward_order()
@@ -93,8 +94,6 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
             give_back(request.options.memory_limit)
     assert blocks is not None
     assert last is not None
-
-    made_of = _stamp(request)
 
     def block_of(names: tuple[str, ...]) -> Tensor:
         if _stamp(request) != made_of:
