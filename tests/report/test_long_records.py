@@ -121,7 +121,7 @@ def test_a_watched_page_reads_nothing_twice(tmp_path: Path, monkeypatch: pytest.
     read: list[str] = []
     whole = block_file.read_member
     monkeypatch.setattr(
-        block_file, "_read", lambda path, members, name: (read.append(name), whole(path, members, name))[1]
+        block_file, "read_member", lambda path, members, name: (read.append(name), whole(path, members, name))[1]
     )
     feed = pages.of("run")
     assert feed is not None

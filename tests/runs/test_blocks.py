@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pullback as pb
-from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, writer
+from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, write_block, writer
 from pullback.runs.block_file import BLOCKS_FOLDER
 from pullback.runs.one_record import Values
 from pullback.runs.column import as_number
@@ -267,7 +267,7 @@ def test_killed_while_a_block_is_made(tmp_path: Path, stage: str, monkeypatch: p
     def end(*_: object) -> None:
         raise Killed
 
-    where = {"within the block": (block_file.os, "fsync"), "before the schema": (tail, "raise_schema")}
+    where = {"within the block": (write_block.os, "fsync"), "before the schema": (tail, "raise_schema")}
     with monkeypatch.context() as patch:
         patch.setattr(*where.get(stage, (tail, "_replace")), end)
         with pytest.raises(Killed):
