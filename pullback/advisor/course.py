@@ -148,8 +148,8 @@ def fell(losses: np.ndarray, least: float | None) -> bool:
 
 
 def grew(losses: np.ndarray, least: float | None) -> bool:
-    """Whether the last one lies above the first by as much."""
-    first, last = float(losses[0]), float(losses[-1])
+    """Whether the last ones (a tenth, as their median) lie above the first by as much."""
+    first, last = float(losses[0]), float(np.median(losses[-_window(len(losses)) :]))
     if least is not None:
         return first - least < LEARNS_LOSS * (last - least)
     return last - first > LEARNS_CHANGES * change(losses)

@@ -278,3 +278,12 @@ def test_the_worst_of_several_curvatures_is_told() -> None:
         finding = found("learning-rate-too-high", *lines, *STUCK)
         assert finding is not None
         assert (finding.evidence["sharpness"], finding.steps) == (90.0, (0, 20))
+
+
+def test_one_batch_that_stands_out_at_the_end_does_not_make_a_slow_loss_one_that_grew():
+    short = [(step, "updates", {"median": 1e-5}) for step in (1, 2, 4, 8)]
+    level = [2.9 - 0.001 * k for k in range(99)]
+    answer = (1, "loss", {"loss": 2.9, "constant_loss": 2.3})
+    for last in (2.8, 3.9):
+        assert found("learning-rate-too-low", answer, *short, loss=[*level, last]) is not None
+    assert found("learning-rate-too-low", answer, *short, loss=[*level, *[3.9] * 20]) is None
