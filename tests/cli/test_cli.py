@@ -14,6 +14,7 @@ import pytest
 
 import pullback as pb
 from pullback._version import __version__
+from pullback.advisor import verdict as verdict_of
 from pullback.cli import training
 from pullback.functional import datasets
 from pullback.runs import RunWriter
@@ -59,7 +60,7 @@ def test_prints_what_the_note_s_script_prints(demo: tuple[Path, str]) -> None:
 def test_the_demo_ends_with_the_verdict_what_was_looked_for_and_the_next_command(demo: tuple[Path, str]) -> None:
     out, text = demo
     verdict, looked, report, following = text.splitlines()[-4:]
-    assert verdict == f"Verdict: {pb.advisor.verdict(out)}."
+    assert verdict == f"Verdict: {verdict_of(out)}."
     assert re.match(r"Looked for \d+ kinds of fault in 9 measurements: of the data, the loop, ", looked)
     assert report == f"Report: {out / REPORT}"
     assert following == f"Next: pullback demo --epochs 34 --lr 3.0 --optimizer sgd --out {out}-too-fast"
