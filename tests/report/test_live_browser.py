@@ -92,7 +92,8 @@ def test_a_training_that_is_watched(browser: Any, address: str, training: Any, t
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + box["height"] / 2, steps=4)
     page.mouse.up()
     page.locator("#loss details summary").first.click()
-    state = f"[{RANGE}.join(), scrollY, document.activeElement.tagName, document.querySelector('#loss details').open]"
+    seen = "Math.round(document.querySelector('#loss details summary').getBoundingClientRect().top)"
+    state = f"[{RANGE}.join(), {seen}, document.activeElement.tagName, document.querySelector('#loss details').open]"
     before, count = page.evaluate(state), measured(page)
     assert before[2:] == ["SUMMARY", True]
     drawn = page.evaluate(LAST)
