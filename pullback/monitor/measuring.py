@@ -29,7 +29,7 @@ from pullback.runs.schema import in_words
 
 
 @dataclass(frozen=True)
-class Seen:
+class HandedOver:
     """What the loop hands over at a step: its batch, loss and places in the data set; some weights before the step."""
 
     x: Batch
@@ -81,7 +81,7 @@ class Measurer:
                 for probe in probes:
                     self._run(output, 0, probe, seen, dear=False)
 
-    def measure(self, output: Output, step: int, seen: Seen, allowed: Allowed) -> Plan:
+    def measure(self, output: Output, step: int, seen: HandedOver, allowed: Allowed) -> Plan:
         """Measure with what may be spent; returns what was taken on."""
         plan = Plan(0)
         try:
@@ -150,7 +150,7 @@ class Measurer:
             without=without,
         )  # fmt: skip
 
-    def _observation(self, output: Output, step: int, given: Seen) -> tuple[Observation, bool]:
+    def _observation(self, output: Output, step: int, given: HandedOver) -> tuple[Observation, bool]:
         """What probes are given, and whether the model returns a row for every position."""
         batch = self.recent.batch_size or num_samples(given.x)
         x, y = self.recent.together(given.x, given.y)
@@ -177,7 +177,7 @@ class Measurer:
         return seen, read.unfolded
 
     @staticmethod
-    def _index(output: Output, step: int, given: Seen, *, joined: bool) -> tuple[int, ...]:
+    def _index(output: Output, step: int, given: HandedOver, *, joined: bool) -> tuple[int, ...]:
         """Places in the data set, where the loop tells them of each sample; of batches that are joined none."""
         if given.index is None or joined:
             return ()

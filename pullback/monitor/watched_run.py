@@ -12,7 +12,7 @@ from pullback.functional.batch import Batch
 from pullback.monitor.alarms import Alarms
 from pullback.monitor.findings import Findings, OnFinding
 from pullback.monitor.handed import as_number
-from pullback.monitor.measuring import Measurer, Seen
+from pullback.monitor.measuring import HandedOver, Measurer
 from pullback.monitor.output import Output
 from pullback.monitor.plan import LEAST, Allowed
 from pullback.monitor.schedule import Schedule
@@ -50,7 +50,7 @@ class Watch:
         self._steps = Steps(measurer.model, measurer.optimizer, output, self._arrived)
         self.num_measurements, self.seconds = 0, 0.0
         self._before: Snapshot | None = None
-        self._last: tuple[int, Seen] | None = None
+        self._last: tuple[int, HandedOver] | None = None
         self._finished = False
         if (earlier := output.writer.earlier) is not None:
             costs = earlier.series("cost", "seconds")[1]
@@ -79,7 +79,7 @@ class Watch:
             self._targets.see(y)
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
-        seen = Seen(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last), index)
+        seen = HandedOver(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last), index)
         if self.turns.schedule.is_due(step, last):
             allowed = self._allowed(step)
             if allowed is None:
@@ -87,7 +87,7 @@ class Watch:
             else:
                 self._measure(step, seen, allowed, turn=True)
         # a reference: what the loop writes over is what the end sees
-        kept = seen if seen.before is None else Seen(x, y, seen.loss, index=index)
+        kept = seen if seen.before is None else HandedOver(x, y, seen.loss, index=index)
         self._last = None if x is None else (step, kept)
         self.measurer.recent.add(x, y)
         self._before = self._snapshot(step)
@@ -142,7 +142,7 @@ class Watch:
                 number = as_number(loss)
             except Exception as error:
                 self.output.refuse(step, "loss", "batch_loss", in_words(error))
-        self._measure(step, Seen(x, y, number), self.turns.asked_for(), asked=True)
+        self._measure(step, HandedOver(x, y, number), self.turns.asked_for(), asked=True)
         self._look(step)
 
     def _look(self, step: int, *, at_end: bool = False) -> None:
@@ -151,7 +151,9 @@ class Watch:
             with self._timed():
                 self.findings.look(step, self.num_measurements, self._alarms.num_recorded, at_end=at_end)
 
-    def _measure(self, step: int, seen: Seen, allowed: Allowed, *, turn: bool = False, asked: bool = False) -> None:
+    def _measure(
+        self, step: int, seen: HandedOver, allowed: Allowed, *, turn: bool = False, asked: bool = False
+    ) -> None:
         with self._timed() as start:
             self.turns.begin(step)
             self._steps.fetch()

@@ -49,7 +49,7 @@ class Basis:
         self._append(first)
 
     @property
-    def whole(self) -> bool:
+    def spans_all(self) -> bool:
         """Whether the basis spans the whole space."""
         return self.size == self.op.shape[0]
 

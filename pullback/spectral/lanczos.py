@@ -111,10 +111,10 @@ def eigenvalues(
     checks = 0
     for share in (0.7, 0.2):  # of the tolerance: rounding adds to the residuals of the recurrence
         coordinates, scale, ended = _iterate(basis, k, which, share * tol, limit, hidden)
-        values, vectors, residuals = _recomputed(operator, basis, coordinates, last=not ended or basis.whole)
+        values, vectors, residuals = _recomputed(operator, basis, coordinates, last=not ended or basis.spans_all)
         checks += vectors.shape[1]
         converged = ended and bool((residuals <= tol * scale).all())
-        if converged or not ended or basis.whole:
+        if converged or not ended or basis.spans_all:
             break
     return Eigenpairs(values, vectors, residuals, basis.num_matvecs + checks, converged)
 
@@ -131,7 +131,7 @@ def _iterate(
         if hidden:
             hidden.steps += 1
         full = basis.size + basis.pending > basis.capacity
-        last = basis.whole or basis.num_matvecs + basis.pending > limit
+        last = basis.spans_all or basis.num_matvecs + basis.pending > limit
         if not (full or last) and (basis.size < wanted or basis.size < checked + basis.size // 10):
             continue  # small eigenproblems cost little, but not nothing
         checked = basis.size
@@ -139,7 +139,7 @@ def _iterate(
         scale = max(scale, float(values.abs().max()))
         chosen, others = _choose(values, k, which)
         done = basis.size >= wanted and bool((errors[chosen] <= tol * scale).all())
-        if done and (basis.whole or not hidden or hidden.nothing(values, errors, chosen, others, tol * scale)):
+        if done and (basis.spans_all or not hidden or hidden.nothing(values, errors, chosen, others, tol * scale)):
             return coordinates[:, chosen], scale, True
         if last:
             return coordinates[:, chosen], scale, False

@@ -16,7 +16,7 @@ from torch import nn
 import pullback as pb
 from pullback.monitor import Schedule
 from pullback.monitor.budget import CHEAP, DEAR, END, Budget
-from pullback.monitor.measuring import Seen
+from pullback.monitor.measuring import HandedOver
 from pullback.monitor.plan import ENOUGH, FEWEST, LEAST, Plan, cheap_part, cheap_passes, dear_parts, most_samples, works
 from pullback.monitor.probes import PRESETS, PROBES, Observation, Probe
 from pullback.monitor.probes.work import KERNEL_FIRST, Work
@@ -255,7 +255,7 @@ def test_the_end_that_fails_is_said_and_the_record_is_whole(tmp_path: Path, monk
 
     real = Measurer.measure
 
-    def measure(self: Measurer, output: Any, step: int, seen: Seen, allowed: Any) -> Plan:
+    def measure(self: Measurer, output: Any, step: int, seen: HandedOver, allowed: Any) -> Plan:
         if step == 7:
             raise ZeroDivisionError
         return real(self, output, step, seen, allowed)
