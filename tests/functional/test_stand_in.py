@@ -133,6 +133,7 @@ def test_values_stand_in_everywhere_and_nothing_stays(model: nn.Module) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own, on first use
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of older torch, whose vmap loops over matrix_exp
 @pytest.mark.parametrize("model", sorted(FORWARD), indirect=True)
 def test_transformations_pass_through(model: nn.Module) -> None:
     view, x = ModelView.of(model), torch.randn(3, 4, dtype=torch.float64)

@@ -101,6 +101,19 @@ def right_or_refused(product: Callable[[], Tensor], expected: Tensor, tolerance:
     assert_same(found, expected, tolerance)
 
 
+def once_only(name: str) -> bool:
+    """Whether this torch has no second derivative of an operation: 2.6 has none of grid_sample."""
+    if name != "grid_sample":
+        return False
+    model, x = made(name)
+    (slope,) = torch.autograd.grad(model(x).sum(), [model.scale], create_graph=True)
+    try:
+        slope.sum().backward()
+    except RuntimeError as error:
+        return "is not implemented" in str(error)
+    return False
+
+
 @pytest.mark.parametrize("name", thinned(tuple(ROWS)))
 def test_operators(name: str) -> None:
     model, x = made(name)
@@ -113,6 +126,12 @@ def test_operators(name: str) -> None:
         "empirical Fisher": lambda: pb.Fisher(model, loss_fn, data, kind="empirical"),
         "Jacobian": lambda: pb.Jacobian(model, x),
     }
+    if once_only(name):
+        with pytest.raises(
+            pb.UnsupportedError, match="Hessian: expected operations that torch can differentiate twice"
+        ):
+            makers["Hessian"]().to_dense()
+        return
     if name in REFUSED:
         for make in makers.values():
             with pytest.raises(pb.UnsupportedError, match="expected .* got .*"):
@@ -146,6 +165,10 @@ def test_functions(name: str) -> None:
     """jvp, vjp, hvp, gauss_newton_vp and taylor, of one vector of parameters."""
     model, x = made(name)
     scale = model.scale.detach().clone()
+    if once_only(name):
+        with pytest.raises(pb.UnsupportedError, match="hvp: expected operations that torch can differentiate twice"):
+            pb.hvp(lambda w: ROWS[name][1](x * w).sum(), scale, torch.ones_like(scale), mode="reverse")
+        return
     J = jacobians(model, x).flatten(0, 1)
     u, v = torch.randn(len(J)).double(), torch.randn_like(scale)
     bends = differences(lambda: jacobians(model, x).flatten(0, 1), list(model.parameters()))  # (N C, P, P)
@@ -380,9 +403,9 @@ class Scripted(nn.Module):
         return x @ torch._weight_norm(self.v, self.g, 0).t()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_scripted_operations_with_wrong_derivatives_are_refused() -> None:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        model = torch.jit.script(Scripted())
+    model = torch.jit.script(Scripted())
     op = pb.Hessian(model, nn.MSELoss(), (torch.randn(N, 3), torch.randn(N, 2)))
     with pytest.raises(pb.UnsupportedError, match="Hessian: expected operations that torch differentiates rightly"):
         op @ torch.ones(op.shape[1])

@@ -150,7 +150,9 @@ def linear_dynamics(
         sums = [modes.vectors @ (s[:, None] * residual) for s in responses(modes, layout.count, schedule, where)]
         max_lr = schedule.stable_rate(modes.largest / layout.count)
     else:
-        sums, loose, max_lr = descend(modes, layout, start, targets.to(start.device), loss, schedule, where)
+        numbers = targets.is_floating_point()  # losses of numbers take one dtype in torch 2.6
+        there = targets.to(start) if numbers else targets.to(start.device)
+        sums, loose, max_lr = descend(modes, layout, start, there, loss, schedule, where)
     answers = [_answer(*each, sums, layout, schedule) for each in sets]
     again = [_answer(*each, loose, layout, schedule) for each in sets] if loose else answers
     error = max(float((a - b).abs().max()) for a, b in zip(answers, again, strict=True)) if loose else 0.0

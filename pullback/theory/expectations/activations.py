@@ -179,7 +179,10 @@ def _kinks(slope: Function, bend: Function, at: Array) -> tuple[float, ...]:
             middle = (low + high) / 2
             left = slope(np.array([low, middle]))
             low, high = (low, middle) if abs(left[1] - left[0]) > abs(jump) / 2 else (middle, high)
-        ends = slope(np.array([low, high]))
+        aside = 1e-12 * max(
+            1.0, abs(high)
+        )  # on the kink itself a slope is either side's, in torch 2.6 by the array's length
+        ends = slope(np.array([low - aside, high + aside]))
         if abs(ends[1] - ends[0]) > abs(jump) / 2 and not (kinks and abs(kinks[-1] - high) < 1e-9):
             kinks.append(0.0 if abs(high) < 1e-12 else float(high))
     return tuple(kinks)

@@ -41,10 +41,17 @@ def plain(z: Tensor, y: Tensor) -> Tensor:
 MODELS = {"conv": conv, "encoder": encoder}
 
 
+def drawn(dtype: torch.dtype) -> torch.Tensor:
+    chances = torch.tensor([[0.25, 0.25, 0.5]] * 50, dtype=dtype)
+    return torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.filterwarnings("ignore:.*fused attention:UserWarning")
 @pytest.mark.parametrize(("kind", "method"), thinned(list(MODELS), list(METHODS)))
 def test_a_step_in_float32_is_that_in_float64(kind: str, method: str) -> None:
     """Of two groups, one of half the rate; the loss falls; a loss without a likelihood is no Fisher matrix's."""
+    if "sampled" in method and not torch.equal(drawn(torch.float32), drawn(torch.float64)):
+        pytest.skip("this torch draws other classes in float32")
     loss_fn = nn.CrossEntropyLoss() if method.split()[0] == "natural" and "empirical" not in method else plain
     moved = []
     for dtype in (torch.float64, torch.float32):
