@@ -16,6 +16,7 @@ from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run, load_run
 
 LONGEST = 300  # characters
+MOST_NAMED = 4  # of what was not measured: before the first dear measurement there is much
 _LEAST_SHARE = 1e-4  # below which a share of one answer's loss is said to be below it
 
 # What a run does, the gravest first; a run that does none of it is told by the loss it reached.
@@ -84,8 +85,10 @@ def _not_looked(missing: Mapping[str, Sequence[str]]) -> str:
     """How many rules could not, and what would have let them."""
     if not missing:
         return ""
-    without = ", ".join(sorted({source for sources in missing.values() for source in sources}))
-    return f"; {len(missing)} could not, without {without}"
+    without = sorted({source for sources in missing.values() for source in sources})
+    more = len(without) - MOST_NAMED
+    listed = ", ".join(without[:MOST_NAMED]) + f" and {more} more" if more > 1 else ", ".join(without)
+    return f"; {len(missing)} could not, without {listed}"
 
 
 def _reached(run: Run) -> str:

@@ -49,6 +49,21 @@ def test_a_rate_that_killed_the_units_is_told_by_the_first_measurement() -> None
     assert found("learning-rate-too-low", *faint, *stuck) is not None
 
 
+def test_one_step_that_wrecked_a_run_is_told_whenever_it_came() -> None:
+    """What it killed has no gradient: the steps after it are short, as those before it were."""
+    sizes = [(1, 0.0085), (2, 0.0085), (4, 0.013), (8, 0.07), (16, 1.7), *[(step, 4e-4) for step in range(32, 400, 16)]]
+    stuck = losses(*[2.30] * 8, 5.1, 2.5, *[2.30] * 40)
+    steps = [(step, "updates", {"median": size}) for step, size in sizes]
+    finding = found("learning-rate-too-high", *steps, *stuck)
+    assert finding is not None
+    assert finding.evidence["|dw| / |w|"] == 1.7
+    assert finding.change == pb.Change("learning_rate", 0.1)  # steps before it were not too long
+    calm = [(step, "updates", {"median": min(size, 0.4)}) for step, size in sizes]
+    assert found("learning-rate-too-high", *calm, *stuck) is None
+    learnt = losses(*[2.30] * 8, 5.1, 2.5, *[2.30 - 0.05 * k for k in range(40)])
+    assert found("learning-rate-too-high", *steps, *learnt) is None
+
+
 def test_a_loss_that_leapt_before_the_first_measurement() -> None:
     """It falls from then on, which would read as learning."""
     fell = [

@@ -105,6 +105,8 @@ def test_rules_whose_probes_did_not_run_are_not_counted():
     assert said.endswith(
         f": none of the {able} rules that could look found anything; 2 could not, without held-out loss, tangent"
     )
+    young = verdict(a_run((1, "loss", {"loss": 2.0}), loss=loss), [])
+    assert young.endswith("without activations, alignment, all_targets, flow and 13 more"), young
     normed = a_run(*asked, meta={"model": {"modules": {"LayerNorm": 2}}}, **shown)
     assert set(unseen(normed)) == {"memorisation", "lazy-regime", "effective-rate-decay"}
 

@@ -169,7 +169,7 @@ def test_what_the_budget_left_out_is_said():
     run = Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 1}), Record(9, 2.0, "schedule", values)))
     said = "3 measurements that were due; tangent at 5 of the others; sharpness, put off until it can be paid"
     assert left_out(run) == said
-    assert damage_of([NamedRun("r", run)]) == [f"Left out, since it would have cost more than the budget: r: {said}."]
+    assert damage_of([NamedRun("r", run)]) == [f"Left out, since it would have cost more than the budget: {said}."]
     assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": 0}),))) == ""
     assert left_out(Run(Path("r"), {}, (Record(9, 1.0, "schedule", {"left_out": "<b>", "without": 3}),))) == ""
 

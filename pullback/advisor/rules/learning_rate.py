@@ -19,6 +19,7 @@ from pullback.advisor.thresholds import (
     FALLS_BY,
     FALLS_SHORT,
     FIRST_MEASUREMENT,
+    FIRST_UPDATE,
     GOOD_UPDATE,
     HALF_TRAVELLED,
     HALF_WAY,
@@ -48,7 +49,7 @@ WHERE_TOO_HIGH = (
     "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
     f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
     f"first updates above {WILD_UPDATE:g}, updates above {LARGE_UPDATE:g} in half of the measurements, or a loss that "
-    f"leapt to {DIVERGING:g} times its start"
+    f"leapt to {DIVERGING:g} times its start; of one that learns nothing a single update above {FIRST_UPDATE:g}"
 )
 
 
@@ -83,7 +84,8 @@ def too_high(run: Run) -> Iterator[Finding]:
         evidence["|dw| / |w|"] = updates[0].values["median"]
         steps += [min(1, updates[0].step), updates[-1].step]
         modest = works and losses.leapt_at is None
-        factors.append((MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
+        once = updates[0].values["median"] > FIRST_UPDATE and _updates(run)[0].values["median"] <= LARGE_UPDATE
+        factors.append(0.1 if once else (MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
         reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
     leapt = short and losses.leapt_at is not None
     if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
@@ -124,7 +126,9 @@ def _updates(run: Run) -> Rows:
 def _large_updates(run: Run, *, works: bool) -> Rows:
     """Measurements of steps that move the weights by so much of their size, if half of them show it, or the first does.
 
-    Where training works the first has to be wild for that: many start so, and go on with shorter ones.
+    Where training works the first has to be wild for that: many start so, and go on with shorter ones. Where it does
+    not, one step of half of the weights is enough, whenever it came: what it killed has no gradient, and later steps
+    are short.
     """
     records = _updates(run)
     sizes = records.numbers("median")
@@ -132,7 +136,9 @@ def _large_updates(run: Run, *, works: bool) -> Rows:
     if lasts(large, records):
         return large
     beyond = sizes > (WILD_UPDATE if works else LARGE_UPDATE)
-    return records.where(beyond) if beyond[:1].any() else large[:0]
+    if beyond[:1].any():
+        return records.where(beyond)
+    return large[:0] if works else records.where(sizes > FIRST_UPDATE)
 
 
 def too_low(run: Run) -> Iterator[Finding]:

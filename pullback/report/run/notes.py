@@ -98,8 +98,9 @@ def damage_of(runs: Sequence[NamedRun]) -> list[str]:
         for named in runs
         if named.run.resumed
     ]
-    lost = [f"{named.name}: {', '.join(map(str, named.run.lost_blocks))}" for named in runs if named.run.lost_blocks]
-    left = [f"{named.name}: {text}" for named in runs if (text := left_out(named.run))]
+    of = {named.name: f"{named.name}: " if len(runs) > 1 else "" for named in runs}  # of one run no name is needed
+    lost = [of[named.name] + ", ".join(map(str, named.run.lost_blocks)) for named in runs if named.run.lost_blocks]
+    left = [of[named.name] + text for named in runs if (text := left_out(named.run))]
     told = (
         ("Damaged lines of the record that were skipped", damaged),
         ("Damaged blocks of the record, what they held is left out", lost),

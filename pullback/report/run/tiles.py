@@ -85,7 +85,10 @@ def _of_conflict(run: Run) -> str:
     cosine = last_value(run, "alignment", "mean_cosine")
     if cosine is None or not math.isfinite(cosine):
         return ""
-    return "good" if cosine >= CONFLICT else "look" if learns(run) else "bad"
+    if cosine < CONFLICT:
+        return "look" if learns(run) else "bad"
+    most = (last_value(run, "alignment", "conflict_fraction") or 0.0) > 0.5  # a few agree so well that the mean does
+    return "look" if most else "good"
 
 
 def _held_out_accuracy(run: Run) -> tuple[float | None, str]:
