@@ -138,16 +138,26 @@ def test_of_several_runs_findings_are_points_on_the_run_s_line_in_its_colour(wro
 
 def test_every_finding_that_is_shown_elsewhere_is_one_of_the_advisor_s():
     assert set(SHOWN_BY) <= set(ORDER)
-    finding = {"key": "dead-units", "place": 0, "consequences": []}
+    finding = {"key": "dead-units", "place": 0, "evidence": [], "consequences": []}
     link([finding], {"loss": "Loss", "dead": "Dead units"})
     assert (finding["chart"], finding["chart_title"]) == ("dead", "Dead units")
     link([finding], {"loss": "Loss"})
     assert finding["chart"] == "loss"
     link([finding], {})
     assert finding["chart"] == ""
-    of_several = {"key": "dead-units", "place": 2, "consequences": []}
+    of_several = {"key": "dead-units", "place": 2, "evidence": [], "consequences": []}
     link([of_several], {"loss": "Loss", "dead-1": "1", "dead-2": "2"})
     assert of_several["chart"] == "dead-2"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "chart"),
+    [("sharpness", "sharpness"), ("curvature over its limit", "sharpness"), ("|dw| / |w|", "updates")],
+)
+def test_a_finding_leads_to_the_chart_of_its_evidence(evidence, chart):
+    finding = {"key": "learning-rate-too-high", "place": 0, "evidence": [(evidence, 2.0)], "consequences": []}
+    link([finding], {"loss": "Loss", "sharpness": "Sharpness", "updates": "Updates", "learning-rate": "Rate"})
+    assert finding["chart"] == chart
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "ill-conditioning": ("conditioning", "spectrum"),
     "lazy-regime": ("tangent",),
 }
+MEASURED_BY = {"sharpness": "sharpness", "curvature": "sharpness", "|dw|": "updates"}  # words of evidence -> chart
 
 
 def flattened(causes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -61,10 +62,17 @@ def flattened(causes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def link(causes: Sequence[dict[str, Any]], titles: dict[str, str]) -> None:
     """Give each finding the ``chart`` that shows it, and its title; the loss where there is no nearer one."""
     for finding in flattened(causes):
-        wanted = (*SHOWN_BY.get(finding["key"], ()), LOSS_CHART)
+        wanted = (*_by_evidence(finding), LOSS_CHART)
         own = [f"{key}-{finding['place']}" for key in wanted] if finding["place"] else []
         found = next((key for pair in zip(wanted, own or wanted, strict=True) for key in pair if key in titles), "")
         finding["chart"], finding["chart_title"] = found, titles.get(found, "")
+
+
+def _by_evidence(finding: dict[str, Any]) -> list[str]:
+    """The charts of a finding, those first that show what it was told by."""
+    names = [name for name, _ in finding["evidence"]]
+    told = {chart for word, chart in MEASURED_BY.items() if any(word in name for name in names)}
+    return sorted(SHOWN_BY.get(finding["key"], ()), key=lambda chart: chart not in told)
 
 
 def marked(chart: Chart, findings: Sequence[dict[str, Any]], runs: Sequence[NamedRun]) -> Chart:

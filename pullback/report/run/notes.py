@@ -51,7 +51,7 @@ def _finding(values: dict[str, Any]) -> dict[str, Any]:
         "summary": shorten(values.get("summary") or "", 1000),
         "action": shorten(action or "", 1000),
         "evidence": [(shorten(key, 60), value) for key, value in as_dict(values.get("evidence")).items()],
-        "footing": " · ".join(f"{label}: {shorten(text, 300)}" for label, text in told if text),
+        "footing": " · ".join(f"{label}: {shorten(text, 600)}" for label, text in told if text),
     }
 
 
