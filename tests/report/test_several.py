@@ -143,6 +143,7 @@ def test_findings_of_each_run_stand_under_its_verdict():
     assert part.count("Divergence") == 1
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_stay_small():
     """Each line has fewer points the more there are; of a page of 20 MB a library of 1.5 is the least."""
     losses = [2.0 + math.sin(k) for k in range(150)]
