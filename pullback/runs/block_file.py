@@ -1,15 +1,16 @@
 """Many records in one file, as columns: what becomes of a record's lines once there are many of them.
 
 ``blocks/000001.zip`` and so on are ZIP archives, which carry a checksum of each member: ``index`` says of every record
-its probe, step, time and error, and one member a probe, named by its number, has the values (``runs.packed_columns``). A block
-appears under its name once it is whole, and is never changed again. Members are read when they are asked for.
+its probe, step, time and error, and one member a probe, named by its number, has the values
+(``runs.packed_columns``). A block appears under its name once it is whole, and is never changed again. Members are read
+when they are asked for.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path

@@ -1,14 +1,14 @@
 """One metric of a probe's records, as it is read: cells when they are asked for, or their numbers alone as an array.
 
-Leaves stand as they are stored, see ``runs.packed_columns``: leaf by leaf where all cells have one shape, so that one leaf of
-all cells is one stretch of memory. Nothing is decoded before it is asked for.
+Leaves stand as they are stored, see ``runs.packed_columns``: leaf by leaf where all cells have one shape, so that one
+leaf of all cells is one stretch of memory. Nothing is decoded before it is asked for.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -98,7 +98,7 @@ class Column:
 
     @cached_property
     def plain(self) -> list[Any] | None:
-        """All cells, where they are single numbers, texts or flags: these take no more room than what points at them."""
+        """All cells, where they are single numbers, texts or flags: they take no more room than what points at them."""
         return None if any(isinstance(each.template, list | dict) for each in self.shapes) else _filled_in(self)
 
     def of_shape(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -107,7 +107,9 @@ class Column:
             return np.arange(len(self)), list(self.leaves)
         places = np.flatnonzero(self.codes == number)
         starts, counts = self.starts[places].T, self.shapes[number].counts
-        return places, [each[at + np.arange(k)[:, None]] for each, at, k in zip(self.leaves, starts, counts, strict=True)]
+        return places, [
+            each[at + np.arange(k)[:, None]] for each, at, k in zip(self.leaves, starts, counts, strict=True)
+        ]
 
     def numbers(self, key: str | None = None) -> np.ndarray:
         """(cells,), each cell as a number, or what stands under a key of it; NaN where that is none. Flags are none."""
@@ -119,8 +121,10 @@ class Column:
         return found
 
     def layers(self) -> Layers:
-        """Keys of the cells that are dicts, as they first appear, and the numbers under them; NaN where there is none."""
-        names = dict.fromkeys(key for shape in self.shapes if isinstance(shape.template, dict) for key in shape.template)
+        """Keys of the cells that are dicts, as they first appear, and the numbers under them, or NaN."""
+        names = dict.fromkeys(
+            key for shape in self.shapes if isinstance(shape.template, dict) for key in shape.template
+        )
         columns = {name: column for column, name in enumerate(names)}
         found = np.full((len(self), len(names)), math.nan)
         for number, shape in enumerate(self.shapes):
@@ -131,7 +135,7 @@ class Column:
         return list(names), found
 
     def lists(self, most: int) -> Lists:
-        """Lengths (cells,) of those that are lists, else 0, and their first numbers (cells, at most ``most``), or NaN."""
+        """Lengths (cells,) of those that are lists, else 0; their first numbers (cells, at most ``most``), or NaN."""
         lengths = np.array([len(each.template) if isinstance(each.template, list) else 0 for each in self.shapes])
         found = np.full((len(self), min(most, int(lengths.max(initial=0)))), math.nan)
         for number, shape in enumerate(self.shapes):
@@ -189,7 +193,7 @@ def _made(column: Column) -> list[Any]:
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """While many cells are made: none of them points back, and millions of lists would be looked through time and again."""
+    """While many cells are made: none of them points back, and millions of lists would be looked through each time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -213,7 +217,7 @@ def _filled_in(column: Column) -> list[Any]:
 
 
 def _shared(leaves: np.ndarray) -> Iterator[list[Any]]:
-    """The values of each leaf; of leaves that are alike the same objects, as of the two halves of a symmetric matrix."""
+    """The values of each leaf; leaves that are alike, as the halves of a symmetric matrix, share their objects."""
     known: dict[bytes, list[Any]] = {}
     for leaf in leaves:
         key = leaf.tobytes()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pullback._results import Shown
 from pullback._checks import check_names
+from pullback._results import Shown
 from pullback.runs.column import without_collecting
 from pullback.runs.reader import Run
 from pullback.runs.table import Table

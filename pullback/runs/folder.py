@@ -35,7 +35,9 @@ def check_place(path: str | Path, on_exists: str) -> None:
         check_free(Path(path))
 
 
-def check_free(path: Path, remedy: str = "Choose another folder, or pass on_exists='number' for the next free one") -> None:
+def check_free(
+    path: Path, remedy: str = "Choose another folder, or pass on_exists='number' for the next free one"
+) -> None:
     """Refuse a path that is already taken; what a process killed at its start leaves is no run yet."""
     got = None
     if path.is_dir() and any(path.iterdir()) and not _is_stillborn(path):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pullback.runs.one_record import Record
 from pullback.runs.column import Layers, Lists, as_number
+from pullback.runs.one_record import Record
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pullback.runs.column import Column
-from pullback.runs.shape import Shape
 from pullback.runs.planes import size_of, spread
+from pullback.runs.shape import Shape
 
 SMALL = range(-(2**63), 2**63)
 

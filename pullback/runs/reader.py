@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pullback._results import Drawn
 from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
+from pullback._results import Drawn
 from pullback.runs.block_file import Block, block_path
-from pullback.runs.one_record import Record
 from pullback.runs.course_file import Course
 from pullback.runs.lines import Lines
+from pullback.runs.one_record import Record
 from pullback.runs.records import END, Records, records_of
 from pullback.runs.rows import Part
 from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION
@@ -99,7 +99,7 @@ class Run(Drawn):
 
     @property
     def measured(self) -> dict[str, np.ndarray]:
-        """Of each probe the steps (S,) of its records that succeeded, in the order they were written; reads no values."""
+        """Of each probe the steps (S,) of its records that succeeded, as they were written; reads no values."""
         return dict(self._records.succeeded)
 
     @property

@@ -10,8 +10,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from pullback.runs.one_record import Record
 from pullback.runs.lines import Lines
+from pullback.runs.one_record import Record
 from pullback.runs.rows import Part, Rows
 from pullback.runs.schema import RESUME
 
@@ -31,8 +31,8 @@ class Cells:
 class Records(Sequence[Record]):
     """Records in the order they were written, without those that a resumed run left behind.
 
-    Values are read from the disk when they are asked for, a probe at a time. Of what is asked for as an array that stays
-    in memory, and what it was made of does not.
+    Values are read from the disk when they are asked for, a probe at a time. Of what is asked for as an array that
+    stays in memory, and what it was made of does not.
 
     Args:
         parts: in their order.

@@ -10,9 +10,9 @@ from typing import Any, overload
 import numpy as np
 
 from pullback.runs.block_file import Block
-from pullback.runs.one_record import Record
 from pullback.runs.column import Layers, Lists
 from pullback.runs.lines import Lines
+from pullback.runs.one_record import Record
 
 Part = Block | Lines
 
@@ -127,7 +127,6 @@ class Rows(Sequence[Record]):
         names = list(dict.fromkeys(name for own, _ in found for name in own))
         whole = [table if own == names else _spread(own, table, names) for own, table in found]
         return names, np.concatenate([np.empty((0, len(names))), *whole])[self.chosen]
-
 
     def lists(self, metric: str, most: int) -> Lists:
         """Lengths (R,) of cells that are lists, else 0, and their first numbers (R, at most ``most``), or NaN."""

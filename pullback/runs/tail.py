@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from pullback.runs.block_file import BLOCKS_FOLDER, block_path
-from pullback.runs.one_record import Record
-from pullback.runs.write_block import write_block
 from pullback.runs.folder import DRAFT
 from pullback.runs.lines import Lines
+from pullback.runs.one_record import Record
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, parse_line
+from pullback.runs.write_block import write_block
 
 FOLLOWS = "follows"  # the first line of what is left of the lines: {"follows": 3} of block 3
 MOST_BYTES = 2**22  # of lines, before they become a block

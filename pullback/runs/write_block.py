@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pullback.runs.block_file import INDEX, MICRO
-from pullback.runs.packed_columns import pack
 from pullback.runs.one_record import Record
+from pullback.runs.packed_columns import pack
 from pullback.runs.planes import spread
 
 LEVEL = 3  # of compression: six takes twice the time for a hundredth less
@@ -69,9 +69,14 @@ def _members(records: Sequence[Record], skipped: int) -> Iterator[tuple[str, byt
     metrics = [(*each, keys[tuple(under)]) for each, under in named.items()]
     specs, content = zip(*map(spread, rows), strict=True)
     header = {
-        "probes": list(probes), "metrics": metrics, "keys": list(keys), "errors": list(errors), "skipped": skipped, "micros": exact,
+        "probes": list(probes),
+        "metrics": metrics,
+        "keys": list(keys),
+        "errors": list(errors),
+        "skipped": skipped,
+        "micros": exact,
         "specs": specs,
-    }  # fmt: skip
+    }
     yield INDEX, json.dumps(header).encode("ascii") + b"\n" + b"".join(content)
     for probe, code in probes.items():
         yield str(code), pack(record.values for record in records if record.probe == probe and record.error is None)

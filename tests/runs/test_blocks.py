@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 import pullback as pb
 from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, write_block, writer
 from pullback.runs.block_file import BLOCKS_FOLDER
-from pullback.runs.one_record import Values
 from pullback.runs.column import as_number
-from pullback.runs.packed_columns import pack, unpack
 from pullback.runs.course_block import Block
 from pullback.runs.course_file import COURSE_FILE
+from pullback.runs.one_record import Values
+from pullback.runs.packed_columns import pack, unpack
 from pullback.runs.records import records_of
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, WITHOUT_BLOCKS
 
@@ -121,7 +121,8 @@ def test_rows_have_the_numbers_that_records_have_one_by_one(tmp_path: Path, monk
             assert names == list(dict.fromkeys(name for cell in cells for name in cell))
             np.testing.assert_array_equal(table, [[as_number(cell.get(name)) for name in names] for cell in cells])
             some = rows.where(rows.steps % 3 == 0)[::-1]
-            np.testing.assert_array_equal(some.numbers(metric), [n for k, n in zip(rows.steps, numbers) if k % 3 == 0][::-1])
+            every_third = [n for k, n in zip(rows.steps, numbers, strict=True) if k % 3 == 0]
+            np.testing.assert_array_equal(some.numbers(metric), every_third[::-1])
 
 
 def test_times_come_back_to_the_digit(tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ def test_readable_while_it_is_written(tmp_path: Path) -> None:
 def test_a_run_begins_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between its first and its last file there is no run, and the folder can be begun again."""
     path = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(RunWriter, "_open", interrupt)
-        RunWriter(path, {"model": "mlp"})
+        with pytest.raises(KeyboardInterrupt):
+            RunWriter(path, {"model": "mlp"})
     assert not (path / META_FILE).exists()
     with pytest.raises(pb.InputError, match="a run folder with run.json, got none"):
         load_run(path)
