@@ -106,10 +106,22 @@ class Foreign(Operator):
             raise unsupported(self._where, "an object with `.T` or `.adjoint()`", name, remedy)
         try:
             return self._product(transposed, matrix, self.shape[1])
-        except NotImplementedError as error:  # SciPy's LinearOperator without rmatvec
+        except (NotImplementedError, TypeError) as error:  # TypeError: of SciPy 1.18, or the object's own
+            if not (isinstance(error, NotImplementedError) or self._is_one_sided()):
+                raise
             name = type(self.wrapped).__name__
             remedy = "Define `rmatvec`, or pass as_operator(op, symmetric=True) if it equals its transpose"
             raise unsupported(self._where, "products with the transpose", f"a {name} without", remedy) from error
+
+    def _is_one_sided(self) -> bool:
+        """Whether it is SciPy's LinearOperator without ``rmatvec``."""
+        try:
+            self.wrapped.rmatvec(np.zeros(self.shape[0]))
+        except NotImplementedError:
+            return True
+        except (AttributeError, TypeError):  # it has none to ask, or one that fails by itself
+            return False
+        return False
 
     def _product(self, wrapped: Any, matrix: Tensor, rows: int) -> Tensor:
         """Product in the object's own kind of array, converted and checked."""

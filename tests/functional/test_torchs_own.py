@@ -31,7 +31,9 @@ def positive(*shape: int) -> Tensor:
 
 def has_defaults(function: Any) -> bool:
     try:
-        return "args" not in inspect.signature(function).parameters
+        return (
+            not {"args", "self"} & inspect.signature(function).parameters.keys()
+        )  # self: a method, from Python 3.13 on
     except ValueError:
         return False
 

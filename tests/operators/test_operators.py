@@ -231,6 +231,9 @@ def test_what_is_no_operator_is_refused() -> None:
     no_rmatvec = as_operator(LinearOperator((2, 2), matvec=lambda v: v), "f")
     with pytest.raises(pb.UnsupportedError, match="f: expected products with the transpose, got a .* without"):
         no_rmatvec.T @ torch.ones(2, dtype=torch.float64)
+    wrong = as_operator(LinearOperator((2, 2), matvec=lambda v: v, rmatvec=lambda v: v + None))
+    with pytest.raises(TypeError, match="unsupported operand"):  # the object's own error is its own
+        wrong.T @ torch.ones(2, dtype=torch.float64)
     vectors_only = as_operator(Bare(torch.eye(2, dtype=torch.float64), lambda product: product[:, 0]), "f")
     with pytest.raises(pb.InputError, match=r"Bare @ \(2, K\) to be a tensor \(2, K\), got shape \(2,\). Let `@` take"):
         vectors_only @ torch.ones(2, dtype=torch.float64)
