@@ -14,6 +14,7 @@ from pullback.advisor.thresholds import (
     FEW_STEPS,
     LEARNS_ACCURACY,
     LEARNS_SHARE,
+    LEVEL_STDERRS,
     MANY_STEPS,
     MISTAKE_LEFT,
 )
@@ -46,7 +47,14 @@ def learns(run: Run) -> bool:
         return True
     if losses.share is not None and len(losses) >= FEW_STEPS:
         return losses.share <= LEARNS_SHARE
-    return fell(losses.finite, losses.least) and not accuracy <= constant
+    chance = _by_chance(constant, _samples_of(run, late)) if losses.share is None else constant
+    return fell(losses.finite, losses.least) and not accuracy <= chance
+
+
+def _by_chance(constant: float, samples: float) -> float:
+    """Share of right answers that few samples show of a model that has learnt nothing; at most half of the way to 1."""
+    error = math.sqrt(constant * (1 - constant) / samples) if samples > 0 else 0.0
+    return constant + min(LEVEL_STDERRS * error, (1 - constant) / 2)
 
 
 def _samples_of(run: Run, records: Rows) -> float:

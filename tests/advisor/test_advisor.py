@@ -53,6 +53,15 @@ def test_a_loss_that_fell_to_one_answer_for_all_samples_is_not_learning() -> Non
     assert learns(a_run(*losses(3.2, 2.4, 2.3)))  # nothing else is known of it
 
 
+@pytest.mark.parametrize(("accuracy", "samples", "is_learnt"), [(0.2, 11, False), (0.2, 110, True), (0.6, 11, True)])
+def test_a_few_right_answers_are_chance(accuracy: float, samples: int, is_learnt: bool) -> None:
+    """Of ten classes, where the loss of one answer is not known: 11 samples have two right ones more often than not."""
+    right = {"accuracy": accuracy, "constant_accuracy": 0.1}
+    records = [(10 * k, "loss", {"loss": loss} | right) for k, loss in enumerate((38.0, 5.0, 2.3, 2.3))]
+    counted = [(10 * k, "kernel", {"num_samples": samples}) for k in range(4)]
+    assert learns(a_run(*records, *counted)) == is_learnt
+
+
 def test_every_name_of_the_docstring_has_its_rule_and_its_test() -> None:
     text = (pb.diagnose.__doc__ or "").partition("Names: ")[2].partition(".")[0]
     names = re.findall(r"[a-z]+(?:-[a-z]+)*", text)
