@@ -33,6 +33,7 @@ READERS = {
     "diagnose": "pb.diagnose(path)",
     "report": "pb.write_report(path, path + '/report.html', overwrite=True)",
     "table": "table = pb.load_run(path).table(); list(table.values())",
+    "its cells": "sum(1 for column in pb.load_run(path).table().values() for cell in column)",
     "one column": "pb.load_run(path).table()['kernel.M1']",
     "all records": "sum(1 for _ in pb.load_run(path).records)",
     "next page": "pages.of('run').current()",
@@ -51,17 +52,18 @@ with Path(path, "records.jsonl").open("a") as file:
 """
 }
 CHILD = """
-import json, resource, sys, time, warnings
+import json, sys, time, warnings
 import pullback as pb
+from benchmarks.harness.measuring import resident
 pb.load_run, pb.diagnose, pb.write_report
 path = sys.argv[1]
 pb.write_report(sys.argv[2], sys.argv[2] + "/report.html", overwrite=True)  # imports all there is to import
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = resident("VmHWM")
 {before}
 start, cpu = time.perf_counter(), time.process_time()
 {what}
 print(json.dumps([time.process_time() - cpu, time.perf_counter() - start,
-                  (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
+                  (resident("VmHWM") - before) / 2**20]))
 """
 
 

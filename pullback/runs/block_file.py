@@ -138,8 +138,8 @@ class Block:
         column = self._column(probe, metric)
         return self.places(probe, metric), [] if column is None else column.cells()
 
-    def under(self, probe: str, metric: str, key: str | None) -> tuple[np.ndarray, list[Any]]:
-        """The same of the parts under a key, or for None of cells that are no dicts."""
+    def under(self, probe: str, metric: str, key: str | None) -> tuple[np.ndarray, list[Any] | Column]:
+        """The same of the parts under a key, or for None of cells that are no dicts; see ``Column.under``."""
         column = self._column(probe, metric)
         if column is None:
             return np.empty(0, np.int64), []

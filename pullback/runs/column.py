@@ -10,13 +10,13 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-from pullback.runs.planes import Spec, joined
+from pullback.runs.planes import Spec, joined, size_of
 from pullback.runs.shape import PLACES, Shape
 
 KEPT = 48  # columns whose cells are kept once they were made
@@ -93,8 +93,8 @@ class Column:
         return (_made(self) if self.plain is None else self.plain)[place]
 
     def cells(self) -> list[Any]:
-        """All there are, made anew."""
-        return _filled_in(self)
+        """All there are, made anew; nothing of it is kept."""
+        return _filled_in(replace(self))
 
     @cached_property
     def plain(self) -> list[Any] | None:
@@ -153,8 +153,17 @@ class Column:
             return np.array([as_number(int(self.texts[each])) for each in found.tolist()])
         return found.astype(np.float64)
 
-    def under(self, key: str | None) -> tuple[np.ndarray, list[Any]]:
-        """Rows and parts of cells under a key, or all that are no dicts for None."""
+    def alone(self) -> Column:
+        """The same with the bytes of this metric only, and nothing that was made of them."""
+        begin = self.stored[0][1]
+        stored = tuple((spec, at - begin) for spec, at in self.stored)
+        packed = self.packed[begin : self.stored[-1][1] + size_of(self.stored[-1][0])]
+        return Column(self.num_rows, self.shapes, self.texts, packed, stored)
+
+    def under(self, key: str | None) -> tuple[np.ndarray, list[Any] | Column]:
+        """Rows and parts of cells under a key, or all that are no dicts for None; lists as the column they stand in."""
+        if key is None and all(isinstance(each.template, list) for each in self.shapes):
+            return self.rows, self.alone()
         template = self.shapes[0].template
         if self.codes is None and key is None and not isinstance(template, dict):
             return self.rows, self.cells()

@@ -153,7 +153,8 @@ class Run(Drawn):
         """Columns of equal length, ``step`` first; what was not measured at a step is None.
 
         Columns are named ``probe.metric``, and ``probe.metric.key`` for metrics that are dicts (one value a layer).
-        Each is made when it is first asked for, and costs its length then.
+        Each is made when it is first asked for, and costs its length then. Of a long run entries that are lists are
+        made anew whenever they are looked at: a change within one of them is not kept.
         """
         return Table(self._records)
 

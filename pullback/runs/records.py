@@ -10,6 +10,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from pullback.runs.cells import joined_cells
+from pullback.runs.column import Column
 from pullback.runs.lines import Lines
 from pullback.runs.one_record import Record
 from pullback.runs.rows import Part, Rows
@@ -19,7 +21,7 @@ END = 2**63 - 1  # a step that no record is beyond
 
 
 @dataclass(frozen=True)
-class Cells:
+class Found:
     """What was recorded under one name: numbers of the records, steps and values, in the order of the records."""
 
     places: np.ndarray
@@ -166,25 +168,25 @@ class Records(Sequence[Record]):
         }
         return list(found)
 
-    def cells(self, probe: str, metric: str) -> Cells:
+    def cells(self, probe: str, metric: str) -> Found:
         """Whole cells of a metric."""
         return self._joined([part.cells(probe, metric) for part in self.parts])
 
-    def under(self, probe: str, metric: str, key: str | None) -> Cells:
+    def under(self, probe: str, metric: str, key: str | None) -> Found:
         """Of a metric's cells the parts under a key, or for None those that are no dicts."""
         return self._joined([part.under(probe, metric, key) for part in self.parts])
 
     def _parts(self) -> Iterator[tuple[Part, np.ndarray]]:
         return zip(self.parts, self.kept, strict=True)
 
-    def _joined(self, found: list[tuple[np.ndarray, list[Any]]]) -> Cells:
+    def _joined(self, found: Sequence[tuple[np.ndarray, list[Any] | Column]]) -> Found:
         places, steps, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
         for (at, cells), (part, kept), offset in zip(found, self._parts(), self.offsets, strict=False):
             here = kept[at]
             places.append(at[here] + offset)
             steps.append(part.steps[at[here]])
-            values += cells if here.all() else [cell for cell, keep in zip(cells, here.tolist(), strict=True) if keep]
-        return Cells(np.concatenate(places), np.concatenate(steps), values)
+            values.append((cells, None if here.all() else np.flatnonzero(here)))
+        return Found(np.concatenate(places), np.concatenate(steps), joined_cells(values))
 
 
 def _only(places: np.ndarray, kept: np.ndarray) -> np.ndarray:

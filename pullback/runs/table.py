@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from pullback._results import to_frame
+from pullback.runs.cells import Cells
 from pullback.runs.column import without_collecting
 from pullback.runs.one_record import Record
-from pullback.runs.records import Cells, records_of
+from pullback.runs.records import Found, records_of
 
 Source = tuple[str, str, str | None]  # probe, metric and key
 
@@ -52,6 +53,8 @@ class Table(dict[str, list[Any]]):
         places, found = self._filled(name)
         if len(places) == len(self._steps):
             return found
+        if isinstance(found, Cells):
+            return found.among(places, len(self._steps))
         column = np.full(len(self._steps), None, object)
         for place, cell in zip(places.tolist(), found, strict=True):
             column[place] = cell
@@ -133,9 +136,9 @@ class Table(dict[str, list[Any]]):
             return {name: self[name] for name in self}
 
 
-def _merged(sources: list[Cells]) -> Cells:
+def _merged(sources: list[Found]) -> Found:
     """Cells that came under one name by several ways, in the order in which they were recorded."""
     order = np.argsort(np.concatenate([each.places for each in sources]), kind="stable")
     values = [value for each in sources for value in each.values]
     steps = np.concatenate([each.steps for each in sources])[order]
-    return Cells(np.arange(len(order)), steps, [values[place] for place in order.tolist()])
+    return Found(np.arange(len(order)), steps, [values[place] for place in order.tolist()])

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import pullback as pb
 from pullback.runs import Record, RunWriter, block_file, compare_runs, load_run, tail, write_block, writer
 from pullback.runs.block_file import BLOCKS_FOLDER
-from pullback.runs.column import as_number
+from pullback.runs.column import Column, as_number
 from pullback.runs.course_block import Block
 from pullback.runs.course_file import COURSE_FILE
 from pullback.runs.one_record import Values
@@ -180,8 +180,9 @@ def test_any_values_come_back(rows: list[dict[str, Any]]) -> None:
                 if metric in row and isinstance(cell := row[metric], dict) == (key is not None)
                 if key is None or key in cell
             ]
-            found = column.under(key)
-            assert repr((found[0].tolist(), found[1])) == repr(([p for p, _ in inside], [c for _, c in inside]))
+            places, found = column.under(key)
+            told = found.cells() if isinstance(found, Column) else found
+            assert repr((places.tolist(), told)) == repr(([p for p, _ in inside], [c for _, c in inside]))
 
 
 def test_values_read_as_a_dict(tmp_path: Path) -> None:
