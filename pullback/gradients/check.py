@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_positive
 from pullback._results import Shown
-from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, take, undisturbed
+from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, undisturbed
 from pullback.functional.agreement import norms, rounding, tolerance
 from pullback.functional.batch import Batch
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.captured import SHARED, Captured, gradient_alone
 from pullback.gradients.capture.captured_rows import capture_factors
-from pullback.gradients.capture.passes import plain_gradient
-from pullback.gradients.capture.sum_checks import SHARED
 from pullback.gradients.rows.contract import Tensors
 
 
@@ -137,10 +134,7 @@ def check_gradients(
     readout = loss_readout(loss_fn)
     with undisturbed(view.model):
         captured = capture_factors(view, readout, x, y, where, check=False)
-        compared = [
-            _compared(captured, i, partial(plain_gradient, view, readout, take(x, [i]), take(y, [i]), where))
-            for i in chosen
-        ]
+        compared = [_compared(captured, i, gradient_alone(view, readout, (x, y), i, where)) for i in chosen]
     errors, limits = (torch.stack(each).amax(0).tolist() for each in zip(*compared, strict=True))
     ruled = zip(captured.factors, captured.rules, strict=True)
     rules = {name: rule for factor, rule in ruled for name in factor.shapes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,11 +14,10 @@ from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.captured import UNSEEN, Captured
+from pullback.gradients.capture.captured import UNSEEN, Captured, check_half, check_sample, gradient_alone
 from pullback.gradients.capture.derived import pulled_back
 from pullback.gradients.capture.fallback import fallback_rows
-from pullback.gradients.capture.passes import Capture, capture, plain_gradient
-from pullback.gradients.capture.refuse_dependent import check_half, check_sample
+from pullback.gradients.capture.passes import Capture, capture
 from pullback.gradients.capture.sample_axis import by_sample, most_dependent, sample_axis, sample_view, shared_by_all
 from pullback.gradients.capture.uses import Use
 from pullback.gradients.rows.factor import Factor
@@ -86,8 +85,7 @@ def capture_factors(
     captured = _captured(view, readout, (x, y), where, run, first, ruled)
     if check:
         for index in dict.fromkeys((0, between, run.num_samples - 1)):
-            alone = partial(plain_gradient, view, readout, take(x, [index]), take(y, [index]), where)
-            check_sample(captured.factors, alone, view, captured.combination, index, captured.dtype, where)
+            check_sample(captured, index, gradient_alone(view, readout, (x, y), index, where), where)
     return captured
 
 

@@ -12,7 +12,7 @@ from pullback.functional import ModelView, num_samples, take
 from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
-from pullback.gradients.capture.passes import Capture, dense, differentiable
+from pullback.gradients.capture.passes import Capture, differentiable
 from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 
@@ -95,5 +95,5 @@ def _by_loop(
             values = readout.values(view(take(x, [i])), take(y, [i]), where)[0]
             each = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in values]
             for name, p, found in zip(names, parameters, zip(*each, strict=True), strict=True):
-                rows[name].append(torch.stack([torch.zeros_like(p) if g is None else dense(g) for g in found]))
+                rows[name].append(torch.stack([torch.zeros_like(p) if g is None else g.to_dense() for g in found]))
     return {name: torch.stack(parts) for name, parts in rows.items()}

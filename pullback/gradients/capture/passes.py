@@ -9,7 +9,7 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +30,6 @@ from pullback.gradients.capture.recorder import Recorder, SelfDifferentiating
 from pullback.gradients.capture.sample_axis import Projections, weighted_pass
 from pullback.gradients.capture.user_layers import user_layers
 from pullback.gradients.capture.uses import Derived, Use, noted_hooks
-from pullback.gradients.rows.contract import Tensors
 from pullback.gradients.rules import Source
 
 
@@ -99,12 +98,12 @@ def capture(
                 "none that do",
                 "Check for detach(), no_grad(), or checkpointing with use_reentrant=True",
             )
+    detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     with torch.enable_grad(), without_autocast(), differentiable(where):
         projections = weighted_pass(recorder.uses, values) if weighted else {}
         gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
         with own_calls():
             probes = _probed(recorder.uses, gradients, values)
-    detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
     return Capture(
         count,
         recorder.uses,
@@ -240,7 +239,7 @@ def _ordinary(
 
     def add(name: str, gradient: Tensor | None) -> None:
         if gradient is not None:
-            gradient = dense(gradient)
+            gradient = gradient.to_dense()  # those of tables may be sparse
             ordinary[name] = ordinary[name] + gradient if name in ordinary else gradient
 
     behind: dict[int, Tensor] = {}
@@ -274,24 +273,3 @@ def _of_parameter(source: Source, gradient: Tensor) -> Tensor:
     whole = gradient.new_zeros(source.shape)
     whole[slice(*source.rows)] = gradient
     return whole
-
-
-def plain_gradient(
-    view: ModelView, readout: Readout, x: Batch, y: Batch, where: str, parameters: Tensors | None = None
-) -> Tensors:
-    """Gradient of ``sum_ic u_c f_ic`` by autograd alone, parameter -> shape: nothing is recorded or replaced.
-
-    ``parameters`` stand in for the model's own, by name.
-    """
-    point: Mapping[str, Tensor] = parameters or view.parameters
-    with torch.enable_grad(), differentiable(where):
-        values = readout(view(x, parameters), y, where)
-        combined = (values * combination(values.shape[1], values)).sum()
-        gradients = torch.autograd.grad(combined, list(point.values()), allow_unused=True)
-    pairs = zip(point.items(), gradients, strict=True)
-    return {name: torch.zeros_like(p) if g is None else dense(g) for (name, p), g in pairs}
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """Gradients of tables may be sparse."""
-    return gradient.to_dense() if gradient.is_sparse else gradient

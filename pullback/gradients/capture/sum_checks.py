@@ -23,11 +23,9 @@ from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
 from pullback.functional.agreement import first_above, norms, tolerance
-from pullback.gradients.capture.captured import Captured
+from pullback.gradients.capture.captured import Captured, undefined
 from pullback.gradients.capture.passes import direction
 from pullback.gradients.rows.factor import Factor
-
-SHARED = 0.1  # of the size of a whole gradient: what a parameter whose own is zero but for rounding is measured by
 
 
 @dataclass
@@ -171,20 +169,3 @@ def checked_sums(captured: Captured, where: str) -> tuple[dict[str, Tensor], flo
 def summed(captured: Captured, where: str) -> Captured:
     """The capture with the sums of its rows, compared with the ordinary gradient, in place of that gradient."""
     return replace(captured, ordinary=checked_sums(captured, where)[0], probes={})
-
-
-def undefined(what: str, dtype: torch.dtype, where: str) -> Exception:
-    """The error for numbers that are NaN or infinite although the losses are not."""
-    if dtype == torch.float16:
-        return unsupported(
-            where,
-            "gradients that float16 can hold",
-            f"NaN or infinity in {what}: float16 ends at 65504",
-            "Multiply the loss by a smaller factor, or use bfloat16 or float32",
-        )
-    return unsupported(
-        where,
-        "finite gradients",
-        f"NaN or infinity in {what}, although its loss is finite",
-        "Look for derivatives that do not exist where the model is evaluated (a root or a norm at 0, 0 / 0)",
-    )

@@ -108,6 +108,8 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
     n, C = captured.num_samples, captured.num_outputs
     checks = SumChecks(where, captured.dtype)
     out = new_block(captured, None, plan.contract)
+    side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
+    places = list(tiles(n, n, side, symmetric=True))
     pieces: list[tuple[tuple[Piece, ...], int]] = []
     done, add = [], False
     for part in parts(captured, None, plan):
@@ -119,7 +121,6 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
         pieces += [(each, tile) for each in part.pieces(0)]
         rows = part.left.total(captured.combination)
         done.append((part, [{name: part.left.piece_order(name, row) for name, row in rows.items()}]))
-    side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
 
     def square(place: tuple[slice, slice]) -> None:
         i, j = place
@@ -140,7 +141,6 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
             out[scaled(j, C), scaled(i, C)] = work.T
         target.copy_(work)
 
-    places = list(tiles(n, n, side, symmetric=True))
     with Squares(out.device) as squares:
         squares.run(square, places)
     check_sums(checks, out, done, "all layers", captured, None, plan)
