@@ -84,10 +84,10 @@ class Part:
         n1, n2 = self.left.num_samples, self.sides[-1].num_samples
         places = list(tiles(n1, n2, self.tile(), symmetric=self.right is None))
         for pieces in self.pieces(self.numbers):
-            fill(block, pieces, places, self.contract, rows_each=self.rows_each, add=add)
-            add = True
             for side, piece in zip(sums, pieces, strict=True):
                 side.add(piece.totals(outputs))
+            fill(block, pieces, places, self.contract, rows_each=self.rows_each, add=add)
+            add = True
         if not add:
             block.zero_()
         return [side.by_parameter() for side in sums]
