@@ -26,11 +26,7 @@ Figure = dict[str, Any]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#C46BA0", "#C08000", "#3596CC", "#808080")
 REFERENCE_COLOUR = "#808080"
 SEVERITY = {"info": "#3596CC", "warning": "#C08000", "critical": "#D0402B"}  # the gravest last
-INK, QUIET, GRID = (
-    "#22272e",
-    "#59636e",
-    "#e4e7eb",
-)  # replaced on the page by those of the reader's colour scheme
+QUIET, GRID = "#59636e", "#e4e7eb"  # replaced on the page by those of the reader's colour scheme
 DIVERGING = [[0.0, "#8f3b00"], [0.25, "#e08a4f"], [0.5, "#f4f3f0"], [0.75, "#5aa5d6"], [1.0, "#00497a"]]
 SEQUENTIAL = "Cividis"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"

@@ -22,6 +22,14 @@ def square_operator(op: Any, where: str) -> Operator:
     return operator
 
 
+def check_columns(where: str, name: str, given: Any, n: int, remedy: str = "Pass a tensor of that shape") -> Tensor:
+    """The argument as a vector of n numbers or columns of as many, which it must be."""
+    if not isinstance(given, Tensor) or given.dim() not in (1, 2) or given.shape[0] != n:
+        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise input_error(where, f"`{name}` ({n},) or ({n}, K)", got, remedy)
+    return given
+
+
 def work_dtype(op: Operator) -> torch.dtype:
     """The operator's dtype, or float32 for half precision, in which bases cannot be orthogonalised."""
     return op.dtype if op.dtype in (torch.float32, torch.float64) else torch.float32

@@ -10,7 +10,7 @@ from torch import Tensor
 from pullback._checks import InputError, check_count, check_positive, input_error
 from pullback._results import Solution
 from pullback.operators.operator import Operator
-from pullback.spectral.arguments import product, square_operator, work_dtype
+from pullback.spectral.arguments import check_columns, product, square_operator, work_dtype
 from pullback.spectral.lanczos import eigenvalues
 
 GROWTH = 1e3  # of the residual, beyond which the series is taken to diverge
@@ -61,9 +61,7 @@ def neumann_solve(
     where = "neumann_solve"
     operator = square_operator(op, where)
     n = operator.shape[0]
-    if not isinstance(b, Tensor) or b.dim() not in (1, 2) or b.shape[0] != n:
-        got = f"shape {tuple(b.shape)}" if isinstance(b, Tensor) else type(b).__name__
-        raise input_error(where, f"`b` ({n},) or ({n}, K)", got, "Pass a tensor of that shape")
+    b = check_columns(where, "b", b, n)
     check_count(where, "max_iters", max_iters, 0)
     if not (tol >= 0 and damping >= 0):
         raise input_error(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pullback._checks import input_error
-from pullback.spectral.arguments import check_finite, product, square_operator, work_dtype
+from pullback.spectral.arguments import check_columns, check_finite, product, square_operator, work_dtype
 
 
 def rayleigh_quotient(op: Any, v: Tensor) -> Any:
@@ -37,9 +37,7 @@ def rayleigh_quotient(op: Any, v: Tensor) -> Any:
     where = "rayleigh_quotient"
     operator = square_operator(op, where)
     n = operator.shape[0]
-    if not isinstance(v, Tensor) or v.dim() not in (1, 2) or v.shape[0] != n:
-        got = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
-        raise input_error(where, f"`v` ({n},) or ({n}, K)", got, "Pass a tensor of that shape")
+    v = check_columns(where, "v", v, n)
     columns = v.detach().reshape(n, -1).to(operator.device, work_dtype(operator))
     if not bool((columns != 0).any(0).all()):
         raise input_error(where, "directions that are not zero", "a zero vector", "Leave it out")

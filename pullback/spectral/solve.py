@@ -15,9 +15,7 @@ from pullback._results import Solution
 from pullback.operators.adapt import as_operator
 from pullback.operators.arrays import real_tensor
 from pullback.operators.operator import Operator
-from pullback.spectral.arguments import floor, not_positive, product, square_operator, work_dtype
-
-Preconditioner = Operator | Tensor | Callable[[Tensor], Tensor]
+from pullback.spectral.arguments import check_columns, floor, not_positive, product, square_operator, work_dtype
 
 
 def solve(
@@ -195,9 +193,7 @@ def _checked(z: Any, r: Tensor, where: str) -> Tensor:
 
 
 def _check(where: str, n: int, b: Any, damping: float, tol: float, max_iters: int | None, start: Any) -> None:
-    if not isinstance(b, Tensor) or b.ndim not in (1, 2) or b.shape[0] != n:
-        got = f"shape {tuple(b.shape)}" if isinstance(b, Tensor) else type(b).__name__
-        raise input_error(where, f"`b` ({n},) or ({n}, K)", got, "Pass a tensor or an array of that shape")
+    check_columns(where, "b", b, n, "Pass a tensor or an array of that shape")
     if start is not None and tuple(start.shape) != tuple(b.shape):
         got = f"shape {tuple(start.shape)}"
         raise input_error(where, f"`start` of the shape {tuple(b.shape)} of `b`", got, "Reshape it")

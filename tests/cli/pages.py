@@ -39,7 +39,7 @@ def one_file(path: Path, text: str, charts: list[str]) -> None:
     assert "\x1b[" not in text
 
 
-def drawn(open_page: Callable[..., Any], path: Path, charts: list[str], width: int) -> None:
+def assert_drawn(open_page: Callable[..., Any], path: Path, charts: list[str], width: int) -> None:
     """In a browser every chart is there, nothing is wider than the window, and nothing is complained about."""
     window = open_page(path, width=width)
     assert window.trouble == []

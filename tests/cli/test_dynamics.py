@@ -19,7 +19,7 @@ from pullback.cli.dynamics.pages.edge import half_square
 from pullback.cli.dynamics.pages.proximal import DISTANCES, proximal_page
 from pullback.cli.dynamics.pages.shared import digits, tanh_network
 from pullback.report.dynamics.charts import landscape_chart
-from tests.cli.pages import charts_of, drawn, made, one_file
+from tests.cli.pages import assert_drawn, charts_of, made, one_file
 from tests.command import Done
 from tests.command import run as run_command
 
@@ -302,4 +302,4 @@ def test_a_page_is_not_replaced_unasked(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "width"), [(kind, 400) for kind in SMALL] + [(kind, 1280) for kind in WIDE])
 def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kind: str, width: int) -> None:
-    drawn(open_page, pages[kind][0], CHARTS[kind], width)
+    assert_drawn(open_page, pages[kind][0], CHARTS[kind], width)

@@ -13,7 +13,7 @@ import torch
 
 from pullback import measure, modules, theory
 from pullback.report.theory.charts import phase_chart
-from tests.cli.pages import charts_of, drawn, made, one_file
+from tests.cli.pages import assert_drawn, charts_of, made, one_file
 from tests.command import Done
 from tests.command import run as run_command
 
@@ -242,7 +242,7 @@ def test_usage() -> None:
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_page_is_drawn(pages: dict[str, tuple[Path, str]], open_page: Any, kind: str, width: int) -> None:
-    drawn(open_page, pages[kind][0], CHARTS[kind], width)
+    assert_drawn(open_page, pages[kind][0], CHARTS[kind], width)
 
 
 def test_training_lines_are_those_of_the_limit() -> None:

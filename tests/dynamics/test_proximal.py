@@ -32,21 +32,21 @@ def divergence(new: Tensor, old: Tensor) -> Tensor:
     return (new * (new / old).log() - new + old).sum()
 
 
-def close(found: Tensor, expected: Any) -> None:
+def assert_close_to(found: Tensor, expected: Any) -> None:
     torch.testing.assert_close(found, torch.as_tensor(expected, dtype=F64), rtol=0, atol=1e-10)
 
 
 def test_steps_of_the_notes() -> None:
     """S1-40 to S1-42: gradient descent, natural gradient, damped Newton, and the literal |.|^2."""
     plain = proximal_step(PROBLEM, X)
-    close(X + plain.step, KNOWN["gd with 1/2||.||^2"])
-    close(plain.gradient, KNOWN["grad"])
+    assert_close_to(X + plain.step, KNOWN["gd with 1/2||.||^2"])
+    assert_close_to(plain.gradient, KNOWN["grad"])
     literal = proximal_step(PROBLEM, X, distance=lambda new, old: (new - old).square().sum())
-    close(X + literal.step, KNOWN["gd_lam=1 with ||.||^2 (seed literal 2.1.2)"])
+    assert_close_to(X + literal.step, KNOWN["gd_lam=1 with ||.||^2 (seed literal 2.1.2)"])
     natural = proximal_step(PROBLEM, X, 10.0, distance=in_metric(H))
-    close(X + natural.step, KNOWN["natural_grad_lam=10_G=H"])
+    assert_close_to(X + natural.step, KNOWN["natural_grad_lam=10_G=H"])
     damped = proximal_step(PROBLEM, X, loss_order=2)
-    close(X + damped.step, KNOWN["damped_newton_lam=1_G=I"])
+    assert_close_to(X + damped.step, KNOWN["damped_newton_lam=1_G=I"])
     names = [each.method for each in (plain, literal, natural, damped)]
     assert names == ["gradient descent", "gradient descent", "natural gradient", "damped Newton"]
 
@@ -55,8 +55,8 @@ def test_adaptive_methods_are_diagonal_metrics() -> None:
     """S1-43: the root of the diagonal empirical Fisher as metric is Adagrad's first step, lr times the sign."""
     g = H @ X
     step = proximal_step(PROBLEM, X, 10.0, distance=in_metric(torch.diag(g.square().sqrt()))).step
-    close(step, -0.1 * g.sign())
-    close(dynamics.simulate(lambda p: torch.optim.Adagrad(p, lr=0.1), PROBLEM, X, 1).x[1] - X, step)
+    assert_close_to(step, -0.1 * g.sign())
+    assert_close_to(dynamics.simulate(lambda p: torch.optim.Adagrad(p, lr=0.1), PROBLEM, X, 1).x[1] - X, step)
 
 
 def test_a_large_weight_is_a_small_step() -> None:
@@ -89,11 +89,13 @@ def test_mirror_descent(weight: float) -> None:
 def test_proximal_point_of_a_quadratic_is_damped_newton() -> None:
     found = proximal_step(PROBLEM, X, 0.7, loss_order=None)
     assert found.method == "proximal point"
-    close(found.step, proximal_step(PROBLEM, X, 0.7, loss_order=2).step)
+    assert_close_to(found.step, proximal_step(PROBLEM, X, 0.7, loss_order=2).step)
     valley = proximal_step("rosenbrock", [-1.2, 1.0], 2.0, loss_order=None, distance_order=None)
     at = torch.tensor([-1.2, 1.0], dtype=F64) + valley.step
     slope = torch.func.grad(dynamics.landscape("rosenbrock").function)(at)
-    close(slope + 2.0 * valley.step, [0.0, 0.0])  # the implicit step: x - slope at where it leads, over the weight
+    assert_close_to(
+        slope + 2.0 * valley.step, [0.0, 0.0]
+    )  # the implicit step: x - slope at where it leads, over the weight
 
 
 def residuals(x: Tensor) -> Tensor:
@@ -109,15 +111,15 @@ def test_rosenbrock_in_outputs() -> None:
     """S1-47: in parameters, in outputs, and Gauss-Newton in two steps."""
     start = ROSENBROCK["start"]
     quick = dynamics.output_space_descent(residuals, square, start, 3, 1.0, "gauss_newton")
-    close(quick.x, ROSENBROCK["gauss_newton_iterates"])
+    assert_close_to(quick.x, ROSENBROCK["gauss_newton_iterates"])
     assert float(quick.loss[0]) == pytest.approx(ROSENBROCK["f0"], rel=1e-14)
     outer = dynamics.output_space_descent(residuals, square, start, 100, 0.1)
     for step, known in ROSENBROCK["output_space_gd_step0.1"].items():
-        close(outer.x[int(step)], known["w"])
+        assert_close_to(outer.x[int(step)], known["w"])
         assert float(outer.loss[int(step)]) == pytest.approx(known["f"], rel=1e-6, abs=1e-22)
     slow = dynamics.output_space_descent(residuals, square, start, 1000, 1e-3, "parameters")
     for step in ("100", "1000"):
-        close(slow.x[int(step)], ROSENBROCK["gd_lr1e-3"][step]["w"])
+        assert_close_to(slow.x[int(step)], ROSENBROCK["gd_lr1e-3"][step]["w"])
 
 
 @pytest.mark.slow
@@ -125,7 +127,7 @@ def test_rosenbrock_in_parameters_takes_long() -> None:
     """S1-47, to the end: the same by torch's own optimizer."""
     found = dynamics.simulate(lambda p: torch.optim.SGD(p, lr=1e-3), "rosenbrock", ROSENBROCK["start"], 20000)
     for step, known in ROSENBROCK["gd_lr1e-3"].items():
-        close(found.x[int(step)], known["w"])
+        assert_close_to(found.x[int(step)], known["w"])
         assert float(found.loss[int(step)]) == pytest.approx(known["f"], rel=1e-8)
 
 

@@ -378,6 +378,11 @@ def test_errors() -> None:
         pb.response(model, loss_fn, data, ones, wrt="rows", damping=1)  # type: ignore[arg-type]
     with pytest.raises(pb.InputError, match="expected `matrix` to be one of 'gauss_newton', .* got 'fisher'"):
         pb.response(model, loss_fn, data, ones, wrt="weights", matrix="fisher", damping=1)  # type: ignore[arg-type]
+
+
+def test_errors_of_queries_names_and_models() -> None:
+    model, loss_fn, x, y = network(4, 2, 3, 2, "classes", seed=0)
+    data, ones = (x, y), torch.ones(4)
     with pytest.raises(
         pb.InputError, match="query_influence: expected `x_query` with at least one sample, got no data"
     ):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,64 @@ META = {
 }
 
 
+def measured(
+    t: float, noisy: Callable[..., float], random: np.random.Generator, num_samples: int
+) -> dict[str, dict[str, Any]]:
+    """What every probe says at a time of the training, in the order of the record."""
+    loss = noisy(2.3 * math.exp(-3.2 * t) + 0.05)
+    losses = {"loss": loss, "accuracy": 1 - 0.9 * math.exp(-4 * t), "batch_loss": noisy(loss, 0.2)}
+    rms = noisy(4 * math.exp(-1.5 * t) + 0.4)
+    gradients = {"mean_gradient_norm": noisy(rms * (0.6 * math.exp(-3 * t) + 0.08)), "rms_gradient_norm": rms}
+    rank = noisy(6 + 60 * t)
+    top = noisy(rms**2 * 0.4, 0.05)
+    eigenvalues = [float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)]
+    m1 = rms**2 / 101770
+    kernel = {
+        "M1": m1,
+        "M2": m1**2 * 101770 / rank,
+        "conditioning": 101770 / rank,
+        "effective_rank": rank,
+        "eigenvalues": sorted(eigenvalues, reverse=True),
+        "num_samples": num_samples,
+        "num_params": 101770,
+        "normalisation": "mean",
+    }
+    norms = [noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))]
+    share = np.array(norms) ** 2 / np.sum(np.array(norms) ** 2)
+    flow = {
+        "gradient_norm": dict(zip(LAYERS, norms, strict=True)),
+        "frobenius": dict(zip(LAYERS, [f**2 for f in norms], strict=True)),
+        "spectral": dict(zip(LAYERS, [0.7 * f**2 for f in norms], strict=True)),
+        "trace_share": dict(zip(LAYERS, share.tolist(), strict=True)),
+        "slope": -0.6,
+        "verdict": "vanishing",
+    }
+    hessian = noisy(8 + 34 * (1 - math.exp(-4 * t)))
+    sharpness = {
+        "hessian": hessian,
+        "hessian_residual": 1e-4,
+        "gauss_newton": noisy(0.9 * hessian),
+        "gauss_newton_residual": 1e-4,
+        "learning_rate": 0.05,
+        "limit": 40.0,
+        "optimizer": "SGD",
+    }
+    alignment = {
+        "mean_cosine": noisy(0.35 * math.exp(-2 * t) + 0.02),
+        "conflict_fraction": noisy(0.12 + 0.3 * t),
+        "worst_pairs": [[3, 200, -0.61], [17, 90, -0.55], [8, 41, -0.5]],
+    }
+    return {
+        "loss": losses,
+        "gradients": gradients,
+        "kernel": kernel,
+        "flow": flow,
+        "sharpness": sharpness,
+        "alignment": alignment,
+        "cost": {"seconds": noisy(1e-4, 0.2)},
+    }
+
+
 def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: int = 256, stored: int = 4) -> Run:
     """A run with all probes: smooth curves with noise, ten classes, some findings, one failure."""
     random = np.random.default_rng(seed)
@@ -46,70 +106,11 @@ def write_full_run(path: Path, seed: int = 0, num_steps: int = 60, num_samples: 
     with RunWriter(path, META) as writer:
         for place in range(num_steps):
             step, t = 10 * place, speed * place / 60
-            loss = noisy(2.3 * math.exp(-3.2 * t) + 0.05)
-            accuracy = 1 - 0.9 * math.exp(-4 * t)
-            writer.append(step, "loss", {"loss": loss, "accuracy": accuracy, "batch_loss": noisy(loss, 0.2)})
-            rms = noisy(4 * math.exp(-1.5 * t) + 0.4)
-            writer.append(
-                step,
-                "gradients",
-                {
-                    "mean_gradient_norm": noisy(rms * (0.6 * math.exp(-3 * t) + 0.08)),
-                    "rms_gradient_norm": rms,
-                },
-            )
-            rank = noisy(6 + 60 * t)
-            top = noisy(rms**2 * 0.4, 0.05)
-            eigenvalues = [float(top / (k + 1) ** 1.4 * np.exp(0.05 * random.standard_normal())) for k in range(12)]
-            m1 = rms**2 / 101770
-            writer.append(
-                step,
-                "kernel",
-                {
-                    "M1": m1,
-                    "M2": m1**2 * 101770 / rank,
-                    "conditioning": 101770 / rank,
-                    "effective_rank": rank,
-                    "eigenvalues": sorted(eigenvalues, reverse=True),
-                    "num_samples": num_samples,
-                    "num_params": 101770,
-                    "normalisation": "mean",
-                },
-            )
-            flow = [noisy(0.25 * 1.35**depth * (1 + 2 * math.exp(-2 * t)), 0.06) for depth in range(len(LAYERS))]
-            share = np.array(flow) ** 2 / np.sum(np.array(flow) ** 2)
-            writer.append(
-                step,
-                "flow",
-                {
-                    "gradient_norm": dict(zip(LAYERS, flow, strict=True)),
-                    "frobenius": dict(zip(LAYERS, [f**2 for f in flow], strict=True)),
-                    "spectral": dict(zip(LAYERS, [0.7 * f**2 for f in flow], strict=True)),
-                    "trace_share": dict(zip(LAYERS, share.tolist(), strict=True)),
-                    "slope": -0.6,
-                    "verdict": "vanishing",
-                },
-            )
-            hessian = noisy(8 + 34 * (1 - math.exp(-4 * t)))
-            writer.append(
-                step,
-                "sharpness",
-                {
-                    "hessian": hessian,
-                    "hessian_residual": 1e-4,
-                    "gauss_newton": noisy(0.9 * hessian),
-                    "gauss_newton_residual": 1e-4,
-                    "learning_rate": 0.05,
-                    "limit": 40.0,
-                    "optimizer": "SGD",
-                },
-            )
-            pairs = [[3, 200, -0.61], [17, 90, -0.55], [8, 41, -0.5]]
-            mean_cosine, conflict = noisy(0.35 * math.exp(-2 * t) + 0.02), noisy(0.12 + 0.3 * t)
-            alignment = {"mean_cosine": mean_cosine, "conflict_fraction": conflict, "worst_pairs": pairs}
-            writer.append(step, "alignment", alignment)
-            writer.append(step, "cost", {"seconds": noisy(1e-4, 0.2)})
+            records = measured(t, noisy, random, num_samples)
+            for probe, values in records.items():
+                writer.append(step, probe, values)
             if place % (num_steps // 6) == num_steps // 6 - 1:
+                loss, accuracy = records["loss"]["loss"], records["loss"]["accuracy"]
                 epoch = {
                     "epoch": place // (num_steps // 6),
                     "train_loss": noisy(loss),

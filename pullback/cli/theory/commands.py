@@ -208,7 +208,7 @@ def linearity(
     with busy(f"{points * seeds} networks"):
         measured = measure.linearity(model, x, widths, seeds, tol=1e-2)
     kind = f"{activation}", f"{output} output", f"{hidden} hidden", *([f"bottleneck of {narrow}"] if narrow else [])
-    page = linearity_page((*kind, f"{seeds} networks a width"), measured, lines_of(model, x, measured))
+    page = linearity_page((*kind, f"{seeds} networks a width"), measured, lines_of(model, measured))
     typer.echo(theory_text(page))
     typer.echo(f"Page: {write_theory_page(page, path)}")
 

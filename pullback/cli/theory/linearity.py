@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pullback._results import Estimate
     from pullback.measure import Linearity
     from pullback.modules import WideNetwork
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from pullback.report.theory.page import TheoryPage
 
 
-def lines_of(model: WideNetwork, x: Tensor, measured: Linearity) -> list[Line]:
+def lines_of(model: WideNetwork, measured: Linearity) -> list[Line]:
     """Hessian norm, largest derivative in a hidden activation, and K(x, x), each with its law.
 
     Laws are powers of the width through the narrowest networks' mean: -1/2, times sqrt(log m) from two hidden layers

@@ -59,7 +59,7 @@ class ConvFactor(OuterFactor):
     def with_tensors(self, tensors: dict[str, Tensor]) -> ConvFactor:
         changed = {"inputs": self.inputs, "maps": self.maps} | tensors
         inputs, maps = changed["inputs"], changed["maps"]
-        return replace(self, inputs=inputs, maps=maps, gradients=positions(maps, self.gradients.shape[3], self.space))
+        return replace(self, inputs=inputs, maps=maps, gradients=positions(maps, self.gradients.shape[3]))
 
     def temporary_bytes(self, n: int, piece_bytes: int) -> int:
         if self.by_patches:
@@ -230,7 +230,7 @@ class ShiftPiece(GhostPiece):
         return inner.view(len(x1), out1.numel(), len(x2), out2.numel())
 
 
-def positions(maps: Tensor, groups: int, space: int) -> Tensor:
+def positions(maps: Tensor, groups: int) -> Tensor:
     """(N, C, b, g p, *out) to (N, C, T, g, p); T runs over the images of a sample and their pixels."""
     split = maps.unflatten(3, (groups, -1)).flatten(5)  # (N, C, b, g, p, pixels)
     return split.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)

@@ -41,7 +41,7 @@ def _convolution(space: int) -> Callable[[Call], Factor]:
             return DenseFactor({call.names["bias"]: maps.flatten(4).sum((2, 4))})
         return ConvFactor(
             inputs=image,
-            gradients=positions(maps, groups, space),
+            gradients=positions(maps, groups),
             weight=call.names["weight"],
             bias=call.names.get("bias"),
             weight_shape=weight.shape,

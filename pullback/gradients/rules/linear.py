@@ -19,29 +19,28 @@ from pullback.gradients.rules.registry import Arguments, Call, Rule, Source, add
 
 def _linear(call: Call) -> list[Factor]:
     inputs, gradient = call.samples(call.arguments["input"]), call.gradient
-    return _factors(call, inputs, gradient, call.sources.get("weight"), call.sources.get("bias"), transposed=False)
+    return _factors(inputs, gradient, call.sources.get("weight"), call.sources.get("bias"), transposed=False)
 
 
 def _addmm(call: Call) -> list[Factor]:
     inputs, gradient = call.samples(call.arguments["mat1"]), call.gradient
-    return _factors(call, inputs, gradient, call.sources.get("mat2"), call.sources.get("input"), transposed=True)
+    return _factors(inputs, gradient, call.sources.get("mat2"), call.sources.get("input"), transposed=True)
 
 
 def _matmul(call: Call) -> list[Factor]:
     if "other" in call.sources:  # x @ W
         inputs = call.samples(call.arguments["input"])
-        return _factors(call, inputs, call.gradient, call.sources["other"], None, transposed=True)
+        return _factors(inputs, call.gradient, call.sources["other"], None, transposed=True)
     inputs = call.samples(call.arguments["other"])  # W @ x: the features of x are the positions
-    return _factors(call, inputs.mT, call.gradient.mT, call.sources["input"], None, transposed=False)
+    return _factors(inputs.mT, call.gradient.mT, call.sources["input"], None, transposed=False)
 
 
 def _factors(
-    call: Call, inputs: Tensor, gradient: Tensor, weight: Source | None, bias: Source | None, *, transposed: bool
+    inputs: Tensor, gradient: Tensor, weight: Source | None, bias: Source | None, *, transposed: bool
 ) -> list[Factor]:
     """Factors of weight and bias; usually one for both.
 
     Args:
-        call: the recorded use.
         inputs: (N, ..., d).
         gradient: (N, C, ..., p).
         weight: what the weight is; None if it is not asked for.

@@ -87,11 +87,11 @@ def _second(g: Map, at: tuple[Tensor, Tensor], pair: tuple[int, int], count: int
     if len(at[i]) * len(at[j]) * count <= LARGEST:
         tensor = func.jacfwd(func.jacrev(g, argnums=i), argnums=j)(*at)  # (count, I, J)
         return norm_221(tensor.movedim(0, 2))
-    best = max(_from_below(g, at, pair, count, seed) for seed in range(_STARTS))
+    best = max(_from_below(g, at, pair, seed) for seed in range(_STARTS))
     return NormBounds(best, math.inf)
 
 
-def _from_below(g: Map, at: tuple[Tensor, Tensor], pair: tuple[int, int], count: int, seed: int) -> float:
+def _from_below(g: Map, at: tuple[Tensor, Tensor], pair: tuple[int, int], seed: int) -> float:
     """Alternate between the two vectors and the signs, each the best for the others."""
     i, j = pair
     make = make_generator(seed)

@@ -25,7 +25,7 @@ QUADRATICS, SECOND = KNOWN["quadratics"], KNOWN["second_order"]
 ONE = torch.zeros(1, 1, dtype=F64)  # a batch of one sample, for losses that ask nothing of it
 
 
-def same_value(found: Tensor, expected: Any, tolerance: float = 1e-10) -> None:
+def assert_value(found: Tensor, expected: Any, tolerance: float = 1e-10) -> None:
     assert_same(found.detach(), torch.as_tensor(expected, dtype=F64), tolerance, scale=1.0)
 
 
@@ -54,8 +54,8 @@ def test_newton_solves_a_quadratic_in_one_step() -> None:
         nn.init.normal_(model.weight)
         optimizer.step(x, y)
         solution = torch.linalg.lstsq(torch.cat([x, torch.ones(12, 1, dtype=F64)], 1), y).solution
-        same_value(model.weight, solution[:4].T)
-        same_value(model.bias, solution[4])
+        assert_value(model.weight, solution[:4].T)
+        assert_value(model.bias, solution[4])
         assert optimizer.last.predicted_decrease == pytest.approx(
             optimizer.last.loss - nn.MSELoss()(model(x), y).item(), rel=1e-9
         )
@@ -73,13 +73,13 @@ def test_steps_near_a_saddle() -> None:
     for name, optimizer in ways.items():
         for _ in range(20 if "T20" in name else 1):
             optimizer.step(ONE, ONE)
-        same_value(optimizer.model.w, known[name])
+        assert_value(optimizer.model.w, known[name])
         assert optimizer.last.smallest_eigenvalue == pytest.approx(-1.0)
     assert "may be a saddle" in ways["newton_T1"].last.action
     damped = Newton(Point(start), loss, damping=2.0)
     for _ in range(20):
         damped.step(ONE, ONE)
-    same_value(damped.model.w, known["damped_newton_alpha2_T20"], 1e-10 * 10486)
+    assert_value(damped.model.w, known["damped_newton_alpha2_T20"], 1e-10 * 10486)
 
 
 def test_an_indefinite_matrix_is_refused_or_damped_and_said() -> None:
@@ -89,7 +89,7 @@ def test_an_indefinite_matrix_is_refused_or_damped_and_said() -> None:
         remedy = "Pass a `damping` above it, indefinite='damp', or use DampedNewton or SaddleFreeNewton"
         with pytest.raises(ValueError, match=rf"expected a positive definite Hessian, got a smallest.* -1\. {remedy}"):
             refusing.step(ONE, ONE)
-        same_value(refusing.model.w, start)
+        assert_value(refusing.model.w, start)
         damped = DampedNewton(Point(start), loss, damping=0.1, dense_limit=limit)
         damped.step(ONE, ONE)
         assert damped.last.action.startswith("damped: raised to 1.9, as the smallest curvature was -0.9")
@@ -111,7 +111,7 @@ def test_truncated_newton_stops_at_negative_curvature() -> None:
     optimizer.step(ONE, ONE)
     assert optimizer.last.action == "stopped at curvature -0.5"
     assert not optimizer.last.converged
-    same_value(optimizer.model.w, [0.0, 3.0])  # 1 + g / 0.5
+    assert_value(optimizer.model.w, [0.0, 3.0])  # 1 + g / 0.5
 
 
 def test_a_step_for_a_given_distance() -> None:
@@ -120,14 +120,14 @@ def test_a_step_for_a_given_distance() -> None:
     H, theta = known["H"], known["theta"]
     newton = Newton(Point(theta), quadratic(H), damping=1.0)
     newton.step(ONE, ONE)
-    same_value(newton.model.w, known["damped_newton_lam=1_G=I"])
+    assert_value(newton.model.w, known["damped_newton_lam=1_G=I"])
     # the quadratic as least squares, whose Fisher matrix (of a normal distribution with variance 1/2 a residual) is H
     root = torch.linalg.cholesky(torch.tensor(H, dtype=F64)).T / math.sqrt(2)
     model = nn.Linear(2, 1, bias=False).double()
     model.weight.data = torch.tensor([theta], dtype=F64)
     natural = NaturalGradient(model, nn.MSELoss(reduction="sum"), lr=1 / 10, damping=0.0)
     natural.step(math.sqrt(2) * root, torch.zeros(2, 1, dtype=F64))
-    same_value(model.weight[0], known["natural_grad_lam=10_G=H"])
+    assert_value(model.weight[0], known["natural_grad_lam=10_G=H"])
 
 
 class Rosenbrock(nn.Module):
@@ -149,12 +149,12 @@ def test_gauss_newton_on_rosenbrock() -> None:
     natural = NaturalGradient(model, loss_fn, damping=0.0, fisher="true")  # equal to Gauss-Newton here
     for expected in known["gauss_newton_iterates"][1:3]:
         natural.step(ONE, target)
-        same_value(model.w, expected, 1e-9)
+        assert_value(model.w, expected, 1e-9)
     careful = LevenbergMarquardt(Rosenbrock(), loss_fn, damping=1e-3)
     losses = [float(careful.step(ONE, target)) for _ in range(40)]
     assert losses[0] == pytest.approx(known["f0"], rel=1e-12)
     assert all(b <= a for a, b in itertools.pairwise(losses))
-    same_value(careful.model.w, [1.0, 1.0], 1e-6)
+    assert_value(careful.model.w, [1.0, 1.0], 1e-6)
 
 
 class Tiny(nn.Module):
@@ -181,15 +181,15 @@ def test_steps_of_a_tiny_network() -> None:
     H, G = (torch.tensor(known[name], dtype=F64) for name in ("hessian", "gauss_newton"))
     newton = Newton(Tiny(torch.tanh, known["w"]), half_squared, indefinite="keep")
     newton.step(x, t)
-    same_value(newton.model.w, w - torch.linalg.solve(H, g))
+    assert_value(newton.model.w, w - torch.linalg.solve(H, g))
     eye = torch.eye(2, dtype=F64)
     gauss = LevenbergMarquardt(Tiny(torch.tanh, known["w"]), half_squared, damping=0.5)
     gauss.step(x, t)
-    same_value(gauss.model.w, w - torch.linalg.solve(G + gauss.last.damping * eye, g))
+    assert_value(gauss.model.w, w - torch.linalg.solve(G + gauss.last.damping * eye, g))
     free = SaddleFreeNewton(Tiny(torch.tanh, known["w"]), half_squared, damping=0.1)
     free.step(x, t)
     values, V = torch.linalg.eigh(H)
-    same_value(free.model.w, w - V @ ((V.T @ g) / (values.abs() + 0.1)))
+    assert_value(free.model.w, w - V @ ((V.T @ g) / (values.abs() + 0.1)))
     assert free.last.action == "step: 1 of 2 eigenvalues were negative"
 
 
@@ -202,16 +202,16 @@ def test_steps_of_a_tiny_relu_network() -> None:
     values, V = torch.linalg.eigh(H)
     with pytest.raises(ValueError, match=r"expected a positive definite Hessian, got a smallest eigenvalue of -1\.07"):
         Newton(Tiny(torch.relu, w), half_squared).step(x, t)
-    same_value(values, [-1.066857, 10.629357], 1e-6)
+    assert_value(values, [-1.066857, 10.629357], 1e-6)
     free = SaddleFreeNewton(Tiny(torch.relu, w), half_squared, damping=0.1)
     free.step(x, t)
-    same_value(free.model.w, torch.tensor(w, dtype=F64) - V @ ((V.T @ g) / (values.abs() + 0.1)))
+    assert_value(free.model.w, torch.tensor(w, dtype=F64) - V @ ((V.T @ g) / (values.abs() + 0.1)))
     assert free.last.action == "step: 1 of 2 eigenvalues were negative"
     for kind, matrix in ((DampedNewton, H), (LevenbergMarquardt, G)):
         careful = kind(Tiny(torch.relu, w), half_squared, damping=0.1)
         careful.step(x, t)
         damped = matrix + careful.last.damping * torch.eye(2, dtype=F64)
-        same_value(careful.model.w, torch.tensor(w, dtype=F64) - torch.linalg.solve(damped, g))
+        assert_value(careful.model.w, torch.tensor(w, dtype=F64) - torch.linalg.solve(damped, g))
         assert careful.last.loss == pytest.approx((known["f"] - 0.3) ** 2 / 2, rel=1e-12)
         assert careful.last.new_loss < careful.last.loss
         assert careful.history[0].action.startswith("damped: raised to" if kind is DampedNewton else "step")
@@ -235,7 +235,7 @@ def test_natural_gradient_of_logistic_regression(form: str, fisher: str) -> None
     g = pb.reference.gradient_matrix(model, nn.BCEWithLogitsLoss(), x, y).mean(0)
     w = torch.tensor(LOGISTIC["w"], dtype=F64)
     NaturalGradient(model, nn.BCEWithLogitsLoss(), 0.3, 0.2, fisher=fisher, form=form).step(x, y)
-    same_value(model.weight[0], w - 0.3 * torch.linalg.solve(F + 0.2 * torch.eye(2, dtype=F64), g))
+    assert_value(model.weight[0], w - 0.3 * torch.linalg.solve(F + 0.2 * torch.eye(2, dtype=F64), g))
 
 
 def test_the_known_direction_and_newtons() -> None:
@@ -243,7 +243,7 @@ def test_the_known_direction_and_newtons() -> None:
         model, x, y = logistic()
         make(model, nn.BCEWithLogitsLoss()).step(x, y)
         direction = torch.tensor(LOGISTIC["natural_gradient"], dtype=F64)
-        same_value(model.weight[0], torch.tensor(LOGISTIC["w"], dtype=F64) - 0.1 * direction)
+        assert_value(model.weight[0], torch.tensor(LOGISTIC["w"], dtype=F64) - 0.1 * direction)
 
 
 class Recoordinated(nn.Module):
@@ -297,7 +297,7 @@ def test_a_small_step_keeps_its_distance_in_the_models_metric() -> None:
     p = model(x).sigmoid().detach()
     y = torch.zeros_like(p)  # F does not depend on the targets
     H = pb.Hessian(model, loss_fn, (x, y)).to_dense()
-    same_value(H, F)  # -E d2 ln p, for the logits' own family
+    assert_value(H, F)  # -E d2 ln p, for the logits' own family
     d = 1e-4 * torch.tensor([1.0, -2.0], dtype=F64)
     J = x  # derivative of the logits
     change = [(J @ d).unsqueeze(1) * (bit - p) for bit in (0.0, 1.0)]
@@ -318,4 +318,4 @@ def test_adagrad_as_a_metric() -> None:
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1, eps=0.0)
     nn.BCEWithLogitsLoss()(model(x[1:2]), y[1:2]).backward()
     optimizer.step()
-    same_value(model.weight[0], expected)
+    assert_value(model.weight[0], expected)
