@@ -127,7 +127,8 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "minimum-plateau": (*_WRECKS, *_SCALE, *_STOPS),
 }  # fmt: skip
 
-# Advice that others contradict: the rate of a run whose trouble is another one is not called too low.
+# Advice that others contradict: the rate of a run whose trouble is another one is not called too low. What is only
+# worth knowing is no trouble, and contradicts nothing.
 GIVES_WAY: dict[str, tuple[str, ...]] = {
     "learning-rate-too-low": (
         *_WRECKS, *_SCALE, "loss-of-probabilities", "parameters-not-trained", "weight-decay-too-high",
@@ -151,8 +152,8 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     A consequence has no change of its own and its cause's action, so that several symptoms of one cause never ask for
     different things; a cause is as severe as the worst that follows from it.
     """
-    names = {finding.name for finding in findings}
-    kept = {f.name: f for f in findings if not names & set(GIVES_WAY.get(f.name, ()))}
+    faults = {finding.name for finding in findings if finding.severity != "info"}
+    kept = {f.name: f for f in findings if not faults & set(GIVES_WAY.get(f.name, ()))}
     because = _links(kept)
     told = [
         replace(f, because=because[name], change=None, action=kept[_root(name, because)].action)

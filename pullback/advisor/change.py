@@ -21,7 +21,8 @@ class Change(Shown):
             highest rate, which is then held; 0 takes a weight decay out); of "clip_norm" the largest norm of the
             gradient, of "warmup_steps" their number; of "initialisation"
             "critical", "he" or "xavier", of "normalisation" "layer" or "batch", of "activation" its name; of
-            "check_samples" their indices, of "train_parameters" their names; None of all others.
+            "check_samples" their indices, of "train_parameters" their names; None of all others. "balance_classes" adds
+            to the scores, in the training loss, the logarithm of each class's share of the samples.
 
     Raises:
         InputError: another kind, or a value that is none of that kind.

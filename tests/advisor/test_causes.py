@@ -102,6 +102,14 @@ def test_advice_gives_way_to_what_contradicts_it() -> None:
     ]  # fmt: skip
 
 
+def test_advice_does_not_give_way_to_what_is_only_worth_knowing() -> None:
+    """Gradients that vanish where training works say nothing against a rate that is too low."""
+    mentioned = a_finding("vanishing-gradients", severity="info")
+    assert told(a_finding("learning-rate-too-low"), mentioned) == [
+        ("learning-rate-too-low", ()), ("vanishing-gradients", ()),
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_judged_is_said_first() -> None:
     found = told(a_finding("divergence", severity="critical"), a_finding("not-measured"))
     assert [name for name, _ in found] == ["not-measured", "divergence"]
@@ -127,7 +135,8 @@ def test_any_findings_come_out_once_each_beneath_their_cause(drawn: tuple[tuple[
     given_ = [a_finding(name, step, severity, last) for name, step, severity, last in drawn]
     found = in_order(given_)
     names = [f.name for f in found]
-    kept = {f.name for f in given_ if not {g.name for g in given_} & set(GIVES_WAY.get(f.name, ()))}
+    faults = {g.name for g in given_ if g.severity != "info"}
+    kept = {f.name for f in given_ if not faults & set(GIVES_WAY.get(f.name, ()))}
     assert sorted(names) == sorted(kept)
     for place, finding in enumerate(found):
         assert (finding.change is None) == bool(finding.because)

@@ -18,7 +18,7 @@ from benchmarks.studies.remedies.data import prepare, source
 from benchmarks.studies.remedies.faults import FAULTS, names
 from benchmarks.studies.remedies.networks import build
 from benchmarks.studies.remedies.setups import ALL_DATA, DATA, LARGEST_RATE, Setup, described, draw, rates, task, tiny
-from benchmarks.studies.remedies.training import NO_ANSWER, batches, skill, train, trained
+from benchmarks.studies.remedies.training import NO_ANSWER, batches, loss_of, skill, train, trained
 from benchmarks.studies.remedies.watching import samples
 from pullback.advisor.change import KINDS
 
@@ -125,16 +125,23 @@ def test_one_class_is_99_times_as_frequent() -> None:
     assert counts[1] / sum(counts) == pytest.approx(0.99, abs=0.01)
 
 
-def test_batches_are_shuffled_sorted_or_balanced() -> None:
+def test_batches_are_shuffled_or_sorted() -> None:
     data = prepare(setup := replace(IRIS, steps=6, batch_size=15))
     epoch = torch.cat(list(batches(setup, data, 0)))
     assert sorted(epoch.tolist()) == list(range(90))
     assert not torch.equal(epoch, torch.cat(list(batches(setup, data, 1))))
     labels = data.y[torch.cat(list(batches(replace(setup, shuffled=False), data, 0)))]
     assert torch.equal(labels, data.y.sort().values)
-    unequal = prepare(rare := replace(setup, steps=60, majority=0.9))
-    drawn = unequal.y[torch.cat(list(batches(replace(rare, balanced=True), unequal, 0)))]
-    assert drawn.bincount().min() > 0.28 * len(drawn)
+
+
+def test_a_loss_that_is_adjusted_asks_of_scores_what_equal_classes_would() -> None:
+    """Scores that are the logarithms of the shares leave nothing to learn, as equal ones do of equal classes."""
+    unequal = prepare(rare := replace(IRIS, majority=0.9))
+    shares = unequal.y.bincount(minlength=3) / len(unequal.y)
+    alone = torch.zeros(len(unequal.y), 3)
+    adjusted, plain = loss_of(replace(rare, adjusted=True), unequal), loss_of(rare, unequal)
+    torch.testing.assert_close(adjusted(alone, unequal.y), plain(alone + shares.log(), unequal.y))
+    torch.testing.assert_close(float(adjusted(alone, unequal.y)), -float((shares * shares.log()).sum()))
 
 
 # Networks.
@@ -219,7 +226,7 @@ EVERY_CHANGE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {  # value
     "standardise_targets": (None, {"targets": "raw", "data": "diabetes"}, {"targets": "standard"}),
     "shuffle": (None, {"shuffled": False}, {"shuffled": True}),
     "check_samples": (tuple(range(90)), {"wrong_labels": 0.6}, {"checked": True}),
-    "balance_classes": (None, {}, {"balanced": True}),
+    "balance_classes": (None, {}, {"adjusted": True}),
     "loss_from_logits": (None, {"probabilities": True}, {"probabilities": False}),
     "zero_grad": (None, {"zero_grad": False}, {"zero_grad": True}),
     "train_parameters": (("0.weight",), {"untrained": "forgotten"}, {"trained": ("0.weight",)}),

@@ -92,7 +92,7 @@ def check_samples(setup: Setup, samples: tuple[int, ...]) -> Setup:
 def balance_classes(setup: Setup, value: Any) -> Setup:
     if task(setup) != "classes":
         raise NotPossibleError(f"{task(setup)} have no classes")
-    return replace(setup, balanced=True)
+    return replace(setup, adjusted=True)
 
 
 def train_parameters(setup: Setup, names: tuple[str, ...]) -> Setup:

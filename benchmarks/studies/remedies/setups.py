@@ -70,7 +70,7 @@ class Setup:
     copies: float = 0.0
     majority: float = 0.0  # share of the largest class; 0: as it is
     shuffled: bool = True
-    balanced: bool = False
+    adjusted: bool = False  # the loss is of scores to which the logarithm of each class's frequency is added
     checked: bool = False  # the samples were checked: wrong ones are put right, or left out
 
 

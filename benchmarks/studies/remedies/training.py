@@ -44,7 +44,7 @@ def train(setup: Setup, seed: int, folder: Path | None = None) -> Trained:
     """
     data = prepare(setup)
     model = build(setup, data, seed)
-    loss_fn = loss_of(setup)
+    loss_fn = loss_of(setup, data)
     optimizer = OPTIMIZERS[setup.optimizer](trained(model, setup), lr=setup.rate, weight_decay=setup.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_factor, setup))
     found, best = Trained(), _Best()
@@ -74,7 +74,27 @@ def train(setup: Setup, seed: int, folder: Path | None = None) -> Trained:
     return found
 
 
-def loss_of(setup: Setup) -> nn.Module:
+class Adjusted(nn.Module):
+    """The cross-entropy of scores to which the logarithm of each class's share of the samples is added.
+
+    What is left for the scores to learn is how much likelier a class is than by its share: Menon et al. (2021).
+    """
+
+    def __init__(self, y: Tensor, classes: int, reduction: str) -> None:
+        super().__init__()
+        self.loss = nn.CrossEntropyLoss(reduction=reduction)
+        self.register_buffer("shares", (y.bincount(minlength=classes) / len(y)).log())
+
+    def forward(self, scores: Tensor, y: Tensor) -> Tensor:
+        return self.loss(scores + self.shares, y)
+
+
+def loss_of(setup: Setup, data: Data) -> nn.Module:
+    """What is trained on."""
+    return Adjusted(data.y, data.outputs, setup.reduction) if setup.adjusted else plain_loss(setup)
+
+
+def plain_loss(setup: Setup) -> nn.Module:
     loss = nn.MSELoss if task(setup) in ("values", "inputs") else nn.CrossEntropyLoss
     return loss(reduction=setup.reduction)
 
@@ -101,11 +121,7 @@ def batches(setup: Setup, data: Data, seed: int) -> Iterator[Tensor]:
     count, made = len(data.x), 0
     target = data.y.flatten(1)[:, 0] if data.y.dim() > 1 else data.y
     while True:
-        if setup.balanced:
-            weights = 1.0 / target.bincount()[target]
-            order = torch.multinomial(weights, count, replacement=True, generator=generator)
-        else:
-            order = torch.randperm(count, generator=generator) if setup.shuffled else target.argsort(stable=True)
+        order = torch.randperm(count, generator=generator) if setup.shuffled else target.argsort(stable=True)
         for index in order.split(setup.batch_size):
             if made == setup.steps:
                 return
@@ -157,7 +173,7 @@ def _validate(setup: Setup, model: nn.Module, data: Data, monitor: pb.Monitor | 
     if setup.logs and monitor is not None:
         with torch.no_grad():
             outputs = model(data.x_valid)
-        logged = {"loss": float(loss_of(setup)(outputs, data.y_valid))}
+        logged = {"loss": float(plain_loss(setup)(outputs, data.y_valid))}
         if task(setup) == "classes":
             logged["accuracy"] = float((outputs.argmax(1) == data.y_valid).float().mean())
         monitor.log("test", logged)

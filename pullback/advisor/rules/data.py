@@ -67,9 +67,9 @@ def class_imbalance(run: Run) -> Iterator[Finding]:
             {"times as frequent": ratio, "share of the class": counts[largest] / whole},
             f"a class more than {IMBALANCED:g} times as frequent as the median of the others; a warning from "
             f"{IMBALANCED_ALWAYS:g}",
-            "Buda, Maki and Mazurowski (2018), arXiv:1710.05381; " + CONVENTION,
-            "Draw the classes equally often (WeightedRandomSampler) or weight the loss by their inverse frequency, and "
-            "judge by balanced accuracy",
+            "Menon et al. (2021), arXiv:2007.07314, logit adjustment; " + CONVENTION,
+            "In the training loss, and nowhere else, add to each class's score the logarithm of its number of samples "
+            "(cross_entropy(scores + counts.log(), y)), and judge by balanced accuracy",
             summary=f"Class {largest} makes up {counts[largest] / whole:.0%} of the samples: a model that always says "
             "so looks good, and the others hardly count.",
             change=Change("balance_classes"),
