@@ -325,6 +325,17 @@ def test_a_sum_shows_before_the_loss_leaps(norms: tuple[float, ...], sizes: dict
     assert ("gradients-not-zeroed" in names(run)) == summed
 
 
+def test_a_norm_that_grows_at_every_step_is_a_sum_after_a_leap_too() -> None:
+    """Twice and more as long as the samples', which grow as well; a mean stays below them however long they grow."""
+    growing, course = [0.2 * 1.2**k for k in range(40)], [2.0] * 15 + [20.0] * 25
+    assert "gradients-not-zeroed" in diverging(growing, (1, 2, 4, 8, 16, 32), course)
+    sizes = [(step, "gradients", {"rms_gradient_norm": 1.2**step}) for step in (1, 2, 4, 8, 16, 32)]
+    mean = a_run((0, "loss", {"constant_loss": 2.0}), *sizes, gradient_norm=growing, loss=course)
+    assert "gradients-not-zeroed" not in names(mean)
+    restless = [norm * (1.3 if k % 2 else 1.0) for k, norm in enumerate(growing)]
+    assert "gradients-not-zeroed" not in diverging(restless, (1, 2, 4, 8, 16, 32), course)
+
+
 def test_gradients_of_a_run_that_diverges_are_no_sum() -> None:
     """Samples' gradients grow as fast as the loop's, and between measurements nobody sees them."""
     leaping = [0.3, 0.3, 0.3, 0.3, 1e3, 1e6, 1e9, 1e12]

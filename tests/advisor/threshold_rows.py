@@ -79,6 +79,13 @@ def adding(norms: int, leap: int | None = None) -> Run:
     return a_run(*measured, gradient_norm=[0.1 + 0.05 * k for k in range(norms)], loss=course)
 
 
+def rising(rises: int) -> Run:
+    """36 norms of which so many are longer than the one before, after a loss that leapt early."""
+    norms = [0.1 * 1.5 ** min(k, rises) * 0.9 ** max(0, k - rises) for k in range(36)]
+    measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 2, 4, 8, 16, 36)]
+    return a_run(CONSTANT, *measured, gradient_norm=norms, loss=[2.0] * 4 + [20.0] * 36)
+
+
 def probabilities(measurements: int) -> Run:
     seen = [(k, "loss", {"outputs": "probabilities", "form": "binary"}) for k in range(measurements)]
     return a_run(CONSTANT, *seen, loss=[2.0] * 5 + [1.0] * 5)
@@ -191,6 +198,8 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_DIRECTIONS": (Row(lambda v: collapsed(4, v), 4, 3, "rank-collapse"),),
     "FALLS_SHORT": (Row(wild, 0.301, 0.299, HIGH),),
     "MEDIAN_OF": (Row(lambda v: adding(20, v), 6, 5, "gradients-not-zeroed"),),
+    # of 36 by chance 17.5 rise, with a variance of 37 / 12
+    "RISES": (Row(rising, 25, 24, "gradients-not-zeroed"),),
     "MANY_NORMS": (Row(adding, 5, 4, "gradients-not-zeroed"),),
     "MANY_OUTPUTS": (Row(probabilities, 3, 2, "loss-of-probabilities"),),
     "MANY_BATCHES": (Row(in_order, 5, 4, "data-not-shuffled"),),

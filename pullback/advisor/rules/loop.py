@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from pullback.advisor.thresholds import (
     MANY_OUTPUTS,
     MEDIAN_OF,
     NOT_ZEROED,
+    RISES,
     ZEROED,
 )
 from pullback.advisor.training_losses import training_losses
@@ -29,39 +31,71 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
     A mean is never longer than the root mean square of what it is made of, so .grad stays below that of the measured
     samples or, where losses are summed or scaled, at the same multiple of it. A sum of all gradients so far outgrows
     it; in the first steps, while gradients are alike, it does so evenly. Of steps after the last measurement, or
-    a leap of the loss, nothing is said: samples' own gradients are then others from step to step.
+    a leap of the loss, nothing is said: samples' own gradients are then others from step to step. But a norm that
+    grew at nearly every step, whatever the batch was, and past the samples' gradients is a sum also there.
     """
     steps, norms = run.courses.of("gradient_norm")
     at, sizes = _sizes(run)
     if len(at) < 2:
         return
-    leapt = training_losses(run).leapt_at
-    last = int(at[-1]) if leapt is None else min(int(at[-1]), leapt - MEDIAN_OF)
-    kept = np.isfinite(norms) & (norms > 0) & (steps <= last)
+    kept = np.isfinite(norms) & (norms > 0) & (steps <= int(at[-1]))
     steps, norms = steps[kept], norms[kept]
+    leapt = training_losses(run).leapt_at
+    before = slice(None) if leapt is None else slice(int(np.searchsorted(steps, leapt - MEDIAN_OF, side="right")))
+    ratios = _outgrown(steps[before], norms[before], at, sizes) or _always_rising(steps, norms, at, sizes)
+    if ratios is not None:
+        yield Finding(
+            "gradients-not-zeroed",
+            "warning",
+            None,
+            (int(steps[0]), int(steps[-1])),
+            {"|.grad| over samples' root mean square, at last": ratios[1], "at first": ratios[0]},
+            "the norm of .grad, over the root mean square of the measured samples' gradients, above 2 and grown "
+            f"{NOT_ZEROED:g}-fold in the second half of the run, or in the first steps grown from step to step by "
+            f"{ADDS_UP:g} of the first one or more ({ADDS_UP_BEYOND:g} where later ones are longer than the samples'), "
+            f"or above {ZEROED:g} and {ZEROED:g}-fold where it grew at more steps than chance does by {RISES:g} "
+            "standard errors",
+            "triangle inequality; sum of all gradients so far; difference-sign test, Moore and Wallis (1943); "
+            + CONVENTION,
+            "Call optimizer.zero_grad() before every loss.backward()",
+            summary="Gradients of all earlier steps add up, so that the optimizer follows what is long past.",
+            change=Change("zero_grad"),
+        )
+
+
+def _outgrown(steps: np.ndarray, norms: np.ndarray, at: np.ndarray, sizes: np.ndarray) -> tuple[float, float] | None:
+    """First and last norm over the samples' gradients around, if they outgrow these as sums do; else None."""
     if len(steps) < MANY_NORMS or _falls(norms):
-        return
+        return None
     ratios = norms / _largest_around(at, sizes, steps)
     late = float(np.median(ratios[len(ratios) // 2 :]))
     outgrown = late > NOT_ZEROED * max(float(ratios[0]), 2 / NOT_ZEROED)
     count = _growing(steps, norms, np.exp(np.interp(steps[: MANY_NORMS + 3], at, np.log(sizes))))
     growth = (norms[count - 1] - norms[0]) / (max(1, count - 1) * norms[0])  # a step
     beyond = len(ratios) > count and float(np.median(ratios[count:])) > max(1.0, float(ratios[0]))
-    if outgrown or growth > (ADDS_UP_BEYOND if beyond else ADDS_UP):
-        yield Finding(
-            "gradients-not-zeroed",
-            "warning",
-            None,
-            (int(steps[0]), int(steps[-1])),
-            {"|.grad| over samples' root mean square, at last": float(ratios[-1]), "at first": float(ratios[0])},
-            "the norm of .grad, over the root mean square of the measured samples' gradients, above 2 and grown "
-            f"{NOT_ZEROED:g}-fold in the second half of the run, or in the first steps grown from step to step by "
-            f"{ADDS_UP:g} of the first one or more ({ADDS_UP_BEYOND:g} where later ones are longer than the samples')",
-            "triangle inequality; sum of all gradients so far; " + CONVENTION,
-            "Call optimizer.zero_grad() before every loss.backward()",
-            summary="Gradients of all earlier steps add up, so that the optimizer follows what is long past.",
-            change=Change("zero_grad"),
-        )
+    adds_up = outgrown or growth > (ADDS_UP_BEYOND if beyond else ADDS_UP)
+    return (float(ratios[0]), float(ratios[-1])) if adds_up else None
+
+
+def _always_rising(
+    steps: np.ndarray, norms: np.ndarray, at: np.ndarray, sizes: np.ndarray
+) -> tuple[float, float] | None:
+    """The same of norms that grew at nearly every step, and past the samples' gradients; else None.
+
+    Of batches drawn anew a norm falls as often as it rises, about a drift; of n independent ones (n - 1) / 2 rise, with
+    a variance of (n + 1) / 12. Each measurement is compared with the norm last seen before it: a loss that grows makes
+    later samples' gradients longer, so that a mean of them stays below.
+    """
+    count = len(norms)
+    if count < MANY_NORMS or _falls(norms):
+        return None
+    rises = int((np.diff(norms) > 0).sum())
+    if rises - (count - 1) / 2 <= RISES * math.sqrt((count + 1) / 12):
+        return None
+    seen = at >= steps[0]
+    ratios = norms[np.searchsorted(steps, at[seen], side="right") - 1] / sizes[seen]
+    late = float(np.median(ratios[len(ratios) // 2 :]))
+    return (float(ratios[0]), float(ratios[-1])) if late > ZEROED * max(1.0, float(ratios[0])) else None
 
 
 def _falls(norms: np.ndarray) -> bool:
