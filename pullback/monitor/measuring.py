@@ -202,6 +202,9 @@ class Measurer:
             output.error(step, probe.name, error)
             self._failed[probe.name] = in_words(error)
             return
+        if found.missing is not None and (found.values or probe.by_name):
+            output.error(step, probe.name, found.missing)
+            self._failed[f"part of {probe.name}" if found.values else probe.name] = in_words(found.missing)
         if found.values:
             output.values(step, probe.name, found.values)
         for name, array in found.arrays.items():

@@ -632,6 +632,33 @@ def test_which_models_may_attend(model: nn.Module, attends: bool) -> None:
     assert ("attention" in names) is attends
 
 
+class Centred(nn.Linear):
+    """Mixes samples: none has a gradient of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return z - z.mean(0)
+
+
+@pytest.mark.parametrize(("probe", "model", "told", "kept"), [
+    ("gradients", Centred(6, 3), "part of gradients .*samples whose gradients do not", {"mean_gradient_norm"}),
+    ("attention", network(6, 12, 3), "attention .*expected a model with attention, got none", None),
+    ("initialisation", nn.Linear(6, 3), "initialisation .*expected calls of activations, got none", None),
+])  # fmt: skip
+def test_what_a_probe_asked_for_by_name_leaves_out_is_said(
+    tmp_path: Path, probe: str, model: nn.Module, told: str, kept: set[str] | None
+) -> None:
+    """Once in a warning, and in the record."""
+    with (
+        pytest.warns(UserWarning, match=f"Monitor: not measured: {told}"),
+        pb.Monitor(model, CE, tmp_path / "run", every=1, probes=[probe]) as monitor,
+    ):
+        monitor.step(*separable(12))
+    run = pb.load_run(tmp_path / "run")
+    assert [each.probe for each in run.records if each.error] == [probe]
+    assert [set(each.values) for each in run.of(probe)] == ([] if kept is None else [kept])
+
+
 def test_attention_has_nothing_of_other_models() -> None:
     x, y = separable()
     assert observe(network(6, 12, 3), x, y, "attention") == {}

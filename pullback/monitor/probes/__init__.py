@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
 
 from torch import nn
@@ -56,4 +57,4 @@ def chosen_probes(probes: str | Sequence[str], model: nn.Module, where: str) -> 
         preset = [PROBES[name] for name in PRESETS[probes]]
         return [probe for probe in preset if probe.needs is None or probe.needs(model)]
     check_names(where, "probes", probes, tuple(PROBES))
-    return [PROBES[name] for name in probes]
+    return [replace(PROBES[name], by_name=True) for name in probes]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pullback.functional import take
 from pullback.measure.networks.profile import Profile
 from pullback.measure.rank_collapse import NothingToMeasure, may_attend, rank_collapse
-from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.base import Measurement, Observation, Probe, without_frames
 from pullback.monitor.probes.work import Work
 
 NUM_SAMPLES = 4
@@ -24,8 +24,8 @@ def measure(observed: Observation) -> Measurement:
     """
     try:
         collapse = rank_collapse(observed.model, take(observed.x, slice(0, NUM_SAMPLES)), spectrum=False)
-    except NothingToMeasure:
-        return Measurement({})
+    except NothingToMeasure as error:
+        return Measurement({}, missing=without_frames(error))
     values = {
         "cosine": _finite(collapse.layers, collapse.cosine),
         "relative_residual": _finite(collapse.layers, collapse.relative_residual),

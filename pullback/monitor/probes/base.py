@@ -77,11 +77,11 @@ class Observation:
 
     def _unless_refused(self, made: Callable[[], Any]) -> Any:
         if self._refused is not None:
-            raise type(self._refused)(str(self._refused))
+            raise without_frames(self._refused)
         try:
             return made()
-        except PullbackError as error:  # without its frames, which hold what the next probe may need the memory of
-            self._refused = type(error)(str(error))
+        except PullbackError as error:
+            self._refused = without_frames(error)
             raise
 
     @cached_property
@@ -124,12 +124,18 @@ class Observation:
         return y if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 1 else None
 
 
+def without_frames(error: PullbackError) -> PullbackError:
+    """The same in words alone: an error's frames hold what the next probe may need the memory of."""
+    return type(error)(str(error))
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """What a probe found: numbers for the record, and arrays."""
+    """What a probe found: numbers for the record, and arrays; and why what it also measures is not among them."""
 
     values: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: PullbackError | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ class Probe:
         work: what it costs beside the kernel, or a function that tells from the samples at hand, in less than a pass.
         needs: whether a model may have what it measures, told without a pass; it joins no preset otherwise.
         pairs: whether it asks for the kernel.
+        by_name: asked for by its name, no part of a preset: where it finds nothing to measure it says so.
     """
 
     name: str
@@ -155,6 +162,7 @@ class Probe:
     work: Work | Callable[[Observation], Work] = FREE
     needs: Callable[[nn.Module], bool] | None = None
     pairs: bool = False
+    by_name: bool = False
 
     def __call__(self, observed: Observation, *, dear: bool) -> Measurement:
         """Measure, with the dearer part if ``dear``."""
@@ -162,4 +170,6 @@ class Probe:
         if not dear or self.extra is None:
             return measurement
         more = self.extra(observed)
-        return Measurement(measurement.values | more.values, measurement.arrays | more.arrays)
+        return Measurement(
+            measurement.values | more.values, measurement.arrays | more.arrays, measurement.missing or more.missing
+        )

@@ -15,7 +15,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import checked_sums
 from pullback.kernels.kernel_series import WHERE
-from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.base import Measurement, Observation, Probe, without_frames
 
 
 def measure(observed: Observation) -> Measurement:
@@ -28,8 +28,9 @@ def measure(observed: Observation) -> Measurement:
         if not observed.pairs:
             return Measurement(_of_rows(observed.rows))
         total = observed.kernel.total
-    except PullbackError:
-        return Measurement({"mean_gradient_norm": _mean_gradient_norm(observed)})
+    except PullbackError as error:
+        refused = None if observed.pairs else without_frames(error)  # the probes that ask for the kernel say it
+        return Measurement({"mean_gradient_norm": _mean_gradient_norm(observed)}, missing=refused)
     n = len(total)
     return Measurement(
         {

@@ -9,7 +9,7 @@ from torch import nn
 
 from pullback._checks import InputError
 from pullback.functional.unwrap import unwrap
-from pullback.monitor.probes.base import Measurement, Observation, Probe
+from pullback.monitor.probes.base import Measurement, Observation, Probe, without_frames
 
 NORMALISES = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm  # the first: batch, instance
 
@@ -26,8 +26,8 @@ def measure(observed: Observation) -> Measurement:
 
     try:
         variances = effective_variances(observed.model)
-    except InputError:  # no layer with weights, no activation to be found, or no order: there is no phase to tell
-        return Measurement({})
+    except InputError as error:  # no layer with weights, no activation to be found, or no order: no phase to tell
+        return Measurement({}, missing=without_frames(error))
     sigma_w, sigma_b, chi = (
         profile.value.tolist() for profile in (variances.sigma_w, variances.sigma_b, variances.chi)
     )
