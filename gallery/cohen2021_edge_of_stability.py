@@ -97,7 +97,7 @@ def descent(page: Page) -> None:
     drawn, losses = [], []
     for lr, momentum in settings:
         limit = 2 * (1 + momentum) / lr
-        make = lambda p, lr=lr, m=momentum: torch.optim.SGD(p, lr=lr, momentum=m)  # noqa: E731
+        make = lambda p, lr=lr, m=momentum: torch.optim.SGD(p, lr=lr, momentum=m)
         at, found, loss = trained(make, steps, every, plain)
         name = f"η = {lr:g}" + (f", β = {momentum:g}" if momentum else "")
         late = [value / limit for value in found[len(found) // 2 :]]

@@ -260,7 +260,7 @@ FULL, SIMPLE = ("predicted sharpness", "predicted x"), ("sharpness by constants"
 def verdicts(page: Page, found: dict[Way, list[Course]]) -> None:
     """How long predictions hold, and the averages the equations have."""
     by = {named(*way): runs for way, runs in found.items()}
-    of = lambda make: {name: torch.tensor([make(each) for each in runs]) for name, runs in by.items()}  # noqa: E731
+    of = lambda make: {name: torch.tensor([make(each) for each in runs]) for name, runs in by.items()}
     full, simple = of(lambda r: time_held(r, FULL)), of(lambda r: time_held(r, SIMPLE))
     rows = [
         [name, *(f"{float(v.mean()):.3g} ± {float(v.std() / len(v) ** 0.5):.2g}" for v in (

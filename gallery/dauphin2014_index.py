@@ -136,9 +136,9 @@ def shown(page: Page, found: dict[int, Tensor], marks: tuple[int, ...]) -> None:
 
 def verdicts(page: Page, found: dict[int, Tensor]) -> None:
     """Claims by width."""
-    of = lambda make: {f"{w} units": torch.stack([make(each) for each in courses]) for w, courses in found.items()}  # noqa: E731
-    error = lambda column: lambda course: (course[:, column] - course[:, 1]).abs().mean()  # noqa: E731
-    late = lambda course: course[course[:, 0] < course[0, 0] / 2]  # noqa: E731
+    of = lambda make: {f"{w} units": torch.stack([make(each) for each in courses]) for w, courses in found.items()}
+    error = lambda column: lambda course: (course[:, column] - course[:, 1]).abs().mean()
+    late = lambda course: course[course[:, 0] < course[0, 0] / 2]
     claims = [
         decide("the share grows with the loss along training (rank correlation)",
                of(lambda c: ranks(c[:, 0], c[:, 1]))),

@@ -84,7 +84,7 @@ def sharpness(page: Page) -> None:
     x, y = task.x.double(), task.y
     with pb.frozen_batch_norm(model.eval(), x):
         weights = {name: p.detach() for name, p in model.named_parameters() if name.startswith("3")}
-        loss = lambda w: LOSS(torch.func.functional_call(model, w, x), y)  # noqa: E731
+        loss = lambda w: LOSS(torch.func.functional_call(model, w, x), y)
         blocks = torch.func.jacrev(torch.func.jacrev(loss))(weights)
         whole = torch.cat([
             torch.cat([block.reshape(weights[a].numel(), -1) for block in row.values()], 1) for a, row in blocks.items()

@@ -153,7 +153,7 @@ def drawn(page: Page, strengths: list[float], alone: Tensor, free: Tensor, kept:
     """Accuracies against λ, and as a table."""
     names = FORMS[: kept.shape[1]]
     for task, name in enumerate("AB"):
-        error = lambda values: (values.std(0) / len(values) ** 0.5).tolist()  # noqa: E731
+        error = lambda values: (values.std(0) / len(values) ** 0.5).tolist()
         lines = [
             Curve(form, strengths, kept[:, k, :, task].mean(0).tolist(), "line", PALETTE[k], error(kept[:, k, :, task]))
             for k, form in enumerate(names)

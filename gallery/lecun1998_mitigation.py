@@ -161,7 +161,7 @@ def conditioning(page: Page) -> None:
     model, problem = start(Remedy("", initialise=True), 0), Problem.drawn(0, True)
     x, y = problem.x[:WATCHED], problem.y[:WATCHED]
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    outputs = lambda w: torch.func.functional_call(model, w, x)  # noqa: E731
+    outputs = lambda w: torch.func.functional_call(model, w, x)
     slopes = torch.cat([each.flatten(2) for each in torch.func.jacrev(outputs)(weights).values()], 2)
     p = outputs(weights).softmax(1)
     rows = (p[:, 0] * p[:, 1]).sqrt()[:, None] * (slopes[:, 0] - slopes[:, 1])  # two classes: one row a sample
@@ -207,7 +207,7 @@ def watched(model: nn.Module, problem: Problem, statistics: bool) -> Numbers:
 def over_seeds(remedy: Remedy, standardised: bool, size: tuple[int, int, int]) -> dict[str, Tensor]:
     """What was measured at the best rate, (seeds,) each."""
     updates, seeds, rates = size
-    run = lambda lr, seed, counted: trained(remedy, lr, standardised, seed, updates, counted)  # noqa: E731
+    run = lambda lr, seed, counted: trained(remedy, lr, standardised, seed, updates, counted)
     tuning = {lr: run(lr, TUNED, False) for lr in remedy.rates[:rates]} if rates > 1 else {}
     best = min(tuning, key=lambda lr: (tuning[lr]["updates"], tuning[lr]["loss"]), default=remedy.rates[0])
     runs = [run(best, seed, True) for seed in range(seeds)]

@@ -165,7 +165,7 @@ def training(page: Page, sizes: tuple[int, ...], steps: int, seeds: int) -> None
                   float(last["majority", sizes[-1]].min()), source="section 2")  # fmt: skip
     page.at_most(f"accuracy on the parity, d = {sizes[-1]}, largest of all seeds", CHANCE,
                  float(last["parity", sizes[-1]].max()), source="section 2")  # fmt: skip
-    of = lambda make: {f"d = {d}": make(last["parity", d], last["majority", d]) for d in sizes}  # noqa: E731
+    of = lambda make: {f"d = {d}": make(last["parity", d], last["majority", d]) for d in sizes}
     claims = [
         decide(f"the majority is learned (accuracy less {LEARNED})", of(lambda _, m: m - LEARNED)),
         decide(f"the parity is learned (accuracy less {LEARNED})", of(lambda p, _: p - LEARNED)),

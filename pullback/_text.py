@@ -1,4 +1,4 @@
-"""Durations and counts in words people read."""
+"""Durations, counts and numbers in words people read."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def count(number: float, unit: str) -> str:
     """A count with a prefix: ``count(2.5e12, "B")`` is "2.5 TB"."""
     power = min(len(PREFIXES) - 1, math.floor(math.log10(number) / 3)) if number >= 1 else 0
     return f"{number / 1000**power:.3g} {PREFIXES[power]}{unit}"
+
+
+def digits(value: float) -> str:
+    """A number as a paper would print it: up to twelve significant digits."""
+    return f"{value:.12g}"

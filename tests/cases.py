@@ -472,5 +472,5 @@ def build(case: Case, n: int, dtype: torch.dtype = torch.float64, seed: int = 0)
         model, loss_fn, x, y = case.make(n)
     finally:
         torch.set_default_dtype(before)
-    convert = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
+    convert = lambda t: t.to(dtype) if t.is_floating_point() else t
     return model.to(dtype).eval(), loss_fn, mapped(convert, x), mapped(convert, y)

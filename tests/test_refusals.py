@@ -70,15 +70,15 @@ def of(call: Callable[..., Any], *args: Callable[[], Any], **given: Any) -> Call
     return made
 
 
-DATA: Callable[[], Any] = lambda: (X, Y)  # noqa: E731
-LOSS: Callable[[], Any] = lambda: CE  # noqa: E731
-MATRIX: Callable[[], Any] = lambda: SYMMETRIC  # noqa: E731
-INPUTS: Callable[[], Any] = lambda: X  # noqa: E731
-LABELS: Callable[[], Any] = lambda: Y  # noqa: E731
-KERNEL: Callable[[], Any] = lambda: SYMMETRIC  # noqa: E731
-ONES: Callable[[], Any] = lambda: torch.ones(6, dtype=F64)  # noqa: E731
-NET: Callable[[], Any] = lambda: theory.MeanField("tanh", 1.5, 0.3)  # noqa: E731
-ACTIVATION: Callable[[], Any] = lambda: "relu"  # noqa: E731
+DATA: Callable[[], Any] = lambda: (X, Y)
+LOSS: Callable[[], Any] = lambda: CE
+MATRIX: Callable[[], Any] = lambda: SYMMETRIC
+INPUTS: Callable[[], Any] = lambda: X
+LABELS: Callable[[], Any] = lambda: Y
+KERNEL: Callable[[], Any] = lambda: SYMMETRIC
+ONES: Callable[[], Any] = lambda: torch.ones(6, dtype=F64)
+NET: Callable[[], Any] = lambda: theory.MeanField("tanh", 1.5, 0.3)
+ACTIVATION: Callable[[], Any] = lambda: "relu"
 FULL = (model, LOSS, DATA)
 APART = (model, LOSS, INPUTS, LABELS)
 

@@ -16,9 +16,8 @@ import torch
 
 import pullback as pb
 from pullback import measure
+from pullback._text import digits
 from pullback.charts.chart import Chart, Table
-
-from .record import digits
 
 Choice = TypeVar("Choice")
 

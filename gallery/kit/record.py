@@ -9,18 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pullback._text import duration
+from pullback._text import digits, duration
 from pullback.charts.document import write_whole
 
 if TYPE_CHECKING:
     from .page import Page
 
 HEADERS = (("quantity", "paper", "here", "tolerance", ""), ("quantity", "computed", "here", "tolerance", ""))
-
-
-def digits(value: float) -> str:
-    """A number as a paper would print it: up to twelve significant digits."""
-    return f"{value:.12g}"
 
 
 def as_record(page: Page, made_on: dict[str, str], code: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 def plain(batch: Batch) -> Batch:
     """The batch with dicts for all mappings, which torch's tree functions know."""
-    is_mapping: Callable[[Any], bool] = lambda node: isinstance(node, Mapping)  # noqa: E731
+    is_mapping: Callable[[Any], bool] = lambda node: isinstance(node, Mapping)
     return tree_map(lambda n: {k: plain(v) for k, v in n.items()} if is_mapping(n) else n, batch, is_leaf=is_mapping)
 
 

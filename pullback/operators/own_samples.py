@@ -43,7 +43,7 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
         return
     with torch.enable_grad():
         values, leaves, lookups = _with_graph(evaluate, x, y, count)
-        of_samples = lambda *given: {name: v for name, v in evaluate(*given).items() if name in values}  # noqa: E731
+        of_samples = lambda *given: {name: v for name, v in evaluate(*given).items() if name in values}
         dtype = loosest([*lookups.dtypes, *(value.dtype for value in values.values())])
         between = most_dependent(_scalars(values, values), [*leaves, *lookups.found], dtype)
         chosen = list(dict.fromkeys((0, between, count - 1)))
@@ -51,7 +51,7 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
         for i, (one_x, one_y) in zip(chosen, alone, strict=True):
             own = {name: value.detach() for name, value in of_samples(one_x, one_y).items()}
             errors = {name: norms([values[name][i : i + 1] - own[name]])[0] for name in own}
-            again = lambda at, one_x=one_x, one_y=one_y: of_samples(one_x, one_y, at)  # noqa: E731
+            again = lambda at, one_x=one_x, one_y=one_y: of_samples(one_x, one_y, at)
             if (found := disagreement(errors, own, again, parameters, dtype)) is not None:
                 name, error, size = found
                 raise mixed_samples(where, name, f"sample {i}", error, size)
@@ -114,7 +114,7 @@ def _check_gradients(
     own = combined(each)
     whole = _scalars(values, values)
     in_batch = _gradient((factors.to(whole) * whole[chosen]).sum(), {**parameters, **inputs})
-    again = lambda at: combined(of_one(i, at) for i in chosen)  # noqa: E731
+    again = lambda at: combined(of_one(i, at) for i in chosen)
     for names in (parameters, inputs):
         errors = {name: norms([in_batch[name].double() - own[name]])[0] for name in names}
         if errors and (differs := disagreement(errors, own, again, parameters, dtype, 0.1)) is not None:

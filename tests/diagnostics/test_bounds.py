@@ -132,7 +132,7 @@ class Square(nn.Module):
 def test_a_loss_that_only_gauss_newton_calls_sharp() -> None:
     """Di16: (w^2 - x)^2 / 2 has curvature 6 w^2 - 2 x (here 3) and Gauss-Newton 4 w^2 = 4."""
     x = torch.full((2, 1), 1.5, dtype=torch.float64)
-    half = lambda z, t: (z - t).square().sum(1) / 2  # noqa: E731
+    half = lambda z, t: (z - t).square().sum(1) / 2
     for rate, stable in ((2 / 2.9, False), (2 / 3.5, False), (2 / 4.1, True)):
         found = pb.sharpness(Square(), half, (x, torch.zeros(2, 1, dtype=torch.float64)), lr=rate)
         assert float(found.hessian.values[0]) == pytest.approx(3, rel=1e-6)

@@ -47,7 +47,7 @@ def test_updates_as_simulated() -> None:
     found = dynamics.batch_size_curve(PROBLEM, START, 0.02, sizes, noise_covariance=0.5, lrs=[0.1, 0.4])
     for size, steps, lr in zip(sizes, found.steps, found.lr, strict=True):
         starts = START.expand(3000, 3)
-        make = lambda p, lr=float(lr): torch.optim.SGD(p, lr=lr)  # noqa: E731
+        make = lambda p, lr=float(lr): torch.optim.SGD(p, lr=lr)
         drawn = dynamics.simulate(make, PROBLEM, starts, int(steps) + 5, noise_covariance=0.5 / size)
         mean = drawn.loss.mean(0)
         spread = 4 * drawn.loss.std(0) / math.sqrt(3000)
@@ -61,8 +61,8 @@ def test_adams_step() -> None:
     for size, expected in FILE["adam_effective_step"].items():
         assert float(dynamics.adam_effective_step(0.1, 1.0, int(size))) == pytest.approx(expected, abs=1e-10)
     assert float(dynamics.adam_effective_step(0.0, 0.0, 1)) == 0.0
-    slope = lambda x: 0.1 * x.sum(-1)  # noqa: E731
-    make = lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.9, 0.99))  # noqa: E731
+    slope = lambda x: 0.1 * x.sum(-1)
+    make = lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.9, 0.99))
     for size in (1, 100):
         found = dynamics.simulate(make, slope, torch.zeros(4000, 1, dtype=F64), 500, noise_covariance=1 / size)
         moved = (found.x[:, 200, 0] - found.x[:, -1, 0]) / (300 * 1e-3)
@@ -75,15 +75,15 @@ def test_adams_step() -> None:
 def test_single_steps_and_one_step() -> None:
     """S1-56: S steps of lr / S on a linear loss are one of lr on the mean; on a curved one they are not."""
     slopes = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
-    curved = lambda x, k: (slopes[k] * x).sum(-1) + (k + 1) * x.square().sum(-1)  # noqa: E731
-    straight = lambda x, k: (slopes[k] * x).sum(-1)  # noqa: E731
+    curved = lambda x, k: (slopes[k] * x).sum(-1) + (k + 1) * x.square().sum(-1)
+    straight = lambda x, k: (slopes[k] * x).sum(-1)
     apart = {}
     for name, sample in (("straight", straight), ("curved", curved)):
         x = torch.ones(3, dtype=F64)
         for k in range(8):
-            make = lambda p: torch.optim.SGD(p, lr=0.2 / 8)  # noqa: E731
+            make = lambda p: torch.optim.SGD(p, lr=0.2 / 8)
             x = dynamics.simulate(make, partial(sample, k=k), x, 1).x[-1]
-        mean = lambda x, sample=sample: sum(sample(x, k) for k in range(8)) / 8  # noqa: E731
+        mean = lambda x, sample=sample: sum(sample(x, k) for k in range(8)) / 8
         once = dynamics.simulate(lambda p: torch.optim.SGD(p, lr=0.2), mean, torch.ones(3, dtype=F64), 1).x[-1]
         apart[name] = float((x - once).norm())
     assert apart["straight"] < 1e-14
@@ -108,8 +108,8 @@ def test_growth_of_scale_invariant_weights() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.2])
 def test_growth_of_a_network_without_scale(decay: float) -> None:
     """A loss of w / |w| that turns w with a gradient of constant length, by torch's own optimizer."""
-    turning = lambda w: torch.atan2(w[..., 1], w[..., 0])  # noqa: E731
-    make = lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=decay)  # noqa: E731
+    turning = lambda w: torch.atan2(w[..., 1], w[..., 0])
+    make = lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=decay)
     found = dynamics.simulate(make, turning, [1.0, 0.0], 400).x.square().sum(-1)
     known = dynamics.scale_invariant_growth(0.1, 1.0, 400, weight_decay=decay)
     torch.testing.assert_close(found, known.squared_norm, rtol=1e-12, atol=0)
@@ -121,7 +121,7 @@ def test_growth_of_a_network_without_scale(decay: float) -> None:
 def test_parities_by_brute_force() -> None:
     """S1-53: the reference, and all targets of four bits one by one."""
     known = QUADRATICS["parity_gradient_variance_d8"]
-    line = lambda w, x: torch.tanh(w @ (2 * x - 1))  # noqa: E731
+    line = lambda w, x: torch.tanh(w @ (2 * x - 1))
     found = dynamics.parity_variance(line, known["w"], 8)
     assert found.variance == pytest.approx(known["var_exact"], abs=1e-10)
     assert found.bound == pytest.approx(known["bound_E||g||^2/2^d"], abs=1e-10)
@@ -158,7 +158,7 @@ def test_parities_by_brute_force() -> None:
 def test_drawn_parities_estimate_all() -> None:
     """Over many draws: the mean is that of all parities, and the standard error is that of the draws."""
     w = torch.linspace(-1, 1, 8, dtype=F64)
-    line = lambda w, x: torch.tanh(w @ (2 * x - 1))  # noqa: E731
+    line = lambda w, x: torch.tanh(w @ (2 * x - 1))
     known = dynamics.parity_variance(line, w, 8).variance
     drawn = [dynamics.sampled_parity_variance(line, w, 8, draws=4, seed=seed) for seed in range(60)]
     variances = torch.tensor([each.variance for each in drawn], dtype=F64)

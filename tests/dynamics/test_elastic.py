@@ -31,7 +31,7 @@ def test_two_quadratics(strength: str, fisher: str) -> None:
     penalty = ElasticPenalty(model, nn.MSELoss(), (x, y), float(strength), fisher=fisher)
     assert penalty().item() == 0
     one = torch.ones(1, 1, dtype=F64)
-    both = lambda z, y: (z - y).square().sum(1) / 2 + penalty()  # noqa: E731
+    both = lambda z, y: (z - y).square().sum(1) / 2 + penalty()
     Newton(model, both).step(one, one)
     assert model.weight.item() == pytest.approx(ROWS[strength], abs=1e-12)
 
@@ -93,12 +93,12 @@ def test_forgetting_falls_with_the_strength() -> None:
     xa, xb = torch.randn(40, 3, dtype=F64), torch.randn(40, 3, dtype=F64) + 0.5
     ya, yb = (xa[:, 0] > 0.2 * xa[:, 1]).long(), (xb[:, 1] + 0.5 * xb[:, 0] > 0.5).long()
     loss_fn, costs = nn.CrossEntropyLoss(), []
-    decay = lambda: 0.01 * sum(p.square().sum() for p in model.parameters())  # noqa: E731
+    decay = lambda: 0.01 * sum(p.square().sum() for p in model.parameters())
     for strength in (0.0, 1.0, 10.0, 100.0):
         model = nn.Linear(3, 2).double()
         for p in model.parameters():
             nn.init.zeros_(p)
-        task = lambda z, y: nn.functional.cross_entropy(z, y, reduction="none") + decay()  # noqa: E731
+        task = lambda z, y: nn.functional.cross_entropy(z, y, reduction="none") + decay()
         settle(model, task, xa, ya)
         start = loss_fn(model(xa), ya).item()
         penalty = ElasticPenalty(model, loss_fn, (xa, ya), strength, fisher="full")

@@ -136,7 +136,7 @@ def test_outputs_are_gauss_newton_for_squared_errors(d: int, m: int) -> None:
     """For H_z = 2 the rate is doubled; of another loss they part."""
     made = torch.Generator().manual_seed(d)
     W = torch.randn(m, d, generator=made, dtype=F64)
-    function = lambda x: torch.tanh(W @ x) + x.sum()  # noqa: E731
+    function = lambda x: torch.tanh(W @ x) + x.sum()
     x0 = torch.randn(d, generator=made, dtype=F64)
     outer = dynamics.output_space_descent(function, square, x0, 6, 0.05)
     inner = dynamics.output_space_descent(function, square, x0, 6, 0.1, "gauss_newton")
@@ -144,7 +144,7 @@ def test_outputs_are_gauss_newton_for_squared_errors(d: int, m: int) -> None:
     J = torch.func.jacrev(function)(x0)
     expected = -0.1 * torch.linalg.pinv(J.T @ J) @ J.T @ function(x0)
     torch.testing.assert_close(outer.x[1] - x0, expected, rtol=1e-7, atol=1e-9)
-    quartic = lambda z: (z**4).sum() + square(z)  # noqa: E731
+    quartic = lambda z: (z**4).sum() + square(z)
     a, b = (dynamics.output_space_descent(function, quartic, x0, 1, 0.1, k).x[1] for k in ("outputs", "gauss_newton"))
     assert float((a - b).norm()) > 1e-3
     Hz = torch.diag(12 * function(x0) ** 2 + 2)

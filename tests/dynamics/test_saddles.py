@@ -88,7 +88,7 @@ def test_on_the_stable_manifold_nothing_leaves() -> None:
 def test_noise_escapes_in_logarithmic_time() -> None:
     """From the saddle itself: variance grows by (1 + lr)^2 a step, of which ``noisy_moments`` has the closed form."""
     lr, s2 = 0.1, 1e-6
-    make = lambda p: torch.optim.SGD(p, lr=lr)  # noqa: E731
+    make = lambda p: torch.optim.SGD(p, lr=lr)
     found = dynamics.simulate(make, "saddle", torch.zeros(2000, 2, dtype=F64), 60, noise_covariance=s2)
     known = dynamics.noisy_moments(SADDLE, [0.0, 0.0], 60, lr=lr, noise_covariance=s2).covariance[:, 1, 1]
     drawn = found.x[..., 1].square().mean(0)
@@ -121,7 +121,7 @@ def test_index_of_the_examples(size: int) -> None:
         assert dynamics.critical_point("double_well", [0.0, 0.0, 0.0]).index == well["index_at_origin"]
         assert dynamics.critical_point("double_well", [1.0, 0.0, -1.0]).index == well["index_at_(1,0,-1)"]
         return
-    cosines = lambda x: torch.cos(x).sum(-1)  # noqa: E731
+    cosines = lambda x: torch.cos(x).sum(-1)
     known = KNOWN["sum_cos n=4"]
     assert dynamics.critical_point(cosines, [0.0] * 4).index == known["index_at_0"]
     assert dynamics.critical_point(cosines, [0.0, math.pi, math.pi, 0.0]).index == known["index_at_(0,pi,pi,0)"]
@@ -163,8 +163,8 @@ def test_critical_points_of_heights() -> None:
     indices = sorted(index for index in places.values() if index is not None)
     assert indices == KNOWN["height_on_torus"]["indices"]
     assert sum((-1) ** k for k in indices) == KNOWN["height_on_torus"]["alternating_sum=Euler"]
-    north = lambda x: (1 - x.square().sum(-1)).sqrt()  # noqa: E731
-    south = lambda x: -north(x)  # noqa: E731
+    north = lambda x: (1 - x.square().sum(-1)).sqrt()
+    south = lambda x: -north(x)
     poles = sorted(dynamics.critical_point(each, [0.0, 0.0]).index or 0 for each in (north, south))
     assert poles == KNOWN["height_on_sphere_S2"]["indices"]
 
@@ -177,7 +177,7 @@ def test_newton_goes_to_every_kind() -> None:
     assert [p.value for p in found] == sorted(p.value for p in found)
     again = dynamics.critical_points("double_well", torch.cat([starts, starts + 1e-3]))
     assert len(again) == 3
-    line = lambda x: x.sum(-1)  # noqa: E731
+    line = lambda x: x.sum(-1)
     assert dynamics.critical_points(line, starts) == []
     assert dynamics.critical_points("double_well", starts, steps=0) == []
 

@@ -32,7 +32,7 @@ def test_permuted_units_are_the_same_function() -> None:
     torch.manual_seed(0)
     x, y = data()
     world = dynamics.network_landscape(network(), nn.MSELoss(), x, y)
-    fit = lambda p: torch.optim.LBFGS(p, max_iter=300, line_search_fn="strong_wolfe")  # noqa: E731
+    fit = lambda p: torch.optim.LBFGS(p, max_iter=300, line_search_fn="strong_wolfe")
     w = dynamics.simulate(fit, world, None, 1).x[-1]
     other = permuted(w, [2, 0, 3, 1])
     assert float((world(w) - world(other)).abs()) < 1e-12
@@ -90,7 +90,7 @@ def test_standardised_inputs() -> None:
     for name, x in (("raw", raw), ("done", done)):
         problem = dynamics.Quadratic(x.T @ x / len(x))
         best = problem.optimal("gradient_descent").lr
-        make = lambda p, lr=best: torch.optim.SGD(p, lr=lr)  # noqa: E731
+        make = lambda p, lr=best: torch.optim.SGD(p, lr=lr)
         steps[name] = float(dynamics.simulate(make, problem, None, 3000).steps_to(1e-6))
     assert steps["done"] < 20 < steps["raw"]
 

@@ -85,7 +85,7 @@ def test_first_steps() -> None:
 
 def test_momentum_and_its_terminal_velocity() -> None:
     """S3-13: -lr g / (1 - mu); torch's is the same while the rate stays, and not where it changes."""
-    line = lambda x: x.sum(-1)  # noqa: E731
+    line = lambda x: x.sum(-1)
     found = dynamics.simulate(lambda p: textbook.Momentum(p, lr=0.01, momentum=0.9), line, [0.0], 200).x[:, 0]
     known = KNOWN["heavy_ball"]["terminal_velocity_const_grad1_alpha0.01_mu0.9"]
     assert float(found[10] - found[9]) == pytest.approx(known["after_10"], abs=1e-10)
@@ -107,7 +107,7 @@ def test_momentum_and_its_terminal_velocity() -> None:
 
 def test_weight_decay_multiplies() -> None:
     """S0-34: where the loss has no slope, a step leaves 1 - lr wd of the weight, added to the loss or decoupled."""
-    flat = lambda x: 0 * x.sum(-1)  # noqa: E731
+    flat = lambda x: 0 * x.sum(-1)
     makers: dict[str, Any] = {
         "added": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.2),
         "decoupled": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2),

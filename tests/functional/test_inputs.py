@@ -236,7 +236,7 @@ def test_a_loss_with_buffers_of_its_own_keeps_them(name: str) -> None:
     found = results(CALLS[name], net(nn.Identity()), loss_fn, x, y)
     assert loss_fn.centre is home
     assert (home._version, loss_fn.last) == (version, None)
-    reads = lambda z, t: F.cross_entropy(z - z.detach(), t, reduction="none")  # noqa: E731
+    reads = lambda z, t: F.cross_entropy(z - z.detach(), t, reduction="none")
     same(found, results(CALLS[name], net(nn.Identity()), reads, x, y))
 
 

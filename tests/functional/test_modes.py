@@ -84,6 +84,6 @@ def test_a_function_by_its_name_only_if_it_is_torch_s() -> None:
 
     assert of_module(Elementwise(torch.tanh)) == "tanh"
     assert of_module(Elementwise(tanh)) is tanh
-    own = lambda x: x.sin()  # noqa: E731
+    own = lambda x: x.sin()
     assert of_module(Elementwise(own)) is own
     assert of_module(nn.Tanh()) is None

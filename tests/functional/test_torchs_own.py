@@ -176,8 +176,8 @@ def test_embedding_bags(mode: str, padding: int | None) -> None:
     table = numbers(4, C)
     together = torch.tensor([[0, 1, 3], [0, 0, 0], [3, 3, 1]])
     named: dict[str, Any] = {"mode": mode, "padding_idx": padding}
-    bag = lambda weight, index, **more: F.embedding_bag(index, weight, **more)  # noqa: E731
-    own = lambda weight, index, **more: layers.embedding_bag(index, weight, **more)  # noqa: E731
+    bag = lambda weight, index, **more: F.embedding_bag(index, weight, **more)
+    own = lambda weight, index, **more: layers.embedding_bag(index, weight, **more)
     assert_alike(bag, own, table, together, **named)
     flat, starts = together.flatten(), torch.tensor([0, 2, 2, 5])
     assert_alike(bag, own, table, flat, offsets=starts, **named)

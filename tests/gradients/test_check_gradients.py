@@ -107,7 +107,7 @@ def test_infinite_rows_are_reported() -> None:
     """NaN is never within a tolerance."""
     model = nn.Sequential(Sine(4, 5), nn.Tanh(), nn.Linear(5, 3).double())
     x, y = data()
-    nan = lambda *a: {"weight": sine_rule(*a)["weight"] * float("nan")}  # noqa: E731
+    nan = lambda *a: {"weight": sine_rule(*a)["weight"] * float("nan")}
     with pb.register_rule(Sine, nan):
         check = pb.check_gradients(model, CE, x.double(), y)
     assert wrong(check) == ["0.weight"]

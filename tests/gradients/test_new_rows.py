@@ -36,7 +36,7 @@ class ProductRows(Factor):
     d: Tensor
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return self.d
 
     @property
@@ -48,7 +48,7 @@ class ProductRows(Factor):
         return len(self.d)
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.d.shape[1]
 
     def forms(self) -> tuple[Form, ...]:

@@ -208,14 +208,14 @@ def test_within_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_token_that_depends_on_other_samples_is_found() -> None:
     model, x, y = language()
-    mixing = lambda z, t: F.cross_entropy(z - z.mean(0), t, reduction="none")  # noqa: E731
+    mixing = lambda z, t: F.cross_entropy(z - z.mean(0), t, reduction="none")
     with pytest.raises(pb.UnsupportedError, match="do not depend on the rest of the batch"):
         pb.backward_kernel(model, mixing, x, y, per="token")
 
 
 def test_refused() -> None:
     model, x, y = language()
-    scores = lambda z, t: F.cross_entropy(z, t, reduction="none")  # noqa: E731
+    scores = lambda z, t: F.cross_entropy(z, t, reduction="none")
     targets = y.clamp(min=0)
     for loss_fn, message in (
         (

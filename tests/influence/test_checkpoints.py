@@ -17,7 +17,7 @@ from tests.thinned import thinned
 
 def states(model: nn.Module, count: int) -> list[dict[str, Tensor]]:
     """The model's state, and others around it."""
-    noise = lambda v: v + 0.1 * torch.randn_like(v) if v.is_floating_point() else v  # noqa: E731
+    noise = lambda v: v + 0.1 * torch.randn_like(v) if v.is_floating_point() else v
     made = [{k: v.clone() for k, v in model.state_dict().items()}]
     return made + [{k: noise(v) for k, v in model.state_dict().items()} for _ in range(count - 1)]
 

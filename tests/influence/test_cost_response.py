@@ -92,7 +92,7 @@ def test_response_equals_the_dense_one_and_retraining() -> None:
 
 def test_a_matrix_of_the_users_own_and_damping() -> None:
     w, theta = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-    cost = lambda w, theta: (w * theta).sum()  # noqa: E731 - no curvature of its own
+    cost = lambda w, theta: (w * theta).sum()  # no curvature of its own
     A = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     response = pb.cost_response(cost, w, theta, torch.ones(3), matrix=A, damping=1.0, tol=1e-12)
     assert isinstance(response, pb.CostResponse)
@@ -106,16 +106,16 @@ def test_errors() -> None:
         pb.mixed_second_vp(lambda w, theta: w * theta, w, theta, theta)
     with pytest.raises(pb.InputError, match=r"a scalar from `cost\(w, theta\)`, got float. Sum or average it"):
         pb.mixed_second_vp(lambda w, theta: 1.0, w, theta, theta)
-    product = lambda w, theta: (w * theta).sum()  # noqa: E731
+    product = lambda w, theta: (w * theta).sum()
     with pytest.raises(pb.InputError, match=r"expected a direction of shape \(2,\), got \(3,\). Reshape it"):
         pb.mixed_second_vp(product, w, theta, torch.ones(3))
     with pytest.raises(pb.InputError, match="expected a direction of the kind of what it changes, got dict"):
         pb.mixed_second_vp(product, w, theta, {"theta": theta})
-    named = lambda w, theta: (w * theta["a"]).sum()  # noqa: E731
+    named = lambda w, theta: (w * theta["a"]).sum()
     with pytest.raises(pb.InputError, match="expected names among a, k, got 'b'"):
         pb.mixed_second_vp(named, w, {"a": theta, "k": 3}, {"b": theta})
     with pytest.raises(pb.InputError, match="expected real numbers in `k`, got torch.int64"):
         pb.mixed_second_vp(named, w, {"a": theta, "k": torch.tensor(3)}, {"k": 1})
-    saddle = lambda w, theta: (theta * w).sum() - w.square().sum()  # noqa: E731
+    saddle = lambda w, theta: (theta * w).sum() - w.square().sum()
     with pytest.raises(pb.InputError, match="solve: expected a positive definite operator, got curvature"):
         pb.cost_response(saddle, w, theta, theta)

@@ -89,7 +89,7 @@ def test_what_is_factored_is_the_smaller_matrix(held_bytes: Any) -> None:
     assert pb.self_influence(model, loss_fn, (x, y), method="cg", **settings).iterations > 0
     assert pb.self_influence(model, loss_fn, (x, y), matrix="hessian", damping=2.0).iterations > 0
     assert pb.self_influence(model, loss_fn, (x, y), damping=0.1, tol=0, max_iters=3).iterations == 3
-    falling = lambda z, t: -(z - t).square().sum(1)  # noqa: E731
+    falling = lambda z, t: -(z - t).square().sum(1)
     targets = torch.zeros(6, 2, dtype=torch.float64)
     assert pb.self_influence(model, falling, (x, targets), damping=200.0).iterations > 0
     held_bytes(12 * 12 * 8)
@@ -206,7 +206,7 @@ def test_the_worst_of_several_blocks_counts(held: int, held_bytes: Any) -> None:
     model, loss_fn, x, y = network(5, 2, 3, 2, "classes", seed=1)
     settings: dict[str, Any] = {"damping": 1e-3, "method": "cg", "max_iters": 1, "tol": 1e-6, "wrt": "decay"}
     A = damped(model, loss_fn, x, y, "gauss_newton", 1e-3)
-    half = lambda z, t: (z - t).square().sum(1) / 2  # noqa: E731
+    half = lambda z, t: (z - t).square().sum(1) / 2
     yq = model(x[:3]).detach()
     yq[:2] += torch.tensor([[1.0], [0.5]], dtype=torch.float64)  # the last query is fitted: its gradient is zero
     solved = torch.linalg.solve(A, reference.gradient_matrix(model, half, x[:3], yq).T)

@@ -27,7 +27,7 @@ class Language(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layer = lambda: nn.TransformerEncoderLayer(128, 4, 512, 0.0, batch_first=True, norm_first=True)  # noqa: E731
+        layer = lambda: nn.TransformerEncoderLayer(128, 4, 512, 0.0, batch_first=True, norm_first=True)
         self.embedding, self.head = nn.Embedding(500, 128), nn.Linear(128, 500)
         self.blocks = nn.Sequential(layer(), layer())
 

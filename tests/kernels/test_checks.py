@@ -60,7 +60,7 @@ def test_batch_norm_without_running_statistics() -> None:
 def test_what_float16_cannot_hold(scale: float) -> None:
     """Losses too small or too large for it are told as that, not as samples that depend on each other."""
     x, y = data()
-    loss_fn = lambda z, t: scale * F.cross_entropy(z.float(), t, reduction="none")  # noqa: E731
+    loss_fn = lambda z, t: scale * F.cross_entropy(z.float(), t, reduction="none")
     with (
         torch.autocast("cpu", dtype=torch.float16),
         pytest.raises(pb.UnsupportedError, match="gradients that float16 can hold, got .* use bfloat16"),
@@ -83,7 +83,7 @@ def test_inner_products_out_of_range(scale: float, end: str) -> None:
 
 def test_gradients_that_do_not_exist() -> None:
     """A root at zero has a finite loss and no derivative: told as that."""
-    loss_fn = lambda z, t: (z * 0).square().sum(1).sqrt()  # noqa: E731
+    loss_fn = lambda z, t: (z * 0).square().sum(1).sqrt()
     with pytest.raises(pb.UnsupportedError, match="finite gradients, got NaN or infinity in the gradient of .* root"):
         pb.backward_kernel(small_mlp(), loss_fn, *data())
 
@@ -275,7 +275,7 @@ def test_form_follows_cost() -> None:
 def test_a_scaled_factor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation: one layer's rows 0.1 percent too large."""
     rule = RULES[F.linear]
-    broken = lambda call: [replace(f, gradients=f.gradients * 1.001) for f in rule.build(call)]  # noqa: E731
+    broken = lambda call: [replace(f, gradients=f.gradients * 1.001) for f in rule.build(call)]
     monkeypatch.setitem(RULES, F.linear, replace(rule, build=broken))
     with pytest.raises(pb.UnsupportedError, match="a difference of"):
         pb.backward_kernel(small_mlp(), CE, *data())

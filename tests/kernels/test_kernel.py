@@ -203,7 +203,7 @@ def test_layers_follow_the_forward_pass() -> None:
 def test_device_follows_the_model(case: Case) -> None:
     model, loss_fn, x, y = build(case, 5)
     expected = reference.total_kernel(model, loss_fn, x, y)
-    move = lambda t: {k: v.cuda() for k, v in t.items()} if isinstance(t, dict) else t.cuda()  # noqa: E731
+    move = lambda t: {k: v.cuda() for k, v in t.items()} if isinstance(t, dict) else t.cuda()
     kernel = pb.backward_kernel(model.cuda(), loss_fn, move(x), move(y))
     assert kernel.total.device.type == "cuda"
     assert_same(kernel.total.cpu(), expected)

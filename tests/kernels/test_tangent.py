@@ -38,7 +38,7 @@ def looped(name: str) -> Tensor:
 
 def choose(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Every layer takes the form, where it has it."""
-    chosen = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]  # noqa: E731
+    chosen = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]
     monkeypatch.setattr("pullback.kernels.plan.forms.cheapest_form", chosen)
 
 

@@ -332,7 +332,7 @@ def test_bad_input():
         measure.linearity(norm, x, [4])
     with pytest.raises(pb.InputError, match="linearity: expected finite numbers in `x`"):
         measure.linearity(model, x * torch.nan)
-    shallow = lambda width, seed: WideNetwork(3, [width] * (1 + (width > 4)), **F64)  # noqa: E731
+    shallow = lambda width, seed: WideNetwork(3, [width] * (1 + (width > 4)), **F64)
     with pytest.raises(pb.InputError, match="linearity: expected the same layers at every width, got others"):
         measure.linearity(shallow, x, [4, 5])
     model.layer_maps = lambda: WideNetwork(3, [4], seed=5, **F64).layer_maps()

@@ -25,7 +25,7 @@ KINDS = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d)}
 def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     """A convolution of any kind, and inputs."""
     axes, groups = draw(st.sampled_from((1, 2))), draw(st.sampled_from((1, 2)))
-    whole = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
+    whole = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))
     kernel, stride, dilation = whole(1, 4), whole(1, 3), whole(1, 2)
     inputs, outputs = 2 * draw(st.integers(1, 2)), 2 * draw(st.integers(1, 2))
     options = {"stride": stride, "dilation": dilation, "groups": groups}

@@ -481,7 +481,7 @@ def test_a_loss_says_how_small_it_may_be(tmp_path: Path) -> None:
         (each, {}, None),
         (each, {"about": {"least_loss": 0.0}}, 0.0),
     ]
-    own = lambda outputs, y: each(outputs, y) - 1  # noqa: E731
+    own = lambda outputs, y: each(outputs, y) - 1
     own.least_loss = -1.0  # type: ignore[attr-defined]
     for place, (loss_fn, options, least) in enumerate([*cases, (own, {}, -1.0)]):
         with pb.Monitor(model, loss_fn, tmp_path / str(place), **options):

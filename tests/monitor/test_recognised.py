@@ -220,9 +220,9 @@ def test_each_sample_s_own_loss_is_measured(name: str, tmp_path: Path) -> None:
     assert not model._forward_hooks
 
 
-MIXES = lambda z, y: F.cross_entropy(z - z.mean(0), y)  # noqa: E731
+MIXES = lambda z, y: F.cross_entropy(z - z.mean(0), y)
 
-flat = lambda: nn.Sequential(Net(1), nn.Flatten(0))  # noqa: E731
+flat = lambda: nn.Sequential(Net(1), nn.Flatten(0))
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, str]] = {
     "mixed": (net, MIXES, X, LABELS, "the mean or the sum of its samples' own.*reduction='none'"),
@@ -316,7 +316,7 @@ def test_a_sum_is_descended_as_many_times_as_it_has_samples(optimizer: Any, tmp_
     if optimizer is torch.optim.SGD:
         (values, model) = found["sum"]
         x, y = X, LABELS
-        each = lambda z, y: N * F.cross_entropy(z, y, reduction="none")  # noqa: E731
+        each = lambda z, y: N * F.cross_entropy(z, y, reduction="none")
         shift = pb.measure.internal_covariate_shift(model, each, x, y, 0.01)
         change = dict(zip(shift.layers, (shift.shift / shift.norm).tolist(), strict=True))
         assert values["shift"]["change"] == pytest.approx(change, rel=1e-9)
@@ -334,7 +334,7 @@ def test_batches_that_change(tmp_path: Path) -> None:
     """Of one sample a mean is a sum; what a larger batch shows is recorded then, and once. Forms may change."""
     torch.manual_seed(0)
     model = Tokens(rows=False).double()
-    loss_fn = lambda z, y: F.cross_entropy(z.view(-1, C), y.view(-1), reduction="sum")  # noqa: E731
+    loss_fn = lambda z, y: F.cross_entropy(z.view(-1, C), y.view(-1), reduction="sum")
     settings: dict[str, Any] = {"probes": ("loss", "noise"), "every": 1, "budget": None}
     with pb.Monitor(model, loss_fn, tmp_path / "run", **settings) as monitor:
         monitor.step(IDS[:1], NEXT[:1])
@@ -422,5 +422,5 @@ def test_outputs_that_are_a_dataclass(own: bool, tmp_path: Path) -> None:
     assert not [record for record in run.records if record.error]
     assert run.series("loss", "loss")[1] == pytest.approx([F.cross_entropy(model.layer(x), y).item()])
     plain = pb.backward_kernel(model.layer, nn.CrossEntropyLoss(), x, y)
-    each = lambda outputs, targets: F.cross_entropy(outputs.logits, targets, reduction="none")  # noqa: E731
+    each = lambda outputs, targets: F.cross_entropy(outputs.logits, targets, reduction="none")
     torch.testing.assert_close(pb.backward_kernel(model, each, x, y).total, plain.total)

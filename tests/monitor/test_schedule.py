@@ -30,7 +30,7 @@ SHARPNESS = Work(60.0, fixed=80.0, most=64)
 def watched(every: int, share: float | None, steps: int, batch: int, each: float = 1.5) -> tuple[list[int], Turns]:
     """Steps that are measured in a training whose probes make ``each`` passes a sample beside the kernel's."""
     turns, of, made = Turns(Schedule(every, share), ["sharpness"]), [Work(each)], []
-    passes = lambda n: cheap_passes(of, n, first=not made)  # noqa: E731
+    passes = lambda n: cheap_passes(of, n, first=not made)
     for step in range(1, steps + 1):
         turns.budget.train(batch, 1)
         if turns.schedule.is_due(step):
@@ -53,7 +53,7 @@ def watched(every: int, share: float | None, steps: int, batch: int, each: float
 
 
 def test_first_steps_in_powers_of_two_then_multiples() -> None:
-    due = lambda every, share: [step for step in range(1, 161) if Schedule(every, share).is_due(step)]  # noqa: E731
+    due = lambda every, share: [step for step in range(1, 161) if Schedule(every, share).is_due(step)]
     assert due(50, 0.05) == [1, 2, 4, 8, 16, 32, 50, 100, 150]
     assert due(16, 0.05)[:7] == [1, 2, 4, 8, 16, 32, 48]
     assert due(3, 0.05)[:5] == [1, 2, 3, 6, 9]

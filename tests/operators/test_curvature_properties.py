@@ -155,7 +155,7 @@ def test_sharpness_and_the_jacobian() -> None:
     known = NUMBERS["gauss_newton_top_eig"]
     J = torch.tensor(known["J"], dtype=torch.float64)  # rows are samples of a linear model
     model = nn.Linear(3, 1, bias=False).double()
-    top = lambda op: float(torch.linalg.eigvalsh(op.to_dense())[-1])  # noqa: E731
+    top = lambda op: float(torch.linalg.eigvalsh(op.to_dense())[-1])
     classical = pb.GaussNewton(model, nn.MSELoss(), (J, torch.zeros(2, 1).double()), classical=True)
     assert len(J) * top(classical) == pytest.approx(known["lambda_max(J^TJ)"], rel=1e-12)
     assert float(torch.linalg.matrix_norm(J, 2)) == pytest.approx(known["sigma_max"], rel=1e-12)
@@ -274,7 +274,7 @@ def test_second_order_taylor() -> None:
     H = pb.Hessian(model, loss_fn, (x, y))
     parameters = dict(model.named_parameters())
     w = H.view.flatten({n: p.detach() for n, p in parameters.items()})
-    cost = lambda v: loss_fn(H.view(x, H.view.unflatten(v)), y).detach()  # noqa: E731
+    cost = lambda v: loss_fn(H.view(x, H.view.unflatten(v)), y).detach()
     loss = loss_fn(model(x), y)
     g = torch.cat([p.reshape(-1) for p in torch.autograd.grad(loss, list(parameters.values()))])
     v = torch.randn_like(w)

@@ -64,7 +64,7 @@ def test_forward_and_reverse_agree() -> None:
     model, _, x, _ = build(CASES[0], 3)
     view = pb.ModelView.of(model)
     flat = view.flatten(view.parameters).detach()
-    outputs = lambda w: view(x, view.unflatten(w)).reshape(-1)  # noqa: E731
+    outputs = lambda w: view(x, view.unflatten(w)).reshape(-1)
     J = pb.Jacobian(model, x).to_dense()
     assert_same(torch.func.jacrev(outputs)(flat), J, 1e-10)
     assert_same(torch.func.jacfwd(outputs)(flat), J, 1e-10)

@@ -212,7 +212,7 @@ def test_a_loss_that_is_infinite_later() -> None:
     y[6] = 1
     for make in (pb.Hessian, pb.GaussNewton, lambda *a: pb.Fisher(*a, kind="empirical")):
         for bad in ("inf", "nan"):
-            loss_fn = lambda z, t, bad=bad: z[:, 0] ** 2 + torch.where(t > 0, float(bad), 0.0)  # noqa: E731
+            loss_fn = lambda z, t, bad=bad: z[:, 0] ** 2 + torch.where(t > 0, float(bad), 0.0)
             make(model, loss_fn, [(x[:4], y[:4])])
             with pytest.raises(pb.InputError, match=f"a finite loss for every sample, got {bad} for sample 2"):
                 make(model, loss_fn, [(x[:4], y[:4]), (x[4:], y[4:])])

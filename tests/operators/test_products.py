@@ -49,7 +49,7 @@ def test_products_are_those_of_the_dense_derivatives(mode: str, seed: int) -> No
     assert_same(pb.jvp(net, w, v, mode=mode), (J @ v).view(2, 2), 1e-10)
     assert_same(pb.vjp(net, w, u.view(2, 2)), J.T @ u, 1e-10)
     assert_same(pb.hvp(loss, w, v, mode=mode), H @ v, 1e-10)
-    output_loss = lambda z: (z**3).sum() + z[0, 0] * z[1, 1]  # noqa: E731
+    output_loss = lambda z: (z**3).sum() + z[0, 0] * z[1, 1]
     H_z = reference.dense_second_derivative(lambda z: output_loss(z.view(2, 2)), net(w).reshape(-1))[0]
     found = pb.gauss_newton_vp(net, output_loss, w, v, mode=mode)
     assert_same(found, J.T @ (H_z @ (J @ v)), 1e-10)
@@ -101,7 +101,7 @@ def test_remainders_of_taylor_polynomials(order: int) -> None:
         approximation = pb.taylor(f, w, order)
         sizes = (1e-1, 1e-2, 1e-3)
         ratios = [float((f(w + t * v) - approximation(w + t * v)).norm()) / t ** (order + 1) for t in sizes]
-        along = lambda t, f=f: f(w + t * v)  # noqa: E731
+        along = lambda t, f=f: f(w + t * v)
         for _ in range(order + 1):
             along = _slope(along)
         next_term = float(along(torch.zeros((), dtype=torch.float64)).norm()) / math.factorial(order + 1)
@@ -124,7 +124,7 @@ def test_taylor_polynomials_equal_the_dense_ones(order: int, seed: int) -> None:
 
 def test_taylor_polynomials_are_exact_for_polynomials_and_can_be_differentiated() -> None:
     A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
-    quadratic = lambda w: w @ A @ w / 2 + w.sum()  # noqa: E731
+    quadratic = lambda w: w @ A @ w / 2 + w.sum()
     w0, w = vectors(2, 2)
     approximation = pb.taylor(quadratic, w0, 2)
     assert_same(approximation(w), quadratic(w), 1e-12)
@@ -239,15 +239,15 @@ def test_gauss_newton_runs_the_network_forward_once() -> None:
 def test_nests_of_tensors(mode: str) -> None:
     """Dicts, tuples and lists in and out have the same derivatives as one flat vector."""
     w, v = vectors(8, 8)
-    nest = lambda flat: {"b": flat[:4], "a": (flat[4:6], [flat[6:]])}  # noqa: E731
-    flatten = lambda tree: torch.cat([tree["b"], tree["a"][0], tree["a"][1][0]])  # noqa: E731
-    f = lambda tree: (net(flatten(tree)), {"sum": loss(flatten(tree))})  # noqa: E731
+    nest = lambda flat: {"b": flat[:4], "a": (flat[4:6], [flat[6:]])}
+    flatten = lambda tree: torch.cat([tree["b"], tree["a"][0], tree["a"][1][0]])
+    f = lambda tree: (net(flatten(tree)), {"sum": loss(flatten(tree))})
     change = pb.jvp(f, nest(w), nest(v), mode=mode)
     assert_same(change[0], pb.jvp(net, w, v), 1e-12)
     assert_same(change[1]["sum"], pb.jvp(loss, w, v), 1e-12)
     u = (torch.ones(2, 2).double(), {"sum": torch.tensor(2.0).double()})
     assert_same(flatten(pb.vjp(f, nest(w), u)), pb.vjp(net, w, u[0]) + 2 * pb.vjp(loss, w, u[1]["sum"] / 2), 1e-12)
-    scalar = lambda tree: loss(flatten(tree))  # noqa: E731
+    scalar = lambda tree: loss(flatten(tree))
     assert_same(flatten(pb.hvp(scalar, nest(w), nest(v), mode=mode)), pb.hvp(loss, w, v), 1e-12)
     assert_same(pb.taylor(scalar, nest(w), 2)(nest(v)), pb.taylor(loss, w, 2)(v), 1e-12)
 
@@ -305,7 +305,7 @@ def test_hugging_face_gpt2(mode: str) -> None:
 def test_scalars_keep_their_dtype() -> None:
     """Torch's forward derivative of a float32 scalar may come in float64."""
     w, v = torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0])
-    f = lambda w: w[1] * torch.tanh(1.5 * w[0])  # noqa: E731
+    f = lambda w: w[1] * torch.tanh(1.5 * w[0])
     found = [pb.jvp(f, w, v), pb.hvp(f, w, v), pb.taylor(f, w, 1)(w + v), pb.taylor(f, w, 2)(w + v)]
     assert [t.dtype for t in found] == [torch.float32] * 4
 
@@ -314,15 +314,15 @@ def test_the_tiny_network_s_numbers() -> None:
     """S1-44, S1-45: f = w2 tanh(w1 x): G and H by products; the linearised curve's second derivative is G."""
     tiny = VALUES["tiny_tanh_net"]
     w = torch.tensor(tiny["w"], dtype=torch.float64)
-    f = lambda w: w[1] * torch.tanh(w[0] * tiny["x"])  # noqa: E731
-    half_square = lambda z: (z - tiny["t"]) ** 2 / 2  # noqa: E731
+    f = lambda w: w[1] * torch.tanh(w[0] * tiny["x"])
+    half_square = lambda z: (z - tiny["t"]) ** 2 / 2
     eye = torch.eye(2, dtype=torch.float64)
     G = torch.stack([pb.gauss_newton_vp(f, half_square, w, e) for e in eye])
     H = torch.stack([pb.hvp(lambda w: half_square(f(w)), w, e) for e in eye])
     assert_same(G, torch.tensor(tiny["gauss_newton"], dtype=torch.float64), 1e-12)
     assert_same(H, torch.tensor(tiny["hessian"], dtype=torch.float64), 1e-12)
     linear = pb.taylor(f, w, 1)
-    curve = lambda w: half_square(linear(w))  # noqa: E731
+    curve = lambda w: half_square(linear(w))
     assert_same(torch.stack([pb.hvp(curve, w, e) for e in eye]), G, 1e-12)
     assert_same(torch.stack([pb.hvp(curve, w + 1, e) for e in eye]), G, 1e-12)  # a quadratic: the same everywhere
 
@@ -395,7 +395,7 @@ class Halved(torch.autograd.Function):
 
 def test_operations_without_forward_derivative_are_named() -> None:
     w, v = vectors(3, 3)
-    f = lambda w: Halved.apply(w).square().sum()  # noqa: E731
+    f = lambda w: Halved.apply(w).square().sum()
     calls: tuple[tuple[str, Callable[..., Tensor]], ...] = (
         ("jvp", lambda **mode: pb.jvp(f, w, v, **mode)),
         ("hvp", lambda **mode: pb.hvp(f, w, v, **mode)),
@@ -411,7 +411,7 @@ def test_operations_without_forward_derivative_are_named() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     w = torch.ones(3)
-    f = lambda w: w * 2  # noqa: E731
+    f = lambda w: w * 2
     with pytest.raises(pb.InputError, match="jvp: expected `mode` to be one of 'forward', 'reverse', got 'both'"):
         pb.jvp(f, w, w, mode="both")
     with pytest.raises(

@@ -197,7 +197,7 @@ def test_blocks_are_told_by_their_names(made: Made) -> None:
 def test_labels_are_class_numbers_of_rows(made: Made) -> None:
     assert torch.equal(made["kernel"].labels, made.y)
     assert made["tangent, trace"].labels is None
-    half = lambda z, t: (z - t).square().sum(1)  # noqa: E731
+    half = lambda z, t: (z - t).square().sum(1)
     assert pb.backward_kernel(made.model, half, made.x, torch.ones(12, 3).double()).labels is None
 
 

@@ -181,7 +181,7 @@ class Recorder(Reissuing):
         if tainted:
             shape = written_shape(func, args)  # spread over the samples, what they share has a row for each
             stand_in = {id(t): self.copy(spread(t, shape)) for t in shared}
-            swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
+            swap = lambda t: stand_in.get(id(t), t) if isinstance(t, Tensor) else t
             args, kwargs = mapped(swap, args), {k: mapped(swap, v) for k, v in kwargs.items()}
             return call(func, args, kwargs), True
         output = call(func, args, kwargs)

@@ -25,13 +25,21 @@ GramProduct = Callable[[Tensor], Tensor]
 class Factor(ABC):
     """Gradient rows of the parameters in ``shapes`` (name -> shape), for N samples with C outputs each."""
 
-    shapes: dict[str, torch.Size]
+    shapes: dict[str, torch.Size]  # this and the next: a field in some kinds, in others a property that mypy is told of
     num_samples: int
-    num_outputs: int
-    like: Tensor  # any tensor of the rows' dtype and device
     held_apart = False  # rows of every parameter are held by themselves
     is_zero = False  # nothing depends on the parameters
     piece_bytes = 16 * 2**20  # rows formed at a time, unless memory is short: near the caches, and memory is reused
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
+    def like(self) -> Tensor:
+        """Any tensor of the rows' dtype and device."""
 
     @property
     def element_size(self) -> int:
@@ -209,7 +217,7 @@ class DenseFactor(Factor):
     held_apart = True
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return next(iter(self.gradients.values()))
 
     @property
@@ -221,7 +229,7 @@ class DenseFactor(Factor):
         return len(self.like)
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.like.shape[1]
 
     def forms(self) -> tuple[Form, ...]:

@@ -55,7 +55,7 @@ class OuterFactor(Factor):
         return self.gradients[index]
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return self.gradients
 
     @property
@@ -75,7 +75,7 @@ class OuterFactor(Factor):
         return len(self.gradients)
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.gradients.shape[1]
 
     def forms(self) -> tuple[Form, ...]:

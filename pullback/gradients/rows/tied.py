@@ -28,7 +28,7 @@ class TiedFactor(Factor):
     head: OuterFactor
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return self.head.like
 
     @property
@@ -40,7 +40,7 @@ class TiedFactor(Factor):
         return self.head.num_samples
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.head.num_outputs
 
     def forms(self) -> tuple[Form, ...]:

@@ -38,11 +38,11 @@ class TokenFactor(Factor):
         return {self.weight: self.weight_shape}
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return self.values
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.values.shape[1]
 
     def forms(self) -> tuple[Form, ...]:

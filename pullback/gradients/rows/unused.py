@@ -23,7 +23,7 @@ class UnusedFactor(Factor):
     is_zero = True
 
     @property
-    def like(self) -> Tensor:  # type: ignore[override]
+    def like(self) -> Tensor:
         return self.values
 
     @property
@@ -31,7 +31,7 @@ class UnusedFactor(Factor):
         return len(self.values)
 
     @property
-    def num_outputs(self) -> int:  # type: ignore[override]
+    def num_outputs(self) -> int:
         return self.values.shape[1]
 
     def forms(self) -> tuple[Form, ...]:

@@ -91,7 +91,7 @@ def test_simulated_chains_settle_there(momentum: float) -> None:
 def test_chains_of_the_seeds() -> None:
     """S0-40: eta = 0.019, lam = 100: a stationary variance of 1.9e-3, to 3 percent in 20,000 chains."""
     starts = torch.zeros(20_000, 1, dtype=F64)
-    make = lambda p: torch.optim.SGD(p, lr=0.019)  # noqa: E731
+    make = lambda p: torch.optim.SGD(p, lr=0.019)
     path = dynamics.simulate(make, Quadratic([100.0]), starts, 60, noise_covariance=1.0)
     known = float(Quadratic([100.0]).stationary_covariance(0.019, 1.0))
     assert known == pytest.approx(1.9e-3, rel=1e-12)

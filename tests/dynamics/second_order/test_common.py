@@ -189,7 +189,7 @@ def test_neither_batch_nor_closure(make: Make) -> None:
 def test_closures_that_say_too_little(make: Make) -> None:
     model, x, y = problem()
     optimizer = make(model, LOSS)
-    twice = lambda: LOSS(model(x), y) + LOSS(model(x), y)  # noqa: E731
+    twice = lambda: LOSS(model(x), y) + LOSS(model(x), y)
     with pytest.raises(ValueError, match=r"calls `model` and `loss_fn` once each, got 2 calls of the model and 2"):
         optimizer.step(closure_of(model, optimizer, twice))
     with pytest.raises(ValueError, match=r"returns the loss, one number, got NoneType"):

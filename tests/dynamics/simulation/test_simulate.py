@@ -191,7 +191,7 @@ def test_noise_settles_where_theory_says() -> None:
 
 def test_noise_has_its_covariance() -> None:
     C = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=F64)
-    flat = lambda x: 0 * x.sum(-1)  # noqa: E731
+    flat = lambda x: 0 * x.sum(-1)
     found = dynamics.simulate(MAKERS["SGD"], flat, torch.zeros(20000, 2, dtype=F64), 1, noise_covariance=C)
     drawn = found.x[:, 1] / 1e-3
     error = 5 * (C.square() + torch.outer(C.diagonal(), C.diagonal())).sqrt() / math.sqrt(20000)
@@ -230,9 +230,9 @@ def test_schedules(lone: bool) -> None:
 
         return made
 
-    cosine = lambda o: CosineAnnealingLR(o, 10)  # noqa: E731
-    step = lambda o: StepLR(o, 10, 0.1)  # noqa: E731
-    inverse = lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t))  # noqa: E731
+    cosine = lambda o: CosineAnnealingLR(o, 10)
+    step = lambda o: StepLR(o, 10, 0.1)
+    inverse = lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t))
     expected = {
         "step": [0.1 ** (t // 10) for t in range(26)],
         "1/t": [1 / (1 + t) for t in range(26)],
@@ -318,7 +318,7 @@ def test_a_batch_of_all_samples_is_gradient_descent() -> None:
         optimizer = torch.optim.SGD(p, lr=0.1)
         return optimizer, StepLR(optimizer, 5, 0.5)
 
-    whole = lambda w: (w @ x.T - y).square().mean(-1)  # noqa: E731
+    whole = lambda w: (w @ x.T - y).square().mean(-1)
     found = dynamics.simulate(make, whole, [0.0] * 3, 12).x[-1]
     torch.testing.assert_close(found, ends[8], rtol=1e-12, atol=1e-13)
     assert float((found - ends[2]).norm()) > 1e-3

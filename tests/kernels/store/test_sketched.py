@@ -249,7 +249,7 @@ def test_sketches_of_another_type(wrong: Any, tmp_path: Path) -> None:
 
 def test_wrong_projections_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows are compared with the sketch of the ordinary gradient, which is made apart."""
-    wrong = lambda matrix, left, right: project_matrix(matrix, left.flip(1), right)  # noqa: E731
+    wrong = lambda matrix, left, right: project_matrix(matrix, left.flip(1), right)
     monkeypatch.setattr(sketched_rows, "project_matrix", wrong)
     with pytest.raises(pb.SelfCheckError, match="the summed gradient of `0.weight` to agree"):
         make(tmp_path, *wide(6), tile=4)

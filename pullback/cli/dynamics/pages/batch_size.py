@@ -24,7 +24,7 @@ def batch_page(curvatures: str, noise: float, target: float, points: int, seeds:
     for size, lr, known in zip(sizes, curve.lr.tolist(), curve.steps.tolist(), strict=True):
         count = int(known) + 20 if known < math.inf else 20
         starts = torch.ones(seeds, d, dtype=F64)
-        make = lambda p, lr=lr: torch.optim.SGD(p, lr=lr)  # noqa: E731
+        make = lambda p, lr=lr: torch.optim.SGD(p, lr=lr)
         loss = dynamics.simulate(make, problem, starts, count, noise_covariance=noise / size).loss - float(
             problem.loss(problem.minimiser)
         )
@@ -36,8 +36,8 @@ def batch_page(curvatures: str, noise: float, target: float, points: int, seeds:
     known = dynamics.adam_effective_step(0.1, 1.0, at)
     moved, spread = [], []
     for size in sizes:
-        adam = lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.9, 0.99))  # noqa: E731
-        slope = lambda x: 0.1 * x.sum(-1)  # noqa: E731
+        adam = lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.9, 0.99))
+        slope = lambda x: 0.1 * x.sum(-1)
         path = dynamics.simulate(adam, slope, torch.zeros(seeds, 1, dtype=F64), 300, noise_covariance=1 / size).x[
             ..., 0
         ]

@@ -21,9 +21,9 @@ def outputs_page(lr: float, parameter_lr: float, steps: int) -> TheoryPage:
     """Outputs 1 - x and 10 (y - x^2), whose sum of squares is Rosenbrock's function: three ways down."""
     check_rate("dynamics outputs", "lr", lr)
     check_rate("dynamics outputs", "parameter-lr", parameter_lr)
-    outputs = lambda x: torch.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])  # noqa: E731
-    square = lambda z: z.square().sum()  # noqa: E731
-    follow = lambda rate, method: dynamics.output_space_descent(outputs, square, START, steps, rate, method)  # noqa: E731
+    outputs = lambda x: torch.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])
+    square = lambda z: z.square().sum()
+    follow = lambda rate, method: dynamics.output_space_descent(outputs, square, START, steps, rate, method)
     descent, newton = follow(lr, "outputs"), follow(2 * lr, "gauss_newton")  # the loss's curvature in outputs is 2
     plain, whole = follow(parameter_lr, "parameters"), follow(1.0, "gauss_newton")
     known = _recursion(descent.outputs[0], lr, steps)

@@ -102,13 +102,13 @@ def _leading(world: dynamics.Landscape, price: Any) -> dict[str, tuple[int, floa
     third derivatives of the distance; where T is 0, damped Newton's first error is that of f's third derivative.
     """
     start, grad = world.start.to(F64), torch.func.grad
-    near = lambda x: price(x, start)  # noqa: E731
+    near = lambda x: price(x, start)
     G, H = (torch.func.jacrev(grad(each))(start) for each in (near, world.function))
     s1 = -torch.linalg.solve(G, grad(world.function)(start))
     # half of the third derivative, twice along s1: the gradient of s1 H(x) s1, by reverse passes alone
-    third = lambda f: grad(lambda x: grad(lambda z: grad(f)(z) @ s1)(x) @ s1)(start) / 2  # noqa: E731
+    third = lambda f: grad(lambda x: grad(lambda z: grad(f)(z) @ s1)(x) @ s1)(start) / 2
     twist, bend = third(near), third(world.function)
-    size = lambda left: float(torch.linalg.solve(G, left).norm() / s1.norm())  # noqa: E731
+    size = lambda left: float(torch.linalg.solve(G, left).norm() / s1.norm())
     quadratic = float(twist.norm()) == 0
     return {
         "natural gradient": (1, size(H @ s1 + twist)),

@@ -75,7 +75,7 @@ def quadratic_page(
 def _lines(setting: _Setting, exact: Tensor, simulated: dynamics.Trajectories) -> Lines:
     """The loss, and the first four directions."""
     runs, clean = len(simulated.x), setting.as_torch_keeps(exact)
-    error = lambda values: values.std(0) / math.sqrt(runs) if runs > 1 else None  # noqa: E731
+    error = lambda values: values.std(0) / math.sqrt(runs) if runs > 1 else None
     known = setting.problem.excess(clean)
     if setting.noise and not setting.momentum:
         variance, start = setting.noise**2, [1.0] * len(setting.h)

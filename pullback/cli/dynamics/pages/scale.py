@@ -14,8 +14,8 @@ from pullback.report.theory.page import TheoryPage
 def scale_page(lr: float, decay: float, steps: int) -> TheoryPage:
     """Growth by recursion, and of weights that torch's optimizer turns."""
     known = dynamics.scale_invariant_growth(lr, 1.0, steps, weight_decay=decay)
-    turning = lambda w: torch.atan2(w[..., 1], w[..., 0])  # noqa: E731
-    make = lambda p: torch.optim.SGD(p, lr=lr, weight_decay=decay)  # noqa: E731
+    turning = lambda w: torch.atan2(w[..., 1], w[..., 0])
+    make = lambda p: torch.optim.SGD(p, lr=lr, weight_decay=decay)
     squares = dynamics.simulate(make, turning, [1.0, 0.0], steps).x.square().sum(-1)
     growth = beside("|w|²", known.squared_norm, squares)
     rate = beside("effective rate", known.effective_rate, lr / squares)
