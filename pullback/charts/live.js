@@ -2,7 +2,7 @@
 
 // Keeps the page as its server has it: asks what is new, and changes what differs. Nodes that stay are the same ones, so
 // that scroll position, focus, what was unfolded and the zoom of a chart stay too.
-const EVERY = 1000; // milliseconds
+const EVERY = 1000; // milliseconds; where the server tells for how long it rests, when it has
 const OURS = new Set(["open", "value", "hidden", "aria-valuetext"]); // attributes the reader or our scripts set
 let version = document.documentElement.dataset.version;
 
@@ -74,12 +74,29 @@ function take(fresh) {
   replaceCharts(JSON.parse(fresh.getElementById("charts").textContent));
 }
 
+// Charts that are not drawn as they are now: drawing one takes as long as all else that a page has to do to follow, so
+// those out of sight wait until they come into it.
+const stale = new Set();
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    drawStale(target.id.replace(/-plot$/, ""));
+  }
+}, { rootMargin: "200px" });
+
+function drawStale(key) {
+  if (stale.delete(key)) draw(key);
+}
+document.addEventListener("click", (event) => drawStale(event.target.closest("button")?.dataset.image), { capture: true });
+
 // A slider that stood at the last position follows; one that was moved stays.
 function replaceCharts(fresh) {
   for (const key of Object.keys(charts)) {
     if (!(key in fresh)) {
       delete charts[key];
       drawn.delete(key);
+      stale.delete(key);
     }
   }
   for (const [key, chart] of Object.entries(fresh)) {
@@ -92,8 +109,10 @@ function replaceCharts(fresh) {
       slider.value = chart.shown;
       slider.parentElement.querySelector("output").textContent = chart.frames[chart.shown].label;
     }
-    if (isDrawn) draw(key);
-    else {
+    if (isDrawn) {
+      stale.add(key);
+      seen.observe(box(key));
+    } else {
       drawn.delete(key);
       sight.observe(box(key));
     }
@@ -140,19 +159,23 @@ document.getElementById("controls")?.addEventListener("input", () => { // anothe
 }, { capture: true });
 
 async function ask() {
+  let pause = EVERY;
   try {
     const response = await fetch(`${location.pathname}?since=${version}`, { cache: "no-store" });
+    const came = performance.now();
     if (response.status === 200) {
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
       take(fresh);
       version = fresh.documentElement.dataset.version;
     }
+    const resting = Number(response.headers.get("x-pullback-resting")), took = performance.now() - came;
+    if (resting > 0) pause = Math.max(resting - took, took); // of the reader's processor, too, at most half
     if (response.ok) tell("Live");
     else tell(`${await response.text()} What is shown is its last state.`, true);
   } catch (error) {
     tell(error instanceof TypeError ? "The server does not answer. What is shown is the last state." : String(error), true);
   }
-  setTimeout(ask, EVERY);
+  setTimeout(ask, pause);
 }
 
 setTimeout(ask, EVERY);

@@ -244,7 +244,7 @@ def since(page: Any, path: str) -> str:
 
 def test_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing, a record, a torn record, a run that goes on, one that is gone, and another in its place."""
-    monkeypatch.setattr(feeds, "REST", 0)
+    monkeypatch.setattr(feeds, "rest", lambda cost: 0.0)
     folder = tmp_path / "run"
     write(folder, [3.0, 2.0])
     page = client(folder)
@@ -279,7 +279,7 @@ def test_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_list_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that come, change, cannot be read, and go; of many runs some are looked at later."""
-    monkeypatch.setattr(feeds, "REST", 0)
+    monkeypatch.setattr(feeds, "rest", lambda cost: 0.0)
     monkeypatch.setattr("pullback.report.live.pages.AGAIN", 0)
     page = client(tmp_path)
     assert "No run yet." in page.get("/").text
@@ -315,11 +315,16 @@ def test_a_long_run_is_sent_as_a_screen_can_show_it(tmp_path: Path) -> None:
     assert len(text) < 1_000_000
 
 
-def test_a_page_that_takes_long_is_made_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time is told by hand: a page that took two seconds is kept for eight, but for the first."""
+def told_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in the one entry of a list."""
     now = [0.0]
     monkeypatch.setattr(feeds, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: now[0]))
-    state = [0]
+    return now
+
+
+def test_a_page_that_takes_long_is_made_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that took two seconds is kept for eight, but for the first."""
+    now, state = told_by_hand(monkeypatch), [0]
 
     def make(version: str) -> str:
         now[0] += 2.0
@@ -330,10 +335,40 @@ def test_a_page_that_takes_long_is_made_at_times(monkeypatch: pytest.MonkeyPatch
     state[0] = 1
     assert feed.current().html == "page 1"
     state[0] = 2
-    now[0] += feeds.REST * 2.0 - 0.1
+    assert feed.resting == 8.0
+    now[0] += 7.9
     assert feed.current().html == "page 1"
     now[0] += 0.2
     assert feed.current().html == "page 2"
+
+
+@pytest.mark.parametrize("cost", [0.02, 0.1, 0.25, 0.3, 0.45, 0.53])
+def test_a_page_follows_within_two_seconds(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+    """Records come all the time, and a page asks when it was told to: 0.4 s are left to show the next one."""
+    now = told_by_hand(monkeypatch)
+
+    def make(version: str) -> str:
+        now[0] += cost
+        return "page"
+
+    feed = Feed(lambda: round(now[0], 3), make)
+    feed.current()
+    looked, late, asked = now[0], [], 0
+    while now[0] < 60:
+        before, asked = now[0], asked + 1
+        feed.current()
+        if now[0] > before:
+            late.append(now[0] - looked)  # of a record that came right after the last look
+            looked = before
+        now[0] += feed.resting
+    assert max(late) <= feeds.LATEST + 1e-9
+    assert asked == len(late) <= 60  # none in vain, and none sooner than a second after another
+    assert cost * len(late) <= 30
+
+
+def test_how_much_of_a_core_goes_into_pages() -> None:
+    shares = [cost / (cost + feeds.rest(cost)) for cost in (0.01, 0.25, 0.3, 0.45, 0.6, 0.8, 0.81, 5.0)]
+    assert shares == pytest.approx([0.01, 0.2, 0.23, 0.39, 0.5, 0.5, 0.2, 0.2], abs=0.005)
 
 
 def test_nobody_who_has_a_page_waits_for_the_next() -> None:

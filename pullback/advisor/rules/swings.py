@@ -27,9 +27,11 @@ def loss_spikes(run: Run) -> Iterator[Finding]:
     levels = _levels(running)
     above = running - levels
     learnt = losses.start - levels
-    noise = SMOOTH * _levels(np.abs(above))
-    high = (above > SPIKE_SHARE * np.maximum(learnt, 0)) & (above > SPIKE_NOISE * noise) & (learnt > 0)
+    high = (above > SPIKE_SHARE * np.maximum(learnt, 0)) & (learnt > 0)
     high &= above > SPIKE_SHARE * (levels - losses.least)
+    if not high.any():  # as of nearly all runs: what follows takes as long as all before it
+        return
+    high &= above > SPIKE_NOISE * SMOOTH * _levels(np.abs(above))
     high &= np.maximum.accumulate(above <= 0)  # once the first fall has reached its level
     starts = np.flatnonzero(high & ~np.concatenate([[False], high[:-1]]))
     starts = starts[np.concatenate([[True], np.diff(starts) > 3])] if len(starts) else starts

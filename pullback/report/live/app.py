@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from pullback.report.live.pages import Pages, path_of
 MOST = 32  # connections at once
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 COOKIE = "pullback-watch"
+RESTING = "x-pullback-resting"  # milliseconds for which no newer page will be made
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "frame-ancestors 'none'",  # the page's own stands in it
@@ -75,13 +77,15 @@ def make_app(folders: Folders, host: str = "127.0.0.1", token: str | None = None
 
 
 def _answer(request: Request, feed: Feed) -> Response:
-    """A page, or what is new of it."""
+    """A page, or what is new of it, and when to ask again."""
     shown, since = feed.current(), request.query_params.get("since")
     if since is None:
         return HTMLResponse(shown.html) if shown.html else PlainTextResponse(shown.trouble, 404)
     if shown.trouble:
         return PlainTextResponse(shown.trouble, 410 if shown.trouble == GONE else 409)
-    return Response(status_code=204) if shown.version == since else HTMLResponse(shown.html)
+    headers = {RESTING: str(math.ceil(1000 * feed.resting))}
+    known = shown.version == since
+    return Response(status_code=204, headers=headers) if known else HTMLResponse(shown.html, headers=headers)
 
 
 class _Guard:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from pullback._checks import PullbackError
 
-REST = 4  # times as long as the processor took to make a page, it rests: at most a fifth of a core goes into it
+EVERY = 1.0  # seconds that it rests once a page was made
+LATEST = 1.6  # seconds in which a record is to be on a page that was sent, of the two in which it is to be seen
+REST = 4  # times as long as the page took it rests where that cannot be: a fifth of a core goes into it then
 GONE = "This run is not there any more: its folder was removed, renamed or replaced."
 
 _making = threading.Lock()  # one page at a time, whoever asks
@@ -30,6 +32,14 @@ class Shown:
     version: str
     html: str
     trouble: str = ""
+
+
+def rest(cost: float) -> float:
+    """Seconds between a page that took so many of the processor and the next, at least half of all time.
+
+    A record that comes right after the last look is on the next page: one is finished, it rests, and one is made.
+    """
+    return REST * cost if 2 * cost > LATEST else max(cost, min(EVERY, LATEST - 2 * cost))
 
 
 class Feed:
@@ -57,6 +67,11 @@ class Feed:
         finally:
             _making.release()
 
+    @property
+    def resting(self) -> float:
+        """Seconds for which no newer page will be made."""
+        return max(0.0, self._next - time.monotonic())
+
     def _now(self) -> Shown:
         try:
             state = self._sign()
@@ -75,7 +90,7 @@ class Feed:
         except PullbackError as error:
             return self._old(str(error))
         if self._shown is not None:  # the first one also paid for what is loaded once
-            self._next = time.monotonic() + REST * (time.thread_time() - start)
+            self._next = time.monotonic() + rest(time.thread_time() - start)
         self._shown, self._state = Shown(version, html), state
         return self._shown
 
