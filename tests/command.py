@@ -13,6 +13,8 @@ import pytest
 
 from pullback.cli import main
 
+HANGS = 600  # seconds until a process that other tests need seconds of is said to hang
+
 
 @dataclass
 class Done:
@@ -38,5 +40,9 @@ def run(*arguments: str | Path) -> Done:
 def run_alone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "pullback", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pullback", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import pullback as pb
+from tests.command import HANGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +75,9 @@ def test_importing_loads_next_to_nothing() -> None:
         "print(sorted(m for m in set(sys.modules) - before if m.startswith('pullback') or m in ('torch', 'typing'))); "
         "from pullback._hooks import judges; print(len(judges))"
     )
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS
+    ).stdout
     assert printed.splitlines() == ["['pullback', 'pullback._hooks']", "1"]
 
 
@@ -110,7 +113,9 @@ def test_file_names_that_stand_twice_are_those_of_a_list_with_reasons() -> None:
 
 
 def test_no_machine_path_is_named() -> None:
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS
+    ).stdout.split()
     if not files:
         pytest.skip("not a git checkout")
     forbidden = [

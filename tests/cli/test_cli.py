@@ -18,7 +18,7 @@ from pullback.advisor import verdict as verdict_of
 from pullback.cli import training
 from pullback.functional import datasets
 from pullback.runs import RunWriter
-from tests.command import run, run_alone
+from tests.command import HANGS, run, run_alone
 from tests.functional.test_datasets import write_cifar
 
 REPORT = "report.html"
@@ -359,6 +359,7 @@ def test_version_and_help_are_quick() -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=HANGS,
     )
     modules = set(json.loads(loaded.stdout))
     assert not modules & {"torch", "numpy", "zarr", "plotly", "scipy"}
@@ -369,5 +370,5 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "import sys, pullback; assert 'torch' not in sys.modules; assert pullback.backward_kernel; "
         "print([m for m in ('zarr', 'plotly', 'scipy', 'sklearn') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS)
     assert done.stdout.strip() == "[]"

@@ -17,7 +17,7 @@ import typer
 import pullback as pb
 from pullback.cli import gallery, main
 from pullback.runs import RunWriter
-from tests.command import run
+from tests.command import HANGS, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_a_reader_that_has_left() -> None:
     command = [sys.executable, "-c", "import sys\nsys.argv = ['pullback', 'gallery']\n"
                "sys.stdout.close = None\nfrom pullback.cli import gallery, main\n"
                "def leave(*_): raise BrokenPipeError\ngallery.find_pages = leave\nmain.run()"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS)
     assert (done.returncode, done.stderr) == (141, "")
 
 

@@ -17,7 +17,7 @@ from pullback.cli.demo import _progress
 from pullback.cli.ending import changed_option, next_command
 from pullback.cli.main import app
 from pullback.runs import RunWriter
-from tests.command import run
+from tests.command import HANGS, run
 
 SMALL = ("demo", "--width", "8", "--depth", "1")
 
@@ -87,7 +87,9 @@ def completed(words: str) -> list[str]:
     """What bash is told to offer behind these words."""
     there = os.environ | {"_PULLBACK_COMPLETE": "complete_bash", "COMP_WORDS": words}
     there["COMP_CWORD"] = str(len(words.split(" ")) - 1)
-    done = subprocess.run([sys.executable, "-m", "pullback"], env=there, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pullback"], env=there, capture_output=True, text=True, check=False, timeout=HANGS
+    )
     assert done.stderr == ""
     return done.stdout.split()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pullback as pb
+from tests.command import HANGS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -31,7 +32,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, small_runs: Path) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     own = {"NO_MKDOCS_2_WARNING": "1", "PULLBACK_SMALL_RUNS": str(small_runs)}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False, timeout=HANGS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -13,7 +13,7 @@ import pytest
 import pullback as pb
 from pullback.cli import gallery
 from tests import command
-from tests.command import Done
+from tests.command import HANGS, Done
 
 PAGES = gallery.find_pages()
 FAST = "grosse2021_gauss_newton"
@@ -27,7 +27,9 @@ def test_lists_the_pages_without_loading_torch():
     """No import of torch: the list and ``--help`` answer in a fraction of a second."""
     code = "import sys; from pullback.cli.main import app; app(['gallery'], standalone_mode=False); "
     code += "print('torch' in sys.modules)"
-    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS
+    ).stdout.splitlines()
     assert lines.pop() == "False"
     assert [line.split()[0] for line in lines] == list(PAGES)
     assert all(gallery.title_of(PAGES[line.split()[0]]) in line for line in lines)

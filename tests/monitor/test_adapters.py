@@ -10,6 +10,7 @@ import pytest
 
 import pullback as pb
 from pullback.monitor.adapters.metrics import held_out
+from tests.command import HANGS
 
 PACKAGES = ("transformers", "accelerate", "lightning", "pytorch_lightning", "tensorboard", "wandb")
 CODE = f"""
@@ -24,7 +25,9 @@ assert {{"LightningCallback", "TransformersCallback"}} <= set(dir(monitor)) == s
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", CODE + code], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", CODE + code], capture_output=True, text=True, check=True, timeout=HANGS
+    ).stdout
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.command import HANGS
 from tests.monitor.same_record import RATES, WIDTH, records, train
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,9 @@ def on_two_threads_beside_another(folder: Path) -> dict[str, Any]:
     busy = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
         command = [sys.executable, "-W", "ignore", "-m", "tests.monitor.same_record", str(folder)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=HANGS
+        )
     finally:
         busy.kill()
         busy.wait()

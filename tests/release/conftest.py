@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import HANGS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,13 @@ def run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> s
     """What a command prints, away from the checkout; it must end with this code."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
+        list(map(str, command)),
+        cwd=cwd,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import HANGS
 from tests.release.conftest import ROOT, run
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ USER = Path(__file__).with_name("user.py")
 def test_the_wheel_has_what_it_needs(made: tuple[Path, Path]) -> None:
     """Every file of the package that git knows, whatever its kind; the gallery; nothing that was left lying about."""
     tracked = subprocess.run(
-        ["git", "ls-files", "pullback", "gallery"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "pullback", "gallery"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS
     ).stdout.split()
     if not tracked:
         pytest.skip("not a git checkout")
@@ -75,7 +76,12 @@ def test_its_types_are_those_a_user_sees(empty: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text('import pullback as pb\n\npb.load_run("run").steps.nothing\npb.nothing\n')
     check = [sys.executable, "-m", "mypy", "--python-executable", empty, "--cache-dir", tmp_path / "cache"]
     done = subprocess.run(
-        list(map(str, [*check, "user.py", "wrong.py"])), cwd=tmp_path, capture_output=True, text=True, check=False
+        list(map(str, [*check, "user.py", "wrong.py"])),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS,
     )
     assert re.findall(r"^([\w./]+):(\d+): error:", done.stdout, re.MULTILINE) == [("wrong.py", "3"), ("wrong.py", "4")]
 

@@ -21,6 +21,7 @@ from pullback.report.live.feed import Feed
 from pullback.report.live.folders import Folders
 from pullback.runs import RunWriter
 from tests.charts_in import charts_text
+from tests.command import HANGS
 from tests.report.conftest import NASTY, SCRIPT
 
 testclient = pytest.importorskip("starlette.testclient")
@@ -211,7 +212,7 @@ def test_too_many_at_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert entered.wait(60)
         answer = page.get("/")
         leave.set()
-        waiting.join()
+        waiting.join(HANGS)
         assert (answer.status_code, answer.text) == (503, "At most 1 requests at once.")
         assert page.get("/").status_code == 200
 
@@ -388,7 +389,7 @@ def test_nobody_who_has_a_page_waits_for_the_next() -> None:
     assert entered.wait(60)
     assert feed.current() == first
     leave.set()
-    making.join()
+    making.join(HANGS)
     assert feed.current().html == "page 1"
 
 

@@ -25,6 +25,7 @@ from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun, name_runs
 from pullback.report.run.tiles import key_numbers
 from pullback.runs import Record, Run, RunWriter, load_run
+from tests.command import HANGS
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -348,4 +349,4 @@ def test_unusable_arguments_are_refused(empty_run, tmp_path):
 
 def test_plotly_is_not_imported_before_it_is_needed():
     code = "import sys, pullback.report; sys.exit('plotly' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=HANGS).returncode == 0

@@ -27,6 +27,7 @@ from pullback.runs.one_record import Values
 from pullback.runs.packed_columns import pack, unpack
 from pullback.runs.records import records_of
 from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION, WITHOUT_BLOCKS
+from tests.command import HANGS
 
 ROOM = 400  # bytes of lines that become a block here
 META: dict[str, Any] = {"model": {"num_params": 3, "layers": ["a"]}}
@@ -422,7 +423,7 @@ def test_threads_lose_nothing(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(HANGS)
     run = load_run(tmp_path / "run")
     assert len(blocks(tmp_path / "run")) > 3
     assert [run.series(name, "x")[1] for name in "abc"] == [list(range(60))] * 3

@@ -18,11 +18,11 @@ import pullback as pb
 from pullback.kernels.group.ranks import WorkerError
 from pullback.kernels.group.workers import Workers
 from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
+from tests.command import HANGS
 from tests.kernels.store.child import TILE, arguments
 from tests.kernels.store.test_resume import contents
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 600  # until a hang is called one; a worker takes seconds
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def start(path: Path, how: str = "", count: int = 2) -> list[tuple[int, str]]:
     try:
         found = []
         for worker in workers:
-            out, err = worker.communicate(timeout=SECONDS)
+            out, err = worker.communicate(timeout=HANGS)
             found.append((worker.returncode, out if worker.returncode in (0, 3, -signal.SIGKILL) else out + err))
         return found
     finally:
@@ -88,7 +88,7 @@ def test_under_torchrun(tmp_path: Path, alone: Path) -> None:
     path = tmp_path / "store"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     command += ["--standalone", "-m", "tests.kernels.group.child", str(path)]
-    done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, timeout=HANGS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["finished (11, 11) False"] * 2
     assert contents(path) == contents(alone)
