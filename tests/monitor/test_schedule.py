@@ -217,6 +217,15 @@ def loop(folder: Path, steps: int, batch: int = 32, ending: BaseException | None
     return pb.load_run(folder)
 
 
+def test_measurements_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    with pb.Monitor(nn.Linear(6, 3), CE, tmp_path / "run", every=1, probes="light", budget=0.01) as monitor:
+        for _ in range(40):
+            monitor.step(torch.ones(8, 6), torch.arange(8) % 3)
+    (schedule,) = pb.load_run(tmp_path / "run").of("schedule")
+    assert monitor.num_skipped == schedule.values["left_out"] > 0
+    assert monitor.num_skipped + monitor.num_measurements == 40
+
+
 def test_the_default_sees_the_start_and_the_end(tmp_path: Path) -> None:
     run = loop(tmp_path / "run", 70, probes="light")
     assert run.series("loss", "loss")[0] == [1, 2, 4, 8, 16, 32, 50, 70]
