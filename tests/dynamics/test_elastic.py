@@ -24,7 +24,7 @@ ROWS = KNOWN["ewc_two_quadratics"]["task A: 1/2*FA*(t-0)^2, FA=4; task B: 1/2*1*
 @pytest.mark.parametrize("fisher", ["diagonal", "full"])
 @pytest.mark.parametrize("strength", ROWS, ids=str)
 def test_two_quadratics(strength: str, fisher: str) -> None:
-    """Task A has F = 4 at 0, B is (t - 1)^2 / 2: Newton's step on the sum is its known minimum."""
+    """S1-54: task A has F = 4 at 0, B is (t - 1)^2 / 2: Newton's step on the sum is its known minimum."""
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(model.weight)
     x, y = torch.full((1, 1), 2.0**0.5, dtype=F64), torch.zeros(1, 1, dtype=F64)
@@ -88,7 +88,7 @@ def settle(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> None:
 
 
 def test_forgetting_falls_with_the_strength() -> None:
-    """Two tasks of one linear classifier, whose labels disagree: what B costs A, by strength, at exact minima."""
+    """S1-54: two tasks of one linear classifier, labels disagree: what B costs A, by strength, at exact minima."""
     torch.manual_seed(1)
     xa, xb = torch.randn(40, 3, dtype=F64), torch.randn(40, 3, dtype=F64) + 0.5
     ya, yb = (xa[:, 0] > 0.2 * xa[:, 1]).long(), (xb[:, 1] + 0.5 * xb[:, 0] > 0.5).long()

@@ -61,3 +61,17 @@ def test_stored_verdicts_follow_from_their_evidence(load, name, seeds):
             shown += word == "yes"
         known = "holds" if shown == len(evidence) else ("holds under conditions" if shown else "does not hold")
         assert verdict == known
+
+
+def test_batch_sizes_are_compared_at_equal_epochs_and_at_equal_updates() -> None:
+    """S1-50: sharpness and both gaps of three batch sizes, with batch norm and without, each with its error."""
+    record = json.loads((GALLERY / "results" / "keskar2017_sharp_minima.json").read_text(encoding="utf-8"))
+    table = next(each for each in record["tables"] if each["caption"].startswith("Where training ended"))
+    names = ["sharpness", "gap of the loss", "gap of the accuracy"]
+    columns = [table["header"].index(name) for name in names]
+    settings = [f"equal {what}, {norm}" for norm in ("no norm", "batch norm") for what in ("epochs", "updates")]
+    assert [row[:2] for row in table["rows"]] == [[each, size] for each in settings for size in (16, 64, 256)]
+    for row in table["rows"]:
+        means, errors = zip(*(map(float, row[column].split(" ± ")) for column in columns), strict=True)
+        assert means[0] > 0  # the largest eigenvalue
+        assert all(error > 0 for error in errors)

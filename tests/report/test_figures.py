@@ -23,6 +23,7 @@ def rows_of(path):
 
 
 def test_every_chart_gets_its_numbers_in_full(full_run, tmp_path):
+    """S0-27: one file a chart, none of them empty."""
     written = write_figures(full_run, tmp_path / "figures", images=False)
     assert len(written) == 12
     assert all(path.suffix == ".csv" and path.stat().st_size for path in written)
