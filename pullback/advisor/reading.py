@@ -117,12 +117,29 @@ def not_finite(run: Run) -> list[int]:
 
 @once_a_run
 def least_loss(run: Run) -> float | None:
-    """The smallest value the loss can have, by the run's description; None if it says nothing, or a record is below."""
+    """The smallest value the loss can have, by the run's description, or by what its values show; None if unknown.
+
+    A function of one's own whose losses are, in all measurements, those of a known form (a cross-entropy, an error) is
+    never below 0. None as well if a record is below.
+    """
     least = number(run.meta.get("least_loss"))
+    if not math.isfinite(least):
+        least = 0.0 if _is_of_known_form(run) else math.nan
     if not math.isfinite(least):
         return None
     below = any((rows(run, probe).numbers(metric) < least).any() for probe, metric in LOSSES)
     return None if below else least
+
+
+def _is_of_known_form(run: Run) -> bool:
+    """Whether the form of the loss was told at each measurement that has a finite one."""
+    records = records_with(run, "loss", "loss")
+    return bool(records) and bool((records.mapped("form", is_text) > 0).all())
+
+
+def is_text(cell: object) -> bool:
+    """For ``Rows.mapped``: whether a cell is one."""
+    return isinstance(cell, str)
 
 
 @once_a_run

@@ -67,6 +67,7 @@ FALLS_BY = 4.0  # standard errors of a quarter's level
 
 # Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
+SURVIVES = 0.01  # of the last layer's norm: the rate itself spans a hundredfold; convention
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
 WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention
 WILD_NATS = 5.0  # of an entropy above that: the right answer has a hundredth of the chance; healthy ones reach 4.7
@@ -148,6 +149,9 @@ GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy
 BY_HEART_LOSS = 0.1  # of that of one answer for all, of samples that are known by heart; convention
 ACCURACY_FALL = 0.05  # of a held-out accuracy, from its best quarter to its last; convention
+LOST_ACCURACY = 0.1  # of the same, which is a harm whatever else is known; convention
+ENOUGH_LOOKS = 12  # of which quarters are medians of three
+LOSES = 5.0  # times what the accuracy changes from look to look
 MANY_LOOKS = 6  # at it, below which no fall is told from chance
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
 TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention

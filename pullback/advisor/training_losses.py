@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from pullback.advisor.course import Losses
-from pullback.advisor.reading import class_counts, least_loss, number, once_a_run, records_with
-from pullback.advisor.thresholds import COMPARABLE, FEW_RATIOS, LEAPS, LEAST_WITHIN
+from pullback.advisor.reading import class_counts, least_loss, number, once_a_run, records_with, rows, summed
+from pullback.advisor.thresholds import COMPARABLE, FEW_RATIOS, LEAPS, LEAST_WITHIN, LEVEL_STDERRS
 from pullback.runs import Run
 from pullback.runs.rows import Rows
 
@@ -22,17 +22,34 @@ def constant_loss(run: Run) -> float | None:
     records = records_with(run, "loss", "constant_loss")
     if not records:
         return None
-    counts = [count for count in class_counts(run).values() if count > 0]
-    if counts and records[-1].values.get("form") in ("cross-entropy", "nll", "binary", "binary-nll"):
-        every = sum(counts)
-        return -sum(count / every * math.log(count / every) for count in counts)
-    if records[-1].values.get("form") != "squared":
-        return float(np.median(records.numbers("constant_loss")))
+    form, counts = records[-1].values.get("form"), [*class_counts(run).values()]
+    if any(counts) and form in ("cross-entropy", "nll", "binary", "binary-nll"):
+        return _entropy(counts)
+    if form in ("absolute", "huber"):
+        return _of_few(run, records, squared=False)
+    if form != "squared":
+        return _of_tokens(run, float(np.median(records.numbers("constant_loss"))))
     whole = _variance(run)
     scales = records_with(run, "loss", "constant_scale").numbers("constant_scale")
     if whole is not None and len(scales):
         return float(np.median(scales)) * whole
     return _of_few(run, records)
+
+
+def _of_tokens(run: Run, measured: float) -> float:
+    """The entropy of the tokens of all batches, where losses are means over them; else what few samples show.
+
+    Of few tokens, neighbours in a text above all, the entropy is too low. Sums over tokens are many times as large.
+    """
+    counts = summed(rows(run, "all_targets"), "tokens")
+    whole = _entropy([*counts.values()])
+    return max(whole, measured) if measured < COMPARABLE * whole else measured
+
+
+def _entropy(counts: list[float]) -> float:
+    """Of classes that are so frequent, in nats."""
+    every = sum(counts)
+    return -sum(count / every * math.log(count / every) for count in counts if count > 0)
 
 
 def _variance(run: Run) -> float | None:
@@ -46,10 +63,11 @@ def _variance(run: Run) -> float | None:
     return variance if math.isfinite(variance) and variance > LEAST_WITHIN * float(squares.mean()) else None
 
 
-def _of_few(run: Run, records: Rows) -> float | None:
+def _of_few(run: Run, records: Rows, *, squared: bool = True) -> float | None:
     """The same by the samples of the measurements, each about its own mean, less one for that: a median lies lower.
 
-    None of single samples, but where there are enough of them: they lie on their own mean.
+    Of distances from a median that takes off no less than there is to take: by 0.11 of normal targets too much for four
+    samples, by 0.03 for seven. None of single samples, but where there are enough of them: they lie on their own mean.
     """
     counted: dict[int, float] = {}
     for probe in ("targets", "kernel"):
@@ -58,10 +76,12 @@ def _of_few(run: Run, records: Rows) -> float | None:
     counts = np.array([counted.get(step, 1.0) for step in records.steps.tolist()])
     free = float((counts - 1).sum())
     means = records_with(run, "targets", "mean").numbers("mean")
-    if counted and free <= 0 and len(means) < 3:
+    if counted and free <= 0 and (len(means) < 3 or not squared):
         return None
     within = float((counts * records.numbers("constant_loss")).sum()) / (free if free > 0 else len(counts))
-    return max(within, float(np.var(means))) if len(means) > 2 else within  # batches that differ more than samples do
+    return (
+        max(within, float(np.var(means))) if squared and len(means) > 2 else within
+    )  # batches that differ more than samples do
 
 
 def summed_over(run: Run) -> float:
@@ -113,8 +133,21 @@ def _comparable(run: Run, batch: float) -> bool:
         return True
     late = slice(len(shown) // 2, None)
     sums = float(shown[late].sum()), float(measured[late].sum())
-    ratios = [float(np.median(shown / measured)), sums[0] / sums[1] if sums[1] else math.nan]
-    return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios)
+    each = shown / measured
+    ratios = [float(np.median(each)), sums[0] / sums[1] if sums[1] else math.nan]
+    return any(1 / COMPARABLE < ratio < COMPARABLE for ratio in ratios) or _may_be_chance(each[late])
+
+
+def _may_be_chance(ratios: np.ndarray) -> bool:
+    """Whether these, of few samples each, are as near to 1 as that in one of twenty such choices of samples.
+
+    Of long steps the loss of before is larger than that of after, by more or less as the samples have it.
+    """
+    if len(ratios) < FEW_RATIOS or not (ratios > 0).all():
+        return False
+    logs = np.log(ratios)
+    error = float(np.std(logs, ddof=1)) / len(logs) ** 0.5
+    return abs(float(logs.mean())) - LEVEL_STDERRS * error < math.log(COMPARABLE)
 
 
 def _leaps(steps: np.ndarray, values: np.ndarray, at: np.ndarray, losses: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pullback._results import Shown
 
 CLOSE = 1e-3  # relative; in half precision a few of its last digits
 UNIT_SUM = 1e-3  # sums of probabilities in half precision
+HUBER_STEPS = 8  # of Newton's method, to the best constant
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class ConstantAnswer(Shown):
 
     Attributes:
         form: "cross-entropy" (of scores), "nll" (of log-probabilities), "binary" (of scores), "binary-nll" (of
-            probabilities) or "squared".
-        loss: mean loss of the best answer that is the same for every sample: the entropy of the labels' frequencies, or
-            the variance of the targets, an answer for each output by itself.
+            probabilities), "squared", "absolute" or "huber" (of threshold 1, which ``smooth_l1_loss`` has too).
+        loss: mean loss of the best answer that is the same for every sample: the entropy of the labels' frequencies,
+            the variance of the targets, or their mean distance from the median, an answer for each output by itself.
         outputs: "probabilities" where the outputs are such (of each sample or position from 0 to 1 and, of several
             classes, summing to 1), "log-probabilities" where they are theirs, else "scores".
     """
@@ -40,7 +41,8 @@ def constant_answer(
     """The form of a loss, told by its values sample by sample, and what one answer for all would reach.
 
     Recognised are cross-entropy of classes, tokens and next tokens (classes on the second axis or the last), binary
-    cross-entropy and the (half) squared error, each as the mean or the sum over a sample's own positions or outputs.
+    cross-entropy, the (half) squared error, the absolute one and Huber's, each as the mean or the sum over a sample's
+    own positions or outputs. Outputs (N, 1) may meet targets (N,), or the other way round.
 
     Args:
         outputs: of the model, (N, ...).
@@ -127,8 +129,9 @@ def _kind_of(scores: Tensor) -> str:
 
 
 def _of_numbers(outputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Any]]:
-    if outputs.shape != targets.shape:
+    if not _differ_by_ones(outputs.shape, targets.shape):
         return
+    outputs = outputs.reshape(targets.shape)
     o, t = (each.double().flatten(1) if each.dim() > 1 else each.double().unsqueeze(1) for each in (outputs, targets))
     between = bool(((o >= 0) & (o <= 1)).all())
     for form, each, least in (
@@ -140,6 +143,8 @@ def _of_numbers(outputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Any]
         ),
         ("squared", (o - t).square(), lambda t: t.var(0, correction=0)),
         ("half", (o - t).square() / 2, lambda t: t.var(0, correction=0) / 2),
+        ("absolute", (o - t).abs(), lambda t: (t - t.median(0).values).abs().mean(0)),
+        ("huber", F.huber_loss(o, t, reduction="none"), _least_huber),
     ):
         if each is None or (form == "binary" and not _is_share(t)):
             continue
@@ -150,6 +155,20 @@ def _of_numbers(outputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Any]
                 return ConstantAnswer("squared" if form == "half" else form, float(reduce(least(t))), kind)
 
             yield reduce(each, 1), answer
+
+
+def _differ_by_ones(a: torch.Size, b: torch.Size) -> bool:
+    """Whether two shapes are the same but for axes of one after the first."""
+    return a[:1] == b[:1] and [size for size in a[1:] if size != 1] == [size for size in b[1:] if size != 1]
+
+
+def _least_huber(t: Tensor) -> Tensor:
+    """Of each output, (K,), by Newton's steps from the median: of a slope that is piecewise linear a few are exact."""
+    centre = t.median(0).values
+    for _ in range(HUBER_STEPS):
+        away = t - centre
+        centre = centre + away.clamp(-1, 1).mean(0) / (away.abs() <= 1).double().mean(0).clamp_min(1 / len(t))
+    return F.huber_loss(centre.expand_as(t), t, reduction="none").mean(0)
 
 
 def _is_share(t: Tensor) -> bool:

@@ -123,11 +123,13 @@ def _formed(
         )
     if value.dim():
         return alone, "mean"
-    check_finite(each[0], "Monitor")
+    mixes = bool(value.isfinite()) and not bool(each[0].isfinite().all())  # alone a sample has no number, here it has
+    if not mixes:
+        check_finite(each[0], "Monitor")
     z, y = logits_of(outputs), targets
     if not changed and isinstance(z, Tensor) and isinstance(y, Tensor) and are_spread(z, y):
         refuse_broadcast(alone, Alone(_call_of(loss_fn, _as_outputs), alone.merged), z, y)
-    reduction = mean_or_sum(value, each[0]) or weighted(whole, each)
+    reduction = None if mixes else mean_or_sum(value, each[0]) or weighted(whole, each)
     if reduction is None:
         raise input_error(
             "Monitor",

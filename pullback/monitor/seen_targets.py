@@ -18,7 +18,8 @@ class SeenTargets:
     """Sums over the batches since they were last taken; on the targets' own device, which is never waited for.
 
     Of classes (N,) the counts, and over the batches the sums of squared counts over the batch's size: chi-squared is a
-    sum of these. Of numbers the sums of an analysis of variance. Nothing of tokens, or of several targets.
+    sum of these. Of numbers the sums of an analysis of variance. Of tokens, and other labels (N, ...), how often each,
+    without those below 0, which stand for none. Nothing of several targets.
 
     Cost: an addition for each target, and of few numbers more. Labels are copied, and counted some batches at a time.
     """
@@ -36,9 +37,10 @@ class SeenTargets:
             return
         t = leaves[0].detach()
         count, classes = t.shape[0], not t.is_floating_point()
-        if not count or (classes and t.numel() != count):
+        if not t.numel():
             return
-        kind = (classes, t.device, () if classes else t.shape[1:])
+        tokens = classes and t.numel() != count
+        kind = (classes, tokens, t.device, () if classes else t.shape[1:])
         if kind != self._kind:
             self._kind, self._sums, self._batches, self._samples = kind, {}, 0, 0
             self._labels, self._waiting = [], 0
@@ -47,8 +49,9 @@ class SeenTargets:
         if not classes:
             self._add(_of_numbers(t))
             return
-        self._labels.append(t.clone())  # the loop may write over them
-        self._waiting += count
+        labels = t.flatten()[:: 1 + t.numel() // MOST_WAITING] if tokens else t
+        self._labels.append(labels.clone())  # the loop may write over them
+        self._waiting += len(labels)
         if len(self._labels) >= BLOCK or self._waiting >= MOST_WAITING:
             self._count()
 
@@ -65,7 +68,7 @@ class SeenTargets:
     def take(self) -> dict[str, Any]:
         """The sums so far, and start anew; empty where there are none, or too many classes."""
         self._count()
-        sums, batches, samples = self._sums, self._batches, self._samples
+        sums, batches, samples, tokens = self._sums, self._batches, self._samples, self._kind[1:2] == (True,)
         self._sums, self._batches, self._samples = {}, 0, 0
         if not batches:
             return {}
@@ -73,9 +76,11 @@ class SeenTargets:
         if "counts" not in sums:
             return known | {name: value.tolist() for name, value in sums.items()}
         counts, squares = sums["counts"].tolist(), sums["squares"].tolist()
-        if counts[0] or counts[-1]:
-            return {}  # labels that stand for none, or a vocabulary
+        if counts[-1] or (counts[0] and not tokens):
+            return {}  # a vocabulary, or labels that stand for none
         there = [label for label in range(MOST_CLASSES) if counts[label + 1]]
+        if tokens:
+            return {"tokens": {str(label): int(counts[label + 1]) for label in there}}
         return known | {
             "counts": {str(label): int(counts[label + 1]) for label in there},
             "squares": {str(label): squares[label + 1] for label in there},

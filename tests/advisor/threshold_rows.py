@@ -179,6 +179,20 @@ def scaled(pairs: int, leap: float = 1.0) -> Run:
     return a_run((0, "activations", {"dead": {"a": 0.9}}), *seen, loss=course)
 
 
+def survives(share: float) -> Run:
+    """Gradients that vanish, and weights that hardly moved, those of the last layer neither."""
+    norms = {"a": share, "b": 1.0}
+    flows = [(k, "flow", {"verdict": "vanishing", "slope": -3.0, "gradient_norm": norms}) for k in (1, 2, 4)]
+    updates = [(k, "updates", {"median": 1e-6, "ratio": {"a": 1e-6, "b": 1e-6}}) for k in (2, 4, 8)]
+    return a_run(*flows, *updates, loss=[2.0] * 40)
+
+
+def unlearnt(fall: float = 0.2, looks: int = 16, noise: float = 0.0) -> Run:
+    """A test accuracy that falls by so much in the middle, and goes up and down by so much."""
+    test = [(k, "test", {"accuracy": 0.5 + noise * (k % 2) + fall * (k < looks // 2)}) for k in range(looks)]
+    return a_run((0, "loss", {"loss": 0.5}), *test, loss=[2.0] * 20 + [1.0] * 20)
+
+
 FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_SAMPLES": (Row(outlier, 16, 15, "suspect-samples"),),
     "UNLEARNT": (Row(lambda v: labels(30, 100, 20, v), 0.301, 0.299, "suspect-samples", is_warning),),
@@ -244,5 +258,9 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     ),
     "ENOUGH_ANSWERS": (Row(answers, 64, 63, "dead-units", is_info),),
     "LEAPS": (Row(lambda v: scaled(4, v), 4.01, 3.99, "dead-units", is_info),),
+    "SURVIVES": (Row(survives, 0.0099, 0.0101, "vanishing-gradients"),),
+    "LOST_ACCURACY": (Row(unlearnt, 0.101, 0.099, "memorisation"),),
+    "ENOUGH_LOOKS": (Row(lambda v: unlearnt(looks=v), 12, 11, "memorisation"),),
+    "LOSES": (Row(lambda v: unlearnt(0.2, 16, v), 0.039, 0.041, "memorisation"),),
     "FEW_RATIOS": (Row(scaled, 2, 3, "dead-units", is_info),),
 }

@@ -69,6 +69,12 @@ CASES: dict[str, Case] = {
     "squares of several": (nn.MSELoss(), draw(30, 4), draw(30, 4, seed=3) * torch.arange(4.0), "squared"),
     "summed squares": (nn.MSELoss(reduction="sum"), draw(30, 2, 2), draw(30, 2, 2, seed=3), "squared"),
     "half squares": (lambda o, y: 0.5 * (o - y).square().mean(1), draw(30, 2), draw(30, 2, seed=3), "squared"),
+    "a column and a row": (lambda o, y: (o[:, 0] - y).square(), draw(30, 1), draw(30, seed=3), "squared"),
+    "a row and a column": (lambda o, y: (o - y[:, 0]).abs(), draw(30), draw(30, 1, seed=3), "absolute"),
+    "distances": (nn.L1Loss(), draw(31, 3), 2 * draw(31, 3, seed=3).exp(), "absolute"),
+    "distances, summed": (nn.L1Loss(reduction="sum"), draw(31, 2), 2 * draw(31, 2, seed=3).exp(), "absolute"),
+    "Huber's": (nn.HuberLoss(), draw(30, 2), 4 * draw(30, 2, seed=3).exp(), "huber"),
+    "smooth distances": (nn.SmoothL1Loss(), draw(30), 9 * draw(30, seed=3) ** 3, "huber"),
     "binary": (nn.BCEWithLogitsLoss(), draw(30, 1), labels(30, 1, classes=2).double(), "binary"),
     "several labels": (nn.BCEWithLogitsLoss(reduction="sum"), draw(30, 3), labels(30, 3, classes=2).double(), "binary"),
     "binary of probabilities": (nn.BCELoss(), draw(30, 1).sigmoid(), labels(30, 1, classes=2).double(), "binary-nll"),
@@ -133,8 +139,8 @@ def searched(loss_fn: Any, outputs: Tensor, targets: Tensor, to_space: Callable[
 @pytest.mark.parametrize(
     ("loss_fn", "outputs", "targets"),
     [
-        (nn.L1Loss(), draw(30, 2), draw(30, 2, seed=3)),
-        (nn.HuberLoss(), draw(30, 2), 5 * draw(30, 2, seed=3)),
+        (nn.HuberLoss(delta=2.0), draw(30, 2), 5 * draw(30, 2, seed=3)),
+        (lambda o, y: 2 * (o[:, 0] - y).abs(), draw(30, 1), draw(30, seed=3)),
         (nn.CrossEntropyLoss(WEIGHT, reduction="sum"), draw(30, 3), labels(30, classes=3)),
         (lambda o, y: F.cross_entropy(o, y, reduction="none") - 1, draw(30, 3), labels(30, classes=3)),
         (nn.MultiMarginLoss(), draw(30, 3), labels(30, classes=3)),

@@ -53,11 +53,26 @@ def test_numbers_are_summed_batch_by_batch(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "batch",
-    [torch.zeros(4, 6, dtype=torch.long), torch.tensor(1), torch.zeros(0), torch.zeros(3, dtype=torch.complex64), {},
+    [torch.tensor(1), torch.zeros(0), torch.zeros(3, dtype=torch.complex64), {},
      (torch.zeros(3), torch.zeros(3)), torch.tensor([1, -100]), torch.tensor([0, 256])],
 )  # fmt: skip
 def test_what_is_no_class_or_number_a_sample_is_passed_over(batch: object) -> None:
     assert seen(batch) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 6), (3, 2, 5)])
+def test_tokens_are_counted_without_those_that_stand_for_none(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    batches = [torch.randint(-1, 4, shape) for _ in range(70)]
+    every = [token for batch in batches for token in batch.flatten().tolist()]
+    assert seen(*batches) == {"tokens": {str(token): every.count(token) for token in range(4)}}
+    assert seen(torch.full((2, 3), 256)) == {}  # a vocabulary
+
+
+def test_of_very_many_labels_some_are_counted() -> None:
+    found = seen(torch.arange(2**18).remainder(3).reshape(4, -1))
+    assert isinstance(found["tokens"], dict)
+    assert 2**14 < sum(found["tokens"].values()) <= 2**16
 
 
 def test_sums_start_anew_when_taken_and_when_targets_change() -> None:

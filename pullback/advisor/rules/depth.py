@@ -12,13 +12,27 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import CONVENTION, by_layer, class_counts, lasts, records_with, rows, span
+from pullback.advisor.rules.learning_rate import crawls
+from pullback.advisor.rules.zeros import zero_weights
 from pullback.advisor.severity import severity, severity_of_mistake
-from pullback.advisor.thresholds import CHI_PRODUCT, LEAVES, UNBALANCED, WILD_NATS, WILD_START, WILD_TIMES
+from pullback.advisor.thresholds import (
+    CHI_PRODUCT,
+    FEW_UPDATES,
+    FIRST_MEASUREMENT,
+    LEAVES,
+    SURVIVES,
+    UNBALANCED,
+    WILD_NATS,
+    WILD_START,
+    WILD_TIMES,
+)
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
+from pullback.runs.rows import Rows
 
 ENTROPIES = {"cross-entropy", "nll", "binary", "binary-nll"}
 VERDICTS = ("vanishing", "exploding")
+SINCE = "Lower the learning rate tenfold, and warm it up: the first steps have spoilt what the start had"
 PHASES = {
     "ordered": "The starting weights are so small that samples look alike to the last layers, and gradients vanish.",
     "chaotic": "The starting weights are so large that like samples become unlike, and gradients explode.",
@@ -38,7 +52,8 @@ def exploding_gradients(run: Run) -> Iterator[Finding]:
 
 def ordered_initialisation(run: Run) -> Iterator[Finding]:
     """Initial weights so small that signals of all samples become alike, and gradients vanish, over this depth."""
-    yield from _phase(run, "ordered", -1)
+    findings = list(zero_weights(run))  # of which theory knows no sigma
+    yield from findings or _phase(run, "ordered", -1)
 
 
 def chaotic_initialisation(run: Run) -> Iterator[Finding]:
@@ -80,12 +95,17 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     if not lasts(seen, records):
         return
     norms, (first_seen, last_seen) = by_layer(seen[-1], "gradient_norm"), span(seen)
+    if verdict == "vanishing" and _survives(norms) and crawls(run):
+        return  # the last layer, which has the whole gradient, stands still as well
     flat = verdict == "vanishing" and bool(kinds(run) & set(SATURATING))  # by the activation's slope: no passing state
     evidence = {"slope of ln|g|^2 per layer": float(seen[-1].values["slope"])}
     if norms:
         first, *_, last = [*norms.values(), *norms.values()]
         evidence |= {"first layer's gradient norm": first, "last layer's": last}
     action, change = for_depth(run, verdict)
+    if verdict == "vanishing" and _came_through(records):
+        action, change = SINCE, Change("learning_rate", 0.1)
+        summary = f"The gradient came through at the start, and since step {first_seen} it dies on its way back."
     yield Finding(
         f"{verdict}-gradients",
         severity_of_mistake(run) if flat else severity(run),
@@ -98,6 +118,18 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         summary=summary,
         change=change,
     )
+
+
+def _survives(norms: dict[str, float]) -> bool:
+    """Whether a share of the last layer's gradient arrives at the first that a higher rate makes up for."""
+    sizes = [*norms.values()]
+    return len(sizes) > 1 and sizes[0] > SURVIVES * sizes[-1]
+
+
+def _came_through(records: Rows) -> bool:
+    """Whether the first measurement, and none after the second, had gradients at the first layers: steps ended that."""
+    said = records.mapped("verdict", _verdict) == VERDICTS.index("vanishing")
+    return len(said) > FEW_UPDATES and records.steps[0] <= FIRST_MEASUREMENT and not said[0] and bool(said[2:].all())
 
 
 def _verdict(cell: object) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, not_finite, records_with
-from pullback.advisor.thresholds import LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
+from pullback.advisor.thresholds import EVEN_PARTS, FEW_STEPS, LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
@@ -25,7 +25,7 @@ def not_learning(run: Run) -> Iterator[Finding]:
     if losses.share is not None and losses.constant is not None and losses.least is not None:
         height = losses.constant - losses.least
         share, doubt = (level - losses.least) / height, error / height
-        stuck = share > LEARNT_NOTHING and share - LEVEL_STDERRS * doubt > LEARNS_SHARE
+        stuck = share > LEARNT_NOTHING and share - LEVEL_STDERRS * doubt > LEARNS_SHARE and not _had_learnt(losses)
         evidence = {"loss": level, "loss of one answer for all": losses.constant}
         threshold = f"a loss above {LEARNT_NOTHING:g} of what the best answer reaches that is the same for every sample"
         words = "would leave it that gives every sample the same answer: nothing is learnt of the inputs."
@@ -49,6 +49,16 @@ def not_learning(run: Run) -> Iterator[Finding]:
             "a factor of three apart",
             summary=summary,
         )
+
+
+def _had_learnt(losses: Losses) -> bool:
+    """Whether a tenth of the run stood clearly below one answer's loss, as where an opponent then learns as well."""
+    if losses.constant is None or losses.least is None or len(losses) < EVEN_PARTS * FEW_STEPS:
+        return False
+    parts = np.array_split(losses.finite, EVEN_PARTS)
+    bound = losses.least + LEARNS_SHARE * (losses.constant - losses.least)
+    levels = [(float(np.median(part)), error_of_level(part)) for part in parts]
+    return any(level + LEVEL_STDERRS * error < bound for level, error in levels[:-2])
 
 
 def _unchanged(losses: Losses, early: float, level: float, error: float) -> bool:

@@ -13,6 +13,7 @@ from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, lasts, layers, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.rules.first_steps import in_sums, out_of_reach
+from pullback.advisor.rules.zeros import zero_layers
 from pullback.advisor.severity import falls_short, is_early, learns, severity
 from pullback.advisor.thresholds import (
     DIVERGING,
@@ -67,14 +68,14 @@ def too_high(run: Run) -> Iterator[Finding]:
     works, short = learns(run), falls_short(run)
     above = [each for each in curvatures if each.sharpness > each.limit]
     lasting = lasts(above, curvatures)
-    at_first = above[:1] == curvatures[:1] and not works and not _crawls(run)
+    at_first = above[:1] == curvatures[:1] and not works and not crawls(run)
     short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
     updates = _large_updates(run, works=works) if short else _updates(run)[:0]
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
     steps: list[int] = []
-    if above and (at_first or (lasting and not _crawls(run) and (len(above) >= MANY_SHARPNESS or not works))):
+    if above and (at_first or (lasting and not crawls(run) and (len(above) >= MANY_SHARPNESS or not works))):
         worst = max(above, key=lambda each: each.sharpness / each.limit)
         evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
         steps += [above[0].step, above[-1].step]
@@ -118,9 +119,12 @@ def too_high(run: Run) -> Iterator[Finding]:
 
 
 def _updates(run: Run) -> Rows:
-    """Measured steps but the first, in which Adam moves every weight by the whole rate."""
+    """Measured steps but the first, in which Adam moves every weight by the whole rate.
+
+    None where layers of zero weights are left out: what is left, biases alone, is no size to compare a step with.
+    """
     records = records_with(run, "updates", "median")
-    return records.where(records.steps != FIRST_MEASUREMENT)
+    return records.where((records.steps != FIRST_MEASUREMENT) & (not zero_layers(run)))
 
 
 def _large_updates(run: Run, *, works: bool) -> Rows:
@@ -148,7 +152,7 @@ def too_low(run: Run) -> Iterator[Finding]:
     if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
     updates = _updates(run)
-    way, crawls = _way(updates, run), _crawls(run)
+    way, stuck = _way(updates, run), crawls(run)
     barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
     falls = _still_falls(losses, barely=barely)
     far = len(updates) > MANY_SHARPNESS and way < HALF_TRAVELLED and _has_hardly_begun(losses)
@@ -157,12 +161,12 @@ def too_low(run: Run) -> Iterator[Finding]:
     curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]
     slow = len(curvatures) >= MANY_SHARPNESS and all(c.sharpness < STABLE_SHARE * c.limit for c in curvatures)
     small = updates.where(updates.numbers("median") < SMALL_UPDATE)
-    little = slow or crawls or lasts(small, updates) or far or (len(updates) > MANY_SHARPNESS and falls)
+    little = slow or stuck or lasts(small, updates) or far or (len(updates) > MANY_SHARPNESS and falls)
     if not little or way > (TRAVELLED if falls else HALF_TRAVELLED):
         return
     evidence = {"first loss": float(finite[0]), "last loss": float(finite[-1])}
     factor = RAISED if way == 0 else min(RAISED, WELL_TRAVELLED / way)
-    if way > 0 and (crawls or barely):
+    if way > 0 and (stuck or barely):
         factor = min(RAISED_FAR, max(RAISED, HALF_TRAVELLED / way))
     action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{factor:.2g} times'}"
     bent = [c for c in curvatures if not c.at_start]
@@ -206,7 +210,7 @@ def _end(run: Run) -> int:
     return max(run.steps[-1:], default=0)
 
 
-def _crawls(run: Run) -> bool:
+def crawls(run: Run) -> bool:
     """Whether nothing is learnt, the loss never leapt, and all steps together are a small share of the weights.
 
     Of Adam's first steps the preconditioned curvature says nothing then: its second moments are those of one batch.

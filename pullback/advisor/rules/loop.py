@@ -9,7 +9,7 @@ import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, records_with, rows, span
+from pullback.advisor.reading import CONVENTION, is_text, records_with, rows, span
 from pullback.advisor.thresholds import (
     ADDS_UP,
     ADDS_UP_BEYOND,
@@ -134,10 +134,6 @@ def _growing(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> int:
     return last + 1
 
 
-def _is_text(cell: object) -> bool:
-    return isinstance(cell, str)
-
-
 def _is_wrong(record: Record) -> bool:
     form = record.values.get("form")
     return isinstance(form, str) and (form, record.values["outputs"]) in WRONG_OUTPUTS
@@ -146,7 +142,7 @@ def _is_wrong(record: Record) -> bool:
 def loss_of_probabilities(run: Run) -> Iterator[Finding]:
     """A loss that wants scores and is given probabilities: it takes the softmax, or the sigmoid, a second time."""
     records = rows(run, "loss")
-    records = records.where(records.mapped("outputs", _is_text) > 0)
+    records = records.where(records.mapped("outputs", is_text) > 0)
     if not records or not all(map(_is_wrong, records)):
         return
     form, outputs = records[-1].values["form"], records[-1].values["outputs"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from statistics import median
 
 from pullback.advisor.change import Change
@@ -24,10 +25,13 @@ from pullback.advisor.severity import learns, severity
 from pullback.advisor.thresholds import (
     ACCURACY_FALL,
     BY_HEART_LOSS,
+    ENOUGH_LOOKS,
     FEW_STEPS,
     GENERALISATION_GAP,
     KNOWN_BY_HEART,
     LAZY_DRIFT,
+    LOSES,
+    LOST_ACCURACY,
     MANY_LOOKS,
     RATE_DECAY,
     TEST_LOSS_RISE,
@@ -36,6 +40,7 @@ from pullback.advisor.thresholds import (
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 
+OF_NUMBERS = {"squared", "absolute", "huber"}  # forms of losses without an accuracy
 HELD_OUT = {"test": "", "epoch": "test_"}  # probes that loops log it as, and what their names begin with
 
 
@@ -122,10 +127,11 @@ def memorisation(run: Run) -> Iterator[Finding]:
     accuracies = [each["accuracy"] for each in tests if "accuracy" in each]
     many = len(accuracies) >= MANY_LOOKS
     fall = _fall(accuracies) if many else 0.0
-    if evidence:
+    lost = fall > LOST_ACCURACY and len(accuracies) >= ENOUGH_LOOKS and fall > LOSES * _noise(accuracies)
+    if evidence or (lost and _falls(run)):
         if fall > ACCURACY_FALL:
             evidence |= {"fall of the test accuracy": fall}
-        numbers = "last test loss" in evidence and "squared" in train.cells("form")
+        numbers = "last test loss" in evidence and bool(OF_NUMBERS & {*train.cells("form")})
         harms = numbers or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
         yield Finding(
             "memorisation",
@@ -133,15 +139,28 @@ def memorisation(run: Run) -> Iterator[Finding]:
             None,
             (train[0].step, held_out[-1].step),
             evidence,
-            f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, or a test "
-            f"loss {_above(least)} while the training loss fell; a warning if the test accuracy fell by more than "
-            f"{ACCURACY_FALL:g} from its best quarter or, looked at less than {MANY_LOOKS} times, of the gap, and of a "
-            "squared loss",
+            f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, a test "
+            f"loss {_above(least)} while the training loss fell, or a test accuracy that fell by more than "
+            f"{LOST_ACCURACY:g} and {LOSES:g} times its changes in {ENOUGH_LOOKS} looks or more; a warning if the test "
+            f"accuracy fell by more than {ACCURACY_FALL:g} from its best quarter or, looked at less than {MANY_LOOKS} "
+            "times, of the gap, and of an error of numbers",
             "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
             "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
             summary="The training samples are learnt by heart; what is learnt no longer helps on others.",
             change=Change("early_stopping") if harms or "last test loss" in evidence else None,
         )
+
+
+def _noise(accuracies: Sequence[float]) -> float:
+    """What an accuracy changes from look to look."""
+    return median(abs(b - a) for a, b in pairwise(accuracies))
+
+
+def _falls(run: Run) -> bool:
+    """Whether the loop's own loss went on falling, so that it is no wreck that lost the accuracy."""
+    losses = training_losses(run)
+    half = len(losses) // 2
+    return half >= FEW_STEPS and median(losses.finite[half:].tolist()) < median(losses.finite[:half].tolist())
 
 
 def _fits(run: Run) -> bool:

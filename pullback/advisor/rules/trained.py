@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import largest, layers, rows, span
+from pullback.advisor.reading import largest, layers, records_with, rows, span
 from pullback.advisor.rules.words import as_dict, listed, names_in
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import FALLS_SHORT, FEW_STEPS, LEARNS_SHARE, MOVES
@@ -19,7 +21,7 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
     model, optimizer = (as_dict(run.meta.get(name)) for name in ("model", "optimizer"))
     left_out = names_in(optimizer.get("left_out"))
     frozen, behind = (names_in(model.get(name)) for name in ("frozen", "frozen_behind"))
-    still = _still(run)
+    still, stopped = _still(run), _all_still(run)
     end = max(run.steps[-1:], default=0)
     source = "definition: a relative update of 0, while others move"
     if left_out:
@@ -35,10 +37,24 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
             summary=f"{listed(left_out)} never change, because no optimizer holds them.",
             change=Change("train_parameters", tuple(left_out)),
         )
+    elif stopped:
+        yield Finding(
+            "parameters-not-trained",
+            "warning",
+            None,
+            span(rows(run, "updates")),
+            {"layers that never move": float(len(stopped)), "their gradient": _size_of_gradient(run)},
+            "a relative update of exactly 0 of all layers in all measurements, of a loss whose gradient is not 0",
+            "definition: a step that leaves the weights as they are",
+            "Call optimizer.step() after loss.backward(), with no zero_grad() between them, and see that gradients "
+            "are not rounded to 0 (in half precision, use a gradient scaler)",
+            summary="No weight ever moves, although the loss has a gradient: no step reaches the model.",
+            change=Change("train_parameters", tuple(stopped)),
+        )
     elif still:
         yield Finding(
             "parameters-not-trained",
-            severity(run),
+            "warning" if _holds_back(run) else severity(run),
             still[0],
             span(rows(run, "updates")),
             {"layers that never move": float(len(still))},
@@ -68,7 +84,7 @@ def parameters_not_trained(run: Run) -> Iterator[Finding]:
 
 
 def _holds_back(run: Run) -> bool:
-    """Whether frozen layers knew nothing of the task at the start, and much is left to learn at the end.
+    """Whether layers that stay as they are knew nothing of the task at the start, and much is left to learn at the end.
 
     Those of a model that was trained before bring their knowledge along, or what they make of the inputs suffices.
     """
@@ -77,6 +93,22 @@ def _holds_back(run: Run) -> bool:
         return False
     first = (float(losses.finite[:FEW_STEPS].max()) - losses.least) / (losses.constant - losses.least)
     return first > LEARNS_SHARE and losses.share > FALLS_SHORT
+
+
+def _all_still(run: Run) -> list[str]:
+    """All layers, where none of them has an update in any of at least two measurements, nor a rate of 0 says why."""
+    names, ratios = layers(rows(run, "updates"), "ratio")
+    measured = ratios[np.isfinite(ratios).any(1)]
+    rates = run.courses.of("learning_rate")[1]
+    if len(measured) < 2 or (len(rates) and not (rates > 0).all()) or not _size_of_gradient(run) > 0:
+        return []
+    return names if bool((np.nan_to_num(measured) == 0.0).all()) else []
+
+
+def _size_of_gradient(run: Run) -> float:
+    """The median over the measurements of samples' gradients; 0 where none was measured."""
+    sizes = records_with(run, "gradients", "rms_gradient_norm").numbers("rms_gradient_norm")
+    return float(np.median(sizes)) if len(sizes) else 0.0
 
 
 def _still(run: Run) -> list[str]:
