@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from pullback.advisor.course import Losses
-from pullback.advisor.reading import class_counts, least_loss, number, once_a_run, records_with, rows, summed
+from pullback.advisor.reading import class_counts, least_loss, number, once_a_run, records_with
 from pullback.advisor.thresholds import COMPARABLE, FEW_RATIOS, LEAPS, LEAST_WITHIN, LEVEL_STDERRS
 from pullback.runs import Run
 from pullback.runs.rows import Rows
@@ -41,9 +41,8 @@ def _of_tokens(run: Run, measured: float) -> float:
 
     Of few tokens, neighbours in a text above all, the entropy is too low. Sums over tokens are many times as large.
     """
-    counts = summed(rows(run, "all_targets"), "tokens")
-    whole = _entropy([*counts.values()])
-    return max(whole, measured) if measured < COMPARABLE * whole else measured
+    known = records_with(run, "all_targets", "token_entropy").numbers("token_entropy")
+    return max(float(known[-1]), measured) if len(known) and measured < COMPARABLE * known[-1] else measured
 
 
 def _entropy(counts: list[float]) -> float:

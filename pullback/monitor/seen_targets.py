@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pullback.functional.batch import Batch, tensors
 from pullback.monitor.probes.targets import MOST_CLASSES, MOST_OUTPUTS
+from pullback.monitor.seen_tokens import SeenTokens
 
 BLOCK = 64  # batches whose labels wait to be counted together: one by one counting takes longer than the labels do
 MOST_WAITING = 2**16  # labels, at most
@@ -18,8 +19,8 @@ class SeenTargets:
     """Sums over the batches since they were last taken; on the targets' own device, which is never waited for.
 
     Of classes (N,) the counts, and over the batches the sums of squared counts over the batch's size: chi-squared is a
-    sum of these. Of numbers the sums of an analysis of variance. Of tokens, and other labels (N, ...), how often each,
-    without those below 0, which stand for none. Nothing of several targets.
+    sum of these. Of numbers the sums of an analysis of variance. Of tokens, and other labels (N, ...), their entropy
+    since the run began. Nothing of several targets.
 
     Cost: an addition for each target, and of few numbers more. Labels are copied, and counted some batches at a time.
     """
@@ -27,6 +28,7 @@ class SeenTargets:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._kind: tuple[Any, ...] = ()
+        self._tokens = SeenTokens()
         self._labels: list[Tensor] = []  # of batches that are not counted yet
         self._batches = self._samples = self._waiting = 0
 
@@ -39,8 +41,10 @@ class SeenTargets:
         count, classes = t.shape[0], not t.is_floating_point()
         if not t.numel():
             return
-        tokens = classes and t.numel() != count
-        kind = (classes, tokens, t.device, () if classes else t.shape[1:])
+        if classes and t.numel() != count:
+            self._tokens.see(t)
+            return
+        kind = (classes, t.device, () if classes else t.shape[1:])
         if kind != self._kind:
             self._kind, self._sums, self._batches, self._samples = kind, {}, 0, 0
             self._labels, self._waiting = [], 0
@@ -49,9 +53,8 @@ class SeenTargets:
         if not classes:
             self._add(_of_numbers(t))
             return
-        labels = t.flatten()[:: 1 + t.numel() // MOST_WAITING] if tokens else t
-        self._labels.append(labels.clone())  # the loop may write over them
-        self._waiting += len(labels)
+        self._labels.append(t.clone())  # the loop may write over them
+        self._waiting += count
         if len(self._labels) >= BLOCK or self._waiting >= MOST_WAITING:
             self._count()
 
@@ -68,19 +71,17 @@ class SeenTargets:
     def take(self) -> dict[str, Any]:
         """The sums so far, and start anew; empty where there are none, or too many classes."""
         self._count()
-        sums, batches, samples, tokens = self._sums, self._batches, self._samples, self._kind[1:2] == (True,)
+        sums, batches, samples = self._sums, self._batches, self._samples
         self._sums, self._batches, self._samples = {}, 0, 0
         if not batches:
-            return {}
+            return self._tokens.take()
         known = {"batches": batches, "num_samples": samples}
         if "counts" not in sums:
             return known | {name: value.tolist() for name, value in sums.items()}
         counts, squares = sums["counts"].tolist(), sums["squares"].tolist()
-        if counts[-1] or (counts[0] and not tokens):
-            return {}  # a vocabulary, or labels that stand for none
+        if counts[0] or counts[-1]:
+            return {}  # labels that stand for none, or a vocabulary
         there = [label for label in range(MOST_CLASSES) if counts[label + 1]]
-        if tokens:
-            return {"tokens": {str(label): int(counts[label + 1]) for label in there}}
         return known | {
             "counts": {str(label): int(counts[label + 1]) for label in there},
             "squares": {str(label): squares[label + 1] for label in there},

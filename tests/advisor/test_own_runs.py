@@ -50,7 +50,7 @@ def test_a_constant_distance_is_that_of_all_measured_samples_less_one_each() -> 
 @pytest.mark.parametrize(("measured", "expected"), [(1.0, math.log(4)), (5.0, 5.0)])
 def test_tokens_are_counted_over_all_batches(measured: float, expected: float) -> None:
     """Few neighbours in a text hold few of its tokens; a loss that is summed over tokens is no mean."""
-    counts = [(k, "all_targets", {"tokens": {str(token): 5 for token in range(2 * k, 2 * k + 2)}}) for k in range(2)]
+    counts = [(k, "all_targets", {"token_entropy": math.log(3 + k), "num_tokens": 50.0 * k}) for k in range(2)]
     seen = [(k, "loss", {"loss": 1.0, "constant_loss": measured, "form": "cross-entropy"}) for k in range(2)]
     assert training_losses(a_run(*counts, *seen, loss=[1.0] * 5)).constant == pytest.approx(expected)
 

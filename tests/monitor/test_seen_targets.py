@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from statistics import fmean, pvariance
 
@@ -61,18 +63,27 @@ def test_what_is_no_class_or_number_a_sample_is_passed_over(batch: object) -> No
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 6), (3, 2, 5)])
-def test_tokens_are_counted_without_those_that_stand_for_none(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("most", [4, 50_000])
+def test_tokens_are_counted_without_those_that_stand_for_none(shape: tuple[int, ...], most: int) -> None:
     torch.manual_seed(3)
-    batches = [torch.randint(-1, 4, shape) for _ in range(70)]
-    every = [token for batch in batches for token in batch.flatten().tolist()]
-    assert seen(*batches) == {"tokens": {str(token): every.count(token) for token in range(4)}}
-    assert seen(torch.full((2, 3), 256)) == {}  # a vocabulary
+    batches = [torch.randint(-1, most, shape) for _ in range(70)]
+    every = Counter(token for batch in batches for token in batch.flatten().tolist() if token >= 0)
+    whole = sum(every.values())
+    entropy = -sum(n / whole * math.log(n / whole) for n in every.values()) + (len(every) - 1) / (2 * whole)
+    targets = SeenTargets()
+    for batch in batches[:30]:
+        targets.see(batch)
+    targets.take()
+    for batch in batches[30:]:
+        targets.see(batch)
+    assert targets.take() == pytest.approx({"token_entropy": entropy, "num_tokens": whole}, rel=1e-12)
 
 
 def test_of_very_many_labels_some_are_counted() -> None:
-    found = seen(torch.arange(2**18).remainder(3).reshape(4, -1))
-    assert isinstance(found["tokens"], dict)
-    assert 2**14 < sum(found["tokens"].values()) <= 2**16
+    found = seen(torch.arange(3 * 2**16).remainder(5).reshape(4, -1))
+    assert found["num_tokens"] == 2**16
+    assert found["token_entropy"] == pytest.approx(math.log(5), rel=1e-3)
+    assert seen(torch.full((2, 3), -100)) == {}
 
 
 def test_sums_start_anew_when_taken_and_when_targets_change() -> None:

@@ -12,7 +12,7 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import CONVENTION, by_layer, class_counts, lasts, records_with, rows, span
-from pullback.advisor.rules.learning_rate import crawls
+from pullback.advisor.rules.travelled import crawls
 from pullback.advisor.rules.zeros import zero_weights
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (

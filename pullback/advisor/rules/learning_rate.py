@@ -10,16 +10,15 @@ from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import CONVENTION, lasts, layers, least_loss, not_finite, records_with
+from pullback.advisor.reading import CONVENTION, class_counts, lasts, least_loss, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of
 from pullback.advisor.rules.first_steps import in_sums, out_of_reach
-from pullback.advisor.rules.zeros import zero_layers
+from pullback.advisor.rules.travelled import crawls, updates_of, way_of
 from pullback.advisor.severity import falls_short, is_early, learns, severity
 from pullback.advisor.thresholds import (
     DIVERGING,
     FALLS_BY,
     FALLS_SHORT,
-    FIRST_MEASUREMENT,
     FIRST_UPDATE,
     GOOD_UPDATE,
     HALF_TRAVELLED,
@@ -70,7 +69,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     lasting = lasts(above, curvatures)
     at_first = above[:1] == curvatures[:1] and not works and not crawls(run)
     short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
-    updates = _large_updates(run, works=works) if short else _updates(run)[:0]
+    updates = _large_updates(run, works=works) if short else updates_of(run)[:0]
     factors: list[float] = []
     evidence: dict[str, float] = {}
     reasons: list[str] = []
@@ -85,7 +84,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         evidence["|dw| / |w|"] = updates[0].values["median"]
         steps += [min(1, updates[0].step), updates[-1].step]
         modest = works and losses.leapt_at is None
-        once = updates[0].values["median"] > FIRST_UPDATE and _updates(run)[0].values["median"] <= LARGE_UPDATE
+        once = updates[0].values["median"] > FIRST_UPDATE and updates_of(run)[0].values["median"] <= LARGE_UPDATE
         factors.append(0.1 if once else (MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
         reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
     leapt = short and losses.leapt_at is not None
@@ -118,15 +117,6 @@ def too_high(run: Run) -> Iterator[Finding]:
     )
 
 
-def _updates(run: Run) -> Rows:
-    """Measured steps but the first, in which Adam moves every weight by the whole rate.
-
-    None where layers of zero weights are left out: what is left, biases alone, is no size to compare a step with.
-    """
-    records = records_with(run, "updates", "median")
-    return records.where((records.steps != FIRST_MEASUREMENT) & (not zero_layers(run)))
-
-
 def _large_updates(run: Run, *, works: bool) -> Rows:
     """Measurements of steps that move the weights by so much of their size, if half of them show it, or the first does.
 
@@ -134,7 +124,7 @@ def _large_updates(run: Run, *, works: bool) -> Rows:
     not, one step of half of the weights is enough, whenever it came: what it killed has no gradient, and later steps
     are short.
     """
-    records = _updates(run)
+    records = updates_of(run)
     sizes = records.numbers("median")
     large = records.where(sizes > LARGE_UPDATE)
     if lasts(large, records):
@@ -151,10 +141,10 @@ def too_low(run: Run) -> Iterator[Finding]:
     finite = losses.finite
     if len(finite) < MANY_LOSSES or not_finite(run) or grew(finite, least) or losses.leapt_at is not None:
         return
-    updates = _updates(run)
-    way, stuck = _way(updates, run), crawls(run)
+    updates = updates_of(run)
+    way, stuck = way_of(updates, run), crawls(run)
     barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
-    falls = _still_falls(losses, barely=barely)
+    falls = _still_falls(losses, barely=barely, tokens=not class_counts(run) and _is_entropy(run))
     far = len(updates) > MANY_SHARPNESS and way < HALF_TRAVELLED and _has_hardly_begun(losses)
     if learns(run) and not falls and not far:
         return
@@ -200,34 +190,6 @@ def too_low(run: Run) -> Iterator[Finding]:
     )
 
 
-def _way(updates: Rows, run: Run) -> float:
-    """How far the weights went at most, in units of their size: a step's share times the steps."""
-    return float(np.median(updates.numbers("median"))) * _end(run) if updates else 0.0
-
-
-def _end(run: Run) -> int:
-    """The last step at which anything was measured."""
-    return max(run.steps[-1:], default=0)
-
-
-def crawls(run: Run) -> bool:
-    """Whether nothing is learnt, the loss never leapt, and all steps together are a small share of the weights.
-
-    Of Adam's first steps the preconditioned curvature says nothing then: its second moments are those of one batch.
-    Layers behind units that a rate far too high has killed stand still as well, but not all: outputs go on.
-    """
-    updates, losses = _updates(run), training_losses(run)
-    if len(updates) <= MANY_SHARPNESS or len(losses) < MANY_LOSSES or not_finite(run) or losses.leapt_at is not None:
-        return False
-    return _way(updates, run) < LITTLE_WAY and _furthest(updates, run) < HALF_TRAVELLED and not learns(run)
-
-
-def _furthest(updates: Rows, run: Run) -> float:
-    """How far the weights of a layer went at most, as ``_way`` does of all."""
-    ratios = np.nan_to_num(layers(updates, "ratio")[1])
-    return float(np.median(ratios, 0).max(initial=0.0)) * _end(run) if updates else 0.0
-
-
 def _has_hardly_begun(losses: Losses) -> bool:
     """Whether nearly all of one answer's loss is still there, and the loss fell by more than chance."""
     if losses.share is None or losses.share < HARDLY_BEGUN or len(losses) < MANY_STEPS_OF_FALL:
@@ -237,14 +199,19 @@ def _has_hardly_begun(losses: Losses) -> bool:
     return float(np.median(first) - np.median(last)) > FALLS_BY * error_of_level(last)
 
 
-def _still_falls(losses: Losses, *, barely: bool) -> bool:
+def _is_entropy(run: Run) -> bool:
+    return bool({"cross-entropy", "nll"} & {*records_with(run, "loss", "loss").cells("form")})
+
+
+def _still_falls(losses: Losses, *, barely: bool, tokens: bool) -> bool:
     """Whether most of one answer's loss is still there, and the second half fell by at least half of the first.
 
     Of a loss below that of one answer, the fall down to it is none: any rate makes it, and it hides what comes after.
     Of weights that barely moved, whether a good part of it is there, and a quarter of the whole fall. By more than
-    chance: of a loss that stands, quarters differ by its noise.
+    chance: of a loss that stands, quarters differ by its noise. Of tokens most of one answer's loss is left by the best
+    of models, and falls for long.
     """
-    left, part = (FALLS_SHORT, 0.25) if barely else (HALF_WAY, 0.5)
+    left, part = (FALLS_SHORT, 0.25) if barely else (HARDLY_BEGUN if tokens else HALF_WAY, 0.5)
     if losses.share is None or losses.constant is None or losses.share < left or len(losses) < MANY_STEPS_OF_FALL:
         return False
     quarter = len(losses) // 4
