@@ -74,6 +74,12 @@ def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
             "add normalisation (layer or batch norm) or skip connections",
             Change("activation", "tanh"),
         )
+    if any("attention" in kind for kind in known):  # whose blocks have skip connections
+        return (
+            "Warm the learning rate up over the first tenth of the steps, and normalise before each branch (pre-norm), "
+            "not after it",
+            Change("warmup_steps", max(1, int(max(run.steps[-1:], default=10)) // 10)),
+        )
     if is_normalised(run):
         return "Add skip connections around every few layers, or make the network less deep", Change("residual")
     if is_recurrent(run):

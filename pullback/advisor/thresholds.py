@@ -38,6 +38,7 @@ SPIKE_SHARE = 0.3  # of what had been learnt, and of what is left; convention
 SPIKE_NOISE = (
     12.0  # standard deviations: of losses of single samples the median of three reaches them once in 1e4 steps
 )
+LONG_MEMORY = 100  # steps, of which momentum of 0.99 holds all
 MANY_SPIKES = 2
 SWINGS = -0.5  # correlation of neighbours; noise gives 0 with an error of 1 / sqrt(steps); convention
 MANY_SWINGS = 40  # steps, in the second half of a run
@@ -77,6 +78,7 @@ UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchma
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
 DEAD = 0.5  # share of units that no sample switches on; convention
+CUT_OFF = 0.1  # share of outputs that are 0 where targets are below; convention
 COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
 ONE_TOKEN = 0.1  # residual of the tokens of a sample over their size: they share 99 percent of its square; convention
 ONE_KEY = 0.1  # entropy of a head's rows over its most: they look at one token, or two of many; convention

@@ -14,6 +14,7 @@ from pullback._results import Shown
 
 CLOSE = 1e-3  # relative; in half precision a few of its last digits
 UNIT_SUM = 1e-3  # sums of probabilities in half precision
+OF_NUMBERS = frozenset({"squared", "absolute", "huber"})  # forms of errors
 HUBER_STEPS = 8  # of Newton's method, to the best constant
 
 

@@ -45,6 +45,12 @@ class StepGroup(Shown):
         return number_of(self.options.get(name, 0.0))
 
     @property
+    def momentum(self) -> float:
+        """What is kept of the direction from step to step: ``momentum``, or the first of ``betas``; else 0."""
+        betas = self.options.get("betas")
+        return number_of(betas[0]) if isinstance(betas, tuple | list) and betas else self.number("momentum")
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is gradient descent without momentum."""
         return isinstance(self.optimizer, torch.optim.SGD) and self.number("momentum") == 0

@@ -61,7 +61,7 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _optimizer(optimizer: Optimizers, view: ModelView) -> dict[str, Any]:
-    """Classes, rates, the largest weight decay, and the names of trainable parameters that no optimizer holds."""
+    """Classes, rates, largest weight decay and momentum, and names of trainable parameters that no optimizer holds."""
     names = sorted({type(each).__name__ for each in optimizers_of(optimizer)})
     described: dict[str, Any] = {"class": " + ".join(names)}
     rates = sorted({group.rate for group in step_groups(optimizer) if not math.isnan(group.rate)}, reverse=True)
@@ -70,6 +70,8 @@ def _optimizer(optimizer: Optimizers, view: ModelView) -> dict[str, Any]:
     described |= {"learning_rates": rates} if len(rates) > 1 else {}
     decays = [decay for group in step_groups(optimizer) if (decay := group.number("weight_decay")) > 0]
     described |= {"weight_decay": max(decays)} if decays else {}
+    momenta = [momentum for group in step_groups(optimizer) if (momentum := group.momentum) > 0]
+    described |= {"momentum": max(momenta)} if momenta else {}
     held = {id(p) for each in optimizers_of(optimizer) for group in each.param_groups for p in group["params"]}
     left_out = [name for name, p in view.parameters.items() if id(p) not in held]
     return described | ({"left_out": left_out} if left_out else {})

@@ -136,6 +136,15 @@ def test_gradients_that_vanish_from_the_start_or_now_and_then_are(verdicts: list
     assert first.change.kind == "initialisation"
 
 
+@pytest.mark.parametrize("module", ["MultiheadAttention", "BertSelfAttention"])
+def test_a_transformer_is_not_told_to_add_the_skips_it_has(module: str) -> None:
+    model = {"model": {"modules": {module: 2, "LayerNorm": 4}}}
+    finding = found("vanishing-gradients", *flows(*["vanishing"] * 5), *losses(2.3, 2.3, 2.3, 2.3, 2.3), meta=model)
+    assert finding is not None
+    assert finding.change == pb.Change("warmup_steps", 4)
+    assert "skip" not in finding.action
+
+
 def test_an_opponent_that_learns_as_well_is_no_run_that_learns_nothing() -> None:
     constant = (0, "loss", {"constant_loss": 0.69})
     course = [*np.linspace(0.8, 0.3, 40), *np.linspace(0.3, 0.69, 40), *[0.69] * 40]
@@ -178,6 +187,40 @@ def test_a_loss_across_samples_that_is_none_of_one_is_no_divergence(mixing: Any,
     run = pb.load_run(tmp_path / "run")
     assert any("the mean or the sum of its samples' own" in str(record.error) for record in run.failed)
     assert [f.name for f in pb.diagnose(run) if f.severity != "info"] == ["not-measured"]
+
+
+@pytest.mark.parametrize(("momentum", "left", "told"), [(0.999, 0.8, True), (0.99, 0.8, False), (0.999, 0.1, False)])
+def test_momentum_that_remembers_more_steps_than_there_are(momentum: float, left: float, told: bool) -> None:
+    meta = {"optimizer": {"class": "Adam", "learning_rate": 0.01, "momentum": momentum}}
+    run = a_run((0, "loss", {"constant_loss": 2.0}), (200, "kernel", {}), meta=meta, loss=[2.0] * 60 + [2 * left] * 140)
+    found_ = [f for f in pb.diagnose(run) if f.name == "learning-rate-too-high"]
+    assert [f.change for f in found_] == ([pb.Change("learning_rate", 0.1)] if told else [])
+    assert all("0.9" in f.action and "1,000 steps" in f.summary for f in found_)
+
+
+@pytest.mark.filterwarnings("ignore:Monitor")
+@pytest.mark.parametrize(
+    ("end", "told"), [(nn.ReLU, True), (nn.ReLU6, True), (nn.LeakyReLU, False), (nn.Identity, False)]
+)
+def test_outputs_that_cannot_reach_the_targets(end: Any, told: bool, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1), end())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.95, 0.999))
+    loss_fn = lambda z, y: F.smooth_l1_loss(z.squeeze(1), y)  # noqa: E731
+    with pb.Monitor(model, loss_fn, tmp_path / "run", optimizer=optimizer, every=10, budget=None) as monitor:
+        for _ in range(60):
+            x = torch.randn(32, 4)
+            y = x[:, 0] - x[:, 1]
+            loss = loss_fn(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(x, y, loss=loss)
+    run = pb.load_run(tmp_path / "run")
+    assert run.meta["optimizer"]["momentum"] == 0.95
+    assert [f.change for f in pb.diagnose(run) if f.name == "dead-units"] == (
+        [pb.Change("activation", "identity")] if told else []
+    )
 
 
 def test_a_run_that_learns_is_told_nothing_of_this() -> None:

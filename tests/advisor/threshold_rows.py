@@ -193,6 +193,16 @@ def unlearnt(fall: float = 0.2, looks: int = 16, noise: float = 0.0) -> Run:
     return a_run((0, "loss", {"loss": 0.5}), *test, loss=[2.0] * 20 + [1.0] * 20)
 
 
+def remembering(steps: int) -> Run:
+    """Momentum that remembers 50 steps more than there are, of a loss that stands."""
+    meta = {"optimizer": {"class": "SGD", "momentum": 1 - 1 / (steps + 50)}}
+    return a_run(CONSTANT, meta=meta, loss=[2.0] * steps)
+
+
+def cut_off(share: float) -> list[Line]:
+    return [(k, "loss", {"loss": 2.0, "constant_loss": 2.0, "cut_off": share}) for k in range(4)]
+
+
 FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_SAMPLES": (Row(outlier, 16, 15, "suspect-samples"),),
     "UNLEARNT": (Row(lambda v: labels(30, 100, 20, v), 0.301, 0.299, "suspect-samples", is_warning),),
@@ -262,5 +272,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LOST_ACCURACY": (Row(unlearnt, 0.101, 0.099, "memorisation"),),
     "ENOUGH_LOOKS": (Row(lambda v: unlearnt(looks=v), 12, 11, "memorisation"),),
     "LOSES": (Row(lambda v: unlearnt(0.2, 16, v), 0.039, 0.041, "memorisation"),),
+    "LONG_MEMORY": (Row(remembering, 100, 99, HIGH),),
+    "CUT_OFF": (Row(cut_off, 0.101, 0.099, "dead-units"),),
     "FEW_RATIOS": (Row(scaled, 2, 3, "dead-units", is_info),),
 }

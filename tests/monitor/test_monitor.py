@@ -153,7 +153,7 @@ def test_every_metric_is_present_finite_and_json(tmp_path: Path) -> None:
             assert finite(record.values), record
     assert json.dumps(run.table())
     assert run.meta["model"]["num_params"] == sum(p.numel() for p in model.parameters())
-    assert run.meta["optimizer"] == {"class": "Adam", "learning_rate": 1e-2}
+    assert run.meta["optimizer"] == {"class": "Adam", "learning_rate": 1e-2, "momentum": 0.9}
 
 
 P = 6 * 12 + 12 + 12 * 12 + 12 + 12 * 3 + 3

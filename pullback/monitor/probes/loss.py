@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.diagnostics.constant_answer import ConstantAnswer, constant_answer
+from pullback.diagnostics.constant_answer import OF_NUMBERS, ConstantAnswer, constant_answer
 from pullback.functional.batch import Batch
 from pullback.functional.target_checks import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
@@ -22,7 +22,8 @@ def measure(observed: Observation) -> Measurement:
     Beside it ``constant_accuracy``, that of the best answer that is the same for every sample. Of a loss whose form is
     known (``diagnostics.constant_answer``) its ``form``, that answer's ``constant_loss``, and whether the ``outputs``
     are scores or probabilities; of a squared one of few outputs ``constant_scale``, that over the mean of their
-    variances: a half, a sum over the outputs.
+    variances: a half, a sum over the outputs. Of errors of numbers whose outputs are never below 0 ``cut_off``, the
+    share that are 0 beside a target below.
     """
     losses, outputs = observed.evaluated
     values: dict[str, Any] = {"loss": float(losses.mean())}
@@ -36,6 +37,8 @@ def measure(observed: Observation) -> Measurement:
         values |= {"form": answer.form, "constant_loss": answer.loss, "outputs": answer.outputs}
         if (scale := _scale(answer, observed.y)) is not None:
             values["constant_scale"] = scale
+        if (share := _cut_off(answer, outputs, observed.y)) is not None:
+            values["cut_off"] = share
     if observed.batch_loss is not None:
         values["batch_loss"] = observed.batch_loss
     return Measurement(values)
@@ -46,6 +49,13 @@ def _scale(answer: ConstantAnswer, y: Batch) -> float | None:
         return None
     variance = float(y.detach().double().reshape(len(y), -1).var(0, correction=0).mean())
     return answer.loss / variance if variance > 0 else None
+
+
+def _cut_off(answer: ConstantAnswer, outputs: Any, y: Batch) -> float | None:
+    o = logits_of(outputs)
+    if answer.form not in OF_NUMBERS or not isinstance(y, Tensor) or bool((o < 0).any()) or not bool((y < 0).any()):
+        return None
+    return float(((o.reshape(y.shape) == 0) & (y < 0)).double().mean())
 
 
 PROBE = Probe("loss", measure)
