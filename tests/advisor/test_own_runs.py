@@ -206,7 +206,7 @@ def test_outputs_that_cannot_reach_the_targets(end: Any, told: bool, tmp_path: P
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1), end())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.95, 0.999))
-    loss_fn = lambda z, y: F.smooth_l1_loss(z.squeeze(1), y)  # noqa: E731
+    loss_fn = lambda z, y: F.smooth_l1_loss(z.squeeze(1), y)
     with pb.Monitor(model, loss_fn, tmp_path / "run", optimizer=optimizer, every=10, budget=None) as monitor:
         for _ in range(60):
             x = torch.randn(32, 4)
