@@ -286,6 +286,26 @@ def test_a_rate_that_throws_weights_far_out_is_too_high_although_something_is_le
     assert both.change == pb.Change("learning_rate", 0.02)
 
 
+def test_steps_that_killed_the_units_of_every_layer_are_too_long_although_skips_carry_on() -> None:
+    def killed(*shares: tuple[float, float], left: float = 1.0) -> pb.Finding | None:
+        units = [
+            (step, "activations", {"dead": {"a": a, "b": b}}) for step, (a, b) in zip((1, 4, 9), shares, strict=True)
+        ]
+        return found(
+            "learning-rate-too-high", (0, "loss", {"constant_loss": 2.0}), *units, loss=[2.0] * 20 + [left] * 20
+        )
+
+    alive, dead = (0.1, 0.2), (0.9, 0.6)
+    finding = killed(alive, dead, dead)
+    assert finding is not None
+    assert (finding.severity, finding.steps, finding.because) == ("warning", (2, 9), ())
+    assert finding.change == pb.Change("learning_rate", 0.1)
+    assert killed(alive, alive, dead) is None  # not in half of the measurements
+    assert killed(dead, dead, dead) is None  # from the start: no step did it
+    assert killed(alive, (0.9, 0.4), (0.9, 0.4)) is None  # a layer alone
+    assert killed(alive, dead, dead, left=0.5) is None  # hardly anything is left to learn
+
+
 def test_the_worst_of_several_curvatures_is_told() -> None:
     """Whichever step it stands at."""
     for order in ((30.0, 90.0, 45.0), (90.0, 45.0, 30.0)):

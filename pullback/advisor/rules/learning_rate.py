@@ -1,4 +1,4 @@
-"""Learning rate against curvature, against the weights, and against what the loss does."""
+"""A learning rate that is too low: against curvature, against the weights, and against what the loss does."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ import numpy as np
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
-from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, class_counts, lasts, least_loss, not_finite, records_with
-from pullback.advisor.rules.curvature import STABILITY, curvatures_of
-from pullback.advisor.rules.first_steps import in_sums, out_of_reach
+from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.rules.travelled import crawls, updates_of, way_of
-from pullback.advisor.severity import falls_short, is_early, learns, severity
+from pullback.advisor.severity import learns
 from pullback.advisor.thresholds import (
-    DIVERGING,
     FALLS_BY,
     FALLS_SHORT,
-    FIRST_UPDATE,
-    GOOD_UPDATE,
     HALF_TRAVELLED,
     HALF_WAY,
     HARDLY_BEGUN,
-    LARGE_UPDATE,
     LEARNS_CHANGES,
     LITTLE_WAY,
-    LOWEST_FACTOR,
     MANY_LOSSES,
     MANY_SHARPNESS,
     MANY_STEPS_OF_FALL,
-    MODEST_UPDATE,
     RAISED,
     RAISED_FAR,
     SHARE_OF_LIMIT,
@@ -39,100 +31,9 @@ from pullback.advisor.thresholds import (
     STABLE_SHARE,
     TRAVELLED,
     WELL_TRAVELLED,
-    WILD_UPDATE,
 )
-from pullback.advisor.training_losses import summed_over, training_losses
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
-from pullback.runs.rows import Rows
-
-WHERE_TOO_HIGH = (
-    "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
-    f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
-    f"first updates above {WILD_UPDATE:g}, updates above {LARGE_UPDATE:g} in half of the measurements, or a loss that "
-    f"leapt to {DIVERGING:g} times its start; of one that learns nothing a single update above {FIRST_UPDATE:g}"
-)
-
-
-def too_high(run: Run) -> Iterator[Finding]:
-    """Steps that are too long: for the curvature, for the weights, or by what the loss did at once.
-
-    Of Adam's first steps the curvature says nothing: it stands at thousands of limits in runs that train well.
-    Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
-    units that the first steps killed have no curvature, and a loss that leapt comes back to that of one answer for all.
-    """
-    if is_early(run):
-        yield from out_of_reach(run)
-        return
-    curvatures, losses = [each for each in curvatures_of(run) if not each.at_start], training_losses(run)
-    works, short = learns(run), falls_short(run)
-    above = [each for each in curvatures if each.sharpness > each.limit]
-    lasting = lasts(above, curvatures)
-    at_first = above[:1] == curvatures[:1] and not works and not crawls(run)
-    short = short and not (works and is_batch_normed(run))  # which bears wild steps: weights grow, and turn less
-    updates = _large_updates(run, works=works) if short else updates_of(run)[:0]
-    factors: list[float] = []
-    evidence: dict[str, float] = {}
-    reasons: list[str] = []
-    steps: list[int] = []
-    if above and (at_first or (lasting and not crawls(run) and (len(above) >= MANY_SHARPNESS or not works))):
-        worst = max(above, key=lambda each: each.sharpness / each.limit)
-        evidence |= {"sharpness": worst.sharpness, "limit": worst.limit}
-        steps += [above[0].step, above[-1].step]
-        factors.append(SHARE_OF_LIMIT * above[0].limit / above[0].sharpness)
-        reasons.append("longer than the curvature of the loss can bear")
-    if updates:
-        evidence["|dw| / |w|"] = updates[0].values["median"]
-        steps += [min(1, updates[0].step), updates[-1].step]
-        modest = works and losses.leapt_at is None
-        once = updates[0].values["median"] > FIRST_UPDATE and updates_of(run)[0].values["median"] <= LARGE_UPDATE
-        factors.append(0.1 if once else (MODEST_UPDATE if modest else GOOD_UPDATE) / updates[0].values["median"])
-        reasons.append(f"{updates[0].values['median']:.2g} times as long as the weights themselves")
-    leapt = short and losses.leapt_at is not None
-    if leapt and losses.leapt_at is not None and not losses.grew and not not_finite(run):
-        evidence["highest loss, in first ones"] = losses.peak
-        steps += [max(1, losses.leapt_at - 3), losses.leapt_at]
-        factors.append(0.1)
-        reasons.append(f"so long that the loss leapt to {losses.peak:.2g} times its start")
-    if not reasons:
-        return
-    which, target = "learning rate", ""
-    if above and "sharpness" in evidence:
-        worst = max(above, key=lambda each: each.sharpness / each.limit)
-        which, target = worst.which, f" to below {worst.stable_rate:.3g}"
-    summed = summed_over(run)
-    factor = max(LOWEST_FACTOR, min([*factors, 1 / summed]))
-    summed_words = in_sums(summed)
-    yield Finding(
-        "learning-rate-too-high",
-        "warning" if updates or leapt else severity(run),
-        None,
-        (min(steps), max(steps)),
-        evidence,
-        WHERE_TOO_HIGH,
-        STABILITY + "; " + CONVENTION,
-        f"Lower the {which}{target}"
-        + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
-        summary=f"Steps are {' and '.join(reasons)}, so that they overshoot.{summed_words}",
-        change=Change("learning_rate", factor),
-    )
-
-
-def _large_updates(run: Run, *, works: bool) -> Rows:
-    """Measurements of steps that move the weights by so much of their size, if half of them show it, or the first does.
-
-    Where training works the first has to be wild for that: many start so, and go on with shorter ones. Where it does
-    not, one step of half of the weights is enough, whenever it came: what it killed has no gradient, and later steps
-    are short.
-    """
-    records = updates_of(run)
-    sizes = records.numbers("median")
-    large = records.where(sizes > LARGE_UPDATE)
-    if lasts(large, records):
-        return large
-    beyond = sizes > (WILD_UPDATE if works else LARGE_UPDATE)
-    if beyond[:1].any():
-        return records.where(beyond)
-    return large[:0] if works else records.where(sizes > FIRST_UPDATE)
 
 
 def too_low(run: Run) -> Iterator[Finding]:

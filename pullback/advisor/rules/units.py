@@ -71,6 +71,22 @@ def rank_collapse(run: Run) -> Iterator[Finding]:
         )
 
 
+def died(run: Run) -> tuple[int, int, int] | None:
+    """First and last step at which most units of every layer are dead, and the number of layers; else None.
+
+    In half of the measurements, but not in the first: what was dead from the start no step has killed. Of one layer
+    alone nothing is said: without it nothing could be learnt, and what is left of it may suffice.
+    """
+    records = rows(run, "activations")
+    shares = layers(records, "dead")[1]
+    if len(records) == 0 or shares.shape[1] < 2:
+        return None
+    seen = records.where((shares > DEAD).all(1))
+    if not lasts(seen, records) or seen.chosen[0] == records.chosen[0]:
+        return None
+    return (*span(seen), shares.shape[1])
+
+
 def _collapsed(record: Record) -> dict[str, float]:
     """Ranks of the collapsed layers, in the record's order."""
     width = by_layer(record, "width")
