@@ -96,3 +96,23 @@ def test_gradients_that_a_sigmoid_lets_die_are_no_passing_state() -> None:
 
     assert (told("sigmoid", 0.6), told("sigmoid", 0.2), told("sigmoid", 0.05)) == ("warning", "warning", "info")
     assert (told("tanh", 0.6), told("tanh", 0.95)) == ("info", "warning")
+
+
+def test_gradients_that_vanished_at_the_start_cost_the_steps_until_they_do_not() -> None:
+    """As long as a good part of the loss is left, and where there were steps that could have gone further."""
+
+    def told(*verdicts: str, left: float = 0.5, steps: int = 100, update: float = 0.01) -> str | None:
+        measured = [(step, "flow", flow(verdict, -2.0)) for step, verdict in zip((1, 8, 32), verdicts, strict=True)]
+        updates = [(step, "updates", {"median": update}) for step in (2, 8, 16, 32)]
+        course = [2.0] * (steps // 2) + [2.0 * left] * (steps // 2)
+        line = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
+        finding = found("vanishing-gradients", line, *measured, *updates, loss=course)
+        return finding and finding.severity
+
+    assert told("vanishing", "steady", "steady") == "warning"
+    assert told("steady", "vanishing", "steady") is None
+    assert told("steady", "vanishing", "vanishing") == "info"
+    assert told("vanishing", "vanishing", "steady", left=0.05) == "info"
+    assert told("vanishing", "steady", "steady", left=0.05) is None
+    assert told("vanishing", "steady", "steady", steps=20) is None
+    assert told("vanishing", "steady", "steady", left=0.98, update=1e-4) is None  # the rate's doing

@@ -20,6 +20,7 @@ from pullback.advisor.thresholds import (
     FEW_UPDATES,
     FIRST_MEASUREMENT,
     LEAVES,
+    MANY_STEPS,
     SURVIVES,
     UNBALANCED,
     WILD_NATS,
@@ -92,7 +93,11 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     records = rows(run, "flow")
     said = records.mapped("verdict", _verdict) == VERDICTS.index(verdict)
     seen = records.where(said & np.isfinite(records.numbers("slope")))
-    if not lasts(seen, records):
+    if not len(seen):
+        return
+    at_first = seen.chosen[0] == records.chosen[0]
+    by_start = verdict == "vanishing" and at_first and _has_left_its_start(run, seen[0].step)
+    if not lasts(seen, records) and not (by_start and severity_of_mistake(run) != "info"):
         return
     norms, (first_seen, last_seen) = by_layer(seen[-1], "gradient_norm"), span(seen)
     if verdict == "vanishing" and _survives(norms) and crawls(run):
@@ -108,11 +113,12 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         summary = f"The gradient came through at the start, and since step {first_seen} it dies on its way back."
     yield Finding(
         f"{verdict}-gradients",
-        severity_of_mistake(run) if flat else severity(run),
+        severity_of_mistake(run) if flat or by_start else severity(run),
         _where_it_starts(norms, verdict),
-        (0 if flat and seen.chosen[0] == records.chosen[0] else first_seen, last_seen),
+        (0 if flat and at_first else first_seen, last_seen),
         evidence,
-        "a hundredfold change of the squared gradient norm over the depth, in half of the measurements",
+        "a hundredfold change of the squared gradient norm over the depth, in half of the measurements"
+        + (", or at the start of a run that falls short" if verdict == "vanishing" else ""),
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
         action,
         summary=summary,
@@ -130,6 +136,14 @@ def _came_through(records: Rows) -> bool:
     """Whether the first measurement, and none after the second, had gradients at the first layers: steps ended that."""
     said = records.mapped("verdict", _verdict) == VERDICTS.index("vanishing")
     return len(said) > FEW_UPDATES and records.steps[0] <= FIRST_MEASUREMENT and not said[0] and bool(said[2:].all())
+
+
+def _has_left_its_start(run: Run, step: int) -> bool:
+    """Whether the weights a run started with, measured at this step, have cost it the steps until it was out of them.
+
+    Of one that had few steps nobody knows, and of one that crawls the rate does.
+    """
+    return step <= FIRST_MEASUREMENT and len(training_losses(run)) >= MANY_STEPS and not crawls(run)
 
 
 def _verdict(cell: object) -> float:
