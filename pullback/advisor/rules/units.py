@@ -81,7 +81,7 @@ def died(run: Run) -> tuple[int, int, int] | None:
     shares = layers(records, "dead")[1]
     if len(records) == 0 or shares.shape[1] < 2:
         return None
-    seen = records.where((shares > DEAD).all(1))
+    seen = records.where(np.all(shares > DEAD, 1))
     if not lasts(seen, records) or seen.chosen[0] == records.chosen[0]:
         return None
     return (*span(seen), shares.shape[1])
