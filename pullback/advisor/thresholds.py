@@ -68,6 +68,7 @@ FALLS_BY = 4.0  # standard errors of a quarter's level
 
 # Gradients over depth. The verdict's own threshold is in ``diagnostics.flow``: a hundredfold change of squared norms.
 LEAVES = 10.0  # times the last layer's norm: the same change, of norms; where a layer's gradient passes it, it starts
+LOST = 2.0**-11.5  # of it: its square is then below what single precision tells of the whole
 SURVIVES = 0.01  # of the last layer's norm: the rate itself spans a hundredfold; convention
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
 WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention

@@ -101,12 +101,23 @@ def test_gradients_that_a_sigmoid_lets_die_are_no_passing_state() -> None:
 def test_gradients_that_vanished_at_the_start_cost_the_steps_until_they_do_not() -> None:
     """As long as a good part of the loss is left, and where there were steps that could have gone further."""
 
-    def told(*verdicts: str, left: float = 0.5, steps: int = 100, update: float = 0.01) -> str | None:
-        measured = [(step, "flow", flow(verdict, -2.0)) for step, verdict in zip((1, 8, 32), verdicts, strict=True)]
+    def told(
+        *verdicts: str,
+        left: float = 0.5,
+        steps: int = 100,
+        update: float = 0.01,
+        first: float = 1e-4,
+        kind: str = "Tanh",
+    ) -> str | None:
+        measured = [
+            (step, "flow", flow(verdict, -2.0, a=first, b=0.1, c=1.0))
+            for step, verdict in zip((1, 8, 32), verdicts, strict=True)
+        ]
         updates = [(step, "updates", {"median": update}) for step in (2, 8, 16, 32)]
         course = [2.0] * (steps // 2) + [2.0 * left] * (steps // 2)
         line = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
-        finding = found("vanishing-gradients", line, *measured, *updates, loss=course)
+        meta = {"model": {"modules": {kind: 3}}}
+        finding = found("vanishing-gradients", line, *measured, *updates, loss=course, meta=meta)
         return finding and finding.severity
 
     assert told("vanishing", "steady", "steady") == "warning"
@@ -116,3 +127,5 @@ def test_gradients_that_vanished_at_the_start_cost_the_steps_until_they_do_not()
     assert told("vanishing", "steady", "steady", left=0.05) is None
     assert told("vanishing", "steady", "steady", steps=20) is None
     assert told("vanishing", "steady", "steady", left=0.98, update=1e-4) is None  # the rate's doing
+    assert told("vanishing", "steady", "steady", first=1e-3) is None  # a thousandth is made up for soon
+    assert told("vanishing", "steady", "steady", kind="BatchNorm1d") is None

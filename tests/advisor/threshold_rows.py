@@ -187,6 +187,13 @@ def survives(share: float) -> Run:
     return a_run(*flows, *updates, loss=[2.0] * 40)
 
 
+def lost(share: float) -> Run:
+    """A gradient of which so little arrives at the first layer at the start, and enough later."""
+    first = {"verdict": "vanishing", "slope": -8.0, "gradient_norm": {"a": share, "b": 1.0}}
+    flows = [(1, "flow", first), *((k, "flow", {"verdict": "steady", "slope": 0.0}) for k in (2, 4, 8))]
+    return a_run(CONSTANT, *flows, loss=[2.0] * 20 + [1.0] * 20)
+
+
 def unlearnt(fall: float = 0.2, looks: int = 16, noise: float = 0.0) -> Run:
     """A test accuracy that falls by so much in the middle, and goes up and down by so much."""
     test = [(k, "test", {"accuracy": 0.5 + noise * (k % 2) + fall * (k < looks // 2)}) for k in range(looks)]
@@ -268,6 +275,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     ),
     "ENOUGH_ANSWERS": (Row(answers, 64, 63, "dead-units", is_info),),
     "LEAPS": (Row(lambda v: scaled(4, v), 4.01, 3.99, "dead-units", is_info),),
+    "LOST": (Row(lost, 3.4e-4, 3.5e-4, "vanishing-gradients"),),
     "SURVIVES": (Row(survives, 0.0099, 0.0101, "vanishing-gradients"),),
     "LOST_ACCURACY": (Row(unlearnt, 0.101, 0.099, "memorisation"),),
     "ENOUGH_LOOKS": (Row(lambda v: unlearnt(looks=v), 12, 11, "memorisation"),),

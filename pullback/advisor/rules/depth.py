@@ -20,6 +20,7 @@ from pullback.advisor.thresholds import (
     FEW_UPDATES,
     FIRST_MEASUREMENT,
     LEAVES,
+    LOST,
     MANY_STEPS,
     SURVIVES,
     UNBALANCED,
@@ -96,7 +97,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
     if not len(seen):
         return
     at_first = seen.chosen[0] == records.chosen[0]
-    by_start = verdict == "vanishing" and at_first and _has_left_its_start(run, seen[0].step)
+    by_start = verdict == "vanishing" and at_first and _is_lost_at_start(run, seen[0])
     if not lasts(seen, records) and not (by_start and severity_of_mistake(run) != "info"):
         return
     norms, (first_seen, last_seen) = by_layer(seen[-1], "gradient_norm"), span(seen)
@@ -118,7 +119,11 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         (0 if flat and at_first else first_seen, last_seen),
         evidence,
         "a hundredfold change of the squared gradient norm over the depth, in half of the measurements"
-        + (", or at the start of a run that falls short" if verdict == "vanishing" else ""),
+        + (
+            f", or a norm {LOST:.2g} times the last layer's at the start of a run that falls short"
+            if verdict == "vanishing"
+            else ""
+        ),
         "convention of this package, see the design notes; Schoenholz et al. (2017), arXiv:1611.01232",
         action,
         summary=summary,
@@ -138,12 +143,16 @@ def _came_through(records: Rows) -> bool:
     return len(said) > FEW_UPDATES and records.steps[0] <= FIRST_MEASUREMENT and not said[0] and bool(said[2:].all())
 
 
-def _has_left_its_start(run: Run, step: int) -> bool:
-    """Whether the weights a run started with, measured at this step, have cost it the steps until it was out of them.
+def _is_lost_at_start(run: Run, first: Record) -> bool:
+    """Whether next to nothing of the gradient arrived at the first layer: that costs the steps until the run is out.
 
-    Of one that had few steps nobody knows, and of one that crawls the rate does.
+    Of one that had few steps nobody knows yet, and of one that crawls the rate does it. Behind layers that normalise
+    the size of a gradient says little, and of batch norm the first measurement even less.
     """
-    return step <= FIRST_MEASUREMENT and len(training_losses(run)) >= MANY_STEPS and not crawls(run)
+    sizes = [*by_layer(first, "gradient_norm").values()]
+    lost = len(sizes) > 1 and sizes[0] < LOST * sizes[-1]
+    long = len(training_losses(run)) >= MANY_STEPS
+    return lost and first.step <= FIRST_MEASUREMENT and long and not is_normalised(run) and not crawls(run)
 
 
 def _verdict(cell: object) -> float:
