@@ -42,11 +42,21 @@ class Basis:
         self.dropped = 0.0  # size of what a fresh restart left out of K
         self.scale = 0.0  # largest entry of T so far
         self.num_matvecs = 0
-        first = gaussian(n, min(block, n), generator, op)
-        if start is not None:
-            given = start.detach().reshape(n, -1).to(first)[:, : first.shape[1]]
+        self._undrawn = 0  # random columns that the generator stands before, as every start has its own
+        self._append(self._first(start))
+
+    def _first(self, start: Tensor | None) -> Tensor:
+        """The first columns, (n, block): what is given, and random ones beside it."""
+        n = self.op.shape[0]
+        count = min(self.block, n)
+        given = None if start is None else start.detach().reshape(n, -1)[:, :count]
+        if given is not None and given.shape[1] == count:
+            self._undrawn = count  # nothing random is asked for yet, and of a long vector it would take long
+            return given.to(self.rows, copy=True)
+        first = gaussian(n, count, self.generator, self.op)
+        if given is not None:
             first[:, : given.shape[1]] = given
-        self._append(first)
+        return first
 
     @property
     def spans_all(self) -> bool:
@@ -63,13 +73,18 @@ class Basis:
         # twice is enough (Parlett): first against the rows A couples to, where all that is large cancels, then against
         # all; where that takes out more than a tenth, rounding in V would grow, and it is done again
         coupled = torch.nan_to_num(self.coupling).any(0).nonzero()
+        before = None
         for first in (int(coupled[0]) if len(coupled) else old, 0, 0):
-            part, before = self.rows[first:new], lengths(block)
+            part = self.rows[first:new]
+            before = lengths(block) if first == 0 and before is None else before
             coefficients = inner_products(part, block)
             block = block - part.T @ coefficients.to(block)
             inner[first:] += coefficients.cpu()
-            if first == 0 and bool((lengths(block) >= 0.995 * before).all()):
-                break
+            if first == 0:
+                after = lengths(block)
+                if bool((after >= 0.995 * before).all()):
+                    break
+                before = after
         self._check_symmetry(inner, old)
         self.matrix[:new, old:new] = inner
         self.matrix[old:new, :new] = inner.T
@@ -123,23 +138,27 @@ class Basis:
         for column in range(columns):
             vector = block[:, column]
             added = self.rows[self.size : self.size + self.pending]
-            for _ in range(2):
+            for _ in range(2 if self.pending else 0):
                 inner = inner_products(added, vector)
                 vector = vector - added.T @ inner.to(vector)
                 factor[: self.pending, column] += inner.cpu()
             size = float(lengths(vector))
             if self.pending == room:
                 continue
+            factor[self.pending, column] = length = size
             if size <= floor:  # an invariant space: go on outside it, for eigenvalues met twice
-                vector, size = self._random(), 0.0
-            factor[self.pending, column] = size
-            self.rows[self.size + self.pending] = vector / float(lengths(vector))
+                factor[self.pending, column], vector = 0.0, self._random()
+                length = float(lengths(vector))
+            torch.div(vector, length, out=self.rows[self.size + self.pending])
             self.pending += 1
         return factor
 
     def _random(self) -> Tensor:
         """A random vector orthogonal to all rows so far."""
         known = self.rows[: self.size + self.pending]
+        if self._undrawn:
+            gaussian(self.op.shape[0], self._undrawn, self.generator, self.op)
+            self._undrawn = 0
         vector = gaussian(self.op.shape[0], 1, self.generator, self.op).squeeze(1)
         for _ in range(3):
             vector = vector / float(lengths(vector))

@@ -12,7 +12,7 @@ from pullback._checks import check_count, check_option, check_positive
 from pullback._results import Drawn
 from pullback._rng import make_generator
 from pullback.operators.operator import Operator
-from pullback.spectral.arguments import check_symmetric, dense, product, square_operator
+from pullback.spectral.arguments import check_symmetric, dense, gaussian, product, square_operator
 from pullback.spectral.basis import Basis
 from pullback.spectral.multiplicity import Search
 from pullback.spectral.sums import inner_products, lengths
@@ -117,6 +117,11 @@ def eigenvalues(
         if converged or not ended or basis.spans_all:
             break
     return Eigenpairs(values, vectors, residuals, basis.num_matvecs + checks, converged)
+
+
+def start_vector(op: Operator, *, seed: int = 0) -> Tensor:
+    """The vector (n, 1) that ``eigenvalues`` starts from where none is given, for several searches that share it."""
+    return gaussian(op.shape[0], 1, make_generator(seed), op)
 
 
 def _iterate(

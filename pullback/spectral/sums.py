@@ -26,6 +26,9 @@ def inner_products(rows: Tensor, block: Tensor) -> Tensor:
 def lengths(block: Tensor) -> Tensor:
     """Euclidean lengths of the columns of (n, J), or of one vector (n,), in float64."""
     if len(block) <= PART:
-        return block.norm(dim=0).double()
-    parts = [part.norm(dim=0).double() for part in block.split(PART)]
-    return torch.stack(parts).norm(dim=0)
+        return torch.linalg.vector_norm(block, dim=0).double()
+    whole = len(block) - len(block) % PART
+    parts = torch.linalg.vector_norm(block[:whole].unflatten(0, (-1, PART)), dim=1).double()
+    if whole < len(block):
+        parts = torch.cat([parts, torch.linalg.vector_norm(block[whole:], dim=0, keepdim=True).double()])
+    return torch.linalg.vector_norm(parts, dim=0)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pullback._checks import InputError
 from pullback._memory import give_back
@@ -14,12 +15,15 @@ from pullback.diagnostics.preconditioned_sharpness import precondition
 from pullback.diagnostics.step_sizes import Optimizers, StepGroup, optimizers_of, step_groups
 from pullback.functional import ModelView, loss_readout, num_samples, take
 from pullback.functional.memory import graph_bytes
+from pullback.functional.plain_calls import own_calls
 from pullback.functional.unwrap import full_precision
+from pullback.functional.walk import parts_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.operators import GaussNewton, Hessian
 from pullback.operators.operator import Operator
 from pullback.spectral import eigenvalues
+from pullback.spectral.lanczos import start_vector
 
 NUM_SAMPLES = (16, 64)  # curvature of fewer samples than the kernel's: its cost is tens of gradients
 TOLERANCE = 1e-1  # relative residual, stored beside the value, whose own error is of the order of its square
@@ -47,13 +51,18 @@ def measure(observed: Observation) -> Measurement:
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     batches = [(take(observed.x, part), take(observed.y, part)) for part in parts]
     data = batches[0] if len(batches) == 1 else batches  # the graph of a lone batch is kept between products
-    with full_precision(observed.model):
-        hessian = Hessian(observed.model, observed.loss_fn, data)
-        linearised = GaussNewton.beside(hessian)
+    with full_precision(observed.model), own_calls():  # operators make plain calls themselves, where they evaluate
+        structure, (checked, *confirmed) = _structure(observed), observed.memory.get("sharpness", (None, False, False))
+        if known := structure == checked:
+            hessian = Hessian.once_more(observed.model, observed.loss_fn, data, confirmed=confirmed[0])
+        else:
+            hessian = Hessian(observed.model, observed.loss_fn, data)
+        linearised = GaussNewton.beside(hessian, confirmed=known and confirmed[1])
         give_back()  # what the checks took, before the basis of a spectrum comes on top
         with hessian.held():
             H = _descended(hessian, observed)
-            ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"])
+            start = start_vector(H)
+            ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"], start=start)
             values: dict[str, Any] = {
                 "hessian": float(ends.values[0]),
                 "hessian_residual": float(ends.residuals[0]),
@@ -64,15 +73,28 @@ def measure(observed: Observation) -> Measurement:
             del ends  # and its vectors
             give_back()
             if observed.optimizer is not None:
-                values |= _limits(observed, observed.optimizer, H)
+                values |= _limits(observed, observed.optimizer, H, start)
+        confirmed_hessian = hessian.confirmed
         del H, hessian  # and the graph it holds
         give_back()
         with linearised.held():
             A = _descended(linearised, observed)
-            gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
+            gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"], start=start)
+        observed.memory["sharpness"] = structure, confirmed_hessian, linearised.confirmed
         values["gauss_newton"] = float(gauss_newton.values[0])
         values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
     return Measurement(values)
+
+
+def _structure(observed: Observation) -> tuple[Any, ...]:
+    """What an operator's checks hold for: parameters, modules with their hooks, and the loss; not the weights.
+
+    As of ``KernelSeries``: the first measurement makes every check, and again where any of this has changed.
+    """
+    view = ModelView.of(observed.model, where="sharpness")
+    parameters = [(name, p.shape, p.dtype, p.device) for name, p in view.parameters.items()]
+    parts = [(id(m), type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in parts_of(view.model)]
+    return parameters, parts, observed.loss_fn
 
 
 def _descended(mean: Operator, observed: Observation) -> Operator:
@@ -89,8 +111,8 @@ def _num_samples(observed: Observation) -> tuple[int, int]:
     return count, max(1, held, (observed.batch_size or count) // AT_ONCE)
 
 
-def _limits(observed: Observation, optimizer: Optimizers, H: Operator) -> dict[str, Any]:
-    """The learning rates and what they bear."""
+def _limits(observed: Observation, optimizer: Optimizers, H: Operator, start: Tensor) -> dict[str, Any]:
+    """The learning rates and what they bear, by the curvature from a start vector."""
     view = ModelView.of(observed.model, where="sharpness")
     groups = step_groups(optimizer, view.parameters.values())
     limit = stability_limit(optimizer, view.parameters.values())
@@ -113,7 +135,7 @@ def _limits(observed: Observation, optimizer: Optimizers, H: Operator) -> dict[s
         operator = precondition(H, observed.model, optimizer)
     except InputError:  # Adam before its first step
         return values
-    pairs = eigenvalues(operator, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"])
+    pairs = eigenvalues(operator, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"], start=start)
     return values | {
         "preconditioned": float(pairs.values[0]),
         "preconditioned_residual": float(pairs.residuals[0]),

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class CurvatureOperator(Operator):
     """
 
     symmetric = True
+    _known = False  # whether an operator of this model was checked before, at other weights
+    _confirmed = False  # whether a first product was compared with another way to it
 
     def __init__(
         self, model: nn.Module, loss_fn: LossFunction, data: Data, *, params: Iterable[str] | None = None
@@ -72,6 +74,23 @@ class CurvatureOperator(Operator):
             with self._evaluation():
                 self._first_look(watched)
         super().__init__((self.view.num_params, self.view.num_params), first.dtype, first.device)
+
+    @classmethod
+    def once_more(cls, model: nn.Module, loss_fn: LossFunction, data: Data, *, confirmed: bool) -> Self:
+        """For callers that watch a model: an operator of one that was checked before, at other weights and data.
+
+        What follows from its structure is not checked again: samples are not run alone and, where it was ``confirmed``,
+        no product is compared with another way to it. What depends on weights, data and modes is looked at as ever.
+        """
+        made = cls.__new__(cls)
+        made._known, made._confirmed = True, confirmed
+        made.__init__(model, loss_fn, data)  # type: ignore[misc]
+        return made
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a product was compared with another way to it, and agreed."""
+        return self._confirmed
 
     def block(self, rows: str | Iterable[str], columns: str | Iterable[str] | None = None) -> Operator:
         """The sub-block between two groups of parameters or modules; the diagonal block where ``columns`` is None.
@@ -122,8 +141,9 @@ class CurvatureOperator(Operator):
         at_once = self.columns_at_once
         with self._evaluation():
             for index, graph in enumerate(self._graphs()):
-                for some, total in zip(vectors.split(at_once), result.split(at_once), strict=True):
-                    self._put_product(graph, some, total, into, out_of, index > 0)
+                with own_calls():  # the graph stands: what follows calls neither model nor loss
+                    for some, total in zip(vectors.split(at_once), result.split(at_once), strict=True):
+                        self._put_product(graph, some, total, into, out_of, index > 0)
         refuse_not_finite(result, matrix, self._where)
         return result.T
 
@@ -143,16 +163,14 @@ class CurvatureOperator(Operator):
                 put_flat(found, total, out_of, adding)
                 return
         for vector, row in zip(vectors, total, strict=True):
-            with own_calls():
-                directions = into.unflatten(vector)
+            directions = into.unflatten(vector)
             try:
                 found = self._graph_product(graph, directions, names, False)
             except RuntimeError as error:
                 if not lacks_derivative(error):
                     raise
                 raise no_second_derivative(self._where, error) from None
-            with own_calls():
-                put_flat(found, row, out_of, adding)
+            put_flat(found, row, out_of, adding)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -205,7 +223,8 @@ class CurvatureOperator(Operator):
             if index == 0:
                 again = partial(self._values, x, y)
                 check_same_answer(watched, values, again, self._every, where, 0)
-            check_own_samples(self._values, self.view.parameters, x, y, count, where)
+            if not self._known:
+                check_own_samples(self._values, self.view.parameters, x, y, count, where)
         self._seen_at = state_of(self.view.model)
         self.num_samples = sum(sizes)
 

@@ -70,11 +70,14 @@ class GaussNewton(LinearisedOperator):
         super().__init__(model, loss_fn, data, params=params)
 
     @classmethod
-    def beside(cls, other: CurvatureOperator) -> GaussNewton:
-        """That of the model, loss and data of another operator, whose checks of them stand: none is made again."""
+    def beside(cls, other: CurvatureOperator, *, confirmed: bool = False) -> GaussNewton:
+        """That of the model, loss and data of another operator, whose checks of them stand: none is made again.
+
+        ``confirmed``: as for ``once_more``.
+        """
         made = cls.__new__(cls)
         vars(made).update(
-            vars(other) | {"_where": cls.__name__, "_kept": None, "_confirmed": False, "classical": False}
+            vars(other) | {"_where": cls.__name__, "_kept": None, "_confirmed": confirmed, "classical": False}
         )
         return made
 

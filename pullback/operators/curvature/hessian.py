@@ -58,8 +58,6 @@ class Hessian(CurvatureOperator):
         True
     """
 
-    _confirmed = False
-
     def _make_graph(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> dict[str, Tensor]:
         """The gradient, by parameter, with its graph."""
         loss = losses.sum() / self.num_samples

@@ -29,8 +29,6 @@ class Readout:
 class LinearisedOperator(CurvatureOperator):
     """J^T M J with M symmetric: per column a product J v, one with M, and one with J^T."""
 
-    _confirmed = False
-
     def _make_graph(self, outputs: Any, losses: Tensor, y: Batch, index: int) -> Readout:
         read, middle = self._read(outputs, losses, y, index)
         values = [value for value in read if value.requires_grad]
