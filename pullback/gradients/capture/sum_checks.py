@@ -156,8 +156,8 @@ def checked_sums(captured: Captured, where: str) -> tuple[dict[str, Tensor], flo
     sums: dict[str, Tensor] = {}
     squares: list[Tensor] = []
     for factor in captured.factors:
-        rows = factor.total(captured.combination)
-        squares.append(factor.squared_norms().sum(dtype=torch.float64))
+        rows, lengths = factor.total_and_squares(captured.combination)
+        squares.append(lengths.sum(dtype=torch.float64))
         bound = (captured.num_samples * captured.num_outputs * squares[-1].clamp(min=0)).sqrt()
         checks.add_totals(factor, captured, {n: factor.piece_order(n, row) for n, row in rows.items()}, bound)
         sums |= rows

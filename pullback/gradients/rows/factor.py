@@ -152,12 +152,17 @@ class Factor(ABC):
 
     def squared_norms(self) -> Tensor:
         """``|g_ic|^2``, (N, C)."""
+        return torch.cat([squares_of(rows) for rows in self._few_rows()])
+
+    def _few_rows(self) -> Iterator[Tensors]:
+        """The rows of all samples, some samples at a time."""
         step = max(1, 2**24 // max(1, self.num_params * self.num_outputs))
-        blocks = []
         for start in range(0, self.num_samples, step):
-            rows = self.rows(slice(start, min(start + step, self.num_samples)))
-            blocks.append(sum(g.reshape(*g.shape[:2], -1).square().sum(2) for g in rows.values()))
-        return torch.cat(blocks)  # type: ignore[arg-type]
+            yield self.rows(slice(start, min(start + step, self.num_samples)))
+
+    def total_and_squares(self, outputs: Tensor) -> tuple[Tensors, Tensor]:
+        """``total`` and ``squared_norms``; of rows that are formed once, where both are made of rows."""
+        return self.total(outputs), self.squared_norms()
 
     def tensors(self) -> Tensors:
         """Every tensor held, by field name; those in a dict as ``field/key``."""
@@ -272,3 +277,8 @@ class DenseFactor(Factor):
     def rmatvec(self, weights: Tensor) -> Tensors:
         flat = weights.to(self.like).reshape(-1)
         return {n: (flat @ g.reshape(len(flat), -1)).view(g.shape[2:]) for n, g in self.gradients.items()}
+
+
+def squares_of(rows: Tensors) -> Tensor:
+    """Squared lengths of rows, (n, C)."""
+    return sum(g.reshape(*g.shape[:2], -1).square().sum(2) for g in rows.values())  # type: ignore[return-value]

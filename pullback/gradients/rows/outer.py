@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pullback.gradients.rows.combine import combine
 from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
-from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct
+from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct, squares_of
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched, share_of
 
 _NUMBERS = 2**24  # images of the inputs formed at a time
@@ -319,6 +319,17 @@ class OuterFactor(Factor):
         """Whether rows are formed for their norms: with many positions that is cheaper."""
         T, _, d, p = self.dims
         return T * (d + p) >= 2 * d * p
+
+    def total_and_squares(self, outputs: Tensor) -> tuple[Tensors, Tensor]:
+        if not self._norms_by_rows:
+            return super().total_and_squares(outputs)
+        squares: list[Tensor] = []
+        total: Tensors = {}
+        for rows in self._few_rows():
+            squares.append(squares_of(rows))
+            sums = {name: torch.tensordot(outputs.to(g), g.sum(0), 1) for name, g in rows.items()}
+            total = {name: total[name] + part if total else part for name, part in sums.items()}
+        return total, torch.cat(squares)
 
     def squared_norms(self) -> Tensor:
         if self._norms_by_rows:
