@@ -30,6 +30,7 @@ KNOWN: dict[Any, str] = {
     **{getattr(torch, f"{name}_"): name for name in ("relu", "sigmoid", "tanh")},
     **{getattr(Tensor, f"{name}_"): name for name in ("erf", "relu", "sigmoid", "tanh")},
 }
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device)  # as nearly all arguments are that are no tensors
 Weights = nn.Linear | nn.modules.conv._ConvNd
 
 
@@ -159,7 +160,7 @@ class _Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        origin = self._origin_of((args, kwargs))
+        origin = self._origin_of((*args, *kwargs.values()))
         kind = KNOWN.get(func)
         if kind is None:
             result = func(*args, **kwargs)
@@ -180,15 +181,18 @@ class _Watcher(TorchFunctionMode):
                 summary = _summary(phi, u, result.detach(), source.axis, self._steepest[key])
             self.rows[self._named(source.name or kind)] = (kind, *summary)
         if origin is not None:
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, Tensor):
-                    self._origins[leaf] = origin
+            for leaf in _leaves(result):
+                self._origins[leaf] = origin
         return result
 
     def _origin_of(self, given: Any) -> _Origin | None:
         """Of the arguments the one whose layer ran last."""
-        known = (self._origins.get(leaf) for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-        return max((each for each in known if each is not None), key=lambda each: each.place, default=None)
+        latest: _Origin | None = None
+        for leaf in _leaves(given):
+            known = self._origins.get(leaf)
+            if known is not None and (latest is None or known.place > latest.place):
+                latest = known
+        return latest
 
     def _named(self, name: str) -> str:
         """A name of its own for every call."""
@@ -196,6 +200,21 @@ class _Watcher(TorchFunctionMode):
         while (own := name if count == 1 else f"{name} ({count})") in self.rows:
             count += 1
         return own
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    """The tensors in what a call was given or returned."""
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) is not tuple:
+        return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    for each in value:
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif not isinstance(each, _PLAIN):  # a tree to walk, which takes long
+            found += _leaves(each)
+    return found
 
 
 def _steepest(phi: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ Batch = Any  # a Tensor (N, ...), or a tuple, list or dict of them; leaves that 
 
 def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> int:
     """Number of samples N: the first axis that all tensors of the batch share."""
+    if isinstance(batch, Tensor) and batch.dim() and (count := batch.shape[0]):  # as most are
+        return count
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors(batch)}  # `len` of a tensor asks torch's tracer
     if not sizes and tree_leaves(batch):
         raise input_error(

@@ -84,7 +84,8 @@ def kept_attributes(module: nn.Module) -> Iterator[None]:
     finally:
         for part, attributes in before.items():
             own = vars(part)
-            if list(own) == list(attributes) and all(map(is_, own.values(), attributes.values())):
+            same_names = len(own) == len(attributes) and all(map(is_, own, attributes))  # in their order, too
+            if same_names and all(map(is_, own.values(), attributes.values())):
                 continue
             for name, value in [*own.items()]:
                 if name not in attributes and _holds_tensors(name, value):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pullback.functional.plain_calls import plain_calls
+from pullback.functional.plain_calls import own_calls, plain_calls
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import eager, without_parameter_hooks
 from pullback.functional.walk import parts_of
@@ -80,7 +80,8 @@ def undisturbed(model: nn.Module, *, training: bool | None = None, derivatives: 
 
 def _made_in_inference(model: nn.Module, parts: Iterable[nn.Module]) -> dict[str, Tensor]:
     """By name, parameters and buffers that were made in ``torch.inference_mode``."""
-    tensors = (t for part in parts for held in (part._parameters, part._buffers) for t in held.values())
-    if not any(t is not None and t.is_inference() for t in tensors):
-        return {}
+    tensors = [t for part in parts for held in (part._parameters, part._buffers) if held for t in held.values()]
+    with own_calls():  # torch's modes are asked about every look at a tensor
+        if not any(t is not None and t.is_inference() for t in tensors):
+            return {}
     return {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_inference()}

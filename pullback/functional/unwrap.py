@@ -19,6 +19,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from pullback._checks import unsupported
 from pullback.functional.walk import parameters_of, parts_of
 
+MANAGED = "_is_fsdp_managed_module"  # FSDP's mark, in both of its versions, for torch's compiler
 COMPILED = "_orig_mod"  # the name torch.compile's wrapper keeps the module under
 
 
@@ -127,8 +128,9 @@ def refuse_sharded(model: nn.Module, where: str) -> None:
 
 def _sharding(model: nn.Module) -> str | None:
     """What the model's parameters are spread by, None if they are whole."""
-    # torch marks the modules whose parameters FSDP manages, in both of its versions, for its compiler
-    managed = {part for part in parts_of(model) if _is_managed(part)}
+    parts = parts_of(model)
+    kinds = {kind for kind in set(map(type, parts)) if getattr(kind, MANAGED, False)}  # takes long to say no
+    managed = {part for part in parts if part.__dict__.get(MANAGED, type(part) in kinds)}
     if managed:
         name = next(name for name, part in model.named_modules() if part in managed)
         return f"parameters managed by FSDP in layer `{name}`" if name else "parameters managed by FSDP"
@@ -136,9 +138,3 @@ def _sharding(model: nn.Module) -> str | None:
     if distributed is not None and any(isinstance(p, distributed.DTensor) for p in parameters_of(model)):
         return next(f"the DTensor `{n}`" for n, p in model.named_parameters() if isinstance(p, distributed.DTensor))
     return None
-
-
-def _is_managed(part: nn.Module) -> bool:
-    """Whether the mark is there; of a module that lacks an attribute ``getattr`` takes long to say so."""
-    mark = "_is_fsdp_managed_module"
-    return bool(vars(part).get(mark, getattr(type(part), mark, False)))

@@ -8,19 +8,23 @@ from torch import nn
 def parts_of(module: nn.Module) -> list[nn.Module]:
     """The module and all below it, each once, in the order of ``module.modules()``."""
     parts: dict[nn.Module, None] = {}
-    waiting = [module]
+    waiting: list[nn.Module | None] = [module]
     while waiting:
         part = waiting.pop()
-        if part not in parts:
+        if part is not None and part not in parts:
             parts[part] = None
-            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+            if children := part._modules:
+                waiting.extend(reversed(children.values()))
     return list(parts)
 
 
 def parameters_of(module: nn.Module) -> list[nn.Parameter]:
     """Every parameter, each once, in the order of ``module.parameters()``."""
-    held = (p for part in parts_of(module) for p in part._parameters.values() if p is not None)
-    return list({id(p): p for p in held}.values())
+    parameters: dict[int, nn.Parameter] = {}
+    for part in parts_of(module):
+        if own := part._parameters:
+            parameters.update((id(p), p) for p in own.values() if p is not None)
+    return list(parameters.values())
 
 
 def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -29,7 +33,8 @@ def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
     waiting = [("", module)]
     while waiting:
         prefix, part = waiting.pop()
-        parameters.update((prefix + name, p) for name, p in part._parameters.items() if p is not None)
-        children = [(f"{prefix}{name}.", child) for name, child in part._modules.items() if child is not None]
-        waiting += reversed(children)
+        if own := part._parameters:
+            parameters.update((prefix + name, p) for name, p in own.items() if p is not None)
+        if below := part._modules:
+            waiting += [(f"{prefix}{n}.", child) for n, child in reversed(below.items()) if child is not None]
     return parameters

@@ -152,6 +152,8 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
 def _norm(parts: list[Tensor], dtype: torch.dtype | None) -> Tensor:
     dtypes = {part.dtype for part in parts}
     if dtype is None and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}:
+        if all(part.device.type == "cpu" for part in parts):  # as torch does, without looking for groups of a kind
+            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
         return torch.nn.utils.get_total_norm(parts)
     dtype = dtype or (torch.float64 if torch.float64 in dtypes else torch.float32)  # half precision overflows
     norms = [torch.linalg.vector_norm(part, dtype=dtype) for part in parts]

@@ -38,6 +38,21 @@ def test_products_equal_those_of_the_rows(case: Case, n: int) -> None:
     assert_same(rows.norms(), dense.norm(dim=1), 1e-10)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 3), (3, 2, 1), (6, 6, 3)])
+def test_sums_and_lengths_of_the_same_rows(shape: tuple[int, int, int]) -> None:
+    """Of convolutions both are made of rows, which are formed once; elsewhere each has its own way."""
+    torch.manual_seed(0)
+    inputs, outputs, kernel = shape
+    model = nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=1), nn.Flatten(), nn.Linear(outputs * 36, 2))
+    model, x = model.double(), torch.randn(4, inputs, 4 + kernel - 1, 4 + kernel - 1).double()
+    signs = torch.tensor([1.0, -1.0]).double()
+    for factor in capture_factors(ModelView.of(model), output_readout(), x, None, "test").factors:
+        total, squares = factor.total_and_squares(signs)
+        assert_same(squares, factor.squared_norms(), 1e-12)
+        for name, expected in factor.total(signs).items():
+            assert_same(total[name], expected, 1e-12)
+
+
 def test_many_columns_go_in_blocks() -> None:
     rows, dense = _rows(CASES[0], 3)
     v, u = torch.randn(dense.shape[1], 2 * COLUMNS + 1).double(), torch.randn(len(dense), COLUMNS + 1).double()

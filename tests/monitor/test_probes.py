@@ -18,6 +18,7 @@ from pullback.measure.rank_collapse import may_attend
 from pullback.monitor import PROBES, snapshot
 from pullback.monitor.probes import Observation, chosen_probes, effective_lr
 from pullback.monitor.snapshot import Snapshot
+from pullback.operators.curvature import base
 
 CE = nn.CrossEntropyLoss()
 
@@ -55,6 +56,26 @@ def test_noise_scale_where_there_is_signal() -> None:
     assert found["noise_scale"] == pytest.approx(expected, rel=1e-4)
     assert 0 < found["noise_scale_stderr"] < found["noise_scale"]
     assert (found["batch_size"], found["num_samples"]) == (512, 60)
+
+
+def test_the_checks_of_a_curvature_are_made_once_and_again_where_the_model_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A layer that takes another's place, and a hook, may mix samples, which the checks made before have not seen."""
+    checked: list[int] = []
+    real = base.check_own_samples
+    monkeypatch.setattr(base, "check_own_samples", lambda *given: (checked.append(1), real(*given)))
+    x, y = separable(40)
+    model, memory = network(6, 5, 3), {}
+    first = observe(model, x, y, "sharpness", memory=memory)
+    assert observe(model, x, y, "sharpness", memory=memory) == first
+    assert len(checked) == 1
+    model[0] = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
+    observe(model, x, y, "sharpness", memory=memory)
+    assert len(checked) == 2
+    model[0].register_forward_hook(lambda module, given, out: out - out.mean(0))
+    with pytest.raises(pb.UnsupportedError, match="treat every sample on its own"):
+        observe(model, x, y, "sharpness", memory=memory)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pullback as pb
+from pullback.operators.adapt import as_operator
 from pullback.spectral import largest_eigenvalues
 from pullback.spectral.basis import Basis
+from pullback.spectral.lanczos import start_vector
 from tests.compare import assert_same
 from tests.spectral.matrices import Counted, Noisy, planted
 
@@ -172,6 +174,15 @@ def test_a_warm_start_saves_products() -> None:
     warm = pb.eigenvalues(matrix, tol=1e-6, start=cold.vectors[:, 0])
     assert warm.num_matvecs < cold.num_matvecs
     assert float(warm.values[0]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_start_that_is_handed_on_is_the_one_that_is_drawn() -> None:
+    """To the bit, also where an invariant space asks for further random vectors."""
+    matrix = planted(torch.cat([torch.ones(3), torch.full((3,), 2.0), torch.linspace(-1, 0.5, 54)]))
+    for k in (1, 4):
+        drawn, given = pb.eigenvalues(matrix, k), pb.eigenvalues(matrix, k, start=start_vector(as_operator(matrix, "")))
+        assert torch.equal(drawn.values, given.values)
+        assert torch.equal(drawn.vectors, given.vectors)
 
 
 def test_any_object_with_a_shape_and_products() -> None:
