@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -104,6 +105,12 @@ def output_readout(*, summed: bool = False) -> Readout:
 
 def combination(num_outputs: int, like: Tensor) -> Tensor:
     """Fixed signs u, (C,): the gradient of sum_c u_c f_c checks all outputs in one backward pass. One output: u = 1."""
+    return torch.tensor(_signs(num_outputs), dtype=like.dtype, device=like.device)
+
+
+@lru_cache(maxsize=64)
+def _signs(num_outputs: int) -> list[int]:
+    """Drawn once for a number of outputs, and no tensor, which would be of the modes it was made in."""
     make = torch.Generator().manual_seed(num_outputs)
     signs = torch.randint(2, (num_outputs,), generator=make, device="cpu") * 2 - 1
-    return signs.abs().to(like) if num_outputs == 1 else signs.to(like)
+    return (signs.abs() if num_outputs == 1 else signs).tolist()

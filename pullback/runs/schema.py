@@ -47,10 +47,7 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     """
     if type(value) is float:  # most of all
         return value if math.isfinite(value) else _number(value)
-    kind = type(value)
-    if kind is float and math.isfinite(value):  # as nearly all are
-        return value
-    if value is None or kind is bool:
+    if value is None or type(value) is bool:
         return value
     if isinstance(value, str):
         return str(value)
@@ -59,7 +56,8 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
     if isinstance(value, Mapping):
         return {_key(key): encode(each, other) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return [encode(each, other) for each in value]
+        finite = math.isfinite  # numbers at once: lists of hundreds are what most records are made of
+        return [each if type(each) is float and finite(each) else encode(each, other) for each in value]
     try:
         found = _plain(value)
     except Exception:
@@ -167,5 +165,5 @@ def _is_value(value: Any, depth: int = 0) -> bool:
     if depth >= 2:
         return False
     if isinstance(value, list):
-        return all(_is_value(each, depth + 1) for each in value)
+        return all(type(each) is float or _is_value(each, depth + 1) for each in value)
     return isinstance(value, dict) and all(_is_value(each, depth + 1) for each in value.values())

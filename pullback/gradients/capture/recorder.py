@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -324,7 +324,8 @@ class Recorder(Reissuing):
         return tuple(name for name in self.view.parameters if name in names)
 
 
-_ELSEWHERE = {"_parameters", "_modules", "training"}  # attributes of a module that hold no tensor that it writes to
+# attributes of a module that hold no tensor that it writes to: parameters, parts, hooks, flags
+_ELSEWHERE = frozenset(vars(nn.Module())) - {"_buffers"}
 
 
 def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
