@@ -73,18 +73,19 @@ class Basis:
         # twice is enough (Parlett): first against the rows A couples to, where all that is large cancels, then against
         # all; where that takes out more than a tenth, rounding in V would grow, and it is done again
         coupled = torch.nan_to_num(self.coupling).any(0).nonzero()
-        before = None
+        before = block.new_zeros(0)
         for first in (int(coupled[0]) if len(coupled) else old, 0, 0):
             part = self.rows[first:new]
-            before = lengths(block) if first == 0 and before is None else before
+            before = before if first or len(before) else lengths(block)
             coefficients = inner_products(part, block)
             block = block - part.T @ coefficients.to(block)
             inner[first:] += coefficients.cpu()
-            if first == 0:
-                after = lengths(block)
-                if bool((after >= 0.995 * before).all()):
-                    break
-                before = after
+            if first:
+                continue
+            after = lengths(block)
+            if bool((after >= 0.995 * before).all()):
+                break
+            before = after
         self._check_symmetry(inner, old)
         self.matrix[:new, old:new] = inner
         self.matrix[old:new, :new] = inner.T
