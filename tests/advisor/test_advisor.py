@@ -65,7 +65,8 @@ def test_a_few_right_answers_are_chance(accuracy: float, samples: int, is_learnt
 def test_every_name_of_the_docstring_has_its_rule_and_its_test() -> None:
     text = (pb.diagnose.__doc__ or "").partition("Names: ")[2].partition(".")[0]
     names = re.findall(r"[a-z]+(?:-[a-z]+)*", text)
-    assert len(names) == len(set(names)) == len(RULES) == 40
+    assert len(names) == len(set(names)) == 40
+    assert len(RULES) == len(set(RULES)) >= len(names)  # what is seen in several ways has several rules
     assert set(names) == set(ORDER)
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
     assert [name for name in names if f'"{name}"' not in tests] == []
