@@ -27,7 +27,7 @@ TIGHT: dict[str, Any] = {"damping": 0.1, "tol": 1e-10}
 
 def _vectors(operator: Any) -> Tensor:
     make = torch.Generator().manual_seed(0)
-    return operator @ torch.randn(operator.shape[1], 2, generator=make, dtype=torch.float64)
+    return operator @ torch.randn(operator.shape[1], 2, generator=make, dtype=torch.float64, device="cpu")
 
 
 def _stored(model: Any, loss_fn: Any, x: Any, y: Any) -> Tensor:
@@ -74,10 +74,10 @@ KERNELS: dict[str, Entry] = {
     "backward_kernel limit": lambda m, f, x, y: pb.backward_kernel(m, f, x, y, memory_limit=2**30).total,
     "tangent_kernel": lambda m, f, x, y: pb.tangent_kernel(m, x).total,
     "tangent_kernel two sets": lambda m, f, x, y: pb.tangent_kernel(m, x, x2=x, contract="trace").total,
-    "plan_kernel": lambda m, f, x, y: torch.tensor(pb.plan_kernel(m, f, x, y).flops),
+    "plan_kernel": lambda m, f, x, y: torch.tensor(pb.plan_kernel(m, f, x, y).flops, device="cpu"),
     "sketch_kernel": lambda m, f, x, y: pb.sketch_kernel(m, f, x, y, size=4, repeats=4).total,
     "GradientMatrix": lambda m, f, x, y: _vectors(pb.GradientMatrix(m, f, x, y)),
-    "check_gradients": lambda m, f, x, y: torch.tensor(float(pb.check_gradients(m, f, x, y).ok)),
+    "check_gradients": lambda m, f, x, y: torch.tensor(float(pb.check_gradients(m, f, x, y).ok), device="cpu"),
     "kernel_to_store": _stored,
 }
 OPERATORS: dict[str, Entry] = {
@@ -90,14 +90,16 @@ OPERATORS: dict[str, Entry] = {
     "sharpness": lambda m, f, x, y: diagnostics.sharpness(m, f, (x, y)).hessian.values,
     "curvature_spectrum": lambda m, f, x, y: pb.curvature_spectrum(m, f, (x, y), k=3).values,
     "unit_activity": lambda m, f, x, y: diagnostics.unit_activity(m, x).saturated,
-    "scale_invariance": lambda m, f, x, y: torch.tensor(len(diagnostics.scale_invariance(m, x))),
+    "scale_invariance": lambda m, f, x, y: torch.tensor(len(diagnostics.scale_invariance(m, x)), device="cpu"),
 }
 INFLUENCE: dict[str, Entry] = {
     "query_influence": lambda m, f, x, y: pb.query_influence(m, f, (x, y), x, y, **TIGHT).values,
     "self_influence": lambda m, f, x, y: pb.self_influence(m, f, (x, y), **TIGHT).values,
     "self_influence dual": lambda m, f, x, y: pb.self_influence(m, f, (x, y), method="dual", **TIGHT).values,
     "leave_one_out": lambda m, f, x, y: pb.leave_one_out(m, f, (x, y), **TIGHT).losses,
-    "response": lambda m, f, x, y: pb.response(m, f, (x, y), torch.ones(6), wrt="weights", **TIGHT).change,
+    "response": lambda m, f, x, y: (
+        pb.response(m, f, (x, y), torch.ones(6, device="cpu"), wrt="weights", **TIGHT).change
+    ),
     "MixedDerivative": lambda m, f, x, y: _vectors(pb.MixedDerivative(m, f, (x, y), "inputs")),
 }
 MEASURES: dict[str, Entry] = {

@@ -56,7 +56,7 @@ class TopCurvature:
             few = slice(0, min(CHECKED, num_samples(x)))
             Hessian(self.model, self.loss_fn, (take(x, few), take(y, few)))  # refuses what has no answer
             generator = make_generator(self.seed)
-            self.vector = torch.randn(view.num_params, generator=generator).to(root)
+            self.vector = torch.randn(view.num_params, generator=generator, device=generator.device).to(root)
             for _ in range(FIRST_TIMES - 1):
                 self._followed(view, root, x, y)
             return self._followed(view, root, x, y)

@@ -102,7 +102,9 @@ def layer_flow(kernel: Kernel, *, num_matvecs: int = 12) -> LayerFlow:
     slope, depth = _slope(kernel, means)
     change = slope * depth
     verdict = "vanishing" if change <= -VERDICT_CHANGE else "exploding" if change >= VERDICT_CHANGE else "steady"
-    per_param = frobenius / torch.tensor([kernel.layer_sizes[layer] for layer in kernel.layers]).to(frobenius)
+    per_param = frobenius / torch.tensor([kernel.layer_sizes[layer] for layer in kernel.layers], device="cpu").to(
+        frobenius
+    )
     smallest = float(per_param.min())
     balance = float(per_param.max()) / smallest if smallest > 0 else math.inf
     return LayerFlow(
@@ -132,5 +134,5 @@ def _slope(kernel: Kernel, means: Tensor) -> tuple[float, int]:
     if len(kept) < 2 or not bool((values > 0).any()):
         return 0.0, max(0, len(kept) - 1)
     logs = values.clamp(min=torch.finfo(torch.float64).tiny).log().flip(0)  # from the output to the input
-    i, j = torch.triu_indices(len(kept), len(kept), 1)
+    i, j = torch.triu_indices(len(kept), len(kept), 1, device=logs.device)
     return float(((logs[j] - logs[i]) / (j - i)).median()), len(kept) - 1

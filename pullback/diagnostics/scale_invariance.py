@@ -75,7 +75,7 @@ def _is_invariant(
     generator = make_generator(seed)
     moved = dict(values)
     for name in group:
-        drawn = torch.randn(values[name].shape, generator=generator).to(values[name])
+        drawn = torch.randn(values[name].shape, generator=generator, device=generator.device).to(values[name])
         moved[name] = values[name] + drawn * (values[name].norm() / drawn.norm())
     change = float((_outputs(view, x, moved) - base).norm())
     return change > 0 and float((scaled - base).norm()) < UNMOVED * change
@@ -133,7 +133,7 @@ def scale_schedule(
     for _ in range(steps):
         step = (lr * g) ** 2 / (squares[-1] if optimizer == "sgd" else 1)
         squares.append((1 - lr * weight_decay) ** 2 * squares[-1] + step)
-    square_norm = torch.tensor(squares, dtype=torch.float64)
+    square_norm = torch.tensor(squares, dtype=torch.float64, device="cpu")
     return ScaleSchedule(square_norm, lr / square_norm ** (POWER[optimizer] / 2))
 
 

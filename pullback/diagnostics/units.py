@@ -64,7 +64,7 @@ class UnitActivity(Shown):
     @property
     def dead_share(self) -> Tensor:
         """Share of dead units, (L,)."""
-        return torch.tensor([float(each.double().mean()) for each in self.dead], dtype=torch.float64)
+        return torch.tensor([float(each.double().mean()) for each in self.dead], dtype=torch.float64, device="cpu")
 
     def __str__(self) -> str:
         rows = zip(self.layers, self.kinds, self.dead_share, self.saturated, self.effective_rank, strict=True)
@@ -124,8 +124,8 @@ def unit_activity(model: nn.Module, x: Batch) -> UnitActivity:
         kinds=tuple(kind for kind, *_ in rows),
         widths=tuple(len(dead) for _, dead, *_ in rows),
         dead=tuple(dead for _, dead, *_ in rows),
-        saturated=torch.tensor([saturated for *_, saturated, _ in rows], dtype=torch.float64),
-        effective_rank=torch.tensor([rank for *_, rank in rows], dtype=torch.float64),
+        saturated=torch.tensor([saturated for *_, saturated, _ in rows], dtype=torch.float64, device="cpu"),
+        effective_rank=torch.tensor([rank for *_, rank in rows], dtype=torch.float64, device="cpu"),
     )
 
 

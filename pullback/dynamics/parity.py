@@ -125,7 +125,7 @@ def sampled_parity_variance(
     size, means, errors = x.sum(1), [], []
     for count in range(bits + 1):
         among = (size == count).nonzero()[:, 0]
-        chosen = among[torch.randperm(len(among), generator=generator)[:draws]]
+        chosen = among[torch.randperm(len(among), generator=generator, device=generator.device)[:draws]]
         signs = 1 - 2 * ((x @ x[chosen].T) % 2)  # (2^d, draws)
         distances = (signs.T @ g - g[0]).square().sum(1) / 4**bits  # g[0] / 2^d is the mean over all targets
         means.append(float(distances.mean()))

@@ -68,8 +68,8 @@ def sample_weights(count: int, like: Tensor) -> Tensor:
     of ``sum_i v_i``; where sample j has a part in it, it is not.
     """
     draw = make_generator(count)
-    sizes = 1 + torch.randperm(count, generator=draw) / count
-    return (sizes * (torch.randint(2, (count,), generator=draw) * 2 - 1)).to(like)
+    sizes = 1 + torch.randperm(count, generator=draw, device=draw.device) / count
+    return (sizes * (torch.randint(2, (count,), generator=draw, device=draw.device) * 2 - 1)).to(like)
 
 
 def disagreement(

@@ -49,7 +49,7 @@ class Dataset(Shown):
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches."""
-        for index in torch.randperm(len(self.x_train), generator=generator).split(batch_size):
+        for index in torch.randperm(len(self.x_train), generator=generator, device=generator.device).split(batch_size):
             yield self.x_train[index], self.y_train[index]
 
 
@@ -125,6 +125,6 @@ def _cifar_file(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _split(name: str, x: Tensor, y: Tensor, seed: int) -> Dataset:
-    order = torch.randperm(len(x), generator=make_generator(seed))
+    order = torch.randperm(len(x), generator=make_generator(seed), device="cpu")
     test, train = order[: max(1, len(x) // 5)], order[max(1, len(x) // 5) :]
     return Dataset(name, x[train], y[train], x[test], y[test], int(y.max()) + 1)

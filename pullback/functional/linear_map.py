@@ -66,7 +66,10 @@ class LinearMap:
                 J v.
         """
         make = make_generator(0)
-        v, u = ([torch.randn(t.shape, generator=make).to(t) for t in some] for some in (self._inputs, [self.value]))
+        v, u = (
+            [torch.randn(t.shape, generator=make, device=make.device).to(t) for t in some]
+            for some in (self._inputs, [self.value])
+        )
         pushed, (value, expected) = self.push(v), with_slope(v)
         allowed = tolerance(value.dtype)
         same = [bool((a - b).norm() <= allowed * b.norm()) for a, b in ((self.value, value), (pushed, expected))]

@@ -128,7 +128,11 @@ def check_gradients(
     where = "check_gradients"
     check_positive(where, "samples", samples)
     N = check_batch(where, x, y)
-    chosen = tuple(dict.fromkeys(torch.linspace(0, N - 1, min(samples, N), dtype=torch.float64).round().int().tolist()))
+    chosen = tuple(
+        dict.fromkeys(
+            torch.linspace(0, N - 1, min(samples, N), dtype=torch.float64, device="cpu").round().int().tolist()
+        )
+    )
     view = ModelView.of(model, params, where)
     refuse_recurrent_dropout(view.model, where)
     readout = loss_readout(loss_fn)

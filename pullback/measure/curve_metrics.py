@@ -131,7 +131,7 @@ def _circle(spec: NetworkSpec, generator: torch.Generator, dtype: torch.dtype) -
     n, q = spec.input_width, spec.theory().q_star
     if not 0 < q < math.inf:
         raise input_error("curve_metrics", "a finite length q* above zero", repr(q), "Pass `curve`")
-    drawn = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(n, 2, generator=generator, dtype=torch.float64, device=generator.device)
     plane = (torch.linalg.qr(drawn).Q * (n * q) ** 0.5).to(dtype)  # (N, 2)
     phi = activation_module(spec.activation)
     return lambda theta: phi(torch.stack([theta.cos(), theta.sin()], 1) @ plane.T)

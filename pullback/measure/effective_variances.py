@@ -90,7 +90,7 @@ def effective_variances(
         rows.append([sigma_w, sigma_b, chi])
         near = abs(chi[0] - 1) <= 3 * chi[1]
         phases.append("critical" if near else "ordered" if chi[0] < 1 else "chaotic")
-    numbers = torch.tensor(rows, dtype=torch.float64)  # (L, 3, 2)
+    numbers = torch.tensor(rows, dtype=torch.float64, device="cpu")  # (L, 3, 2)
     w, b, c = (Profile(numbers[:, k, 0], numbers[:, k, 1]) for k in range(3))
     return EffectiveVariances(tuple(layers), tuple(activations), w, b, c, tuple(phases))
 

@@ -79,11 +79,13 @@ def gradient_factors(
 def _factors(model: torch.nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     """One network's, (L,)."""
     with undisturbed(model), torch.enable_grad():
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
+        torch.manual_seed(
+            int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        )  # of masks; put back by `undisturbed`
         states = [x.requires_grad_()]
         for layer in model.children():
             states.append(layer(states[-1]))
-        g = torch.randn(states[-1].shape, generator=generator, dtype=torch.float64).to(x)
+        g = torch.randn(states[-1].shape, generator=generator, dtype=torch.float64, device=generator.device).to(x)
         g = g - g.mean(0)
         gradients = [*torch.autograd.grad(states[-1], states[:-1], g), g]
     sizes = torch.stack([each.double().square().mean() for each in gradients])

@@ -141,7 +141,7 @@ def lyapunov_exponents(
 def _start(J: Tensor, k: int, start: Tensor | None, seed: int, where: str) -> Tensor:
     """Orthonormal start directions (n, k)."""
     if start is None:
-        drawn = torch.randn(J.shape[1], k, generator=make_generator(seed), dtype=torch.float64)
+        drawn = torch.randn(J.shape[1], k, generator=make_generator(seed), dtype=torch.float64, device="cpu")
         start = drawn.to(J.device, J.dtype)
     if start.shape != (J.shape[1], k):
         raise input_error(where, f"a `start` ({J.shape[1]}, {k})", f"shape {tuple(start.shape)}", "Pass k columns")

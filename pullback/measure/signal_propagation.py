@@ -122,7 +122,7 @@ def _check_inputs(model_or_spec: nn.Module | NetworkSpec, x: Batch | None, q0: f
 def _pair(spec: NetworkSpec, q0: float, c0: float, generator: torch.Generator) -> Tensor:
     """Two inputs of mean square q0 and correlation c0 in random directions, (2, inputs)."""
     n = spec.input_width
-    drawn = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(n, 2, generator=generator, dtype=torch.float64, device=generator.device)
     first, second = torch.linalg.qr(drawn).Q.T  # orthonormal
     other = c0 * first + (1 - c0 * c0) ** 0.5 * second
     return (n * q0) ** 0.5 * torch.stack([first, other])
@@ -134,12 +134,14 @@ def _one_network(
     """Names of the layers; q, c and gradients (3, L) in float64; their standard errors over units."""
     count = len(tensors(x)[0])
     with undisturbed(model), torch.enable_grad(), caught(model, count, where) as found:
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of masks; put back by `undisturbed`
+        torch.manual_seed(
+            int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        )  # of masks; put back by `undisturbed`
         evaluate(model, x)
         names, outputs = layer_names(found, where), [layer.output for layer in found]
         check_finite(names, outputs, where)
         last = outputs[-1]
-        u = torch.randn(last.shape, generator=generator, dtype=torch.float64)
+        u = torch.randn(last.shape, generator=generator, dtype=torch.float64, device=generator.device)
         u = (u / u.square().mean().sqrt()).to(last)
         gradients = torch.autograd.grad(last, outputs, u, allow_unused=True, materialize_grads=True)
     measured = [_one_layer(layer, gradient) for layer, gradient in zip(found, gradients, strict=True)]

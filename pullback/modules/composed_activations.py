@@ -49,7 +49,7 @@ def of_module(module: nn.Module) -> Activation | None:
         return None
     if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
         return None
-    at = torch.linspace(-3.1, 2.9, 13)  # no kink of a usual activation lies on it
+    at = torch.linspace(-3.1, 2.9, 13, device="cpu")  # no kink of a usual activation lies on it
     try:
         own = copy.deepcopy(module).eval()
         own._forward_hooks.clear()

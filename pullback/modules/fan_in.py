@@ -95,5 +95,5 @@ def _met(layer: nn.modules.conv._ConvNd, axis: int, inputs: int, outputs: int) -
         assert not isinstance(layer.padding, str)
         padding = layer.padding[axis]
     shorter, longer = (inputs, outputs) if isinstance(layer, Transposed) else (outputs, inputs)
-    met = torch.arange(shorter).unsqueeze(1) * stride - padding + torch.arange(k) * dilation
+    met = torch.arange(shorter, device="cpu").unsqueeze(1) * stride - padding + torch.arange(k, device="cpu") * dilation
     return float(((met >= 0) & (met < longer)).sum()) / outputs

@@ -88,11 +88,11 @@ def draw_weights(
     assert isinstance(weight, Tensor)
     dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision has no QR decomposition
     shape = filters(layer, weight).shape
-    drawn = torch.randn(shape, generator=generator, dtype=dtype)
+    drawn = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
     with torch.inference_mode(weight.is_inference()), torch.no_grad():  # what is made in it is written to in it alone
         weight.copy_(from_filters(layer, scale * (_orthonormal(drawn) if orthogonal else drawn), weight))
         if isinstance(bias, Tensor):
-            bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=dtype))
+            bias.copy_(sigma_b * torch.randn(bias.shape, generator=generator, dtype=dtype, device=generator.device))
 
 
 def _orthonormal(matrices: Tensor) -> Tensor:

@@ -112,8 +112,8 @@ class WideNetwork(nn.Module):
                 weight = one.weight
                 assert isinstance(weight, Tensor)
                 for rows in weight.split(_ROWS):
-                    rows.copy_(torch.randn(rows.shape, generator=make, dtype=torch.float64))
-            signs = torch.randint(2, self.readout.weight.shape, generator=make)
+                    rows.copy_(torch.randn(rows.shape, generator=make, dtype=torch.float64, device=make.device))
+            signs = torch.randint(2, self.readout.weight.shape, generator=make, device=make.device)
             self.readout.weight.copy_(2 * signs - 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def refuse_broadcast(alone: Alone, shaped: Alone, z: Tensor, y: Tensor) -> None:
     Raises:
         BroadcastError: each sample's own loss is what the batch's would be only after the targets are given that shape.
     """
-    drawn = torch.rand(y.shape, generator=make_generator(0)).to(y) if y.is_floating_point() else y
+    drawn = torch.rand(y.shape, generator=make_generator(0), device="cpu").to(y) if y.is_floating_point() else y
     value, own = alone.of_batch(z, drawn), alone(z, drawn)
     if mean_or_sum(value, own) is not None:
         return

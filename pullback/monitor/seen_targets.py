@@ -94,8 +94,8 @@ def _of_classes(batches: list[Tensor]) -> dict[str, Tensor]:
         torch.cat([labels.flatten() for labels in batches]).long().clamp(-1, MOST_CLASSES) + 1,
         MOST_CLASSES + 2,
     )
-    sizes = torch.tensor([len(each) for each in batches])
-    places += (torch.arange(len(batches)) * width).repeat_interleave(sizes).to(places.device)
+    sizes = torch.tensor([len(each) for each in batches], device="cpu")
+    places += (torch.arange(len(batches), device="cpu") * width).repeat_interleave(sizes).to(places.device)
     if places.device.type == "cpu":
         counts = torch.bincount(places, minlength=len(batches) * width).double()
     else:  # there `bincount` waits for the device

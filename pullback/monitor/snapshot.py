@@ -44,7 +44,7 @@ class Snapshot:
             size = p.numel()
             drawn = None
             if size > MOST_ENTRIES:
-                drawn = torch.randint(size, (MOST_ENTRIES,), generator=make_generator(size)).to(p.device)
+                drawn = torch.randint(size, (MOST_ENTRIES,), generator=make_generator(size), device="cpu").to(p.device)
             places[name] = drawn
             values[name] = _entries(p, drawn).clone()
             owners[name] = weakref.ref(p), size

@@ -26,7 +26,7 @@ def to_scipy(op: Any) -> Any:
         return of_array
 
     left, right = product(op), product(op.T)
-    numpy_dtype = torch.empty(0, dtype=op.dtype).numpy().dtype
+    numpy_dtype = torch.empty(0, dtype=op.dtype, device="cpu").numpy().dtype
     return LinearOperator(op.shape, matvec=left, matmat=left, rmatvec=right, rmatmat=right, dtype=numpy_dtype)
 
 

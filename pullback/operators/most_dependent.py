@@ -30,7 +30,7 @@ def most_dependent(values: Tensor, sources: list[Tensor], dtype: torch.dtype) ->
         for a, b in zip(_derivatives(values, sources), _derivatives(weighted, sources), strict=True)
         if a is not None and b is not None
     ]
-    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf) if shares else torch.zeros(1)
+    share = torch.stack(shares).amax(0).nan_to_num(nan=torch.inf) if shares else torch.zeros(1, device="cpu")
     return _depending_on(int(share.argmax()), weighted, sources) if float(share.max()) > 1 else count // 2
 
 

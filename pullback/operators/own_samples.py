@@ -179,6 +179,6 @@ def _scalars(values: dict[str, Tensor], scale: dict[str, Tensor]) -> Tensor:
     total = []
     for name, value in values.items():
         flat, size = value.reshape(len(value), -1), row_norms(scale[name]).max()
-        signs = torch.randint(2, flat.shape[1:], generator=make_generator(flat.shape[1])) * 2 - 1
+        signs = torch.randint(2, flat.shape[1:], generator=make_generator(flat.shape[1]), device="cpu") * 2 - 1
         total.append(flat.double() @ signs.to(flat.device, torch.float64) / torch.where(size > 0, size, 1.0))
     return torch.stack(total).sum(0)

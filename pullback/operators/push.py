@@ -59,7 +59,7 @@ class Push:
         make = torch.Generator().manual_seed(0)
 
         def drawn(like: Any) -> list[Tensor]:
-            return [torch.randn(t.shape, generator=make, dtype=torch.float64).to(t) for t in like]
+            return [torch.randn(t.shape, generator=make, dtype=torch.float64, device=make.device).to(t) for t in like]
 
         u, v = drawn(self.values), drawn(self.inputs)
         forward = [torch.zeros_like(a) if c is None else c for a, c in zip(self.values, self(v, False), strict=True)]

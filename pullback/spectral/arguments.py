@@ -74,7 +74,9 @@ def check_finite(products: Tensor, where: str) -> None:
 
 def gaussian(n: int, columns: int, generator: torch.Generator, op: Operator) -> Tensor:
     """Standard normal (n, columns), drawn on the CPU so that every device sees the same numbers."""
-    return torch.randn(n, columns, generator=generator, dtype=torch.float64).to(op.device, work_dtype(op))
+    return torch.randn(n, columns, generator=generator, dtype=torch.float64, device=generator.device).to(
+        op.device, work_dtype(op)
+    )
 
 
 def floor(dtype: torch.dtype) -> float:

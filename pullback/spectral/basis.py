@@ -35,10 +35,10 @@ class Basis:
         n = op.shape[0]
         self.rows = torch.empty(min(n, capacity + block), n, dtype=work_dtype(op), device=op.device)
         self.capacity = min(n, capacity)
-        self.matrix = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)  # T
+        self.matrix = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device="cpu")  # T
         self.size = 0  # rows of V
         self.pending = 0  # rows after V, whose products are not taken yet
-        self.coupling = torch.zeros(0, 0, dtype=torch.float64)  # K, (pending, size)
+        self.coupling = torch.zeros(0, 0, dtype=torch.float64, device="cpu")  # K, (pending, size)
         self.dropped = 0.0  # size of what a fresh restart left out of K
         self.scale = 0.0  # largest entry of T so far
         self.num_matvecs = 0
@@ -69,7 +69,7 @@ class Basis:
         block = product(self.op, self.rows[old:new].T)
         check_finite(block, self.where)
         self.num_matvecs += self.pending
-        inner = torch.zeros(new, new - old, dtype=torch.float64)
+        inner = torch.zeros(new, new - old, dtype=torch.float64, device="cpu")
         # twice is enough (Parlett): first against the rows A couples to, where all that is large cancels, then against
         # all; where that takes out more than a tenth, rounding in V would grow, and it is done again
         coupled = torch.nan_to_num(self.coupling).any(0).nonzero()
@@ -91,10 +91,10 @@ class Basis:
         self.matrix[old:new, :new] = inner.T
         self.matrix[old:new, old:new] = (inner[old:] + inner[old:].T) / 2
         self.size, self.pending = new, 0
-        self.coupling = torch.zeros(0, new, dtype=torch.float64)
+        self.coupling = torch.zeros(0, new, dtype=torch.float64, device="cpu")
         if self.size < self.op.shape[0]:
             last = self._append(block)
-            self.coupling = torch.zeros(self.pending, new, dtype=torch.float64)
+            self.coupling = torch.zeros(self.pending, new, dtype=torch.float64, device="cpu")
             self.coupling[:, old:] = last
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +116,7 @@ class Basis:
             self._append(
                 torch.zeros_like(self.rows[: min(self.block, self.op.shape[0] - count)]).T
             )  # made random there
-            self.coupling = torch.full((self.pending, count), torch.nan, dtype=torch.float64)  # not known
+            self.coupling = torch.full((self.pending, count), torch.nan, dtype=torch.float64, device="cpu")  # not known
             return
         self.rows[count : count + len(block)] = block
         self.pending = len(block)
@@ -133,7 +133,7 @@ class Basis:
         """Orthonormalise columns after V as the pending block; their triangular factor (pending, columns)."""
         n, columns = block.shape
         room = min(columns, n - self.size)
-        factor = torch.zeros(room, columns, dtype=torch.float64)
+        factor = torch.zeros(room, columns, dtype=torch.float64, device="cpu")
         scale = max(float(self.matrix.abs().max()), float(lengths(block).max()) if not self.size else 0.0)
         floor = 10 * torch.finfo(block.dtype).eps * scale
         for column in range(columns):

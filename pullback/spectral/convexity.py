@@ -70,7 +70,7 @@ def is_convex_between(
         got = f"shapes {tuple(first.shape)} and {tuple(second.shape)}"
         raise input_error(where, "ends (n,) or (S, n) of one shape", got, "Pass two points, or rows of points")
     ends = zip(first.reshape(-1, first.shape[-1]), second.reshape(-1, first.shape[-1]), strict=True)
-    t = torch.linspace(0, 1, num_points + 2, dtype=torch.float64)
+    t = torch.linspace(0, 1, num_points + 2, dtype=torch.float64, device="cpu")
     worst, holds, segment, position = -float("inf"), True, 0, 0.0
     for row, (a, b) in enumerate(ends):
         values = [_detached(function((1 - float(s)) * a + float(s) * b)) for s in t]
@@ -78,7 +78,7 @@ def is_convex_between(
             raise input_error(
                 where, "a function with one number", f"shape {tuple(values[0].shape)}", "Sum or average it"
             )
-        heights = torch.tensor([float(v) for v in values], dtype=torch.float64)
+        heights = torch.tensor([float(v) for v in values], dtype=torch.float64, device="cpu")
         if not bool(torch.isfinite(heights).all()):
             raise input_error(where, "finite values", "nan or inf", "Choose ends within the function's domain")
         above = (heights - (1 - t) * heights[0] - t * heights[-1])[1:-1]

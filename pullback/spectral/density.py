@@ -186,7 +186,7 @@ def _grid(grid: Tensor | int, low: float, high: float, where: str) -> Tensor:
     """The points asked for, in float64 on the CPU like nodes and weights."""
     if isinstance(grid, int):
         check_count(where, "grid", grid, 2)
-        return torch.linspace(low, high, grid, dtype=torch.float64)
+        return torch.linspace(low, high, grid, dtype=torch.float64, device="cpu")
     if grid.dim() != 1:
         raise input_error(where, "`grid` (G,) or a number of points", f"shape {tuple(grid.shape)}", "Pass a vector")
     return grid.detach().cpu().double()

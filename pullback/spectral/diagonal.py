@@ -68,7 +68,9 @@ def _xdiag(op: Operator, m: int, generator: torch.Generator, where: str) -> Tens
     # Omega (n, m) signs; Y = A Omega = Q R; Z = A^T Q; S_i unit, orthogonal to all columns of R but the i-th, so that
     # Q (I - S_i S_i^T) Q^T projects on the range of the others, and leaves Q S_i S_i^T R_i of Y_i
     n = op.shape[0]
-    omega = torch.randint(0, 2, (n, m), generator=generator).to(op.device, work_dtype(op)) * 2 - 1
+    omega = (
+        torch.randint(0, 2, (n, m), generator=generator, device=generator.device).to(op.device, work_dtype(op)) * 2 - 1
+    )
     y = product(op, omega)
     check_finite(y, where)
     q, s = leave_one_out(y)

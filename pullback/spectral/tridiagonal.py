@@ -51,7 +51,7 @@ def largest_eigenvalues(matrices: Tensor, *, num_matvecs: int = 12, seed: int = 
     little more than one layer.
     """
     batch, n, _ = matrices.shape
-    start = torch.randn(n, generator=make_generator(seed), dtype=torch.float64).to(matrices)
+    start = torch.randn(n, generator=make_generator(seed), dtype=torch.float64, device="cpu").to(matrices)
 
     def apply(vectors: Tensor) -> Tensor:
         # one matrix-vector product a matrix: batched products of a single column are several times slower

@@ -171,7 +171,7 @@ def _measured(pairs: MeasuredPairs, vectors: Tensor, limit: float, rows: Gradien
     k = vectors.shape[1]
     if k == 0:
         return replace(pairs, vectors=vectors, residuals=pairs.values)
-    signs = torch.randint(2, (k,), generator=make_generator(0)).to(vectors) * 2 - 1
+    signs = torch.randint(2, (k,), generator=make_generator(0), device="cpu").to(vectors) * 2 - 1
     moved = rows.T @ (rows @ (vectors @ signs)) / rows.num_samples
     seen = torch.linalg.vector_norm(moved - vectors @ (signs * pairs.values)) / k**0.5
     pairs = replace(
@@ -206,8 +206,10 @@ def orthonormal(vectors: Tensor) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(inner)
         if failed:
             return torch.linalg.qr(vectors)[0]
-        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(inner)).to(inner), upper=False) / sizes
+        inverse = (
+            torch.linalg.solve_triangular(factor, torch.eye(len(inner), device="cpu").to(inner), upper=False) / sizes
+        )
         vectors = vectors @ inverse.T.to(vectors)
-        if float((inner - torch.eye(len(inner)).to(inner)).abs().max()) < NEARLY:
+        if float((inner - torch.eye(len(inner), device="cpu").to(inner)).abs().max()) < NEARLY:
             break
     return vectors

@@ -33,7 +33,7 @@ def random_hessians(size: int, count: int = 1, *, shift: float = 0.0, seed: int 
         True
     """
     size, count = (check_count("random_hessians", *pair, 1) for pair in (("size", size), ("count", count)))
-    G = torch.randn(count, size, size, generator=make_generator(seed), dtype=torch.float64)
+    G = torch.randn(count, size, size, generator=make_generator(seed), dtype=torch.float64, device="cpu")
     return (G + G.mT) / math.sqrt(2 * size) + shift * torch.eye(size, dtype=torch.float64)
 
 

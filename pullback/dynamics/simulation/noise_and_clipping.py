@@ -91,5 +91,7 @@ class Noise:
             return None
         single = len(self._streams) == 1
         inner = shape if single else shape[1:]
-        drawn = [torch.randn(inner, generator=each, dtype=self._root.dtype) for each in self._streams]
+        drawn = [
+            torch.randn(inner, generator=each, dtype=self._root.dtype, device=each.device) for each in self._streams
+        ]
         return (drawn[0] if single else torch.stack(drawn)) @ self._root

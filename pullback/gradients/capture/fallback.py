@@ -48,7 +48,7 @@ def fallback_rows(
         )
     try:
         with quiet_vmap():
-            rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1]).to(values))
+            rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1], device="cpu").to(values))
     except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
         rows = None
     if rows is None or not all(_adds_up(row, run.ordinary.get(name), dtype) for name, row in rows.items()):

@@ -139,7 +139,7 @@ def _along(axis: int, parts: Iterable[Tensor]) -> Tensor:
     total: Tensor | float = 0.0
     for part in parts:
         flat = full_precision(part.movedim(axis, 0).flatten(1) if part.dim() > 1 else part.unsqueeze(1))
-        signs = torch.randint(2, (flat.shape[1],), generator=make_generator(flat.shape[1])) * 2 - 1
+        signs = torch.randint(2, (flat.shape[1],), generator=make_generator(flat.shape[1]), device="cpu") * 2 - 1
         total = total + (flat @ signs.to(flat)).double()
     assert isinstance(total, Tensor)
     return total

@@ -219,7 +219,7 @@ class ShiftPiece(GhostPiece):
         pixels = (left.flatten(0, 1) @ right.flatten(0, 1).T).view(len(x1), *space1, len(x2), *space2)
         out1, out2 = self.factor.maps.shape[4:], other.factor.maps.shape[4:]
         inner = pixels.new_zeros(len(x1), *out1, len(x2), *out2)
-        for tap in torch.cartesian_prod(*[torch.arange(k) for k in self.factor.weight_shape[2:]]).reshape(
+        for tap in torch.cartesian_prod(*[torch.arange(k, device="cpu") for k in self.factor.weight_shape[2:]]).reshape(
             -1, self.factor.space
         ):
             shifted = pixels

@@ -61,7 +61,7 @@ class TokenFactor(Factor):
         return len(self.token) / max(1, self.num_samples)
 
     def tensors(self) -> Tensors:
-        return super().tensors() | {"count": torch.tensor(self.num_samples)}
+        return super().tensors() | {"count": torch.tensor(self.num_samples, device="cpu")}
 
     def with_tensors(self, tensors: Tensors) -> TokenFactor:
         rest = {name: t for name, t in tensors.items() if name != "count"}
@@ -69,7 +69,7 @@ class TokenFactor(Factor):
         return replace(super().with_tensors(rest), num_samples=count)
 
     def joined(self, others: Sequence[TokenFactor]) -> TokenFactor:
-        starts = torch.tensor([0, *(f.num_samples for f in (self, *others))]).cumsum(0).tolist()
+        starts = torch.tensor([0, *(f.num_samples for f in (self, *others))], device="cpu").cumsum(0).tolist()
         every = (self, *others)
         return replace(
             self,

@@ -85,14 +85,14 @@ class Workers(Ranks):
         import torch.distributed as dist
 
         data = text.encode()[:_MESSAGE_BYTES]
-        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
-        buffer[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
+        buffer[: len(data)] = torch.tensor(list(data), dtype=torch.uint8, device="cpu")
         dist.send(buffer, rank, group=self._group)
 
     def _receive(self, rank: int) -> str:
         import torch.distributed as dist
 
-        buffer: Tensor = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+        buffer: Tensor = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
         dist.recv(buffer, rank, group=self._group)
         return bytes(buffer.tolist()).rstrip(b"\0").decode(errors="replace")
 

@@ -177,7 +177,7 @@ class Folder:
 
     def read_chunk(self, name: str, index: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Read one whole chunk, padding and all."""
-        values = torch.empty(shape, dtype=dtype)
+        values = torch.empty(shape, dtype=dtype, device="cpu")
         array = values.numpy()
         read_into(self._chunk(name, index), array)
         return values if array.dtype.newbyteorder("<") == array.dtype else torch.from_numpy(array.byteswap())

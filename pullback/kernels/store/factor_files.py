@@ -112,7 +112,7 @@ class Buffers:
                 return self._free.pop(place)
         if self._free:
             self._free.pop()  # too small for what is asked for now
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
 
     def give(self, buffer: Tensor) -> None:
         """Give back what ``take`` returned, when nothing refers to it any more."""
@@ -133,7 +133,7 @@ def load(
     """
     if not source.is_file() or source.stat().st_size != entry["bytes"]:
         return None
-    data = torch.empty(entry["bytes"], dtype=torch.uint8) if memory is None else memory[: entry["bytes"]]
+    data = torch.empty(entry["bytes"], dtype=torch.uint8, device="cpu") if memory is None else memory[: entry["bytes"]]
     array = data.numpy()
     with source.open("rb", buffering=0) as file:
         view, done = memoryview(array.data), 0

@@ -175,7 +175,7 @@ class Filler:
         kept = rebuilt(self._kept(template), tensors, self.grid.size(block))
         names = (name for factor in template.factors for name in factor.shapes)
         sums = {name: tensors[f"/sums/{name}"] for name in names}
-        norms = torch.tensor(entry["squared_norms"], dtype=torch.float64)
+        norms = torch.tensor(entry["squared_norms"], dtype=torch.float64, device="cpu")
         return Block(replace(template, **kept), sums, norms, aligned=entry["template"] == 0, memory=memory)
 
     def _read_block(self, block: int) -> tuple[dict[str, Tensor] | None, Tensor]:

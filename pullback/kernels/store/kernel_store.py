@@ -108,8 +108,8 @@ class KernelStore(Operator):
     def rows(self, index: slice) -> Tensor:
         """Rows of the kernel, (n, N), for a slice of samples."""
         samples = range(self._grid.count)[index]
-        result = torch.empty(len(samples), self._grid.count, dtype=self.dtype)
-        chosen = torch.tensor(list(samples), dtype=torch.long)
+        result = torch.empty(len(samples), self._grid.count, dtype=self.dtype, device="cpu")
+        chosen = torch.tensor(list(samples), dtype=torch.long, device="cpu")
         for i in sorted({int(block) for block in (chosen // self.tile_size).unique()}):
             start, stop = self._grid.samples(i)
             mine = (chosen >= start) & (chosen < stop)
@@ -163,7 +163,7 @@ class KernelStore(Operator):
         ]
 
     def _matmat(self, matrix: Tensor) -> Tensor:
-        result = torch.zeros(self.shape[0], matrix.shape[1], dtype=self.dtype)
+        result = torch.zeros(self.shape[0], matrix.shape[1], dtype=self.dtype, device="cpu")
         for (i, j), tile in self._stream():
             rows, columns = slice(*self._grid.samples(i)), slice(*self._grid.samples(j))
             result[rows] += tile @ matrix[columns]

@@ -26,7 +26,7 @@ class Finished:
         for entry in folder.entries():
             key = entry["block"] if "block" in entry else tuple(entry["tile"])
             if "inner" in entry:  # L^2 / 2 numbers a tile: not as objects
-                entry["inner"] = torch.tensor(entry["inner"], dtype=torch.float64)
+                entry["inner"] = torch.tensor(entry["inner"], dtype=torch.float64, device="cpu")
             if key not in newest or newest[key]["attempt"] <= entry["attempt"]:
                 newest[key] = entry
         blocks = {key: entry for key, entry in newest.items() if isinstance(key, int)}

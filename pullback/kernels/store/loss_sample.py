@@ -24,7 +24,7 @@ PAIRS = 4  # looked at, evenly spaced over the data
 
 def sample_of(view: ModelView, readout: Readout, data: Blocks, where: str) -> list[dict[str, Any]]:
     """Losses of pairs of samples, the squared norm of their derivative by the outputs, and the error of either."""
-    starts = torch.linspace(0, max(len(data) - 2, 0), PAIRS).long().unique().tolist()
+    starts = torch.linspace(0, max(len(data) - 2, 0), PAIRS, device="cpu").long().unique().tolist()
     return [_of_pair(view, readout, data, start, min(start + 2, len(data)), where) for start in starts]
 
 

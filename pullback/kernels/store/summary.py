@@ -31,7 +31,7 @@ class LayerSummary(Shown):
 
 def triangle(matrix: Tensor) -> list[float]:
     """A symmetric matrix as the numbers on and below its diagonal, row by row."""
-    rows, columns = torch.tril_indices(*matrix.shape)
+    rows, columns = torch.tril_indices(*matrix.shape, device="cpu")
     return matrix[rows, columns].tolist()
 
 
@@ -40,15 +40,15 @@ def summed(entries: Iterable[dict[str, Any]], num_layers: int) -> tuple[Tensor, 
 
     A tile below the diagonal stands for itself and its mirror image.
     """
-    traces, sums = torch.zeros(2, num_layers, dtype=torch.float64)
-    inner = torch.zeros(num_layers, num_layers, dtype=torch.float64)
-    rows, columns = torch.tril_indices(num_layers, num_layers)
+    traces, sums = torch.zeros(2, num_layers, dtype=torch.float64, device="cpu")
+    inner = torch.zeros(num_layers, num_layers, dtype=torch.float64, device="cpu")
+    rows, columns = torch.tril_indices(num_layers, num_layers, device="cpu")
     for entry in entries:
         i, j = entry["tile"]
         times = 1 if i == j else 2
         inner[rows, columns] += entry["inner"] * times
-        sums += torch.tensor(entry["sums"], dtype=torch.float64) * times
+        sums += torch.tensor(entry["sums"], dtype=torch.float64, device="cpu") * times
         if i == j:
-            traces += torch.tensor(entry["trace"], dtype=torch.float64)
+            traces += torch.tensor(entry["trace"], dtype=torch.float64, device="cpu")
     inner[columns, rows] = inner[rows, columns]
     return traces, sums, inner

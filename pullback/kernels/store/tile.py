@@ -77,7 +77,7 @@ def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict
     """Summed gradients of a block, compared with the ordinary ones, and its squared gradient norms by layer."""
     checks = SumChecks(where, captured.dtype)
     sums: dict[str, Tensor] = {}
-    norms = torch.zeros(len(layers), dtype=torch.float64)
+    norms = torch.zeros(len(layers), dtype=torch.float64, device="cpu")
     for part in parts(captured, None, None):
         square = part.left.squared_norms().sum(dtype=torch.float64)
         norms[layers.index(part.layer)] += square.cpu()

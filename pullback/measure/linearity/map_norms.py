@@ -95,7 +95,9 @@ def _from_below(g: Map, at: tuple[Tensor, Tensor], pair: tuple[int, int], seed: 
     """Alternate between the two vectors and the signs, each the best for the others."""
     i, j = pair
     make = make_generator(seed)
-    u, v = (_unit(torch.randn(len(at[k]), generator=make, dtype=torch.float64).to(at[k])) for k in pair)
+    u, v = (
+        _unit(torch.randn(len(at[k]), generator=make, dtype=torch.float64, device=make.device).to(at[k])) for k in pair
+    )
     value = 0.0
     for _ in range(_ROUNDS):
         sums = _along(_along(g, j, v), i, u)(*at)

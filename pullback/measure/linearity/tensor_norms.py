@@ -88,7 +88,7 @@ def _starts(slices: Tensor, seed: int) -> list[Tensor]:
     """Signs to begin with: all alike, those of the largest slice's own outer vectors, and random ones."""
     count = len(slices)
     largest = slices[int(slices.flatten(1).norm(dim=1).argmax())]
-    signs = torch.randint(2, (_STARTS, count), generator=make_generator(seed)).to(slices) * 2 - 1
+    signs = torch.randint(2, (_STARTS, count), generator=make_generator(seed), device="cpu").to(slices) * 2 - 1
     return [torch.ones(count).to(slices), _signs(slices, *_outer(largest)), *signs]
 
 

@@ -14,7 +14,7 @@ from pullback.measure.networks.spec import NetworkSpec
 def settled_inputs(spec: NetworkSpec, count: int, generator: torch.Generator, where: str) -> Tensor:
     """Inputs (count, D) in random directions, of mean square ``settled_mean_square``, float64."""
     n = spec.input_width
-    drawn = torch.randn(count, n, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(count, n, generator=generator, dtype=torch.float64, device=generator.device)
     return drawn * (math.sqrt(n * settled_mean_square(spec, where)) / drawn.norm(dim=1, keepdim=True))
 
 

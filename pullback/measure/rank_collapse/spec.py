@@ -87,7 +87,9 @@ class AttentionSpec(Shown):
     def inputs(self, seed: int = 0, count: int = 1) -> Tensor:
         """Tokens of independent entries N(0, 1), (count, T, D), float64."""
         generator = make_generator(seed)
-        return torch.randn(count, self.tokens, self.width, generator=generator, dtype=torch.float64)
+        return torch.randn(
+            count, self.tokens, self.width, generator=generator, dtype=torch.float64, device=generator.device
+        )
 
 
 class _Layer(nn.Module):
@@ -99,7 +101,7 @@ class _Layer(nn.Module):
         self.skip, self.norm, self.scale = spec.skip, spec.norm, spec.scale
 
         def drawn(*shape: int, gain: float = 1.0) -> nn.Parameter:
-            W = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            W = torch.randn(*shape, generator=generator, dtype=torch.float64, device=generator.device)
             return nn.Parameter(W * math.sqrt(gain / shape[-1]))
 
         self.query, self.key, self.value, self.out = (drawn(d, d) for _ in range(4))

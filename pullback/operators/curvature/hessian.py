@@ -86,7 +86,10 @@ class Hessian(CurvatureOperator):
     def _confirm(self, graph: dict[str, Tensor], v: Directions, product: Directions) -> None:
         """Compare u^T (H v) with v^T (H u) for random u: second derivatives that are wrong are not symmetric."""
         make = torch.Generator().manual_seed(0)
-        u = {name: torch.randn(d.shape, generator=make, dtype=torch.float64).to(d) for name, d in v.items()}
+        u = {
+            name: torch.randn(d.shape, generator=make, dtype=torch.float64, device=make.device).to(d)
+            for name, d in v.items()
+        }
         inputs = [self.view.parameters[name] for name in v]
         found = derivative(list(graph.values()), inputs, [u[name] for name in graph], False)
         image = {name: f for name, f in zip(v, found, strict=True) if f is not None}
