@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 PREFIXES = ("", *"kMGTPEZYR")  # of thousands
 DAY = 86400  # seconds
@@ -28,6 +29,11 @@ def duration(seconds: float) -> str:
         if seconds < below:
             return f"{seconds / unit:.{digits}f} {name}"
     return f"{seconds / DAY / 365:.3g} years"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence has them: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def count(number: float, unit: str) -> str:

@@ -41,11 +41,12 @@ RATES = rates.Rates(gemm=1e11, bmm=5e10, stream=2e9)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Rates come from a file in place of the user's, which processes that tests start read as well.
+    """Rates come from a file in place of the user's, which processes that tests start read as well; its folder goes.
 
     Where pytest-randomly is installed it shuffles only when a seed is asked for, and never draws for a test.
     """
-    folder = tempfile.mkdtemp(prefix="pullback-tests-")
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps its own of the last sessions
+    folder = tempfile.tempdir = tempfile.mkdtemp(prefix="pullback-tests-")  # also for what docstrings leave behind
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["XDG_CACHE_HOME"] = folder
     known = {

@@ -88,11 +88,15 @@ class Losses:
 
     @property
     def leapt_at(self) -> int | None:
-        """The first step by which the loss, as running median, stood above ``DIVERGING`` starts."""
+        """The first step at which the loss stood above ``DIVERGING`` starts, of those where its running median does."""
         if self.peak <= DIVERGING or self.least is None:
             return None
-        above = self.running - self.least > DIVERGING * (self.start - self.least)
-        return int(self.steps[2:][above][0])
+        return self.above_at(self.least + DIVERGING * (self.start - self.least))
+
+    def above_at(self, bound: float, begin: int = 0) -> int:
+        """The step at which the loss passed a bound that its running median passes, from a place of that on."""
+        place = begin + int(np.argmax(self.running[begin:] > bound))
+        return int(self.steps[place + int(np.argmax(self.values[place : place + 3] > bound))])
 
     @property
     def grew(self) -> bool:

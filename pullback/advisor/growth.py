@@ -15,22 +15,22 @@ from pullback.advisor.thresholds import DIVERGING_CHANGES, EVEN_PARTS, FEW_PARTS
 from pullback.runs import Run
 
 
-def rose(run: Run, losses: Losses) -> bool:
-    """Whether a loss of unknown zero stands far above its start at the end, and did not get there evenly."""
-    running = losses.running[np.isfinite(losses.running)]
+def rose_at(run: Run, losses: Losses) -> int | None:
+    """The step by which a loss of unknown zero stood far above its start for good; None of one that rises evenly."""
+    known = np.isfinite(losses.running)
+    running = losses.running[known]
     if len(running) < FEW_PARTS:
-        return False
+        return None
     height = _height(losses, running)
     below = np.flatnonzero(running <= losses.start)
     before = running[: below[-1] + 1] if len(below) else running[:0]
     fall = losses.start - float(before.min()) if len(before) else 0.0
     moved = max(fall, change(before)) if len(before) >= FEW_PARTS else fall
     rounding = float(np.finfo(np.float32).eps) * abs(losses.start)
-    return (
-        height > DIVERGING_CHANGES * max(moved, rounding)
-        and not _is_even(running, losses.start, height)
-        and beyond_noise(run, losses)
-    )
+    far = DIVERGING_CHANGES * max(moved, rounding)
+    if height <= far or _is_even(running, losses.start, height) or not beyond_noise(run, losses):
+        return None
+    return losses.above_at(losses.start + far, int(np.flatnonzero(known)[len(before)]))
 
 
 def beyond_noise(run: Run, losses: Losses) -> bool:

@@ -31,6 +31,7 @@ OUTCOMES = {
     "minimum-plateau": "Stands still from step {step:,}",
     "memorisation": "Learns by heart",
 }
+_MANY_TIMES = 10  # what one answer has: beyond it a factor is easier to read than a percentage
 _OVER = "curvature over its limit"
 
 
@@ -107,7 +108,8 @@ def _reached(run: Run) -> str:
         return text
     size = f"{share:.2%}" if abs(share) < 0.01 else f"{share:.0%}"
     size = f"less than {_LEAST_SHARE:.2%}" if 0 <= share < _LEAST_SHARE else size
-    return f"{text}, {size} of what one constant answer has"
+    told = f"{size} of" if share < _MANY_TIMES else f"{share:,.0f} times"
+    return f"{text}, {told} what one constant answer has"
 
 
 def _why(run: Run, finding: Finding) -> str:
@@ -119,7 +121,8 @@ def _why(run: Run, finding: Finding) -> str:
     clause = told.split(": ")[0].split(". ")[0].rstrip(".")
     first = clause.split(" ")[0]
     named = first in _layers(run)
-    return clause if named or not first.isalpha() or not first[1:].islower() else clause[0].lower() + clause[1:]
+    is_plain = first.isalpha() and first[1:] == first[1:].lower()  # "A", "The", and no "ReLU" or "NaN"
+    return clause[0].lower() + clause[1:] if is_plain and not named else clause
 
 
 def _rates(run: Run, finding: Finding) -> tuple[float, float] | None:

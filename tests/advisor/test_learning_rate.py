@@ -122,7 +122,7 @@ def test_divergence_in_progress_and_its_direction(probe: str, metric: str) -> No
     ]
     finding = found("divergence", *course, *flows, (30, "sharpness", SGD))
     assert finding is not None
-    assert (finding.severity, finding.layer, finding.steps) == ("critical", "b", (10, 30))
+    assert (finding.severity, finding.layer, finding.steps) == ("critical", "b", (30, 30))
     assert finding.evidence["lowest loss"] == 1.9
     assert "along the sharpest direction" in finding.threshold
     assert "below 0.0667" in finding.action

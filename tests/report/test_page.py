@@ -127,7 +127,7 @@ def test_the_head_shows_the_run_and_its_key_numbers(full):
     for said in ("ConvNet", "101,770 parameters", "SGD, learning rate 0.05", "CrossEntropyLoss"):
         assert said in full.text
     assert re.search(r"Test accuracy95\.\d %", full.text)
-    assert re.search(r"Sharpness4\d\.\d\d?\s+look10\d(\.\d)? % of the limit 40", full.text)
+    assert re.search(r"Sharpness4\d\.\d\d?\s+look10\d(\.\d)?\u00a0% of the limit 40", full.text)
     assert [attributes["lang"] for attributes in full.all("html")] == ["en"]
 
 

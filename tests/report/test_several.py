@@ -78,17 +78,17 @@ def test_each_number_stands_beside_its_spread_over_seeds():
     assert not found["nearest"]
     for row, rate in zip(found["rows"], (0.1, 0.5), strict=True):
         values = [rate, rate + 1, rate + 2]
-        assert shown(row) == [{"value": f"{fmean(values):g}", "spread": f"{stdev(values):g}", "note": "3 seeds"}]
+        assert shown(row) == [{"value": f"{fmean(values):.1f}", "spread": f"{stdev(values):.1f}", "note": "3 seeds"}]
     page = page_html(grouped(SWEEP))
     assert "2 settings, each number beside its spread (standard deviation) over seeds" in page
-    assert "1.1 ± 1" in page
+    assert "1.1 ± 1.0" in page
     assert "nearest measured step" not in page
 
 
 def test_the_setting_with_the_least_loss_is_named_and_whether_seeds_explain_it():
     page = page_html(grouped(SWEEP))
     assert (
-        "learning rate 0.1 has the least loss at step 20, 1.1; next is learning rate 0.5 with 1.5, "
+        "Learning rate 0.1 has the least loss at step 20, 1.1; next is learning rate 0.5 with 1.5, "
         "no further than the seeds spread. 2 settings"
     ) in page
     apart = [

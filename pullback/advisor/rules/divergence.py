@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, growth
 from pullback.advisor.findings import Finding
-from pullback.advisor.growth import beyond_noise, rose
+from pullback.advisor.growth import beyond_noise, rose_at
 from pullback.advisor.reading import LOSSES, by_layer, least_loss, not_finite, records_with, with_layers
 from pullback.advisor.rules.curvature import STABILITY, curvatures_of, lower
 from pullback.advisor.thresholds import DIVERGING, DIVERGING_CHANGES, MANY_LOSSES, MANY_STEPS
@@ -29,15 +29,14 @@ def divergence(run: Run) -> Iterator[Finding]:
         steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
         evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
         words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
-    elif losses.least is None and rose(run, losses):
-        low = int(np.argmin(losses.values))
-        steps, threshold = (int(losses.steps[low]), int(losses.steps[-1])), _grown(None)
+    elif losses.least is None and (rose := rose_at(run, losses)) is not None:
+        steps, threshold = (rose, int(losses.steps[-1])), _grown(None)
         evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
         words = f"The loss grew to {losses.last:.3g}, from {losses.start:.3g} at the start"
     elif grown := _grown_records(run, losses):
-        lowest = min(grown, key=lambda pair: pair[1])
-        steps, threshold = (lowest[0], grown[-1][0]), _grown(least_loss(run))
-        evidence = {"first loss": grown[0][1], "lowest loss": lowest[1], "last loss": grown[-1][1]}
+        steps, threshold = (_far_at(grown, least_loss(run)), grown[-1][0]), _grown(least_loss(run))
+        lowest = min(loss for _, loss in grown)
+        evidence = {"first loss": grown[0][1], "lowest loss": lowest, "last loss": grown[-1][1]}
         words = f"The loss grew to {grown[-1][1]:.3g}, from {grown[0][1]:.3g} at the start"
     else:
         return
@@ -81,6 +80,14 @@ def _growth(run: Run, probe: str, metric: str) -> tuple[float, list[tuple[int, f
     grown = growth(shown, least_loss(run))
     steps = np.concatenate([records.steps for records in known])
     return (grown, list(zip(steps.tolist(), shown.tolist(), strict=True))) if grown > 1 else (0.0, [])
+
+
+def _far_at(grown: Sequence[tuple[int, float]], least: float | None) -> int:
+    """The first step by which the loss had grown by what is divergence; at the last it has."""
+    first, last = grown[0][1], grown[-1][1]
+    times = growth(np.array([loss for _, loss in grown]), least)
+    base = first if least is None or first <= least else least
+    return next(step for step, loss in grown if loss - base > (last - base) / times)
 
 
 def _grown(least: float | None) -> str:

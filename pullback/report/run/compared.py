@@ -45,6 +45,7 @@ NUMBERS: tuple[tuple[str, Callable[[Run], Series], Callable[[object], str]], ...
     ("Pairs in conflict", _measured("alignment", "conflict_fraction"), percent),
 )
 
+MOST_PLACES = 6  # behind the point, of a mean and its spread
 DECIDING = ("Held-out loss", "Loss")  # by which settings are told apart in a sentence, where they have it
 
 
@@ -115,6 +116,17 @@ def _nearest(steps: np.ndarray, values: np.ndarray, at: int) -> tuple[int, float
     return int(steps[place]), float(values[place])
 
 
+def _beside(mean: float, deviation: float, show: Callable[[object], str]) -> tuple[str, str]:
+    """A mean and its spread, if there is one; both to its second digit, where that is not far behind the point."""
+    if math.isnan(deviation):
+        return show(mean), ""
+    places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else MOST_PLACES + 1
+    if show is not number or places > MOST_PLACES:
+        return show(mean), show(deviation)
+    value, spread = (f"{each:,.{max(0, places)}f}".replace("-", "−") for each in (mean, deviation))
+    return value, spread
+
+
 def _cell(found: Sequence[tuple[int, float] | None], at: int, show: Callable[[object], str]) -> dict[str, Any]:
     """Mean and standard deviation over the runs of a setting, and the steps where these are not the common one."""
     known = [each for each in found if each is not None]
@@ -124,9 +136,9 @@ def _cell(found: Sequence[tuple[int, float] | None], at: int, show: Callable[[ob
     finite = all(map(math.isfinite, values))
     mean = fmean(values) if finite else next(value for value in values if not math.isfinite(value))
     deviation = stdev(values) if len(values) > 1 and finite else math.nan
-    spread = "" if math.isnan(deviation) else show(deviation)
+    told, spread = _beside(mean, deviation, show)
     steps = sorted({step for step, _ in known})
     ends = f"{steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "")
     notes = [f"{len(values)} seeds" if len(values) > 1 else "", f"measured at step {ends}" if steps != [at] else ""]
     note = "; ".join(filter(None, notes))
-    return {"value": show(mean), "spread": spread, "note": note, "mean": mean, "deviation": deviation}
+    return {"value": told, "spread": spread, "note": note, "mean": mean, "deviation": deviation}

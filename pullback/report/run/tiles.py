@@ -17,7 +17,7 @@ from pullback.charts.text import number, percent
 from pullback.report.run.series import NamedRun, last_value, read_series
 from pullback.runs import Run
 
-MANY_TIMES = 10  # of a limit: beyond it a factor is easier to read than a percentage
+MANY_TIMES = 10  # of a limit or of another loss: beyond it a factor is easier to read than a percentage
 
 
 class Tile(NamedTuple):
@@ -58,7 +58,8 @@ def _share_of_one_answer(run: Run) -> tuple[float | None, str]:
     share = losses.share
     if share is None or losses.constant is None:
         return None, ""
-    return share, f"; of the last ones {percent(share)} of what one constant answer has, {number(losses.constant, 3)}"
+    told = f"{percent(share)} of" if share < MANY_TIMES else f"{number(share, 3)} times"
+    return share, f"; of the last ones {told} what one constant answer has, {number(losses.constant, 3)}"
 
 
 def _is_lost(loss: float | None) -> bool:
