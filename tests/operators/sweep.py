@@ -179,7 +179,10 @@ _TOKENS = torch.tensor([0, 1, 1, 2])
 _TABLE = torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
 
 # what torch cannot differentiate forward, or not rightly: refused by name in these products, right in all others
-FORWARD = frozenset({"zeta", "gammainc", "grid_sample"})
+FORWARD = frozenset({"zeta", "gammainc"})
+# the gradients of these torch cannot differentiate forward; the functions themselves before 2.15 neither
+GRADIENT_FORWARD = frozenset({"grid_sample"})
+FORWARD |= GRADIENT_FORWARD if torch.__version__ < "2.15" else frozenset()
 REFUSED = frozenset({"scatter_reduce prod"})
 
 

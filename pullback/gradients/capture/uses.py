@@ -59,17 +59,23 @@ def saved_by() -> Any:
     Inside an activation checkpoint they are the checkpoint's. What it computes anew in the backward pass no mode
     sees, so calls there must not be changed: other tensors would be saved than are computed.
     """
-    told = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    told = _told()
     if told is not None:
         return told(True)
     return _noted[-1] if _noted else None
+
+
+def _told() -> Callable[[bool], Any] | None:
+    """What torch tells the hooks by, from 2.8 on."""
+    found: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return found
 
 
 @contextmanager
 def noted_hooks() -> Iterator[None]:
     """While this lasts ``saved_by`` knows of hooks also where torch, before 2.8, does not tell: as they come and go."""
     autograd = torch._C._autograd
-    if hasattr(autograd, "_top_saved_tensors_default_hooks"):
+    if _told() is not None:
         yield
         return
     push, pop = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks

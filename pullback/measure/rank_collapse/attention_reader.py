@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pullback.measure.rank_collapse.attention_weights import Masks, sums_to_one
-from pullback.measure.rank_collapse.fused_attention import Call, fused, native
+from pullback.measure.rank_collapse.fused_attention import Call, fused, native, without_first_axis
 from pullback.measure.rank_collapse.recognised_products import OTHER_AXIS, entry_by_entry, read
 from pullback.measure.rank_collapse.traces import Traces, factors_of, is_outer, is_plain, plain
 
@@ -49,6 +50,7 @@ class Reader(TorchDispatchMode):
         super().__init__()
         self._found, self._strange = report, strange
         self._traces, self._masks = Traces(inputs), Masks()
+        self._fronted: Any = None  # place in the program that put an axis in front of three, as long as it stays there
         self._paused = False
 
     @contextmanager
@@ -72,13 +74,30 @@ class Reader(TorchDispatchMode):
         self._traces.note(name, args, kwargs, result)
         if source is not None:
             self._copied(name, source, result)
-        self._look(func, name, args, kwargs, result)
+        inside = self._in_front(name, args, _place())
+        if inside:
+            self._traces.without_first_axis(result)
+        if name.startswith(FUSED):
+            given = _bound(func, args, kwargs)
+            self._found(fused(without_first_axis(given) if inside else given))
+        else:
+            self._look(func, name, args, kwargs, result)
         return result
 
+    def _in_front(self, name: str, args: tuple[Any, ...], place: Any) -> bool:
+        """Whether this is part of a call that made four axes of three.
+
+        So torch attends from 2.15 on, and samples would pass for heads of one. What a model makes four axes of itself
+        it does in another place of its program than where it attends.
+        """
+        if name == "unsqueeze" and args[1:] == (0,) and args[0].dim() == 3:
+            self._fronted = place
+        elif self._fronted != place:
+            self._fronted = None
+        return self._fronted is not None
+
     def _look(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        if name.startswith(FUSED):
-            self._found(fused(_bound(func, args, kwargs)))
-        elif name in NATIVE:
+        if name in NATIVE:
             self._found(native(_bound(func, args, kwargs)))
         elif "attention" in name or "attn" in name or self._is_own(func, args):
             self._strange(f"`{name}`")
@@ -140,6 +159,12 @@ class Reader(TorchDispatchMode):
             return False
         Q, K, V = given[:3]
         return Q.shape[-1] == K.shape[-1] and K.shape[:-1] == V.shape[:-1]
+
+
+def _place() -> tuple[Any, int]:
+    """Where the program is that the model is written in, below the two calls of the mode's own."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lasti
 
 
 def _name(func: Any) -> str:

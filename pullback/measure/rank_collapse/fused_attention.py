@@ -85,6 +85,14 @@ def fused(given: dict[str, Any]) -> Call:
     return _scored(sizes, v.dtype, S, operands, bias, scale, one)
 
 
+def without_first_axis(given: dict[str, Any]) -> dict[str, Any]:
+    """The same call of three axes each, of one whose first axis has one entry; the mask is spread as theirs are."""
+    mask = given.get("attn_mask")
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.dim())].transpose(0, 1)
+    return given | {name: given[name].squeeze(0) for name in ("query", "key", "value")} | {"attn_mask": mask}
+
+
 def native(given: dict[str, Any]) -> Call:
     """Torch's fast path of a whole encoder layer, or of self-attention: packed projections and all in one call."""
     whole = "src" in given

@@ -100,6 +100,14 @@ class Traces:
             number = x.is_floating_point()  # what is none may be a mask
             self._known[memory(x)] = Trace(whole, False, data, weighed and number, pair and number)
 
+    def without_first_axis(self, made: Any) -> None:
+        """What was made of four axes, the first with one entry, counts as made of the other three."""
+        for x in plain(made):
+            trace = self.of(x)
+            if trace is not None and len(trace.layout[0]) == 4 and trace.layout[0][0] == 1:
+                shape, strides, offset = trace.layout
+                trace.layout = shape[1:], strides[1:], offset
+
     def mixed(self, tensor: Tensor, again: bool) -> None:
         """A product was told of, which what follows is not part of unless it comes in ``again``."""
         trace = self.of(tensor)
