@@ -155,6 +155,7 @@ ACCURACY_FALL = 0.05  # of a held-out accuracy, from its best quarter to its las
 LOST_ACCURACY = 0.1  # of the same, which is a harm whatever else is known; convention
 ENOUGH_LOOKS = 12  # of which quarters are medians of three
 LOSES = 5.0  # times what the accuracy changes from look to look
+COMMON = 0.5  # share of the most frequent class, up to which a held-out accuracy says something; convention
 MANY_LOOKS = 6  # at it, below which no fall is told from chance
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
 TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention

@@ -223,6 +223,48 @@ def test_outputs_that_cannot_reach_the_targets(end: Any, told: bool, tmp_path: P
     )
 
 
+@pytest.mark.parametrize(("best", "looks", "told"), [(0.3, 6, True), (0.3, 5, False), (0.4, 6, False)])
+def test_what_is_learnt_by_heart_of_labels_that_belong_to_others(best: float, looks: int, told: bool) -> None:
+    """The loss falls to nothing, and held-out samples are right by chance."""
+    counts = (0, "targets", {"counts": {str(k): 30 - k for k in range(4)}})
+    held_out = [(k, "test", {"accuracy": best if k == 2 else 0.25}) for k in range(looks)]
+    finding = found("not-learning", counts, *held_out, loss=[1.4 * 0.95**k for k in range(100)])
+    assert (finding is not None) == told
+    assert finding is None or "order" in finding.action
+
+
+def binary(low: float, high: float, folder: Path) -> list[str]:
+    """What is said of a run whose two classes are these numbers."""
+    torch.manual_seed(2)
+    model, loss_fn = nn.Linear(4, 1), nn.BCEWithLogitsLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pb.Monitor(model, lambda z, y: loss_fn(z[:, 0], y), folder, optimizer=optimizer) as monitor:
+        for _ in range(40):
+            x = torch.randn(16, 4)
+            y = torch.where(x[:, 0] > 0, high, low)
+            loss = loss_fn(model(x)[:, 0], y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(x, y, loss=loss)
+    return [f.name for f in pb.diagnose(folder) if f.severity != "info"]
+
+
+@pytest.mark.filterwarnings("ignore:Monitor")
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (-1.0, 1.0), (0.0, 1.0), (0.1, 0.9)])
+def test_a_binary_loss_of_classes_that_are_no_shares(low: float, high: float, tmp_path: Path) -> None:
+    told = binary(low, high, tmp_path / "run")
+    assert told[:1] == (["targets-not-normalised"] if low < 0 or high > 1 else [])
+
+
+@pytest.mark.parametrize(("ratios", "told"), [((0.2, 0.2, 0.2, 0.05, 0.02), False), ((0.2, 0.2, 0.2, 0.05, 0.2), True)])
+def test_long_steps_of_the_start_alone_are_no_rate_too_high_of_a_run_that_learns(ratios: Any, told: bool) -> None:
+    """Measurements are dense at the start, in which small weights grow."""
+    moved = [(2**k, "updates", {"median": ratio}) for k, ratio in enumerate(ratios, start=1)]
+    finding = found("learning-rate-too-high", (0, "loss", {"constant_loss": 2.0}), *moved, loss=[2.0] * 25 + [1.0] * 5)
+    assert (finding is not None) == told
+
+
 def test_a_run_that_learns_is_told_nothing_of_this() -> None:
     moved = [(k, "updates", {"ratio": {"a": 0.01, "b": 0.02}, "median": 0.015}) for k in (1, 2, 4)]
     assert [f.name for f in pb.diagnose(a_run(*LEARNS, *moved, *flows(*["steady"] * 4)))] == []

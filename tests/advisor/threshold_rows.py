@@ -207,7 +207,14 @@ def remembering(steps: int) -> Run:
 
 
 def cut_off(share: float) -> list[Line]:
-    return [(k, "loss", {"loss": 2.0, "constant_loss": 2.0, "cut_off": share}) for k in range(4)]
+    seen = [(k, "loss", {"loss": 2.0, "constant_loss": 2.0, "cut_off": share}) for k in range(4)]
+    return [*seen, (0, "activations", {})]
+
+
+def by_chance(share: float) -> Run:
+    """A held-out accuracy of the most frequent class, which has this share, of a loss that falls."""
+    counts = (0, "targets", {"counts": {"a": 1000 * share, "b": 1000 * (1 - share) - 400, "c": 400.0}})
+    return a_run(counts, *[(k, "test", {"accuracy": share}) for k in range(8)], loss=[2.0] * 20 + [0.2] * 20)
 
 
 FURTHER: dict[str, tuple[Row, ...]] = {
@@ -282,5 +289,6 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LOSES": (Row(lambda v: unlearnt(0.2, 16, v), 0.039, 0.041, "memorisation"),),
     "LONG_MEMORY": (Row(remembering, 100, 99, HIGH),),
     "CUT_OFF": (Row(cut_off, 0.101, 0.099, "dead-units"),),
+    "COMMON": (Row(by_chance, 0.499, 0.501, "not-learning"),),
     "FEW_RATIOS": (Row(scaled, 2, 3, "dead-units", is_info),),
 }

@@ -19,6 +19,7 @@ from pullback.advisor.thresholds import (
     LEAST_WITHIN,
     MANY_BATCHES,
     MANY_LABELS,
+    MANY_OUTPUTS,
     ORDER_ERRORS,
     TARGET_SCALE,
 )
@@ -27,7 +28,15 @@ from pullback.runs.rows import Rows
 
 
 def targets_not_normalised(run: Run) -> Iterator[Finding]:
-    """Numbers to be predicted that are far from zero mean and unit scale: the loss and its curvature are as large."""
+    """Numbers to be predicted that are far from zero mean and unit scale: the loss and its curvature are as large.
+
+    Or classes that a binary cross-entropy is given as other numbers than 0 and 1.
+    """
+    beyond = list(_targets_beyond(run))
+    yield from beyond or _off_scale(run)
+
+
+def _off_scale(run: Run) -> Iterator[Finding]:
     records = records_with(run, "targets", "std", "largest_mean")
     if not records:
         return
@@ -48,6 +57,26 @@ def targets_not_normalised(run: Run) -> Iterator[Finding]:
             "gradients as large as the distance.",
             change=Change("standardise_targets"),
         )
+
+
+def _targets_beyond(run: Run) -> Iterator[Finding]:
+    """A binary cross-entropy of targets that are no shares: it has no smallest value, and falls for ever."""
+    records = records_with(run, "loss", "targets_beyond")
+    if len(records) < MANY_OUTPUTS:
+        return
+    beyond = float(records.numbers("targets_beyond").max())
+    yield Finding(
+        "targets-not-normalised",
+        "warning",
+        None,
+        (0, records[-1].step),
+        {"furthest target beyond 0 to 1": beyond},
+        "targets below 0 or above 1 of a binary cross-entropy",
+        "definition of the loss",
+        "Give the classes as 0 and 1 (of 1 and 2 subtract 1, of -1 and 1 add 1 and halve)",
+        summary=f"The loss expects targets from 0 to 1, and some lie {beyond:.3g} beyond: it has no smallest value and "
+        "drives the outputs to infinity.",
+    )
 
 
 def class_imbalance(run: Run) -> Iterator[Finding]:

@@ -8,8 +8,19 @@ import numpy as np
 
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
-from pullback.advisor.reading import CONVENTION, not_finite, records_with
-from pullback.advisor.thresholds import EVEN_PARTS, FEW_STEPS, LEARNS_SHARE, LEARNT_NOTHING, LEVEL_STDERRS, MANY_STEPS
+from pullback.advisor.reading import CONVENTION, not_finite, records_with, rows
+from pullback.advisor.severity import constant_accuracy
+from pullback.advisor.thresholds import (
+    ACCURACY_FALL,
+    COMMON,
+    EVEN_PARTS,
+    FEW_STEPS,
+    LEARNS_SHARE,
+    LEARNT_NOTHING,
+    LEVEL_STDERRS,
+    MANY_LOOKS,
+    MANY_STEPS,
+)
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 
@@ -17,7 +28,13 @@ from pullback.runs import Run
 def not_learning(run: Run) -> Iterator[Finding]:
     """A loss that stays where one answer for all samples would leave it or, where that is not known, where it began."""
     losses = training_losses(run)
-    if len(losses) < MANY_STEPS or not_finite(run) or _most_are_right(run):
+    if len(losses) < MANY_STEPS or not_finite(run):
+        return
+    held_out = _held_out_accuracies(run)
+    if _is_chance(run, held_out):
+        yield _of_held_out(run, losses, held_out)
+        return
+    if _most_are_right(run):
         return
     late = losses.finite[-max(1, len(losses) // 4) :]
     level = float(np.median(late))
@@ -49,6 +66,42 @@ def not_learning(run: Run) -> Iterator[Finding]:
             "a factor of three apart",
             summary=summary,
         )
+
+
+def _held_out_accuracies(run: Run) -> np.ndarray:
+    return records_with(run, "test", "accuracy").numbers("accuracy")
+
+
+def _is_chance(run: Run, held_out: np.ndarray) -> bool:
+    """Whether held-out samples, looked at often, were never right more often than one answer for all is.
+
+    Where one class is the most of all, as many right answers say little.
+    """
+    constant = constant_accuracy(run, rows(run, "loss"))
+    if len(held_out) < MANY_LOOKS or not constant <= COMMON:
+        return False
+    return bool(held_out.max() < constant + ACCURACY_FALL)
+
+
+def _of_held_out(run: Run, losses: Losses, held_out: np.ndarray) -> Finding:
+    return Finding(
+        "not-learning",
+        "warning",
+        None,
+        (int(losses.steps[0]), int(losses.steps[-1])),
+        {
+            "best held-out accuracy": float(held_out.max()),
+            "accuracy of one answer for all": constant_accuracy(run, rows(run, "loss")),
+            "looks": float(len(held_out)),
+        },
+        f"a held-out accuracy that is never above that of the most frequent class by {ACCURACY_FALL:g}, in "
+        f"{MANY_LOOKS} looks or more, where that class has at most {COMMON:g} of the samples",
+        "definition; " + CONVENTION,
+        "Look at some training samples beside their labels: inputs and labels may have been put in another order each, "
+        "or what is done to the inputs may take the labels' sense away",
+        summary="Held-out samples are right no more often than by one answer for all: whatever is learnt is learnt by "
+        "heart, and holds for no other sample.",
+    )
 
 
 def _had_learnt(losses: Losses) -> bool:

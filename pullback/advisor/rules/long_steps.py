@@ -11,6 +11,7 @@ from pullback.advisor.model import is_batch_normed
 from pullback.advisor.reading import CONVENTION, lasts, not_finite
 from pullback.advisor.rules.curvature import STABILITY, Curvature, curvatures_of
 from pullback.advisor.rules.first_steps import in_sums, out_of_reach
+from pullback.advisor.rules.momentum import too_long_memory
 from pullback.advisor.rules.travelled import crawls, updates_of
 from pullback.advisor.rules.units import died
 from pullback.advisor.severity import falls_short, is_early, learns, severity
@@ -56,6 +57,12 @@ class Sign(NamedTuple):
 
 
 def too_high(run: Run) -> Iterator[Finding]:
+    """Steps that are too long, or that are made of gradients from all of the run."""
+    findings = list(_too_long(run))
+    yield from findings or too_long_memory(run)
+
+
+def _too_long(run: Run) -> Iterator[Finding]:
     """Steps that are too long: for the curvature, for the weights, or by what they did to the loss or to units.
 
     Training may hover at the limit of stability and still learn. Where it does not, the first measurement is enough:
@@ -162,8 +169,8 @@ def _large_updates(run: Run, *, works: bool) -> Rows:
     records = updates_of(run)
     sizes = records.numbers("median")
     large = records.where(sizes > LARGE_UPDATE)
-    if lasts(large, records):
-        return large
+    if lasts(large, records) and not (works and 2 * large[-1].step < records[-1].step):
+        return large  # of a run that learns, not of its first steps alone, in which measurements are dense
     beyond = sizes > (WILD_UPDATE if works else LARGE_UPDATE)
     if beyond[:1].any():
         return records.where(beyond)

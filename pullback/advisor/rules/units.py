@@ -12,6 +12,7 @@ from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, largest, lasts, layers, records_with, rows, span, with_layers
+from pullback.advisor.rules.reach import outputs_cut_off
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, MANY_DIRECTIONS, SATURATED
 from pullback.runs import Record, Run
@@ -33,8 +34,9 @@ def saturated_units(run: Run) -> Iterator[Finding]:
 
 
 def dead_units(run: Run) -> Iterator[Finding]:
-    """Units that no measured sample switches on: they get no gradient and cannot come back."""
-    yield from _share(
+    """Units that no measured sample switches on: they get no gradient and cannot come back; outputs first of all."""
+    outputs = list(outputs_cut_off(run))
+    yield from outputs or _share(
         run,
         "dead-units",
         "dead",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pullback.diagnostics.constant_answer import OF_NUMBERS, ConstantAnswer, constant_answer
+from pullback.diagnostics.constant_answer import CLOSE, OF_NUMBERS, ConstantAnswer, constant_answer
 from pullback.functional.batch import Batch
 from pullback.functional.target_checks import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
@@ -23,7 +23,8 @@ def measure(observed: Observation) -> Measurement:
     known (``diagnostics.constant_answer``) its ``form``, that answer's ``constant_loss``, and whether the ``outputs``
     are scores or probabilities; of a squared one of few outputs ``constant_scale``, that over the mean of their
     variances: a half, a sum over the outputs. Of errors of numbers whose outputs are never below 0 ``cut_off``, the
-    share that are 0 beside a target below.
+    share that are 0 beside a target below. Of a binary cross-entropy of targets that are no shares
+    ``targets_beyond``, how far they lie below 0 or above 1.
     """
     losses, outputs = observed.evaluated
     values: dict[str, Any] = {"loss": float(losses.mean())}
@@ -39,6 +40,8 @@ def measure(observed: Observation) -> Measurement:
             values["constant_scale"] = scale
         if (share := _cut_off(answer, outputs, observed.y)) is not None:
             values["cut_off"] = share
+    elif (beyond := _beyond(logits_of(outputs), observed.y, losses)) is not None:
+        values["targets_beyond"] = beyond
     if observed.batch_loss is not None:
         values["batch_loss"] = observed.batch_loss
     return Measurement(values)
@@ -56,6 +59,18 @@ def _cut_off(answer: ConstantAnswer, outputs: Any, y: Batch) -> float | None:
     if answer.form not in OF_NUMBERS or not isinstance(y, Tensor) or bool((o < 0).any()) or not bool((y < 0).any()):
         return None
     return float(((o.reshape(y.shape) == 0) & (y < 0)).double().mean())
+
+
+def _beyond(outputs: Any, y: Batch, losses: Tensor) -> float | None:
+    if not isinstance(outputs, Tensor) or not isinstance(y, Tensor) or outputs.numel() != y.numel() or len(y) < 2:
+        return None
+    o, t = outputs.detach().reshape(len(y), -1).double(), y.detach().reshape(len(y), -1).double()
+    each = torch.nn.functional.binary_cross_entropy_with_logits(o, t, reduction="none")
+    alike = any(
+        torch.allclose(way(each, 1), losses.double(), rtol=CLOSE, atol=1e-6) for way in (Tensor.mean, Tensor.sum)
+    )
+    beyond = float(torch.maximum(t - 1, -t).max())
+    return beyond if alike and beyond > 0 else None
 
 
 PROBE = Probe("loss", measure)
