@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import input_error
+from pullback._checks import input_error, unsupported
 from pullback._results import Shown
 from pullback.diagnostics.drift import kernel_drift
 from pullback.functional import LossFunction, ModelView, check_batch, loss_readout, undisturbed
 from pullback.functional.batch import Batch, copied
+from pullback.functional.own_losses import check_depends
 from pullback.functional.target_checks import logits_of
 from pullback.kernels import tangent_kernel
 from pullback.operators import Hessian
@@ -177,10 +178,14 @@ class TangentPath:
     def _loss(self) -> tuple[float, Tensor]:
         """The mean loss and its derivative in the outputs, (N, C)."""
         with torch.no_grad():
-            outputs = logits_of(self._view(self.x)).detach()
+            outputs = logits_of(self._view(self.x))
+        if not isinstance(outputs, Tensor):
+            got, remedy = type(outputs).__name__, "Wrap it to return one tensor"
+            raise unsupported("TangentPath", "a model that returns one tensor, or has `logits`", got, remedy)
         with torch.enable_grad():
-            z = outputs.requires_grad_()
+            z = outputs.detach().requires_grad_()
             losses = loss_readout(self.loss_fn)(z, self.y, "TangentPath")
+            check_depends(losses, "TangentPath")
             (slope,) = torch.autograd.grad(losses.mean(), z)
         return float(losses.detach().double().mean()), slope.reshape(len(slope), -1)
 

@@ -14,6 +14,7 @@ from pullback._results import Shown
 from pullback.functional import LossFunction, check_batch, per_sample_loss
 from pullback.functional.batch import Batch, copied
 from pullback.functional.model_view import called
+from pullback.functional.own_losses import check_depends
 from pullback.functional.target_checks import logits_of
 from pullback.modules import taylor_expand
 from pullback.modules.linearized import copy_of
@@ -159,7 +160,9 @@ class _Run:
         """The mean loss, with its graph; outputs are kept for ``record``."""
         with torch.inference_mode(False), torch.enable_grad():
             self._seen: Any = logits_of(called(self.module, copied(x)))
-            return per_sample_loss(self._loss_fn, self._seen, y, where).mean()
+            losses = per_sample_loss(self._loss_fn, self._seen, y, where)
+            check_depends(losses, where)
+            return losses.mean()
 
     def record(self, loss: Tensor, x_test: Batch | None) -> None:
         """Note the state as it is."""

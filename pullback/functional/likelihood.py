@@ -103,7 +103,9 @@ def known_likelihood(loss_fn: LossFunction, where: str) -> Likelihood:
     """``likelihood_of``, or an error that names the loss."""
     likelihood = likelihood_of(loss_fn)
     if likelihood is None:
-        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        name = ("the class " if isinstance(loss_fn, type) else "") + getattr(
+            loss_fn, "__name__", type(loss_fn).__name__
+        )
         extras = [e for e in ("weight", "pos_weight") if getattr(loss_fn, e, None) is not None]
         extras += ["label_smoothing"] if getattr(loss_fn, "label_smoothing", 0) else []
         extras += ["reduction='none'"] if getattr(loss_fn, "reduction", None) == "none" else []

@@ -8,14 +8,18 @@ from torch import Tensor, nn
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
 from pullback.functional.losses import LossFunction, unchecked_loss
+from pullback.functional.own_losses import check_depends, check_own_losses
 from pullback.functional.target_checks import are_indices
 
 
-def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Tensor:
+def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch, where: str = "output_hessian") -> Tensor:
     """Second derivative of each sample's loss in its own outputs, (N, C, C), C all outputs of one sample.
 
     Closed form for cross-entropy on (N, C) class scores, binary cross-entropy with logits and squared error;
     any other loss is differentiated twice.
+
+    Raises:
+        UnsupportedError: a callable that mixes samples.
     """
     count, flat = len(outputs), outputs.reshape(len(outputs), -1)
     num_outputs = flat.shape[1]
@@ -28,13 +32,14 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch) -> Te
         return torch.diag_embed(flat.sigmoid() * (-flat).sigmoid()) * scale
     if family == "squared":
         return (2 * scale * torch.eye(num_outputs, dtype=flat.dtype, device=flat.device)).repeat(count, 1, 1)
-    where = "output_hessian"
     with (
         differentiable(),
         torch.enable_grad(),
     ):  # samples do not mix: one derivative of all slopes in an output is that of each sample
+        check_own_losses(loss_fn, outputs, targets, where)
         leaf = flat.detach().requires_grad_()
         losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
+        check_depends(losses, where)
         (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
         if not slope.requires_grad:  # a loss linear in the outputs
             return flat.new_zeros(count, num_outputs, num_outputs)

@@ -73,7 +73,7 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
     """``per_sample_loss`` without reading the labels, so that vmap and compilers can pass through."""
     if reduces(loss_fn):
         return _module_loss(loss_fn, logits_of(outputs), without_inference(targets), where)
-    if not callable(loss_fn):
+    if not callable(loss_fn) or isinstance(loss_fn, type):
         expected = "`loss_fn`: a loss module, or a callable returning one loss per sample"
         raise input_error(where, expected, repr(loss_fn), "Pass nn.CrossEntropyLoss(), say")
     losses = apply_loss(loss_fn, outputs, targets)
@@ -87,6 +87,9 @@ def unchecked_loss(loss_fn: LossFunction, outputs: Any, targets: Batch, where: s
             got,
             "Compute it with reduction='none' and reduce all axes but the first",
         )
+    if not losses.is_floating_point():
+        got, remedy = str(losses.dtype), "Return a loss that is differentiable, not a count"
+        raise input_error(where, "losses of a floating dtype from the callable `loss_fn`", got, remedy)
     return losses
 
 

@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from pullback._checks import check_names, input_error, unsupported
+from pullback._checks import PullbackError, check_names, input_error, unsupported
 from pullback._results import Shown
-from pullback.functional.batch import Batch, copied
+from pullback.functional.batch import Batch, copied, tensors
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.functional.walk import every_parameter_of
@@ -56,8 +58,7 @@ class ModelView(Shown):
             params: names of parameters, or of modules whose parameters are meant; None takes all trainable ones.
             where: the caller's name, for errors.
         """
-        if not isinstance(model, nn.Module):
-            raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
+        check_module(model, where)
         model = unwrap(model)
         refuse_sharded(model, where)
         every_name = every_parameter_of(model)  # one walk: a monitor makes many views
@@ -126,6 +127,16 @@ class ModelView(Shown):
         return {n: v.view(p.shape) for (n, p), v in zip(self.parameters.items(), pieces, strict=True)}
 
 
+def check_module(model: Any, where: str) -> None:
+    """Refuse what is no module, and one whose lazy layers have no parameters yet."""
+    if not isinstance(model, nn.Module):
+        raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    if (unmade := next((name for name, tensor in tensors if is_lazy(tensor)), None)) is not None:
+        got = f"`{unmade}` without a shape, of a lazy layer"
+        raise input_error(where, "a model whose parameters are there", got, "Call the model on one batch first")
+
+
 def evaluate(model: nn.Module, x: Batch) -> Any:
     """What a model returns for a batch. It is handed copies, since its first layer may write to what it is given."""
     return called(model, copied(x))
@@ -136,10 +147,21 @@ def called(model: nn.Module, x: Batch) -> Any:
 
     A tensor is handed over alone, a tuple or list in order, a mapping by keyword: or as it is, if the forward method
     does not take its keys but takes one argument. ``(x,)`` says that a mapping, or a list, is that one argument.
+    What the model itself raises passes through, with a note that says so.
     """
-    if isinstance(x, Mapping):
-        return model(**x) if _by_keyword(model, x) else model(x)
-    return model(*x) if isinstance(x, tuple | list) else model(x)
+    try:
+        if isinstance(x, Mapping):
+            return model(**x) if _by_keyword(model, x) else model(x)
+        return model(*x) if isinstance(x, tuple | list) else model(x)
+    except Exception as error:
+        if not isinstance(error, PullbackError):
+            given = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors(x))
+            note = (
+                f"Raised by the model in its forward pass, called with {given or type(x).__name__}: try model(x) alone."
+            )
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+        raise
 
 
 def _by_keyword(model: nn.Module, x: Mapping[Any, Any]) -> bool:

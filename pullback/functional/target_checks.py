@@ -12,6 +12,8 @@ from pullback.functional.batch import Batch, check_rows, num_samples
 
 _SAME_SHAPE = (nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)  # others would broadcast
 
+_ONE_TARGET = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.BCELoss, nn.MultiLabelSoftMarginLoss)
+
 
 def check_targets(loss_fn: Any, outputs: Any, targets: Batch, where: str) -> None:
     """Refuse labels out of range and targets of another shape, where the loss is one whose targets are known."""
@@ -24,6 +26,13 @@ def check_targets(loss_fn: Any, outputs: Any, targets: Batch, where: str) -> Non
             f"outputs that are one tensor, or have `logits`, for {type(loss_fn).__name__}",
             type(outputs).__name__,
             "Pass a callable as `loss_fn` that picks the tensor and returns one loss per sample",
+        )
+    if isinstance(loss_fn, (*_ONE_TARGET, *_SAME_SHAPE)) and not isinstance(targets, Tensor):
+        raise input_error(
+            where,
+            f"targets that are one tensor for {type(loss_fn).__name__}",
+            type(targets).__name__,
+            "Pass that tensor, or a callable as `loss_fn` that takes these targets and returns one loss per sample",
         )
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss):
         _check_class_weights(loss_fn, outputs, where)

@@ -14,7 +14,7 @@ from pullback._results import Shown, Solution
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data, stamp_of
-from pullback.functional.repeatable import state_of
+from pullback.functional.repeatable import values_of
 from pullback.influence.leave_one_out import Estimate, LeaveOneOut, LeftOut, check_estimate, without_each
 from pullback.influence.query import Influence, of_queries
 from pullback.influence.response import Perturbation, Response, Wrt, respond
@@ -118,7 +118,7 @@ def _state(system: DampedSystem) -> tuple[Any, ...]:
     """What the curvature was made of: the model's numbers and modes, and data that lie in memory."""
     data = system.data
     pairs = [data] if isinstance(data, tuple) else data if isinstance(data, list) else []
-    return *state_of(system.view.model)[1:], *(stamp_of(x, y) for x, y in pairs)
+    return *values_of(system.view.model), *(stamp_of(x, y) for x, y in pairs)
 
 
 @torch.inference_mode(False)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from pullback._checks import check_option, check_positive, input_error
 from pullback.functional import LossFunction, ModelView, check_batch, output_hessian, per_sample_loss
 from pullback.functional.batch import Batch
+from pullback.functional.losses import check_finite
 from pullback.functional.model_view import names_in
-from pullback.functional.repeatable import state_of
+from pullback.functional.repeatable import values_of
 from pullback.functional.target_checks import logits_of
 from pullback.functional.unwrap import without_autocast
-from pullback.influence.held_rows import HELD_BYTES, HeldCurvature, HeldRows, bent, held_rows, itemsize
+from pullback.influence.held_rows import HELD_BYTES, HeldCurvature, HeldRows, bent, check_precision, held_rows, itemsize
 from pullback.kernels import GradientMatrix, backward_kernel, tangent_kernel
 from pullback.operators import Jacobian
 from pullback.operators.operator import Operator
@@ -86,15 +87,17 @@ class DampedInverse(Operator):
         params = None if params is None else names_in(params, where)
         self.damping, self.num_samples = damping, check_batch(where, x, y)
         self._view = ModelView.of(model, params, where)
+        check_precision(self._view, where)
         self._made_from = model, loss_fn, x, y, matrix, params
         if matrix == "gauss_newton":
             kernel = tangent_kernel(model, x, contract="full", params=params)
             self.outputs = logits_of(kernel.outputs).detach()
-            self.bend: Tensor | None = output_hessian(loss_fn, self.outputs, y)  # H, (N, C, C)
+            check_finite(per_sample_loss(loss_fn, self.outputs, y, where), where)
+            self.bend: Tensor | None = output_hessian(loss_fn, self.outputs, y, where)  # H, (N, C, C)
         else:
             kernel = backward_kernel(model, loss_fn, x, y, params=params)
             self.bend = None
-        self._state = state_of(self._view.model)
+        self._state = values_of(self._view.model)
         self._gram = kernel.to_dense()
         with without_autocast():
             system = self.bent(self._gram).T / self.num_samples  # K H / N
@@ -186,7 +189,7 @@ class DampedInverse(Operator):
 
     def _check_state(self) -> None:
         """Rows that are made after the Gram matrix must be those of the same weights."""
-        if state_of(self._view.model) != self._state:
+        if values_of(self._view.model) != self._state:
             remedy = "Make another one after the weights have moved"
             raise input_error("DampedInverse", "the weights it was made at", "others", remedy)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pullback._checks import input_error
 from pullback.functional import LossFunction, ModelView, num_samples, output_hessian, take
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
@@ -103,6 +104,14 @@ def bent(bend: Tensor | None, values: Tensor) -> Tensor:
     return torch.einsum("ica,iak->ick", bend, values.unflatten(0, (len(bend), -1))).flatten(0, 1)
 
 
+def check_precision(view: ModelView, where: str) -> None:
+    """Refuse half precision: there rows and factors lose what a solve is about, and torch has none."""
+    dtype = next(iter(view.parameters.values())).dtype
+    if torch.finfo(dtype).bits < 32:
+        remedy = "Pass a copy of the model, copy.deepcopy(model).float(), and inputs in float32"
+        raise input_error(where, "parameters in float32 or float64", str(dtype), remedy)
+
+
 def fits(view: ModelView, num_samples: int, num_rows: int) -> bool:
     """Whether the rows, or the matrix where it is smaller, take at most ``HELD_BYTES``."""
     P = view.num_params
@@ -113,6 +122,7 @@ def held_rows(
     view: ModelView, loss_fn: LossFunction, data: Data, matrix: str, num_samples: int, num_rows: int, where: str
 ) -> HeldCurvature:
     """Gauss-Newton or empirical Fisher matrix by its rows."""
+    check_precision(view, where)
     total = next(iter(view.parameters.values())).new_empty(num_samples * num_rows, view.num_params)
     bends, done = [], 0
     for rows, bend in _bent_blocks(view, loss_fn, data, matrix, num_rows, where):
@@ -127,6 +137,7 @@ def held_matrix(
     view: ModelView, loss_fn: LossFunction, data: Data, matrix: str, num_samples: int, num_rows: int, where: str
 ) -> Dense:
     """Gauss-Newton or empirical Fisher matrix itself, summed over some samples' rows at a time."""
+    check_precision(view, where)
     total = next(iter(view.parameters.values())).new_zeros(view.num_params, view.num_params)
     for rows, bend in _bent_blocks(view, loss_fn, data, matrix, num_rows, where):
         total.addmm_(rows.T, bent(bend, rows))
@@ -139,7 +150,7 @@ def _bent_blocks(
     """Rows of some samples, and H of each."""
     of_outputs = matrix == "gauss_newton"
     for block in row_blocks(view, None if of_outputs else loss_fn, data, num_rows, where):
-        bend = output_hessian(loss_fn, logits_of(block.outputs).detach(), block.y) if of_outputs else None
+        bend = output_hessian(loss_fn, logits_of(block.outputs).detach(), block.y, where) if of_outputs else None
         yield block.rows, bend
 
 

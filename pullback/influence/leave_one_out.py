@@ -202,7 +202,7 @@ def _part(system: DampedSystem, outputs: Tensor, y: Batch, S: Tensor, estimate: 
     with torch.enable_grad():
         leaf = outputs.clone().requires_grad_()
         r = torch.autograd.grad(per_sample_loss(loss_fn, leaf, y, where).sum(), leaf)[0].reshape(len(S), -1)
-    H = output_hessian(loss_fn, outputs, y)
+    H = output_hessian(loss_fn, outputs, y, where)
     u = r / N
     if estimate == "leverage":
         left = torch.eye(H.shape[1], dtype=H.dtype, device=H.device) - H @ S / N

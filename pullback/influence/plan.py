@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pullback._checks import check_option, check_positive
+from pullback._checks import check_option, check_positive, unsupported
 from pullback._results import Drawn, Shown
 from pullback.functional import ModelView, num_samples, take, undisturbed
 from pullback.functional.batches import Data
+from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.target_checks import logits_of
 
 PRODUCT = 6  # forward passes one product with a curvature matrix is counted as: two passes back over two of its graphs
@@ -102,6 +103,7 @@ def plan_influence(
 
     Raises:
         InputError: an unknown matrix, no queries, empty data.
+        UnsupportedError: batch norm or dropout in train mode; a model that returns several tensors.
 
     Cost: one forward pass of one sample.
 
@@ -120,8 +122,13 @@ def plan_influence(
     for x, y in batches:
         N, first = N + num_samples(y, where, "y"), x if first is None else first
     num_samples(first, where)
+    refuse_random_and_coupled(view.model, where)
     with undisturbed(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        C = logits_of(view(take(first, [0]))).numel()
+        outputs = logits_of(view(take(first, [0])))
+    if not isinstance(outputs, Tensor):
+        got, remedy = type(outputs).__name__, "Wrap it to return one tensor"
+        raise unsupported(where, "a model that returns one tensor, or has `logits`", got, remedy)
+    C = outputs.numel()
     forward, P = float(counter.get_total_flops()) * N, view.num_params
     itemsize = next(iter(view.parameters.values())).element_size()
     routes = [_iterative("a solve a query", num_queries, P, itemsize, forward, iterations, block)]

@@ -14,7 +14,7 @@ from pullback._results import Shown, Solution
 from pullback.functional import LossFunction, check_batch
 from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
-from pullback.functional.repeatable import state_of
+from pullback.functional.repeatable import values_of
 from pullback.functional.unwrap import unwrap
 from pullback.influence.mixed import MixedDerivative
 from pullback.influence.solves import Matrix, Method
@@ -58,7 +58,7 @@ class Response(Shown):
     def _check(self, where: str, x: Batch, y: Batch | None) -> None:
         """Queries that fit, and the weights the response belongs to."""
         check_batch(where, x, y, ("x_query", "y_query"))
-        if state_of(unwrap(self._model)) != self._state:
+        if values_of(unwrap(self._model)) != self._state:
             remedy = "Ask before training on, or call response again"
             raise input_error(where, "the weights the response was computed at", "others", remedy)
 
@@ -181,7 +181,7 @@ def respond(system: DampedSystem, direction: Tensor | float | None, change: Pert
     b = mixed @ _flat(direction, shape, change.wrt, mixed, where)
     solution = system.for_columns(1).solve(-b)
     named = system.view.unflatten(solution.x)
-    return Response(solution.x, named, solution, system.model, system.loss_fn, state_of(system.view.model))
+    return Response(solution.x, named, solution, system.model, system.loss_fn, values_of(system.view.model))
 
 
 def _flat(direction: Any, shape: tuple[int, ...], wrt: str, mixed: Operator, where: str) -> Tensor:

@@ -11,7 +11,7 @@ from pullback._checks import input_error
 from pullback.functional import take, undisturbed
 from pullback.functional.batches import stamp_of
 from pullback.functional.memory import graph_bytes
-from pullback.functional.repeatable import state_of
+from pullback.functional.repeatable import values_of
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import capture_factors, captured_rows
@@ -113,7 +113,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
 def _stamp(request: Request) -> list[object]:
     """Differs once a model or its data have been written to; calls put buffers back, which raises their versions."""
     sides = [side for side in (request.rows, request.columns) if side is not None]
-    return [(state_of(side.view.model)[1:], stamp_of(side.x, side.y)) for side in sides]
+    return [(values_of(side.view.model), stamp_of(side.x, side.y)) for side in sides]
 
 
 def _both_in_batches(request: Request, plan: KernelPlan, names: tuple[str, ...]) -> tuple[Captured, Captured | None]:

@@ -13,6 +13,7 @@ from pullback._checks import check_count, check_positive, input_error
 from pullback._results import Shown
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.losses import check_finite
+from pullback.functional.model_view import check_module
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.measure.boundary_points import class_scores
 from pullback.operators.damp import damp
@@ -96,7 +97,10 @@ def boundary_curvature(
         [0.333333, 0.333333]
     """
     where = "boundary_curvature"
+    check_module(model, where)
     count = check_batch(where, x)
+    if not isinstance(x, Tensor):
+        raise input_error(where, "`x` as one tensor (N, ...)", type(x).__name__, "Pass the points alone")
     check_positive(where, "tol", tol)
     size = x[0].numel()
     if size < 2:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pullback._checks import input_error
 from pullback._results import Shown
 from pullback.functional import check_batch, undisturbed
-from pullback.functional.model_view import evaluate
+from pullback.functional.model_view import check_module, evaluate
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.target_checks import logits_of
 
@@ -54,6 +54,7 @@ def boundary_points(model: nn.Module, a: Tensor, b: Tensor) -> BoundaryPoints:
         [0.75, -0.75]
     """
     where = "boundary_points"
+    check_module(model, where)
     check_batch(where, a, b, ("a", "b"))
     if a.shape != b.shape or a.dtype != b.dtype:
         got = f"{tuple(a.shape)}, {a.dtype} and {tuple(b.shape)}, {b.dtype}"

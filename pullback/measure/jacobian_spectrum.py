@@ -179,7 +179,8 @@ def _of_module(model: nn.Module, x: Tensor, layers: bool, where: str) -> tuple[l
         got = f"{num_bytes / 2**30:.1f} GB for {J.num_samples} samples"
         raise input_error(where, "Jacobians of at most 2 GB", got, "Use jacobian_extremes, or fewer samples")
     matrices = [J.per_sample(), *(layer_jacobians(model, x) if layers else [])]
-    return [torch.linalg.svdvals(matrix).square() for matrix in matrices], J.num_outputs
+    wide = [matrix.to(torch.promote_types(matrix.dtype, torch.float32)) for matrix in matrices]  # none in half
+    return [torch.linalg.svdvals(matrix).square() for matrix in wide], J.num_outputs
 
 
 def _summary(squares: list[Tensor], passes: int, across: str) -> JacobianSpectrum:

@@ -126,6 +126,8 @@ def initialise(
     where = "initialise"
     check_option(where, "phase", phase, tuple(CHI))
     check_option(where, "weights", weights, ("gaussian", "orthogonal"))
+    if not isinstance(model, nn.Module):
+        raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
     inside = unwrap(model)
     refuse_sharded(inside, where)
     for name, module in inside.named_modules():

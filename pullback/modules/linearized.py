@@ -37,7 +37,7 @@ def linearize(model: nn.Module) -> Expanded:
 
     Raises:
         InputError: no trainable parameters.
-        UnsupportedError: modules in train mode that answer differently in eval mode.
+        UnsupportedError: modules in train mode that answer differently in eval mode; on use, several tensors returned.
 
     Cost: a call is one forward pass that carries a derivative along, about two; attention runs unfused. A model with
         an operation that has no forward derivative takes a forward and two backward passes. From the second call in a
@@ -132,7 +132,11 @@ class Expanded(nn.Module):
         def outputs(weights: dict[str, Tensor]) -> Any:
             given, named = copied((args, kwargs))  # the first layer may write to what it is given
             with stand_in(self.model, weights):
-                return logits_of(self.model(*given, **named))
+                found = logits_of(self.model(*given, **named))
+            if not isinstance(found, Tensor):
+                got, remedy = type(found).__name__, "Wrap it to return one tensor"
+                raise unsupported(self._where, "a model that returns one tensor, or has `logits`", got, remedy)
+            return found
 
         def with_slope(along: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with differentiable():

@@ -16,6 +16,7 @@ from pullback.functional.batch import Batch, check_rows, quiet_vmap, tensors
 from pullback.functional.batches import stamp_of
 from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
 from pullback.functional.losses import check_finite
+from pullback.functional.model_view import check_module
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.target_checks import logits_of
@@ -84,6 +85,7 @@ class Jacobian(Operator):
             self.model, self._parameters = view.model, variables
             self._shapes = [(1, p.shape) for p in variables]
         else:
+            check_module(model, where)
             self.model = unwrap(model)
             refuse_sharded(self.model, where)
             floating = [t for t in tensors(x) if t.is_floating_point()]

@@ -9,6 +9,7 @@ from pullback._checks import input_error
 from pullback.functional import check_batch, undisturbed
 from pullback.functional.batch import copied
 from pullback.functional.differentiable import differentiable
+from pullback.functional.model_view import check_module
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.operators.own_samples import check_rows
 
@@ -40,7 +41,10 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
         [(5, 4, 3), (5, 2, 4)]
     """
     where = "layer_jacobians"
+    check_module(model, where)
     count = check_batch(where, x)
+    if not isinstance(x, Tensor):
+        raise input_error(where, "`x` as one tensor (N, ...)", type(x).__name__, "Pass what the first layer takes")
     if legacy_shape and count != 1:
         raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
     jacobians = []

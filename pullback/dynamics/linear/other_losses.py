@@ -42,7 +42,7 @@ def descend(
         return layout.columns(_gradient(loss, outputs, targets, where))
 
     slope(torch.zeros_like(beginning))  # refuses losses and targets that do not fit before any work
-    limit = schedule.stable_rate(_curvature(modes, layout, start, targets, loss))
+    limit = schedule.stable_rate(_curvature(modes, layout, start, targets, loss, where))
     if schedule.lr is not None:
         return _steps(slope, beginning, schedule), [], limit
     tight, loose = (_integrated(slope, beginning, schedule, tolerance, where) for tolerance in (_TIGHT, _LOOSE))
@@ -80,9 +80,9 @@ class _Curved:
         return self
 
 
-def _curvature(modes: Modes, layout: Layout, start: Tensor, targets: Tensor, loss: LossFunction) -> float:
+def _curvature(modes: Modes, layout: Layout, start: Tensor, targets: Tensor, loss: LossFunction, where: str) -> float:
     """Largest eigenvalue of the mean loss's Hessian in the parameters of the linear model, at the start."""
-    hessian = output_hessian(loss, start, targets) / layout.samples
+    hessian = output_hessian(loss, start, targets, where) / layout.samples
     return float(eigenvalues(_Curved(modes, layout, hessian), 1, tol=1e-8, repeated=False).values[0])
 
 

@@ -245,7 +245,8 @@ class Recorder(Reissuing):
                 swapped[argument] = arguments[argument].detach()
             else:
                 swapped[argument] = self._alias(source, arguments[argument])
-        if probed and not any(isinstance(v, Tensor) and v.requires_grad for v in swapped.values()):
+        bare = probed and not any(isinstance(v, Tensor) and v.requires_grad for v in swapped.values())
+        if bare and swapped[data].is_floating_point():  # torch's own error says what others are
             swapped[data] = swapped[data].detach().requires_grad_()  # so that the output has a gradient
         recorded = {k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}
         if in_place(func):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
+from pullback.functional.model_view import check_module
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.networks.profile import Profile
 from pullback.measure.networks.spec import NetworkSpec
@@ -66,6 +67,7 @@ def networks(
             yield number, model_or_spec.build(number, dtype).train(model_or_spec.needs_training_mode)
             continue
         check_network(model_or_spec, where)
+        check_module(model_or_spec, where)
         model = unwrap(model_or_spec)
         refuse_sharded(model, where)
         if redraw is not None:

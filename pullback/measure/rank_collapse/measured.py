@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pullback._checks import check_count, input_error
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import check_module
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.rank_collapse.call_checks import check_dense, checked
@@ -105,6 +106,7 @@ def _checked(model: object, where: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         got = type(model).__name__
         raise input_error(where, "an nn.Module or an AttentionSpec", got, "Pass the model itself")
+    check_module(model, where)
     model = unwrap(model)
     if getattr(model.forward, "__func__", None) is nn.Module.forward:
         raise input_error(where, "a model with a forward method", type(model).__name__, "Pass one that can be called")

@@ -15,6 +15,7 @@ from pullback.functional import LossFunction, output_hessian
 from pullback.functional.batch import Batch, quiet_vmap
 from pullback.functional.batches import Data
 from pullback.functional.likelihood import likelihood_of
+from pullback.functional.own_losses import check_depends
 from pullback.functional.target_checks import logits_of
 from pullback.operators.curvature.base import CurvatureOperator
 from pullback.operators.curvature.linearised import LinearisedOperator, Middle, Readout, scaled
@@ -92,6 +93,8 @@ class GaussNewton(LinearisedOperator):
         stand_ins = iter(cut)
         whole = [next(stand_ins) if any(leaf is v for v in values) else leaf for leaf in leaves]
         loss = self._losses(tree_unflatten(whole, structure), y).sum() / self.num_samples
+        if cut:
+            check_depends(loss, self._where)
         slope = torch.autograd.grad(loss, cut, create_graph=True, materialize_grads=True) if cut else ()
         return values, lambda change, batched: derivative(slope, cut, change, batched)
 
