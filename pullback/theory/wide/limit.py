@@ -112,7 +112,9 @@ def limit_of(model: nn.Module, *, weights: Source = "measured") -> Limit:
         model: in eval mode. It is read, not changed.
         weights: where variances come from. "measured": the mean square of each tensor, whose relative error for n
             numbers is sqrt(2 / n); "torch": what torch's layers draw when they are made, uniform up to 1 /
-            sqrt(fan_in); or a mapping from parameter names to standard deviations, others measured.
+            sqrt(fan_in); or a mapping from parameter names to standard deviations, others measured. Weights are
+            taken for Gaussian of these variances, as their sums are over many inputs. Over few they are not: of
+            uniform weights the kernel was off by 8 percent of its largest entry with 4 inputs (tanh), by 2 with 16.
 
     Returns:
         Limit: call it with inputs; ``str`` lists the layers. Variances are read now, not when it is called.
