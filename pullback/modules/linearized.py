@@ -112,6 +112,9 @@ class Expanded(nn.Module):
             raise unsupported(where, "a model in eval mode", f"{one} in train mode", "Call model.eval()")
         self.order, self._where, self._repeated = order, where, Repeated()
         self.model = copy_of(view.model)
+        for part in self.model.modules():  # they watch a training's gradients, and torch's transforms cannot run them
+            part._backward_hooks.clear()
+            part._backward_pre_hooks.clear()
         self._names = tuple(view.parameters)
         for index, parameter in enumerate(view.parameters.values()):
             self.register_buffer(f"base_{index}", parameter.detach().clone())

@@ -154,12 +154,11 @@ def _first_error(loss_fn: LossFunction, outputs: Any, targets: Batch, error: Exc
     """What is wrong with outputs and targets as they are, in the package's words where it has some."""
     if isinstance(error, PullbackError):
         return error
-    try:
-        check_targets(loss_fn, outputs, targets, "Monitor")
-    except PullbackError as known:
-        return known
-    except Exception:  # targets that are no tensor
-        pass
+    if isinstance(targets, Tensor):
+        try:
+            check_targets(loss_fn, outputs, targets, "Monitor")
+        except PullbackError as known:
+            return known
     return input_error(
         "Monitor",
         "a loss of the model's outputs and of the targets that `step` is given",

@@ -42,7 +42,7 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     """
     where = "layer_jacobians"
     check_module(model, where)
-    count = check_batch(where, x)
+    count, chain = check_batch(where, x), chain_of(model, where)
     if not isinstance(x, Tensor):
         raise input_error(where, "`x` as one tensor (N, ...)", type(x).__name__, "Pass what the first layer takes")
     if legacy_shape and count != 1:
@@ -51,7 +51,7 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     with undisturbed(model, training=False), differentiable():
         refuse_random_and_coupled(model, where)
         h = copied(x)
-        for place, layer in enumerate(chain_of(model, where)):
+        for place, layer in enumerate(chain):
 
             def of_one(sample: Tensor, layer: nn.Module = layer) -> tuple[Tensor, Tensor]:
                 output = layer(sample.unsqueeze(0).clone()).reshape(-1)

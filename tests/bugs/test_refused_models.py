@@ -162,3 +162,45 @@ def test_errors_of_the_model_itself_say_so(call: str) -> None:
     assert raised.value.__notes__ == [note]
     with pytest.raises(RuntimeError, match="must have the same dtype, but got Long and Double"):
         calls[call](model, x.long())
+
+
+def test_a_linearised_model_has_no_backward_hooks() -> None:
+    """Where J^T was taken twice they ended in torch's error about transforms; the model keeps its own."""
+    model = nn.Sequential(
+        nn.Linear(4, 5), First(nn.LSTM(5, 3, batch_first=True))
+    ).eval()  # fused: no forward derivative
+    x, seen = torch.randn(2, 6, 4), []
+    plain = pb.linearize(copy.deepcopy(model))(x).detach()
+    model[0].register_full_backward_hook(lambda *given: seen.append(1))
+    assert_same(pb.linearize(model)(x).detach(), plain)
+    model(x.requires_grad_()).sum().backward()
+    assert seen == [1]
+
+
+class First(nn.Module):
+    """The outputs of a recurrent layer without its state."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+class Solving(nn.Module):
+    """A linear system a sample, whose batching rule of torch's returns N rows for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4) + 4 * torch.eye(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.solve(self.weight, x.unsqueeze(2))[:, :3, 0]
+
+
+def test_batching_rules_that_are_wrong_go_to_the_loop() -> None:
+    """The loss's error about a batch size of five came up from inside the fallback."""
+    model, (x, y) = Solving().double(), _data()
+    kernel = pb.backward_kernel(model, LOSS, x, y)
+    assert_same(kernel.total, pb.reference.total_kernel(model, LOSS, x, y))

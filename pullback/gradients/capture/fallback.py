@@ -49,7 +49,7 @@ def fallback_rows(
     try:
         with quiet_vmap():
             rows = _by_vmap(view, readout, names, x, y, where, torch.eye(values.shape[1], device="cpu").to(values))
-    except (RuntimeError, NotImplementedError):  # no batching rule, data-dependent control flow
+    except (RuntimeError, ValueError, TypeError, IndexError):  # no batching rule, or one that is wrong; control flow
         rows = None
     if rows is None or not all(_adds_up(row, run.ordinary.get(name), dtype) for name, row in rows.items()):
         rows = _by_loop(view, readout, names, x, y, where)

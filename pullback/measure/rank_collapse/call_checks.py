@@ -120,7 +120,6 @@ def explained(model: nn.Module, inputs: Batch, where: str) -> Iterator[None]:
             said = "`inputs` that the model takes", f"{sizes}: {error}", "Compare them with what its first layers need"
         if said is not None:
             raise input_error(where, *said) from error
-        error.add_note(f"{where}: raised by the model itself, called with {sizes}.")
         raise
 
 
