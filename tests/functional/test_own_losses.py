@@ -79,7 +79,7 @@ def test_one_sample_has_no_others() -> None:
 def test_losses_without_a_derivative_are_refused(given: tuple[nn.Module, Tensor, Tensor]) -> None:
     """They ended in autograd's "element 0 of tensors does not require grad", or in a mean of integers."""
     model, x, y = given
-    detached: Loss = lambda z, y: _cross_entropy(z.detach(), y)  # noqa: E731
+    detached: Loss = lambda z, y: _cross_entropy(z.detach(), y)
     for call in (
         lambda: pb.GaussNewton(model, detached, (x, y)).to_dense(),
         lambda: pb.self_influence(model, detached, (x, y), damping=0.1),
@@ -90,7 +90,7 @@ def test_losses_without_a_derivative_are_refused(given: tuple[nn.Module, Tensor,
             pb.UnsupportedError, match=r"a loss that depends on the outputs, got none .* Check for detach"
         ):
             call()
-    mistakes: Loss = lambda z, y: (z.argmax(1) != y).long()  # noqa: E731
+    mistakes: Loss = lambda z, y: (z.argmax(1) != y).long()
     with pytest.raises(pb.InputError, match=r"losses of a floating dtype .* got torch.int64"):
         pb.Hessian(model, mistakes, (x, y))
 
