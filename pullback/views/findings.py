@@ -97,7 +97,7 @@ def steps_chart(findings: Findings) -> Chart:
     ]
     reading = "From the first step to the last at which each was seen."
     chart = curves("steps", "When", reading, lines, x="training step", y="", summary=(reading,))
-    names = [plotly_text(each.name, 18) for each in findings]
+    names = [plotly_text(each.name, 26) for each in findings]
     chart.figure["layout"]["yaxis"] |= {"tickvals": places, "ticktext": names, "range": [0.5, len(findings) + 0.5]}
     chart.figure["layout"]["showlegend"] = False
     return chart

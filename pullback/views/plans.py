@@ -24,7 +24,7 @@ def plan_view(plan: KernelPlan) -> View:
     ]
     reading = "Estimated seconds of products for each block, in the order of the forward pass."
     chart = bar_chart(
-        "Where the time goes", reading, dict(zip(names, (a.seconds for a in plan.layers), strict=True)), "s"
+        "Where the time goes", reading, dict(zip(names, (a.seconds for a in plan.layers), strict=True)), "seconds"
     )
     said = str(plan).splitlines()[1 + len(plan.layers) :]
     return View("Plan of a kernel", tuple(said), charts=(chart,), tables=(Table("Layers", header, rows),))
@@ -43,7 +43,7 @@ def store_plan_view(plan: StorePlan) -> View:
     }
     rows: list[list[Any]] = [[name, count(size, "B")] for name, size in sizes.items()]
     rows.append(["tiles", f"{plan.num_tiles:,}, about {duration(plan.tile_seconds)}"])
-    chart = bar_chart("Where the time goes", "Of the worker that has most to do.", times, "s")
+    chart = bar_chart("Where the time goes", "Of the worker that has most to do.", times, "seconds")
     table = Table("Costs", ("what", "how much"), rows)
     return View("Plan of a kernel on disk", tuple(str(plan).splitlines()), charts=(chart,), tables=(table,))
 
