@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
+from pullback.runs.array_file import write_array
 from pullback.runs.course_writer import CourseWriter
 from pullback.runs.folder import DRAFT, check_free, chosen_on_exists, next_free
 from pullback.runs.reader import Run, load_run
@@ -78,7 +78,6 @@ class RunWriter:
             resume = self.earlier.last_step if resume is None else resume
             self.earlier = self.earlier.until(resume)
         self.made = resume or 0
-        self._arrays: Any = None
         self._torn = False  # whether the file ends within a line
         self._lock = Lock()  # records may come from several threads
         self._start = time.perf_counter()
@@ -131,22 +130,8 @@ class RunWriter:
         self._write({"step": step, "probe": probe, "error": f"{type(error).__name__}: {in_words(error)}"})
 
     def write_array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
-        """Write one array under ``<probe>/<step>/<name>``, in place of one that is there.
-
-        It gets its name once it is whole: of an array without its chunks a reader would be given zeros.
-        """
-        if self._arrays is None:
-            import zarr  # heavy: only runs that store arrays pay for it
-
-            self._arrays = zarr.open_group(self.path / ARRAYS_FOLDER, mode="a")
-        stored = self._arrays.create_array(
-            f"{probe}/{step}/{name}{DRAFT}", shape=array.shape, dtype=array.dtype, chunks=array.shape, overwrite=True
-        )
-        stored[...] = array
-        folder = self.path / ARRAYS_FOLDER / probe / str(step)
-        if (folder / name).exists():
-            shutil.rmtree(folder / name)
-        (folder / f"{name}{DRAFT}").rename(folder / name)
+        """Write one array under ``<probe>/<step>/<name>``, in place of one that is there."""
+        write_array(self.path / ARRAYS_FOLDER, f"{probe}/{step}/{name}", array)
 
     def so_far(self) -> Run:
         """The run as it stands, with what waits to be written of the courses."""

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -223,6 +224,24 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
             load_run(tmp_path)
     (tmp_path / META_FILE).write_text('{"schema": 1}')
     assert load_run(tmp_path).records == ()
+
+
+@pytest.mark.parametrize("kind", ["float32", ">f8", "float16", "int64", "uint8", "bool", "complex64"])
+def test_arrays_are_read_as_they_were_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with nan; numbers are written without the library that reads them, and in place of earlier ones."""
+    writer, numbers = RunWriter(tmp_path / "run", {}), np.array([[1, 0, 2.5], [-3, np.nan, 100.0]])
+    array = np.nan_to_num(numbers).clip(0).astype(kind) if kind in ("int64", "uint8", "bool") else numbers.astype(kind)
+    with monkeypatch.context() as patch:
+        if kind != "complex64":
+            patch.setitem(sys.modules, "zarr", None)
+        for given in (array[:1, :2], array.T):
+            writer.write_array(3, "own", "numbers", given)
+    writer.close()
+    found = load_run(tmp_path / "run").array("own", 3, "numbers")
+    assert found is not None
+    assert found.dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, array.T)
+    assert load_run(tmp_path / "run").array_steps("own", "numbers") == [3]
 
 
 def test_nothing_read_is_executed(tmp_path: Path) -> None:
