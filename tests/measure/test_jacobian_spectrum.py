@@ -7,11 +7,11 @@ import math
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 import pullback as pb
@@ -124,7 +124,7 @@ def test_the_whole_distribution(weights: str) -> None:
     density = jacobian_density(spec.theory(), 3, weights)
     for value in (0.1, 0.5, 1.0, 2.0, 4.0):
         above = density.squares > value
-        expected = density.top + float(np.trapezoid(density.density[above], density.squares[above]))
+        expected = density.top + float(trapezoid(density.density[above], density.squares[above]))
         assert float((squares > value).double().mean()) == pytest.approx(expected, abs=0.01)
 
 

@@ -386,7 +386,7 @@ def test_a_model_whose_configuration_gives_no_input() -> None:
 
     model = Other(t.BertConfig(vocab_size=50, **config()))
     with pytest.raises(
-        pb.InputError, match=r"code alone shows, got ValueError \(.*Pass an example of its inputs as x="
+        pb.InputError, match=r"code alone shows, got (Type|Value)Error \(.*Pass an example of its inputs as x="
     ):
         pb.initialise(model)
     assert len(pb.initialise(model, x={"input_ids": TOKENS}, report=True).branches) == 6

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.optimize import minimize_scalar
 
 from pullback._checks import check_option, input_error
@@ -54,7 +55,7 @@ class JacobianDensity(Drawn):
     def moment(self, k: int) -> float:
         """E (s^2)^k, from the density by the trapezoid rule in log s^2; without the mass at zero."""
         logs = np.log(self.squares)
-        return float(np.trapezoid(self.density * self.squares ** (k + 1), logs)) + self.top * self.edge**k
+        return float(trapezoid(self.density * self.squares ** (k + 1), logs)) + self.top * self.edge**k
 
     @property
     def mass(self) -> float:
