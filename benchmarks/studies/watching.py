@@ -14,7 +14,6 @@ README.md.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import subprocess
 import sys
@@ -154,7 +153,6 @@ def loading() -> float:
     """Processor seconds that a process takes once, for the modules of a monitor."""
     start = time.process_time()
     pb.Monitor  # noqa: B018
-    importlib.import_module("zarr")
     return time.process_time() - start
 
 
