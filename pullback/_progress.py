@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +14,16 @@ from pullback._text import duration
 
 PATIENCE = 2.0  # seconds after which work that is mostly short is worth a word
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+@contextmanager
+def _random_kept() -> Iterator[None]:
+    """Python's own random numbers go on where they were: rich draws some when it is imported."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 class Progress:
@@ -26,11 +39,12 @@ class Progress:
         self.shown, self.unit, self.patience = shown, unit, patience
         self.bar: Any = None
         if shown:
-            from rich.console import Console
+            with _random_kept():
+                from rich.console import Console
 
-            console = Console(stderr=True)
-            if console.is_terminal:
-                self.bar = _bar(console, unit)
+                console = Console(stderr=True)
+                if console.is_terminal:
+                    self.bar = _bar(console, unit)
         self._running = False
 
     def say(self, text: str) -> None:

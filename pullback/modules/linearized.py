@@ -134,7 +134,8 @@ class Expanded(nn.Module):
 
         def outputs(weights: dict[str, Tensor]) -> Any:
             given, named = copied((args, kwargs))  # the first layer may write to what it is given
-            with stand_in(self.model, weights):
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}  # it may write to its own
+            with stand_in(self.model, {**buffers, **weights}):
                 found = logits_of(self.model(*given, **named))
             if not isinstance(found, Tensor):
                 got, remedy = type(found).__name__, "Wrap it to return one tensor"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +177,30 @@ def test_a_linearised_model_has_no_backward_hooks() -> None:
     assert_same(pb.linearize(model)(x).detach(), plain)
     model(x.requires_grad_()).sum().backward()
     assert seen == [1]
+
+
+def test_a_linearised_model_that_writes_to_a_buffer() -> None:
+    """Torch's transforms refused the write; the buffer stays what it is."""
+    model, (x, _) = Counting().double().eval(), _data()
+    for order in (1, 2):
+        expanded, plain = pb.taylor_expand(model, order), pb.taylor_expand(model.body, order)
+        with torch.no_grad():
+            for given in (expanded, plain):
+                for parameter in given.parameters():
+                    parameter.add_(0.1)
+        assert_same(expanded(x).detach(), plain(x).detach())
+    assert int(model.calls) == int(expanded.model.calls) == 0
+
+
+def test_a_progress_bar_leaves_pythons_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich draws from them when it is imported, so that a first call of influence changed a training's."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    model, (x, y) = nn.Linear(4, 3).double(), _data()
+    before = random.getstate()
+    pb.self_influence(model, LOSS, (x, y), damping=0.1)
+    assert "rich.console" in sys.modules
+    assert random.getstate() == before
 
 
 class First(nn.Module):
