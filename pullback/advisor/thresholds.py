@@ -72,6 +72,7 @@ LOST = 2.0**-11.5  # of it: its square is then below what single precision tells
 SURVIVES = 0.01  # of the last layer's norm: the rate itself spans a hundredfold; convention
 CHI_PRODUCT = 100.0  # the same hundredfold change, predicted by mean-field theory at initialisation
 WILD_START = 8.0  # first loss over that of one answer for all; healthy starts have 1 to 4; convention
+WILD_ANYWAY = 1e4  # of the entropy of labels, of a loss of unknown form: sums over a batch's tokens stay below
 WILD_NATS = 5.0  # of an entropy above that: the right answer has a hundredth of the chance; healthy ones reach 4.7
 WILD_TIMES = 2.0  # and so many times that: sums over the tokens of a sample have more nats
 UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/studies/pathologies have 2 to 450

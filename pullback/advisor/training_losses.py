@@ -36,6 +36,13 @@ def constant_loss(run: Run) -> float | None:
     return _of_few(run, records)
 
 
+def entropy_of_labels(run: Run) -> float | None:
+    """Of the classes or tokens of all batches, whatever the loss is; None of targets that are none, or all the same."""
+    known = records_with(run, "all_targets", "token_entropy").numbers("token_entropy")
+    whole = float(known[-1]) if len(known) else _entropy([*class_counts(run).values()])
+    return whole if whole > 0 else None
+
+
 def _of_tokens(run: Run, measured: float) -> float:
     """The entropy of the tokens of all batches, where losses are means over them; else what few samples show.
 

@@ -217,6 +217,12 @@ def by_chance(share: float) -> Run:
     return a_run(counts, *[(k, "test", {"accuracy": share}) for k in range(8)], loss=[2.0] * 20 + [0.2] * 20)
 
 
+def wild_anyway(first: float) -> Run:
+    """A first loss in units of the entropy of two classes, of a run that ends before any loss was measured."""
+    counts = (1, "all_targets", {"counts": {"a": 50, "b": 50}})
+    return a_run(counts, least=None, loss=[first * math.log(2), math.nan])
+
+
 FURTHER: dict[str, tuple[Row, ...]] = {
     "MANY_SAMPLES": (Row(outlier, 16, 15, "suspect-samples"),),
     "UNLEARNT": (Row(lambda v: labels(30, 100, 20, v), 0.301, 0.299, "suspect-samples", is_warning),),
@@ -290,5 +296,6 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LONG_MEMORY": (Row(remembering, 100, 99, HIGH),),
     "CUT_OFF": (Row(cut_off, 0.101, 0.099, "dead-units"),),
     "COMMON": (Row(by_chance, 0.499, 0.501, "not-learning"),),
+    "WILD_ANYWAY": (Row(wild_anyway, 1.01e4, 0.99e4, "chaotic-initialisation"),),
     "FEW_RATIOS": (Row(scaled, 2, 3, "dead-units", is_info),),
 }

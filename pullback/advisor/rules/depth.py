@@ -24,11 +24,12 @@ from pullback.advisor.thresholds import (
     MANY_STEPS,
     SURVIVES,
     UNBALANCED,
+    WILD_ANYWAY,
     WILD_NATS,
     WILD_START,
     WILD_TIMES,
 )
-from pullback.advisor.training_losses import training_losses
+from pullback.advisor.training_losses import entropy_of_labels, training_losses
 from pullback.runs import Record, Run
 from pullback.runs.rows import Rows
 
@@ -198,6 +199,8 @@ def _wild_start(run: Run) -> Iterator[Finding]:
         return
     first = float(losses.values[0])
     entropy = set(rows(run, "loss").cells("form")) & ENTROPIES
+    if losses.constant is None and not math.inf > first > WILD_ANYWAY * modest:
+        return
     sure = entropy and first - modest > WILD_NATS and first > WILD_TIMES * modest
     if not sure and not first > WILD_START * modest:
         return
@@ -222,6 +225,8 @@ def _wild_start(run: Run) -> Iterator[Finding]:
 def _modest_loss(run: Run) -> float | None:
     """The loss that outputs of about 0 have, or one answer for all; None where that is not known, or is nearly 0."""
     losses = training_losses(run)
+    if losses.constant is None and not records_with(run, "loss", "loss"):
+        return entropy_of_labels(run)  # of a loss that no measurement has seen
     if losses.constant is None or losses.least != 0 or not losses.constant > 0:
         return None
     if rows(run, "loss").mapped("form", _is_squared).any():
