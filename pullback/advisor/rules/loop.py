@@ -41,7 +41,7 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
     kept = np.isfinite(norms) & (norms > 0) & (steps <= int(at[-1]))
     steps, norms = steps[kept], norms[kept]
     leapt = training_losses(run).leapt_at
-    before = slice(None) if leapt is None else slice(int(np.searchsorted(steps, leapt - MEDIAN_OF, side="right")))
+    before = slice(None) if leapt is None else slice(int(np.searchsorted(steps, leapt - MEDIAN_OF + 1, side="right")))
     ratios = _outgrown(steps[before], norms[before], at, sizes) or _always_rising(steps, norms, at, sizes)
     if ratios is not None:
         yield Finding(
