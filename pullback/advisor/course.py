@@ -88,16 +88,8 @@ class Losses:
 
     @property
     def leapt_at(self) -> int | None:
-        """The first step by which the loss, as running median, stood above ``DIVERGING`` starts."""
+        """The first step at which the loss stood above ``DIVERGING`` starts, of those where its running median does."""
         if self.peak <= DIVERGING or self.least is None:
-            return None
-        above = self.running - self.least > DIVERGING * (self.start - self.least)
-        return int(self.steps[2:][above][0])
-
-    @property
-    def leaps_at(self) -> int | None:
-        """The step itself: the first of these three at which the loss stood there."""
-        if self.leapt_at is None or self.least is None:
             return None
         return self.above_at(self.least + DIVERGING * (self.start - self.least))
 

@@ -25,8 +25,8 @@ def divergence(run: Run) -> Iterator[Finding]:
         steps, threshold = (min(bad), max(bad)), "the loss is NaN or infinite"
         evidence = {"measurements": float(len(set(bad)))}
         words = f"The loss left the finite numbers at step {min(bad)}"
-    elif losses.grew and losses.leaps_at is not None and (losses.constant is not None or beyond_noise(run, losses)):
-        steps, threshold = (losses.leaps_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
+    elif losses.grew and losses.leapt_at is not None and (losses.constant is not None or beyond_noise(run, losses)):
+        steps, threshold = (losses.leapt_at, int(losses.steps[-1])), _grown(losses.least) + ", as the median of three"
         evidence = {"first loss": losses.start, "lowest loss": float(losses.finite.min()), "last loss": losses.last}
         words = f"The loss grew to {float(losses.running[-1]):.3g}, from {losses.start:.3g} at the start"
     elif losses.least is None and (rose := rose_at(run, losses)) is not None:
