@@ -58,6 +58,14 @@ def is_recurrent(run: Run) -> bool:
     return bool(kinds(run) & set(RECURRENT))
 
 
+def has_attention(run: Run) -> bool:
+    """Whether it has, by the kinds of its modules or what its layers are called: attention may be no module itself."""
+    model = run.meta.get("model")
+    layers = model.get("layers") if isinstance(model, dict) else None
+    names = {*kinds(run), *(str(each).lower() for each in (layers if isinstance(layers, list) else []))}
+    return any("attention" in name or "attn" in name for name in names)
+
+
 def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
     """A remedy for gradients that vanish or explode over the depth, in words and to be carried out."""
     known = kinds(run)
@@ -74,7 +82,7 @@ def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
             "add normalisation (layer or batch norm) or skip connections",
             Change("activation", "tanh"),
         )
-    if any("attention" in kind for kind in known):  # whose blocks have skip connections
+    if has_attention(run):  # whose blocks have skip connections
         return (
             "Warm the learning rate up over the first tenth of the steps, and normalise before each branch (pre-norm), "
             "not after it",

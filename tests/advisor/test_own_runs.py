@@ -136,9 +136,9 @@ def test_gradients_that_vanish_from_the_start_or_now_and_then_are(verdicts: list
     assert first.change.kind == "initialisation"
 
 
-@pytest.mark.parametrize("module", ["MultiheadAttention", "BertSelfAttention"])
-def test_a_transformer_is_not_told_to_add_the_skips_it_has(module: str) -> None:
-    model = {"model": {"modules": {module: 2, "LayerNorm": 4}}}
+@pytest.mark.parametrize(("module", "layer"), [("MultiheadAttention", "a"), ("Linear", "h.0.attn.c_proj")])
+def test_a_transformer_is_not_told_to_add_the_skips_it_has(module: str, layer: str) -> None:
+    model = {"model": {"modules": {module: 2, "LayerNorm": 4}, "layers": [layer, "b"]}}
     finding = found("vanishing-gradients", *flows(*["vanishing"] * 5), *losses(2.3, 2.3, 2.3, 2.3, 2.3), meta=model)
     assert finding is not None
     assert finding.change == pb.Change("warmup_steps", 4)
