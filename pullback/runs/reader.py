@@ -16,13 +16,14 @@ from pullback._callers import users_level
 from pullback._checks import input_error
 from pullback._hooks import judges
 from pullback._results import Drawn
+from pullback.runs.array_file import array_steps, read_array
 from pullback.runs.block_file import Block, block_path
 from pullback.runs.course_file import Course
 from pullback.runs.lines import Lines
 from pullback.runs.one_record import Record
 from pullback.runs.records import END, Records, records_of
 from pullback.runs.rows import Part
-from pullback.runs.schema import ARRAYS_FOLDER, META_FILE, RECORDS_FILE, SCHEMA_VERSION
+from pullback.runs.schema import META_FILE, RECORDS_FILE, SCHEMA_VERSION
 from pullback.runs.table import Table
 from pullback.runs.tail import lines_of, num_blocks, split_tail
 
@@ -173,19 +174,13 @@ class Run(Drawn):
 
     def array_steps(self, probe: str, name: str) -> list[int]:
         """Steps at which an array was stored."""
-        folder = self.path / ARRAYS_FOLDER / probe
-        if not folder.is_dir():
-            return []
-        return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and (f / name).is_dir())
+        return array_steps(self.path, probe, name)
 
     def array(self, probe: str, step: int, name: str) -> np.ndarray | None:
         """A stored array, or None (with a warning) where it is missing or damaged."""
-        import zarr
-
         try:
-            group = zarr.open_group(self.path / ARRAYS_FOLDER, mode="r")
-            return np.asarray(group[f"{probe}/{step}/{name}"])
-        except Exception as error:  # a damaged store fails in many ways; the run stays readable
+            return read_array(self.path, f"{probe}/{step}/{name}")
+        except Exception as error:  # what is damaged fails in many ways; the run stays readable
             warnings.warn(
                 f"{self.path.name}: array {probe}/{step}/{name} cannot be read ({error})", stacklevel=users_level()
             )

@@ -7,7 +7,7 @@
                     from there: what was recorded before it of later steps belongs to weights that were given up.
                     The first line may be {"follows": 3}: what was recorded before stands in the blocks 1 to 3.
 ``blocks``          earlier records of a long run, as columns, see ``runs.block_file``. Without any: version 1.
-``arrays.zarr``     group: <probe>/<step>/<name>
+``arrays``          arrays, see ``runs.array_file``
 ``course.bin``      what was shown at every step, see ``runs.course``
 
 JSON has no NaN and no infinity: they stand as the texts "NaN", "Infinity" and "-Infinity".
@@ -26,7 +26,6 @@ SCHEMA_VERSION = 2
 WITHOUT_BLOCKS = 1  # the version that a run is of until its first block is made
 META_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
-ARRAYS_FOLDER = "arrays.zarr"
 RESUME = "resume"
 MOST_NUMBERS = 2**16  # of one value; more belongs into an array
 

@@ -15,20 +15,11 @@ from typing import Any
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.runs.array_file import write_array
+from pullback.runs.array_file import set_aside, write_array
 from pullback.runs.course_writer import CourseWriter
 from pullback.runs.folder import DRAFT, check_free, chosen_on_exists, next_free
 from pullback.runs.reader import Run, load_run
-from pullback.runs.schema import (
-    ARRAYS_FOLDER,
-    META_FILE,
-    RECORDS_FILE,
-    RESUME,
-    WITHOUT_BLOCKS,
-    encode,
-    encode_values,
-    in_words,
-)
+from pullback.runs.schema import META_FILE, RECORDS_FILE, RESUME, WITHOUT_BLOCKS, encode, encode_values, in_words
 from pullback.runs.tail import MOST_BYTES, make_block
 
 
@@ -101,7 +92,7 @@ class RunWriter:
         self._start -= earlier.seconds
         self._records = self._open()
         self._torn = _ends_within_a_line(self.path / RECORDS_FILE)
-        _set_aside(self.path / ARRAYS_FOLDER, step)
+        set_aside(self.path, step)
         self.append(step, RESUME, {"resumed": now})
 
     def _open(self) -> int:
@@ -131,7 +122,7 @@ class RunWriter:
 
     def write_array(self, step: int, probe: str, name: str, array: np.ndarray) -> None:
         """Write one array under ``<probe>/<step>/<name>``, in place of one that is there."""
-        write_array(self.path / ARRAYS_FOLDER, f"{probe}/{step}/{name}", array)
+        write_array(self.path, f"{probe}/{step}/{name}", array)
 
     def so_far(self) -> Run:
         """The run as it stands, with what waits to be written of the courses."""
@@ -193,14 +184,6 @@ def _check_same_model(earlier: Run, meta: dict[str, Any]) -> None:
         where = f"run folder {earlier.path}"
         remedy = "Choose another folder for another model"
         raise input_error(where, f"{expected} as the run that is continued", got, remedy)
-
-
-def _set_aside(arrays: Path, step: int) -> None:
-    """Rename the arrays of steps beyond this one, so that no reader takes them for those of the steps made anew."""
-    for folder in list(arrays.glob("*/*")):
-        if folder.name.isdecimal() and int(folder.name) > step:
-            count = len(list(folder.parent.glob(f"{folder.name}.left-*")))
-            folder.rename(folder.with_name(f"{folder.name}.left-{count + 1}"))
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -36,7 +36,7 @@ def test_steps_made_anew_supersede(tmp_path: Path) -> None:
     assert [float(a[0, 0]) for a in arrays if a is not None] == [1.0, 1.0, 3.0]
     kept = (tmp_path / "run" / RECORDS_FILE).read_text().count('"loss":1.0')
     assert kept == 6  # nothing is removed from the file
-    assert len(list((tmp_path / "run").glob("arrays.zarr/alignment/*.left-*"))) == 2 + 4
+    assert len(list((tmp_path / "run").glob("arrays/alignment/*.left-*"))) == 2 + 4
 
 
 def test_time_goes_on(tmp_path: Path) -> None:
