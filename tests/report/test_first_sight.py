@@ -45,7 +45,7 @@ def shown_in(run):
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
-    """A run that diverges at step 34 by a rate, 3, that the curvature (2 / 7.5) does not bear; 100 steps."""
+    """A run that diverges at step 33 by a rate, 3, that the curvature (2 / 7.5) does not bear; 100 steps."""
     with RunWriter(tmp_path_factory.mktemp("wrong") / "run", {"least_loss": 0.0, "model": {"layers": ["a"]}}) as writer:
         for step in range(1, 101):
             loss = 2.3 if step < 32 else 2.3 * 1.5 ** (step - 31)
@@ -63,7 +63,7 @@ def test_the_verdict_stands_directly_under_the_title(wrong):
     assert said is not None
     assert said.group(1) == verdict(wrong)
     assert said.group(1).startswith(
-        "Diverges from step 34: the learning rate, 3, is beyond what the curvature bears, 0.267"
+        "Diverges from step 33: the learning rate, 3, is beyond what the curvature bears, 0.267"
     )
 
 
@@ -84,7 +84,7 @@ def test_the_loss_has_every_step_and_the_findings_at_theirs(wrong):
     assert (constant["x"], constant["y"]) == ([1, 100], [2.3, 2.3])
     drawn = charts_text(page)
     assert '"mark":true}' in drawn
-    assert re.search(r'"x0":34,"x1":34,"y0":0,"y1":1,"line":\{"color":"#D0402B"', drawn)
+    assert re.search(r'"x0":33,"x1":33,"y0":0,"y1":1,"line":\{"color":"#D0402B"', drawn)
 
 
 def test_a_cause_is_a_card_with_what_follows_folded_under_it(wrong):
