@@ -42,6 +42,13 @@ def count(number: float, unit: str) -> str:
     return f"{number / 1000**power:.3g} {PREFIXES[power]}{unit}"
 
 
+def multiple(ratio: float) -> str:
+    """How many times, to two significant digits, as a sentence has it: "3.4", "5,400", "more than a million"."""
+    if not ratio < 1e6:
+        return "more than a million"
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{float(f'{ratio:.2g}'):,.0f}"
+
+
 def digits(value: float) -> str:
     """A number as a paper would print it: up to twelve significant digits."""
     return f"{value:.12g}"

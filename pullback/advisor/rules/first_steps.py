@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pullback._text import multiple
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
@@ -74,7 +75,7 @@ def _update(run: Run) -> Sign | None:
     sizes = largest(layers(records, "ratio")[1]) if normed else records.numbers("median")
     for step, size in zip(records.steps.tolist(), sizes.tolist(), strict=True):
         if size > (ALL_AT_ONCE if normed else FIRST_UPDATE):
-            words = f"{size:.2g} times as long as the weights themselves"
+            words = f"{multiple(size)} times as long as the weights themselves"
             return step, "|dw| / |w|", size, GOOD_UPDATE / size, words
     return None
 
@@ -91,6 +92,6 @@ def _growth(run: Run) -> Sign | None:
         before = max(record.values["batch_loss"] / summed, losses.constant or 0.0) - losses.least
         after = record.values["loss"] - losses.least
         if before > 0 and after > LEAPS * before:
-            words = f"so long that one made the loss of its own samples {after / before:.2g} times larger"
+            words = f"so long that one made the loss of its own samples {multiple(after / before)} times larger"
             return record.step, "loss of the same samples, after over before", after / before, 0.1, words
     return None

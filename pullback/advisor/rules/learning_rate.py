@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pullback._text import multiple
 from pullback.advisor.change import Change
 from pullback.advisor.course import Losses, error_of_level, grew
 from pullback.advisor.findings import Finding
@@ -59,7 +60,7 @@ def too_low(run: Run) -> Iterator[Finding]:
     factor = RAISED if way == 0 else min(RAISED, WELL_TRAVELLED / way)
     if way > 0 and (stuck or barely):
         factor = min(RAISED_FAR, max(RAISED, HALF_TRAVELLED / way))
-    action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{factor:.2g} times'}"
+    action = f"Raise the learning rate {'tenfold' if factor == RAISED else f'{multiple(factor)} times'}"
     bent = [c for c in curvatures if not c.at_start]
     if bent:
         sharpest = max(bent, key=lambda c: c.sharpness / c.limit)

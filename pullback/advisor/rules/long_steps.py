@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pullback._text import multiple
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
@@ -134,7 +135,7 @@ def _updates(run: Run) -> Iterator[Sign]:
         modest = works and losses.leapt_at is None
         once = size > FIRST_UPDATE and updates_of(run)[0].values["median"] <= LARGE_UPDATE
         factor = 0.1 if once else (MODEST_UPDATE if modest else GOOD_UPDATE) / size
-        words = f"{size:.2g} times as long as the weights themselves"
+        words = f"{multiple(size)} times as long as the weights themselves"
         yield Sign((min(1, updates[0].step), updates[-1].step), {"|dw| / |w|": size}, factor, words)
 
 
@@ -142,7 +143,7 @@ def _leap(run: Run) -> Iterator[Sign]:
     """The loss leapt, and came back."""
     losses = training_losses(run)
     if losses.leapt_at is not None and not losses.grew and not not_finite(run):
-        words = f"so long that the loss leapt to {losses.peak:.2g} times its start"
+        words = f"so long that the loss leapt to {multiple(losses.peak)} times its start"
         steps = max(1, losses.leapt_at - 3), losses.leapt_at
         yield Sign(steps, {"highest loss, in first ones": losses.peak}, 0.1, words)
 

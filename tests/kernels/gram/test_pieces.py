@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pullback._text import DAY, count, duration
+from pullback._text import DAY, count, duration, multiple
 from pullback.gradients.capture.sample_axis import _along
 from pullback.gradients.rows.contract import block_shape
 from pullback.gradients.rows.outer import OuterFactor
@@ -145,6 +145,17 @@ def test_long_messages_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "send", line.send)
     workers._meet("x" * 3000)
     assert line.sent == {0: "x" * 2048}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.034, "0.034"), (3.44, "3.4"), (99.4, "99"), (99.6, "100"), (544.0, "540"), (55_499.0, "55,000"),
+        (1e6, "more than a million"), (float("inf"), "more than a million"),
+    ],
+)  # fmt: skip
+def test_multiples(ratio: float, text: str) -> None:
+    assert multiple(ratio) == text
 
 
 @pytest.mark.parametrize(
