@@ -246,7 +246,7 @@ def test_arrays_of_earlier_versions_are_read_and_set_aside(tmp_path: Path) -> No
     path, earlier = make_run(tmp_path / "run"), {1: 1.0, 4: 4.0}
     group = zarr.open_group(path / "arrays.zarr", mode="a")
     for step, value in earlier.items():
-        group.create_array(f"own/{step}/numbers", data=np.full((2, 3), value))
+        group.create_array(f"own/{step}/numbers", shape=(2, 3), dtype="float64")[:] = value
     assert load_run(path).array_steps("own", "numbers") == [1, 4]
     with RunWriter(path, {}, resume=3) as writer:
         writer.write_array(5, "own", "numbers", np.full((2, 3), 5.0))
