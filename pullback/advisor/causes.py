@@ -91,7 +91,10 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
         "non-finite-data", "outlying-samples", "targets-not-normalised", "inputs-not-normalised",
     ),
     # where no gradient comes through, a small decay is all there is of a step
-    "weight-decay-too-high": ("ordered-initialisation", "vanishing-gradients", "dead-units", "saturated-units"),
+    "weight-decay-too-high": (
+        "ordered-initialisation", "vanishing-gradients", "dead-units", "saturated-units", "learning-rate-too-high",
+        "divergence",
+    ),
     "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", *_SCALE),
     "divergence": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "non-finite-gradients": (
@@ -192,6 +195,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return False
     if cause.name in FROM_START:
         return True
+    if effect.name == "weight-decay-too-high" and cause.name in _WRECKS:  # which decay that is most of steps makes too
+        return cause.steps[0] < effect.steps[0]
     if effect.name in FROM_START:  # what the loop's settings say, step 0, follows from nothing that was measured later
         return cause.steps[0] <= min(FIRST_MEASUREMENT, effect.steps[0])
     seen = effect.steps[1] if effect.name in AT_THE_END else effect.steps[0]

@@ -375,6 +375,26 @@ def test_loops_whose_steps_leap_are_compared_with_no_measurement() -> None:
     assert found("chaotic-initialisation", *scaled, loss=[60.0] * 5) is None
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "cosine", "gradient", "expected"),
+    [
+        ("Adam", 0.8, 1.9, True),
+        ("Adam", 0.8, 2.1, False),  # the gradient is the larger part of the sum
+        ("Adam", 0.4, 0.1, False),  # steps that do not go where decay would: it is not of these weights
+        ("RMSprop", 0.6, 1.0, True),
+        ("AdamW", 0.8, 0.1, False),  # apart from the gradient: the rate times the decay is all it takes
+    ],
+)
+def test_decay_within_the_gradient_is_weighed_against_it(
+    optimizer: str, cosine: float, gradient: float, expected: bool
+) -> None:
+    """Weights of norm 2 and a decay of 1, in steps too short to show in the norm."""
+    updates = [(step, "updates", {"shrink": cosine, "norm": 2.0, "median": 0.01}) for step in (1, 4, 9)]
+    meta = {"optimizer": {"class": optimizer, "learning_rate": 1e-4, "weight_decay": 1.0}}
+    run = a_run(*updates, meta=meta, loss=[2.0] * 10, gradient_norm=[gradient] * 10)
+    assert ("weight-decay-too-high" in {finding.name for finding in pb.diagnose(run)}) is expected
+
+
 @pytest.mark.parametrize(("rate", "first"), [(0.0051, "weight-decay-too-high"), (0.0049, "vanishing-gradients")])
 def test_decay_that_takes_the_weights_follows_from_no_gradient_that_vanishes(rate: float, first: str) -> None:
     """Two of decay: a hundredth of the weights a step is the settings' doing; less is all there is of a step."""

@@ -27,6 +27,8 @@ from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 from pullback.runs.rows import Rows
 
+WITHIN_GRADIENTS = ("Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")  # they add decay to gradients
+
 
 def weight_decay_too_high(run: Run) -> Iterator[Finding]:
     """Steps of which decay is most, or that do little else than make the weights smaller."""
@@ -43,12 +45,13 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
     if not lasts(most, records) and not fades:
         return
     share = float(np.median(shares)) if len(shares) else cosine
+    begin = records[0].step if fades else most[0].step
     left = training_losses(run).share
     yield Finding(
         "weight-decay-too-high",
         "warning" if left is not None and left > DECAY_HARMS else severity(run),
         None,
-        (0 if _takes_all(run, decay) else records[0].step, records[-1].step),
+        (0 if _takes_all(run, decay) else begin, records[-1].step),
         {
             "share of a step that is decay": share,
             "cosine of steps with minus the weights": cosine,
@@ -74,9 +77,17 @@ def _takes_all(run: Run, decay: float) -> bool:
 def _decay_shares(run: Run, records: Rows, decay: float) -> np.ndarray:
     """(R,), length of what decay alone takes from the weights in a step, over that of the step; NaN where not known.
 
-    Of gradient descent and of AdamW that is the rate times the decay; other optimizers divide it by something.
+    Of gradient descent and of AdamW the first is the rate times the decay. Where decay is part of the gradient, which
+    is then divided by its own size, the least share there can be of that sum, |lam w| / (|lam w| + |g|), of steps that
+    do shrink the weights.
     """
     optimizer = as_dict(run.meta.get("optimizer"))
+    if optimizer.get("class") in WITHIN_GRADIENTS:
+        steps, sizes = run.courses.of("gradient_norm")
+        sizes = np.interp(records.steps, steps, sizes, left=math.nan) if len(steps) else np.full(len(records), math.nan)
+        decayed = decay * records.numbers("norm")
+        shrinks = records.numbers("shrink").max() > DECAY_COSINE
+        return np.where((sizes > 0) & shrinks, decayed / np.where(sizes > 0, decayed + sizes, 1.0), math.nan)
     steps, rates = run.courses.of("learning_rate")
     rates = np.append(rates, number(optimizer.get("learning_rate")))[np.searchsorted(steps, records.steps)]
     sizes = records.numbers("median")
