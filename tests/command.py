@@ -14,6 +14,8 @@ import pytest
 from pullback.cli import main
 
 HANGS = 600  # seconds until a process that other tests need seconds of is said to hang
+HEARS_INTERRUPTS = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # jobs in the
+# background are started with interrupts ignored, and so is what they start
 
 
 @dataclass

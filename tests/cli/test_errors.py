@@ -17,7 +17,7 @@ import typer
 import pullback as pb
 from pullback.cli import gallery, main
 from pullback.runs import RunWriter
-from tests.command import HANGS, run
+from tests.command import HANGS, HEARS_INTERRUPTS, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,8 +70,7 @@ def test_a_reader_that_has_left() -> None:
 
 @pytest.mark.slow
 def test_an_interrupt_in_a_process_of_its_own(tmp_path: Path) -> None:
-    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # jobs in the background
-    heard += "runpy.run_module('pullback', run_name='__main__')"  # are started with interrupts ignored
+    heard = HEARS_INTERRUPTS + "runpy.run_module('pullback', run_name='__main__')"
     command = [sys.executable, "-c", heard, "demo", "--epochs", "100000", "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

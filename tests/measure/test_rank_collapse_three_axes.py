@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pullback.measure import rank_collapse
 from pullback.measure.rank_collapse import attention_reader
@@ -48,7 +49,7 @@ def outside() -> Any:
     frame = sys._getframe(2)
     while frame.f_code is with_an_axis_in_front.__code__ and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code, frame.f_lasti
+    return frame, frame.f_lasti
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -85,3 +86,34 @@ def test_heads_that_a_model_puts_an_axis_in_front_of_are_heads(x: Tensor) -> Non
     found = rank_collapse(nn.Sequential(OneSample()), x[0])
     assert found.num_inputs == 1
     assert len(found.attention[0].heads) == H
+
+
+class Passes(TorchFunctionMode):
+    """Every call goes through the same line of the same function, as under a mode that a caller has on."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class Biased(nn.Linear):
+    """Heads with a bias of their own, the same for every sample."""
+
+    def __init__(self) -> None:
+        super().__init__(D, 3 * D)
+        self.register_buffer("bias_of_heads", torch.randn(H, T, T))  # of which torch's fused kernel takes no gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        Q, K, V = super().forward(x).unflatten(-1, (3, H, -1)).permute(2, 0, 3, 1, 4)
+        return x + attend(Q, K, V, self.bias_of_heads.unsqueeze(0)).transpose(1, 2).flatten(2)
+
+
+def test_two_calls_under_a_mode_of_functions_are_two(x: Tensor) -> None:
+    """The bias, of three axes, has one put in front just before the attention."""
+    model = nn.Sequential(Biased())
+    with Passes():
+        found = rank_collapse(model, x)
+    assert found.num_inputs == len(x)
+    assert len(found.attention[0].heads) == H
+    torch.testing.assert_close(found.residual.value, rank_collapse(model, x).residual.value)

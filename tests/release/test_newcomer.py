@@ -20,6 +20,7 @@ import pytest
 
 from pullback.cli.main import STOPPED
 from tests.cli.terminal import in_terminal, lines_left
+from tests.command import HEARS_INTERRUPTS
 from tests.conftest import BROWSER_MS
 from tests.release.conftest import run
 
@@ -48,7 +49,8 @@ class Newcomer:
     def watches(self, folder: str) -> Iterator[str]:
         """The address at which runs are shown while they are written."""
         there = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [self.program, "watch", folder, "--port", "0"]
+        heard = HEARS_INTERRUPTS + f"runpy.run_path({str(self.program)!r}, run_name='__main__')"
+        command = [self.python, "-c", heard, "watch", folder, "--port", "0"]
         with subprocess.Popen(command, cwd=self.home, env=there, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import pullback as pb
+from tests.command import HEARS_INTERRUPTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -30,7 +31,8 @@ def started(*command: str, **more: Any) -> subprocess.Popen[str]:
 def address(tmp_path: Path) -> Iterator[str]:
     """Of a server of the folder ``runs``."""
     (tmp_path / "runs").mkdir()
-    with started("-m", "pullback", "watch", str(tmp_path / "runs"), "--port", "0", stdout=subprocess.PIPE) as process:
+    heard = HEARS_INTERRUPTS + "runpy.run_module('pullback', run_name='__main__')"
+    with started("-c", heard, "watch", str(tmp_path / "runs"), "--port", "0", stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         first, second = process.stdout.readline(), process.stdout.readline()
         assert second == "Stop with Ctrl-C.\n"

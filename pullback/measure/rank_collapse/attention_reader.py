@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -50,7 +51,9 @@ class Reader(TorchDispatchMode):
         super().__init__()
         self._found, self._strange = report, strange
         self._traces, self._masks = Traces(inputs), Masks()
-        self._fronted: Any = None  # place in the program that put an axis in front of three, as long as it stays there
+        self._fronted: tuple[FrameType, int] | None = (
+            None  # the call that put an axis in front of three, while it lasts
+        )
         self._paused = False
 
     @contextmanager
@@ -84,7 +87,7 @@ class Reader(TorchDispatchMode):
             self._look(func, name, args, kwargs, result)
         return result
 
-    def _in_front(self, name: str, args: tuple[Any, ...], place: Any) -> bool:
+    def _in_front(self, name: str, args: tuple[Any, ...], place: tuple[FrameType, int]) -> bool:
         """Whether this is part of a call that made four axes of three.
 
         So torch attends from 2.15 on, and samples would pass for heads of one. What a model makes four axes of itself
@@ -92,7 +95,7 @@ class Reader(TorchDispatchMode):
         """
         if name == "unsqueeze" and args[1:] == (0,) and args[0].dim() == 3:
             self._fronted = place
-        elif self._fronted != place:
+        elif self._fronted is not None and (self._fronted[0] is not place[0] or self._fronted[1] != place[1]):
             self._fronted = None
         return self._fronted is not None
 
@@ -161,10 +164,13 @@ class Reader(TorchDispatchMode):
         return Q.shape[-1] == K.shape[-1] and K.shape[:-1] == V.shape[:-1]
 
 
-def _place() -> tuple[Any, int]:
-    """Where the program is that the model is written in, below the two calls of the mode's own."""
+def _place() -> tuple[FrameType, int]:
+    """The call that is made, and where it is in it, below the two calls of the mode's own.
+
+    The frame itself and not its code: of a mode of functions every call has the same code and the same place in it.
+    """
     frame = sys._getframe(2)
-    return frame.f_code, frame.f_lasti
+    return frame, frame.f_lasti
 
 
 def _name(func: Any) -> str:
