@@ -21,6 +21,16 @@ from tests.advisor.runs import LEARNS, Line, a_run, found, losses
 DEAD: Line = (0, "activations", {"dead": {"a": 0.9}})
 
 
+def learn(monitor: pb.Monitor, model: nn.Module, loss_fn: Any, optimizer: Any, batch: tuple[Tensor, Tensor]) -> None:
+    """One step of a watched loop."""
+    x, y = batch
+    loss = loss_fn(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    monitor.step(x, y, loss=loss)
+
+
 def of_form(*forms: str | None, least: float | None = None, **values: Any) -> Run:
     """A loss function of one's own, told to be of these forms at measurements."""
     records = [
@@ -179,11 +189,7 @@ def test_a_loss_across_samples_that_is_none_of_one_is_no_divergence(mixing: Any,
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with pb.Monitor(model, mixing, tmp_path / "run", optimizer=optimizer) as monitor:
         for _ in range(12):
-            loss = mixing(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.step(x, y, loss=loss)
+            learn(monitor, model, mixing, optimizer, (x, y))
     run = pb.load_run(tmp_path / "run")
     assert any("the mean or the sum of its samples' own" in str(record.error) for record in run.failed)
     assert [f.name for f in pb.diagnose(run) if f.severity != "info"] == ["not-measured"]
@@ -211,11 +217,7 @@ def test_outputs_that_cannot_reach_the_targets(end: Any, told: bool, tmp_path: P
         for _ in range(60):
             x = torch.randn(32, 4)
             y = x[:, 0] - x[:, 1]
-            loss = loss_fn(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.step(x, y, loss=loss)
+            learn(monitor, model, loss_fn, optimizer, (x, y))
     run = pb.load_run(tmp_path / "run")
     assert run.meta["optimizer"]["momentum"] == 0.95
     assert [f.change for f in pb.diagnose(run) if f.name == "dead-units"] == (
@@ -238,15 +240,12 @@ def binary(low: float, high: float, folder: Path) -> list[str]:
     torch.manual_seed(2)
     model, loss_fn = nn.Linear(4, 1), nn.BCEWithLogitsLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pb.Monitor(model, lambda z, y: loss_fn(z[:, 0], y), folder, optimizer=optimizer) as monitor:
+    of_one = lambda z, y: loss_fn(z[:, 0], y)
+    with pb.Monitor(model, of_one, folder, optimizer=optimizer) as monitor:
         for _ in range(40):
             x = torch.randn(16, 4)
             y = torch.where(x[:, 0] > 0, high, low)
-            loss = loss_fn(model(x)[:, 0], y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.step(x, y, loss=loss)
+            learn(monitor, model, of_one, optimizer, (x, y))
     return [f.name for f in pb.diagnose(folder) if f.severity != "info"]
 
 

@@ -82,7 +82,7 @@ def results(entry: Entry, *given: Any) -> tuple[Tensor, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+def assert_all_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -98,7 +98,7 @@ def test_what_a_model_and_a_loss_write_to_stays_as_it_was(name: str, first: nn.M
     assert torch.equal(owned, before[0])
     assert torch.equal(labels, before[1])
     assert (owned._version, labels._version) == versions
-    same(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
+    assert_all_equal(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
 
 
 @pytest.mark.parametrize("name", thinned(tuple(CALLS)))
@@ -109,7 +109,7 @@ def test_calls_within_inference_mode(name: str) -> None:
     expected = results(CALLS[name], model, loss_fn, x, y)
     with torch.inference_mode():
         found = results(CALLS[name], model, loss_fn, x.clone(), y.clone())
-    same(found, expected)
+    assert_all_equal(found, expected)
     assert not any(p.is_inference() for p in model.parameters())
 
 
@@ -190,7 +190,7 @@ def test_one_dict_and_a_tokenizer_s_batch_in_a_tuple(name: str) -> None:
     )
     for given in ({"a": x[:, :1], "b": x[:, 1:]}, (UserDict(a=x[:, :1], b=x[:, 1:]),)):
         model = Unpacks(net(nn.Identity()))
-        same(results(EVERYWHERE[name], model, nn.CrossEntropyLoss(), given, y), expected)
+        assert_all_equal(results(EVERYWHERE[name], model, nn.CrossEntropyLoss(), given, y), expected)
 
 
 class WritingModule(nn.Module):
@@ -209,7 +209,7 @@ def test_a_loss_module_that_writes(name: str) -> None:
     _, x, labels, y = data()
     found = results(CALLS[name], net(nn.Identity()), WritingModule(), x, y)
     assert torch.equal(labels, torch.arange(9) % 2)
-    same(found, results(CALLS[name], net(nn.Identity()), reading_loss, x, y))
+    assert_all_equal(found, results(CALLS[name], net(nn.Identity()), reading_loss, x, y))
 
 
 class Centring(nn.Module):
@@ -237,7 +237,7 @@ def test_a_loss_with_buffers_of_its_own_keeps_them(name: str) -> None:
     assert loss_fn.centre is home
     assert (home._version, loss_fn.last) == (version, None)
     reads = lambda z, t: F.cross_entropy(z - z.detach(), t, reduction="none")
-    same(found, results(CALLS[name], net(nn.Identity()), reads, x, y))
+    assert_all_equal(found, results(CALLS[name], net(nn.Identity()), reads, x, y))
 
 
 def test_a_loss_of_tokens_that_writes() -> None:
@@ -295,7 +295,7 @@ def test_several_inputs_that_are_written_to(name: str, form: str) -> None:
     found = results(CALLS[name], WritesToBoth(), nn.CrossEntropyLoss(), x, y)
     assert torch.equal(a, before[0])
     assert torch.equal(b, before[1])
-    same(found, results(CALLS[name], Reading(), nn.CrossEntropyLoss(), x, y))
+    assert_all_equal(found, results(CALLS[name], Reading(), nn.CrossEntropyLoss(), x, y))
 
 
 class Pair(NamedTuple):

@@ -16,7 +16,7 @@ WORLD = 2
 PATIENCE = timedelta(minutes=10)  # a collective that only one process calls fails then instead of waiting for ever
 
 
-def in_two_processes(works: Sequence[Callable[[int], None]], folder: Path, method: str = "spawn") -> None:
+def assert_in_two_processes(works: Sequence[Callable[[int], None]], folder: Path, method: str = "spawn") -> None:
     """Run ``work(rank)``, one after the other, in every process; an assertion that fails in one fails the test.
 
     Args:

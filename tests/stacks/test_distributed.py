@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.stacks import workers
-from tests.stacks.processes import in_two_processes
+from tests.stacks.processes import assert_in_two_processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,9 +24,9 @@ def test_data_parallel(tmp_path: Path) -> None:
         workers.data_parallel_compiled,
         workers.data_parallel_watched_by_one,
     )
-    in_two_processes(works, tmp_path)
+    assert_in_two_processes(works, tmp_path)
 
 
 def test_sharded(tmp_path: Path) -> None:
     works = (workers.fully_sharded_first_version, workers.fully_sharded_second_version, workers.tensor_parallel)
-    in_two_processes(works, tmp_path)
+    assert_in_two_processes(works, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.stacks import monitor_workers
-from tests.stacks.processes import in_two_processes
+from tests.stacks.processes import assert_in_two_processes
 from tests.stacks.watched import read
 
 pytestmark = [
@@ -20,7 +20,7 @@ pytestmark = [
 
 def test_two_processes(tmp_path: Path) -> None:
     """The weights of every process are those of a training without a monitor; the first one writes."""
-    in_two_processes(monitor_workers.works(tmp_path), tmp_path)
+    assert_in_two_processes(monitor_workers.works(tmp_path), tmp_path)
     run = read(tmp_path / "first", [2, 4, 6])
     assert run.meta["model"]["class"] == "Plain"
     run = read(tmp_path / "sharded2", [2, 4, 6])
@@ -36,4 +36,4 @@ def test_trainers_in_two_processes(tmp_path: Path) -> None:
         pytest.importorskip(package)
     from tests.stacks import trainer_workers
 
-    in_two_processes(trainer_workers.works(tmp_path), tmp_path)
+    assert_in_two_processes(trainer_workers.works(tmp_path), tmp_path)

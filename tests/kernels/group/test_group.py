@@ -22,7 +22,7 @@ from pullback.gradients.rows.pieces import share_of
 from pullback.kernels.group.same import digest
 from tests.cases import CASES, build
 from tests.kernels.group import group_works as works
-from tests.stacks.processes import in_two_processes
+from tests.stacks.processes import assert_in_two_processes
 
 two_processes = pytest.mark.skipif(
     not dist.is_available() or sys.platform != "linux", reason="needs torch.distributed and gloo"
@@ -34,7 +34,7 @@ two_processes = pytest.mark.skipif(
 def test_kernels_of_two_processes(tmp_path: Path) -> None:
     """Every case in every form, symmetric and between two sets; 2 and 3 samples a rank, tiles of 2 samples."""
     every = (works.ghost, works.materialise, works.fallback)
-    in_two_processes((*every, works.tangent, works.few_samples), tmp_path)
+    assert_in_two_processes((*every, works.tangent, works.few_samples), tmp_path)
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_how_two_processes_share(tmp_path: Path) -> None:
     shared += (works.one_against_many, works.the_first_ranks_speed_counts)
     failing = (works.one_rank_fails, works.a_wrong_tile_is_found, works.other_outputs)
     refusing = (works.different_arguments, works.subgroups, works.refused)
-    in_two_processes((*shared, *failing, *refusing), tmp_path)
+    assert_in_two_processes((*shared, *failing, *refusing), tmp_path)
 
 
 @two_processes
@@ -55,7 +55,7 @@ def test_two_processes_in_short(tmp_path: Path) -> None:
     shared += (works.the_first_ranks_speed_counts, works.one_store)
     failing = (works.one_rank_fails, works.a_wrong_tile_is_found, works.other_outputs, works.a_store_of_two_models)
     refusing = (works.the_first_worker_fails, works.different_arguments, works.subgroups, works.refused)
-    in_two_processes((*shared, *failing, *refusing), tmp_path, "fork")
+    assert_in_two_processes((*shared, *failing, *refusing), tmp_path, "fork")
 
 
 def test_without_a_process_group() -> None:
