@@ -47,6 +47,9 @@ LARGE_UPDATE = 0.1  # |dw| / |w| a step: ten steps to move the weights by their 
 GOOD_UPDATE = 0.01  # what a rate that is too high by this is lowered to; convention
 WILD_UPDATE = 0.3  # the same of a run that learns and falls short: healthy runs start at up to 0.2; convention
 FIRST_UPDATE = 0.5  # of the first step, as long as nothing is known of what is learnt: healthy runs show up to 0.4
+REPLACES = (
+    10.0  # of the first step of a run that learns nothing: hardly anything is left of the starting weights; convention
+)
 ALL_AT_ONCE = 5.0  # the same behind batch norm, of which healthy runs bear two; convention
 FAR_ABOVE = 5.0  # limits, of a first curvature: healthy runs start at up to three of them; convention
 MODEST_UPDATE = 0.05  # what the rate of such a run is lowered to; convention

@@ -395,6 +395,18 @@ def test_decay_within_the_gradient_is_weighed_against_it(
     assert ("weight-decay-too-high" in {finding.name for finding in pb.diagnose(run)}) is expected
 
 
+@pytest.mark.parametrize(("alive", "length", "cause"), [(0, 0.05, True), (0, 0.001, True), (3, 0.05, False)])
+def test_decay_that_is_most_from_the_start_follows_from_no_rate(alive: int, length: float, cause: bool) -> None:
+    """Of a run that learns nothing after a first step far too long, with gradients that are large for some steps."""
+    seen = [(step, "updates", {"shrink": 0.9, "norm": 2.0, "median": length}) for step in (2, 4, 9)]
+    meta = {"optimizer": {"class": "RMSprop", "learning_rate": 0.1, "weight_decay": 1.0}}
+    norms = [9.0] * alive + [0.1] * (40 - alive)
+    run = a_run((1, "updates", {"median": 20.0}), *seen, meta=meta, loss=[2.0] * 40, gradient_norm=norms)
+    told = {finding.name: finding.because for finding in pb.diagnose(run)}
+    assert told["weight-decay-too-high"] == (() if cause else ("learning-rate-too-high",))
+    assert told["learning-rate-too-high"] == (("weight-decay-too-high",) if cause else ())
+
+
 @pytest.mark.parametrize(("rate", "first"), [(0.0051, "weight-decay-too-high"), (0.0049, "vanishing-gradients")])
 def test_decay_that_takes_the_weights_follows_from_no_gradient_that_vanishes(rate: float, first: str) -> None:
     """Two of decay: a hundredth of the weights a step is the settings' doing; less is all there is of a step."""

@@ -135,6 +135,12 @@ def moves_on(ratio: float) -> Run:
     return a_run(constant(2.0), *steps_of(0.01, ratio, ratio), loss=[2.0] * 25 + [1.0] * 5)
 
 
+def replaced(ratio: float) -> Run:
+    """One that learns nothing, whose first step alone is long: what it killed has no gradient."""
+    updates = [(step, "updates", {"median": size}) for step, size in ((1, ratio), (2, 0.0), (40, 0.0))]
+    return a_run(constant(2.0), *updates, loss=[2.0] * 40)
+
+
 def begun(share: float) -> Run:
     """One whose steps are short, and whose loss falls late by little, to this share of one answer's."""
     course = [2.4] * 20 + [1.7] * 20 + [1.65] * 20 + [2 * share] * 20
@@ -323,6 +329,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "ZEROED": (Row(falling, 1.99, 2.01, "gradients-not-zeroed"),),
     "ADDS_UP": (Row(adding, 0.351, 0.349, "gradients-not-zeroed"),),
     "ADDS_UP_BEYOND": (Row(lambda v: adding(v, beyond=1.1), 0.251, 0.249, "gradients-not-zeroed"),),
+    "REPLACES": (Row(replaced, 10.01, 9.99, LR_HIGH, is_warning),),
     "WILD_UPDATE": (Row(moved_and_learns, 0.301, 0.299, LR_HIGH, is_warning),),
     "MODEST_UPDATE": (
         Row(

@@ -17,6 +17,7 @@ from pullback.advisor.thresholds import (
     DECAY_HARMS,
     DECAY_NORM,
     DECAY_SHARE,
+    FIRST_MEASUREMENT,
     MANY_RATES,
     RATE_GONE,
     RATE_GONE_MOST,
@@ -46,12 +47,14 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
         return
     share = float(np.median(shares)) if len(shares) else cosine
     begin = records[0].step if fades else most[0].step
+    if most and most[0].step == records[0].step:  # as early as it can be seen
+        begin = min(FIRST_MEASUREMENT, begin)
     left = training_losses(run).share
     yield Finding(
         "weight-decay-too-high",
         "warning" if left is not None and left > DECAY_HARMS else severity(run),
         None,
-        (0 if _takes_all(run, decay) else begin, records[-1].step),
+        (0 if _takes_all(run, records, decay) else begin, records[-1].step),
         {
             "share of a step that is decay": share,
             "cosine of steps with minus the weights": cosine,
@@ -67,9 +70,15 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
     )
 
 
-def _takes_all(run: Run, decay: float) -> bool:
-    """Whether the rate times the decay takes a hundredth of the weights a step or more: that is in the settings."""
+def _takes_all(run: Run, records: Rows, decay: float) -> bool:
+    """Whether decay takes a hundredth of the weights a step or more: that is in the settings.
+
+    The rate times the decay; where decay is part of the gradient, and the larger one, what the first step takes.
+    """
     optimizer = as_dict(run.meta.get("optimizer"))
+    if optimizer.get("class") in WITHIN_GRADIENTS:
+        taken = records[0].values["shrink"] * records[0].values["median"]
+        return bool(_decay_shares(run, records, decay)[0] > DECAY_SHARE and taken >= TAKES_ALL)
     rate = number(optimizer.get("learning_rate"))
     return optimizer.get("class") in ("SGD", "AdamW") and rate * decay >= TAKES_ALL
 

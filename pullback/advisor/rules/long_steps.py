@@ -9,22 +9,25 @@ from pullback._text import multiple
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
-from pullback.advisor.reading import CONVENTION, lasts, not_finite
+from pullback.advisor.reading import CONVENTION, lasts, not_finite, records_with
 from pullback.advisor.rules.curvature import STABILITY, Curvature, curvatures_of
 from pullback.advisor.rules.first_steps import in_sums, out_of_reach
 from pullback.advisor.rules.momentum import too_long_memory
 from pullback.advisor.rules.travelled import crawls, updates_of
 from pullback.advisor.rules.units import died
+from pullback.advisor.rules.zeros import zero_layers
 from pullback.advisor.severity import falls_short, is_early, learns, severity
 from pullback.advisor.thresholds import (
     DEAD,
     DIVERGING,
+    FIRST_MEASUREMENT,
     FIRST_UPDATE,
     GOOD_UPDATE,
     LARGE_UPDATE,
     LOWEST_FACTOR,
     MANY_SHARPNESS,
     MODEST_UPDATE,
+    REPLACES,
     SHARE_OF_LIMIT,
     WILD_UPDATE,
 )
@@ -133,7 +136,8 @@ def _updates(run: Run) -> Iterator[Sign]:
     if updates:
         size = updates[0].values["median"]
         modest = works and losses.leapt_at is None
-        once = size > FIRST_UPDATE and updates_of(run)[0].values["median"] <= LARGE_UPDATE
+        once = size > FIRST_UPDATE and updates[0].step != FIRST_MEASUREMENT
+        once = once and updates_of(run)[0].values["median"] <= LARGE_UPDATE
         factor = 0.1 if once else (MODEST_UPDATE if modest else GOOD_UPDATE) / size
         words = f"{multiple(size)} times as long as the weights themselves"
         yield Sign((min(1, updates[0].step), updates[-1].step), {"|dw| / |w|": size}, factor, words)
@@ -175,4 +179,11 @@ def _large_updates(run: Run, *, works: bool) -> Rows:
     beyond = sizes > (WILD_UPDATE if works else LARGE_UPDATE)
     if beyond[:1].any():
         return records.where(beyond)
-    return large[:0] if works else records.where(sizes > FIRST_UPDATE)
+    once = large[:0] if works else records.where(sizes > FIRST_UPDATE)
+    return once if once or works or zero_layers(run) else _first_steps(run)
+
+
+def _first_steps(run: Run) -> Rows:
+    """The first step, which of Adam is the rate itself, where it alone is many times the weights."""
+    records = records_with(run, "updates", "median")[:1]
+    return records.where(records.numbers("median") > REPLACES)
