@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 PREFIXES = ("", *"kMGTPEZYR")  # of thousands
 DAY = 86400  # seconds
+LEAST_PERCENT = 0.01  # from 0 and from 100, that is told as such
 _UNITS = (  # up to which time in seconds, the unit, its decimals and its name
     (120, 1, 1, "s"),
     (7200, 60, 1, "min"),
@@ -47,6 +48,34 @@ def multiple(ratio: float) -> str:
     if not ratio < 1e6:
         return "more than a million"
     return f"{ratio:.2g}" if ratio < 99.5 else f"{float(f'{ratio:.2g}'):,.0f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage, with a decimal where it has one: "10%", "93.9%", "0.14%", "99.97%", "under 0.01%".
+
+    Near 0 and 1 it has two digits of the distance: neither 0% nor 100% is said of what is not that.
+    """
+    if not math.isfinite(fraction):
+        return "NaN" if math.isnan(fraction) else "∞" if fraction > 0 else "−∞"
+    near = 100 * min(abs(fraction), abs(1 - fraction))
+    if 0 < near < LEAST_PERCENT:
+        return (
+            f"under {LEAST_PERCENT}%" if fraction < 0.5 else f"over {100 - LEAST_PERCENT}%" if fraction < 1 else "100%"
+        )
+    places = 1 - math.floor(math.log10(near)) if 0 < near < 1 else 1
+    return f"{100 * fraction:.{places}f}".rstrip("0").rstrip(".").replace("-", "−") + "%"
+
+
+def share_of(ratio: float, digits: int = 3) -> str:
+    """A ratio before the noun it is of: "93.9% of", and "5.93 times" from twice as much on."""
+    if ratio < 2 or not math.isfinite(ratio):
+        return f"{percent(ratio)} of"
+    return f"{ratio:.{digits}g} times" if ratio < 1000 else f"{multiple(ratio)} times"
+
+
+def first_listed(words: Sequence[str], most: int) -> str:
+    """The first words of a list, and how many more there are: "a, b and 3 more"; a single one more is named, too."""
+    return listed(words if len(words) <= most + 1 else [*words[:most], f"{len(words) - most} more"])
 
 
 def digits(value: float) -> str:

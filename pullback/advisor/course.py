@@ -67,8 +67,13 @@ class Losses:
 
     @cached_property
     def last(self) -> float:
-        """Median of the last tenth, of at most ``WINDOW`` and at least one."""
-        return float(np.median(self.finite[-_window(len(self)) :]))
+        """Median of the last ``window``."""
+        return float(np.median(self.finite[-self.window :]))
+
+    @cached_property
+    def window(self) -> int:
+        """How many losses a level is the median of: a tenth, at most ``WINDOW`` and at least one."""
+        return _window(len(self))
 
     @cached_property
     def running(self) -> np.ndarray:

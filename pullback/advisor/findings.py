@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pullback._results import Drawn, to_frame
-from pullback._text import listed
+from pullback._text import first_listed
 from pullback.advisor.change import Change
 
 SEVERITIES = ("info", "warning", "critical")
 MOST_NAMED = 6  # findings that a line names
+MOST_CAUSES = 2  # that a finding names of those that it follows from: the list as a whole shows them all
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Finding(Drawn):
         place = f" in {self.layer}" if self.layer else ""
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items())
         told = f" {self.summary}" if self.summary else ""
-        then = f"It follows from {listed(self.because)}" if self.because else self.action
+        then = f"It follows from {first_listed(self.because, MOST_CAUSES)}" if self.because else self.action
         return (
             f"{self.severity}: {self.name}{place}, steps {self.steps[0]} to {self.steps[1]} ({numbers}).{told} {then}."
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from pullback._text import first_listed, share_of
 from pullback.advisor.diagnose import diagnose
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import number
@@ -17,7 +18,6 @@ from pullback.runs import Run, load_run
 
 LONGEST = 300  # characters
 MOST_NAMED = 4  # of what was not measured: before the first dear measurement there is much
-_LEAST_SHARE = 1e-4  # below which a share of one answer's loss is said to be below it
 
 # What a run does, the gravest first; a run that does none of it is told by the loss it reached.
 OUTCOMES = {
@@ -31,7 +31,6 @@ OUTCOMES = {
     "minimum-plateau": "Stands still from step {step:,}",
     "memorisation": "Learns by heart",
 }
-_MANY_TIMES = 10  # what one answer has: beyond it a factor is easier to read than a percentage
 _OVER = "curvature over its limit"
 
 
@@ -59,7 +58,7 @@ def verdict(run: Run | str | Path, findings: Sequence[Finding] | None = None) ->
     run = run if isinstance(run, Run) else load_run(run)
     findings = diagnose(run) if findings is None else findings
     wrong = [finding for finding in findings if finding.severity != "info"]
-    text = _of_trouble(run, wrong) if wrong else _of_health(run, len(findings))
+    text = _of_trouble(run, wrong) if wrong else _of_health(run, findings)
     text = "".join(each if each.isprintable() else "\ufffd" for each in text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
@@ -74,22 +73,15 @@ def _of_trouble(run: Run, wrong: Sequence[Finding]) -> str:
     return f"{told}: {_why(run, wrong[0])}{more}"
 
 
-def _of_health(run: Run, mentioned: int) -> str:
+def _of_health(run: Run, findings: Sequence[Finding]) -> str:
+    """What was reached, that nothing is wrong, what is worth knowing, and what would have let further rules look."""
     missing = unseen(run)
-    looked = f"the {len(RULES) - len(missing)} rules that could look" if missing else f"{len(RULES)} rules"
-    things = "one thing is" if mentioned == 1 else f"{mentioned} things are"
-    found = f"a fault, {things} worth knowing" if mentioned else "anything"
-    return f"{_reached(run)}: none of {looked} found {found}{_not_looked(missing)}"
-
-
-def _not_looked(missing: Mapping[str, Sequence[str]]) -> str:
-    """How many rules could not, and what would have let them."""
-    if not missing:
-        return ""
+    able = f"{len(RULES) - len(missing)} of {len(RULES)}" if missing else f"any of {len(RULES)}"
+    worth = [name.replace("-", " ") for name in dict.fromkeys(finding.name for finding in findings)]
+    known = f"; worth knowing: {first_listed(worth, MOST_NAMED)}" if worth else ""
     without = sorted({source for sources in missing.values() for source in sources})
-    more = len(without) - MOST_NAMED
-    listed = ", ".join(without[:MOST_NAMED]) + f" and {more} more" if more > 1 else ", ".join(without)
-    return f"; {len(missing)} could not, without {listed}"
+    lacking = f"; not measured: {first_listed(without, MOST_NAMED)}" if without else ""
+    return f"{_reached(run)}: no fault found by {able} rules{known}{lacking}"
 
 
 def _reached(run: Run) -> str:
@@ -97,19 +89,16 @@ def _reached(run: Run) -> str:
     losses = training_losses(run)
     if not len(losses):
         return "Nothing is known of its loss"
-    first, at = float(losses.finite[0]), f"{losses.last:.3g} at step {int(losses.steps[-1]):,}"
+    over = f" (median of {losses.window} steps)" if losses.window > 1 else ""
+    first, at = float(losses.finite[0]), f"{losses.last:.3g} at step {int(losses.steps[-1]):,}{over}"
     text = (
         f"Ends at a loss of {at}, above its first one, {first:.3g}"
         if losses.last > first
         else f"Reached a loss of {at}"
     )
-    share = losses.share
-    if share is None:
+    if losses.share is None or losses.constant is None:
         return text
-    size = f"{share:.2%}" if abs(share) < 0.01 else f"{share:.0%}"
-    size = f"less than {_LEAST_SHARE:.2%}" if 0 <= share < _LEAST_SHARE else size
-    told = f"{size} of" if share < _MANY_TIMES else f"{share:,.0f} times"
-    return f"{text}, {told} what one constant answer has"
+    return f"{text}, {share_of(losses.share)} the best constant answer's {losses.constant:.3g}"
 
 
 def _why(run: Run, finding: Finding) -> str:

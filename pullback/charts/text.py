@@ -14,6 +14,8 @@ import re
 from functools import cache
 from typing import Any
 
+from pullback import _text
+
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SCRIPT_ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
@@ -94,9 +96,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def percent(value: object) -> str:
-    """A fraction as a percentage with one decimal."""
-    fraction = as_float(value)
-    return f"{100 * fraction:.1f} %".replace("-", "−") if math.isfinite(fraction) else number(fraction)
+    """A stored fraction as a percentage."""
+    return _text.percent(as_float(value))
 
 
 def cell(value: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pullback._results import Shown
+from pullback._text import percent
 from pullback.diagnostics.alignment import alignment
 from pullback.diagnostics.moments import moments
 from pullback.kernels import Kernel
@@ -67,7 +68,7 @@ def trade_off(kernel: Kernel | Tensor) -> TradeOff:
         "others learn slowly at it; adaptive or second-order methods even this out",
     }[condition]
     numbers = (
-        f"mean cosine {agreement.mean_cosine:.3g}, {agreement.conflict_fraction:.1%} of pairs in conflict, "
+        f"mean cosine {agreement.mean_cosine:.3g}, {percent(float(agreement.conflict_fraction))} of pairs in conflict, "
         f"spread {spread:.3g} of at most {n}"
     )
     return TradeOff(label, agreement.mean_cosine, agreement.conflict_fraction, spread, f"{pull}. {cost}. ({numbers}.)")

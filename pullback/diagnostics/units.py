@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pullback._results import Shown
+from pullback._text import percent
 from pullback.functional import ModelView, check_batch, undisturbed
 from pullback.functional.batch import Batch, tensors
 from pullback.functional.plain_calls import own_calls
@@ -69,7 +70,8 @@ class UnitActivity(Shown):
     def __str__(self) -> str:
         rows = zip(self.layers, self.kinds, self.dead_share, self.saturated, self.effective_rank, strict=True)
         return "\n".join(
-            f"{layer} ({kind}): {float(dead):.1%} dead, {float(full):.1%} saturated, effective rank {float(rank):.3g}"
+            f"{layer} ({kind}): {percent(float(dead))} dead, {percent(float(full))} saturated, "
+            f"effective rank {float(rank):.3g}"
             for layer, kind, dead, full, rank in rows
         )
 

@@ -104,6 +104,14 @@ class Run(Drawn):
         return dict(self._records.succeeded)
 
     @property
+    def extent(self) -> str:
+        """At how many steps the monitor measured, and the first and last of them, in words; without what was logged."""
+        steps = np.unique(self.measured.get("cost", np.empty(0, np.int64))).tolist() or self.steps
+        if not steps:
+            return "no measurement"
+        return f"measured at {len(steps):,} step{'s' * (len(steps) > 1)}, {steps[0]:,} to {steps[-1]:,}"
+
+    @property
     def metrics(self) -> list[tuple[str, str]]:
         """Probe and metric of all that was recorded, in the order in which it first appeared; reads no values."""
         return self._records.metrics()
@@ -168,9 +176,7 @@ class Run(Drawn):
         return Table(self._records).to_pandas()
 
     def __repr__(self) -> str:
-        steps = self.steps
-        measured = f"measured at {len(steps)} steps, {steps[0]} to {steps[-1]}" if steps else "no measurement"
-        return f"Run({str(self.path)!r}, {measured})"
+        return f"Run({str(self.path)!r}, {self.extent})"
 
     def array_steps(self, probe: str, name: str) -> list[int]:
         """Steps at which an array was stored."""

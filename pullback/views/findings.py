@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from pullback._text import listed
+from pullback._text import first_listed
 from pullback.advisor import Finding, Findings
+from pullback.advisor.findings import MOST_CAUSES
 from pullback.charts.chart import PALETTE, Chart
 from pullback.charts.plots import Curve, curves
 from pullback.charts.text import counted, number, plotly_text
@@ -48,7 +49,7 @@ def card_of(finding: Finding) -> Card:
     first, last = finding.steps
     where = [f"layer {finding.layer}"] if finding.layer else []
     where.append(f"steps {first:,} to {last:,}" if first != last else f"step {first:,}")
-    then = f"It follows from {listed(finding.because)}." if finding.because else f"{finding.action}."
+    then = f"It follows from {first_listed(finding.because, MOST_CAUSES)}." if finding.because else f"{finding.action}."
     return Card(
         finding.severity,
         finding.name.replace("-", " "),

@@ -33,7 +33,7 @@ def run_view(run: Run) -> View:
     if len(page.encode()) <= MOST_BYTES:
         return View(title, charts=charts, page=page)
     facts = (
-        f"{counted(len(run.steps), 'measurement')}; {counted(len(findings), 'finding')}.",
+        f"{run.extent}; {counted(len(findings), 'finding')}.",
         f"The page is too large to stand here: pb.write_report(run, {str(run.path / 'report.html')!r}) writes it.",
     )
     return View(title, facts, cards=tuple(card_of(each) for each in findings), charts=charts)

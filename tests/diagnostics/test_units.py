@@ -116,7 +116,7 @@ def test_a_model_without_activations_and_a_rank_of_one() -> None:
     assert str(found) == ""
     same = unit_activity(nn.Sequential(nn.Linear(3, 9), nn.Tanh()), torch.ones(5, 3))
     assert float(same.effective_rank) == pytest.approx(1)
-    assert "0 (tanh): 0.0% dead" in str(same)
+    assert "0 (tanh): 0% dead" in str(same)
 
 
 class Wired(nn.Module):

@@ -326,4 +326,4 @@ def test_shares_that_are_all_nothing_lie_on_the_ground_of_their_axis():
     layers = {"dead": {"a": 0.0, "b": 0.0}}
     made = shown_in(a_run((1, "activations", layers), (2, "activations", layers)))["dead"]
     assert made.figure["layout"]["yaxis"]["range"] == [0, 1]
-    assert shown_in(a_run((1, "activations", layers)))["dead"].summary[0] == "a: 0.0 % at step 1."
+    assert shown_in(a_run((1, "activations", layers)))["dead"].summary[0] == "a: 0% at step 1."

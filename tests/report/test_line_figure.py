@@ -32,7 +32,7 @@ def test_one_panel_takes_all_of_it(metric: Metric, name: str) -> None:
     assert layout[name]["domain"] == [0, 1]
     assert layout["xaxis"]["anchor"] == name.replace("axis", "")
     assert layout["height"] == 300
-    assert layout[name].get("tickformat") == (".0%" if metric is SHARE else None)
+    assert layout[name].get("tickformat") == (".3~%" if metric is SHARE else None)
 
 
 def test_axes_hold_the_values_of_their_own_panel() -> None:

@@ -21,6 +21,7 @@ from pullback._checks import InputError
 from pullback.report import write_report
 from pullback.report.run.header import facts_of
 from pullback.report.run.notes import damage_of, findings_of, left_out
+from pullback.report.run.page import page_html
 from pullback.report.run.sections import SECTIONS, charts_of
 from pullback.report.run.series import NamedRun, name_runs
 from pullback.report.run.tiles import key_numbers
@@ -39,7 +40,7 @@ def test_what_measuring_took_in_all_in_share_and_each(tmp_path):
     (tmp_path / "run.json").write_text('{"schema": 1}')
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_of_costs))
     shown = {each.label: (each.value, each.note) for each in key_numbers(name_runs([load_run(tmp_path)])[0])}
-    assert shown["Time to watch"] == ("4.0 s", "10.0 % of the run, 2.0 s a measurement")
+    assert shown["Time to watch"] == ("4.0 s", "10% of the run, 2.0 s a measurement")
 
 
 class Page(HTMLParser):
@@ -126,8 +127,8 @@ def test_long_tables_are_thinned_and_say_so(write, tmp_path):
 def test_the_head_shows_the_run_and_its_key_numbers(full):
     for said in ("ConvNet", "101,770 parameters", "SGD, learning rate 0.05", "CrossEntropyLoss"):
         assert said in full.text
-    assert re.search(r"Test accuracy95\.\d %", full.text)
-    assert re.search(r"Sharpness4\d\.\d\d?\s+look10\d(\.\d)?\u00a0% of the limit 40", full.text)
+    assert re.search(r"Test accuracy95\.\d%", full.text)
+    assert re.search(r"Sharpness4\d\.\d\d?\s+look10\d(\.\d)?% of the limit 40", full.text)
     assert [attributes["lang"] for attributes in full.all("html")] == ["en"]
 
 
@@ -136,7 +137,7 @@ def test_the_head_shows_what_watching_took():
     records = [Record(step, time, "cost", {"seconds": cost}) for step, time, cost in ((5, 4.0, 0.5), (9, 9.0, 1.5))]
     run = Run(Path("r"), {}, (*records, Record(9, 10.0, "loss", {"loss": 1.0})))
     numbers = {each.label: (each.value, each.note) for each in key_numbers(NamedRun("r", run))}
-    assert numbers["Time to watch"] == ("2.0 s", "20.0 % of the run, 1.0 s a measurement")
+    assert numbers["Time to watch"] == ("2.0 s", "20% of the run, 1.0 s a measurement")
 
 
 def test_what_the_loop_logged_is_no_measurement():
@@ -188,19 +189,46 @@ def test_what_follows_from_a_cause_has_no_remedy_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "shown"),
     [
-        ({"hessian": 30.0, "limit": 20.0}, ("30", "150.0 % of the limit 20")),
-        ({"hessian": 3037.0, "limit": 20.0}, ("3,037", "152 times the limit 20")),
+        ({"hessian": 30.0, "limit": 20.0}, ("30", "150% of the limit 20, at step 5")),
+        ({"hessian": 3037.0, "limit": 20.0}, ("3,037", "152 times the limit 20, at step 5")),
         (
             {"hessian": 30.0, "limit": 20.0, "preconditioned": 19.0, "preconditioned_limit": 38.0},
-            ("19", "50.0 % of the limit 38"),
+            ("19", "50% of the limit 38, at step 5"),
         ),
-        ({"hessian": 30.0}, ("30", "its limit is unknown")),
+        ({"hessian": 30.0}, ("30", "at step 5, its limit is unknown")),
     ],
 )
 def test_the_head_holds_the_sharpness_against_the_limit_of_its_kind(values, shown):
     run = Run(Path("r"), {}, (Record(5, 1.0, "sharpness", values),))
     numbers = {each.label: (each.value, each.note) for each in key_numbers(NamedRun("r", run))}
     assert numbers["Sharpness"] == shown
+
+
+def test_a_run_of_numbers_shows_its_test_loss_beside_that_of_a_constant_answer():
+    of_epoch = Record(10, 1.0, "epoch", {"epoch": 1, "test_loss": 0.8})
+    known = [Record(step, 1.0, "loss", {"loss": 9.0, "constant_loss": 8.0, "form": "other"}) for step in (1, 10)]
+    tiles = {each.label: each for each in key_numbers(NamedRun("r", Run(Path("r"), {}, (*known, of_epoch))))}
+    assert "Test accuracy" not in tiles
+    told = tiles["Test loss"]
+    assert (told.value, told.note) == ("0.8", "after the last epoch; 10% of the best constant answer's 8")
+    assert told.judgement == "good"
+
+
+def test_pairs_are_not_called_good_where_a_finding_says_that_classes_fight():
+    values = {"conflict_fraction": 0.4, "mean_cosine": 0.1}
+    fine = [Record(step, 1.0, "alignment", values) for step in (1, 2, 3, 4)]
+    apart = [*fine, *(Record(step, 1.0, "classes", {"within": 1.0, "between": -1.0}) for step in (1, 2, 3, 4))]
+    judged = [key_numbers(NamedRun("r", Run(Path("r"), {}, tuple(each))))[3].judgement for each in (fine, apart)]
+    assert judged == ["good", "look"]
+
+
+def test_the_first_screen_says_what_to_change():
+    found = {"name": "learning-rate-too-high", "severity": "warning", "layer": None, "steps": [1, 2], "evidence": {}}
+    found |= {"threshold": "", "source": "", "action": "Lower the rate", "summary": "Steps are too long."}
+    for values, told in ((found, True), (found | {"severity": "info"}, False)):
+        run = Run(Path("r"), {}, (Record(1, 1.0, "loss", {"loss": 1.0}), Record(2, 1.0, "finding", values)))
+        head = page_html([NamedRun("r", run)]).partition('class="facts"')[0]
+        assert ("Lower the rate. <a" in head) == told
 
 
 def test_findings_stand_in_the_order_of_the_diagnosis(full, full_run):

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pullback as pb
-from pullback.runs import RunWriter, load_run
+from pullback.runs import Record, Run, RunWriter, load_run
 from pullback.runs.schema import META_FILE, RECORDS_FILE, WITHOUT_BLOCKS, decode, encode, parse_line
 
 
@@ -273,3 +273,12 @@ def test_nothing_read_is_executed(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cannot be read"):
         assert load_run(path).array("alignment", 1, "cosine") is None
     assert not flag.exists()
+
+
+def test_a_run_says_where_it_was_measured_without_what_the_loop_logged():
+    cost = [Record(step, 1.0, "cost", {"seconds": 0.1}) for step in (1, 2)]
+    logged = [Record(step, 1.0, "epoch", {"epoch": step}) for step in range(1000, 3000)]
+    assert repr(Run(Path("r"), {}, (*cost, *logged))) == "Run('r', measured at 2 steps, 1 to 2)"
+    assert Run(Path("r"), {}, tuple(logged)).extent == "measured at 2,000 steps, 1,000 to 2,999"
+    assert Run(Path("r"), {}, (cost[0],)).extent == "measured at 1 step, 1 to 1"
+    assert Run(Path("r"), {}, ()).extent == "no measurement"

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from pullback._text import percent
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, class_counts, layers, records_with, rows, span, summed, with_layers
@@ -99,8 +100,8 @@ def class_imbalance(run: Run) -> Iterator[Finding]:
             "Menon et al. (2021), arXiv:2007.07314, logit adjustment; " + CONVENTION,
             "In the training loss, and nowhere else, add to each class's score the logarithm of its number of samples "
             "(cross_entropy(scores + counts.log(), y)), and judge by balanced accuracy",
-            summary=f"Class {largest} makes up {counts[largest] / whole:.0%} of the samples: a model that always says "
-            "so looks good, and the others hardly count.",
+            summary=f"Class {largest} makes up {percent(counts[largest] / whole)} of the samples: a model that always "
+            "says so looks good, and the others hardly count.",
             change=Change("balance_classes"),
         )
 

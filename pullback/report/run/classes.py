@@ -39,7 +39,7 @@ def targets_chart(named: NamedRun) -> Chart | None:
     shares = [counts[name] / whole for name in names]
     layout = base_layout(300)
     layout["xaxis"] = axis("class", **_class_ticks([names[place] for place in kept]), showgrid=False)
-    layout["yaxis"] = axis("share of the samples", tickformat=".0%", rangemode="tozero")
+    layout["yaxis"] = axis("share of the samples", tickformat=".3~%", rangemode="tozero")
     bars = {
         "type": "bar",
         "name": "share",
@@ -48,7 +48,7 @@ def targets_chart(named: NamedRun) -> Chart | None:
         "marker": {"color": PALETTE[0]},
         "text": [f"class {plotly_text(names[place])}: {number(counts[names[place]])}" for place in kept],
         "textposition": "none",
-        "hovertemplate": "%{text}<br>%{y:.2%}<extra></extra>",
+        "hovertemplate": "%{text}<br>%{y:.2~%}<extra></extra>",
     }
     most, least = max(names, key=lambda name: counts[name]), min(names, key=lambda name: counts[name])
     said = f"{len(names)} classes; most often {most} with {percent(counts[most] / whole)}, most rarely {least} with "

@@ -152,7 +152,7 @@ def share_chart(named: NamedRun) -> Chart | None:
     layout["legend"] = layout["legend"] | {"traceorder": "normal"}
     layout["xaxis"] = step_axis(drawn.steps.tolist(), showgrid=False)
     whole = float(np.nansum(np.where(np.isfinite(bands.values), bands.values, 0.0), axis=1).max())
-    layout["yaxis"] = axis("share of tr K", tickformat=".0%", range=[0, max(1.0, whole)])
+    layout["yaxis"] = axis("share of tr K", tickformat=".3~%", range=[0, max(1.0, whole)])
     colours = band_colours(named, layers, bands)
     data = [
         {
@@ -165,7 +165,7 @@ def share_chart(named: NamedRun) -> Chart | None:
             "fillcolor": colours[column],
             "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
             "marker": {"color": colours[column]},
-            "hovertemplate": "%{y:.1%}",
+            "hovertemplate": "%{y:.2~%}",
         }
         for column, name in enumerate(drawn.names)
     ]

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from pullback.advisor import Finding, verdict
 from pullback.advisor.findings import SEVERITIES
-from pullback.advisor.reading import rows
 from pullback.charts.chart import PALETTE
 from pullback.charts.text import as_dict, as_float, counted, shorten
 from pullback.report.run.series import NamedRun
@@ -23,6 +20,7 @@ def head_of(named: NamedRun, place: int) -> dict[str, Any]:
     return {
         "name": named.name,
         "verdict": verdict(named.run, findings),
+        "remedy": next((finding.action.rstrip(".") for finding in findings if finding.severity != "info"), ""),
         "tone": max((finding.severity for finding in findings), key=SEVERITIES.index, default="info"),
         "label": named.look.label if named.look else named.name,
         "colour": named.look.colour if named.look else PALETTE[place % len(PALETTE)],
@@ -52,10 +50,7 @@ def facts_of(named: NamedRun) -> list[str]:
         facts.append(shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else ""))
     if meta.get("data"):
         facts.append(f"data: {shorten(meta['data'], 60)}")
-    steps = np.unique(rows(named.run, "cost").steps).tolist() or named.run.steps  # without what the loop logged
-    facts.append(
-        f"measured at {counted(len(steps), 'step')}, {steps[0]:,} to {steps[-1]:,}" if steps else "no measurement"
-    )
+    facts.append(named.run.extent)
     created = str(meta.get("created", "at an unknown time")).replace("T", " ", 1).replace("+00:00", " UTC")
     facts.append(f"started {shorten(created, 40)}")
     facts.append(f"pullback {shorten(meta.get('pullback', 'of unknown version'), 20)}")

@@ -123,7 +123,7 @@ def value_axis(panel: Panel, values: np.ndarray) -> Figure:
     known = finite(values)
     flat = panel.percent and not known.any()  # shares are not below zero
     empty = {} if len(known) and not flat else {"range": [0, 1]}
-    return axis(panel.title, **empty, **({"tickformat": ".0%"} if panel.percent else {}))
+    return axis(panel.title, **empty, **({"tickformat": ".3~%"} if panel.percent else {}))
 
 
 def most_points(lines: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pullback._text import listed
-from pullback.advisor.findings import SEVERITIES
+from pullback._text import first_listed
+from pullback.advisor.findings import MOST_CAUSES, SEVERITIES
 from pullback.advisor.reading import rows
 from pullback.charts.text import as_dict, counted, number, shorten
 from pullback.report.run.series import NamedRun
@@ -39,7 +39,9 @@ def _finding(values: dict[str, Any]) -> dict[str, Any]:
         ends = [str(each) if isinstance(each, str) else number(each) for each in (steps[0], steps[-1])]
         where.append(f"steps {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"step {ends[0]}")
     because = [str(each) for each in values["because"]] if isinstance(values.get("because"), list) else []
-    where += [f"follows from {listed([each.replace('-', ' ') for each in because])}"] if because else []
+    where += (
+        [f"follows from {first_listed([each.replace('-', ' ') for each in because], MOST_CAUSES)}"] if because else []
+    )
     action = None if because else values.get("action")  # of what follows it is the cause's, which stands above
     told = [("Threshold", values.get("threshold")), ("Source", values.get("source"))]
     return {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pullback._text import duration
+from pullback._text import duration, share_of
 from pullback.advisor.reading import rows
 from pullback.advisor.rules.curvature import curvatures_of
 from pullback.advisor.severity import constant_accuracy, learns
@@ -16,8 +16,6 @@ from pullback.charts.numbers import finite
 from pullback.charts.text import number, percent
 from pullback.report.run.series import NamedRun, last_value, read_series
 from pullback.runs import Run
-
-MANY_TIMES = 10  # of a limit or of another loss: beyond it a factor is easier to read than a percentage
 
 
 class Tile(NamedTuple):
@@ -33,15 +31,14 @@ def key_numbers(named: NamedRun) -> list[Tile]:
     """The tiles of a run, always the same ones in the same order."""
     run = named.run
     loss, loss_note = _final_loss(run)
-    accuracy, accuracy_note = _held_out_accuracy(run)
     conflict, cosine = (last_value(run, "alignment", name) for name in ("conflict_fraction", "mean_cosine"))
     over = "" if cosine is None else f", the mean cosine of all is {number(cosine, 2)}"
     share, size = _share_of_one_answer(run)
     return [
         Tile("Final loss", *_shown(loss, number, loss_note + size), "bad" if _is_lost(loss) else _by_share(share)),
-        Tile("Test accuracy", *_shown(accuracy, percent, accuracy_note), _of_accuracy(run, accuracy)),
+        _held_out(run),
         Tile("Sharpness", *_sharpness(named), _of_sharpness(run)),
-        Tile("Pairs in conflict", *_shown(conflict, percent, f"at the last measurement{over}"), _of_conflict(run)),
+        Tile("Pairs in conflict", *_shown(conflict, percent, f"at the last measurement{over}"), _of_conflict(named)),
         Tile("Time to watch", *_cost(named)),
     ]
 
@@ -58,8 +55,8 @@ def _share_of_one_answer(run: Run) -> tuple[float | None, str]:
     share = losses.share
     if share is None or losses.constant is None:
         return None, ""
-    told = f"{percent(share)} of" if share < MANY_TIMES else f"{number(share, 3)} times"
-    return share, f"; of the last ones {told} what one constant answer has, {number(losses.constant, 3)}"
+    over = f"the median of the last {losses.window}" if losses.window > 1 else "it"
+    return share, f"; {over} is {share_of(share)} the best constant answer's {number(losses.constant, 3)}"
 
 
 def _is_lost(loss: float | None) -> bool:
@@ -82,23 +79,43 @@ def _of_sharpness(run: Run) -> str:
     return "good" if known[-1].sharpness <= known[-1].limit else "look" if learns(run) else "bad"
 
 
-def _of_conflict(run: Run) -> str:
+def _of_conflict(named: NamedRun) -> str:
+    """By the mean cosine, and by what the findings say, which look at classes too."""
+    run = named.run
     cosine = last_value(run, "alignment", "mean_cosine")
     if cosine is None or not math.isfinite(cosine):
         return ""
     if cosine < CONFLICT:
         return "look" if learns(run) else "bad"
     most = (last_value(run, "alignment", "conflict_fraction") or 0.0) > 0.5  # a few agree so well that the mean does
-    return "look" if most else "good"
+    told = any(values.get("name") == "conflicting-gradients" for values in named.findings)
+    return "look" if most or told else "good"
 
 
-def _held_out_accuracy(run: Run) -> tuple[float | None, str]:
-    of_epoch = last_value(run, "epoch", "test_accuracy")
+def _held_out(run: Run) -> Tile:
+    """The accuracy on held-out samples, or their loss where there is none, as of numbers."""
+    accuracy, when = _first_known(run, "accuracy")
+    loss, at = _first_known(run, "loss")
+    if accuracy is None and loss is not None:
+        constant = training_losses(run).constant
+        known = constant is not None and constant > 0 and math.isfinite(loss)
+        share = loss / constant if known and constant is not None else None
+        beside = (
+            ""
+            if share is None or constant is None
+            else f"; {share_of(share)} the best constant answer's {number(constant, 3)}"
+        )
+        return Tile("Test loss", number(loss), at + beside, "bad" if _is_lost(loss) else _by_share(share))
     constant = constant_accuracy(run, rows(run, "loss"))
     beside = f"; the most frequent class alone makes {percent(constant)}" if math.isfinite(constant) else ""
+    return Tile("Test accuracy", *_shown(accuracy, percent, when + beside), _of_accuracy(run, accuracy))
+
+
+def _first_known(run: Run, name: str) -> tuple[float | None, str]:
+    of_epoch = last_value(run, "epoch", f"test_{name}")
     if of_epoch is not None:
-        return of_epoch, "after the last epoch" + beside
-    return last_value(run, "test", "accuracy"), "of the held-out samples" + beside
+        return of_epoch, "after the last epoch"
+    return last_value(run, "test", name), "of the held-out samples"
 
 
 def _final_loss(run: Run) -> tuple[float | None, str]:
@@ -117,7 +134,9 @@ def _shown(value: float | None, show: Callable[[object], str], note: str) -> tup
 
 
 def _sharpness(named: NamedRun) -> tuple[str, str]:
-    """The last sharpness, and how it compares with the limit of the learning rate."""
+    """The last sharpness, how it compares with the limit of the learning rate, and when that was."""
+    steps, _ = read_series(named.run, "sharpness", "hessian")
+    when = f"at step {int(steps[-1]):,}" if len(steps) else ""
     sharpness, limit = (last_value(named.run, "sharpness", name) for name in ("hessian", "limit"))
     own = tuple(last_value(named.run, "sharpness", name) for name in ("preconditioned", "preconditioned_limit"))
     if None not in own:  # as the optimizer sees it, whose limit is of that
@@ -125,10 +144,9 @@ def _sharpness(named: NamedRun) -> tuple[str, str]:
     if sharpness is None:
         return "–", "not measured"
     if limit is None or not math.isfinite(limit) or limit <= 0:
-        return number(sharpness, 3), "its limit is unknown"
+        return number(sharpness, 3), f"{when}, its limit is unknown"
     share = sharpness / limit
-    told = percent(share) + " of" if share < MANY_TIMES else f"{number(share, 3)} times"
-    return number(sharpness, 3), f"{told} the limit {number(limit, 3)}"
+    return number(sharpness, 3), f"{share_of(share)} the limit {number(limit, 3)}, {when}"
 
 
 def _cost(named: NamedRun) -> tuple[str, str]:
