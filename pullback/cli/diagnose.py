@@ -18,6 +18,7 @@ def command(
 ) -> None:
     """Print the findings of a run, causes first; exits with 1 if one that is not ignored is a warning or worse."""
     import pullback as pb
+    from pullback.advisor import verdict
     from pullback.report.run.notes import left_out
 
     loaded = pb.load_run(run)
@@ -27,6 +28,8 @@ def command(
 
         typer.echo(json.dumps(encode([finding.as_record() for finding in findings]), indent=1, allow_nan=False))
     else:
+        if not ignore:  # of what is left no verdict could be given
+            typer.echo(f"Verdict: {verdict(loaded, findings)}.")
         for finding in findings:
             typer.echo(f"{'  ' if finding.because else ''}{finding}")
         if not findings:

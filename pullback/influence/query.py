@@ -17,6 +17,7 @@ from pullback.functional.batch import Batch
 from pullback.functional.batches import Data
 from pullback.influence.held_rows import HELD_BYTES, HeldRows, count_samples, itemsize, row_blocks
 from pullback.influence.kept_samples import effects, kept_samples, ranking
+from pullback.influence.meaning import of_queries_in_words
 from pullback.influence.response import Perturbation, Wrt
 from pullback.influence.solves import Matrix, Method, Solves
 from pullback.influence.system import DampedSystem, num_outputs, settings_of
@@ -37,6 +38,7 @@ class Influence(Drawn):
         axis: of ``values``, the one that counts training samples; None where no sample is perturbed (``wrt="decay"``).
         samples: inputs and targets of the training samples with the largest effects, by their place in the data:
             copies on the CPU, largest first.
+        meaning: what a value is, and which sign helps, in a sentence.
     """
 
     values: Tensor
@@ -46,6 +48,7 @@ class Influence(Drawn):
     converged: bool
     axis: int | None = 0
     samples: Mapping[int, tuple[Any, Any]] = field(default_factory=dict)
+    meaning: str = ""
 
     @property
     def effects(self) -> Tensor:
@@ -170,7 +173,8 @@ def of_queries(
             parts += [(backward @ solves(-columns.T)).T for columns in some.rows.split(block)]
             shown.advance(len(some.rows) // rows)
     asked = change.of_samples(system)
-    return summary(torch.cat(parts).reshape(*lead, *shape), solves, asked, len(lead) if shape else None)
+    told = of_queries_in_words(change.wrt, losses=loss_fn is not None)
+    return summary(torch.cat(parts).reshape(*lead, *shape), solves, asked, told, len(lead) if shape else None)
 
 
 def held_slopes(system: DampedSystem, change: Perturbation, where: str) -> Operator | None:
@@ -191,9 +195,9 @@ def held_slopes(system: DampedSystem, change: Perturbation, where: str) -> Opera
     return HeldRows(slope / system.num_samples)
 
 
-def summary(values: Tensor, solves: Solves, data: Data, axis: int | None = 0) -> Influence:
+def summary(values: Tensor, solves: Solves, data: Data, meaning: str, axis: int | None = 0) -> Influence:
     """One Influence for all solves, of the samples of ``data``."""
     residual = solves.residual()
     converged = residual <= solves.system.settings.tol
     kept = kept_samples(values, axis, data)
-    return Influence(values, residual, solves.iterations, solves.num_matvecs, converged, axis, kept)
+    return Influence(values, residual, solves.iterations, solves.num_matvecs, converged, axis, kept, meaning)

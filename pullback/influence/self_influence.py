@@ -13,6 +13,7 @@ from pullback.functional import LossFunction
 from pullback.functional.batches import Data
 from pullback.influence.dual import DampedInverse, own_entries
 from pullback.influence.held_rows import count_samples, row_blocks
+from pullback.influence.meaning import OF_ITSELF
 from pullback.influence.query import Influence, summary
 from pullback.influence.solves import Matrix, Method, Solves, System
 from pullback.influence.system import DampedSystem, joined, settings_of
@@ -97,7 +98,7 @@ def on_themselves(system: DampedSystem, points: Data | None, *, block: int, prog
                 columns = rows.T
                 values.append((columns * solves(columns)).sum(0) / system.num_samples)
                 shown.advance(len(rows))
-        return summary(torch.cat(values), solves, asked)
+        return summary(torch.cat(values), solves, asked, OF_ITSELF)
 
 
 def _all_at_once(loss_fn: LossFunction, data: Data, system: System, inverse: DampedInverse) -> Influence:
@@ -108,4 +109,4 @@ def _all_at_once(loss_fn: LossFunction, data: Data, system: System, inverse: Dam
     values = (inverse.gram_product(v) * w).sum(0) / N
     solves = Solves(system)
     solves.keep_rows(inverse, v, w)
-    return summary(values, solves, data)
+    return summary(values, solves, data, OF_ITSELF)

@@ -31,6 +31,9 @@ class Row(Shown):
     steps: tuple[int | None, ...]
 
 
+RATES = ("lr", "rate")  # what callers call it
+
+
 def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None, step: int | None = None) -> list[Row]:
     """Quantities of several runs at the last step at which all of them measured it.
 
@@ -76,7 +79,16 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
     described = [dict(_flat(run.meta)) for run in runs]
     keys = dict.fromkeys(key for each in described for key in each if key != "created")
     rows = {key: tuple(each.get(key) for each in described) for key in keys}
-    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+    differing = {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+    return {key: values for key, values in differing.items() if not _said_before(key, values, differing)}
+
+
+def _said_before(key: str, values: tuple[Any, ...], rows: dict[str, tuple[Any, ...]]) -> bool:
+    """Whether the caller tells what the monitor read, by the same last word or another name: "lr" of a rate."""
+    if "." in key or None in values:
+        return False
+    word = "learning_rate" if key in RATES else key
+    return any(other.endswith(f".{word}") and rows[other] == values for other in rows)
 
 
 def _flat(described: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ def influence_view(influence: Influence) -> View:
     end = "converged" if influence.converged else "not converged"
     counts = "" if influence.axis is None else f", axis {influence.axis} counts training samples"
     facts = (
+        *([f"{influence.meaning}."] if influence.meaning else []),
         f"values of shape {tuple(influence.values.shape)}{counts}",
         f"solves {end}, residual {number(influence.residual, 2)}, {influence.num_matvecs:,} products",
     )
@@ -35,6 +36,8 @@ def influence_view(influence: Influence) -> View:
         return View("Influence of the weight decay", facts, charts=(chart,))
     order, effects = influence.ranking, influence.effects.cpu().tolist()
     rows = [[place, effects[place], *_told(influence.samples.get(place))] for place in order[:MOST_ROWS]]
+    signed = influence.values.numel() == len(order)
+    reading = "By size, largest first." if signed else "Root of the summed squares over all queries, without a sign."
     table = Table("Largest effects", ("sample", "influence", "target", "input"), rows)
     pictures = []
     for place in order[:MOST_ROWS]:
@@ -43,7 +46,7 @@ def influence_view(influence: Influence) -> View:
             pictures.append(
                 (image, f"{place}: {number(effects[place], 3)}" + (f", {words(y)}" if y is not None else ""))
             )
-    charts = (ranked_chart("Influence of every training sample", [effects[place] for place in order]),)
+    charts = (ranked_chart("Influence of every training sample", [effects[place] for place in order], reading),)
     return View("Influence", facts, charts=charts, tables=(table,), pictures=tuple(pictures))
 
 

@@ -270,7 +270,9 @@ def test_report_and_diagnose(demo: tuple[Path, str], tmp_path: Path) -> None:
     assert run("report", out, "--out", tmp_path / "page.html", "--force").returncode == 0
     done = run("diagnose", out)
     assert done.returncode == 0, done.stderr  # a healthy run has nothing above "info"
-    assert all(line.startswith(("info: ", "No findings")) for line in done.stdout.splitlines())
+    told, *lines = done.stdout.splitlines()
+    assert told == f"Verdict: {verdict_of(out)}."
+    assert all(line.startswith(("info: ", "No findings")) for line in lines)
 
 
 def test_diagnose_exits_with_one_when_it_finds_something(tmp_path: Path) -> None:
@@ -306,7 +308,7 @@ def test_diagnose_prints_the_same_list_as_json(tmp_path: Path) -> None:
     done = run("diagnose", tmp_path / "run", "--ignore", "divergenze")
     assert done.returncode == 2
     assert "`ignore` of names among not-measured, non-finite-data, " in done.stderr
-    assert run("diagnose", tmp_path / "run").stdout.startswith("critical: divergence")
+    assert "step 9.\ncritical: divergence" in run("diagnose", tmp_path / "run").stdout
 
 
 def test_list_has_a_line_for_each_run(tmp_path: Path) -> None:

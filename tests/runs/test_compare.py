@@ -45,6 +45,18 @@ def test_what_was_set_differently(tmp_path: Path) -> None:
     assert differing_settings([a, a]) == {}
 
 
+def test_a_rate_that_the_caller_tells_too_is_told_once(tmp_path: Path) -> None:
+    def told(name: str, rate: float, **more: float) -> pb.Run:
+        with RunWriter(tmp_path / name, {"optimizer": {"learning_rate": rate}, **more}) as writer:
+            writer.append(1, "loss", {"loss": 1.0})
+        return load_run(writer.path)
+
+    once = [told("a", 0.1, lr=0.1, width=0.1), told("b", 0.2, lr=0.2, width=0.2)]
+    assert list(differing_settings(once)) == ["optimizer.learning_rate", "width"]
+    other = [told("c", 0.1, lr=0.1), told("d", 0.2, lr=0.3)]  # the optimizer did not get what the caller says
+    assert list(differing_settings(other)) == ["optimizer.learning_rate", "lr"]
+
+
 def test_columns_that_no_run_has(tmp_path: Path) -> None:
     a = load_run(make(tmp_path / "a", {1: 1.0}, 0.1))
     with pytest.raises(pb.InputError, match="columns among loss.loss, .* got 'loss.nothing'"):

@@ -239,6 +239,9 @@ def test_influences_are_ranked_with_their_samples(made: Made) -> None:
     query = made["query influence"]
     effects = query.values.square().sum(0).sqrt()
     assert torch.allclose(query.effects, effects)
+    assert "Below 0 the query&#39;s loss falls: it helps; above 0 it rises: it harms" in query._repr_html_()
+    assert "rare ones or wrong labels" in found._repr_html_()
+    assert query.values[0, 0] < 0  # the query is this sample: more of it helps
     assert query.ranking == effects.argsort(descending=True).tolist()
     assert query._repr_html_().count("data:image/png") == 12
     decay = made["influence of decay"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pullback._text import multiple
+from pullback._text import listed, multiple
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.model import is_batch_normed
@@ -42,6 +42,9 @@ WHERE_TOO_HIGH = (
     f"leapt to {DIVERGING:g} times its start, or more than {DEAD:g} of every layer's units dead that were not at the "
     f"start; of one that learns nothing a single update above {FIRST_UPDATE:g}"
 )
+
+
+SO_LONG = "so long that "  # begins the words of what steps did
 
 
 class Sign(NamedTuple):
@@ -96,9 +99,16 @@ def _too_long(run: Run) -> Iterator[Finding]:
         STABILITY + "; " + CONVENTION,
         f"Lower the {which}{target}"
         + (f", best to {factor:.2g} of what it is" if target else f" to {factor:.2g} of what it is"),
-        summary=f"Steps are {' and '.join(sign.words for sign in signs)}, so that they overshoot.{in_sums(summed)}",
+        summary=f"Steps are {_told(signs)}: they overshoot.{in_sums(summed)}",
         change=Change("learning_rate", factor),
     )
+
+
+def _told(signs: list[Sign]) -> str:
+    """What steps are, in one clause: by their length, then by what they did."""
+    done = [sign.words.removeprefix(SO_LONG) for sign in signs if sign.words.startswith(SO_LONG)]
+    long = [sign.words for sign in signs if not sign.words.startswith(SO_LONG)]
+    return listed([*long, *([SO_LONG + listed(done)] if done else [])])
 
 
 def _worst(above: list[Curvature]) -> Curvature:
@@ -147,7 +157,7 @@ def _leap(run: Run) -> Iterator[Sign]:
     """The loss leapt, and came back."""
     losses = training_losses(run)
     if losses.leapt_at is not None and not losses.grew and not not_finite(run):
-        words = f"so long that the loss leapt to {multiple(losses.peak)} times its start"
+        words = f"{SO_LONG}the loss leapt to {multiple(losses.peak)} times its start"
         steps = max(1, losses.leapt_at - 3), losses.leapt_at
         yield Sign(steps, {"highest loss, in first ones": losses.peak}, 0.1, words)
 
@@ -160,7 +170,7 @@ def _killed(run: Run) -> Iterator[Sign]:
     lost = died(run)
     if lost is not None:
         first, last, layers = lost
-        words = f"so long that they switched off most units of all {layers} layers for good"
+        words = f"{SO_LONG}they switched off most units of all {layers} layers for good"
         yield Sign((max(1, first // 2), last), {"layers whose units died": float(layers)}, 0.1, words)
 
 

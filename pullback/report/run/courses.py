@@ -47,7 +47,9 @@ RATE = Spec(
 NORM = Spec(
     "gradient-norm",
     "Gradient norm that the optimizer was given",
-    "Of all gradients together, after clipping, at the steps where it costs next to nothing.",
+    "Of all gradients together, after clipping, at the steps where it costs next to nothing. A leap is a batch or a "
+    "rate that does not fit; a level line is a clip that cuts nearly every step; a line that falls to nothing is a "
+    "training that stops.",
     (Metric("course", "gradient_norm", "gradient norm"),),
     (Panel("norm (loss / parameter)", "auto"),),
 )

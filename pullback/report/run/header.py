@@ -44,7 +44,7 @@ def facts_of(named: NamedRun) -> list[str]:
             counted(len(layers), "layer") + (f", {len(frozen)} frozen" if isinstance(frozen, list) and frozen else "")
         )
     if meta.get("loss"):
-        facts.append(shorten(meta["loss"], 60))
+        facts.append("a loss of your own" if meta["loss"] == "<lambda>" else shorten(meta["loss"], 60))
     if optimizer.get("class"):
         rate = as_float(optimizer.get("learning_rate"))
         facts.append(shorten(optimizer["class"], 40) + (f", learning rate {rate:g}" if math.isfinite(rate) else ""))

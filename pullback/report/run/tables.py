@@ -18,11 +18,11 @@ from pullback.runs.rows import Rows
 
 # Columns of the layers: where the numbers stand, the last measured ones.
 COLUMNS = (
-    ("Gradient", "flow", "gradient_norm"),
-    ("Update", "updates", "ratio"),
+    ("Gradient norm", "flow", "gradient_norm"),
+    ("Step over weights", "updates", "ratio"),
     ("Effective rank", "activations", "effective_rank"),
-    ("Dead", "activations", "dead"),
-    ("Saturated", "activations", "saturated"),
+    ("Dead units, %", "activations", "dead"),
+    ("Saturated, %", "activations", "saturated"),
 )
 REASONS = {"label": "label contradicted", "outlier": "outlying gradient", "duplicate": "copy of another"}
 MOST_SUSPECTS = 20
@@ -42,9 +42,14 @@ def layer_table(named: NamedRun) -> Table | None:
         return None
     counted = model.get("layer_sizes")
     sizes = dict(zip(layers, counted, strict=False)) if isinstance(counted, list) else {}
-    used = {label: values for label, values in columns.items() if values}
+    used = {label: _shown(label, values) for label, values in columns.items() if values}
     rows: list[list[Cell]] = [[name, sizes.get(name), *(v.get(name) for v in used.values())] for name in layers]
     return Table("Layers at the last measurement", ("Layer", "Parameters", *used), rows)
+
+
+def _shown(label: str, values: dict[str, float]) -> dict[str, float]:
+    """In the unit of the heading."""
+    return {name: 100 * value for name, value in values.items()} if label.endswith("%") else values
 
 
 def _last(run: Run, probe: str, metric: str) -> dict[str, float]:
@@ -77,7 +82,11 @@ def suspects_of(named: NamedRun) -> dict[str, Any] | None:
         }
         for row, (place, score, reason) in enumerate(listed[:MOST_SUSPECTS])
     ]
-    return {"step": record.step, "rows": told, "indexed": bool(index)}
+    targeted, seen = (
+        any(row["target"] is not None for row in told),
+        any(row["picture"] or row["numbers"] for row in told),
+    )
+    return {"step": record.step, "rows": told, "indexed": bool(index), "targets": targeted, "looks": seen}
 
 
 def _with_pictures(run: Run, found: Rows) -> tuple[Record, np.ndarray | None]:
