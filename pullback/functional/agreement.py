@@ -18,6 +18,7 @@ from pullback._rng import make_generator
 Tensors = Mapping[str, Tensor]
 
 PIECE = 2**20  # numbers that are converted to float64 at a time
+SMALLEST = 64  # roundings of a whole gradient, below which a part of it is rounding and nothing else
 ROUNDINGS = 8  # draws that show how well numbers are known; each flips a unit at its kink with even chances
 
 
@@ -85,20 +86,35 @@ def disagreement(
     Args:
         errors: name -> norm of a difference.
         own: name -> the numbers it is a difference from.
-        evaluate: ``own`` once more; of the model, or at the parameters given.
-        parameters: of the model, by name.
+        evaluate: ``own`` once more, at the parameters given; of gradients those in all of these.
+        parameters: all those of the model, by name.
         dtype: what the numbers were computed in, at its loosest.
-        shared: how much of the size of all numbers together counts for each of them.
+        shared: how much of the size of all numbers together counts for each of them; of gradients alone.
     """
     names, sizes = list(errors), norms([own[name] for name in errors])
     sizes_of_errors = torch.stack([errors[name].to(sizes) for name in names])
     bounds = tolerance(dtype) * (sizes + shared * sizes.norm())
     if first_above(sizes_of_errors, bounds) is None:
         return None
+    if shared:
+        bounds = bounds.clamp(min=smallest(evaluate(leaves_of(parameters)).values(), dtype))
     needed = dict(zip(names, (sizes_of_errors - bounds) / 2, strict=True))
     bounds = bounds + 2 * rounding(own, evaluate, parameters, dtype, needed)
     place = first_above(sizes_of_errors, bounds)
     return None if place is None else (names[place], float(sizes_of_errors[place]), float(sizes[place]))
+
+
+def leaves_of(parameters: Tensors) -> dict[str, Tensor]:
+    """Copies that gradients can be taken in."""
+    return {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+
+
+def smallest(whole: Iterable[Tensor], dtype: torch.dtype) -> float:
+    """What rounding leaves of a gradient that is zero because its terms cancel, as in the bias of attention's keys.
+
+    Its terms are not known; they are of the size of the gradient in the other parameters, asked for or not: ``whole``.
+    """
+    return SMALLEST * torch.finfo(dtype).eps * float(norms(whole).norm())
 
 
 def rounding(
@@ -116,10 +132,9 @@ def rounding(
     sizes = norms([own[name] for name in names])
     moved = torch.zeros_like(sizes)
     for _ in range(ROUNDINGS):
-        here, near = {}, {}
+        here, near = leaves_of(parameters), {}
         for name, p in parameters.items():
             signs = torch.randint(2, p.shape, generator=draw, device="cpu").to(p) * 2 - 1
-            here[name] = p.detach().clone().requires_grad_()
             near[name] = (p.detach() * (1 + 4 * torch.finfo(dtype).eps * signs)).requires_grad_()
         again, there = evaluate(here), evaluate(near)
         if (norms([again[name] - own[name] for name in names]) > tolerance(dtype) * sizes).any():

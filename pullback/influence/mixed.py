@@ -92,7 +92,8 @@ class MixedDerivative(Operator):
                         check_targets(loss_fn, outputs, targets, where)
                         check_finite(unchecked_loss(loss_fn, outputs, targets, where), where)
                 shapes.add(self._theta(x, y)[1])
-                check_own_samples(self._values, self.view.parameters, x, y, num_samples(x), where)
+                every = dict(self.view.model.named_parameters())
+                check_own_samples(self._values, self.view.parameters, every, x, y, num_samples(x), where)
         if len(shapes) > 1:
             got = f"shapes {sorted(shapes)}"
             raise input_error(where, "perturbed samples of one shape in all batches", got, "Pass one batch at a time")

@@ -217,7 +217,7 @@ class Jacobian(Operator):
                     0,
                 )
                 trained = {name: p for name, p in every.items() if p.requires_grad}
-                check_own_samples(self._values, trained, self._x, None, self.num_samples, where)
+                check_own_samples(self._values, trained, every, self._x, None, self.num_samples, where)
         self._forward_bytes = watch.num_bytes
         if watch.fused_attention:
             say_plain_attention(where)

@@ -26,12 +26,15 @@ from pullback.operators.most_dependent import Lookups, most_dependent
 Evaluate = Callable[..., dict[str, Tensor]]  # (x, y, parameters or None) -> what a sample's values are, (N, ...) each
 
 
-def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batch, count: int, where: str) -> None:
+def check_own_samples(
+    evaluate: Evaluate, parameters: Tensors, every: Tensors, x: Batch, y: Batch, count: int, where: str
+) -> None:
     """Refuse a model or a loss in which a sample's values or gradients depend on which others are in the batch.
 
     Args:
         evaluate: values by name ("output", "loss"), differentiable, of a batch; of the model or at other parameters.
         parameters: those of the model that gradients are compared in.
+        every: all those of the model, by which rounding is measured.
         x: inputs, (N, ...).
         y: targets, (N, ...), or None.
         count: N.
@@ -52,10 +55,11 @@ def check_own_samples(evaluate: Evaluate, parameters: Tensors, x: Batch, y: Batc
             own = {name: value.detach() for name, value in of_samples(one_x, one_y).items()}
             errors = {name: norms([values[name][i : i + 1] - own[name]])[0] for name in own}
             again = lambda at, one_x=one_x, one_y=one_y: of_samples(one_x, one_y, at)
-            if (found := disagreement(errors, own, again, parameters, dtype)) is not None:
+            if (found := disagreement(errors, own, again, every, dtype)) is not None:
                 name, error, size = found
                 raise mixed_samples(where, name, f"sample {i}", error, size)
-        _check_gradients(of_samples, parameters, (values, leaves, dtype), dict(zip(chosen, alone, strict=True)), where)
+        looked_at = dict(zip(chosen, alone, strict=True))
+        _check_gradients(of_samples, parameters, every, (values, leaves, dtype), looked_at, where)
 
 
 def _with_graph(evaluate: Evaluate, x: Batch, y: Batch, count: int) -> tuple[dict[str, Tensor], list[Tensor], Lookups]:
@@ -75,6 +79,7 @@ def _with_graph(evaluate: Evaluate, x: Batch, y: Batch, count: int) -> tuple[dic
 def _check_gradients(
     evaluate: Evaluate,
     parameters: Tensors,
+    every: Tensors,
     batch: tuple[dict[str, Tensor], list[Tensor], torch.dtype],
     alone: dict[int, tuple[Batch, Batch]],
     where: str,
@@ -84,6 +89,7 @@ def _check_gradients(
     Args:
         evaluate: as for ``check_own_samples``.
         parameters: as for ``check_own_samples``.
+        every: likewise.
         batch: values of the whole batch with their graph, its real inputs, and what was computed in, at its loosest.
         alone: sample -> the batch that holds it alone.
         where: the caller.
@@ -105,8 +111,11 @@ def _check_gradients(
         return  # no gradient at all, or none that a number can hold
 
     def combined(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        total = {n: torch.zeros_like(v, dtype=torch.float64) for n, v in {**parameters, **inputs}.items()}
+        variables = {**parameters, **every, **inputs}
+        total: dict[str, Tensor] = {}
         for i, factor, part in zip(chosen, factors.tolist(), parts, strict=True):
+            for name in part.keys() - total.keys():
+                total[name] = torch.zeros_like(variables[name], dtype=torch.float64)
             for name, g in part.items():
                 (total[name][i : i + 1] if name in inputs else total[name]).add_(g, alpha=factor)
         return total
@@ -117,7 +126,7 @@ def _check_gradients(
     again = lambda at: combined(of_one(i, at) for i in chosen)
     for names in (parameters, inputs):
         errors = {name: norms([in_batch[name].double() - own[name]])[0] for name in names}
-        if errors and (differs := disagreement(errors, own, again, parameters, dtype, 0.1)) is not None:
+        if errors and (differs := disagreement(errors, own, again, every, dtype, 0.1)) is not None:
             name, error, size = differs
             listed = "samples " + ", ".join(map(str, chosen[:-1])) + f" and {chosen[-1]}"
             raise mixed_samples(where, f"gradient in `{name}`", listed, error, size)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error, unsupported
-from pullback.functional import ModelView, take
-from pullback.functional.agreement import disagreement, norms, tolerance
+from pullback.functional import ModelView, take, undisturbed
+from pullback.functional.agreement import disagreement, leaves_of, norms, sample_weights, smallest, tolerance
 from pullback.functional.batch import Batch
 from pullback.functional.model_view import layer_of
 from pullback.functional.readout import Readout, combination
@@ -41,6 +41,7 @@ class Captured:
         outputs: what the model returned.
         first: capture of one sample alone.
         dtype: what the forward pass computed in, at its loosest; tolerances follow from it.
+        floors: of every batch it is made of what makes ``smallest_sum``.
     """
 
     view: ModelView
@@ -52,6 +53,7 @@ class Captured:
     outputs: Any
     first: Capture
     dtype: torch.dtype
+    floors: tuple[Callable[[], float], ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -79,12 +81,17 @@ class Captured:
         return order
 
 
+def every_parameter(view: ModelView) -> dict[str, Tensor]:
+    """All parameters of the model by name, also those that are not asked for: what rounding is measured by."""
+    return {name: p for name, p in view.model.named_parameters() if p.is_floating_point()}
+
+
 def gradient_alone(
     view: ModelView, readout: Readout, data: tuple[Batch, Batch], index: int, where: str
 ) -> Callable[..., Tensors]:
     """Makes the gradient of one sample in a batch of one, by autograd alone: nothing is recorded or replaced.
 
-    It is that of ``sum_c u_c f_c``, parameter -> shape; of the model, or at the parameters given, by name.
+    It is that of ``sum_c u_c f_c``, parameter -> shape; of the model, or at and in the parameters given, by name.
     """
     x, y = (take(each, [index]) for each in data)
 
@@ -98,6 +105,17 @@ def gradient_alone(
         return {name: torch.zeros_like(p) if g is None else g.to_dense() for (name, p), g in pairs}
 
     return alone
+
+
+def smallest_sum(view: ModelView, readout: Readout, data: tuple[Batch, Batch], where: str, dtype: torch.dtype) -> float:
+    """``smallest`` of a batch's sum of gradients, by one in which samples do not cancel each other."""
+    x, y = data
+    with undisturbed(view.model), torch.enable_grad(), differentiable(where):
+        parameters = leaves_of(every_parameter(view))
+        values = readout(view(x, parameters), y, where)
+        weights = sample_weights(len(values), values).unsqueeze(1) * combination(values.shape[1], values)
+        gradients = torch.autograd.grad((values * weights).sum(), list(parameters.values()), allow_unused=True)
+    return smallest((g.to_dense() for g in gradients if g is not None), dtype)
 
 
 def check_sample(captured: Captured, index: int, alone: Callable[..., Tensors], where: str) -> None:
@@ -117,7 +135,7 @@ def check_sample(captured: Captured, index: int, alone: Callable[..., Tensors], 
             f"NaN or infinity for sample {index}, whose gradient alone is finite",
             "Correct the layer's rule, or report this model; meanwhile leave that part out with `params=`",
         )
-    if (found := disagreement(errors, own, alone, captured.view.parameters, dtype, SHARED)) is not None:
+    if (found := disagreement(errors, own, alone, every_parameter(captured.view), dtype, SHARED)) is not None:
         name, error, size = found
         raise unsupported(
             where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.captured import UNSEEN, Captured, check_half, check_sample, gradient_alone
+from pullback.gradients.capture.captured import UNSEEN, Captured, check_half, check_sample, gradient_alone, smallest_sum
 from pullback.gradients.capture.derived import pulled_back
 from pullback.gradients.capture.fallback import fallback_rows
 from pullback.gradients.capture.passes import Capture, capture
@@ -140,7 +140,18 @@ def _captured(
         rules.append(UNSEEN[1])
     with own_calls():
         factors = _of_one_dtype(factors)
-    return Captured(view, tuple(factors), tuple(rules), run.ordinary, run.probes, run.values, run.outputs, first, dtype)
+    return Captured(
+        view,
+        tuple(factors),
+        tuple(rules),
+        run.ordinary,
+        run.probes,
+        run.values,
+        run.outputs,
+        first,
+        dtype,
+        (partial(smallest_sum, view, readout, data, where, dtype),),
+    )
 
 
 def _of_one_dtype(factors: list[Factor]) -> list[Factor]:

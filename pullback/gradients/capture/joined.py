@@ -8,7 +8,7 @@ each sample (token entries).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +81,7 @@ def emptied(captured: Captured) -> Captured:
         f.with_tensors({name: t[:0] if t.dim() else torch.zeros_like(t) for name, t in f.tensors().items()})
         for f in captured.factors
     )
-    return replace(captured, factors=factors, values=captured.values[:0], ordinary={}, probes={})
+    return replace(captured, factors=factors, values=captured.values[:0], ordinary={}, probes={}, floors=())
 
 
 def without_rows(captured: Captured) -> Captured:
@@ -116,6 +116,7 @@ class Filling:
         self.outputs = tree_map(lambda leaf: _room(leaf, first.num_samples, count), first.outputs)
         self.ordinary: Tensors = {}
         self.probes: Tensors = {}
+        self.floors: tuple[Callable[[], float], ...] = ()
         self.first = replace(first, factors=tuple(_one(f) for f in first.factors), ordinary={}, probes={})
 
     def add(self, batch: Captured) -> None:
@@ -138,6 +139,7 @@ class Filling:
         for sums, new in ((self.ordinary, batch.ordinary), (self.probes, batch.probes)):
             for name, value in new.items():
                 sums[name] = sums[name] + value if name in sums else value
+        self.floors += batch.floors
 
     def captured(self) -> Captured:
         """All batches as one capture."""
@@ -152,6 +154,7 @@ class Filling:
             probes=self.probes,
             values=torch.cat(self.values),
             outputs=self.outputs,
+            floors=self.floors,
         )
 
 

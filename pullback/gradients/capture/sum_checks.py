@@ -27,6 +27,8 @@ from pullback.gradients.capture.captured import Captured, undefined
 from pullback.gradients.capture.passes import direction
 from pullback.gradients.rows.factor import Factor
 
+SUMS = "summed gradient"  # the kind of check 3
+
 
 @dataclass
 class SumChecks:
@@ -44,6 +46,7 @@ class SumChecks:
     bounds: list[Tensor] = field(default_factory=list)
     parts: list[tuple[str, Factor]] = field(default_factory=list)  # layers and their rows, to name those at fault
     alone: set[str] = field(default_factory=set)  # of the names: sums of single samples' own gradients
+    origins: dict[int, Captured] = field(default_factory=dict)  # place of an error in a sum of rows -> whose rows
 
     def add_totals(self, factor: Factor, captured: Captured, totals: dict[str, Tensor], bound: Tensor) -> None:
         """Per parameter: summed rows against the ordinary gradient, or one number of it where only that was formed."""
@@ -58,7 +61,8 @@ class SumChecks:
                 error = difference.abs()
             else:
                 error = norms([total if expected is None else total - factor.piece_order(name, expected)])[0]
-            self._add(f"summed gradient of `{name}`", error, bound)
+            self.origins[len(self.names)] = captured
+            self._add(f"{SUMS} of `{name}`", error, bound)
             if factor.forms() == ("fallback",):
                 self.alone.add(self.names[-1])
 
@@ -85,16 +89,28 @@ class SumChecks:
         for kind in set(kinds):
             own = torch.tensor([kind == other for other in kinds], device=bounds.device)
             bounds = torch.where(own, bounds + 0.01 * bounds[own].norm(), bounds)
-        products = torch.tensor([kind != "summed gradient" for kind in kinds], device=bounds.device)
+        products = torch.tensor([kind != SUMS for kind in kinds], device=bounds.device)
         allowed = tolerance(self.dtype) * bounds.where(~products | torch.isfinite(bounds), torch.nan)
-        if (place := first_above(errors, allowed)) is not None:
-            name, error, bound = self.names[place], float(errors[place]), float(bounds[place])
-            rows = kinds[place] == "summed gradient"
-            if rows and not math.isfinite(error):
+        place = first_above(errors, allowed)
+        if place is not None and self._out_of_range(_square(errors[place], bounds[place], kinds[place])) is None:
+            allowed = self._of_cancelled(errors, allowed)
+            place = first_above(errors, allowed)
+        if place is not None:
+            name, error, kind = self.names[place], float(errors[place]), kinds[place]
+            if kind == SUMS and not math.isfinite(error):
                 raise self._error(name, error, float(allowed[place]))
-            finite = math.isfinite(bound) and math.isfinite(error)  # products of finite rows are, unless they overflow
-            size = max(bound, error) ** (2 if rows else 1) if finite else math.inf
-            raise self._out_of_range(size) or self._error(name, error, float(allowed[place]))
+            beyond = self._out_of_range(_square(errors[place], bounds[place], kind))
+            raise beyond or self._error(name, error, float(allowed[place]))
+
+    def _of_cancelled(self, errors: Tensor, allowed: Tensor) -> Tensor:
+        """What is allowed; where sums of rows are beyond that, at least what rounding leaves of sums that are zero."""
+        allowed = allowed.clone()
+        places = [i for i in (~(errors <= allowed)).nonzero().flatten().tolist() if i in self.origins]
+        for captured in {id(self.origins[i]): self.origins[i] for i in places}.values():
+            least = math.hypot(*(floor() for floor in captured.floors))
+            own = [i for i in places if self.origins[i] is captured]
+            allowed[own] = allowed[own].clamp(min=least)
+        return allowed
 
     def _out_of_range(self, square: float) -> Exception | None:
         """The error for inner products beyond the range of the dtype they are summed in, of which ``square`` is one."""
@@ -131,6 +147,13 @@ class SumChecks:
             got,
             "Please report this model; meanwhile leave that part out with `params=`",
         )
+
+
+def _square(error: Tensor, bound: Tensor, kind: str) -> float:
+    """The size of the inner products a check is about; infinite where they overflow, as products of finite rows do."""
+    if not (torch.isfinite(bound) and torch.isfinite(error)):
+        return math.inf
+    return float(torch.maximum(bound, error)) ** (2 if kind == SUMS else 1)
 
 
 def _overflows(factor: Factor) -> bool:

@@ -224,7 +224,7 @@ class CurvatureOperator(Operator):
                 again = partial(self._values, x, y)
                 check_same_answer(watched, values, again, self._every, where, 0)
             if not self._known:
-                check_own_samples(self._values, self.view.parameters, x, y, count, where)
+                check_own_samples(self._values, self.view.parameters, self._every, x, y, count, where)
         self._seen_at = state_of(self.view.model)
         self.num_samples = sum(sizes)
 
