@@ -105,8 +105,8 @@ def disagreement(
 
 
 def leaves_of(parameters: Tensors) -> dict[str, Tensor]:
-    """Copies that gradients can be taken in."""
-    return {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    """Copies of real parameters, that gradients can be taken in."""
+    return {name: p.detach().clone().requires_grad_() for name, p in parameters.items() if p.is_floating_point()}
 
 
 def smallest(whole: Iterable[Tensor], dtype: torch.dtype) -> float:
@@ -133,7 +133,7 @@ def rounding(
     moved = torch.zeros_like(sizes)
     for _ in range(ROUNDINGS):
         here, near = leaves_of(parameters), {}
-        for name, p in parameters.items():
+        for name, p in here.items():
             signs = torch.randint(2, p.shape, generator=draw, device="cpu").to(p) * 2 - 1
             near[name] = (p.detach() * (1 + 4 * torch.finfo(dtype).eps * signs)).requires_grad_()
         again, there = evaluate(here), evaluate(near)

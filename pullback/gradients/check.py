@@ -15,7 +15,7 @@ from pullback.functional.agreement import leaves_of, norms, rounding, smallest, 
 from pullback.functional.batch import Batch
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.captured import SHARED, Captured, every_parameter, gradient_alone
+from pullback.gradients.capture.captured import SHARED, Captured, gradient_alone
 from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.contract import Tensors
 
@@ -161,7 +161,7 @@ def _compared(captured: Captured, index: int, alone: Callable[..., Tensors]) -> 
         limits = torch.full_like(errors, tolerance(captured.dtype))
     if (errors > limits).any():
         enough = dict(zip(own, (errors - limits) * scale / 2, strict=True))
-        every = every_parameter(captured.view)
+        every = dict(captured.view.model.named_parameters())
         limits = limits.clamp(min=smallest(alone(leaves_of(every)).values(), captured.dtype) / scale)
         moved = rounding(own, alone, every, captured.dtype, enough)
         limits = limits + torch.where(moved == 0, moved, 2 * moved / scale)

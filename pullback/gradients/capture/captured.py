@@ -81,11 +81,6 @@ class Captured:
         return order
 
 
-def every_parameter(view: ModelView) -> dict[str, Tensor]:
-    """All parameters of the model by name, also those that are not asked for: what rounding is measured by."""
-    return {name: p for name, p in view.model.named_parameters() if p.is_floating_point()}
-
-
 def gradient_alone(
     view: ModelView, readout: Readout, data: tuple[Batch, Batch], index: int, where: str
 ) -> Callable[..., Tensors]:
@@ -111,7 +106,7 @@ def smallest_sum(view: ModelView, readout: Readout, data: tuple[Batch, Batch], w
     """``smallest`` of a batch's sum of gradients, by one in which samples do not cancel each other."""
     x, y = data
     with undisturbed(view.model), torch.enable_grad(), differentiable(where):
-        parameters = leaves_of(every_parameter(view))
+        parameters = leaves_of(dict(view.model.named_parameters()))
         values = readout(view(x, parameters), y, where)
         weights = sample_weights(len(values), values).unsqueeze(1) * combination(values.shape[1], values)
         gradients = torch.autograd.grad((values * weights).sum(), list(parameters.values()), allow_unused=True)
@@ -135,7 +130,8 @@ def check_sample(captured: Captured, index: int, alone: Callable[..., Tensors], 
             f"NaN or infinity for sample {index}, whose gradient alone is finite",
             "Correct the layer's rule, or report this model; meanwhile leave that part out with `params=`",
         )
-    if (found := disagreement(errors, own, alone, every_parameter(captured.view), dtype, SHARED)) is not None:
+    every = dict(captured.view.model.named_parameters())  # also those that are not asked for
+    if (found := disagreement(errors, own, alone, every, dtype, SHARED)) is not None:
         name, error, size = found
         raise unsupported(
             where,

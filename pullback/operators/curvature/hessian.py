@@ -114,7 +114,7 @@ class Hessian(CurvatureOperator):
         x, y = next(iter(self._batches))
         make = torch.Generator().manual_seed(0)
         with differentiable(), torch.enable_grad():
-            parameters = leaves_of({name: p for name, p in self._every.items() if p.is_floating_point()})
+            parameters = leaves_of(self._every)
             loss = self._losses(self.view(x, parameters), y).sum() / self.num_samples
             slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, allow_unused=True)
             known = [slope for slope in slopes if slope is not None]
