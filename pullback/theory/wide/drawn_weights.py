@@ -28,6 +28,7 @@ class Drawn:
         trained: whether it is.
         scale: that it was multiplied by in the forward pass.
         transposed: whether its axes were exchanged.
+        uniform: whether they are drawn from an interval, and not from a normal distribution.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Drawn:
     trained: bool
     scale: float = 1.0
     transposed: bool = False
+    uniform: bool = False
 
     def times(self, factor: float) -> Drawn:
         """Multiplied by a number."""
@@ -86,7 +88,9 @@ class Reader:
     def drawn(self, tensor: Tensor, fan_in: int | None = None) -> Drawn:
         """One tensor; ``fan_in`` where it belongs to a layer that torch draws by it."""
         name = self._names.get(id(tensor), f"a constant of shape {tuple(tensor.shape)}")
-        return Drawn(name, tuple(tensor.shape), self._variance(name, tensor, fan_in), tensor.requires_grad)
+        uniform = self._source == "torch" and fan_in is not None
+        variance = self._variance(name, tensor, fan_in)
+        return Drawn(name, tuple(tensor.shape), variance, tensor.requires_grad, uniform=uniform)
 
     def _variance(self, name: str, tensor: Tensor, fan_in: int | None) -> float:
         if not isinstance(self._source, str) and name in self._source:

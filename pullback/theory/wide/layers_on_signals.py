@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from pullback._checks import input_error
-from pullback.theory.expectations.activations import activation_of
+from pullback.theory.expectations.activations import Array, activation_of
 from pullback.theory.expectations.calls import Activation, name_of
 from pullback.theory.wide import convolution_settings as settings
 from pullback.theory.wide.call_values import Raw, Value
 from pullback.theory.wide.drawn_weights import Drawn
 from pullback.theory.wide.modules import Modules
 from pullback.theory.wide.nonlinear import activated, normalised
+from pullback.theory.wide.pixels import patches
 from pullback.theory.wide.signals import Signal, Weighted, convolution, dense, of_inputs, scaled, summed
 from pullback.theory.wide.tracing import Step
+from pullback.theory.wide.uniform_units import units_of
 
 
 class Units:
@@ -65,7 +68,8 @@ class Units:
         s = self.signal(x, channels_last=True)
         if s.size and not s.channels_last and not s.flat and s.pixels > 1:
             raise self.refused(step, "a linear layer over an axis of positions,")
-        return dense(s, self._weighted(step, weight, bias, units / (s.pixels if s.flat else 1)))
+        out = dense(s, self._weighted(step, weight, bias, units / (s.pixels if s.flat else 1)))
+        return self._with_units(x, out, weight, bias, lambda side: side.reshape(len(side), -1, units))
 
     def convolution(self, step: Step, x: Value, weight: Drawn, bias: Drawn | None, how: settings.Convolution) -> Signal:
         """A convolution."""
@@ -78,7 +82,17 @@ class Units:
         if len(s.size) != axes or s.channels_last or s.flat:
             raise self.refused(step, "a convolution of what has no such positions,")
         places, size = how.places(s.size, weight.shape[2:])
-        return convolution(s, self._weighted(step, weight, bias, weight.shape[1]), places, size)
+        out = convolution(s, self._weighted(step, weight, bias, weight.shape[1]), places, size)
+        return self._with_units(x, out, weight, bias, lambda side: patches(side, places))
+
+    def _with_units(
+        self, x: Value, out: Signal, weight: Drawn, bias: Drawn | None, met: Callable[[Array], Array]
+    ) -> Signal:
+        """What a layer makes of inputs themselves, with its units where they are not Gaussian; ``met``: (N, P, K)."""
+        if not isinstance(x, Raw) or not weight.uniform:
+            return out
+        left, right = (met(np.asarray(each, dtype=np.float64)) for each in (x.left, x.right))
+        return replace(out, units=units_of(out.nngp, left, right, weight.spread, 0.0 if bias is None else bias.spread))
 
     def normalised(self, step: Step, x: Value) -> Signal:
         """A layer, group or RMS norm."""

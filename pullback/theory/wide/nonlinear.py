@@ -14,7 +14,12 @@ from pullback.theory.wide.signals import Side, Signal
 
 
 def activated(s: Signal, phi: Activation) -> Signal:
-    """An activation, of Gaussian units."""
+    """An activation, of units that are Gaussian or, in a first layer, drawn."""
+    if s.units is not None and s.units.of is s.nngp:
+        nngp, slopes, *rest = s.units.activated(phi)
+        squares, means = rest[:2], rest[2:]
+        left, right = (Side(square, lambda mean=mean: mean) for square, mean in zip(squares, means, strict=True))  # type: ignore[misc]
+        return replace(s, nngp=nngp, ntk=slopes * s.ntk, left=left, right=right, gaussian=False, units=None)
     nngp, slopes = _pairs(phi, s.nngp, s.left.variances, s.right.variances)
     left, right = (_activated_side(phi, each) for each in (s.left, s.right))
     return replace(s, nngp=nngp, ntk=slopes * s.ntk, left=left, right=right, gaussian=False)

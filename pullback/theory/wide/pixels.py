@@ -55,6 +55,13 @@ def filtered(covariance: Array, places: Places, *, pairs: bool) -> Array:
     return total
 
 
+def patches(images: Array, places: Places) -> Array:
+    """What a filter meets at each of its places, channels and offsets together: (N, C, ...) to (N, outputs, K)."""
+    whole = np.pad(images.reshape(*images.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))  # the last stands for outside
+    met = whole[:, :, places]  # (N, C, offsets, outputs)
+    return met.reshape(len(met), -1, met.shape[-1]).swapaxes(1, 2)
+
+
 def window_matrix(places: Places, pixels: int, divisors: Array) -> Array:
     """What a window does to pixels, as a matrix (outputs, pixels)."""
     counts = np.zeros((places.shape[1], pixels + 1))

@@ -15,6 +15,7 @@ import numpy as np
 
 from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.pixels import Places, filtered
+from pullback.theory.wide.uniform_units import UniformUnits
 
 
 class NeedsPairsError(Exception):
@@ -59,6 +60,7 @@ class Signal:
         flat: whether units and pixels stand in one axis.
         gaussian: whether units are Gaussian with mean 0, as behind a layer with random weights.
         origins: layers whose weights its units have for themselves; signals that share one are not independent.
+        units: of a layer whose weights are not Gaussian; they are the signal's as long as its ``nngp`` is theirs.
     """
 
     nngp: Array
@@ -70,6 +72,7 @@ class Signal:
     flat: bool = False
     gaussian: bool = False
     origins: frozenset[str] = frozenset()
+    units: UniformUnits | None = None
 
     @property
     def pairs(self) -> bool:

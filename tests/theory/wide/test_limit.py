@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -547,6 +548,46 @@ def test_a_norm_of_the_inputs_is_taken_of_their_numbers(norm: nn.Module, shape: 
     x = 3 * drawn(*shape) + 1
     norm = norm.double().requires_grad_(False)
     whole, plain = nn.Sequential(norm, *rest).double(), nn.Sequential(*rest).double()
-    limits = (limit_of(whole, weights="torch")(x), limit_of(plain, weights="torch")(norm(x)))
+    limits = (limit_of(whole)(x), limit_of(plain)(norm(x)))
     for found, expected in zip(*limits, strict=True):
         assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "phi", "slope"), [
+    (nn.Tanh, np.tanh, lambda u: 1 - np.tanh(u) ** 2),
+    (nn.ReLU, lambda u: u.clip(0), lambda u: 1.0 * (u > 0)),
+])  # fmt: skip
+def test_torchs_weights_over_one_input_are_uniform(
+    kind: type[nn.Module], phi: Callable[[Any], Any], slope: Callable[[Any], Any]
+) -> None:
+    """Means over w and b on a grid; Gaussian weights are 2 to 11 percent off here."""
+    model, x = nn.Sequential(nn.Linear(1, 40), kind(), nn.Linear(40, 1)), torch.tensor([[0.5], [-2.0], [3.0]])
+    nngp, ntk = limit_of(model, weights="torch")(x)
+    grid = (np.arange(2000) + 0.5) / 1000 - 1
+    units = [grid[:, None] * v + grid for v in x[:, 0].tolist()]
+    for i, j in itertools.combinations_with_replacement(range(3), 2):
+        squares, slopes = (float((f(units[i]) * f(units[j])).mean()) for f in (phi, slope))
+        first = float(x[i, 0] * x[j, 0]) + 1  # of the first layer's weight and bias
+        assert math.isclose(nngp[i, j], squares / 3 + 1 / 120, rel_tol=2e-4)
+        assert math.isclose(ntk[i, j], 40 * squares + 1 + slopes * first / 3, rel_tol=2e-4)
+
+
+def test_torchs_weights_in_a_filter_are_those_of_a_layer_of_its_size() -> None:
+    x = drawn(4, 2, 3)
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1))
+    filtered = nn.Sequential(nn.Conv1d(2, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 1))
+    for a, b in zip(limit_of(layer, weights="torch")(x), limit_of(filtered, weights="torch")(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_units_are_drawn_for_nothing_but_what_the_first_layer_makes() -> None:
+    """Behind a norm, and over many inputs, they count as Gaussian, of the variances torch draws."""
+    for model, inputs in (
+        (nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 1)), 3),
+        (nn.Sequential(nn.Linear(33, 8), nn.Tanh(), nn.Linear(8, 1)), 33),
+    ):
+        x, spread = drawn(3, inputs), dict[str, float]()
+        for name, layer in ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)):
+            spread |= dict.fromkeys((f"{name}.weight", f"{name}.bias"), (3 * layer.in_features) ** -0.5)
+        for a, b in zip(limit_of(model, weights="torch")(x), limit_of(model, weights=spread)(x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
