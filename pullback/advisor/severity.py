@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 
-from pullback.advisor.course import fell
-from pullback.advisor.reading import class_counts, not_finite, once_a_run, rows
+from pullback.advisor.course import fell, grew
+from pullback.advisor.reading import class_counts, not_finite, once_a_run, records_with, rows
 from pullback.advisor.thresholds import (
     ENOUGH_ANSWERS,
     FALLS_SHORT,
+    FEW_RATIOS,
     FEW_STEPS,
     LEARNS_ACCURACY,
     LEARNS_SHARE,
+    LEARNT_NOTHING,
     LEVEL_STDERRS,
     MANY_STEPS,
     MISTAKE_LEFT,
@@ -27,8 +29,9 @@ from pullback.runs.rows import Rows
 def learns(run: Run) -> bool:
     """Whether training works: the loss is well below that of one answer for all samples, or most samples are right.
 
-    Where the loss of one answer is not known, whether the loss fell. A loss also falls from that of wild first weights
-    to that of one answer, which is not learning. False where nothing is known.
+    Where the loss of one answer is not known, whether samples' own outputs suit them better than those of others or,
+    where that is not known either, whether the loss fell. A loss also falls from that of wild first weights to that of
+    one answer, which is not learning. False where nothing is known.
     """
     losses = training_losses(run)
     if not_finite(run) or not len(losses):
@@ -48,7 +51,40 @@ def learns(run: Run) -> bool:
     if losses.share is not None and len(losses) >= FEW_STEPS:
         return losses.share <= LEARNS_SHARE
     chance = _by_chance(constant, _samples_of(run, late)) if losses.share is None else constant
-    return fell(losses.finite, losses.least) and not accuracy <= chance
+    apart = tells_apart(run)
+    works = fell(losses.finite, losses.least) if apart is None else apart and not grew(losses.finite, losses.least)
+    return works and not accuracy <= chance
+
+
+@once_a_run
+def tells_apart(run: Run) -> bool | None:
+    """Whether samples do better with their own outputs than with those of others; None where that is not known.
+
+    A loss may fall to that of one answer for all in a single step, or to all that can be learnt. What tells these apart
+    whatever the loss is: of one answer for all it does not matter whose it is.
+    """
+    own, swapped = _own_and_swapped(run)
+    if len(own) < FEW_RATIOS:
+        return None
+    gain = swapped - own
+    error = float(np.std(gain, ddof=1)) / len(gain) ** 0.5
+    return bool(gain.mean() > max(LEVEL_STDERRS * error, (1 - LEARNT_NOTHING) * abs(float(swapped.mean()))))
+
+
+def _own_and_swapped(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Of the second half of the measurements the losses with samples' own outputs, and with those of others."""
+    records = records_with(run, "loss", "loss", "swapped_loss")
+    late = records[len(records) // 2 :]
+    return late.numbers("loss"), late.numbers("swapped_loss")
+
+
+def _falls_short_of_swapped(run: Run) -> bool:
+    """The same as ``falls_short`` of a loss of unknown form, where it is above 0: another's output is twice as far.
+
+    That holds of squares: of two independent samples the mean squared difference is twice the variance.
+    """
+    own, swapped = _own_and_swapped(run)
+    return len(own) >= FEW_RATIOS and bool((own >= 0).all() and own.sum() > FALLS_SHORT * swapped.sum() / 2)
 
 
 def _by_chance(constant: float, samples: float) -> float:
@@ -88,7 +124,7 @@ def _has_left(run: Run, most: float) -> bool:
 
 def severity_of_mistake(run: Run) -> str:
     """What is no state but a mistake, and is there from the start, is a warning until hardly any loss is left."""
-    return "warning" if _has_left(run, MISTAKE_LEFT) else "info"
+    return "warning" if _has_left(run, MISTAKE_LEFT) or _falls_short_of_swapped(run) else "info"
 
 
 def severity_of_symptom(run: Run) -> str:

@@ -71,6 +71,10 @@ class Measurer:
         """Of the probes."""
         return {probe.name for probe in self.probes}
 
+    def targets(self, x: Batch, y: Batch) -> Batch:
+        """See ``Recogniser.targets``."""
+        return self._recogniser.targets(x, y)
+
     def measure_start(self, output: Output) -> None:
         """What is measured once, before the first step, from the model alone."""
         probes = [probe for probe in self.probes if probe.at_start]

@@ -134,6 +134,15 @@ class Recogniser:
         self._found = form, read_as
         return read_as
 
+    def targets(self, x: Batch, y: Batch) -> Batch:
+        """The targets of a batch: as handed over or, once it is known that they are among the inputs, those."""
+        if y is not None or self._found is None or self._found[1].labels == "":
+            return y
+        try:
+            return x[self._found[1].labels]
+        except (KeyError, IndexError, TypeError):  # a batch of another form
+            return None
+
     def expected(self, samples: int, batch_size: int) -> float:
         """Passes that the next batch is likely to take, of so many samples, where the loop has so many at a time."""
         known = self._found is not None and self._found[1].certain

@@ -76,7 +76,7 @@ class Watch:
         self.measurer.recent.see(x)
         samples = self.measurer.recent.batch_size or 1
         if self._targets is not None:
-            self._targets.see(y)
+            self._targets.see(self.measurer.targets(x, y))
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
         seen = HandedOver(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last), index)

@@ -322,3 +322,13 @@ def test_one_batch_that_stands_out_at_the_end_does_not_make_a_slow_loss_one_that
     for last in (2.8, 3.9):
         assert found("learning-rate-too-low", answer, *short, loss=[*level, last]) is not None
     assert found("learning-rate-too-low", answer, *short, loss=[*level, *[3.9] * 20]) is None
+
+
+@pytest.mark.parametrize(("share", "tokens", "said"), [(0.86, False, True), (0.86, True, False), (0.94, True, True)])
+def test_of_tokens_most_of_one_answer_s_loss_is_left_for_long(share: float, tokens: bool, said: bool) -> None:
+    """Steps that are short beside the weights, and a loss that falls: of classes it would have fallen further."""
+    known = {"loss": 1.0, "constant_loss": 2.0, "form": "cross-entropy"}
+    seen = [(1, "targets", {"counts": {"0": 60, "1": 60}}), *[(k, "loss", known) for k in (1, 2, 4)]]
+    moved = [(step, "updates", {"median": 0.004}) for step in (2, 16, 80)]
+    course = [2.4] * 20 + [level for part in (0.6, 0.9, 1.0) for level in [2 - (2 - 2 * share) * part] * 20]
+    assert (found("learning-rate-too-low", *seen[tokens:], *moved, loss=course) is not None) is said

@@ -416,3 +416,13 @@ def test_decay_that_takes_the_weights_follows_from_no_gradient_that_vanishes(rat
     told = [f.name for f in pb.diagnose(a_run(flow, *steps, (40, "kernel", {}), meta=meta, loss=[2.0] * 40))]
     assert told[0] == first
     assert set(told) >= {"weight-decay-too-high", "vanishing-gradients"}
+
+
+@pytest.mark.parametrize(("measured", "summed"), [((1, 2, 64, 128), True), ((128, 192), False)])
+def test_gradients_long_before_the_first_that_is_measured_are_no_evidence(
+    measured: tuple[int, ...], summed: bool
+) -> None:
+    """Samples whose gradients could be measured only once they were long: .grad grew as they did."""
+    lines = [(step, "gradients", {"rms_gradient_norm": 1e4}) for step in measured]
+    run = a_run(*lines, gradient_norm=[100.0 * k for k in range(1, 193)])
+    assert ("gradients-not-zeroed" in names(run)) is summed

@@ -161,3 +161,28 @@ def test_a_run_that_is_read_up_to_a_step_or_resumed_counts_no_batch_twice(tmp_pa
 
     assert counted(run) == 500
     assert [counted(run.until(step)) for step in (1, 2, 4, 8)] == [10, 20, 40, 80]
+
+
+def test_labels_among_the_inputs_are_counted_like_any_others(tmp_path: Path) -> None:
+    """Of models that return their own loss, from the second batch on: before it is not known where they are."""
+
+    class Own(nn.Linear):
+        def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = super().forward(features)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    torch.manual_seed(0)
+    model = Own(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [{"features": torch.randn(8, 3), "labels": torch.randint(4, (8,))} for _ in range(6)]
+    with pb.Monitor(model, None, tmp_path / "run", optimizer=optimizer) as monitor:
+        for batch in batches:
+            loss = model(**batch)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(batch, None, loss=loss)
+    counts: Counter[str] = Counter()
+    for record in pb.load_run(tmp_path / "run").of("all_targets"):
+        counts.update(record.values["counts"])
+    assert counts == Counter(str(label) for batch in batches[1:] for label in batch["labels"].tolist())

@@ -9,7 +9,7 @@ import numpy as np
 from pullback.advisor.course import Losses, error_of_level
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, not_finite, records_with, rows
-from pullback.advisor.severity import constant_accuracy
+from pullback.advisor.severity import constant_accuracy, tells_apart
 from pullback.advisor.thresholds import (
     ACCURACY_FALL,
     COMMON,
@@ -49,7 +49,7 @@ def not_learning(run: Run) -> Iterator[Finding]:
         summary = f"The loss stays at {level:.3g}, where a model {words}"
     else:
         early = float(np.median(losses.finite[: max(1, len(losses) // 10)]))
-        stuck = _unchanged(losses, early, level, error)
+        stuck = _unchanged(losses, early, level, error) and not tells_apart(run)
         evidence = {"loss": level, "loss at first": early}
         threshold = f"a level that fell by less than {1 - LEARNT_NOTHING:.0%} or two of its own errors"
         summary = f"The loss stays at {level:.3g}, where it began: nothing is learnt."

@@ -46,8 +46,10 @@ def too_low(run: Run) -> Iterator[Finding]:
     updates = updates_of(run)
     way, stuck = way_of(updates, run), crawls(run)
     barely = len(updates) > MANY_SHARPNESS and way < LITTLE_WAY
-    falls = _still_falls(losses, barely=barely, tokens=not class_counts(run) and _is_entropy(run))
+    tokens = not class_counts(run) and _is_entropy(run)
+    falls = _still_falls(losses, barely=barely, tokens=tokens)
     far = len(updates) > MANY_SHARPNESS and way < HALF_TRAVELLED and _has_hardly_begun(losses)
+    far = far and not (tokens and learns(run))
     if learns(run) and not falls and not far:
         return
     curvatures = [each for each in curvatures_of(run) if each.sharpness > 0]

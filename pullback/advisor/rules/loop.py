@@ -30,15 +30,16 @@ def gradients_not_zeroed(run: Run) -> Iterator[Finding]:
 
     A mean is never longer than the root mean square of what it is made of, so .grad stays below that of the measured
     samples or, where losses are summed or scaled, at the same multiple of it. A sum of all gradients so far outgrows
-    it; in the first steps, while gradients are alike, it does so evenly. Of steps after the last measurement, or
-    a leap of the loss, nothing is said: samples' own gradients are then others from step to step. But a norm that
-    grew at nearly every step, whatever the batch was, and past the samples' gradients is a sum also there.
+    it; in the first steps, while gradients are alike, it does so evenly. Of steps long before the first measurement,
+    after the last one, or after a leap of the loss, nothing is said: samples' own gradients are then others from step
+    to step. But a norm that grew at nearly every step, whatever the batch was, and past the samples' gradients is a sum
+    also there.
     """
     steps, norms = run.courses.of("gradient_norm")
     at, sizes = _sizes(run)
     if len(at) < 2:
         return
-    kept = np.isfinite(norms) & (norms > 0) & (steps <= int(at[-1]))
+    kept = np.isfinite(norms) & (norms > 0) & (steps <= int(at[-1])) & (steps >= int(at[0]) // 2)
     steps, norms = steps[kept], norms[kept]
     leapt = training_losses(run).leapt_at
     before = slice(None) if leapt is None else slice(int(np.searchsorted(steps, leapt - MEDIAN_OF + 1, side="right")))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pullback.diagnostics.constant_answer import CLOSE, OF_NUMBERS, ConstantAnswer, constant_answer
-from pullback.functional.batch import Batch
+from pullback.functional import loss_readout
+from pullback.functional.batch import Batch, mapped, tensors
+from pullback.functional.plain_calls import plain_calls
 from pullback.functional.target_checks import logits_of
 from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.targets import MOST_OUTPUTS
@@ -24,7 +26,8 @@ def measure(observed: Observation) -> Measurement:
     are scores or probabilities; of a squared one of few outputs ``constant_scale``, that over the mean of their
     variances: a half, a sum over the outputs. Of errors of numbers whose outputs are never below 0 ``cut_off``, the
     share that are 0 beside a target below. Of a binary cross-entropy of targets that are no shares
-    ``targets_beyond``, how far they lie below 0 or above 1.
+    ``targets_beyond``, how far they lie below 0 or above 1. Of a loss of another form ``swapped_loss``, which
+    the samples have with the outputs of others: a model that tells them apart does better with its own.
     """
     losses, outputs = observed.evaluated
     values: dict[str, Any] = {"loss": float(losses.mean())}
@@ -42,6 +45,8 @@ def measure(observed: Observation) -> Measurement:
             values["cut_off"] = share
     elif (beyond := _beyond(logits_of(outputs), observed.y, losses)) is not None:
         values["targets_beyond"] = beyond
+    if answer is None and (swapped := _swapped(observed, outputs, losses)) is not None:
+        values["swapped_loss"] = swapped
     if observed.batch_loss is not None:
         values["batch_loss"] = observed.batch_loss
     return Measurement(values)
@@ -71,6 +76,21 @@ def _beyond(outputs: Any, y: Batch, losses: Tensor) -> float | None:
     )
     beyond = float(torch.maximum(t - 1, -t).max())
     return beyond if alike and beyond > 0 else None
+
+
+def _swapped(observed: Observation, outputs: Any, losses: Tensor) -> float | None:
+    """Mean loss where each sample has the outputs of one half the samples on; None where it goes with the outputs.
+
+    A loss without targets does, and of single samples, or outputs that have no axis of samples, nothing is known.
+    """
+    count, half = len(losses), len(losses) // 2
+    if count < 2 or not tensors(outputs) or any(not t.dim() or len(t) != count for t in tensors(outputs)):
+        return None
+    with torch.no_grad(), plain_calls():
+        others = mapped(lambda t: t.detach().roll(half, 0), outputs)
+        swapped = loss_readout(observed.loss_fn)(others, observed.y, "Monitor").squeeze(1)
+    same, moved = (torch.allclose(swapped, each, rtol=CLOSE, atol=0.0) for each in (losses, losses.roll(half)))
+    return None if moved and not same else float(swapped.mean())
 
 
 PROBE = Probe("loss", measure)
