@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pullback._checks import unsupported
-from pullback.functional import LossFunction, ModelView, loss_readout, output_hessian, undisturbed
+from pullback._checks import UnsupportedError, unsupported
+from pullback.functional import LossFunction, ModelView, loss_readout, output_hessian, output_readout, take, undisturbed
 from pullback.functional.batch import Batch, mapped
 from pullback.functional.differentiable import elementary
 from pullback.functional.likelihood import known_likelihood, likelihood_of
@@ -26,6 +26,7 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.matrix import GradientRows
+from pullback.gradients.rows.factor import Factor
 
 Matrix = Literal["gauss_newton", "empirical_fisher", "true_fisher"]
 
@@ -94,6 +95,29 @@ def row_source(
         root = square_root(middle, computed_in, where, otherwise)
     root = root.to(torch.promote_types(z.dtype, torch.float32))
     return RowSource(view, Readout(_weighted, lambda outputs, targets, where: None), x, root, root.shape[2])
+
+
+def layers_of_rows(
+    view: ModelView, loss_fn: LossFunction, data: tuple[Batch, Batch], matrix: Matrix, where: str
+) -> tuple[tuple[Factor, ...], int, str | None]:
+    """Factors of two samples with one value each, the number of values of a sample, and why rows cannot be had."""
+    x, y = (take(each, slice(0, 2)) for each in data)
+    readout, count = None, 1
+    obstacle = None
+    if matrix != "empirical_fisher":
+        with undisturbed(view.model), torch.no_grad():
+            outputs = view(x)
+        try:
+            z = output_tensor(outputs, where)
+        except UnsupportedError as error:
+            obstacle = str(error)
+        else:
+            readout, count = output_readout(summed=True), z[0].numel()
+            family = likelihood_of(loss_fn)
+            if family is not None and family.kind == "softmax":
+                count -= z[0, 0].numel()  # the rank of diag(p) - p p^T is one less than the classes, at every position
+    captured = captured_rows(view, readout or loss_readout(loss_fn), x, y, where, check=False)
+    return captured.factors, max(1, count), obstacle
 
 
 def _accurate(readout: Readout) -> Readout:

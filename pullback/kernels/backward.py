@@ -12,7 +12,7 @@ from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.group.run_in_group import run_in_group
 from pullback.kernels.kernel import Kernel, class_labels
-from pullback.kernels.plan.forms import PlanOptions
+from pullback.kernels.plan.make import PlanOptions
 from pullback.kernels.request import Given, Request, loss_request
 from pullback.kernels.run import run
 

@@ -49,7 +49,6 @@ class Kernel(Operator, Drawn):
     def __init__(
         self,
         blocks: Blocks,
-        order: list[str],
         plan: KernelPlan,
         captured: Captured,
         block_of: Callable[[tuple[str, ...]], Tensor],
@@ -71,7 +70,7 @@ class Kernel(Operator, Drawn):
         self.symmetric = symmetric
         known = {layer: self._shown(block) for layer, block in blocks.layers.items()}
         self.layers: Mapping[str, Tensor] = _Blocks(
-            tuple(order), lambda layer: self._shown(block_of(view.layers[layer])), known
+            captured.order, lambda layer: self._shown(block_of(view.layers[layer])), known
         )
         self.parameters: Mapping[str, Tensor] = _Blocks(
             tuple(view.parameters), lambda name: self._shown(block_of((name,))), {}

@@ -10,7 +10,7 @@ from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import loss_readout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.captured_rows import captured_rows
-from pullback.gradients.capture.passes import Capture
+from pullback.gradients.capture.uses import Capture
 from pullback.kernels.gram.blocks import assemble, partial_block
 from pullback.kernels.kernel import Kernel
 from pullback.kernels.plan.make import make_plan
@@ -47,7 +47,4 @@ def kernel_of(captured: Captured) -> Kernel:
     with own_calls():
         plan = make_plan(captured, captured.num_samples, None, WHERE)
         blocks = assemble(captured, None, plan, WHERE)
-    order = captured.forward_order()
-    return Kernel(
-        blocks, order, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True
-    )
+    return Kernel(blocks, plan, captured, lambda names: partial_block(captured, None, plan, names), symmetric=True)

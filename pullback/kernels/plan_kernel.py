@@ -10,8 +10,8 @@ from pullback._checks import check_positive
 from pullback.functional import LossFunction
 from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
-from pullback.kernels.plan.forms import PlanOptions
 from pullback.kernels.plan.kernel_plan import KernelPlan
+from pullback.kernels.plan.make import PlanOptions
 from pullback.kernels.plan.rates import Rates, machine_rates
 from pullback.kernels.request import Given, loss_request
 from pullback.kernels.shapes_alone import from_few

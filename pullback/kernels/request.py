@@ -16,9 +16,8 @@ from pullback.functional.readout import Readout, loss_readout, output_readout, t
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Contract
-from pullback.kernels.plan.forms import PlanOptions
 from pullback.kernels.plan.kernel_plan import KernelPlan
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import PlanOptions, make_plan
 from pullback.kernels.plan.rates import Rates
 
 

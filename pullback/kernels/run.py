@@ -38,13 +38,12 @@ def run(request: Request, *, by_output: bool = False) -> Kernel:
         if request.columns is not None:
             left, right = aligned(left, _at_once(request, request.columns))
         plan = request.plan(left)
-    order = left.forward_order()
     blocks = assemble(left, right, plan, request.where)
 
     def block_of(names: tuple[str, ...]) -> Tensor:
         return partial_block(left, right, plan, names)
 
-    return Kernel(blocks, order, plan, left, block_of, symmetric=right is None, by_output=by_output)
+    return Kernel(blocks, plan, left, block_of, symmetric=right is None, by_output=by_output)
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,13 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
     made_of = _stamp(request)
     with freed_at_once(request.options.memory_limit):
         few = template(request, check=False)
-        order = few.captured.forward_order()
         plan = request.plan(few.captured, few.graph_bytes)
         print(plan, file=sys.stderr)
         for names in plan.passes:
             last = None  # its outputs are made again
             left, right = _both_in_batches(request, plan, names)
             blocks = assemble(left, right, plan, request.where, blocks)
-            last = replace(left, view=request.rows.view, factors=(), ordinary={}, probes={})
+            last = replace(left, view=request.rows.view, order=few.captured.order, factors=(), ordinary={}, probes={})
             del left, right
             give_back(request.options.memory_limit)
     assert blocks is not None
@@ -107,7 +105,7 @@ def _run_within(request: Request, *, by_output: bool) -> Kernel:
         left, right = _both_in_batches(request, plan, names)
         return partial_block(left, right, plan, names)
 
-    return Kernel(blocks, order, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
+    return Kernel(blocks, plan, last, block_of, symmetric=request.columns is None, by_output=by_output)
 
 
 def _stamp(request: Request) -> list[object]:

@@ -11,7 +11,7 @@ from pullback.functional.batch import Batch
 from pullback.gradients.rows.contract import Form
 from pullback.kernels.group.run_in_group import run_in_group
 from pullback.kernels.kernel import Kernel
-from pullback.kernels.plan.forms import PlanOptions
+from pullback.kernels.plan.make import PlanOptions
 from pullback.kernels.request import Contraction, Given, Request, tangent_request
 from pullback.kernels.run import run
 

@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 import pullback as pb
 from pullback import reference
-from pullback.gradients.capture import uses
-from pullback.gradients.capture.uses import saved_by
+from pullback.functional import saved_tensors
+from pullback.functional.saved_tensors import saved_by
 from tests.compare import assert_same
 
 
@@ -31,7 +31,7 @@ class Checkpointed(nn.Module):
 def test_kernels_of_a_checkpointed_model(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     autograd = torch._C._autograd
     if not told:
-        monkeypatch.setattr(uses, "_told", lambda: None)  # from this package alone: torch 2.15 asks for itself
+        monkeypatch.setattr(saved_tensors, "_told", lambda: None)  # from this package alone: torch 2.15 asks for itself
     elif not hasattr(autograd, "_top_saved_tensors_default_hooks"):
         pytest.skip("this torch does not tell")
     before = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks
@@ -45,7 +45,7 @@ def test_kernels_of_a_checkpointed_model(told: bool, monkeypatch: pytest.MonkeyP
 
 def test_they_are_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     autograd = torch._C._autograd
-    monkeypatch.setattr(uses, "_told", lambda: None)
+    monkeypatch.setattr(saved_tensors, "_told", lambda: None)
     before = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks
 
     class Broken(Checkpointed):

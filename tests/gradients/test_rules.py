@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback import reference
-from pullback.kernels.plan import forms
+from pullback.kernels.plan import make as plan
 from tests.compare import assert_same
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -28,13 +28,13 @@ def compare(model: nn.Module, x: Tensor, *, expect: str) -> None:
     total = reference.total_kernel(model, nn.MSELoss(reduction="sum"), x, y)
     assert any(expect in layer.rule for layer in pb.plan_kernel(model, nn.MSELoss(), x, y).layers)
     size = max(float(total.abs().max()), 1e-9)
-    original = forms.cheapest_form
+    original = plan.cheapest_form
     for form in ("ghost", "materialise", "shift"):
-        forms.cheapest_form = lambda f, *_, form=form: form if form in f.forms() else f.forms()[0]
+        plan.cheapest_form = lambda f, *_, form=form: form if form in f.forms else f.forms[0]
         try:
             kernel = pb.backward_kernel(model, nn.MSELoss(reduction="sum"), x, y)
         finally:
-            forms.cheapest_form = original
+            plan.cheapest_form = original
         assert_same(kernel.total, total, scale=size)
     G = pb.GradientMatrix(model, nn.MSELoss(reduction="sum"), x, y)
     dense = reference.gradient_matrix(model, nn.MSELoss(reduction="sum"), x, y)

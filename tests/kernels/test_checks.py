@@ -418,7 +418,7 @@ def test_a_dropped_cross_term_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured_rows, "one_of", lambda factors: factors[0])
     with pytest.raises(pb.UnsupportedError, match="for sample 0 and parameter"):
         pb.backward_kernel(model, loss_fn, x, y)
-    monkeypatch.setattr(captured_rows, "check_sample", lambda *a: None)
+    monkeypatch.setattr(captured_rows, "check_samples", lambda *a: None)
     monkeypatch.setattr(checks.SumChecks, "evaluate", lambda self: None)
     assert_different(pb.backward_kernel(model, loss_fn, x, y).total, right, 0.01)
 

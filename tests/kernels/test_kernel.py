@@ -87,8 +87,8 @@ def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         model, loss_fn, x, y = build(case, 7)
         whole = pb.backward_kernel(model, loss_fn, x, y).total
         for rows, positions in ((1, 1), (3, 8), (5, 20)):
-            monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", rows)
-            monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", positions)
+            monkeypatch.setattr("pullback.kernels.plan.make.TILE_ROWS", rows)
+            monkeypatch.setattr("pullback.kernels.plan.make.TILE_POSITIONS", positions)
             tiled = pb.backward_kernel(model, loss_fn, x, y).total
             assert_same(tiled, whole, 1e-12)
             assert torch.equal(tiled, tiled.T)
@@ -99,9 +99,9 @@ def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.Mo
     """S0-08: the form that never makes a gradient equals the one that does."""
 
     def choose(factor: object, *_: object) -> str:
-        return form if form in factor.forms() else factor.forms()[0]  # type: ignore[attr-defined]
+        return form if form in factor.forms else factor.forms[0]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("pullback.kernels.plan.forms.cheapest_form", choose)
+    monkeypatch.setattr("pullback.kernels.plan.make.cheapest_form", choose)
     model, loss_fn, x, y = build(case, 6)
     kernel = pb.backward_kernel(model, loss_fn, x, y)
     assert_same(kernel.total, reference.total_kernel(model, loss_fn, x, y))
@@ -113,8 +113,8 @@ def test_every_form_gives_the_same(case: Case, form: str, monkeypatch: pytest.Mo
 def test_small_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient rows formed a few outputs at a time."""
     monkeypatch.setattr(
-        "pullback.kernels.plan.forms.cheapest_form",
-        lambda factor, *_: "materialise" if "materialise" in factor.forms() else factor.forms()[0],
+        "pullback.kernels.plan.make.cheapest_form",
+        lambda factor, *_: "materialise" if "materialise" in factor.forms else factor.forms[0],
     )
     monkeypatch.setattr("pullback.gradients.rows.factor.Factor.piece_bytes", 1000)
     for case in CASES:

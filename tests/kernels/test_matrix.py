@@ -38,10 +38,10 @@ def test_equals_the_loop(
     case: Case, dtype: torch.dtype, form: str, sides: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its dtype, against the loop in float64; all layers in the form, those that have it."""
-    pick = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]
-    monkeypatch.setattr("pullback.kernels.plan.forms.cheapest_form", pick)
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", tile)
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 4 * tile)
+    pick = lambda factor, *_: form if form in factor.forms else factor.forms[0]
+    monkeypatch.setattr("pullback.kernels.plan.make.cheapest_form", pick)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_ROWS", tile)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_POSITIONS", 4 * tile)
     if form == "fallback":
         monkeypatch.setattr("pullback.gradients.capture.captured_rows.ruled_names", lambda *_: set())
     model, loss_fn, x, y = build(case, N, dtype)

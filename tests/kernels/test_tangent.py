@@ -38,8 +38,8 @@ def looped(name: str) -> Tensor:
 
 def choose(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Every layer takes the form, where it has it."""
-    chosen = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]
-    monkeypatch.setattr("pullback.kernels.plan.forms.cheapest_form", chosen)
+    chosen = lambda factor, *_: form if form in factor.forms else factor.forms[0]
+    monkeypatch.setattr("pullback.kernels.plan.make.cheapest_form", chosen)
 
 
 @pytest.mark.parametrize(("case", "contract", "form"), thinned(CASES, ("full", "trace", "diagonal", "sum"), FORMS))
@@ -73,8 +73,8 @@ def test_symmetric_to_the_bit(case: Case) -> None:
 def test_tiles_and_pieces_do_not_matter(case: Case, contract: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, x, _ = build(case, 5)
     whole = pb.tangent_kernel(model, x, contract=contract).total
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 3)
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 8)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_ROWS", 3)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_POSITIONS", 8)
     monkeypatch.setattr("pullback.gradients.rows.factor.Factor.piece_bytes", 1000)
     assert_same(pb.tangent_kernel(model, x, contract=contract).total, whole, 1e-12)
 

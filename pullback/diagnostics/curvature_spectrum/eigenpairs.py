@@ -11,7 +11,7 @@ from pullback._checks import self_check_error
 from pullback._rng import make_generator
 from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.curvature_rows import RowSource
+from pullback.gradients.capture.captured import Captured
 from pullback.gradients.matrix import GradientRows
 from pullback.kernels.gram.squares import total_gram
 from pullback.kernels.plan.make import TOTAL, make_plan
@@ -57,11 +57,9 @@ def nothing(like: Tensor, wanted: Wanted) -> MeasuredPairs:
     return MeasuredPairs(like.new_empty(0), vectors, like.new_empty(0), 0.0, 0, True)
 
 
-def from_gram(source: RowSource, route: Route, wanted: Wanted) -> MeasuredPairs:
+def from_gram(captured: Captured, route: Route, wanted: Wanted) -> MeasuredPairs:
     """Through the rows: their Gram matrix, formed or by products, or the matrix itself where it is the smaller."""
-    where = wanted.where
-    captured = source.capture(where)
-    like = captured.values
+    where, like = wanted.where, captured.values
     N = captured.num_samples
     with without_autocast():
         if route.form == "dense":

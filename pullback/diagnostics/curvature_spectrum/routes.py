@@ -1,4 +1,4 @@
-"""Ways to the spectrum of a curvature matrix A = B^T B / N, and what each would cost: operations at measured rates.
+"""Ways to the spectrum of a curvature matrix A = B^T B / N, what each costs, by measured rates, and which is taken.
 
 n = N r rows of B, r values a sample; P parameters. Passes are counted from the layers' sizes, seen on two samples.
 """
@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pullback._checks import input_error, unsupported
 from pullback._results import Shown
+from pullback.gradients.rows.contract import Block
 from pullback.gradients.rows.factor import Factor
-from pullback.kernels.plan.forms import seconds_of
+from pullback.kernels.plan.make import seconds_of
 from pullback.kernels.plan.rates import Rates
 
 Form = Literal["dense", "products", "parameters", "operator"]
@@ -105,11 +107,12 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     e, steps = sizes.element, sizes.num_steps
     through = product = made = 0.0  # of all layers, each made in its cheapest form
     numbers = 0
+    block = Block.of(N, None, r)
     for f in factors:
         through += f.forward_flops(N)
         numbers += f.held(N, r)
         product += f.product_flops(N, r)
-        made += min(seconds_of(f.work(form, N, None, num_outputs=r), rates) for form in f.forms())
+        made += min(seconds_of(f.work(form, block), rates) for form in f.forms)
     forward, held = through / rates.gemm, numbers * e
     capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
     pairs = 3 * k * product / rates.gemm if sizes.vectors else 0.0
@@ -132,3 +135,28 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
         seconds, size = forward * PASSES * P + EIGH * P**3 / rates.gemm, 4 * P**2 * e + 3 * held // max(1, r)
     ways.append(Route("lanczos", "operator", seconds, int(size)))
     return sorted(ways, key=lambda route: route.seconds)
+
+
+def chosen(
+    ways: list[Route], method: str, obstacle: str | None, memory_limit: int | None, where: str
+) -> tuple[Route, str]:
+    """The cheapest way that is allowed, and the reason in words."""
+    if method == "gram" and obstacle:
+        raise unsupported(where, "rows of the matrix for method='gram'", obstacle, "Use method='lanczos'")
+    allowed = [way for way in ways if method in ("auto", way.method) and not (obstacle and way.method == "gram")]
+    fitting = [way for way in allowed if memory_limit is None or way.num_bytes <= memory_limit]
+    if not fitting:
+        least = min(way.num_bytes for way in allowed)
+        raise input_error(
+            where,
+            f"a `memory_limit` of at least {least} bytes",
+            str(memory_limit),
+            "Raise the limit, ask for fewer pairs, or pass vectors=False",
+        )
+    best = fitting[0]
+    others = [str(way) for way in ways if way is not best]
+    if method != "auto":
+        return best, f"as asked; {best}"
+    if obstacle:
+        return best, f"{best}; no Gram matrix: {obstacle}"
+    return best, f"{best}; {'; '.join(others)}"

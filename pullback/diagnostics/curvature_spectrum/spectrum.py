@@ -9,18 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from pullback._checks import UnsupportedError, check_option, check_positive, input_error, unsupported
+from pullback._checks import UnsupportedError, check_option, check_positive, input_error
 from pullback.diagnostics.curvature_spectrum.eigenpairs import MeasuredPairs, Wanted, from_gram, from_operator, nothing
 from pullback.diagnostics.curvature_spectrum.result import CurvatureSpectrum
-from pullback.diagnostics.curvature_spectrum.routes import Route, Sizes, routes
-from pullback.functional import LossFunction, ModelView, check_batch, num_samples, output_readout, take, undisturbed
+from pullback.diagnostics.curvature_spectrum.routes import Sizes, chosen, routes
+from pullback.functional import LossFunction, ModelView, check_batch, num_samples
 from pullback.functional.batch import Batch, joined, plain
 from pullback.functional.batches import Batches, Data
-from pullback.functional.likelihood import known_likelihood, likelihood_of
-from pullback.functional.readout import loss_readout
-from pullback.gradients.capture.captured_rows import captured_rows
-from pullback.gradients.curvature_rows import Matrix, output_tensor, row_source
-from pullback.gradients.rows.factor import Factor
+from pullback.functional.likelihood import known_likelihood
+from pullback.gradients.curvature_rows import Matrix, layers_of_rows, row_source
 from pullback.kernels.plan.rates import machine_rates
 from pullback.operators.curvature.fisher import Fisher
 from pullback.operators.curvature.gauss_newton import GaussNewton
@@ -109,11 +106,11 @@ def curvature_spectrum(
     N = sum(num_samples(each) for each, _ in batches)
     x, y, obstacle = _joined(batches)
     first = next(iter(view.parameters.values()))
-    factors, num_values, unreadable = _layers(view, loss_fn, batches[0], matrix, where)
+    factors, num_values, unreadable = layers_of_rows(view, loss_fn, batches[0], matrix, where)
     obstacle = obstacle or unreadable
     sizes = Sizes(N, num_values, P, k, vectors, which == "smallest", first.element_size())
     ways = routes(factors, sizes, machine_rates(first.device, first.dtype))
-    route, reason = _choice(ways, method, obstacle, memory_limit, where)
+    route, reason = chosen(ways, method, obstacle, memory_limit, where)
     wanted = Wanted(sizes, tol, seed, where)
     pairs: MeasuredPairs | None = None
     if route.method == "gram":
@@ -122,10 +119,11 @@ def curvature_spectrum(
         except UnsupportedError as error:
             if method == "gram":
                 raise
-            route, reason = _choice(ways, "lanczos", None, memory_limit, where)
+            route, reason = chosen(ways, "lanczos", None, memory_limit, where)
             reason = f"no Gram matrix: {error}"
         else:
-            pairs = from_gram(source, route, wanted) if source.num_values else nothing(first, wanted)
+            none = source.num_values == 0
+            pairs = nothing(first, wanted) if none else from_gram(source.capture(where), route, wanted)
     if pairs is None:
         pairs = from_operator(_operator(view, loss_fn, data if isinstance(data, tuple) else batches, matrix), wanted)
     below = (min(sizes.num_rows, P) if k is None else k) - len(pairs.values)
@@ -156,54 +154,6 @@ def _joined(batches: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch, str | Non
         return (*batches[0], "the batches cannot be joined, their samples differ in shape")
     x, y = zip(*batches, strict=True)
     return joined(x), joined(y), None
-
-
-def _layers(
-    view: ModelView, loss_fn: LossFunction, data: tuple[Batch, Batch], matrix: Matrix, where: str
-) -> tuple[tuple[Factor, ...], int, str | None]:
-    """Factors of two samples with one value each, the number of values of a sample, and why rows cannot be had."""
-    x, y = (take(each, slice(0, 2)) for each in data)
-    readout, count = None, 1
-    obstacle = None
-    if matrix != "empirical_fisher":
-        with undisturbed(view.model), torch.no_grad():
-            outputs = view(x)
-        try:
-            z = output_tensor(outputs, where)
-        except UnsupportedError as error:
-            obstacle = str(error)
-        else:
-            readout, count = output_readout(summed=True), z[0].numel()
-            family = likelihood_of(loss_fn)
-            if family is not None and family.kind == "softmax":
-                count -= z[0, 0].numel()  # the rank of diag(p) - p p^T is one less than the classes, at every position
-    captured = captured_rows(view, readout or loss_readout(loss_fn), x, y, where, check=False)
-    return captured.factors, max(1, count), obstacle
-
-
-def _choice(
-    ways: list[Route], method: str, obstacle: str | None, memory_limit: int | None, where: str
-) -> tuple[Route, str]:
-    """The cheapest way that is allowed, and the reason in words."""
-    if method == "gram" and obstacle:
-        raise unsupported(where, "rows of the matrix for method='gram'", obstacle, "Use method='lanczos'")
-    allowed = [way for way in ways if method in ("auto", way.method) and not (obstacle and way.method == "gram")]
-    fitting = [way for way in allowed if memory_limit is None or way.num_bytes <= memory_limit]
-    if not fitting:
-        least = min(way.num_bytes for way in allowed)
-        raise input_error(
-            where,
-            f"a `memory_limit` of at least {least} bytes",
-            str(memory_limit),
-            "Raise the limit, ask for fewer pairs, or pass vectors=False",
-        )
-    best = fitting[0]
-    others = [str(way) for way in ways if way is not best]
-    if method != "auto":
-        return best, f"as asked; {best}"
-    if obstacle:
-        return best, f"{best}; no Gram matrix: {obstacle}"
-    return best, f"{best}; {'; '.join(others)}"
 
 
 def _operator(view: ModelView, loss_fn: LossFunction, data: Data, matrix: Matrix) -> Operator:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pullback.functional import ModelView, num_samples, take, undisturbed
-from pullback.functional.agreement import loosest
+from pullback.functional.agreement import loosest, tolerance
 from pullback.functional.batch import Batch, check_rows
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout
 from pullback.functional.refused import refuse_recurrent_dropout
 from pullback.functional.unwrap import without_autocast
-from pullback.gradients.capture.captured import UNSEEN, Captured, check_half, check_sample, gradient_alone, smallest_sum
-from pullback.gradients.capture.derived import pulled_back
+from pullback.gradients.capture.captured import (
+    UNSEEN,
+    Captured,
+    check_half,
+    check_samples,
+    most_dependent,
+    smallest_sum,
+)
+from pullback.gradients.capture.derived import taken_back
 from pullback.gradients.capture.fallback import fallback_rows
-from pullback.gradients.capture.passes import Capture, capture
-from pullback.gradients.capture.sample_axis import by_sample, most_dependent, sample_axis, sample_view, shared_by_all
-from pullback.gradients.capture.uses import Use
+from pullback.gradients.capture.passes import capture
+from pullback.gradients.capture.uses import Capture, Derived, Use
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.tied import one_of
 from pullback.gradients.rows.unused import UnusedFactor
@@ -80,12 +88,13 @@ def capture_factors(
     between = 0
     if check:
         loose = loosest([run.values.dtype, *run.dtypes])
-        between = most_dependent(run.weighted, run.uses, run.gradients, first.uses, run.values, loose)
+        pairs = zip(run.uses, first.uses, strict=False)
+        axes = [sample_axis(use.output_shape, one.output_shape, run.num_samples) for use, one in pairs]
+        between = most_dependent(run, axes, loose)
     ruled = ruled if known is not None else ruled_names(view, run, first)
     captured = _captured(view, readout, (x, y), where, run, first, ruled)
     if check:
-        for index in dict.fromkeys((0, between, run.num_samples - 1)):
-            check_sample(captured, index, gradient_alone(view, readout, (x, y), index, where), where)
+        check_samples(captured, readout, (x, y), between, where)
     return captured
 
 
@@ -131,7 +140,8 @@ def _captured(
                 built += _factors_of(view, run, first, place, use, one, ruled)
         factors, rules = each_parameter_once(built, ruled)
     missing = tuple(name for name in view.parameters if not any(name in f.shapes for f in factors))
-    escaped = run.escaped | _used(run) - ruled
+    used = set[str]().union(*(_behind(run, use) for use in run.uses))
+    escaped = run.escaped | used - ruled
     if rest := tuple(name for name in missing if name in escaped):
         factors.append(fallback_rows(view, readout, rest, data, run, dtype, where))
         rules.append(UNSEEN[0])
@@ -140,18 +150,8 @@ def _captured(
         rules.append(UNSEEN[1])
     with own_calls():
         factors = _of_one_dtype(factors)
-    return Captured(
-        view,
-        tuple(factors),
-        tuple(rules),
-        run.ordinary,
-        run.probes,
-        run.values,
-        run.outputs,
-        first,
-        dtype,
-        (partial(smallest_sum, view, readout, data, where, dtype),),
-    )
+    floor = partial(smallest_sum, view, readout, data, where, dtype)
+    return Captured.of(view, factors, rules, run, first, dtype, floor)
 
 
 def _of_one_dtype(factors: list[Factor]) -> list[Factor]:
@@ -166,14 +166,10 @@ def _of_one_dtype(factors: list[Factor]) -> list[Factor]:
     ]
 
 
-def _leaves(run: Capture, name: str) -> tuple[str, ...]:
-    """Parameters behind a source: itself, or those a derived tensor is made of."""
-    return run.derived[int(name[1:])].leaves if name.startswith("~") else (name,)
-
-
-def _used(run: Capture) -> set[str]:
-    """Parameters with a recorded use."""
-    return {leaf for use in run.uses for source in use.sources.values() for leaf in _leaves(run, source.name)}
+def _behind(run: Capture, use: Use) -> set[str]:
+    """Parameters behind a use: those of its sources, or those a derived tensor among them is made of."""
+    names = [source.name for source in use.sources.values()]
+    return {leaf for n in names for leaf in (run.derived[int(n[1:])].leaves if n.startswith("~") else (n,))}
 
 
 def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
@@ -186,7 +182,7 @@ def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
         if use.data is not None:
             shapes.append((use.arguments[use.data].shape, one.arguments[use.data].shape))
         if any(sample_axis(many, single, run.num_samples) is None for many, single in shapes):
-            bad |= {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)}
+            bad |= _behind(run, use)
     for derived, single in zip(run.derived, first.derived, strict=True):
         if not shared_by_all(derived, single, run.num_samples):
             bad |= set(derived.leaves)
@@ -210,8 +206,7 @@ def _factors_of(
 ) -> Built:
     """Factors of the parameters behind one use."""
     gradients = run.gradients[place]
-    wanted = {leaf for source in use.sources.values() for leaf in _leaves(run, source.name)} & ruled
-    if not wanted or all(g is None for g in gradients):
+    if not _behind(run, use) & ruled or all(g is None for g in gradients):
         return []
     sources = {k: s for k, s in (one if use.data is None else use).sources.items() if s.shape.numel()}
     gradient = by_sample(gradients, one.output_shape, run.num_samples)
@@ -223,18 +218,11 @@ def _factors_of(
     made = use.rule.build(Call(use.arguments, sources, views, gradient, use.function))
     built: Built = []
     for factor in made if isinstance(made, list) else [made]:
-        behind = [name for name in factor.shapes if name.startswith("~")]
-        if not behind:
+        if any(name.startswith("~") for name in factor.shapes):
+            shapes = {name: p.shape for name, p in view.parameters.items()}
+            built += taken_back(use.rule.name, factor, first.derived, shapes)
+        else:
             built.append((use.rule.name, factor))
-            continue
-        shapes = {name: p.shape for name, p in view.parameters.items()}
-        for name in factor.shapes:
-            part = factor.only(name)
-            if name in behind:
-                derived = first.derived[int(name[1:])]
-                built += [(f"derived {use.rule.name}", f) for f in pulled_back(part, name, derived, shapes)]
-            else:
-                built.append((use.rule.name, part))
     return built
 
 
@@ -256,3 +244,55 @@ def each_parameter_once(built: Built, ruled: set[str]) -> tuple[list[Factor], li
                 factors.append(one_of([part for _, part in shared[name]]))
                 rules.append(" + ".join(dict.fromkeys(rule for rule, _ in shared[name])))
     return factors, rules
+
+
+def sample_axis(many: torch.Size, one: torch.Size, count: int) -> int | None:
+    """The axis that is ``count`` times as long for ``count`` samples as for one; None if it is not that simple."""
+    if len(many) != len(one):
+        return None
+    grown = [axis for axis, (a, b) in enumerate(zip(many, one, strict=True)) if a != b]
+    if count == 1:
+        return 0 if not grown else None
+    return grown[0] if len(grown) == 1 and many[grown[0]] == count * one[grown[0]] else None
+
+
+def sample_view(one: torch.Size, count: int) -> Callable[[Tensor], Tensor]:
+    """Takes a tensor with ``count`` samples in some axis to (count, *one)."""
+
+    def view(tensor: Tensor) -> Tensor:
+        axis = sample_axis(tensor.shape, one, count)
+        if axis is None:
+            return tensor
+        return tensor.unflatten(axis, (count, one[axis])).movedim(axis, 0)
+
+    return view
+
+
+def by_sample(gradients: list[Tensor | None], one: torch.Size, count: int) -> Tensor:
+    """Gradients of every output as (N, C, *output shape for a batch of one), without a copy where they lie so."""
+    known = next(g for g in gradients if g is not None)
+    axis, base = sample_axis(known.shape, one, count), known._base
+    if len(gradients) > 1 and axis == 0 and base is not None and base.shape[1] == len(gradients):
+        return base.unflatten(0, (count, one[0])).movedim(2, 1)
+    each = [sample_view(one, count)(torch.zeros_like(known) if g is None else g) for g in gradients]
+    return each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, 1)
+
+
+def shared_by_all(many: Derived, one: Derived, count: int) -> bool:
+    """Whether a tensor taken to be computed from parameters alone is the same for all samples.
+
+    Code that shows in no call (compiled by TorchScript) may have computed it from samples as well.
+    """
+    value, expected = (d.value.detach() if d.table is None else d.table[1] for d in (many, one))
+    if value is expected or value.device.type == "meta":
+        return True
+    if value.shape != expected.shape:
+        if sample_axis(value.shape, expected.shape, count) is None:
+            return False
+        value = sample_view(expected.shape, count)(value)
+        value = value[:1] if value.stride(0) == 0 else value
+    if not value.is_floating_point():
+        return bool((value == expected).all())
+    close, finite = tolerance(value.dtype), expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    allowed = close * float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(value, expected.expand(value.shape), rtol=close, atol=allowed, equal_nan=True)

@@ -17,6 +17,20 @@ from pullback.gradients.rows.tokens import token_factor
 _ROWS_AT_A_TIME = 64  # gradients pulled back by one vectorised backward pass
 
 
+def taken_back(
+    rule: str, factor: Factor, derived: list[Derived], shapes: dict[str, torch.Size]
+) -> list[tuple[str, Factor]]:
+    """Rule and factor of each parameter behind a factor some of whose rows are of derived tensors, named ``~k``."""
+    built: list[tuple[str, Factor]] = []
+    for name in factor.shapes:
+        part = factor.only(name)
+        if name.startswith("~"):
+            built += [(f"derived {rule}", f) for f in pulled_back(part, name, derived[int(name[1:])], shapes)]
+        else:
+            built.append((rule, part))
+    return built
+
+
 def pulled_back(factor: Factor, key: str, derived: Derived, shapes: dict[str, torch.Size]) -> list[Factor]:
     """Factors of the parameters behind ``derived`` from the factor of its rows, which are filed under ``key``.
 

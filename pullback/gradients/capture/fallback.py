@@ -12,7 +12,8 @@ from pullback.functional import ModelView, num_samples, take
 from pullback.functional.agreement import tolerance
 from pullback.functional.batch import Batch, filled, quiet_vmap, tensors
 from pullback.functional.readout import Readout, combination
-from pullback.gradients.capture.passes import Capture, differentiable
+from pullback.functional.saved_tensors import autograd_in_words
+from pullback.gradients.capture.uses import Capture
 from pullback.gradients.rows.contract import full_precision
 from pullback.gradients.rows.factor import DenseFactor
 
@@ -90,7 +91,7 @@ def _by_loop(
 ) -> dict[str, Tensor]:
     parameters = [view.parameters[name] for name in names]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    with torch.enable_grad(), differentiable(where):
+    with torch.enable_grad(), autograd_in_words(where):
         for i in range(num_samples(x)):
             values = readout.values(view(take(x, [i])), take(y, [i]), where)[0]
             each = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in values]

@@ -9,9 +9,6 @@ gradients are the ordinary gradient, which checks the recorded factors by anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,45 +22,13 @@ from pullback.functional.batch import Batch, copied
 from pullback.functional.model_view import called
 from pullback.functional.plain_calls import own_calls
 from pullback.functional.readout import Readout, combination
+from pullback.functional.saved_tensors import autograd_in_words, noted_hooks
 from pullback.functional.unwrap import without_autocast
+from pullback.gradients.capture.captured import weighted_pass
 from pullback.gradients.capture.recorder import Recorder, SelfDifferentiating
-from pullback.gradients.capture.sample_axis import Projections, weighted_pass
 from pullback.gradients.capture.user_layers import user_layers
-from pullback.gradients.capture.uses import Derived, Use, noted_hooks
+from pullback.gradients.capture.uses import Capture, Use
 from pullback.gradients.rules import Source
-
-
-@dataclass
-class Capture:
-    """What the passes over ``num_samples`` samples left behind.
-
-    Args:
-        uses: in the order of the forward pass.
-        gradients: per use, of each output. This, ``ordinary`` and ``escaped`` are empty if no gradients were taken.
-        ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together, where
-            it is not zero; u is ``combination``.
-        probes: parameter -> ``<gradient, u v^T>`` over those uses that are not in ``ordinary``; u, v of ``direction``.
-        derived: tensors computed from parameters, ``~k`` in the uses' sources.
-        constants: see ``Recorder``.
-        escaped: parameters with a use no rule saw, or whose layer's input was overwritten after it.
-        values: the readout, (N, C).
-        outputs: what the model returned, detached.
-        dtypes: of everything the forward pass made of the samples.
-        weighted: see ``weighted_pass``; empty if it was not asked for.
-    """
-
-    num_samples: int
-    uses: list[Use]
-    gradients: list[list[Tensor | None]]
-    ordinary: dict[str, Tensor]
-    probes: dict[str, Tensor]
-    derived: list[Derived]
-    constants: list[bool]
-    escaped: frozenset[str]
-    values: Tensor
-    outputs: Any
-    dtypes: frozenset[torch.dtype]
-    weighted: Projections
 
 
 def capture(
@@ -99,7 +64,7 @@ def capture(
                 "Check for detach(), no_grad(), or checkpointing with use_reentrant=True",
             )
     detached = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
-    with torch.enable_grad(), without_autocast(), differentiable(where):
+    with torch.enable_grad(), without_autocast(), autograd_in_words(where):
         projections = weighted_pass(recorder.uses, values) if weighted else {}
         gradients, ordinary, escaped = ([], {}, set()) if like else _differentiate(view, recorder, values)
         with own_calls():
@@ -118,30 +83,6 @@ def capture(
         frozenset(recorder.dtypes),
         projections,
     )
-
-
-@contextmanager
-def differentiable(where: str) -> Iterator[None]:
-    """In the block, models that autograd itself cannot differentiate are told so in words."""
-    try:
-        yield
-    except RuntimeError as error:
-        said = str(error)
-        if "use_reentrant" in said:
-            raise unsupported(
-                where,
-                "activation checkpointing with use_reentrant=False",
-                "use_reentrant=True, whose backward pass gives gradients to all parameters or to none",
-                "Pass use_reentrant=False to torch.utils.checkpoint, or to gradient_checkpointing_enable",
-            ) from None
-        if "modified by an inplace operation" in said:
-            raise unsupported(
-                where,
-                "a model that does not overwrite what its backward pass needs",
-                said.partition("operation: ")[2].partition(". Hint")[0],
-                "Write to a copy there: loss.backward() fails on this model, too",
-            ) from None
-        raise
 
 
 def _recorded(view: ModelView, x: Batch, count: int, where: str, like: Capture | None) -> tuple[Recorder, Any]:

@@ -28,6 +28,7 @@ from pullback.functional.batch import Batch, tensors
 from pullback.functional.model_view import layer_of
 from pullback.functional.plain_calls import plain_arguments
 from pullback.functional.refused import refuse
+from pullback.functional.saved_tensors import saved_by
 from pullback.functional.walk import parts_of
 from pullback.gradients.capture.uses import (
     Derived,
@@ -37,7 +38,6 @@ from pullback.gradients.capture.uses import (
     mapped,
     memory,
     own,
-    saved_by,
     spread,
     tensors_in,
     version,
@@ -124,7 +124,7 @@ class Recorder(Reissuing):
             raise SelfDifferentiating
         if saved_by() == self._saved_by and (output := self.reissued(func, args, kwargs)) is not NotImplemented:
             return output
-        given = given_to(args, kwargs)
+        given, target = given_to(func, args, kwargs)
         found = [t for t, _ in given]
         tainted = any(self.holds_samples(t) for t in found)
         shared = [t for t in found if t.requires_grad and not self.holds_samples(t) and self.reaches(t)]
@@ -132,7 +132,7 @@ class Recorder(Reissuing):
         if not shared or not torch.is_grad_enabled():
             output = call(func, args, kwargs)
         else:
-            output, tainted = self._shared_call(func, args, kwargs, shared, tainted)
+            output, tainted = self._shared_call(func, args, kwargs, shared, tainted, target)
         if tainted:
             behind = behind or self._num_ruled > ruled
             self.mark(tensors_in((output,)), behind)
@@ -168,9 +168,9 @@ class Recorder(Reissuing):
         kwargs: dict[str, Any],
         shared: list[Tensor],
         tainted: bool,
+        target: Any,
     ) -> tuple[Any, bool]:
         """Output of a call with shared tensors among its arguments, and whether it holds samples."""
-        target = args[0] if args and in_place(func) else None
         if any(target is t for t in shared):  # no alias of it can be written to: its parameters go to the fallback
             return call(func, args, kwargs), tainted
         rule = RULES.get(func)

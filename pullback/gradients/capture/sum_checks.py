@@ -63,7 +63,7 @@ class SumChecks:
                 error = norms([total if expected is None else total - factor.piece_order(name, expected)])[0]
             self.origins[len(self.names)] = captured
             self._add(f"{SUMS} of `{name}`", error, bound)
-            if factor.forms() == ("fallback",):
+            if factor.forms == ("fallback",):
                 self.alone.add(self.names[-1])
 
     def add_kernel(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor) -> None:

@@ -1,9 +1,8 @@
-"""What is noted down of a recorded call; what tells tensors apart: their memory, and how often it was written to."""
+"""What is noted down of recorded calls and of the passes around them; what tells tensors apart: memory and writes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,49 +52,40 @@ class Derived:
     table: tuple[str, Tensor] | None
 
 
-def saved_by() -> Any:
-    """The hooks that save tensors for the backward pass, if any.
+Projections = dict[int, dict[int, Tensor]]  # place of a use -> axis of its output -> numbers along that axis
 
-    Inside an activation checkpoint they are the checkpoint's. What it computes anew in the backward pass no mode
-    sees, so calls there must not be changed: other tensors would be saved than are computed.
+
+@dataclass
+class Capture:
+    """What the passes over ``num_samples`` samples left behind.
+
+    Args:
+        uses: in the order of the forward pass.
+        gradients: per use, of each output. This, ``ordinary`` and ``escaped`` are empty if no gradients were taken.
+        ordinary: gradient of ``sum_ic u_c f_ic``, parameter -> shape, over recorded and other uses together, where
+            it is not zero; u is ``combination``.
+        probes: parameter -> ``<gradient, u v^T>`` over those uses that are not in ``ordinary``; u, v of ``direction``.
+        derived: tensors computed from parameters, ``~k`` in the uses' sources.
+        constants: see ``Recorder``.
+        escaped: parameters with a use no rule saw, or whose layer's input was overwritten after it.
+        values: the readout, (N, C).
+        outputs: what the model returned, detached.
+        dtypes: of everything the forward pass made of the samples.
+        weighted: see ``weighted_pass``; empty if it was not asked for.
     """
-    told = _told()
-    if told is not None:
-        return told(True)
-    return _noted[-1] if _noted else None
 
-
-def _told() -> Callable[[bool], Any] | None:
-    """What torch tells the hooks by, from 2.8 on."""
-    found: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return found
-
-
-@contextmanager
-def noted_hooks() -> Iterator[None]:
-    """While this lasts ``saved_by`` knows of hooks also where torch, before 2.8, does not tell: as they come and go."""
-    autograd = torch._C._autograd
-    if _told() is not None:
-        yield
-        return
-    push, pop = autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks
-
-    def pushed(pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]) -> None:
-        push(pack_hook, unpack_hook)
-        _noted.append((pack_hook, unpack_hook))
-
-    def popped() -> None:
-        pop()
-        _noted.pop()
-
-    autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks = pushed, popped
-    try:
-        yield
-    finally:
-        autograd._push_saved_tensors_default_hooks, autograd._pop_saved_tensors_default_hooks = push, pop
-
-
-_noted: list[tuple[Any, Any]] = []
+    num_samples: int
+    uses: list[Use]
+    gradients: list[list[Tensor | None]]
+    ordinary: dict[str, Tensor]
+    probes: dict[str, Tensor]
+    derived: list[Derived]
+    constants: list[bool]
+    escaped: frozenset[str]
+    values: Tensor
+    outputs: Any
+    dtypes: frozenset[torch.dtype]
+    weighted: Projections
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -109,9 +99,12 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value.values())
 
 
-def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
-    """The tensors a call is given, and how often each was written to before."""
-    return [(t, version(t)) for values in (args, kwargs.values()) for t in tensors_in(values)]
+def given_to(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[tuple[Tensor, int]], Any]:
+    """The tensors a call is given and how often each was written to before; the argument it changes, if it does."""
+    given = [(t, version(t)) for values in (args, kwargs.values()) for t in tensors_in(values)]
+    return given, args[0] if args and in_place(func) else None
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:

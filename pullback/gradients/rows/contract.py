@@ -39,21 +39,35 @@ class Work:
         return self.gemm + self.bmm
 
 
-def gram_flops(n1: int, n2: int | None) -> float:
-    """Pairs an n1 x n2 product computes, counted twice for add and multiply; a symmetric one needs half."""
-    return float(n1) * n1 if n2 is None else 2.0 * n1 * n2
+@dataclass(frozen=True)
+class Block:
+    """The inner products that are asked for, of n1 samples with n2 others or with each other.
 
+    Args:
+        n1: samples of the rows.
+        n2: of the columns; None: those of the rows.
+        num_outputs: C.
+        contract: of the output axes.
+        shape: as it is computed; see ``Piece``.
+        flops: operations for each number of a row and each pair of outputs; half of them if it is symmetric.
+        pairs: pairs of outputs that a pair of samples brings.
+    """
 
-def output_pairs(num_outputs: int, contract: Contract) -> int:
-    """How many pairs of outputs a pair of samples brings."""
-    return num_outputs**2 if contract == "full" else num_outputs
+    n1: int
+    n2: int | None
+    num_outputs: int
+    contract: Contract
+    shape: tuple[int, ...]
+    flops: float
+    pairs: int
 
-
-def block_shape(n1: int, n2: int, num_outputs: int, contract: Contract) -> tuple[int, ...]:
-    """Shape of a kernel block as it is computed; see ``Piece``."""
-    if contract == "diagonal":
-        return (num_outputs, n1, n2)
-    return (n1, n2) if contract == "trace" else (n1 * num_outputs, n2 * num_outputs)
+    @classmethod
+    def of(cls, n1: int, n2: int | None, num_outputs: int, contract: Contract = "full") -> Block:
+        """With what follows from the sizes."""
+        C, columns = num_outputs, n1 if n2 is None else n2
+        shapes = {"full": (n1 * C, columns * C), "trace": (n1, columns), "diagonal": (C, n1, columns)}
+        flops = float(n1) * n1 if n2 is None else 2.0 * n1 * n2
+        return cls(n1, n2, C, contract, shapes[contract], flops, C**2 if contract == "full" else C)
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Contract, Form, Work, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Block, Contract, Form, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
@@ -172,21 +172,21 @@ class ConvFactor(OuterFactor):
         return weight.reshape(len(weight), 1, g, p, -1)
 
     # Stride one: A A^T is a sum over taps of shifted Gram matrices of pixels, so nothing is unfolded.
-    def forms(self) -> tuple[Form, ...]:
+    @property
+    def forms(self) -> tuple[Form, ...]:  # type: ignore[override]
         whole = all(s == 1 for s in self.settings[0]) and self.inputs.shape[1] == 1
-        return (*super().forms(), "shift") if whole and math.prod(self.weight_shape[2:]) > 1 else super().forms()
+        shifts = whole and math.prod(self.weight_shape[2:]) > 1
+        return (*OuterFactor.forms, "shift") if shifts else OuterFactor.forms
 
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
+    def work(self, form: Form, block: Block) -> Work:
         if form != "shift":
-            return super().work(form, n1, n2, contract, num_outputs)
+            return super().work(form, block)
         _, g, d, p = self.dims
-        T, pairs = self.positions(form), output_pairs(num_outputs or self.num_outputs, contract)
+        T, pairs = self.positions(form), block.pairs
         taps = math.prod(self.weight_shape[2:])
         pixels = math.prod(n + sum(z) for n, z in zip(self.inputs.shape[3:], self.settings[2], strict=True))
         products = pixels**2 * (d / taps) + T**2 * (taps + 1 + pairs * p)
-        each = gram_flops(n1, n2) * g
+        each = block.flops * g
         return Work(gemm=each * products, stream=each / 2 * T * T * (pairs + taps))
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Block, Form, Tensors, Work
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
 
 GramProduct = Callable[[Tensor], Tensor]
@@ -27,6 +27,7 @@ class Factor(ABC):
 
     shapes: dict[str, torch.Size]  # this and the next: a field in some kinds, in others a property that mypy is told of
     num_samples: int
+    forms: tuple[Form, ...]  # ways its kernel can be computed, all exact
     held_apart = False  # rows of every parameter are held by themselves
     is_zero = False  # nothing depends on the parameters
     piece_bytes = 16 * 2**20  # rows formed at a time, unless memory is short: near the caches, and memory is reused
@@ -52,18 +53,8 @@ class Factor(ABC):
         return sum(shape.numel() for shape in self.shapes.values())
 
     @abstractmethod
-    def forms(self) -> tuple[Form, ...]:
-        """Ways this factor's kernel can be computed, all exact."""
-
-    @abstractmethod
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
-        """What the kernel costs for n1 x n1 (n2 None) or n1 x n2 samples, with C outputs or another number of them."""
-
-    def flops(self, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-        """Operations (an add and a multiply are two) for n1 x n1 (n2 None) or n1 x n2 samples."""
-        return self.work(form, n1, n2, contract).flops
+    def work(self, form: Form, block: Block) -> Work:
+        """What a block of the kernel costs, with C outputs or another number of them."""
 
     def positions(self, form: Form) -> int:
         """Rows of a tile's temporaries that a sample brings."""
@@ -73,6 +64,23 @@ class Factor(ABC):
     def held(self, n: int, num_outputs: int) -> int:
         """Captured numbers, for ``n`` samples with ``num_outputs`` outputs."""
         return self.like.numel() // max(1, self.num_samples) * n * num_outputs
+
+    def held_bytes(self, n: int, seen: dict[int, Tensor]) -> tuple[int, int]:
+        """Bytes kept for ``n`` samples, each storage once, and those of them that autograd keeps too.
+
+        ``seen`` holds the tensors it knows: a storage that is freed would pass its key on to another one. The key is
+        one on the meta device, too, where all data is at address 0.
+        """
+        held = kept = 0
+        for name, tensor in self.tensors().items():
+            if (key := tensor.untyped_storage()._cdata) in seen:
+                continue
+            seen[key] = tensor
+            size = min(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
+            size = size * n // max(1, self.num_samples)
+            held += size
+            kept += size if name in self.kept_by_autograd else 0
+        return held, kept
 
     def forward_flops(self, n: int) -> float:
         """Operations of the layer's part of a forward pass."""
@@ -237,14 +245,12 @@ class DenseFactor(Factor):
     def num_outputs(self) -> int:
         return self.like.shape[1]
 
-    def forms(self) -> tuple[Form, ...]:
+    @property
+    def forms(self) -> tuple[Form, ...]:  # type: ignore[override]
         return (self.form,)
 
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
-        pairs = output_pairs(num_outputs or self.num_outputs, contract)
-        return Work(gemm=gram_flops(n1, n2) * self.num_params * pairs)
+    def work(self, form: Form, block: Block) -> Work:
+        return Work(gemm=block.flops * self.num_params * block.pairs)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         for name, g in self.gradients.items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct, squares_of
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched, share_of
 
@@ -38,6 +38,7 @@ class OuterFactor(Factor):
     transposed: bool = False
     unit: bool = False
 
+    forms = ("ghost", "materialise")
     kept_by_autograd = ("inputs",)
     piece_bytes = 32 * 2**20
 
@@ -78,37 +79,28 @@ class OuterFactor(Factor):
     def num_outputs(self) -> int:
         return self.gradients.shape[1]
 
-    def forms(self) -> tuple[Form, ...]:
-        return "ghost", "materialise"
-
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
+    def work(self, form: Form, block: Block) -> Work:
         _, g, d, p = self.dims
-        C, rows = num_outputs or self.num_outputs, self.positions(form)
-        each, pairs = gram_flops(n1, n2) * g * rows**2, output_pairs(C, contract)
+        each, pairs = block.flops * g * self.positions(form) ** 2, block.pairs
         if form == "ghost":
             return Work(gemm=each * (d + 1 + (0 if self.unit else pairs * p)), stream=each / 2 * pairs)
-        return Work(gemm=each * d * p * pairs, bmm=self._forming(n1 + (n2 or 0)) * C)
+        return Work(gemm=each * d * p * pairs, bmm=self.forward_flops(block.n1 + (block.n2 or 0)) * block.num_outputs)
 
     def positions(self, form: Form) -> int:
         return 1 if form == "materialise" else self.dims[0]
-
-    def _forming(self, n: int) -> float:
-        """Operations of ``W_i = D_i^T A_i`` of one output, for n samples: as many as the layer's own products."""
-        T, g, d, p = self.dims
-        return 2.0 * n * T * g * d * p
 
     def held(self, n: int, num_outputs: int) -> int:
         T, g, _, p = self.dims
         return self.inputs.numel() // max(1, self.num_samples) * n + n * num_outputs * T * g * p
 
     def forward_flops(self, n: int) -> float:
-        return self._forming(n)
+        """Those of ``W_i = D_i^T A_i`` of one output are as many."""
+        T, g, d, p = self.dims
+        return 2.0 * n * T * g * d * p
 
     def product_flops(self, n: int, num_outputs: int) -> float:
         T, g, _, p = self.dims
-        return self._forming(n) + 2.0 * n * num_outputs * T * g * p
+        return self.forward_flops(n) + 2.0 * n * num_outputs * T * g * p
 
     def gram_product_flops(self, n: int, num_outputs: int) -> tuple[float, float]:
         if not self.by_inputs(n):
@@ -118,8 +110,8 @@ class OuterFactor(Factor):
 
     def check_flops(self) -> float:
         T, g, d, p = self.dims
-        norms = self._forming(1) if self._norms_by_rows else 2.0 * T * T * g * (d + p)
-        return self._forming(1) + norms
+        norms = self.forward_flops(1) if self._norms_by_rows else 2.0 * T * T * g * (d + p)
+        return self.forward_flops(1) + norms
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         if form == "ghost":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, Work
+from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
@@ -27,6 +27,9 @@ class TiedFactor(Factor):
     table: TokenFactor
     head: OuterFactor
 
+    forms = ("ghost", "materialise")
+    kept_by_autograd = ("head/inputs",)
+
     @property
     def like(self) -> Tensor:
         return self.head.like
@@ -43,19 +46,16 @@ class TiedFactor(Factor):
     def num_outputs(self) -> int:
         return self.head.num_outputs
 
-    def forms(self) -> tuple[Form, ...]:
-        return ("ghost", "materialise")
-
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
-        if num_outputs is not None:  # of outputs that are not captured an estimate: every pair as those that are
-            return Work(gemm=self.flops(form, n1, n2, contract) * (num_outputs / self.num_outputs) ** 2)
-        head = self.head.work(form, n1, n2, contract)
+    def work(self, form: Form, block: Block) -> Work:
+        C = self.num_outputs
+        if block.num_outputs != C:  # of outputs that are not captured an estimate: every pair as those that are
+            captured = self.work(form, Block.of(block.n1, block.n2, C, block.contract))
+            return Work(gemm=captured.flops * (block.num_outputs / C) ** 2)
+        head = self.head.work(form, block)
         if form != "ghost":
             return head
         T, _, d, _ = self.head.dims
-        join = self.table.work("join", n1, n2, contract).gemm
+        join = self.table.work("join", block).gemm
         cross = 2 * join * T * d / max(1, self.table.values.shape[2])  # every token entry against every position
         return replace(head, gemm=head.gemm + join + cross)
 
@@ -64,8 +64,6 @@ class TiedFactor(Factor):
 
     def check_flops(self) -> float:
         return self.head.check_flops()
-
-    kept_by_autograd = ("head/inputs",)
 
     def temporary_bytes(self, n: int, piece_bytes: int) -> int:
         return self.head.temporary_bytes(n, piece_bytes)

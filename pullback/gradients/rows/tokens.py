@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, Work, gram_flops, output_pairs
+from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece
 
@@ -33,6 +33,8 @@ class TokenFactor(Factor):
     values: Tensor
     num_samples: int
 
+    forms = ("join",)
+
     @property
     def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
         return {self.weight: self.weight_shape}
@@ -45,15 +47,9 @@ class TokenFactor(Factor):
     def num_outputs(self) -> int:
         return self.values.shape[1]
 
-    def forms(self) -> tuple[Form, ...]:
-        return ("join",)
-
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
+    def work(self, form: Form, block: Block) -> Work:
         """Upper estimate from this factor's own tokens: every entry meets all samples."""
-        pairs = output_pairs(num_outputs or self.num_outputs, contract)
-        return Work(gemm=gram_flops(n1, n2) * self.entries_each * self.values.shape[2] * pairs)
+        return Work(gemm=block.flops * self.entries_each * self.values.shape[2] * block.pairs)
 
     @property
     def entries_each(self) -> float:

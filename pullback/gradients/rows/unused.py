@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Contract, Form, Tensors, Work
+from pullback.gradients.rows.contract import Block, Form, Tensors, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece
 
@@ -20,6 +20,7 @@ class UnusedFactor(Factor):
     shapes: dict[str, torch.Size]
     values: Tensor  # (N, C), any
 
+    forms = ("unused",)
     is_zero = True
 
     @property
@@ -34,12 +35,7 @@ class UnusedFactor(Factor):
     def num_outputs(self) -> int:
         return self.values.shape[1]
 
-    def forms(self) -> tuple[Form, ...]:
-        return ("unused",)
-
-    def work(
-        self, form: Form, n1: int, n2: int | None, contract: Contract = "full", num_outputs: int | None = None
-    ) -> Work:
+    def work(self, form: Form, block: Block) -> Work:
         return Work()
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:

@@ -12,8 +12,7 @@ from pullback._checks import input_error
 from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.kernels.gram.kernel_sums import check_sums
-from pullback.kernels.gram.parts import Part, mirror, new_block, parts
+from pullback.kernels.gram.parts import Part, check_sums, mirror, new_block, parts
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
@@ -39,7 +38,7 @@ def assemble(
         blocks: of an earlier pass, over other layers.
 
     Returns:
-        Blocks laid out as ``block_shape`` says, symmetric to the bit if ``right`` is None.
+        Blocks laid out as ``Block`` says, symmetric to the bit if ``right`` is None.
     """
     if right is not None and right.num_outputs != left.num_outputs:
         raise input_error(

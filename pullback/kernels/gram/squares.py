@@ -17,10 +17,9 @@ from torch import Tensor
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.kernel_sums import check_sums
-from pullback.kernels.gram.parts import fill, mirror, new_block, parts, scaled, tiles, within
-from pullback.kernels.plan.forms import TILE_ROWS
+from pullback.kernels.gram.parts import check_sums, fill, mirror, new_block, parts, scaled, tiles, within
 from pullback.kernels.plan.kernel_plan import KernelPlan
+from pullback.kernels.plan.make import TILE_ROWS
 
 SMALLEST_SQUARE = 128  # below, products are no longer at their rate
 CACHE_BYTES = 2**24  # a processor's share of a large cache

@@ -26,7 +26,7 @@ from pullback.gradients.capture.captured_rows import captured_rows
 from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.kernels.gram.blocks import Blocks, partial_block
-from pullback.kernels.gram.kernel_sums import check_sums as check_sums
+from pullback.kernels.gram.parts import check_sums as check_sums
 from pullback.kernels.gram.parts import mirror
 from pullback.kernels.group.captures import gather
 from pullback.kernels.group.same import compare, fingerprint
@@ -76,7 +76,7 @@ def run_in_group(make: Callable[[], Request], group: Any, where: str, *, by_outp
     def block_of(names: tuple[str, ...]) -> Tensor:
         return partial_block(left, right[0] if right else None, plan, names)
 
-    return Kernel(blocks, left.forward_order(), plan, left, block_of, symmetric=not right, by_output=by_output)
+    return Kernel(blocks, plan, left, block_of, symmetric=not right, by_output=by_output)
 
 
 def _refuse(request: Request, team: Team) -> None:

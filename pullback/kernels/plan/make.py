@@ -1,8 +1,12 @@
-"""How a plan is made: a form for every layer, then smaller batches and pieces and more passes until it fits."""
+"""How a plan is made: a form for every layer, then smaller batches and pieces and more passes until it fits.
+
+A form is the one with the least time, by operations and the machine's rates, unless one is asked for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,12 +15,36 @@ from torch.utils._pytree import tree_leaves
 from pullback._checks import check_names, input_error
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import block_shape
-from pullback.kernels.plan.forms import PlanOptions, layer_plan
+from pullback.gradients.rows.contract import Block, Contract, Form, Work
+from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.kernel_plan import KernelPlan, LayerPlan
-from pullback.kernels.plan.rates import machine_rates
+from pullback.kernels.plan.rates import Rates, machine_rates
 
+TILE_ROWS = 512  # rows of a tile without positions: its temporaries (1 MB each in float32) stay in cache
+SMALLEST_TILE_ROWS = 64  # rows of a tile below which products are slow
+TILE_POSITIONS = 1024  # rows times positions of a tile with positions
 SMALLEST_PIECE_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a plan has to keep to.
+
+    Args:
+        contract: of the output axes.
+        forms: layer or parameter name -> form, where the choice is not left to the cost.
+        keep_layers: keep the blocks of all layers, if the limit allows.
+        memory_limit: bytes to stay below; None plans without a limit.
+        graph_bytes: see ``KernelPlan``.
+        rates: of the machine; None takes this one's.
+    """
+
+    contract: Contract = "full"
+    forms: Mapping[str, Form] | None = None
+    keep_layers: bool = True
+    memory_limit: int | None = None
+    graph_bytes: int = 0
+    rates: Rates | None = None
 
 
 PLAIN = PlanOptions()
@@ -36,9 +64,8 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     Raises:
         InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
-    contract, forms, limit = options.contract, options.forms or {}, options.memory_limit
-    both, C = n1 + (n2 or 0), captured.num_outputs
-    like = captured.factors[0].like
+    forms, limit, C = options.forms or {}, options.memory_limit, captured.num_outputs
+    block, like = Block.of(n1, n2, C, options.contract), captured.factors[0].like
     if forms:
         known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
         check_names(where, "layers and parameters in `forms`", forms, known)
@@ -46,31 +73,122 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     seen: dict[int, Tensor] = {}
     layers, piece_bytes = [], 0
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        layers.append(layer_plan(factor, rule, (n1, n2), options, seen, where))
+        layers.append(layer_plan(factor, rule, block, options, seen, where))
         piece_bytes = max(piece_bytes, min(layers[-1].rows_bytes, factor.piece_bytes))
-    shape = block_shape(n1, n2 or n1, C, contract)
     ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
     sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
     free = KernelPlan(
-        shape=(n1 * C, (n2 or n1) * C) if contract != "trace" else (n1, n2 or n1),
+        shape=(n1 * C, (n2 or n1) * C) if block.contract != "trace" else (n1, n2 or n1),
         samples=(n1, n2 or n1),
         num_outputs=C,
-        contract=contract,
+        contract=block.contract,
         layers=tuple(layers),
         frozen=captured.view.frozen,
         keep_layers=options.keep_layers,
         passes=(tuple(name for layer in layers for name in layer.parameters),),
         batch=max(n1, n2 or 0),
-        block_bytes=torch.Size(shape).numel() * like.element_size(),
+        block_bytes=torch.Size(block.shape).numel() * like.element_size(),
         piece_bytes=piece_bytes,
         graph_bytes=options.graph_bytes,
         gradient_bytes=ordinary,
-        output_bytes=sum(sizes) * both // captured.num_samples,
+        output_bytes=sum(sizes) * (n1 + (n2 or 0)) // captured.num_samples,
         cross=n2 is not None,
     )
     if limit is None or free.peak_bytes <= limit:
         return free
     return _within(free, limit, where)
+
+
+def layer_plan(
+    factor: Factor,
+    rule: str,
+    block: Block,
+    options: PlanOptions,
+    seen: dict[int, Tensor],
+    where: str,
+) -> LayerPlan:
+    """How the rows of one factor are multiplied, and what that takes.
+
+    Args:
+        factor: the rows, of any number of samples.
+        rule: that wrote them down.
+        block: the products asked for.
+        options: with the rates.
+        seen: tensors other factors hold, see ``Factor.held_bytes``.
+        where: the caller.
+
+    Raises:
+        InputError: a form was asked for that this layer does not have.
+    """
+    rates, both = options.rates, block.n1 + (block.n2 or 0)
+    assert rates is not None
+    form = choose_form(factor, block, options, rates, where)
+    work = factor.work(form, block)
+    one, (held, kept) = factor.num_params * factor.element_size, factor.held_bytes(both, seen)
+    rows = one * both * factor.num_outputs if form == "materialise" else 0
+    if rows:
+        temporary = factor.temporary_bytes(both, min(rows, factor.piece_bytes))
+    else:  # only what passes through elementwise work is written down first
+        temporary = _tile_bytes(factor, form, block.n1, block.contract) if work.stream else 0
+    return LayerPlan(
+        parameters=tuple(factor.shapes),
+        rule=rule,
+        form=form,
+        held_bytes=held,
+        kept_bytes=kept,
+        rows_bytes=rows,
+        gradient_bytes=one,
+        tile_bytes=temporary,
+        flops=work.flops,
+        seconds=seconds_of(work, rates),
+    )
+
+
+def choose_form(factor: Factor, block: Block, options: PlanOptions, rates: Rates, where: str) -> Form:
+    """The form asked for by layer or parameter name, or the cheapest one."""
+    asked = options.forms or {}
+    for name in factor.shapes if asked else ():
+        form = asked.get(name, asked.get(layer_of(name)))
+        if form is None:
+            continue
+        if form not in factor.forms:
+            listed = ", ".join(repr(f) for f in factor.forms)
+            raise input_error(where, f"a form of `{name}` among {listed}", repr(form), "Choose one of those")
+        return form
+    return cheapest_form(factor, block, rates)
+
+
+def cheapest_form(factor: Factor, block: Block, rates: Rates) -> Form:
+    """The form with the least estimated time."""
+    works = {form: factor.work(form, block) for form in factor.forms}
+    return min(works, key=lambda form: seconds_of(works[form], rates))
+
+
+def seconds_of(work: Work, rates: Rates) -> float:
+    """Estimated time: everything at its own rate."""
+    return work.gemm / rates.gemm + work.bmm / rates.bmm + work.stream / rates.stream
+
+
+def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
+    """Temporaries of a tile: two matrices of its positions."""
+    positions = factor.positions(form)
+    side = min(n1, tile_rows(factor, form, contract)) * positions
+    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
+    return int(side * side * (1 + outputs**2) * factor.element_size)
+
+
+def tile_rows(factor: Factor, form: Form, contract: Contract, *, triangle: bool = True) -> int:
+    """Samples along the side of a tile: fewer where every sample brings many positions or outputs.
+
+    At least eight tiles a side for a triangle, where they stay large enough: it then costs little more than half.
+    """
+    outputs = factor.num_outputs if contract == "full" else 1
+    positions = factor.positions(form)
+    if positions > 1:
+        return max(1, TILE_POSITIONS // positions)
+    most = (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs
+    least = max(SMALLEST_TILE_ROWS, factor.num_samples // 8) if triangle else most
+    return max(1, min(most, least))
 
 
 def _within(free: KernelPlan, limit: int, where: str) -> KernelPlan:

@@ -182,16 +182,15 @@ def estimate(left: Captured, right: Captured | None, sketch: Sketch, confidence:
     for layer, each in spreads.items():
         layers[layer] = layers[layer] + each.mean if layer in layers else each.mean
         errors[layer] = each.stderr()
-    order = left.forward_order()
     return SketchedKernel(
         total=total,
         stderr=error,
-        layers={layer: layers[layer] for layer in order},
-        layer_stderr={layer: errors[layer] for layer in order},
+        layers={layer: layers[layer] for layer in left.order},
+        layer_stderr={layer: errors[layer] for layer in left.order},
         size=sketch.size,
         repeats=sketch.repeats,
         confidence=confidence,
-        exact_layers=tuple(layer for layer in order if layer not in spreads),
+        exact_layers=tuple(layer for layer in left.order if layer not in spreads),
         plan=plan,
     )
 

@@ -69,11 +69,11 @@ class Footprint:
             graph_bytes: what autograd keeps for all of them.
             rates: of a machine other than this one.
         """
-        view, layers = captured.view, captured.forward_order()
+        view, layers = captured.view, captured.order
         sizes = {layer: sum(view.parameters[name].numel() for name in names) for layer, names in view.layers.items()}
         return cls(
             captured=captured,
-            layers=tuple(layers),
+            layers=layers,
             layer_sizes=tuple(sizes[layer] for layer in layers),
             dtype=captured.factors[0].like.dtype,
             data_bytes=data_bytes(*pair),

@@ -22,8 +22,7 @@ from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.kernel_sums import inner_product
-from pullback.kernels.gram.parts import fill, mirror, parts, tiles, within
+from pullback.kernels.gram.parts import fill, inner_product, mirror, parts, tiles, within
 from pullback.kernels.gram.squares import Squares, side_of_square
 from pullback.kernels.plan.kernel_plan import KernelPlan
 

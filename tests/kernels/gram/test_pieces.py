@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 
 from pullback._text import DAY, count, duration, multiple
-from pullback.gradients.capture.sample_axis import _along
-from pullback.gradients.rows.contract import block_shape
+from pullback.gradients.capture.captured import _along
+from pullback.gradients.rows.contract import Block
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.kernels.gram.parts import Sums
 from pullback.kernels.group.ranks import WorkerError
 from pullback.kernels.group.workers import Workers
-from pullback.kernels.plan.forms import tile_rows
+from pullback.kernels.plan.make import tile_rows
 from tests.compare import assert_same
 
 
@@ -31,7 +31,7 @@ def test_sums_of_pieces_in_the_order_of_their_places() -> None:
 
 
 def test_shapes_of_blocks() -> None:
-    shapes = [block_shape(2, 3, 4, contract) for contract in ("full", "trace", "diagonal")]  # type: ignore[arg-type]
+    shapes = [Block.of(2, 3, 4, contract).shape for contract in ("full", "trace", "diagonal")]  # type: ignore[arg-type]
     assert shapes == [(8, 12), (2, 3), (4, 2, 3)]
 
 

@@ -30,7 +30,7 @@ def test_equals_the_reference(monkeypatch: pytest.MonkeyPatch, case: Case, squar
         monkeypatch.setattr(gram, "SMALLEST_SQUARE", 1)
     if squares == "of tiles":
         monkeypatch.setattr(gram, "SQUARES", 2)
-        monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 1)
+        monkeypatch.setattr("pullback.kernels.plan.make.TILE_ROWS", 1)
     model, loss_fn, x, y = build(case, 7)
     view = ModelView.of(model)
     g = reference.gradient_matrix(model, loss_fn, x, y)

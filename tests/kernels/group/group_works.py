@@ -44,10 +44,10 @@ def case_named(name: str) -> Case:
 def chosen(form: str, tile: int = 2) -> Iterator[None]:
     """Every layer takes the form, where it has it; tiles are so small that there are several."""
     with pytest.MonkeyPatch.context() as patch:
-        pick = lambda factor, *_: form if form in factor.forms() else factor.forms()[0]
-        patch.setattr("pullback.kernels.plan.forms.cheapest_form", pick)
-        patch.setattr("pullback.kernels.plan.forms.TILE_ROWS", tile)
-        patch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 4 * tile)
+        pick = lambda factor, *_: form if form in factor.forms else factor.forms[0]
+        patch.setattr("pullback.kernels.plan.make.cheapest_form", pick)
+        patch.setattr("pullback.kernels.plan.make.TILE_ROWS", tile)
+        patch.setattr("pullback.kernels.plan.make.TILE_POSITIONS", 4 * tile)
         patch.setattr("pullback.gradients.rows.factor.Factor.piece_bytes", 1000)
         yield
 

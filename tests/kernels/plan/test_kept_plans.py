@@ -23,8 +23,7 @@ from pullback.functional.readout import loss_readout, output_readout
 from pullback.gradients.capture.captured_rows import capture_factors
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rules import LOOKUPS, REISSUED, RULES
-from pullback.kernels.plan.forms import PlanOptions
-from pullback.kernels.plan.make import make_plan
+from pullback.kernels.plan.make import PlanOptions, make_plan
 from pullback.kernels.plan.rates import Rates
 from tests.cases import CASES, Case, build
 

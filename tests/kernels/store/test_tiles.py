@@ -67,13 +67,13 @@ def test_squares_do_not_matter(case: Case, tmp_path: Path, monkeypatch: pytest.M
     model, loss_fn, x, y = build(case, 7)
     form = ("ghost", "materialise")[CASES.index(case) % 2]
     monkeypatch.setattr("pullback.kernels.gram.squares.TILE_ROWS", 2)
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_ROWS", 3)
-    monkeypatch.setattr("pullback.kernels.plan.forms.TILE_POSITIONS", 5)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_ROWS", 3)
+    monkeypatch.setattr("pullback.kernels.plan.make.TILE_POSITIONS", 5)
     total = reference.total_kernel(model, loss_fn, x, y)
     size = max(float(total.abs().max()), 1e-12)
     monkeypatch.setattr(
-        "pullback.kernels.plan.forms.cheapest_form",
-        lambda factor, *args: form if form in factor.forms() else factor.forms()[0],
+        "pullback.kernels.plan.make.cheapest_form",
+        lambda factor, *args: form if form in factor.forms else factor.forms[0],
     )
     store = make(tmp_path / form, model, loss_fn, (x, y), tile=5)
     assert_same(store.to_dense(), total, scale=size)
@@ -256,7 +256,7 @@ def test_nothing_is_disturbed(tmp_path: Path) -> None:
 
 def test_a_wrong_tile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums of tiles are compared with ordinary gradients: a layer that is a little too large does not pass."""
-    monkeypatch.setattr("pullback.kernels.plan.forms.choose_form", lambda *_: "ghost")  # whatever the machine's rates
+    monkeypatch.setattr("pullback.kernels.plan.make.choose_form", lambda *_: "ghost")  # whatever the machine's rates
     tile = GhostPiece.tile
 
     def wrong(piece: GhostPiece, out: Tensor, *args: Any, **options: Any) -> None:
@@ -302,7 +302,7 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     Layers that are made whole are shared out by torch, whose sums may depend on the threads: here there are none.
     """
-    monkeypatch.setattr("pullback.kernels.plan.forms.choose_form", lambda *_: "ghost")
+    monkeypatch.setattr("pullback.kernels.plan.make.choose_form", lambda *_: "ghost")
     monkeypatch.setattr("pullback.kernels.gram.squares.TILE_ROWS", 2)
     arguments = mlp(dtype=torch.float32)
     names: set[str] = set()
