@@ -100,7 +100,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
     "non-finite-gradients": (
         "non-finite-data", "gradients-not-zeroed", *_SCALE, "learning-rate-too-high", "divergence",
     ),
-    "dead-units": (*_WRECKS, *_SCALE, "weight-decay-too-high"),
+    "dead-units": (*_WRECKS, *_SCALE, "weight-decay-too-high", "vanishing-gradients"),
     "saturated-units": (*_WRECKS, *_SCALE),
     "exploding-gradients": (*_WRECKS, "chaotic-initialisation", "inputs-not-normalised", "targets-not-normalised"),
     "vanishing-gradients": (
@@ -195,6 +195,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return False
     if cause.name in FROM_START:
         return True
+    if (cause.name, effect.name) == ("vanishing-gradients", "dead-units"):  # samples look alike from the start:
+        return cause.steps[0] < min(FIRST_MEASUREMENT, effect.steps[0])  # half of the units are off for all of them
     if effect.name == "weight-decay-too-high" and cause.name in _WRECKS:  # which decay that is most of steps makes too
         return cause.steps[0] < effect.steps[0]
     if effect.name in FROM_START:  # what the loop's settings say, step 0, follows from nothing that was measured later

@@ -83,6 +83,7 @@ UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchma
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
 DEAD = 0.5  # share of units that no sample switches on; convention
+OFF_BEYOND_CHANCE = 0.75  # the same, where samples look alike: of 24 units by a coin 2.4 standard errors above half
 CUT_OFF = 0.1  # share of outputs that are 0 where targets are below; convention
 COLLAPSED = 1.05  # effective rank of a layer's activations: squared cosines of samples then average 0.95; convention
 ONE_TOKEN = 0.1  # residual of the tokens of a sample over their size: they share 99 percent of its square; convention

@@ -13,6 +13,7 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.model import RELU_FAMILY, SATURATING, for_depth, is_normalised, kinds
 from pullback.advisor.reading import CONVENTION, by_layer, class_counts, lasts, records_with, rows, span
 from pullback.advisor.rules.travelled import crawls
+from pullback.advisor.rules.units import most_off_at_first
 from pullback.advisor.rules.zeros import zero_weights
 from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
@@ -117,7 +118,7 @@ def _flow(run: Run, verdict: str, summary: str) -> Iterator[Finding]:
         f"{verdict}-gradients",
         severity_of_mistake(run) if flat or by_start else severity(run),
         _where_it_starts(norms, verdict),
-        (0 if flat and at_first else first_seen, last_seen),
+        (0 if at_first and (flat or (by_start and not most_off_at_first(run))) else first_seen, last_seen),
         evidence,
         "a hundredfold change of the squared gradient norm over the depth, in half of the measurements"
         + (
@@ -153,7 +154,7 @@ def _is_lost_at_start(run: Run, first: Record) -> bool:
     sizes = [*by_layer(first, "gradient_norm").values()]
     lost = len(sizes) > 1 and sizes[0] < LOST * sizes[-1]
     long = len(training_losses(run)) >= MANY_STEPS
-    return lost and first.step <= FIRST_MEASUREMENT and long and not is_normalised(run) and not crawls(run)
+    return lost and first.step <= FIRST_MEASUREMENT and long and not is_normalised(run)
 
 
 def _verdict(cell: object) -> float:

@@ -14,7 +14,16 @@ from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, largest, lasts, layers, records_with, rows, span, with_layers
 from pullback.advisor.rules.reach import outputs_cut_off
 from pullback.advisor.severity import severity
-from pullback.advisor.thresholds import COLLAPSED, DEAD, ENOUGH_UNITS, FEW_DIRECTIONS, MANY_DIRECTIONS, SATURATED
+from pullback.advisor.thresholds import (
+    COLLAPSED,
+    DEAD,
+    ENOUGH_UNITS,
+    FEW_DIRECTIONS,
+    FIRST_MEASUREMENT,
+    MANY_DIRECTIONS,
+    OFF_BEYOND_CHANCE,
+    SATURATED,
+)
 from pullback.runs import Record, Run
 from pullback.runs.column import Layers
 from pullback.runs.rows import Rows
@@ -89,6 +98,27 @@ def died(run: Run) -> tuple[int, int, int] | None:
     return (*span(seen), shares.shape[1])
 
 
+def most_off_at_first(run: Run) -> list[str]:
+    """Layers that have far more units off after the first step than chance has.
+
+    Where samples look alike to a layer a unit is off for all of them or for none, by the toss of a coin.
+    """
+    record = _of_first_step(run, "activations")
+    shares = {} if record is None else by_layer(record, "dead")
+    return [layer for layer, share in shares.items() if share > OFF_BEYOND_CHANCE]
+
+
+def _were_off_at_start(run: Run) -> bool:
+    """Whether the first step moved nothing of a layer that is off after it: no step has switched it off."""
+    record = _of_first_step(run, "updates")
+    moved = {} if record is None else by_layer(record, "ratio")
+    return any(moved.get(layer) == 0.0 for layer in most_off_at_first(run))
+
+
+def _of_first_step(run: Run, probe: str) -> Record | None:
+    return next((record for record in rows(run, probe)[:1] if record.step <= FIRST_MEASUREMENT), None)
+
+
 def _collapsed(record: Record) -> dict[str, float]:
     """Ranks of the collapsed layers, in the record's order."""
     width = by_layer(record, "width")
@@ -149,7 +179,7 @@ def _share(
             name,
             severity(run),
             layer,
-            span(seen),
+            (0 if metric == "dead" and _were_off_at_start(run) else seen[0].step, seen[-1].step),
             {"share": float(np.nanmax(last)), "layers beyond": int((last > limit).sum())},
             threshold + ", in half of the measurements",
             source + CONVENTION,
