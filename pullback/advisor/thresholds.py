@@ -113,10 +113,12 @@ UNLEARNT = 0.2  # of the samples right, beyond one answer for all
 CONFIDENT = 0.5  # share of suspect labels before anything is learnt over that at the end
 HARD_PLACE = 0.15  # of a label that is not the first answer, 0 second and 1 last: healthy runs have 0.06; calibrated
 PLACE_ERRORS = 3.0  # standard errors above it: one in seven hundred by chance
+SURE_PLACE = 0.3  # the same of samples of which the model holds another class ten times as probable: healthy ones 0.29
+MANY_SURE = 12  # of those
 FEW_CLASSES = 4  # of three a label that is not the first answer is second or last, however hard the sample is
 MANY_RANKED = 15  # samples whose label is not the first answer
 PLACES_TELL = 0.7  # of the samples right, at most: of fewer wrong labels each is told by its own odds
-SETTLED = 0.1  # of the fall, from the third to the last quarter: an exponential decay after 2.4 of its time constants
+SETTLED = 0.15  # of the fall, from the third to the last quarter: an exponential decay after 1.7 of its time constants
 FEW_SETTLED = 16  # losses, of which the quarters say little
 LABEL_CHANCE = 0.02  # that a share of wrong labels is told to be beyond its limit which is not
 
@@ -146,6 +148,7 @@ STD_RATIO = 1000.0  # convention: images with dark corners reach 100
 LARGEST_INPUT = 100.0  # convention
 
 FAR_OUT = 20.0  # times as far from the middle of a batch as the median sample; normal noise reaches 5, pictures 3
+RARE_BATCHES = 0.05  # of those looked at: fewer hold samples far out in data with a long tail as well; convention
 FAR_SHARE = 0.2  # of a batch, up to which samples are outliers and not the data's own shape
 
 # Regimes.

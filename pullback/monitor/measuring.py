@@ -24,6 +24,7 @@ from pullback.monitor.probes import Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.monitor.recent import Recent
 from pullback.monitor.recognised import Recogniser
+from pullback.monitor.seen_batches import SeenBatches
 from pullback.monitor.snapshot import Snapshot
 from pullback.runs.schema import in_words
 
@@ -60,9 +61,10 @@ class Measurer:
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.probes, self.max_samples = tuple(probes), max_samples
-        self.recent = Recent()
+        self.recent, self.seen_batches = Recent(), SeenBatches()
         self._recogniser = Recogniser(model, loss_fn)
         self._memory: dict[str, Any] = {}
+        self._measured: dict[str, int] = {}  # probe -> the last step it ran at
         self._failed: dict[str, str] = {}  # probes of this measurement
         self._works: dict[str, Work] = {}  # of the last measurement
         self.is_first = True  # whether the next is the run's first
@@ -118,6 +120,26 @@ class Measurer:
             output.say_once("probes", unseen(self._failed))
             self._failed = {}
         return plan
+
+    def measure_last(self, output: Output, step: int, seen: HandedOver, most: float) -> float:
+        """What the end is to have as well, of so many passes at most; returns those it took."""
+        probes, taken = [probe for probe in self.probes if probe.at_end and self._measured.get(probe.name) != step], 0.0
+        if not probes:
+            return taken
+        try:
+            everything, read = self._observation(output, step, seen)
+            with undisturbed(self.model, training=False, derivatives=False), by_sample(self.model, read):
+                self._works = works(probes, everything)
+                available = num_samples(everything.x)
+                dear, taken, _ = dear_parts(self._works, [probe.name for probe in probes], most, available)
+                for probe in probes:
+                    part = slice(0, dear.get(probe.name, 0))
+                    if part.stop:
+                        given = replace(everything, x=take(everything.x, part), y=take(everything.y, part))
+                        self._run(output, step, probe, given, dear=False)
+        except Exception as error:  # as above
+            output.error(step, "monitor", error)
+        return taken
 
     def passes(self, samples: int) -> float:
         """Of the probes that always run, as far as is known before they are given the samples."""
@@ -177,6 +199,7 @@ class Measurer:
             before=given.before and given.before.still_there(self.model),
             memory=self._memory,
             index=index if len(index) == num_samples(x) else (),
+            earlier=lambda: [read.data(*pair) for pair in self.seen_batches.samples()],
         )
         return seen, read.unfolded
 
@@ -196,6 +219,7 @@ class Measurer:
         return index
 
     def _run(self, output: Output, step: int, probe: Probe, observed: Observation, *, dear: bool) -> None:
+        self._measured[probe.name] = step
         evaluates = probe.at_start or not self._works[probe.name].is_free
         try:
             with plain_calls() if evaluates else nullcontext():

@@ -80,7 +80,7 @@ def works(probes: Iterable[Probe], observed: Observation) -> dict[str, Work]:
 
 def asking(probes: Iterable[Probe]) -> float:
     """Passes to tell what they cost: some look at one sample."""
-    return FORWARD * sum(not isinstance(probe.work, Work) for probe in probes if not probe.at_start)
+    return FORWARD * sum(probe.looks and not isinstance(probe.work, Work) for probe in probes if not probe.at_start)
 
 
 def is_dear(work: Work) -> bool:

@@ -43,6 +43,7 @@ class Watch:
     ) -> None:
         self.measurer, self.output, self._begun = measurer, output, steps
         self.turns = Turns(schedule, (probe.name for probe in measurer.probes if probe.sparse))
+        self._keeps_batches = "labels" in measurer.names()
         self._alarms = Alarms(measurer.model, output)
         self.findings = Findings(output, on_finding)
         self._targets = SeenTargets() if "targets" in measurer.names() else None
@@ -77,6 +78,8 @@ class Watch:
         samples = self.measurer.recent.batch_size or 1
         if self._targets is not None:
             self._targets.see(self.measurer.targets(x, y))
+        if self._keeps_batches:
+            self.measurer.seen_batches.see(x, y)
         self.turns.budget.train(samples, step - last)
         self._alarms.batch, self._alarms.step = (x, y), step
         seen = HandedOver(x, y, self._steps.see(step, loss, samples), self._weights_before(step, last), index)
@@ -192,7 +195,13 @@ class Watch:
             else:
                 self._measure(*self._last, allowed)
         self._record_targets(step)
+        if self._last is not None:
+            with self._timed():
+                budget = self.turns.budget
+                most = math.inf if budget.share is None else budget.left()
+                budget.dear += self.measurer.measure_last(self.output, *self._last, most)
         self._last = self._before = None
+        self.measurer.seen_batches.clear()
         self._alarms.batch = None
         text = None
         if error is not None:

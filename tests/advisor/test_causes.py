@@ -14,7 +14,7 @@ import pullback as pb
 from pullback.advisor.causes import AT_THE_END, FOLLOWS, FROM_START, GIVES_WAY, ORDER, in_order
 from pullback.advisor.change import Change
 from pullback.advisor.findings import SEVERITIES, Finding
-from tests.advisor.runs import a_run
+from tests.advisor.runs import Line, a_run
 
 
 def a_finding(name: str, step: int = 1, severity: str = "warning", last: int = 100) -> Finding:
@@ -32,6 +32,24 @@ def test_the_tables_name_what_there_is() -> None:
     for causes in (*FOLLOWS.values(), *GIVES_WAY.values()):
         assert set(causes) <= set(ORDER)
     assert len(ORDER) == len(set(ORDER))
+
+
+def test_what_was_so_at_the_start_follows_from_no_step() -> None:
+    """A gradient that is lost, or units that are off, before a first step that is too long as well."""
+    lost = {"verdict": "vanishing", "slope": -9.0, "gradient_norm": {"a": 1e-6, "b": 1.0}}
+
+    def told(off: float, ratio: float = 0.6) -> list[str]:
+        lines: list[Line] = [(1, "loss", {"loss": 2.0, "constant_loss": 2.0})]
+        for step in (1, 2, 4, 50):
+            moved = {"a": ratio if step == 1 else 0.6, "b": 0.6}
+            lines += [(step, "flow", lost), (step, "updates", {"median": 0.6, "ratio": moved})]
+            lines += [(step, "activations", {"dead": {"a": off}, "kind": {"a": "ReLU"}})]
+        return [f.name for f in pb.diagnose(a_run(*lines, loss=[2.0] * 60)) if not f.because]
+
+    assert told(0.0) == ["vanishing-gradients", "learning-rate-too-high"]
+    assert told(0.6) == ["vanishing-gradients", "learning-rate-too-high"]  # by the toss of a coin
+    assert told(0.9) == ["learning-rate-too-high"]  # which the first step may have switched off
+    assert told(0.9, ratio=0.0) == ["dead-units", "learning-rate-too-high"]
 
 
 def test_a_rate_out_of_reach_before_dead_units_before_vanishing_gradients() -> None:

@@ -127,5 +127,6 @@ def test_gradients_that_vanished_at_the_start_cost_the_steps_until_they_do_not()
     assert told("vanishing", "steady", "steady", left=0.05) is None
     assert told("vanishing", "steady", "steady", steps=20) is None
     assert told("vanishing", "steady", "steady", left=0.98, update=1e-4) is None  # the rate's doing
+    assert told("vanishing", "steady", "steady", left=0.98, update=1e-4, first=3e-6) == "warning"  # no rate's doing
     assert told("vanishing", "steady", "steady", first=1e-3) is None  # a thousandth is made up for soon
     assert told("vanishing", "steady", "steady", kind="BatchNorm1d") is None

@@ -58,13 +58,44 @@ def test_hard_samples_are_not_told(hard: float) -> None:
     assert not any(said(a_training(seed, 0.0, hard)) for seed in range(60))
 
 
-@pytest.mark.parametrize("loss", [np.linspace(2.3, 1.4, 850), 1.4 + 0.9 * np.exp(-np.arange(850) / 425), None])
+@pytest.mark.parametrize("loss", [np.linspace(2.3, 1.4, 850), 1.4 + 0.9 * np.exp(-np.arange(850) / 600), None])
 def test_a_model_that_still_learns_is_not_told(loss: Any) -> None:
     """Nor one whose course is not known."""
     rng = np.random.default_rng(0)
     lines = [a_record(step, ranks_of(rng, 16, 0.4, 0.2)) for step in range(50, 850, 50)]
     assert said(a_run(EVERY, *lines, loss=SETTLED)) is not None
     assert said(a_run(EVERY, *lines, **({} if loss is None else {"loss": loss.tolist()}))) is None
+
+
+def whole_batches(seed: int, wrong: float, hard: float, sure: float) -> list[Line]:
+    """Four measured samples, and 192 of the last batches; the model is sure of this share of its contradictions.
+
+    Of hard samples it is sure where the label is next to the first answer.
+    """
+    rng = np.random.default_rng(seed)
+    few, ranks = a_record(800, [1, 1, 2, 1]), ranks_of(rng, 192, wrong, hard)
+    values = a_record(800, ranks)[2]
+    against = ranks[(ranks > 1) & (rng.random(192) < sure)]
+    told = a_record(800, against)[2]["label_ranks"]
+    keys = ("num_samples", "num_classes", "label_ranks")
+    return [EVERY, few, (800, "labels", {key: values[key] for key in keys} | {"confident_ranks": told})]
+
+
+LEARNS = np.linspace(2.3, 1.2, 850).tolist()
+
+
+@pytest.mark.parametrize(("wrong", "loss", "sure"), [(0.4, SETTLED, 0.0), (0.15, SETTLED, 0.0), (0.5, LEARNS, 0.9)])
+def test_samples_of_whole_batches_tell_what_few_do_not(wrong: float, loss: list[float], sure: float) -> None:
+    """Once the loss has settled or, of samples of which the model is sure, before it has."""
+    found = [said(a_run(*whole_batches(seed, wrong, 0.05, sure), loss=loss)) for seed in range(20)]
+    assert sum(each is not None and each.severity == "warning" for each in found) >= 18
+    few = [said(a_run(*whole_batches(seed, wrong, 0.05, sure)[:2], loss=loss)) for seed in range(20)]
+    assert not any(few)
+
+
+@pytest.mark.parametrize(("hard", "loss", "sure"), [(0.3, SETTLED, 1.0), (0.5, SETTLED, 0.0), (0.5, LEARNS, 1.0)])
+def test_hard_samples_of_whole_batches_are_not_told(hard: float, loss: list[float], sure: float) -> None:
+    assert not any(said(a_run(*whole_batches(seed, 0.0, hard, sure), loss=loss)) for seed in range(40))
 
 
 def test_nothing_is_said_where_nothing_is_learnt() -> None:

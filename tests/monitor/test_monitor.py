@@ -201,6 +201,7 @@ TWINS = {
     "inputs": twins.inputs,
     "batch_norm": lambda k, m, x, y: {},  # see tests/monitor/test_probes.py
     "samples": twins.samples,
+    "labels": twins.labels,
     "attention": lambda k, m, x, y: {},  # likewise
     "tangent": twins.tangent,
     "effective_lr": twins.effective_lr,
@@ -219,8 +220,9 @@ def test_probes_against_their_reference_twins(name: str) -> None:
     first = Observation(earlier, CE, x, y, optimizer, None, KernelSeries(earlier, CE).rows, memory=memory)
     PROBES[name](first, dear=True)
     seen = Observation(
-        model, CE, x, y, optimizer, None, KernelSeries(model, CE).rows, batch_size=64, before=before, memory=memory
-    )
+        model, CE, x, y, optimizer, None, KernelSeries(model, CE).rows, batch_size=64, before=before, memory=memory,
+        step=2, earlier=lambda: [(x, y)],
+    )  # fmt: skip
     with undisturbed(model, training=False):
         found = PROBES[name](seen, dear=True).values
     double, x = make()[0].double(), x.double()

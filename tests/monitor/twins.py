@@ -157,6 +157,17 @@ def samples(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     }
 
 
+def labels(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    places = [
+        1 + sum(score > row[label] for score in row) for row, label in zip(m(x).tolist(), y.tolist(), strict=True)
+    ]
+    return {
+        "num_classes": m(x).shape[1],
+        "num_samples": len(places),
+        "label_ranks": {str(place): places.count(place) for place in sorted(set(places))},
+    }
+
+
 def tangent(k: Tensor, m: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     x, y = x[:32], y[:32]
     then, now = (torch.einsum("ijcc->ij", reference.tangent_kernel(each, x)) for each in (earlier_model(), m))

@@ -23,6 +23,7 @@ from pullback.advisor.thresholds import (
     LEAVES,
     LOST,
     MANY_STEPS,
+    RAISED_FAR,
     SURVIVES,
     UNBALANCED,
     WILD_ANYWAY,
@@ -148,11 +149,12 @@ def _came_through(records: Rows) -> bool:
 def _is_lost_at_start(run: Run, first: Record) -> bool:
     """Whether next to nothing of the gradient arrived at the first layer: that costs the steps until the run is out.
 
-    Of one that had few steps nobody knows yet, and of one that crawls the rate does it. Behind layers that normalise
-    the size of a gradient says little, and of batch norm the first measurement even less.
+    Of one that had few steps nobody knows yet, and of one that crawls the rate does it, unless no rate that could be
+    advised would bring the gradient back. Behind layers that normalise the size of a gradient says little, and of batch
+    norm the first measurement even less.
     """
     sizes = [*by_layer(first, "gradient_norm").values()]
-    lost = len(sizes) > 1 and sizes[0] < LOST * sizes[-1]
+    lost = len(sizes) > 1 and sizes[0] * (RAISED_FAR if crawls(run) else 1.0) < LOST * sizes[-1]
     long = len(training_losses(run)) >= MANY_STEPS
     return lost and first.step <= FIRST_MEASUREMENT and long and not is_normalised(run)
 

@@ -3,7 +3,7 @@
 A hard sample's label stands second among the scores, or nearly so: it is like another class. A label that was drawn
 stands at any place. So of samples whose label is not the model's first answer the mean place tells one from the other,
 also where so many labels are wrong that the model is never sure, and no single sample stands out. A model that still
-learns has labels anywhere too: it is asked only once the loss has settled.
+learns has labels anywhere too: it is asked once the loss has settled, or of samples of which it is sure.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pullback.advisor.reading import class_counts, layers, number
-from pullback.advisor.thresholds import FEW_CLASSES, HARD_PLACE, MANY_RANKED, PLACE_ERRORS, PLACES_TELL, UNLEARNT
+from pullback.advisor.reading import class_counts, layers, number, rows
+from pullback.advisor.thresholds import (
+    FEW_CLASSES,
+    HARD_PLACE,
+    MANY_RANKED,
+    MANY_SURE,
+    PLACE_ERRORS,
+    PLACES_TELL,
+    SURE_PLACE,
+    UNLEARNT,
+)
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
 from pullback.runs.rows import Rows
@@ -37,9 +46,9 @@ class Places:
     error: float
 
 
-def places_of(records: Rows) -> Places | None:
+def places_of(records: Rows, metric: str = "label_ranks") -> Places | None:
     """Over several measurements; None where there are fewer than four classes, or no such sample."""
-    names, table = layers(records, "label_ranks")
+    names, table = layers(records, metric)
     ranks = np.array([int(name) if name.isdecimal() else 0 for name in names])
     known, every = np.trunc(np.where(table > 0, table, 0.0)), records.numbers("num_classes")
     counts: dict[float, int] = {}
@@ -63,15 +72,43 @@ def places_of(records: Rows) -> Places | None:
 def are_drawn(run: Run, records: Rows) -> Places | None:
     """The places, if they are those of labels that say nothing of their samples, of a model that has learnt.
 
-    ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise.
+    ``PLACE_ERRORS`` standard errors above what hard samples have; None otherwise. By the samples of whole batches,
+    where those were looked at, else by the few that have gradients: of these few are wrong only where many are.
     """
-    places, counts = places_of(records), list(class_counts(run).values())
-    if places is None or places.against < MANY_RANKED or not counts or not training_losses(run).settled:
+    counts = list(class_counts(run).values())
+    whole = rows(run, "labels")[-1:]  # which was made once the most was learnt
+    whole = whole.where(whole.steps >= records[0].step) if records else whole
+    few, many = places_of(records), places_of(whole)
+    if not counts:
         return None
-    right = 1 - places.against / places.samples
     learnt = max(counts) / sum(counts) + UNLEARNT
-    above = places.mean - HARD_PLACE > PLACE_ERRORS * places.error
-    return places if above and learnt <= right <= PLACES_TELL else None
+    if many is not None and learnt <= _right(many) and (sure := _against_the_sure(whole)) is not None:
+        return sure
+    if not training_losses(run).settled:
+        return None
+    for places, most in ((many, 1.0), (few, PLACES_TELL)):
+        if places is None or places.against < MANY_RANKED:
+            continue
+        if places.mean - HARD_PLACE > PLACE_ERRORS * places.error and learnt <= _right(places) <= most:
+            return places
+    return None
+
+
+def _right(places: Places) -> float:
+    return 1 - places.against / places.samples
+
+
+def _against_the_sure(records: Rows) -> Places | None:
+    """The places of labels against which the model is sure, if they are drawn ones.
+
+    Of what it is sure of it has learnt enough, also where the rest is still to come. Of few samples the error is that
+    of places that are drawn evenly: a class may have one other that is always the last.
+    """
+    places = places_of(records, "confident_ranks")
+    if places is None or places.against < MANY_SURE:
+        return None
+    error = max(places.error, math.sqrt(1 / (12 * places.against)))
+    return places if places.mean - SURE_PLACE > PLACE_ERRORS * error else None
 
 
 def contradicted(record: Record) -> list[tuple[int, float, str]]:

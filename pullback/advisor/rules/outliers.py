@@ -19,8 +19,11 @@ from pullback.advisor.rules.samples import (
     suspects_of,
     with_samples,
 )
-from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES
+from pullback.advisor.severity import severity
+from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES, RARE_BATCHES
 from pullback.runs import Record, Run
+
+DISTANCES = {"furthest_sample", "far_samples", "num_far"}  # what is looked at where copies are not
 
 
 def outlying_samples(run: Run) -> Iterator[Finding]:
@@ -32,14 +35,16 @@ def outlying_samples(run: Run) -> Iterator[Finding]:
     far = _far(seen)
     named = ", ".join(str(place) for place, _ in far[:NUM_LISTED])
     rest = f" and {len(far) - NUM_LISTED} more" if len(far) > NUM_LISTED else ""
+    rare = len(records) < RARE_BATCHES * len(rows(run, "inputs"))
     yield Finding(
         "outlying-samples",
-        "warning",
+        severity(run) if rare else "warning",
         None,
         (seen.step, seen.step),
         {"samples": float(len(far)), "furthest, in median distances": far[0][1], "batches with some": len(records)},
         f"inputs more than {FAR_OUT:g} times as far from the median of each feature as the median sample of the batch, "
-        f"of at most {FAR_SHARE:.0%} of the samples",
+        f"of at most {FAR_SHARE:.0%} of the samples; a warning in any run if {RARE_BATCHES:.0%} of the "
+        "batches have some",
         "Hampel (1974), median and median deviation; " + CONVENTION,
         f"Look at samples {named}{rest} of the batch of step {seen.step}: put their units right, or leave them out",
         summary=f"A few samples lie up to {far[0][1]:.0f} times as far out as the others, and outweigh them.",
@@ -78,8 +83,8 @@ def duplicates(run: Run) -> Iterator[Finding]:
     data; more of a few samples than such draws give says that the data has them several times. Whole batches tell more
     than the few samples that are measured, where inputs are numbers.
     """
-    every = rows(run, "inputs")
-    whole = [r for r in every.where(every.mapped("copied", bool) > 0) if _copied(r)]
+    every = [r for r in rows(run, "inputs") if not {*r.values} <= DISTANCES]
+    whole = [r for r in every if _copied(r)]
     if whole and not _by_replacement(whole):
         yield from _of_batches(whole, len(every))
         return

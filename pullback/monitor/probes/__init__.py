@@ -23,6 +23,7 @@ _STANDARD = (
     "inputs",
     "batch_norm",
     "samples",
+    "labels",
     "sharpness",
     "attention",
 )

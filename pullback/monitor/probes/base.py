@@ -44,6 +44,7 @@ class Observation:
         step: number of the training step before.
         before: some weights as they were before that step, or None.
         index: where the samples of the batch stand in the data set, (B,); empty where the loop does not say.
+        earlier: makes the last batches, of classes, as the model takes them, the newest first, this one among them.
         pairs: whether a probe of this measurement asks for the kernel: what rows tell alone is then read there.
         memory: what a probe keeps from one measurement to the next, under its name; one object for the whole run.
     """
@@ -62,6 +63,7 @@ class Observation:
     before: Snapshot | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     index: tuple[int, ...] = ()
+    earlier: Callable[[], list[tuple[Batch, Tensor]]] = list
     pairs: bool = False
     _refused: PullbackError | None = field(default=None, init=False)
 
@@ -149,7 +151,9 @@ class Probe:
         sparse: measure at those turns only.
         at_start: measure once, before the first step, from the model alone: there are no samples yet.
         work: what it costs beside the kernel, or a function that tells from the samples at hand, in less than a pass.
+        looks: whether that function needs to look at a sample.
         needs: whether a model may have what it measures, told without a pass; it joins no preset otherwise.
+        at_end: measure at the end as well, where it can be afforded.
         pairs: whether it asks for the kernel.
         by_name: asked for by its name, no part of a preset: where it finds nothing to measure it says so.
     """
@@ -159,7 +163,9 @@ class Probe:
     extra: Callable[[Observation], Measurement] | None = None
     sparse: bool = False
     at_start: bool = False
+    at_end: bool = False
     work: Work | Callable[[Observation], Work] = FREE
+    looks: bool = True
     needs: Callable[[nn.Module], bool] | None = None
     pairs: bool = False
     by_name: bool = False

@@ -14,22 +14,29 @@ from pullback.monitor.recent import marks_of
 
 FAR = 10.0  # times the distance of the median sample, from which on samples are named
 MOST_FAR = 20
+MOST_NUMBERS = 2**18  # that are looked at
 FEW = 8  # samples of which a median says what is usual
+
+
+def far(observed: Observation) -> Measurement:
+    """``furthest_sample``: the largest distance of a sample from the median of each feature, in the median sample's.
+
+    ``far_samples``, [index, distance], at most ``MOST_FAR`` of the ``num_far`` that are beyond ``FAR``. Of many
+    features by an even choice of them. Nothing for tokens.
+    """
+    parts = _numbers(observed)
+    return Measurement(_far(parts) if parts else {})
 
 
 def measure(observed: Observation) -> Measurement:
     """Over the features of all inputs that are real numbers, standard deviations over the loop's batch.
 
     ``largest_mean_over_std``: largest |mean| / std of a feature; ``std_ratio``: largest over smallest std, both over
-    features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. ``furthest_sample``: the largest
-    distance of a sample from the median of each feature, in those of the median sample; ``far_samples``, [index,
-    distance], at most ``MOST_FAR`` of the ``num_far`` that are beyond ``FAR``. Where samples of the batch are equal,
-    inputs and targets, ``copies``, of each that is there several times how many times, ``copied``, indices of at most
-    ``MOST_FAR`` that repeat an earlier one, and ``num_samples``. Nothing for tokens.
+    features that vary; ``constant_features`` do not; ``largest_abs`` of all numbers. Where samples of the batch are
+    equal, inputs and targets, ``copies``, of each that is there several times how many times, ``copied``, indices of at
+    most ``MOST_FAR`` that repeat an earlier one, and ``num_samples``. Nothing for tokens.
     """
-    parts = [
-        leaf.detach().flatten(1) for leaf in tensors(observed.batch[0]) if leaf.is_floating_point() and leaf.dim() > 1
-    ]
+    parts = _numbers(observed)
     if not parts:
         return Measurement({})
     blocks = (block.double() for part in parts for block in part.split(512, 1))  # copies of a few columns at a time
@@ -46,7 +53,13 @@ def measure(observed: Observation) -> Measurement:
     if bool(varies.any()):
         std, mean = std[varies], mean[varies]
         values |= {"largest_mean_over_std": float((mean / std).max()), "std_ratio": float(std.max() / std.min())}
-    return Measurement(values | _far(parts) | _copies(*observed.batch))
+    return Measurement(values | _copies(*observed.batch))
+
+
+def _numbers(observed: Observation) -> list[Tensor]:
+    """The loop's inputs that are real numbers, (B, features) each."""
+    leaves = tensors(observed.batch[0])
+    return [leaf.detach().flatten(1) for leaf in leaves if leaf.is_floating_point() and leaf.dim() > 1]
 
 
 def _copies(x: Batch, y: Batch) -> dict[str, Any]:
@@ -65,10 +78,11 @@ def _copies(x: Batch, y: Batch) -> dict[str, Any]:
 
 def _far(parts: list[Tensor]) -> dict[str, Any]:
     """How far each sample lies from the middle of the batch, by distances that one of them cannot change."""
+    every = max(1, sum(part.numel() for part in parts) // MOST_NUMBERS)
     squares = sum(
         ((block - block.median(0).values) ** 2).sum(1)
         for part in parts
-        for block in (each.double() for each in part.split(512, 1))
+        for block in (each.double() for each in part[:, ::every].split(512, 1))
     )
     if not isinstance(squares, Tensor) or len(squares) < FEW:
         return {}
@@ -84,4 +98,4 @@ def _far(parts: list[Tensor]) -> dict[str, Any]:
     return values
 
 
-PROBE = Probe("inputs", measure, sparse=True)
+PROBE = Probe("inputs", far, extra=measure)

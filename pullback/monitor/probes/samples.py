@@ -47,7 +47,7 @@ def measure(observed: Observation) -> Measurement:
         and outputs.shape[1] > int(observed.labels.max())
     ):
         own, opposed = _by_class(observed.alignment.cosine.double(), observed.labels)
-        odds = _log_odds(outputs, observed.labels)
+        odds = log_odds(outputs, observed.labels)
         suspects = _mislabelled(own, opposed, odds) + suspects
         ranked = _ranked(outputs, observed.labels, odds)
     counts = Counter(reason for _, _, reason in suspects)
@@ -104,16 +104,21 @@ def _by_class(cosine: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return own, others if len(labels) > 1 else torch.zeros_like(own)
 
 
-def _log_odds(outputs: Tensor, y: Tensor) -> Tensor:
+def log_odds(outputs: Tensor, y: Tensor) -> Tensor:
     """Ln of the probability of the likeliest label over that of the given one, 0 where they are the same, (N,)."""
     logits = outputs.detach().double()
     return logits.amax(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
+def ranks_of(outputs: Tensor, y: Tensor) -> Tensor:
+    """Place of the given label among all by the scores, from 1, (N,)."""
+    scores = outputs.detach()
+    return 1 + (scores > scores.gather(1, y.unsqueeze(1))).sum(1)
+
+
 def _ranked(outputs: Tensor, y: Tensor, odds: Tensor) -> dict[str, Any]:
     """Where the model's scores have the given labels."""
-    scores = outputs.detach()
-    ranks = 1 + (scores > scores.gather(1, y.unsqueeze(1))).sum(1)
+    ranks = ranks_of(outputs, y)
     against = [pair[:2] for pair in _listed(torch.where(ranks > 1, odds, 0), "label", 0.0)[:MOST_SUSPECTS]]
     counts = Counter(ranks.tolist())
     return {
