@@ -22,8 +22,7 @@ from pullback.advisor.rules.samples import (
 from pullback.advisor.severity import severity
 from pullback.advisor.thresholds import CLUMPED, FAR_OUT, FAR_SHARE, MANY_COPIES, MOSTLY_COPIES, RARE_BATCHES
 from pullback.runs import Record, Run
-
-DISTANCES = {"furthest_sample", "far_samples", "num_far"}  # what is looked at where copies are not
+from pullback.runs.rows import Rows
 
 
 def outlying_samples(run: Run) -> Iterator[Finding]:
@@ -83,8 +82,9 @@ def duplicates(run: Run) -> Iterator[Finding]:
     data; more of a few samples than such draws give says that the data has them several times. Whole batches tell more
     than the few samples that are measured, where inputs are numbers.
     """
-    every = [r for r in rows(run, "inputs") if not {*r.values} <= DISTANCES]
-    whole = [r for r in every if _copied(r)]
+    every = rows(run, "inputs")
+    every = every.where(~_of_distances(every))
+    whole = [r for r in every.where(every.mapped("copied", bool) > 0) if _copied(r)]
     if whole and not _by_replacement(whole):
         yield from _of_batches(whole, len(every))
         return
@@ -107,6 +107,12 @@ def duplicates(run: Run) -> Iterator[Finding]:
         "and may be among the held-out ones as well.",
         change=Change("check_samples", tuple(sorted({name_of(seen, s) for s in found}))),
     )
+
+
+def _of_distances(records: Rows) -> np.ndarray:
+    """(R,), whether a record has distances of samples alone, as of measurements that do not look for copies."""
+    told = np.isfinite(records.numbers("furthest_sample")) & ~np.isfinite(records.numbers("largest_abs"))
+    return told & ~(records.mapped("copied", bool) > 0)
 
 
 def _of_batches(whole: Sequence[Record], batches: int) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from pullback.runs import Record, Run
 # Records of the monitor and of what the page draws elsewhere; all others are the loop's own.
 DRAWN = frozenset({
     "loss", "gradients", "updates", "targets", "kernel", "noise", "alignment", "classes", "flow", "activations",
-    "inputs",
+    "inputs", "labels",
     "batch_norm", "sharpness", "samples", "attention", "tangent", "effective_lr", "shift", "jacobian", "initialisation",
     "start", "cost", "work", "monitor", "finding", "not_finite", "leap", "schedule", "end", "loss_form",
     "targets_broadcast", "all_targets", "resume",
