@@ -62,7 +62,7 @@ def suspect_samples(run: Run) -> Iterator[Finding]:
     suspects = {reason: each for reason, record in seen.items() if (each := suspects_of(record, reason))}
     if _label_share(late) < SUSPECT_SHARE / 3:  # a sample or two of a run that is still learning
         suspects.pop("label", None)
-    drawn = are_drawn(run, late) if any(map(contradicted, late)) else None
+    drawn = are_drawn(run, late) if (late.mapped("contradicted", bool) > 0).any() else None
     if drawn is not None:
         seen["label"] = next((r for r in reversed(late) if contradicted(r)), late[-1])
         suspects = {"label": contradicted(seen["label"])} | {k: v for k, v in suspects.items() if k != "label"}
