@@ -57,7 +57,7 @@ class Likelihood:
             counts = (y != loss_fn.ignore_index).to(z.dtype).unsqueeze(1)  # type: ignore[union-attr]
         if per == "token" or loss_fn.reduction != "mean":  # type: ignore[union-attr]
             return counts
-        terms = counts.reshape(len(z), -1).sum(1)
+        terms = counts.reshape(len(z), -1).sum(1).clamp(min=1)  # a sample without a label that counts has none
         return counts / terms.view(-1, *[1] * (z.dim() - 1))
 
     def expected(self, z: Tensor, c: Tensor, t: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Likelihood:
         units = torch.eye(C, dtype=z.dtype, device=z.device).view(C, 1, *z.shape[1:]).expand(C, *z.shape)
         c = self.factors(loss_fn, z, y)
         scaled = self.root(z, units) * (c if expected and self.kind != "normal" else c.sqrt())
-        return scaled.flatten(2).movedim(0, 2)
+        return scaled.reshape(C, len(z), -1).movedim(0, 2)
 
 
 def likelihood_of(loss_fn: LossFunction) -> Likelihood | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pullback._checks import unsupported
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable
 from pullback.functional.losses import LossFunction, unchecked_loss
@@ -19,7 +20,7 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch, where
     any other loss is differentiated twice.
 
     Raises:
-        UnsupportedError: a callable that mixes samples.
+        UnsupportedError: a callable that mixes samples, or takes more than the logits of what a model returns.
     """
     count, flat = len(outputs), outputs.reshape(len(outputs), -1)
     num_outputs = flat.shape[1]
@@ -36,9 +37,14 @@ def output_hessian(loss_fn: LossFunction, outputs: Tensor, targets: Batch, where
         differentiable(),
         torch.enable_grad(),
     ):  # samples do not mix: one derivative of all slopes in an output is that of each sample
-        check_own_losses(loss_fn, outputs, targets, where)
         leaf = flat.detach().requires_grad_()
-        losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
+        try:
+            losses = unchecked_loss(loss_fn, leaf.view(outputs.shape), targets, where)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # it takes all that the model returns
+            expected, got = "a loss that takes one tensor, the model's `logits`", f"{type(error).__name__}: {error}"
+            remedy = "Wrap the model to return its logits, and write the loss as a function of those"
+            raise unsupported(where, expected, got, remedy) from error
+        check_own_losses(loss_fn, outputs, targets, where)
         check_depends(losses, where)
         (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
         if not slope.requires_grad:  # a loss linear in the outputs

@@ -183,7 +183,8 @@ def _ambiguous_reduction(where: str, each: Tensor) -> Exception:
 
 
 def _cross_entropy(loss_fn: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with class indices, outputs (N, C, ...), targets (N, ...)."""
+    """Cross-entropy with class indices, outputs (N, C, ...), targets (N, ...), whole numbers of any dtype."""
+    targets = targets.long()
     each = F.cross_entropy(
         outputs,
         targets,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pullback._checks import input_error, unsupported
 from pullback.functional.batch import Batch, num_samples, without_inference
 from pullback.functional.losses import LossFunction, apply_loss, check_finite, label_weights, unchecked_loss
-from pullback.functional.target_checks import check_targets, logits_of
+from pullback.functional.target_checks import are_indices, check_targets, logits_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def token_readout(loss_fn: LossFunction) -> Readout:
         if type(loss_fn) is nn.CrossEntropyLoss:
             each = F.cross_entropy(
                 logits_of(outputs),
-                targets,
+                targets.long() if are_indices(targets) else targets,
                 weight=loss_fn.weight,
                 ignore_index=loss_fn.ignore_index,
                 reduction="none",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pullback._results import Shown
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import check_module
 from pullback.functional.undisturbed import undisturbed
 from pullback.functional.unwrap import refuse_sharded, unwrap
 from pullback.measure.networks.profile import Profile
@@ -72,6 +73,7 @@ def effective_variances(
         (('chaotic', 'chaotic'), True)
     """
     where = "effective_variances"
+    check_module(model, where)
     model = unwrap(model)
     refuse_sharded(model, where)
     known: dict[str, Activation] = {}

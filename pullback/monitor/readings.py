@@ -7,6 +7,7 @@ those is not taken on trust: it is computed for some samples of the batch at han
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from pullback._checks import PullbackError, input_error
 from pullback.functional import LossFunction, num_samples
 from pullback.functional.batch import Batch, filled, tensors
-from pullback.functional.losses import apply_loss, check_finite, reduces
+from pullback.functional.losses import apply_loss, check_finite, reduces, unchecked_loss
 from pullback.functional.target_checks import check_targets, logits_of
 from pullback.monitor.per_sample_loss import Alone, Call
 from pullback.monitor.reduction import Evaluated, Reduction, are_spread, mean_or_sum, refuse_broadcast, weighted
@@ -123,7 +124,11 @@ def _formed(
         )
     if value.dim():
         return alone, "mean"
-    mixes = bool(value.isfinite()) and not bool(each[0].isfinite().all())  # alone a sample has no number, here it has
+    known = given and reduces(loss_fn) and _takes(loss_fn, outputs, targets)
+    finite = bool(value.isfinite())
+    if finite and known and not bool(each[0].isfinite().all()):  # samples none of whose labels count have the loss 0
+        each = _evaluated(partial(unchecked_loss, loss_fn, where="Monitor"), outputs, targets)
+    mixes = finite and not bool(each[0].isfinite().all())  # alone a sample has no number, here it has
     if not mixes:
         check_finite(each[0], "Monitor")
     z, y = logits_of(outputs), targets
@@ -134,11 +139,18 @@ def _formed(
         raise input_error(
             "Monitor",
             "a loss of the batch that is the mean or the sum of its samples' own",
-            f"{float(value):.6g} for {count} samples, whose own have the mean {float(each[0].mean()):.6g} and the sum "
-            f"{float(each[0].sum()):.6g}",
+            f"{float(value):.6g} for {count} samples, {_own(each[0])}",
             PER_SAMPLE,
         )
-    return (loss_fn if given and reduces(loss_fn) and _takes(loss_fn, outputs, targets) else alone), reduction
+    return (loss_fn if known else alone), reduction
+
+
+def _own(each: Tensor) -> str:
+    """What the samples' own losses are, in words."""
+    if not bool(each.isfinite().all()):
+        first = int((~each.isfinite()).nonzero()[0])
+        return f"of which sample {first} alone has {float(each[first]):.6g}, as one without a label that counts has"
+    return f"whose own have the mean {float(each.mean()):.6g} and the sum {float(each.sum()):.6g}"
 
 
 def _takes(loss_fn: LossFunction, outputs: Any, targets: Batch) -> bool:

@@ -37,18 +37,19 @@ def mean_or_sum(value: Tensor, each: Tensor) -> Reduction | None:
 def weighted(whole: Evaluated, each: Evaluated) -> Reduction | None:
     """Whether the loss is a mean with weights that do not follow the outputs (of classes, of positions that count).
 
-    Then its gradient in each sample's outputs is that sample's own, times its weight.
+    Then its gradient in each sample's outputs is that sample's own, times its weight: none, where it has no loss.
     """
     count, allowed = len(each[0]), tolerance(whole[0].dtype)
     rows = [
         torch.cat([s.reshape(count, -1).double() for s in slopes if s.dim() and len(s) == count], 1)
         for slopes in (whole[1], each[1])
     ]
-    weights = (rows[0] * rows[1]).sum(1) / rows[1].square().sum(1)
+    without = (each[0] == 0) & (rows[1] == 0).all(1)
+    weights = torch.where(without, 0, (rows[0] * rows[1]).sum(1) / rows[1].square().sum(1))
     parts = weights * each[0].double()
     alike = (rows[0] - weights.unsqueeze(1) * rows[1]).norm(dim=1) <= allowed * rows[0].norm(dim=1)
     sums = (weights.sum() - 1).abs() <= allowed and (parts.sum() - whole[0]).abs() <= allowed * parts.abs().sum()
-    return "weighted mean" if bool(alike.all()) and bool((weights > 0).all()) and sums else None
+    return "weighted mean" if bool(alike.all()) and bool((without | (weights > 0)).all()) and sums else None
 
 
 def are_spread(z: Tensor, y: Tensor) -> bool:

@@ -45,6 +45,10 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
     count, chain = check_batch(where, x), chain_of(model, where)
     if not isinstance(x, Tensor):
         raise input_error(where, "`x` as one tensor (N, ...)", type(x).__name__, "Pass what the first layer takes")
+    if not x.is_floating_point():
+        raise input_error(
+            where, "`x` of real numbers", str(x.dtype), "Convert it, or pass what an embedding makes of it"
+        )
     if legacy_shape and count != 1:
         raise input_error(where, "one sample for `legacy_shape`", f"{count}", "Pass x[:1]")
     jacobians = []
@@ -57,11 +61,30 @@ def layer_jacobians(model: nn.Module, x: Tensor, *, legacy_shape: bool = False) 
                 output = layer(sample.unsqueeze(0).clone()).reshape(-1)
                 return output, output
 
-            matrix, own = torch.func.vmap(torch.func.jacrev(of_one, has_aux=True))(h)
+            try:
+                matrix, own = torch.func.vmap(torch.func.jacrev(of_one, has_aux=True))(h)
+            except RuntimeError:  # no batching rule (hooks on gradients, functions of a user's own)
+                matrix, own = _by_loop(layer, h)
             jacobians.append(matrix.detach().flatten(2))
             h = layer(h).detach()  # the layer may write to it
             check_rows(h.reshape(count, -1), own.detach(), f"output of layer {place}", where)
     return [j.transpose(0, 1) for j in jacobians] if legacy_shape else jacobians
+
+
+def _by_loop(layer: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives (B, out, *in) and outputs (B, out) of single samples, one pass back for each number."""
+    matrices, outputs = [], []
+    with torch.enable_grad():
+        for sample in h:
+            leaf = sample.detach().clone().requires_grad_()
+            output = layer(leaf.clone().unsqueeze(0)).reshape(-1)
+            outputs.append(output)
+            if not output.requires_grad:
+                matrices.append(output.new_zeros(len(output), *leaf.shape))
+                continue
+            rows = [torch.autograd.grad(v, leaf, retain_graph=True, materialize_grads=True)[0] for v in output]
+            matrices.append(torch.stack(rows))
+    return torch.stack(matrices), torch.stack(outputs)
 
 
 def chain_of(model: nn.Module, where: str) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.functional import per_sample_loss
+from pullback.functional import per_sample_loss, token_readout
 from tests.compare import assert_same
 
 
@@ -154,3 +155,67 @@ def test_weights_of_a_plain_callable_are_checked_as_torch_does(weight: Tensor) -
 
         with pytest.raises(RuntimeError, match="weight"):
             pb.Hessian(nn.Linear(4, 3), loss, (torch.randn(6, 4), torch.arange(6) % 3))
+
+
+ONE_EACH = {
+    "squared": (nn.MSELoss(), lambda n: torch.randn(n).double()),
+    "binary": (nn.BCEWithLogitsLoss(reduction="sum"), lambda n: torch.rand(n).double()),
+    "counts": (nn.PoissonNLLLoss(), lambda n: torch.randint(4, (n,)).double()),
+}
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_outputs_without_an_axis_have_curvature_in_closed_form(name: str) -> None:
+    """(N,) beside targets (N,): spectra, Levenberg-Marquardt and the natural gradient looked for a third axis."""
+    loss, targets = ONE_EACH[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)).double()
+    x, y = _x(6), targets(6)
+    A = pb.reference.dense_gauss_newton(model, loss, x, y)
+    for matrix in ("gauss_newton", "true_fisher"):
+        values = pb.curvature_spectrum(model, loss, (x, y), matrix, method="gram").values
+        assert_same(values, torch.linalg.eigvalsh(A).flip(0)[: len(values)], 1e-9)
+    weights = nn.utils.parameters_to_vector(model.parameters()).detach()
+    gradient = pb.reference.gradient_matrix(model, loss, x, y).mean(0)
+    expected = weights - torch.linalg.solve(A + 0.5 * torch.eye(len(A)), gradient)
+    for method in (pb.dynamics.LevenbergMarquardt, pb.dynamics.NaturalGradient):
+        moved = copy.deepcopy(model)
+        method(moved, loss, damping=0.5, form="kernel").step(x, y)
+        assert_same(nn.utils.parameters_to_vector(moved.parameters()).detach(), expected, 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8], ids=str)
+def test_labels_of_any_whole_numbers(dtype: torch.dtype) -> None:
+    model, loss, x, y = _model(), nn.CrossEntropyLoss(), _x(), torch.tensor([0, 2, 1, 1])
+    assert_same(pb.backward_kernel(model, loss, x, y.to(dtype)).total, pb.backward_kernel(model, loss, x, y).total)
+    z = torch.randn(2, 3, 4)
+    for readout in (per_sample_loss, lambda *given: token_readout(given[0]).values(*given[1:], "here")):
+        labels = torch.randint(3, (2, 4))
+        assert_same(readout(loss, z, labels.to(dtype)), readout(loss, z, labels))
+
+
+def test_samples_without_a_label_have_no_information() -> None:
+    """Their factor was one over no terms, and all products of the Fisher matrix were NaN."""
+    model, loss, x, y = _model(), nn.CrossEntropyLoss(), _x(), torch.tensor([0, -100, 2, 1])
+    kept = y >= 0
+    expected = 0.75 * pb.reference.dense_fisher(model, loss, x[kept], y[kept])
+    assert_same(pb.Fisher(model, loss, (x, y)).to_dense(), expected)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _model()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.inner(x)}
+
+
+def test_a_loss_of_all_that_a_model_returns() -> None:
+    """Kernels hand it over; where the second derivative in the logits is asked for, they are all there is."""
+    model, x, y = Named(), _x(), torch.tensor([0, 2, 1, 1])
+    loss = lambda found, labels: F.cross_entropy(found["logits"], labels, reduction="none")
+    known = pb.backward_kernel(model.inner, nn.CrossEntropyLoss(), x, y).total
+    assert_same(pb.backward_kernel(model, loss, x, y).total, known)
+    with pytest.raises(pb.UnsupportedError, match="a loss that takes one tensor, the model's `logits`, got IndexError"):
+        pb.self_influence(model, loss, (x, y), damping=0.1)

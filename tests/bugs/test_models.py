@@ -331,3 +331,17 @@ def test_outputs_without_an_axis_of_samples() -> None:
         rows = [torch.autograd.grad(each, list(model.parameters()), retain_graph=True) for each in flat]
     expected = torch.stack([torch.cat([r.flatten() for r in row]) for row in rows])
     assert_same(pb.Hessian(model, loss_fn, (x, y)).to_dense(), expected, 1e-9)
+
+
+def test_layer_jacobians_beside_hooks_on_gradients() -> None:
+    """torch.func does not know the hook's function; samples are differentiated one by one."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(5, 4)
+    known = pb.layer_jacobians(model, x)
+    model[0].register_full_backward_hook(lambda *_: None)
+    for found, expected in zip(pb.layer_jacobians(model, x), known, strict=True):
+        assert_same(found, expected, 1e-6)
+    constant = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    constant[1].forward = lambda h: h.detach().cos()
+    constant[1].register_full_backward_hook(lambda *_: None)
+    assert not pb.layer_jacobians(constant, x)[1].any()

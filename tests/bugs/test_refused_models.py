@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback import measure
+from pullback import measure, theory
 from tests.compare import assert_same
 
 LOSS = nn.CrossEntropyLoss()
@@ -90,6 +90,7 @@ CALLS: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "boundary_curvature": lambda m, x, y: measure.boundary_curvature(m, x),
     "signal_propagation": lambda m, x, y: measure.signal_propagation(m, x),
     "rank_collapse": lambda m, x, y: measure.rank_collapse(m, x),
+    "effective_variances": lambda m, x, y: measure.effective_variances(m),
 }
 
 
@@ -109,6 +110,8 @@ def test_the_remedy_for_lazy_layers() -> None:
     lazy = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(3)).double()
     lazy(x[:1])
     assert pb.backward_kernel(lazy, LOSS, x, y).num_params == 51
+    with pytest.raises(pb.InputError, match="limit_of: expected a model whose parameters are there, got `0.weight`"):
+        theory.limit_of(nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(3)))
     with pytest.raises(pb.InputError, match="initialise: expected `model` to be an nn.Module, got function. Pass"):
         pb.initialise(lambda x: x)  # type: ignore[arg-type]
 
@@ -119,6 +122,12 @@ def test_inputs_that_are_no_tensor() -> None:
     for call in (pb.layer_jacobians, measure.boundary_curvature):
         with pytest.raises(pb.InputError, match=r"expected `x` as one tensor \(N, ...\), got dict. Pass"):
             call(model, {"input": x})
+
+
+def test_layers_cannot_be_differentiated_in_whole_numbers() -> None:
+    for dtype in (torch.int64, torch.complex64):
+        with pytest.raises(pb.InputError, match=f"expected `x` of real numbers, got {dtype}. Convert it"):
+            pb.layer_jacobians(nn.Sequential(nn.Linear(4, 2)), torch.ones(3, 4, dtype=dtype))
 
 
 def test_influence_plans_refuse_what_influence_does() -> None:

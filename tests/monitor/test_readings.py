@@ -69,6 +69,18 @@ def test_a_loss_that_is_known_stays_what_it_is() -> None:
         assert (found is loss, form) == (True, loss.reduction)
 
 
+def test_samples_without_a_label_that_counts_have_no_loss() -> None:
+    """Alone their mean is 0 / 0; the package's own loss has 0 for them, as kernels do."""
+    known, y = nn.CrossEntropyLoss(ignore_index=1), torch.tensor([0, 1, 2, 2, 1, 0])
+    found, form = read(known, Z, y, (False, False))
+    assert (found is known, form) == (True, "weighted mean")
+    with pytest.raises(pb.InputError, match="of which sample 1 alone has nan, as one without a label that counts has"):
+        read(lambda z, y: F.cross_entropy(z, y, ignore_index=1), Z, y, (False, False))
+    nothing = torch.ones_like(y)
+    with pytest.raises(pb.InputError, match="a finite loss for every sample, got nan for sample 0"):
+        read(known, Z, nothing, (False, False))
+
+
 def test_targets_that_would_be_spread() -> None:
     """(N, 1) against (N,): every output against every target."""
     z, y = Z[:, :1], Z[:, 1]

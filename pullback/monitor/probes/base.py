@@ -123,7 +123,7 @@ class Observation:
     def labels(self) -> Tensor | None:
         """Classes of the samples (N,), or None where targets are no classes."""
         y = self.y
-        return y if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 1 else None
+        return y.long() if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 1 else None
 
 
 def without_frames(error: PullbackError) -> PullbackError:
