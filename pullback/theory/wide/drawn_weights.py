@@ -74,6 +74,9 @@ class Reader:
     def __init__(self, model: nn.Module, source: Source, where: str) -> None:
         self._where, self._source = where, source
         tensors = [*model.named_parameters(), *model.named_buffers()]
+        if (unmade := next((name for name, tensor in tensors if nn.parameter.is_lazy(tensor)), None)) is not None:
+            got = f"`{unmade}` without a shape, of a lazy layer"
+            raise input_error(where, "a model whose parameters are there", got, "Call the model on one batch first")
         self._names = {id(tensor): name for name, tensor in reversed(tensors)}
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.get_default_dtype())
         if isinstance(source, str):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pullback._checks import input_error
 from pullback._results import Shown
-from pullback.functional.model_view import check_module
 from pullback.theory.expectations.activations import Array
 from pullback.theory.wide.call_values import Raw
 from pullback.theory.wide.drawn_weights import Reader, Source
@@ -145,7 +144,6 @@ def limit_of(model: nn.Module, *, weights: Source = "measured") -> Limit:
     where = "limit_of"
     if not isinstance(model, nn.Module):
         raise input_error(where, "a module", type(model).__name__, "Pass the network itself")
-    check_module(model, where)
     steps = steps_of(model, where)
     modules = Modules(Reader(model, weights, where), where)
     return Limit(tuple(modules.described(steps)), steps, Layers(modules))
