@@ -75,9 +75,7 @@ class GradientRows(Operator):
             count = captured.num_samples * captured.num_outputs
             bound = (count * squared_size(captured.factors)).sqrt()
             for factor in captured.factors:
-                totals = factor.total(captured.combination)
-                sums = {name: factor.piece_order(name, value) for name, value in totals.items()}
-                checks.add_totals(factor, captured, sums, bound)
+                checks.add_rows(factor, captured, factor.total(captured.combination), bound)
         checks.evaluate()
 
     def _fill(self, held: _Held, names: tuple[str, ...]) -> None:

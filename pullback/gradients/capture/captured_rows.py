@@ -87,10 +87,7 @@ def capture_factors(
     first = known or _one_sample(view, readout, x, y, where, run)
     between = 0
     if check:
-        loose = loosest([run.values.dtype, *run.dtypes])
-        pairs = zip(run.uses, first.uses, strict=False)
-        axes = [sample_axis(use.output_shape, one.output_shape, run.num_samples) for use, one in pairs]
-        between = most_dependent(run, axes, loose)
+        between = most_dependent(run, _axes(run, first), loosest([run.values.dtype, *run.dtypes]))
     ruled = ruled if known is not None else ruled_names(view, run, first)
     captured = _captured(view, readout, (x, y), where, run, first, ruled)
     if check:
@@ -177,11 +174,10 @@ def ruled_names(view: ModelView, run: Capture, first: Capture) -> set[str]:
     if not _alike(run, first):
         return set()  # another path through the model for another batch: no axis is known to be the samples'
     bad = set(run.escaped)
-    for use, one in zip(run.uses, first.uses, strict=True):
-        shapes = [(use.output_shape, one.output_shape)]
-        if use.data is not None:
-            shapes.append((use.arguments[use.data].shape, one.arguments[use.data].shape))
-        if any(sample_axis(many, single, run.num_samples) is None for many, single in shapes):
+    for use, one, axis in zip(run.uses, first.uses, _axes(run, first), strict=True):
+        if use.data is not None and axis is not None:
+            axis = sample_axis(use.arguments[use.data].shape, one.arguments[use.data].shape, run.num_samples)
+        if axis is None:
             bad |= _behind(run, use)
     for derived, single in zip(run.derived, first.derived, strict=True):
         if not shared_by_all(derived, single, run.num_samples):
@@ -244,6 +240,12 @@ def each_parameter_once(built: Built, ruled: set[str]) -> tuple[list[Factor], li
                 factors.append(one_of([part for _, part in shared[name]]))
                 rules.append(" + ".join(dict.fromkeys(rule for rule, _ in shared[name])))
     return factors, rules
+
+
+def _axes(run: Capture, first: Capture) -> list[int | None]:
+    """Of the samples in the output of every recorded call, as far as the same calls were made for one sample alone."""
+    pairs = zip(run.uses, first.uses, strict=False)
+    return [sample_axis(use.output_shape, one.output_shape, run.num_samples) for use, one in pairs]
 
 
 def sample_axis(many: torch.Size, one: torch.Size, count: int) -> int | None:

@@ -66,6 +66,10 @@ class SumChecks:
             if factor.forms == ("fallback",):
                 self.alone.add(self.names[-1])
 
+    def add_rows(self, factor: Factor, captured: Captured, rows: dict[str, Tensor], bound: Tensor) -> None:
+        """The same of sums that are shaped like the parameters."""
+        self.add_totals(factor, captured, {n: factor.piece_order(n, row) for n, row in rows.items()}, bound)
+
     def add_kernel(self, layer: str, found: Tensor, expected: Tensor, bound: Tensor) -> None:
         """Per layer: ``u^T K u`` against the inner product of the two summed gradients (one, if K is symmetric)."""
         self._add(f"summed kernel of `{layer}`", (found - expected).abs(), bound)
@@ -182,7 +186,7 @@ def checked_sums(captured: Captured, where: str) -> tuple[dict[str, Tensor], flo
         rows, lengths = factor.total_and_squares(captured.combination)
         squares.append(lengths.sum(dtype=torch.float64))
         bound = (captured.num_samples * captured.num_outputs * squares[-1].clamp(min=0)).sqrt()
-        checks.add_totals(factor, captured, {n: factor.piece_order(n, row) for n, row in rows.items()}, bound)
+        checks.add_rows(factor, captured, rows, bound)
         sums |= rows
     checks.evaluate()
     total, limit = float(torch.stack(squares).sum()), torch.finfo(captured.factors[0].like.dtype)

@@ -31,6 +31,7 @@ class Part:
         form: of the products.
         contract: of the output axes.
         piece_bytes: bound on rows formed at a time.
+        rows_each: rows of the block a sample.
     """
 
     layer: str
@@ -39,6 +40,7 @@ class Part:
     form: Form
     contract: Contract
     piece_bytes: int
+    rows_each: int
 
     @property
     def sides(self) -> list[Factor]:
@@ -51,11 +53,6 @@ class Part:
         return self.form == "materialise"
 
     @property
-    def rows_each(self) -> int:
-        """Rows of the block a sample."""
-        return self.left.num_outputs if self.contract == "full" else 1
-
-    @property
     def numbers(self) -> int:
         """Of a row that may be formed at a time, for all samples of both sides."""
         most = min(self.piece_bytes, self.left.piece_bytes)
@@ -63,12 +60,20 @@ class Part:
 
     def tile(self, *, triangle: bool = True) -> int:
         """Samples along the side of a tile."""
-        return tile_rows(self.left, self.form, self.contract, triangle=triangle)
+        return tile_rows(self.left, self.form, self.rows_each, triangle=triangle)
 
     def pieces(self, numbers: int) -> Iterator[tuple[Piece, ...]]:
         """Pieces of the left side, and their matches of the right one."""
         each = [side.pieces(self.form, numbers) for side in self.sides]
         return zip(each[0]) if self.right is None else matched(each)
+
+    def unformed(self, outputs: Tensor) -> tuple[list[tuple[Piece, ...]], list[Tensors]]:
+        """All pieces of a part whose rows are not formed, and the sums of its rows as ``add_to`` returns them."""
+        pieces, sums = list(self.pieces(0)), []
+        for side in self.sides:
+            rows = side.total(outputs)
+            sums.append({name: side.piece_order(name, row) for name, row in rows.items()})
+        return pieces, sums
 
     def add_to(self, block: Tensor, outputs: Tensor, *, add: bool) -> list[Tensors]:
         """Write or add all tiles; of a symmetric block the lower triangle, which is the caller's to mirror.
@@ -133,19 +138,20 @@ def parts(
     for factor, other in zip(left.factors, others, strict=True):
         names = [n for n in factor.shapes if wanted is None or n in wanted]
         if len(names) == len(factor.shapes) and len({layer_of(n) for n in names}) == 1:
-            yield _planned(factor, other, plan)
+            yield _planned(factor, other, plan, left.num_outputs)
         else:
             for name in names:
-                yield _planned(factor.only(name), other and other.only(name), plan)
+                yield _planned(factor.only(name), other and other.only(name), plan, left.num_outputs)
 
 
-def _planned(left: Factor, right: Factor | None, plan: KernelPlan | None) -> Part:
+def _planned(left: Factor, right: Factor | None, plan: KernelPlan | None, num_outputs: int) -> Part:
     layer = layer_of(next(iter(left.shapes)))
     if plan is None:
-        return Part(layer, left, right, left.forms[0], "full", 0)
+        return Part(layer, left, right, left.forms[0], "full", 0, num_outputs)
     planned = next(each.form for each in plan.layers if not left.shapes.keys().isdisjoint(each.parameters))
     form = planned if planned in left.forms else left.forms[0]
-    return Part(layer, left, right, form, plan.contract, plan.piece_bytes)
+    rows_each = num_outputs if plan.contract == "full" else 1
+    return Part(layer, left, right, form, plan.contract, plan.piece_bytes, rows_each)
 
 
 def fill(

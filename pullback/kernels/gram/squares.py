@@ -117,9 +117,9 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
             add = True
             continue
         tile = part.tile(triangle=False)
-        pieces += [(each, tile) for each in part.pieces(0)]
-        rows = part.left.total(captured.combination)
-        done.append((part, [{name: part.left.piece_order(name, row) for name, row in rows.items()}]))
+        unformed, sums = part.unformed(captured.combination)
+        pieces += [(each, tile) for each in unformed]
+        done.append((part, sums))
 
     def square(place: tuple[slice, slice]) -> None:
         i, j = place

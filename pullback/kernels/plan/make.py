@@ -64,10 +64,14 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     Raises:
         InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
-    forms, limit, C = options.forms or {}, options.memory_limit, captured.num_outputs
-    block, like = Block.of(n1, n2, C, options.contract), captured.factors[0].like
+    forms, limit = options.forms or {}, options.memory_limit
+    names = tuple(name for factor in captured.factors for name in factor.shapes)
+    ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
+    sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
+    C, like = captured.num_outputs, captured.factors[0].like
+    block = Block.of(n1, n2, C, options.contract)
     if forms:
-        known = dict.fromkeys(part for factor in captured.factors for n in factor.shapes for part in (n, layer_of(n)))
+        known = dict.fromkeys(part for name in names for part in (name, layer_of(name)))
         check_names(where, "layers and parameters in `forms`", forms, known)
     options = replace(options, rates=options.rates or machine_rates(like.device, like.dtype))
     seen: dict[int, Tensor] = {}
@@ -75,8 +79,6 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
         layers.append(layer_plan(factor, rule, block, options, seen, where))
         piece_bytes = max(piece_bytes, min(layers[-1].rows_bytes, factor.piece_bytes))
-    ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
-    sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
     free = KernelPlan(
         shape=(n1 * C, (n2 or n1) * C) if block.contract != "trace" else (n1, n2 or n1),
         samples=(n1, n2 or n1),
@@ -85,7 +87,7 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
         layers=tuple(layers),
         frozen=captured.view.frozen,
         keep_layers=options.keep_layers,
-        passes=(tuple(name for layer in layers for name in layer.parameters),),
+        passes=(names,),
         batch=max(n1, n2 or 0),
         block_bytes=torch.Size(block.shape).numel() * like.element_size(),
         piece_bytes=piece_bytes,
@@ -124,12 +126,9 @@ def layer_plan(
     assert rates is not None
     form = choose_form(factor, block, options, rates, where)
     work = factor.work(form, block)
+    tile = _tile_bytes(factor, form, block) if work.stream else 0  # what passes through elementwise work is kept
     one, (held, kept) = factor.num_params * factor.element_size, factor.held_bytes(both, seen)
-    rows = one * both * factor.num_outputs if form == "materialise" else 0
-    if rows:
-        temporary = factor.temporary_bytes(both, min(rows, factor.piece_bytes))
-    else:  # only what passes through elementwise work is written down first
-        temporary = _tile_bytes(factor, form, block.n1, block.contract) if work.stream else 0
+    rows = one * both * block.num_outputs if form == "materialise" else 0
     return LayerPlan(
         parameters=tuple(factor.shapes),
         rule=rule,
@@ -138,7 +137,7 @@ def layer_plan(
         kept_bytes=kept,
         rows_bytes=rows,
         gradient_bytes=one,
-        tile_bytes=temporary,
+        tile_bytes=factor.temporary_bytes(both, min(rows, factor.piece_bytes)) if rows else tile,
         flops=work.flops,
         seconds=seconds_of(work, rates),
     )
@@ -169,24 +168,23 @@ def seconds_of(work: Work, rates: Rates) -> float:
     return work.gemm / rates.gemm + work.bmm / rates.bmm + work.stream / rates.stream
 
 
-def _tile_bytes(factor: Factor, form: Form, n1: int, contract: Contract) -> int:
+def _tile_bytes(factor: Factor, form: Form, block: Block) -> int:
     """Temporaries of a tile: two matrices of its positions."""
-    positions = factor.positions(form)
-    side = min(n1, tile_rows(factor, form, contract)) * positions
-    outputs = factor.num_outputs if contract == "full" and positions == 1 else 1
+    positions, rows_each = factor.positions(form), block.num_outputs if block.contract == "full" else 1
+    side = min(block.n1, tile_rows(factor, form, rows_each)) * positions
+    outputs = rows_each if positions == 1 else 1
     return int(side * side * (1 + outputs**2) * factor.element_size)
 
 
-def tile_rows(factor: Factor, form: Form, contract: Contract, *, triangle: bool = True) -> int:
-    """Samples along the side of a tile: fewer where every sample brings many positions or outputs.
+def tile_rows(factor: Factor, form: Form, rows_each: int, *, triangle: bool = True) -> int:
+    """Samples along the side of a tile: fewer where every sample brings many positions, or several rows of the block.
 
     At least eight tiles a side for a triangle, where they stay large enough: it then costs little more than half.
     """
-    outputs = factor.num_outputs if contract == "full" else 1
     positions = factor.positions(form)
     if positions > 1:
         return max(1, TILE_POSITIONS // positions)
-    most = (TILE_ROWS if outputs == 1 else 2 * TILE_ROWS) // outputs
+    most = (TILE_ROWS if rows_each == 1 else 2 * TILE_ROWS) // rows_each
     least = max(SMALLEST_TILE_ROWS, factor.num_samples // 8) if triangle else most
     return max(1, min(most, least))
 

@@ -81,8 +81,7 @@ def check_block(captured: Captured, layers: list[str], where: str) -> tuple[dict
         square = part.left.squared_norms().sum(dtype=torch.float64)
         norms[layers.index(part.layer)] += square.cpu()
         rows = part.left.total(captured.combination)
-        totals = {name: part.left.piece_order(name, row) for name, row in rows.items()}
-        checks.add_totals(part.left, captured, totals, (captured.num_samples * square.clamp(min=0)).sqrt())
+        checks.add_rows(part.left, captured, rows, (captured.num_samples * square.clamp(min=0)).sqrt())
         sums |= rows
     checks.evaluate()
     return sums, norms

@@ -57,7 +57,7 @@ def test_sides_of_tiles(
 ) -> None:
     inputs, gradients = torch.zeros(samples, positions, 1, 1), torch.zeros(samples, outputs, positions, 1, 1)
     factor = OuterFactor(inputs, gradients, "w", None, torch.Size([1, 1]))
-    assert tile_rows(factor, form, contract, triangle=triangle) == rows
+    assert tile_rows(factor, form, outputs if contract == "full" else 1, triangle=triangle) == rows
 
 
 def test_projections_take_every_number_once_with_a_sign() -> None:
