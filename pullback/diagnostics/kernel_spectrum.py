@@ -64,5 +64,26 @@ def spectrum(kernel: Kernel | Tensor) -> Spectrum:
 
 
 def layer_spectra(kernel: Kernel) -> dict[str, Spectrum]:
-    """``spectrum`` of every layer's block, in the order of the forward pass."""
+    """``spectrum`` of every layer's block, in the order of the forward pass.
+
+    Args:
+        kernel: symmetric, as ``backward_kernel`` and ``tangent_kernel`` return it.
+
+    Returns:
+        Layer -> Spectrum.
+
+    Raises:
+        InputError: as ``spectrum``.
+
+    Cost: that of ``spectrum`` for every layer.
+
+    Example:
+        >>> from torch import nn
+        >>> from pullback import backward_kernel
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> x, y = torch.randn(5, 3), torch.randn(5, 2)
+        >>> spectra = layer_spectra(backward_kernel(model, nn.MSELoss(), x, y))
+        >>> {layer: len(found.eigenvalues) for layer, found in spectra.items()}
+        {'0': 5, '2': 5}
+    """
     return {layer: spectrum(block) for layer, block in kernel.layers.items()}

@@ -120,8 +120,25 @@ def compare_curvatures(
     the first two: where a model interpolates its data every gradient is zero, and the Hessian is not (Kunstner,
     Balles and Hennig 2019, arXiv:1905.12558).
 
+    Args:
+        model: any module in eval mode.
+        loss_fn: a loss module with a ``reduction``, or a callable returning one loss per sample; the mean is taken.
+        x: inputs (N, ...).
+        y: targets.
+        k: eigenvalues of each, the largest first; fewer where a matrix has fewer rows.
+
     Returns:
         "hessian", "gauss_newton", "empirical_fisher", "backward_kernel" -> Eigenpairs of length k.
+
+    Cost: products with the four operators, as many as ``eigenvalues`` takes; the rows of the samples' gradients.
+
+    Example:
+        >>> import torch
+        >>> model, x, y = nn.Linear(3, 1).double(), torch.randn(6, 3).double(), torch.randn(6, 1).double()
+        >>> found = compare_curvatures(model, nn.MSELoss(), x, y)
+        >>> [bool(torch.isclose(found[a].values[0], found[b].values[0])) for a, b in
+        ...     (("hessian", "gauss_newton"), ("empirical_fisher", "backward_kernel"))]
+        [True, True]
     """
     G = GradientMatrix(model, loss_fn, x, y)
     n, p = G.shape

@@ -39,7 +39,12 @@ class Proximal(Shown):
 
 
 def half_square(new: Tensor, old: Tensor) -> Tensor:
-    """Half the squared Euclidean distance."""
+    """Half the squared Euclidean distance, |new - old|^2 / 2, a scalar; both of one shape.
+
+    Example:
+        >>> half_square(torch.tensor([3.0, 4.0]), torch.zeros(2))
+        tensor(12.5000)
+    """
     return (new - old).square().sum() / 2
 
 

@@ -21,7 +21,12 @@ Batch = Any  # a Tensor (N, ...), or a tuple, list or dict of them; leaves that 
 
 
 def num_samples(batch: Batch, where: str = "num_samples", name: str = "x") -> int:
-    """Number of samples N: the first axis that all tensors of the batch share."""
+    """Number of samples N: the first axis that all tensors of the batch share.
+
+    Example:
+        >>> num_samples({"ids": torch.zeros(4, 7), "mask": torch.ones(4, 7)})
+        4
+    """
     if isinstance(batch, Tensor) and batch.dim() and (count := batch.shape[0]):  # as most are
         return count
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors(batch)}  # `len` of a tensor asks torch's tracer
@@ -121,7 +126,15 @@ def without_inference(batch: Batch) -> Batch:
 
 
 def take(batch: Batch, index: int | slice | Tensor | list[int] | None) -> Batch:
-    """Select samples; the sample axis stays, so one sample is a batch (1, ...). None adds an axis to a lone sample."""
+    """Samples of a batch, of every tensor in it; a number alone gives one sample, without the first axis.
+
+    None gives a lone sample that axis back.
+
+    Example:
+        >>> batch = {"ids": torch.arange(6).reshape(3, 2)}
+        >>> take(batch, slice(1, 2)), take(take(batch, 1), None)
+        ({'ids': tensor([[2, 3]])}, {'ids': tensor([[2, 3]])})
+    """
     return mapped(lambda leaf: leaf[index], batch)
 
 

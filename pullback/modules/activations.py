@@ -44,8 +44,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def activation_module(activation: str | Callable[[Tensor], Tensor]) -> nn.Module:
     """The module of a named activation, or of any elementwise function.
 
+    Args:
+        activation: one of the names in ``ACTIVATIONS``, or a function from a tensor to one of the same shape.
+
     Raises:
         InputError: no activation of that name; the message lists them.
+
+    Example:
+        >>> activation_module("tanh"), activation_module(torch.sin)(torch.zeros(2))
+        (Tanh(), tensor([0., 0.]))
     """
     if not isinstance(activation, str):
         return Elementwise(activation)

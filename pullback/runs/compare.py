@@ -75,7 +75,19 @@ def _row(name: str, tables: Sequence[Table]) -> Row:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
-    """What the runs' descriptions say differently: dotted key -> one value a run, None where it has none."""
+    """What the runs' descriptions say differently: dotted key -> one value a run, None where it has none.
+
+    Left out are the time of the start, and what the caller told in the words of the monitor's own reading.
+
+    Args:
+        runs: as ``load_run`` returns them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> a, b = (Run(Path(n), {"seed": s, "data": {"name": "digits"}}, ()) for n, s in (("a", 0), ("b", 1)))
+        >>> differing_settings([a, b])
+        {'seed': (0, 1)}
+    """
     described = [dict(_flat(run.meta)) for run in runs]
     keys = dict.fromkeys(key for each in described for key in each if key != "created")
     rows = {key: tuple(each.get(key) for each in described) for key in keys}

@@ -199,8 +199,25 @@ def load_run(path: str | Path) -> Run:
     Lines that are no records (torn by a crash, or altered) are skipped with one warning that counts them. Nothing
     in the folder is executed.
 
+    Args:
+        path: the folder.
+
+    Returns:
+        The run as it is on disk now; one that is still written is read up to its last whole record.
+
     Raises:
         InputError: the folder is no run, or was written by a newer version.
+
+    Cost: records that are not in blocks yet are read at once; blocks and courses when they are asked for.
+
+    Example:
+        >>> import tempfile
+        >>> from pullback.runs import RunWriter
+        >>> with RunWriter(tempfile.mkdtemp() + "/run", {"lr": 0.1}) as writer:
+        ...     writer.append(50, "loss", {"loss": 0.25})
+        >>> run = load_run(writer.path)
+        >>> run.meta["lr"], [(record.step, record.values["loss"]) for record in run.of("loss")]
+        (0.1, [(50, 0.25)])
     """
     return _loaded(Path(path), None)
 
