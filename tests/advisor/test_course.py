@@ -40,6 +40,14 @@ def verdicts(values: list[float], extra: list[Line]) -> list[tuple[str, str]]:
     return [(each.severity, each.name) for each in pb.diagnose(a_run(*losses(*values), *extra, least=None))]
 
 
+def test_a_levels_error_is_that_of_a_median() -> None:
+    """Of normal noise, over draws; one loss alone has no differences to tell it by."""
+    drawn = np.random.default_rng(0).normal(size=(2000, 25))
+    errors = [course.error_of_level(each) for each in drawn]
+    assert math.isclose(float(np.mean(errors)), float(np.std(np.median(drawn, 1))), rel_tol=0.1)
+    assert course.error_of_level(drawn[0, :1]) == 0
+
+
 @pytest.mark.parametrize("course_", COURSES)
 def test_shifted_losses_of_every_course_have_the_same_findings(course_: str) -> None:
     """Also of the losses of batches and of epochs, and of held-out ones."""
