@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback import _progress, reference
 from pullback.influence import dual, held_rows, query, system
+from pullback.influence.response import Perturbation
 from pullback.operators import as_operator
 from tests.compare import assert_same
 from tests.influence.test_response import LOSSES, dense_matrix, network
@@ -276,6 +277,25 @@ def test_residual_of_what_is_between_rows(damping: float) -> None:
         true = float(((K @ bend / 6 + damping * torch.eye(18, dtype=K.dtype)) @ wrong - K).norm() / K.norm())
         assert abs(inverse.residual(wrong) - true) <= 1e-6 * true + rounding
         assert true > 1e-3 * error * damping
+
+
+def test_what_may_be_held_is_counted_in_bytes(held_bytes: Any) -> None:
+    """Of rows and factors in float64, 8 for a number: just as many are held, of one more nothing."""
+    model, loss_fn, x, y = network(4, 2, 3, 2, "classes", seed=0)
+    P, rows, data = 17, 8, (x, y)
+    settings = system.settings_of("test", "gauss_newton", "auto", 0.1, 1e-6, None, None)
+    asked = system.DampedSystem(model, loss_fn, data, settings, "test")
+    change = Perturbation.of("weights", None, None, "test")
+    ways = [
+        (8 * 4 * P, lambda: query.held_slopes(asked, change, "test") is not None),
+        (8 * rows * P, lambda: pb.DampedInverse(model, loss_fn, x, y, damping=0.1).curvature is not None),
+        (8 * rows * P, lambda: held_rows.fits(asked.view, 4, 2)),
+        (8 * rows**2, lambda: system._prefers_factors(asked.view, loss_fn, data, settings, rows, rows)),
+    ]
+    for count, is_held in ways:
+        for fewer in (0, 1):
+            held_bytes(count - fewer)
+            assert is_held() == (not fewer)
 
 
 def test_long_work_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
