@@ -101,6 +101,7 @@ def test_learning_rate_too_low() -> None:
     finding = found("learning-rate-too-low", *slow, *small)
     assert finding is not None
     assert finding.evidence["median |dw| / |w|"] == 1e-7
+    assert finding.evidence["|dw| / |w|, all steps together"] == pytest.approx(4e-6)  # of 40
     assert finding.action == "Raise the learning rate tenfold"
     assert found("learning-rate-too-low", *slow, (0, "updates", {"median": 1e-3})) is None
 

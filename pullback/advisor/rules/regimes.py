@@ -109,46 +109,60 @@ def memorisation(run: Run) -> Iterator[Finding]:
     that was better before; where that was looked at too seldom to tell, the gap.
     """
     held_out = sorted((r for probe in HELD_OUT for r in rows(run, probe) if _test(r)), key=lambda r: (r.step, r.time))
-    tests = [_test(record) for record in held_out]
     train = records_with(run, "loss", "loss")
     if not held_out or not train:
         return
-    test = tests[-1]
-    evidence: dict[str, float] = {}
-    if has(train[-1], "accuracy") and "accuracy" in test:
-        accuracy = train[-1].values["accuracy"]
-        if accuracy >= KNOWN_BY_HEART and accuracy - test["accuracy"] > GENERALISATION_GAP and _fits(run):
-            evidence |= {"training accuracy": accuracy, "test accuracy": test["accuracy"]}
-    losses = [each["loss"] for each in tests if "loss" in each]
-    least = least_loss(run)
-    least = None if least is not None and losses and min(losses) < least else least
-    if "loss" in test and rose_again(losses, train.numbers("loss"), least):
-        evidence |= {"lowest test loss": min(losses), "last test loss": test["loss"]}
-    accuracies = [each["accuracy"] for each in tests if "accuracy" in each]
+    tests = [_test(record) for record in held_out]
+    losses, accuracies = ([each[name] for each in tests if name in each] for name in ("loss", "accuracy"))
+    least = _least_of(run, losses)
+    evidence = _gap(run, train[-1], tests[-1])
+    if "loss" in tests[-1] and rose_again(losses, train.numbers("loss"), least):
+        evidence |= {"lowest test loss": min(losses), "last test loss": losses[-1]}
     many = len(accuracies) >= MANY_LOOKS
     fall = _fall(accuracies) if many else 0.0
-    lost = fall > LOST_ACCURACY and len(accuracies) >= ENOUGH_LOOKS and fall > LOSES * _noise(accuracies)
-    if evidence or (lost and _falls(run)):
-        if fall > ACCURACY_FALL:
-            evidence |= {"fall of the test accuracy": fall}
-        numbers = "last test loss" in evidence and bool(OF_NUMBERS & {*train.cells("form")})
-        harms = numbers or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
-        yield Finding(
-            "memorisation",
-            "warning" if harms else "info",
-            None,
-            (train[0].step, held_out[-1].step),
-            evidence,
-            f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, a test "
-            f"loss {_above(least)} while the training loss fell, or a test accuracy that fell by more than "
-            f"{LOST_ACCURACY:g} and {LOSES:g} times its changes in {ENOUGH_LOOKS} looks or more; a warning if the test "
-            f"accuracy fell by more than {ACCURACY_FALL:g} from its best quarter or, looked at less than {MANY_LOOKS} "
-            "times, of the gap, and of an error of numbers",
-            "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
-            "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
-            summary="The training samples are learnt by heart; what is learnt no longer helps on others.",
-            change=Change("early_stopping") if harms or "last test loss" in evidence else None,
-        )
+    if not evidence and not (_is_lost(accuracies, fall) and _falls(run)):
+        return
+    if fall > ACCURACY_FALL:
+        evidence |= {"fall of the test accuracy": fall}
+    of_numbers = "last test loss" in evidence and bool(OF_NUMBERS & {*train.cells("form")})
+    harms = of_numbers or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
+    yield Finding(
+        "memorisation",
+        "warning" if harms else "info",
+        None,
+        (train[0].step, held_out[-1].step),
+        evidence,
+        f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, a test "
+        f"loss {_above(least)} while the training loss fell, or a test accuracy that fell by more than "
+        f"{LOST_ACCURACY:g} and {LOSES:g} times its changes in {ENOUGH_LOOKS} looks or more; a warning if the test "
+        f"accuracy fell by more than {ACCURACY_FALL:g} from its best quarter or, looked at less than {MANY_LOOKS} "
+        "times, of the gap, and of an error of numbers",
+        "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
+        "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
+        summary="The training samples are learnt by heart; what is learnt no longer helps on others.",
+        change=Change("early_stopping") if harms or "last test loss" in evidence else None,
+    )
+
+
+def _gap(run: Run, train: Record, test: dict[str, float]) -> dict[str, float]:
+    """The accuracies of the last looks, where training samples are known by heart and the others far less well."""
+    if not has(train, "accuracy") or "accuracy" not in test:
+        return {}
+    accuracy = train.values["accuracy"]
+    if accuracy < KNOWN_BY_HEART or accuracy - test["accuracy"] <= GENERALISATION_GAP or not _fits(run):
+        return {}
+    return {"training accuracy": accuracy, "test accuracy": test["accuracy"]}
+
+
+def _least_of(run: Run, losses: Sequence[float]) -> float | None:
+    """The smallest value of the loss, None also where held-out losses are below."""
+    least = least_loss(run)
+    return None if least is not None and losses and min(losses) < least else least
+
+
+def _is_lost(accuracies: Sequence[float], fall: float) -> bool:
+    """Whether the held-out accuracy fell by more than its changes from look to look, whatever else is known."""
+    return fall > LOST_ACCURACY and len(accuracies) >= ENOUGH_LOOKS and fall > LOSES * _noise(accuracies)
 
 
 def _noise(accuracies: Sequence[float]) -> float:
