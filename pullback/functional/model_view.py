@@ -124,7 +124,15 @@ class ModelView(Shown):
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Vector (P,) -> dict of tensors shaped like the parameters."""
         pieces = vector.split([p.numel() for p in self.parameters.values()])
-        return {n: v.view(p.shape) for (n, p), v in zip(self.parameters.items(), pieces, strict=True)}
+        return {n: even(v, p.shape).view(p.shape) for (n, p), v in zip(self.parameters.items(), pieces, strict=True)}
+
+
+def even(piece: Tensor, shape: torch.Size) -> Tensor:
+    """A part of a vector for a tensor of this shape; copied where that may stand for real and imaginary parts.
+
+    ``torch.view_as_complex`` does not take what begins at an odd place.
+    """
+    return piece.clone() if shape[-1:] == (2,) else piece
 
 
 def check_module(model: Any, where: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pullback.functional import ModelView
+from pullback.functional.model_view import even
 
 
 def derivative(
@@ -33,7 +34,7 @@ def derivative(
 def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
     """Vectors (K, P) -> name -> (K, *shape)."""
     pieces = vectors.split([p.numel() for p in view.parameters.values()], dim=1)
-    named = zip(view.parameters.items(), pieces, strict=True)
+    named = [(each, even(piece, each[1].shape)) for each, piece in zip(view.parameters.items(), pieces, strict=True)]
     return {name: v.unflatten(1, p.shape) if p.dim() else v[:, 0] for (name, p), v in named}
 
 

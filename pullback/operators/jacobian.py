@@ -16,7 +16,7 @@ from pullback.functional.batch import Batch, check_rows, quiet_vmap, tensors
 from pullback.functional.batches import stamp_of
 from pullback.functional.differentiable import differentiable, elementary, refuse_not_finite, say_plain_attention
 from pullback.functional.losses import check_finite
-from pullback.functional.model_view import check_module
+from pullback.functional.model_view import check_module, even
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.target_checks import logits_of
@@ -169,7 +169,8 @@ class Jacobian(Operator):
         count = self._shapes[0][0]
         pieces = vectors.unflatten(1, (count, -1)).split([shape.numel() for _, shape in self._shapes], dim=2)
         lead = () if self._wrt == "params" else (count,)
-        return [p.reshape(len(vectors), *lead, *shape) for p, (_, shape) in zip(pieces, self._shapes, strict=True)]
+        named = zip(pieces, self._shapes, strict=True)
+        return [even(p, shape).reshape(len(vectors), *lead, *shape) for p, (_, shape) in named]
 
     def _join(self, parts: list[Tensor]) -> Tensor:
         """The inverse of ``_split``."""

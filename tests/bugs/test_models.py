@@ -345,3 +345,45 @@ def test_layer_jacobians_beside_hooks_on_gradients() -> None:
     constant[1].forward = lambda h: h.detach().cos()
     constant[1].register_full_backward_hook(lambda *_: None)
     assert not pb.layer_jacobians(constant, x)[1].any()
+
+
+class Spectral(nn.Module):
+    """Frequencies times complex gains, whose two parts are the parameter; or the same in real numbers."""
+
+    def __init__(self, real: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shift, self.gains, self.out = (
+            nn.Parameter(torch.randn(3)),
+            nn.Parameter(torch.randn(3, 2)),
+            nn.Linear(4, 3),
+        )
+        self.real = real
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.fft.rfft(x)
+        if self.real:
+            (a, b), (c, d) = torch.view_as_real(found).unbind(-1), self.gains.unbind(-1)
+            a = a + self.shift
+            found = torch.view_as_complex(torch.stack([a * c - b * d, a * d + b * c], -1))
+        else:
+            found = (found + self.shift) * torch.view_as_complex(self.gains)
+        return self.out(torch.fft.irfft(found, n=4).tanh())
+
+
+SPECTRAL: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    "kernel": lambda m, x, y: pb.backward_kernel(m, nn.CrossEntropyLoss(), x, y).total,
+    "tangent": lambda m, x, y: pb.tangent_kernel(m, x).total,
+    "hessian": lambda m, x, y: pb.Hessian(m, nn.CrossEntropyLoss(), (x, y)).to_dense(),
+    "gauss_newton": lambda m, x, y: pb.GaussNewton(m, nn.CrossEntropyLoss(), (x, y)) @ torch.ones(24).double(),
+    "jacobian": lambda m, x, y: pb.Jacobian(m, x) @ torch.ones(24).double(),
+    "sharpness": lambda m, x, y: pb.sharpness(m, nn.CrossEntropyLoss(), (x, y), tol=1e-9).hessian.values,
+}
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_parameters_that_are_viewed_as_complex_numbers(name: str) -> None:
+    """Rules are for real numbers, and torch takes pairs from even places alone."""
+    x, y = torch.randn(5, 4).double(), torch.arange(5) % 3
+    found, expected = (SPECTRAL[name](Spectral(real).double(), x, y) for real in (False, True))
+    assert_same(found, expected, 1e-9)

@@ -171,8 +171,9 @@ class Recorder(Reissuing):
         target: Any,
     ) -> tuple[Any, bool]:
         """Output of a call with shared tensors among its arguments, and whether it holds samples."""
-        if any(target is t for t in shared):  # no alias of it can be written to: its parameters go to the fallback
-            return call(func, args, kwargs), tainted
+        complex_ = any(t.is_complex() for t in tensors_in((args, kwargs)))  # rules are written for real numbers
+        if complex_ or any(target is t for t in shared):  # no alias of the target can be written to
+            return call(func, args, kwargs), tainted  # its parameters go to the fallback
         rule = RULES.get(func)
         if rule is not None and not (isinstance(target, Tensor) and target._is_view()):  # writes move a view's gradient
             reading = rule.read(args, kwargs, shared)
