@@ -27,10 +27,12 @@ def preconditioned_sharpness(
     """Largest eigenvalue of P^(-1/2) H P^(-1/2), to be compared with ``stability_limit``.
 
     P is diagonal. Under Adam its entries are sqrt(v) + eps, v the second moments, bias-corrected; under gradient
-    descent 1. Where groups of parameters bear different curvature (rates, momenta), their entries are multiplied by
-    their own limit over the lowest one. On a quadratic steps converge exactly as long as this eigenvalue is below the
-    limit, whatever the groups' rates, momenta and kinds. Parameters that take no steps, since no group holds them or
-    Adam was never given their gradient, are left out.
+    descent 1. (Cohen et al. have 1 - beta1^t before them, for the correction of the first moment: with beta1 = 0.9
+    their number is 10 times as large after the first step, and the same once that has ended.) Where groups of
+    parameters bear different curvature (rates, momenta), their entries are multiplied by their own limit over the
+    lowest one. On a quadratic steps converge exactly as long as this eigenvalue is below the limit, whatever the
+    groups' rates, momenta and kinds. Parameters that take no steps, since no group holds them or Adam was never given
+    their gradient, are left out.
 
     Args:
         model: in eval mode.

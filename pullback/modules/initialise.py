@@ -86,7 +86,8 @@ def initialise(
     each residual branch x + f(x) of a stream that attention adds to is multiplied by 1 / sqrt(L), L layers of that
     stream (encoder and decoder each have their own), through the weights and biases of the layer that ends it: cosines
     of tokens then stay below one at any depth (``theory.token_profile``). Sums are found by the calls. "ordered" and
-    "chaotic" leave branches as they are drawn.
+    "chaotic" leave branches as they are drawn, and so are those of streams without attention: where there is no
+    normalisation in them, each doubles the mean square of a ReLU network's stream, and of its gradients.
 
     Args:
         model: any module; tables (and outputs that share their weights), normalisation and attention's packed input
