@@ -18,7 +18,7 @@ from pullback.diagnostics.curvature_spectrum.routes import Sizes, routes
 from pullback.functional import ModelView
 from pullback.functional.readout import loss_readout
 from pullback.gradients.capture.captured_rows import capture_factors
-from pullback.gradients.rows.contract import Block, Form, Tensors, Work
+from pullback.gradients.rows.contract import Form, Products, Tensors, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
 from pullback.gradients.rules import RULES
@@ -53,8 +53,8 @@ class ProductRows(Factor):
     def num_outputs(self) -> int:
         return self.d.shape[1]
 
-    def work(self, form: Form, block: Block) -> Work:
-        return Work(gemm=block.flops * self.num_params * block.pairs)
+    def work(self, form: Form, asked: Products) -> Work:
+        return Work(gemm=asked.flops * self.num_params * asked.pairs)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         return dense_pieces(self.name, 0, self.rows(slice(None))[self.name].flatten(2))
@@ -128,8 +128,8 @@ def test_costs_have_defaults(new_kind: None) -> None:
     """A layer of 6 x 5 weights, N = 10 samples with r = 2 outputs: rows count as what they hold, one number each."""
     model, loss_fn, x, y = example()
     factor, *_ = capture_factors(ModelView.of(model), loss_readout(loss_fn), x, y, "test").factors
-    assert factor.work("materialise", Block.of(10, None, 1)) == Work(gemm=10 * 10 * 30)
-    assert factor.work("materialise", Block.of(10, 4, 2)) == Work(gemm=2 * 10 * 4 * 30 * 4)
+    assert factor.work("materialise", Products.of(10, None, 1)) == Work(gemm=10 * 10 * 30)
+    assert factor.work("materialise", Products.of(10, 4, 2)) == Work(gemm=2 * 10 * 4 * 30 * 4)
     assert factor.positions("materialise") == 1
     assert factor.held(10, 2) == 10 * 2 * 5
     assert factor.forward_flops(10) == 2 * 10 * 5

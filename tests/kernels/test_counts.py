@@ -14,7 +14,7 @@ import pullback as pb
 from pullback.functional import ModelView
 from pullback.functional.readout import output_readout
 from pullback.gradients.capture.captured_rows import capture_factors
-from pullback.gradients.rows.contract import Block, Contract, Form
+from pullback.gradients.rows.contract import Contract, Form, Products
 from pullback.gradients.rows.convolution import ConvFactor
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import OuterFactor
@@ -60,7 +60,7 @@ def factor_of(name: str, n: int) -> Factor:
 
 
 def flops(factor: Factor, form: Form, n1: int, n2: int | None, contract: Contract = "full") -> float:
-    return factor.work(form, Block.of(n1, n2, factor.num_outputs, contract)).flops
+    return factor.work(form, Products.of(n1, n2, factor.num_outputs, contract)).flops
 
 
 def products(factor: Factor, form: Form, n1: int, contract: Contract) -> int:

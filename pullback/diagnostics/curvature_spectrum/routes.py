@@ -11,7 +11,7 @@ from typing import Literal
 
 from pullback._checks import input_error, unsupported
 from pullback._results import Shown
-from pullback.gradients.rows.contract import Block
+from pullback.gradients.rows.contract import Products
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.make import seconds_of
 from pullback.kernels.plan.rates import Rates
@@ -107,12 +107,12 @@ def routes(factors: Sequence[Factor], sizes: Sizes, rates: Rates) -> list[Route]
     e, steps = sizes.element, sizes.num_steps
     through = product = made = 0.0  # of all layers, each made in its cheapest form
     numbers = 0
-    block = Block.of(N, None, r)
+    asked = Products.of(N, None, r)
     for f in factors:
         through += f.forward_flops(N)
         numbers += f.held(N, r)
         product += f.product_flops(N, r)
-        made += min(seconds_of(f.work(form, block), rates) for form in f.forms)
+        made += min(seconds_of(f.work(form, asked), rates) for form in f.forms)
     forward, held = through / rates.gemm, numbers * e
     capture = forward * (3 + r)  # a pass for the outputs, one to record, a backward pass for every value, checks
     pairs = 3 * k * product / rates.gemm if sizes.vectors else 0.0

@@ -40,7 +40,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Block:
+class Products:
     """The inner products that are asked for, of n1 samples with n2 others or with each other.
 
     Args:
@@ -48,7 +48,7 @@ class Block:
         n2: of the columns; None: those of the rows.
         num_outputs: C.
         contract: of the output axes.
-        shape: as it is computed; see ``Piece``.
+        shape: of the block, as it is computed; see ``Piece``.
         flops: operations for each number of a row and each pair of outputs; half of them if it is symmetric.
         pairs: pairs of outputs that a pair of samples brings.
     """
@@ -62,7 +62,7 @@ class Block:
     pairs: int
 
     @classmethod
-    def of(cls, n1: int, n2: int | None, num_outputs: int, contract: Contract = "full") -> Block:
+    def of(cls, n1: int, n2: int | None, num_outputs: int, contract: Contract = "full") -> Products:
         """With what follows from the sizes."""
         C, columns = num_outputs, n1 if n2 is None else n2
         shapes = {"full": (n1 * C, columns * C), "trace": (n1, columns), "diagonal": (C, n1, columns)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Block, Contract, Form, Work
+from pullback.gradients.rows.contract import Contract, Form, Products, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
@@ -178,15 +178,15 @@ class ConvFactor(OuterFactor):
         shifts = whole and math.prod(self.weight_shape[2:]) > 1
         return (*OuterFactor.forms, "shift") if shifts else OuterFactor.forms
 
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         if form != "shift":
-            return super().work(form, block)
+            return super().work(form, asked)
         _, g, d, p = self.dims
-        T, pairs = self.positions(form), block.pairs
+        T, pairs = self.positions(form), asked.pairs
         taps = math.prod(self.weight_shape[2:])
         pixels = math.prod(n + sum(z) for n, z in zip(self.inputs.shape[3:], self.settings[2], strict=True))
         products = pixels**2 * (d / taps) + T**2 * (taps + 1 + pairs * p)
-        each = block.flops * g
+        each = asked.flops * g
         return Work(gemm=each * products, stream=each / 2 * T * T * (pairs + taps))
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:

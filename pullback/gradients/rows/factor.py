@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Block, Form, Tensors, Work
+from pullback.gradients.rows.contract import Form, Products, Tensors, Work
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
 
 GramProduct = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ class Factor(ABC):
         return sum(shape.numel() for shape in self.shapes.values())
 
     @abstractmethod
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         """What a block of the kernel costs, with C outputs or another number of them."""
 
     def positions(self, form: Form) -> int:
@@ -249,8 +249,8 @@ class DenseFactor(Factor):
     def forms(self) -> tuple[Form, ...]:  # type: ignore[override]
         return (self.form,)
 
-    def work(self, form: Form, block: Block) -> Work:
-        return Work(gemm=block.flops * self.num_params * block.pairs)
+    def work(self, form: Form, asked: Products) -> Work:
+        return Work(gemm=asked.flops * self.num_params * asked.pairs)
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:
         for name, g in self.gradients.items():

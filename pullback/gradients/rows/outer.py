@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback.gradients.rows.combine import combine
-from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
+from pullback.gradients.rows.contract import Contract, Form, Products, Tensors, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor, GramProduct, squares_of
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched, share_of
 
@@ -79,12 +79,12 @@ class OuterFactor(Factor):
     def num_outputs(self) -> int:
         return self.gradients.shape[1]
 
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         _, g, d, p = self.dims
-        each, pairs = block.flops * g * self.positions(form) ** 2, block.pairs
+        each, pairs = asked.flops * g * self.positions(form) ** 2, asked.pairs
         if form == "ghost":
             return Work(gemm=each * (d + 1 + (0 if self.unit else pairs * p)), stream=each / 2 * pairs)
-        return Work(gemm=each * d * p * pairs, bmm=self.forward_flops(block.n1 + (block.n2 or 0)) * block.num_outputs)
+        return Work(gemm=each * d * p * pairs, bmm=self.forward_flops(asked.n1 + (asked.n2 or 0)) * asked.num_outputs)
 
     def positions(self, form: Form) -> int:
         return 1 if form == "materialise" else self.dims[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
+from pullback.gradients.rows.contract import Contract, Form, Products, Tensors, Work
 from pullback.gradients.rows.factor import DenseFactor, Factor
 from pullback.gradients.rows.outer import GhostPiece, OuterFactor
 from pullback.gradients.rows.pieces import Piece, dense_pieces
@@ -46,16 +46,16 @@ class TiedFactor(Factor):
     def num_outputs(self) -> int:
         return self.head.num_outputs
 
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         C = self.num_outputs
-        if block.num_outputs != C:  # of outputs that are not captured an estimate: every pair as those that are
-            captured = self.work(form, Block.of(block.n1, block.n2, C, block.contract))
-            return Work(gemm=captured.flops * (block.num_outputs / C) ** 2)
-        head = self.head.work(form, block)
+        if asked.num_outputs != C:  # of outputs that are not captured an estimate: every pair as those that are
+            captured = self.work(form, Products.of(asked.n1, asked.n2, C, asked.contract))
+            return Work(gemm=captured.flops * (asked.num_outputs / C) ** 2)
+        head = self.head.work(form, asked)
         if form != "ghost":
             return head
         T, _, d, _ = self.head.dims
-        join = self.table.work("join", block).gemm
+        join = self.table.work("join", asked).gemm
         cross = 2 * join * T * d / max(1, self.table.values.shape[2])  # every token entry against every position
         return replace(head, gemm=head.gemm + join + cross)
 

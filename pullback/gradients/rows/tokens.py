@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Block, Contract, Form, Tensors, Work
+from pullback.gradients.rows.contract import Contract, Form, Products, Tensors, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece
 
@@ -47,9 +47,9 @@ class TokenFactor(Factor):
     def num_outputs(self) -> int:
         return self.values.shape[1]
 
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         """Upper estimate from this factor's own tokens: every entry meets all samples."""
-        return Work(gemm=block.flops * self.entries_each * self.values.shape[2] * block.pairs)
+        return Work(gemm=asked.flops * self.entries_each * self.values.shape[2] * asked.pairs)
 
     @property
     def entries_each(self) -> float:

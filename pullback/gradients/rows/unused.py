@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pullback.gradients.rows.contract import Block, Form, Tensors, Work
+from pullback.gradients.rows.contract import Form, Products, Tensors, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece
 
@@ -35,7 +35,7 @@ class UnusedFactor(Factor):
     def num_outputs(self) -> int:
         return self.values.shape[1]
 
-    def work(self, form: Form, block: Block) -> Work:
+    def work(self, form: Form, asked: Products) -> Work:
         return Work()
 
     def pieces(self, form: Form, max_numbers: int) -> Iterator[Piece]:

@@ -38,7 +38,7 @@ def assemble(
         blocks: of an earlier pass, over other layers.
 
     Returns:
-        Blocks laid out as ``Block`` says, symmetric to the bit if ``right`` is None.
+        Blocks laid out as ``Products`` says, symmetric to the bit if ``right`` is None.
     """
     if right is not None and right.num_outputs != left.num_outputs:
         raise input_error(

@@ -11,7 +11,7 @@ from torch import Tensor
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.gradients.rows.contract import Block, Contract, Form, Tensors
+from pullback.gradients.rows.contract import Contract, Form, Products, Tensors
 from pullback.gradients.rows.factor import Factor
 from pullback.gradients.rows.pieces import Piece, matched
 from pullback.kernels.plan.kernel_plan import KernelPlan
@@ -79,7 +79,7 @@ class Part:
         """Write or add all tiles; of a symmetric block the lower triangle, which is the caller's to mirror.
 
         Args:
-            block: laid out as ``Block`` says.
+            block: laid out as ``Products`` says.
             outputs: combination of the outputs for the summed rows, (C,).
             add: add to what is there.
 
@@ -118,7 +118,7 @@ class Sums:
 
 def new_block(left: Captured, right: Captured | None, contract: Contract) -> Tensor:
     """An empty block of the kernel."""
-    block = Block.of(left.num_samples, None if right is None else right.num_samples, left.num_outputs, contract)
+    block = Products.of(left.num_samples, None if right is None else right.num_samples, left.num_outputs, contract)
     return left.factors[0].like.new_empty(block.shape)
 
 

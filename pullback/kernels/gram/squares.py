@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
 from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.parts import check_sums, fill, mirror, new_block, parts, scaled, tiles, within
+from pullback.kernels.gram.parts import Place, check_sums, fill, mirror, new_block, parts, scaled, tiles, within
 from pullback.kernels.plan.kernel_plan import KernelPlan
 from pullback.kernels.plan.make import TILE_ROWS
 
@@ -90,11 +91,34 @@ def workspace_bytes(plan: KernelPlan, num_layers: int, element: int, device: tor
     return Squares(device).count * (num_layers + 1) * side**2 * element
 
 
+@dataclass
+class Summed:
+    """What is added up in squares.
+
+    Args:
+        block: of what was made whole before, as its gradient rows are formed and would be again for every square.
+        pieces: of all else, and the side of their tiles.
+    """
+
+    block: Tensor | None = None
+    pieces: list[tuple[tuple[Piece, ...], int]] = field(default_factory=list)
+
+    def write(self, out: Tensor, place: Place, rows_each: int = 1) -> None:
+        """One square; ``place`` is in samples, of ``rows_each`` rows."""
+        rows, columns = place
+        add = self.block is not None
+        if self.block is not None:
+            out.copy_(self.block[scaled(rows, rows_each), scaled(columns, rows_each)])
+        corner = rows.start, columns.start
+        for pieces, tile in self.pieces:
+            fill(out, pieces, within(place, tile), "full", corner=corner, rows_each=rows_each, add=add)
+            add = True
+        if not add:
+            out.zero_()
+
+
 def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
     """G G^T of all rows, (N C, N C), symmetric to the bit, its sums checked as a whole; no blocks of single layers.
-
-    Layers whose gradient rows are formed are added whole before the squares, as rows formed again for every square
-    would cost more than the products.
 
     Args:
         captured: rows of N samples with C values.
@@ -109,36 +133,27 @@ def total_gram(captured: Captured, plan: KernelPlan, where: str) -> Tensor:
     out = new_block(captured, None, plan.contract)
     side = max(1, min(TILE_ROWS, max(SMALLEST_SQUARE, -(-n * C // SQUARES))) // C)
     places = list(tiles(n, n, side, symmetric=True))
-    pieces: list[tuple[tuple[Piece, ...], int]] = []
-    done, add = [], False
+    done, layers = [], Summed()
     for part in parts(captured, None, plan):
         if part.formed:
-            done.append((part, part.add_to(out, captured.combination, add=add)))
-            add = True
+            done.append((part, part.add_to(out, captured.combination, add=layers.block is not None)))
+            layers.block = out
             continue
         tile = part.tile(triangle=False)
         unformed, sums = part.unformed(captured.combination)
-        pieces += [(each, tile) for each in unformed]
+        layers.pieces += [(each, tile) for each in unformed]
         done.append((part, sums))
 
-    def square(place: tuple[slice, slice]) -> None:
+    def square(place: Place) -> None:
         i, j = place
         shape = (i.stop - i.start) * C, (j.stop - j.start) * C
         work = squares.workspace(out, shape[0] * shape[1]).view(shape)
-        target = out[scaled(i, C), scaled(j, C)]
-        begun = add
-        if begun:
-            work.copy_(target)
-        for each, tile in pieces:
-            fill(work, each, within(place, tile), "full", corner=(i.start, j.start), rows_each=C, add=begun)
-            begun = True
-        if not begun:
-            work.zero_()
+        layers.write(work, place, C)
         if i == j:
             mirror(work)
         else:
             out[scaled(j, C), scaled(i, C)] = work.T
-        target.copy_(work)
+        out[scaled(i, C), scaled(j, C)] = work
 
     with Squares(out.device) as squares:
         squares.run(square, places)

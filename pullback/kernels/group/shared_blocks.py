@@ -26,7 +26,7 @@ class SharedBlock:
     """A block (a layer's, or that of all layers): this rank's part of it first, then the whole.
 
     Args:
-        block: laid out as ``Block`` says; of a symmetric one the lower triangle is made.
+        block: laid out as ``Products`` says; of a symmetric one the lower triangle is made.
         pairs: what goes into it: rows of all samples, and of this rank's.
         places: rank -> rows and columns, in samples, of the tiles it makes.
         rows_each: rows of the block a sample.

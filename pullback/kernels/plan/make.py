@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from pullback._checks import check_names, input_error
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import Block, Contract, Form, Work
+from pullback.gradients.rows.contract import Contract, Form, Products, Work
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.plan.kernel_plan import KernelPlan, LayerPlan
 from pullback.kernels.plan.rates import Rates, machine_rates
@@ -69,7 +69,7 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
     sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
     C, like = captured.num_outputs, captured.factors[0].like
-    block = Block.of(n1, n2, C, options.contract)
+    asked = Products.of(n1, n2, C, options.contract)
     if forms:
         known = dict.fromkeys(part for name in names for part in (name, layer_of(name)))
         check_names(where, "layers and parameters in `forms`", forms, known)
@@ -77,19 +77,19 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
     seen: dict[int, Tensor] = {}
     layers, piece_bytes = [], 0
     for factor, rule in zip(captured.factors, captured.rules, strict=True):
-        layers.append(layer_plan(factor, rule, block, options, seen, where))
+        layers.append(layer_plan(factor, rule, asked, options, seen, where))
         piece_bytes = max(piece_bytes, min(layers[-1].rows_bytes, factor.piece_bytes))
     free = KernelPlan(
-        shape=(n1 * C, (n2 or n1) * C) if block.contract != "trace" else (n1, n2 or n1),
+        shape=(n1 * C, (n2 or n1) * C) if asked.contract != "trace" else (n1, n2 or n1),
         samples=(n1, n2 or n1),
         num_outputs=C,
-        contract=block.contract,
+        contract=asked.contract,
         layers=tuple(layers),
         frozen=captured.view.frozen,
         keep_layers=options.keep_layers,
         passes=(names,),
         batch=max(n1, n2 or 0),
-        block_bytes=torch.Size(block.shape).numel() * like.element_size(),
+        block_bytes=torch.Size(asked.shape).numel() * like.element_size(),
         piece_bytes=piece_bytes,
         graph_bytes=options.graph_bytes,
         gradient_bytes=ordinary,
@@ -104,7 +104,7 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
 def layer_plan(
     factor: Factor,
     rule: str,
-    block: Block,
+    asked: Products,
     options: PlanOptions,
     seen: dict[int, Tensor],
     where: str,
@@ -114,7 +114,7 @@ def layer_plan(
     Args:
         factor: the rows, of any number of samples.
         rule: that wrote them down.
-        block: the products asked for.
+        asked: the products.
         options: with the rates.
         seen: tensors other factors hold, see ``Factor.held_bytes``.
         where: the caller.
@@ -122,13 +122,13 @@ def layer_plan(
     Raises:
         InputError: a form was asked for that this layer does not have.
     """
-    rates, both = options.rates, block.n1 + (block.n2 or 0)
+    rates, both = options.rates, asked.n1 + (asked.n2 or 0)
     assert rates is not None
-    form = choose_form(factor, block, options, rates, where)
-    work = factor.work(form, block)
-    tile = _tile_bytes(factor, form, block) if work.stream else 0  # what passes through elementwise work is kept
+    form = choose_form(factor, asked, options, rates, where)
+    work = factor.work(form, asked)
+    tile = _tile_bytes(factor, form, asked) if work.stream else 0  # what passes through elementwise work is kept
     one, (held, kept) = factor.num_params * factor.element_size, factor.held_bytes(both, seen)
-    rows = one * both * block.num_outputs if form == "materialise" else 0
+    rows = one * both * asked.num_outputs if form == "materialise" else 0
     return LayerPlan(
         parameters=tuple(factor.shapes),
         rule=rule,
@@ -143,23 +143,23 @@ def layer_plan(
     )
 
 
-def choose_form(factor: Factor, block: Block, options: PlanOptions, rates: Rates, where: str) -> Form:
+def choose_form(factor: Factor, asked: Products, options: PlanOptions, rates: Rates, where: str) -> Form:
     """The form asked for by layer or parameter name, or the cheapest one."""
-    asked = options.forms or {}
-    for name in factor.shapes if asked else ():
-        form = asked.get(name, asked.get(layer_of(name)))
+    given = options.forms or {}
+    for name in factor.shapes if given else ():
+        form = given.get(name, given.get(layer_of(name)))
         if form is None:
             continue
         if form not in factor.forms:
             listed = ", ".join(repr(f) for f in factor.forms)
             raise input_error(where, f"a form of `{name}` among {listed}", repr(form), "Choose one of those")
         return form
-    return cheapest_form(factor, block, rates)
+    return cheapest_form(factor, asked, rates)
 
 
-def cheapest_form(factor: Factor, block: Block, rates: Rates) -> Form:
+def cheapest_form(factor: Factor, asked: Products, rates: Rates) -> Form:
     """The form with the least estimated time."""
-    works = {form: factor.work(form, block) for form in factor.forms}
+    works = {form: factor.work(form, asked) for form in factor.forms}
     return min(works, key=lambda form: seconds_of(works[form], rates))
 
 
@@ -168,10 +168,10 @@ def seconds_of(work: Work, rates: Rates) -> float:
     return work.gemm / rates.gemm + work.bmm / rates.bmm + work.stream / rates.stream
 
 
-def _tile_bytes(factor: Factor, form: Form, block: Block) -> int:
+def _tile_bytes(factor: Factor, form: Form, asked: Products) -> int:
     """Temporaries of a tile: two matrices of its positions."""
-    positions, rows_each = factor.positions(form), block.num_outputs if block.contract == "full" else 1
-    side = min(block.n1, tile_rows(factor, form, rows_each)) * positions
+    positions, rows_each = factor.positions(form), asked.num_outputs if asked.contract == "full" else 1
+    side = min(asked.n1, tile_rows(factor, form, rows_each)) * positions
     outputs = rows_each if positions == 1 else 1
     return int(side * side * (1 + outputs**2) * factor.element_size)
 

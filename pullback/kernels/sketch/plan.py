@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pullback._results import Shown
 from pullback.gradients.capture.captured import Captured
-from pullback.gradients.rows.contract import Block
+from pullback.gradients.rows.contract import Products
 from pullback.gradients.rows.factor import Factor
 from pullback.kernels.sketch.project import Sketch, is_vector, key_of, matrix_shape, projection_cost, split
 
@@ -111,8 +111,8 @@ def _never(factor: Factor, sketch: Sketch) -> bool:
 
 def exact_flops(factor: Factor, n1: int, n2: int | None) -> float:
     """Operations of the exact block in its cheapest form."""
-    block = Block.of(n1, n2, factor.num_outputs)
-    return min(factor.work(form, block).flops for form in factor.forms)
+    asked = Products.of(n1, n2, factor.num_outputs)
+    return min(factor.work(form, asked).flops for form in factor.forms)
 
 
 def sketch_flops(factor: Factor, sketch: Sketch, n1: int, n2: int | None) -> float:
@@ -121,4 +121,4 @@ def sketch_flops(factor: Factor, sketch: Sketch, n1: int, n2: int | None) -> flo
     C, k, m = factor.num_outputs, min(sketch.size, g * p), min(sketch.size, g * d)
     rows = C * n1, None if n2 is None else C * n2
     _, products = projection_cost(factor, k, m)
-    return sketch.repeats * (2.0 * products * (n1 + (n2 or 0)) + Block.of(*rows, 1).flops * k * m)
+    return sketch.repeats * (2.0 * products * (n1 + (n2 or 0)) + Products.of(*rows, 1).flops * k * m)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pullback.functional.agreement import loosest
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.gradients.rows.contract import Block
+from pullback.gradients.rows.contract import Products
 from pullback.kernels.gram.parts import Part, mirror, parts, quadratic
 from pullback.kernels.sketch.project import Sketch
 from pullback.kernels.sketch.sketched_rows import sketch_repeat
@@ -63,7 +63,7 @@ def run_repeats(
 def _block(part: Part, outputs: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """One layer's block of one repeat, and the sums of the rows of each side."""
     n1, n2, C = part.left.num_samples, part.sides[-1].num_samples, len(outputs)
-    block = part.left.like.new_empty(Block.of(n1, n2, C).shape)
+    block = part.left.like.new_empty(Products.of(n1, n2, C).shape)
     sums = part.add_to(block, outputs, add=False)
     if part.right is None:
         mirror(block, part.tile() * C)

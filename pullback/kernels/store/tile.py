@@ -11,7 +11,7 @@ wait for each other at the end of each. So a square has the same bytes whatever 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,9 +21,8 @@ from pullback.functional.unwrap import without_autocast
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.capture.joined import aligned
 from pullback.gradients.capture.sum_checks import SumChecks
-from pullback.gradients.rows.pieces import Piece
-from pullback.kernels.gram.parts import fill, inner_product, mirror, parts, tiles, within
-from pullback.kernels.gram.squares import Squares, side_of_square
+from pullback.kernels.gram.parts import inner_product, mirror, parts, tiles
+from pullback.kernels.gram.squares import Squares, Summed, side_of_square
 from pullback.kernels.plan.kernel_plan import KernelPlan
 
 
@@ -61,14 +60,6 @@ class TileResult:
     diagonals: Tensor | None
     inner: Tensor
     sums: Tensor
-
-
-@dataclass
-class _Layer:
-    """How one layer's squares are made: from pieces as they are asked for, or from a block made before."""
-
-    pieces: list[tuple[tuple[Piece, ...], int]] = field(default_factory=list)
-    block: Tensor | None = None
 
 
 @without_autocast()
@@ -117,7 +108,7 @@ def make_tile(
         shape = (count + 1, i.stop - i.start, j.stop - j.start)
         work = squares.workspace(like, shape[0] * shape[1] * shape[2]).view(shape)
         for out, layer in zip(work, made, strict=False):
-            _make_square(out, layer, place)
+            layer.write(out, place)
         work[count] = 1  # its products with the layers are the sums of their entries
         if diagonals is not None and i == j:
             mirror(work[:count])
@@ -137,9 +128,9 @@ def make_tile(
     return TileResult(total, diagonals, products[:count, :count], products[count, :count])
 
 
-def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[_Layer]:
+def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: list[str]) -> list[Summed]:
     """For every layer its pieces, or its block if making it in squares would form rows again and again."""
-    made = {name: _Layer() for name in names}
+    made = {name: Summed() for name in names}
     for part in parts(left, right, plan):
         layer = made[part.layer]
         if not part.formed:
@@ -150,18 +141,6 @@ def _layers(left: Captured, right: Captured | None, plan: KernelPlan, names: lis
             layer.block = part.left.like.new_empty(left.num_samples, (right or left).num_samples)
         part.add_to(layer.block, left.combination, add=add)
     return list(made.values())
-
-
-def _make_square(out: Tensor, layer: _Layer, place: tuple[slice, slice]) -> None:
-    """One layer's part of the tile, (rows, columns)."""
-    add = layer.block is not None
-    if layer.block is not None:
-        out.copy_(layer.block[place])
-    for pieces, tile in layer.pieces:
-        fill(out, pieces, within(place, tile), "full", corner=(place[0].start, place[1].start), add=add)
-        add = True
-    if not add:
-        out.zero_()
 
 
 def _check_sums(totals: Tensor, left: Block, right: Block | None, layers: list[str], where: str) -> None:

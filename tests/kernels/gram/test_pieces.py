@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from pullback._text import DAY, count, duration, multiple
 from pullback.gradients.capture.captured import _along
-from pullback.gradients.rows.contract import Block
+from pullback.gradients.rows.contract import Products
 from pullback.gradients.rows.outer import OuterFactor
 from pullback.kernels.gram.parts import Sums
 from pullback.kernels.group.ranks import WorkerError
@@ -31,7 +31,7 @@ def test_sums_of_pieces_in_the_order_of_their_places() -> None:
 
 
 def test_shapes_of_blocks() -> None:
-    shapes = [Block.of(2, 3, 4, contract).shape for contract in ("full", "trace", "diagonal")]  # type: ignore[arg-type]
+    shapes = [Products.of(2, 3, 4, contract).shape for contract in ("full", "trace", "diagonal")]  # type: ignore[arg-type]
     assert shapes == [(8, 12), (2, 3), (4, 2, 3)]
 
 

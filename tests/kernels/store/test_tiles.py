@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 import pullback as pb
 from pullback import reference
 from pullback.gradients.rows.outer import GhostPiece
+from pullback.kernels.gram.squares import Summed
 from pullback.kernels.store import tile as store_tile
 from pullback.kernels.store.kernel_to_store import kernel_to_store, open_store
 from tests.cases import CASES, Case, build
@@ -306,14 +307,14 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pullback.kernels.gram.squares.TILE_ROWS", 2)
     arguments = mlp(dtype=torch.float32)
     names: set[str] = set()
-    make_square = store_tile._make_square
+    make_square = Summed.write
 
     def noting(*args: Any) -> None:
         names.add(threading.current_thread().name)
         assert len(names) == 1 or torch.get_num_threads() == 1
         make_square(*args)
 
-    monkeypatch.setattr(store_tile, "_make_square", noting)
+    monkeypatch.setattr(Summed, "write", noting)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
