@@ -121,11 +121,13 @@ class Measurer:
             self._failed = {}
         return plan
 
-    def measure_last(self, output: Output, step: int, seen: HandedOver, most: float) -> float:
-        """What the end is to have as well, of so many passes at most; returns those it took."""
-        probes, taken = [probe for probe in self.probes if probe.at_end and self._measured.get(probe.name) != step], 0.0
+    def measure_last(self, output: Output, step: int, seen: HandedOver, most: float) -> tuple[list[str], float]:
+        """What the end is to have as well, of so many passes at most; returns the probes that ran, and their passes."""
+        probes = [probe for probe in self.probes if probe.at_end and self._measured.get(probe.name) != step]
+        dear: dict[str, int] = {}
+        taken = 0.0
         if not probes:
-            return taken
+            return [], taken
         try:
             everything, read = self._observation(output, step, seen)
             with undisturbed(self.model, training=False, derivatives=False), by_sample(self.model, read):
@@ -139,7 +141,7 @@ class Measurer:
                         self._run(output, step, probe, given, dear=False)
         except Exception as error:  # as above
             output.error(step, "monitor", error)
-        return taken
+        return [*dear], taken
 
     def passes(self, samples: int) -> float:
         """Of the probes that always run, as far as is known before they are given the samples."""

@@ -113,6 +113,11 @@ class Turns:
         self.left_out += self._left_at != step
         self._left_at = step
 
+    def spend_at_end(self, probes: Iterable[str], passes: float) -> None:
+        """Count what the end had beside its measurement."""
+        self._waiting -= frozenset(probes)
+        self.budget.dear += passes
+
     def spend(self, plan: Plan, *, asked: bool = False, turn: bool = False) -> None:
         """Count a measurement that was made, or was begun and is left out."""
         if plan.is_left_out:

@@ -197,9 +197,8 @@ class Watch:
         self._record_targets(step)
         if self._last is not None:
             with self._timed():
-                budget = self.turns.budget
-                most = math.inf if budget.share is None else budget.left()
-                budget.dear += self.measurer.measure_last(self.output, *self._last, most)
+                most = math.inf if self.turns.budget.share is None else self.turns.budget.left()
+                self.turns.spend_at_end(*self.measurer.measure_last(self.output, *self._last, most))
         self._last = self._before = None
         self.measurer.seen_batches.clear()
         self._alarms.batch = None

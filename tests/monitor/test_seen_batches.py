@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import pullback as pb
+from pullback.kernels import KernelSeries
+from pullback.monitor.probes import PROBES, Observation
 from pullback.monitor.seen_batches import MOST, MOST_BYTES, SeenBatches
 
 
@@ -64,11 +66,30 @@ def test_what_was_written_over_is_passed_over() -> None:
         (torch.randn(4, 3), torch.zeros(5, dtype=torch.long)),
         ([torch.randn(4, 3)], torch.zeros(4, dtype=torch.long)),
         (torch.randn(4), torch.zeros(4, dtype=torch.long)),
+        (torch.eye(4).to_sparse(), torch.zeros(4, dtype=torch.long)),
         (torch.randn(4, 3), None),
     ],
 )
 def test_what_has_no_classes_is_not_held(x: Any, y: Any) -> None:
     assert seen(a_batch(4), (x, y)).samples() == []
+
+
+def test_tensors_of_inference_mode_are_not_held() -> None:
+    with torch.inference_mode():
+        x = torch.randn(4, 3)
+    assert seen((x, torch.arange(4))).samples() == []
+
+
+@pytest.mark.parametrize("y", [torch.tensor([0, -100, 1, 1]), torch.tensor([0, 3, 1, 1]), torch.zeros(4, 2).long()])
+def test_labels_that_are_no_classes_of_the_model_are_left_out(y: torch.Tensor) -> None:
+    x, model = torch.randn(4, 3), nn.Linear(3, 3)
+    rows = KernelSeries(model, nn.CrossEntropyLoss()).rows
+    observed = Observation(
+        model, nn.CrossEntropyLoss(), x, y, None, None, rows, step=2, earlier=lambda: [(x, y)]
+    )  # fmt: skip
+    assert PROBES["labels"](observed, dear=True).values == {}
+    observed.y, observed.earlier = torch.tensor([0, 2, 1, 1]), lambda: [(x, torch.tensor([0, 2, 1, 1]))]
+    assert PROBES["labels"](observed, dear=True).values["num_samples"] == 4
 
 
 def test_large_samples_are_few() -> None:

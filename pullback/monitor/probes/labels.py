@@ -34,7 +34,7 @@ def measure(observed: Observation) -> Measurement:
         if most <= 0:
             break
         outputs = _outputs(observed, x)
-        if outputs is None or (classes and outputs.shape[1] != classes) or int(y.max()) >= outputs.shape[1]:
+        if outputs is None or classes not in (0, outputs.shape[1]) or not _are_classes(y, outputs.shape[1]):
             return Measurement({})
         most, classes = most - len(y), outputs.shape[1]
         found = ranks_of(outputs, y)
@@ -50,6 +50,10 @@ def measure(observed: Observation) -> Measurement:
             "confident_ranks": {str(rank): confident[rank] for rank in sorted(confident)},
         }
     )
+
+
+def _are_classes(y: Batch, classes: int) -> bool:
+    return isinstance(y, Tensor) and y.dim() == 1 and int(y.min()) >= 0 and int(y.max()) < classes
 
 
 def work(observed: Observation) -> Work:
