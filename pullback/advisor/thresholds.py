@@ -175,6 +175,7 @@ ZEROED = (
     2.0  # times shorter from one step to the next: sums of all gradients so far lose 1.15 of it, others 1.6 or more
 )
 RISES = 4.0  # standard errors by which norms that grow from step to step outnumber those of chance; others show 3.4
+STANDS = 1e-3  # of a norm, up to which it neither rises nor falls: those of batches drawn anew differ by 0.05
 ADDS_UP = 0.35  # of the first norm a step: equal gradients that add up give 1, unrelated ones 0.26 over 8 steps
 ADDS_UP_BEYOND = 0.25  # where later ones are longer than the triangle inequality lets a mean be: they turn meanwhile
 DECAY_SHARE = 0.5  # of a step's length that decay would make alone; convention

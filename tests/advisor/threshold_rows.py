@@ -115,6 +115,13 @@ def rising(rises: int) -> Run:
     return a_run(CONSTANT, *measured, gradient_norm=norms, loss=[2.0] * 4 + [20.0] * 36)
 
 
+def standing(fall: float) -> Run:
+    """36 norms that grow twelve times, and fall by this share of themselves at every step from then on."""
+    norms = [0.1 * 1.5 ** min(k, 12) * (1 - fall) ** max(0, k - 12) for k in range(36)]
+    measured = [(step, "gradients", {"rms_gradient_norm": 1.0}) for step in (1, 2, 4, 8, 16, 36)]
+    return a_run(CONSTANT, *measured, gradient_norm=norms, loss=[2.0] * 4 + [20.0] * 36)
+
+
 def probabilities(measurements: int) -> Run:
     seen = [(k, "loss", {"outputs": "probabilities", "form": "binary"}) for k in range(measurements)]
     return a_run(CONSTANT, *seen, loss=[2.0] * 5 + [1.0] * 5)
@@ -277,6 +284,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "MEDIAN_OF": (Row(lambda v: adding(20, v), 6, 5, "gradients-not-zeroed"),),
     # of 36 by chance 17.5 rise, with a variance of 37 / 12
     "RISES": (Row(rising, 25, 24, "gradients-not-zeroed"),),
+    "STANDS": (Row(standing, 0.9e-3, 1.1e-3, "gradients-not-zeroed"),),
     "MANY_NORMS": (Row(adding, 5, 4, "gradients-not-zeroed"),),
     "MANY_OUTPUTS": (Row(probabilities, 3, 2, "loss-of-probabilities"),),
     "MANY_BATCHES": (Row(in_order, 5, 4, "data-not-shuffled"),),

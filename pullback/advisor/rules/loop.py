@@ -19,6 +19,7 @@ from pullback.advisor.thresholds import (
     MEDIAN_OF,
     NOT_ZEROED,
     RISES,
+    STANDS,
     ZEROED,
 )
 from pullback.advisor.training_losses import training_losses
@@ -84,13 +85,16 @@ def _always_rising(
     """The same of norms that grew at nearly every step, and past the samples' gradients; else None.
 
     Of batches drawn anew a norm falls as often as it rises, about a drift; of n independent ones (n - 1) / 2 rise, with
-    a variance of (n + 1) / 12. Each measurement is compared with the norm last seen before it: a loss that grows makes
-    later samples' gradients longer, so that a mean of them stays below.
+    a variance of (n + 1) / 12. What changes by next to nothing, as a sum of many does, says neither: of batches drawn
+    anew hardly any two are so near. Each measurement is compared with the norm last seen before it: a loss that grows
+    makes later samples' gradients longer, so that a mean of them stays below.
     """
     count = len(norms)
     if count < MANY_NORMS or _falls(norms):
         return None
-    rises = int((np.diff(norms) > 0).sum())
+    changes = np.diff(norms) / norms[:-1]
+    changes = changes[np.abs(changes) > STANDS]
+    rises, count = int((changes > 0).sum()), len(changes) + 1
     if rises - (count - 1) / 2 <= RISES * math.sqrt((count + 1) / 12):
         return None
     seen = at >= steps[0]
