@@ -159,6 +159,9 @@ LAZY_DRIFT = 0.1  # relative change of the tangent kernel; convention
 GENERALISATION_GAP = 0.2  # of accuracy, training minus test; convention
 KNOWN_BY_HEART = 0.95  # training accuracy
 BY_HEART_LOSS = 0.1  # of that of one answer for all, of samples that are known by heart; convention
+BY_HEART_RISE = (
+    1.3  # times its minimum, of a held-out error with most of one answer's beside one that is so; convention
+)
 ACCURACY_FALL = 0.05  # of a held-out accuracy, from its best quarter to its last; convention
 LOST_ACCURACY = 0.1  # of the same, which is a harm whatever else is known; convention
 ENOUGH_LOOKS = 12  # of which quarters are medians of three

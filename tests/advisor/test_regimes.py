@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import pullback as pb
 from tests.advisor.runs import LEARNS, STUCK, Line, found, losses, severities
+from tests.advisor.threshold_rows import numbers_by_heart
 
 STANDING = losses(2.3, 2.3, 2.31, 2.3, 2.3, 2.29, 2.3, 2.3)
 
@@ -115,3 +118,13 @@ def test_a_few_samples_that_are_all_right_are_nothing_known_by_heart() -> None:
     line = (0, "loss", {"loss": 2.0, "accuracy": 1.0, "constant_loss": 2.0})
     assert found("memorisation", line, (9, "test", {"accuracy": 0.5}), loss=[2.0] + [0.6] * 40) is None
     assert found("memorisation", line, (9, "test", {"accuracy": 0.5}), loss=[2.0] + [0.1] * 40) is not None
+
+
+def test_numbers_known_by_heart_are_told_by_a_smaller_rise() -> None:
+    """Of a held-out error that has most of one answer's; not where the training has some left, or after few looks."""
+
+    def told(last: float, **what: Any) -> list[str]:
+        return [f.severity for f in pb.diagnose(numbers_by_heart(last, **what)) if f.name == "memorisation"]
+
+    assert told(0.7) == ["warning"]
+    assert told(0.45) == told(0.7, left=0.2) == told(0.7, looks=5) == []

@@ -25,9 +25,11 @@ from pullback.advisor.severity import learns, severity
 from pullback.advisor.thresholds import (
     ACCURACY_FALL,
     BY_HEART_LOSS,
+    BY_HEART_RISE,
     ENOUGH_LOOKS,
     FEW_STEPS,
     GENERALISATION_GAP,
+    HALF_WAY,
     KNOWN_BY_HEART,
     LAZY_DRIFT,
     LOSES,
@@ -116,7 +118,8 @@ def memorisation(run: Run) -> Iterator[Finding]:
     losses, accuracies = ([each[name] for each in tests if name in each] for name in ("loss", "accuracy"))
     least = _least_of(run, losses)
     evidence = _gap(run, train[-1], tests[-1])
-    if "loss" in tests[-1] and rose_again(losses, train.numbers("loss"), least):
+    rose = rose_again(losses, train.numbers("loss"), least) or _numbers_by_heart(run, losses, least)
+    if "loss" in tests[-1] and rose:
         evidence |= {"lowest test loss": min(losses), "last test loss": losses[-1]}
     many = len(accuracies) >= MANY_LOOKS
     fall = _fall(accuracies) if many else 0.0
@@ -163,6 +166,20 @@ def _least_of(run: Run, losses: Sequence[float]) -> float | None:
 def _is_lost(accuracies: Sequence[float], fall: float) -> bool:
     """Whether the held-out accuracy fell by more than its changes from look to look, whatever else is known."""
     return fall > LOST_ACCURACY and len(accuracies) >= ENOUGH_LOOKS and fall > LOSES * _noise(accuracies)
+
+
+def _numbers_by_heart(run: Run, held_out: Sequence[float], least: float | None) -> bool:
+    """Whether next to nothing is left of the training's error, most of a held-out one, and that was less before.
+
+    Where training samples are not known by heart, a smaller rise may be of a loss that swings.
+    """
+    training = training_losses(run)
+    if training.share is None or training.constant is None or least is None or len(held_out) < MANY_LOOKS:
+        return False
+    height, best, last = training.constant - least, min(held_out) - least, median(held_out[-3:]) - least
+    of_numbers = OF_NUMBERS & {*records_with(run, "loss", "loss").cells("form")}
+    known = bool(of_numbers) and training.share <= BY_HEART_LOSS
+    return known and last > HALF_WAY * height and last > BY_HEART_RISE * best
 
 
 def _noise(accuracies: Sequence[float]) -> float:
