@@ -8,16 +8,21 @@ each module that owns it, once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 
 from pullback._checks import check_names, input_error
 from pullback.functional.walk import parts_of
+
+_HOOK = (
+    "_checkpoint_hook"  # what makes torch's checkpoints without re-entry forget what they compute; private, since 2.1
+)
 
 Home = tuple[Any, Any, Tensor]  # what holds a tensor, the key or place it is under, the tensor
 
@@ -35,7 +40,7 @@ def stand_in(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "sta
     Cost: a walk over the modules; nothing is copied.
     """
     given = _by_identity(module, tensors, where) if tensors else {}
-    with kept_attributes(module), _computed_anew():
+    with kept_attributes(module), _computed_anew(), _without_checkpoints() if given else nullcontext():
         homes = [home for home in _homes(module) if id(home[2]) in given] if given else []
         try:
             for home, name, tensor in homes:
@@ -44,6 +49,23 @@ def stand_in(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "sta
         finally:
             for home, name, tensor in homes:
                 home[name] = tensor
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Activation checkpoints keep what they compute.
+
+    What they compute anew in the backward pass, when nothing stands in any more, would be of the module's own tensors.
+    """
+    own = getattr(checkpoint, _HOOK, None)
+    if own is None:
+        yield
+        return
+    setattr(checkpoint, _HOOK, lambda frame: nullcontext())
+    try:
+        yield
+    finally:
+        setattr(checkpoint, _HOOK, own)
 
 
 def _by_identity(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[int, Tensor]:

@@ -138,13 +138,14 @@ def _one_network(
             int(torch.randint(2**62, (), generator=generator, device=generator.device))
         )  # of masks; put back by `undisturbed`
         evaluate(model, x)
-        names, outputs = layer_names(found, where), [layer.output for layer in found]
+        layers = list(found)  # a checkpoint calls its layers again in the backward pass
+        names, outputs = layer_names(layers, where), [layer.output for layer in layers]
         check_finite(names, outputs, where)
         last = outputs[-1]
         u = torch.randn(last.shape, generator=generator, dtype=torch.float64, device=generator.device)
         u = (u / u.square().mean().sqrt()).to(last)
         gradients = torch.autograd.grad(last, outputs, u, allow_unused=True, materialize_grads=True)
-    measured = [_one_layer(layer, gradient) for layer, gradient in zip(found, gradients, strict=True)]
+    measured = [_one_layer(layer, gradient) for layer, gradient in zip(layers, gradients, strict=True)]
     values, errors = (torch.stack([layer[k] for layer in measured], 1).cpu() for k in (0, 1))
     return names, values, errors
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import pullback as pb
-from pullback import reference
+from pullback import measure, reference
 from tests.compare import assert_same
 from tests.stacks.plain import LAYERS, LOSS, Plain, data, plain, unchanged
 
@@ -129,3 +129,23 @@ def test_a_hugging_face_model_that_checkpoints() -> None:
         kernel = pb.backward_kernel(model, loss_fn, x, y)
     assert_same(kernel.total, expected.total)
     assert list(kernel.layers) == list(expected.layers)
+
+
+def at_other_weights(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+    """What is computed with tensors in place of the model's own, and differentiated after they are gone."""
+    smooth = measure.smoothness(model, LOSS, x, y, [0.5, 5.0])
+    shift = measure.internal_covariate_shift(model, LOSS, x, y, 0.5)
+    landscape = pb.dynamics.network_landscape(model, LOSS, x, y)
+    slope = torch.autograd.functional.jacobian(landscape, landscape.start + 0.1)
+    beside = pb.train_side_by_side(model, LOSS, x, y, lambda p: torch.optim.SGD(p, 0.1), steps=2)
+    signals = measure.signal_propagation(model, x)
+    return [smooth.gradient_changes, shift.shift, slope, beside.expansion, signals.gradients.value]
+
+
+def test_checkpoints_compute_nothing_anew_at_weights_that_are_gone() -> None:
+    """Gradients at other weights were those of a forward pass there and a backward pass here, or torch's error."""
+    x, y = data()
+    stored, found = (at_other_weights(plain(reentrant=reentrant), x, y) for reentrant in (None, False))
+    for one, other in zip(found, stored, strict=True):
+        assert_same(one, other, 1e-12)
+    assert torch.utils.checkpoint._checkpoint_hook.__name__ == "_checkpoint_hook"
