@@ -113,8 +113,14 @@ def smallest(whole: Iterable[Tensor], dtype: torch.dtype) -> float:
     """What rounding leaves of a gradient that is zero because its terms cancel, as in the bias of attention's keys.
 
     Its terms are not known; they are of the size of the gradient in the other parameters, asked for or not: ``whole``.
+    In half precision, of which ``SMALLEST`` roundings are no small part, no more than is allowed beside those.
     """
-    return SMALLEST * torch.finfo(dtype).eps * float(norms(whole).norm())
+    return smallest_share(dtype) * float(norms(whole).norm())
+
+
+def smallest_share(dtype: torch.dtype) -> float:
+    """Of a whole, what is rounding and nothing else."""
+    return min(SMALLEST * torch.finfo(dtype).eps, 0.1 * tolerance(dtype))
 
 
 def rounding(

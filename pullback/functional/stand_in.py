@@ -20,9 +20,8 @@ from torch.utils._pytree import tree_leaves
 from pullback._checks import check_names, input_error
 from pullback.functional.walk import parts_of
 
-_HOOK = (
-    "_checkpoint_hook"  # what makes torch's checkpoints without re-entry forget what they compute; private, since 2.1
-)
+# what makes torch's checkpoints without re-entry forget what they compute; private, since torch 2.1
+_HOOK = "_checkpoint_hook"
 
 Home = tuple[Any, Any, Tensor]  # what holds a tensor, the key or place it is under, the tensor
 

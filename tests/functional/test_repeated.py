@@ -262,7 +262,21 @@ class Own(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("make", [Noisy, Checkpointed, Own])
+def test_checkpoints_keep_what_they_compute_in_a_graph_that_is_kept() -> None:
+    """What they computed anew, later, was of the model's own weights: such graphs were not kept."""
+    torch.manual_seed(0)
+    model, x = Checkpointed().double().eval(), drawn(4, 3)
+    linear, plain = pb.linearize(model), pb.linearize(nn.Sequential(model.first, nn.Tanh(), model.second))
+    with torch.no_grad():
+        for p in (*linear.parameters(), *plain.parameters()):
+            p.add_(0.1)
+    expected = plain(x).detach()
+    for _ in range(4):
+        assert_same(linear(x).detach(), expected, 1e-12)
+    assert keeps(linear)
+
+
+@pytest.mark.parametrize("make", [Noisy, Own])
 def test_graphs_that_are_not_confirmed_are_not_kept(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     linear, x = pb.linearize(make().double().eval()), drawn(4, 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pullback._checks import self_check_error
-from pullback.functional.agreement import SMALLEST, leaves_of, norms
+from pullback.functional.agreement import leaves_of, norms, smallest_share
 from pullback.functional.batch import Batch
 from pullback.functional.differentiable import differentiable, open_functions, refuse_unreliable
 from pullback.operators.curvature.base import CurvatureOperator, Directions
@@ -121,7 +121,7 @@ class Hessian(CurvatureOperator):
             u = [torch.randn(s.shape, generator=make, dtype=torch.float64, device=make.device).to(s) for s in known]
             found = derivative(known, list(parameters.values()), u, False)
         size = norms(f for f in found if f is not None).norm() / norms(u).norm()
-        return SMALLEST * torch.finfo(self.dtype).eps * float(size)
+        return smallest_share(self.dtype) * float(size)
 
 
 def _inner(a: Directions, b: Directions) -> float:
