@@ -11,6 +11,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
@@ -132,14 +133,22 @@ def check_free(where: str, path: Path, remedy: str, *, overwrite: bool = False) 
 
 
 def write_whole(text: str, path: Path) -> Path:
-    """Write a file that appears under its name only once it is whole; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that appears under its name only once it is whole; its folder is made if need be.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8", newline="\n")
         draft.replace(path)
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise input_error(str(path), "a file that can be written", got, "Choose another path") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return path
 
 

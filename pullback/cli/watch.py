@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+PORTS = 2**16  # of TCP
+
 
 def command(
     runs: Annotated[list[Path], typer.Argument(help="Runs, or folders with runs at any depth.")],
@@ -18,6 +20,10 @@ def command(
     """Serve the report page of a run, or a list of runs, as they are written."""
     from pullback._checks import input_error
 
+    if not 0 <= port < PORTS:
+        raise input_error(
+            "watch", f"a `--port` from 0 to {PORTS - 1}", str(port), "Pass another, 0 for any that is free"
+        )
     try:
         from pullback.report.live.serve import serve
     except ModuleNotFoundError as error:

@@ -93,6 +93,8 @@ def moments(kernel: Kernel | Tensor, *, normalisation: str = "mean", num_params:
 
 def square_kernel(kernel: Kernel | Tensor, where: str) -> Tensor:
     """The (N, N) tensor of a kernel of one set of samples with itself; a plain tensor may be off by rounding."""
+    if not isinstance(kernel, Tensor | Kernel):
+        raise input_error(where, "a kernel, or its tensor (N, N)", type(kernel).__name__, "Pass pb.backward_kernel(…)")
     total = kernel if isinstance(kernel, Tensor) else kernel.total
     square = total.dim() == 2 and total.shape[0] == total.shape[1]
     symmetric = square and (kernel.symmetric if isinstance(kernel, Kernel) else _is_symmetric(total))

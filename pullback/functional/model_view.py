@@ -135,10 +135,15 @@ def even(piece: Tensor, shape: torch.Size) -> Tensor:
     return piece.clone() if shape[-1:] == (2,) else piece
 
 
-def check_module(model: Any, where: str) -> None:
-    """Refuse what is no module, and one whose lazy layers have no parameters yet."""
+def check_is_module(model: Any, where: str) -> None:
+    """Refuse what is no module."""
     if not isinstance(model, nn.Module):
         raise input_error(where, "`model` to be an nn.Module", type(model).__name__, "Pass the model itself")
+
+
+def check_module(model: Any, where: str) -> None:
+    """Refuse what is no module, and one whose lazy layers have no parameters yet."""
+    check_is_module(model, where)
     tensors = chain(model.named_parameters(), model.named_buffers())
     if (unmade := next((name for name, tensor in tensors if is_lazy(tensor)), None)) is not None:
         got = f"`{unmade}` without a shape, of a lazy layer"

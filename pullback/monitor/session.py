@@ -15,6 +15,7 @@ from pullback._checks import input_error
 from pullback.diagnostics.step_sizes import Optimizers, step_groups
 from pullback.functional import LossFunction, ModelView
 from pullback.functional.batch import Batch
+from pullback.functional.model_view import check_is_module
 from pullback.functional.unwrap import is_replica
 from pullback.monitor.describe import describe
 from pullback.monitor.findings import OnFinding, chosen_callable
@@ -125,6 +126,7 @@ class Monitor:
         forward: Sequence[Sink] = (),
         on_finding: OnFinding | None = None,
     ) -> None:
+        check_is_module(model, "Monitor")
         chosen_callable(on_finding, "Monitor")
         made = chosen_start(max_samples, resume, "Monitor")
         self.run_dir, on_exists = Path(run_dir), chosen_on_exists(on_exists, made, "Monitor")

@@ -44,6 +44,8 @@ def check_free(
         got = "one that holds a run" if (path / META_FILE).exists() else "one that is not empty"
     elif path.exists() and not path.is_dir():
         got = "a file"
+    elif any(above.is_file() for above in path.parents):
+        got = "one below a file"
     if got is not None:
         where = f"run folder {path}"
         raise input_error(where, "an empty or new folder", got, remedy)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,9 @@ def load_run(path: str | Path) -> Run:
         >>> run.meta["lr"], [(record.step, record.values["loss"]) for record in run.of("loss")]
         (0.1, [(50, 0.25)])
     """
+    if not isinstance(path, str | PathLike):
+        remedy = "Pass the folder that `pb.Monitor` or `pullback demo` wrote"
+        raise input_error("load_run", "the path of a run folder", type(path).__name__, remedy)
     return _loaded(Path(path), None)
 
 
@@ -249,7 +253,10 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads((path / META_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise input_error(where, f"a run folder with {META_FILE}", "none", remedy) from None
+        below = sorted(each.parent.name for each in path.glob(f"*/{META_FILE}"))
+        got = f"a folder of {len(below)} run{'s' * (len(below) > 1)}" if below else "none"
+        remedy = f"Pass one of its runs, {path / below[0]} say" if below else remedy
+        raise input_error(where, f"a run folder with {META_FILE}", got, remedy) from None
     except (ValueError, RecursionError):
         raise input_error(where, f"a readable {META_FILE}", "damaged JSON", remedy) from None
     version = meta.get("schema") if isinstance(meta, dict) else None

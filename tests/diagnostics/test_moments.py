@@ -166,6 +166,8 @@ def test_trade_off(name: str) -> None:
 def test_errors() -> None:
     with pytest.raises(pb.InputError, match=r"a symmetric kernel \(N, N\), got shape \(2, 3\)"):
         pb.moments(torch.zeros(2, 3), num_params=1)
+    with pytest.raises(pb.InputError, match=r"a kernel, or its tensor \(N, N\), got int. Pass pb.backward_kernel"):
+        pb.alignment(3)
     with pytest.raises(pb.InputError, match="not symmetric"):
         pb.spectrum(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
     with pytest.raises(pb.InputError, match="`num_params` for a plain tensor"):

@@ -207,3 +207,9 @@ def test_device_follows_the_model(case: Case) -> None:
     kernel = pb.backward_kernel(model.cuda(), loss_fn, move(x), move(y))
     assert kernel.total.device.type == "cuda"
     assert_same(kernel.total.cpu(), expected)
+
+
+def test_a_limit_that_is_no_number_is_refused() -> None:
+    model, x, y = nn.Linear(3, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(pb.InputError, match=r"`memory_limit` in bytes, or None, got 'lots'. Pass a number, 2\*\*30"):
+        pb.backward_kernel(model, nn.CrossEntropyLoss(), x, y, memory_limit="lots")  # type: ignore[arg-type]

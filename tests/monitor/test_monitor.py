@@ -384,6 +384,8 @@ def test_the_graph_of_the_hessian_is_held_as_far_as_memory_is_no_matter(
 
 def test_errors(tmp_path: Path) -> None:
     model, *_ = make()
+    with pytest.raises(pb.InputError, match="Monitor: expected `model` to be an nn.Module, got str. Pass the model"):
+        pb.Monitor("model", CE, tmp_path / "a")  # type: ignore[arg-type]
     with pytest.raises(pb.InputError, match="`probes` to be one of 'light', 'standard', 'full', got 'all'"):
         pb.Monitor(model, CE, tmp_path / "a", probes="all")
     with pytest.raises(pb.InputError, match="probes among loss, .* got 'nothing'"):

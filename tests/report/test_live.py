@@ -410,6 +410,8 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         command([tmp_path], port=taken.getsockname()[1])
     with pytest.raises(pb.InputError, match="an address to bind"):
         command([tmp_path], host="no.such.host.invalid")
+    with pytest.raises(pb.InputError, match=r"a `--port` from 0 to 65535, got 99999. Pass another"):
+        command([tmp_path], port=99999)
 
 
 def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

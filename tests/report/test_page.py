@@ -204,6 +204,14 @@ def test_the_head_holds_the_sharpness_against_the_limit_of_its_kind(values, show
     assert numbers["Sharpness"] == shown
 
 
+def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match="file/page.html: expected a file that can be written, got File exists. Choose"
+    ):
+        write_report(Run(tmp_path, {}, (Record(1, 1.0, "loss", {"loss": 1.0}),)), tmp_path / "file" / "page.html")
+
+
 def test_a_run_of_numbers_shows_its_test_loss_beside_that_of_a_constant_answer():
     of_epoch = Record(10, 1.0, "epoch", {"epoch": 1, "test_loss": 0.8})
     known = [Record(step, 1.0, "loss", {"loss": 9.0, "constant_loss": 8.0, "form": "other"}) for step in (1, 10)]
@@ -361,7 +369,7 @@ def test_nothing_half_written_stays(empty_run, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="a file that can be written, got disk full. Choose another path"):
         write_report(empty_run, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -282,3 +282,14 @@ def test_a_run_says_where_it_was_measured_without_what_the_loop_logged():
     assert Run(Path("r"), {}, tuple(logged)).extent == "measured at 2,000 steps, 1,000 to 2,999"
     assert Run(Path("r"), {}, (cost[0],)).extent == "measured at 1 step, 1 to 1"
     assert Run(Path("r"), {}, ()).extent == "no measurement"
+
+
+def test_what_is_no_run_is_told_where_runs_are(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        RunWriter(tmp_path / name, {}).close()
+    with pytest.raises(pb.InputError, match="got a folder of 2 runs. Pass one of its runs, .*/a say"):
+        load_run(tmp_path)
+    with pytest.raises(pb.InputError, match="load_run: expected the path of a run folder, got int. Pass the folder"):
+        load_run(3)  # type: ignore[arg-type]
+    with pytest.raises(pb.InputError, match="an empty or new folder, got one below a file"):
+        RunWriter(tmp_path / "a" / "run.json" / "c", {})

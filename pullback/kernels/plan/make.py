@@ -5,6 +5,7 @@ A form is the one with the least time, by operations and the machine's rates, un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pullback._checks import check_names, input_error
+from pullback._checks import as_number, check_names, input_error
 from pullback.functional.model_view import layer_of
 from pullback.gradients.capture.captured import Captured
 from pullback.gradients.rows.contract import Contract, Form, Products, Work
@@ -65,6 +66,8 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
         InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
     forms, limit = options.forms or {}, options.memory_limit
+    if limit is not None and math.isnan(as_number(limit)):
+        raise input_error(where, "`memory_limit` in bytes, or None", repr(limit), "Pass a number, 2**30 say")
     names = tuple(name for factor in captured.factors for name in factor.shapes)
     ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
     sizes = [t.numel() * t.element_size() for t in tree_leaves(captured.outputs) if isinstance(t, Tensor)]
