@@ -559,6 +559,21 @@ def test_what_is_described_of_parameters_that_do_not_train(tmp_path: Path) -> No
     assert meta["optimizer"]["weight_decay"] == 0.3
 
 
+def test_inputs_far_from_all_others_are_looked_for_in_every_measurement(tmp_path: Path) -> None:
+    """Also between the turns of what is dear, and of many features by some of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40_000, 2))
+    with pb.Monitor(model, CE, tmp_path / "run", every=1, budget=None, probes=["inputs"]) as monitor:
+        for step in range(1, 5):
+            x = torch.randn(10, 1, 40_000)
+            x[step] *= 50 if step > 2 else 1
+            monitor.step(x, torch.arange(10) % 2)
+    records = list(pb.load_run(tmp_path / "run").of("inputs"))
+    assert [r.step for r in records] == [1, 2, 3, 4]
+    assert [[place for place, _ in r.values.get("far_samples", [])] for r in records] == [[], [], [3], [4]]
+    assert ["largest_abs" in r.values for r in records] == [True, False, False, False]
+
+
 def test_inputs_and_targets_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """They cost no pass, so a budget takes no sample of them."""
     x, y = separable(60)
