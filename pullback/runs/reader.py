@@ -220,9 +220,10 @@ def load_run(path: str | Path) -> Run:
         >>> run.meta["lr"], [(record.step, record.values["loss"]) for record in run.of("loss")]
         (0.1, [(50, 0.25)])
     """
-    if not isinstance(path, str | PathLike):
+    given: object = path
+    if not isinstance(given, str | PathLike):
         remedy = "Pass the folder that `pb.Monitor` or `pullback demo` wrote"
-        raise input_error("load_run", "the path of a run folder", type(path).__name__, remedy)
+        raise input_error("load_run", "the path of a run folder", type(given).__name__, remedy)
     return _loaded(Path(path), None)
 
 
