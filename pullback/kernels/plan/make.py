@@ -66,7 +66,8 @@ def make_plan(captured: Captured, n1: int, n2: int | None, where: str, options: 
         InputError: the memory limit cannot be kept; says what would be enough. A form a layer does not have.
     """
     forms, limit = options.forms or {}, options.memory_limit
-    if limit is not None and math.isnan(as_number(limit)):
+    plain = limit is None or (isinstance(limit, int | float) and not math.isnan(limit))
+    if not plain and math.isnan(as_number(limit)):  # another's number: NumPy's, torch's
         raise input_error(where, "`memory_limit` in bytes, or None", repr(limit), "Pass a number, 2**30 say")
     names = tuple(name for factor in captured.factors for name in factor.shapes)
     ordinary = sum(g.numel() * g.element_size() for g in captured.ordinary.values())
