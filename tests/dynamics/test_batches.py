@@ -215,3 +215,14 @@ def test_the_signal_halves_with_each_bit() -> None:
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(pb.InputError, match=message):
         call()
+
+
+def test_rates_that_are_tried_end_at_the_fastest() -> None:
+    """Of one curvature, without noise, that is there in a single step."""
+    found = dynamics.batch_size_curve(Quadratic([2.0]), [1.0], 1e-12, [1, 8], noise_covariance=0.0)
+    assert found.steps.tolist() == [1.0, 1.0]
+
+
+def test_growth_begins_at_the_norm_of_the_start() -> None:
+    found = dynamics.scale_invariant_growth(0.1, 1.0, 3, norm=2.0)
+    assert (float(found.law[0]), float(found.squared_norm[0])) == (4.0, 4.0)

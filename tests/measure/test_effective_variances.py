@@ -110,3 +110,12 @@ def test_activations_that_work_in_place() -> None:
     )
     assert torch.equal(found.chi.value, apart.chi.value)
     assert found.activations == ("hard_tanh", "relu")
+
+
+def test_the_error_of_sigma_w_is_that_of_a_root_mean_square() -> None:
+    """Of n normal weights sigma / sqrt(2 n): 1200 of them tell it to within a few percent."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30, bias=False), nn.Tanh())
+    nn.init.normal_(model[0].weight, std=1.5 / math.sqrt(40))
+    found = effective_variances(model).sigma_w
+    assert float(found.stderr[0]) == pytest.approx(float(found.value[0]) / math.sqrt(2 * 1200), rel=0.1)

@@ -256,3 +256,12 @@ def test_skips_with_weights() -> None:
 def test_bad_input(call: Any, message: str) -> None:
     with pytest.raises(pb.InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3)])
+def test_a_matrix_that_is_narrow_on_either_side_has_too_few_exponents(shape: tuple[int, int]) -> None:
+    said = (
+        rf"expected matrices at least 2 wide on both sides that follow each other, got shape \({shape[0]}, {shape[1]}\)"
+    )
+    with pytest.raises(pb.InputError, match=said):
+        lyapunov_exponents([torch.ones(shape)], 2)

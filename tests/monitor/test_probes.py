@@ -407,6 +407,13 @@ def test_effective_rates_before_a_normalisation() -> None:
     adam = observe(model, x, y, "effective_lr", optimizer=torch.optim.Adam(model.parameters(), 0.2))
     assert adam["effective"] == {"0": pytest.approx(0.2 / norm, rel=1e-5)}
     assert "equilibrium" not in adam
+    wild = torch.optim.SGD(model.parameters(), 200.0, weight_decay=0.01)  # decay alone turns the weights round
+    assert "equilibrium" not in observe(model, x, y, "effective_lr", optimizer=wild)
+
+    def flat(scores: Tensor, labels: Tensor) -> Tensor:
+        return 0 * scores.sum(1)
+
+    assert observe(model, x, y, "effective_lr", optimizer=optimizer, loss_fn=flat)["equilibrium"] == {}
     assert set(observe(model, x, y, "effective_lr")) == {"norm", "invariant"}
 
 
@@ -460,6 +467,21 @@ def test_shift_is_zero_for_the_first_layer_and_at_no_rate() -> None:
     still = observe(model, x, y, "shift", optimizer=torch.optim.SGD(model.parameters(), 0.0))
     assert set(still["change"].values()) == {0.0}
     assert observe(model, x, y, "shift") == {}
+
+
+def test_adam_s_first_step_is_as_long_whatever_the_loss_is_multiplied_by() -> None:
+    """A plain step is longer by the factor: that of the rate times it."""
+    x, y = separable()
+    model = network(6, 8, 3)
+    adam, plain = torch.optim.Adam(model.parameters(), 0.01), torch.optim.SGD(model.parameters(), 0.1)
+    longer = torch.optim.SGD(model.parameters(), 0.8)
+    changes = [
+        observe(model, x, y, "shift", optimizer=optimizer, scale=scale)["change"]
+        for optimizer, scale in ((adam, 8.0), (adam, 1.0), (plain, 8.0), (longer, 1.0))
+    ]
+    assert changes[0] == pytest.approx(changes[1], rel=1e-5)
+    assert changes[2] == pytest.approx(changes[3], rel=1e-5)
+    assert changes[2] != pytest.approx(changes[0], rel=1e-2)
 
 
 def test_jacobians_of_what_is_no_chain_or_too_large_are_left_out() -> None:

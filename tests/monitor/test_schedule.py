@@ -326,3 +326,12 @@ def test_every_probe_of_the_presets_says_what_it_costs() -> None:
         "initialisation", *set(PROBES) - set(PRESETS["full"]),
     }  # fmt: skip
     assert ENOUGH >= FEWEST
+
+
+def test_dear_probes_take_no_more_than_is_left_of_all() -> None:
+    """20 steps of 32 samples at the start: 640 passes, of which cheap probes took all but 40."""
+    budget = Budget(0.05)
+    budget.train(32, 400)
+    assert budget.dear_left() == pytest.approx(DEAR * 640)
+    budget.cheap = 600.0
+    assert budget.dear_left() == pytest.approx(40.0)

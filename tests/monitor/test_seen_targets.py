@@ -186,3 +186,14 @@ def test_labels_among_the_inputs_are_counted_like_any_others(tmp_path: Path) -> 
     for record in pb.load_run(tmp_path / "run").of("all_targets"):
         counts.update(record.values["counts"])
     assert counts == Counter(str(label) for batch in batches[1:] for label in batch["labels"].tolist())
+
+
+def test_labels_that_wait_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a large batch are counted at once, of small ones after some batches."""
+    monkeypatch.setattr("pullback.monitor.seen_targets.MOST_WAITING", 8)
+    seen = SeenTargets()
+    seen.see(torch.arange(7))
+    assert [len(each) for each in seen._labels] == [7]
+    seen.see(torch.arange(1))
+    assert seen._labels == []
+    assert seen.take()["counts"] == {"0": 2} | {str(label): 1 for label in range(1, 7)}

@@ -525,3 +525,16 @@ def test_whoever_looks_on_sees_a_torn_end_and_a_resumption(tmp_path: Path) -> No
     shutil.rmtree(folder)
     with pytest.raises(pb.InputError, match="a run folder with run.json, got none"):
         run.refreshed()
+
+
+def test_which_records_have_a_metric(tmp_path: Path) -> None:
+    """Also where it is no number; of records that lack it, and of a probe that has it nowhere."""
+    with RunWriter(tmp_path / "run", {}) as made:
+        for step, values in enumerate(({"a": 1.0}, {"b": 2.0}, {"a": "text", "b": 1.0})):
+            made.append(step, "probe", values)
+    rows = records_of(load_run(tmp_path / "run").records).of("probe")
+    assert [rows.has(name).tolist() for name in ("a", "b", "c")] == [
+        [True, False, True],
+        [False, True, True],
+        [False, False, False],
+    ]

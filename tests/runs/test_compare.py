@@ -106,3 +106,9 @@ def test_bad_input(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "columns among loss.loss" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_setting_that_one_run_does_not_have_is_told_under_both_names() -> None:
+    told = {"lr": 0.1, "optimizer": {"learning_rate": 0.1}}
+    runs = [pb.Run(Path(name), meta, ()) for name, meta in (("a", told), ("b", {}))]
+    assert differing_settings(runs) == {"lr": (0.1, None), "optimizer.learning_rate": (0.1, None)}
