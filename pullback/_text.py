@@ -57,11 +57,9 @@ def percent(fraction: float) -> str:
     """
     if not math.isfinite(fraction):
         return "NaN" if math.isnan(fraction) else "∞" if fraction > 0 else "−∞"
-    near = 100 * min(abs(fraction), abs(1 - fraction))
+    near = 100 * min(abs(fraction), 1 - fraction) if fraction < 1 else 0.0
     if 0 < near < LEAST_PERCENT:
-        return (
-            f"under {LEAST_PERCENT}%" if fraction < 0.5 else f"over {100 - LEAST_PERCENT}%" if fraction < 1 else "100%"
-        )
+        return f"under {LEAST_PERCENT}%" if fraction < 0.5 else f"over {100 - LEAST_PERCENT}%"
     places = 1 - math.floor(math.log10(near)) if 0 < near < 1 else 1
     return f"{100 * fraction:.{places}f}".rstrip("0").rstrip(".").replace("-", "−") + "%"
 
