@@ -110,11 +110,16 @@ def refuse_recurrent_dropout(model: nn.Module, where: str) -> None:
 
 def refuse_random_and_coupled(model: nn.Module, where: str) -> None:
     """Refuse layers that draw random numbers or mix the samples of a batch as they stand."""
-    for name, module in model.named_modules():
+    for module in parts_of(model):
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise coupling_norm(where, name, tracked=module.running_mean is not None)
+            raise coupling_norm(where, _name_of(module, model), tracked=module.running_mean is not None)
         rate = getattr(module, "p", 0) if isinstance(module, _DropoutNd) else 0
         if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
             rate = module.dropout
         if module.training and rate > 0:
-            raise in_train_mode(where, "dropout", name, "Call model.eval()")
+            raise in_train_mode(where, "dropout", _name_of(module, model), "Call model.eval()")
+
+
+def _name_of(module: nn.Module, model: nn.Module) -> str:
+    """The first name of a module within a model."""
+    return next(name for name, each in model.named_modules() if each is module)

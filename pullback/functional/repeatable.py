@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_flatten
 from pullback._checks import unsupported
 from pullback.functional.agreement import Tensors, disagreement, loosest, norms
 from pullback.functional.batches import version_of
+from pullback.functional.plain_calls import own_calls
+from pullback.functional.walk import parts_of, tensors_of
 
 
 def coupling_norm(where: str, name: str, *, tracked: bool) -> Exception:
@@ -62,15 +64,15 @@ def changed_answer(where: str, batch: int, what: str = "losses") -> Exception:
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:
     """What the outputs depend on besides the input; sums notice writes through ``.data``, which no version counts."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return tuple((id(t), t.data_ptr(), version_of(t)) for t in tensors), *values_of(model)
+    with own_calls():  # torch's modes are asked about every look at a tensor
+        return tuple((id(t), t.data_ptr(), version_of(t)) for t in tensors_of(model)), *values_of(model)
 
 
 def values_of(model: nn.Module) -> tuple[Any, ...]:
     """The same by sums and modes alone: versions rise where a model writes to a buffer and the buffer is put back."""
-    with torch.no_grad():  # in words: two NaNs are alike
-        sums = tuple(repr(t.sum().item()) for t in [*model.parameters(), *model.buffers()])
-    return sums, tuple(m.training for m in model.modules())
+    with torch.no_grad(), own_calls():  # in words: two NaNs are alike
+        sums = tuple(repr(t.sum().item()) for t in tensors_of(model))
+    return sums, tuple(m.training for m in parts_of(model))
 
 
 class Watch(TorchDispatchMode):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pullback._checks import unsupported
-from pullback.functional.walk import parameters_of, parts_of
+from pullback.functional.walk import parameters_of, parts_of, types_of
 
 MANAGED = "_is_fsdp_managed_module"  # FSDP's mark, in both of its versions, for torch's compiler
 COMPILED = "_orig_mod"  # the name torch.compile's wrapper keeps the module under
@@ -130,11 +130,12 @@ def _sharding(model: nn.Module) -> str | None:
     """What the model's parameters are spread by, None if they are whole."""
     parts = parts_of(model)
     kinds = {kind for kind in set(map(type, parts)) if getattr(kind, MANAGED, False)}  # takes long to say no
-    managed = {part for part in parts if part.__dict__.get(MANAGED, type(part) in kinds)}
+    marked = [part for part in parts if MANAGED in part.__dict__ or type(part) in kinds]
+    managed = {part for part in marked if part.__dict__.get(MANAGED, True)}
     if managed:
         name = next(name for name, part in model.named_modules() if part in managed)
         return f"parameters managed by FSDP in layer `{name}`" if name else "parameters managed by FSDP"
     distributed = sys.modules.get("torch.distributed.tensor")  # not loaded, no such tensor
-    if distributed is not None and any(isinstance(p, distributed.DTensor) for p in parameters_of(model)):
+    if distributed is not None and any(issubclass(kind, distributed.DTensor) for kind in types_of(model)):
         return next(f"the DTensor `{n}`" for n, p in model.named_parameters() if isinstance(p, distributed.DTensor))
     return None

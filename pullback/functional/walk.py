@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
@@ -27,6 +27,23 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
     return list(parameters.values())
 
 
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Every parameter and then every buffer, each once, as ``[*module.parameters(), *module.buffers()]``."""
+    parts = parts_of(module)
+    kinds: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
+    for part in parts:
+        for own, seen in zip((part._parameters, part._buffers), kinds, strict=True):
+            if own:
+                seen.update((id(t), t) for t in own.values() if t is not None)
+    return [*kinds[0].values(), *kinds[1].values()]
+
+
+def types_of(module: nn.Module) -> set[type]:
+    """The types of all parameters and buffers; that of None where one is not there."""
+    held = [own for part in parts_of(module) for own in (part._parameters, part._buffers) if own]
+    return {type(tensor) for own in held for tensor in own.values()}
+
+
 def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter, also under its further names, in the order of ``named_parameters(remove_duplicate=False)``."""
     parameters: dict[str, nn.Parameter] = {}
@@ -38,3 +55,10 @@ def every_parameter_of(module: nn.Module) -> dict[str, nn.Parameter]:
         if below := part._modules:
             waiting += [(f"{prefix}{n}.", child) for n, child in reversed(below.items()) if child is not None]
     return parameters
+
+
+def named_parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, each under its first name, as ``dict(module.named_parameters())``."""
+    first: dict[int, str] = {}
+    named = every_parameter_of(module)
+    return {name: p for name, p in named.items() if first.setdefault(id(p), name) == name}

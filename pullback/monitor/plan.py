@@ -118,7 +118,9 @@ def cheap_passes(of: Sequence[Work], samples: int, *, first: bool) -> float:
 
 def most_samples(of: Sequence[Work], passes: float, available: int, *, first: bool) -> int:
     """The most samples, up to those there are, that cost no more than so many passes; 0 if none do."""
-    low, high = 0, available
+    if cheap_passes(of, available, first=first) <= passes:  # as most often
+        return available
+    low, high = 0, max(0, available - 1)
     while low < high:
         middle = (low + high + 1) // 2
         if cheap_passes(of, middle, first=first) <= passes:

@@ -41,17 +41,15 @@ def unflatten(view: ModelView, vectors: Tensor) -> dict[str, Tensor]:
 def put_flat(derivatives: Sequence[Tensor | None], total: Tensor, view: ModelView, adding: bool) -> None:
     """Put one tensor a parameter into the rows (P,) or (K, P) they belong to, or add them."""
     pieces = total.split([p.numel() for p in view.parameters.values()], dim=-1)
-    if any(part is not None and _shares_memory(part, total) for part in derivatives):  # the directions come back
+    memory = total.untyped_storage().data_ptr()
+    # whether the directions come back
+    if any(part is not None and part.untyped_storage().data_ptr() == memory for part in derivatives):
         derivatives = [None if part is None else part.clone() for part in derivatives]
     for piece, part in zip(pieces, derivatives, strict=True):
         if not adding:
             piece.zero_() if part is None else piece.copy_(part.reshape(piece.shape))
         elif part is not None:
             piece.add_(part.reshape(piece.shape))
-
-
-def _shares_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 BLOCK_BYTES = 2**28  # of activations that the columns of one block may hold at a time

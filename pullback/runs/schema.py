@@ -29,6 +29,8 @@ RECORDS_FILE = "records.jsonl"
 RESUME = "resume"
 MOST_NUMBERS = 2**16  # of one value; more belongs into an array
 
+_AS_THEY_ARE = {type(None), bool, str}
+_SINGLE = {*_AS_THEY_ARE, float, int}
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -44,18 +46,24 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
         ValueError: an array of more than ``MOST_NUMBERS``.
         Exception: what a value raises when it is asked for its number.
     """
-    if type(value) is float:  # most of all
-        return value if math.isfinite(value) else _number(value)
-    if value is None or type(value) is bool:
+    kind, finite = type(value), math.isfinite
+    if kind is float:  # most of all
+        return value if finite(value) else _number(value)
+    if kind in _AS_THEY_ARE:
         return value
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | float):
         return _number(value)
-    if isinstance(value, Mapping):
-        return {_key(key): encode(each, other) for key, each in value.items()}
+    # numbers at once: lists and dicts of them are what most records are made of
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key if type(key) is str else _key(key): each
+            if type(each) is float and finite(each)
+            else encode(each, other)
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset | deque):
-        finite = math.isfinite  # numbers at once: lists of hundreds are what most records are made of
         return [each if type(each) is float and finite(each) else encode(each, other) for each in value]
     try:
         found = _plain(value)
@@ -159,10 +167,9 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_value(value: Any, depth: int = 0) -> bool:
-    if type(value) is float or isinstance(value, int | float | str) or value is None:
+    if type(value) in _SINGLE or isinstance(value, int | float | str):
         return True
-    if depth >= 2:
+    if depth >= 2 or not isinstance(value, list | dict):
         return False
-    if isinstance(value, list):
-        return all(type(each) is float or _is_value(each, depth + 1) for each in value)
-    return isinstance(value, dict) and all(_is_value(each, depth + 1) for each in value.values())
+    each_of = value.values() if isinstance(value, dict) else value
+    return {type(each) for each in each_of} <= _SINGLE or all(_is_value(each, depth + 1) for each in each_of)

@@ -14,7 +14,7 @@ import pullback as pb
 from pullback.operators.adapt import as_operator
 from pullback.spectral import largest_eigenvalues
 from pullback.spectral.basis import Basis
-from pullback.spectral.lanczos import start_vector
+from pullback.spectral.lanczos import outer_values, start_vector
 from tests.compare import assert_same
 from tests.spectral.matrices import Counted, Noisy, planted
 
@@ -183,6 +183,30 @@ def test_a_start_that_is_handed_on_is_the_one_that_is_drawn() -> None:
         drawn, given = pb.eigenvalues(matrix, k), pb.eigenvalues(matrix, k, start=start_vector(as_operator(matrix, "")))
         assert torch.equal(drawn.values, given.values)
         assert torch.equal(drawn.vectors, given.vectors)
+
+
+@pytest.mark.parametrize("which", ["largest", "both"])
+@pytest.mark.parametrize(("n", "most"), [(5, 12), (60, 4), (60, 12), (300, 12)])
+def test_values_by_the_recurrence_are_those_of_more_products(which: str, n: int, most: int) -> None:
+    """Also not converged, and where the whole matrix is formed."""
+    matrix = planted(torch.linspace(-1, 2, n, dtype=torch.float64) ** 3, n)
+    few, more = Counted(matrix), Counted(matrix)
+    start = start_vector(few, seed=n)
+    values, residuals = outer_values(few, which, tol=1e-1, max_matvecs=most, start=start)
+    pairs = pb.eigenvalues(more, 1, which, tol=1e-1, max_matvecs=most, start=start)
+    assert_same(values, pairs.values, 1e-12)
+    assert_same(residuals, pairs.residuals, 1e-12, scale=8.0)
+    formed = (n, which) == (5, "both")
+    assert few.columns == more.columns - (0 if formed else len(values))
+
+
+def test_values_in_half_precision_are_those_of_more_products() -> None:
+    matrix = Counted(planted(torch.linspace(-1, 2, 60)).bfloat16())
+    start = start_vector(matrix)
+    values, residuals = outer_values(matrix, "both", tol=1e-1, max_matvecs=12, start=start)
+    pairs = pb.eigenvalues(matrix, 1, "both", tol=1e-1, max_matvecs=12, start=start)
+    assert torch.equal(values, pairs.values)
+    assert torch.equal(residuals, pairs.residuals)
 
 
 def test_any_object_with_a_shape_and_products() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import islice
 from typing import Any, Self
 
@@ -20,6 +21,11 @@ from pullback.gradients.rows.contract import Form, Products, Tensors, Work
 from pullback.gradients.rows.pieces import Piece, dense_pieces, matched
 
 GramProduct = Callable[[Tensor], Tensor]
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 class Factor(ABC):
@@ -175,14 +181,14 @@ class Factor(ABC):
     def tensors(self) -> Tensors:
         """Every tensor held, by field name; those in a dict as ``field/key``."""
         tensors_of: Tensors = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for name in _field_names(type(self)):
+            value = getattr(self, name)
             if isinstance(value, Tensor):
-                tensors_of[field.name] = value
+                tensors_of[name] = value
             elif isinstance(value, Factor):
-                tensors_of |= {f"{field.name}/{key}": t for key, t in value.tensors().items()}
+                tensors_of |= {f"{name}/{key}": t for key, t in value.tensors().items()}
             elif isinstance(value, dict):
-                tensors_of |= {f"{field.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+                tensors_of |= {f"{name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
         return tensors_of
 
     def constants(self) -> dict[str, str]:

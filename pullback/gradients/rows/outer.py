@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -59,13 +60,13 @@ class OuterFactor(Factor):
     def like(self) -> Tensor:
         return self.gradients
 
-    @property
+    @cached_property  # this and the next are asked for dozens of times a call, and follow from what never changes
     def dims(self) -> tuple[int, int, int, int]:
         """T, g, d, p."""
         T, g, p = self.gradients.shape[2:]
         return T, g, self.weight_shape.numel() // (g * p), p
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, torch.Size]:  # type: ignore[override]
         _, g, _, p = self.dims
         shapes = {self.weight: self.weight_shape, self.bias: torch.Size([g * p])}
@@ -73,7 +74,7 @@ class OuterFactor(Factor):
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]
-        return len(self.gradients)
+        return self.gradients.shape[0]  # `len` of a tensor asks torch's tracer
 
     @property
     def num_outputs(self) -> int:

@@ -22,8 +22,7 @@ from pullback.monitor.probes.base import Measurement, Observation, Probe
 from pullback.monitor.probes.work import Work
 from pullback.operators import GaussNewton, Hessian
 from pullback.operators.operator import Operator
-from pullback.spectral import eigenvalues
-from pullback.spectral.lanczos import start_vector
+from pullback.spectral.lanczos import outer_values, start_vector
 
 NUM_SAMPLES = (16, 64)  # curvature of fewer samples than the kernel's: its cost is tens of gradients
 TOLERANCE = 1e-1  # relative residual, stored beside the value, whose own error is of the order of its square
@@ -47,7 +46,8 @@ def measure(observed: Observation) -> Measurement:
     ``preconditioned_sharpness``, and ``preconditioned_limit``. A rate that is no number (``lr=None``) has no limit.
     Without autocast: products in half precision are not symmetric to what eigenvalues need.
     """
-    count, chunk = _num_samples(observed)
+    each = observed.memory.pop("sharpness bytes", None)  # what was looked at to plan this measurement
+    count, chunk = _num_samples(observed, _graph_bytes(observed) if each is None else each)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     batches = [(take(observed.x, part), take(observed.y, part)) for part in parts]
     data = batches[0] if len(batches) == 1 else batches  # the graph of a lone batch is kept between products
@@ -62,16 +62,15 @@ def measure(observed: Observation) -> Measurement:
         with hessian.held():
             H = _descended(hessian, observed)
             start = start_vector(H)
-            ends = eigenvalues(H, which="both", tol=TOLERANCE, max_matvecs=MAX_MATVECS["both"], start=start)
+            ends = _extremes(H, "both", start)
             values: dict[str, Any] = {
-                "hessian": float(ends.values[0]),
-                "hessian_residual": float(ends.residuals[0]),
-                "smallest": float(ends.values[-1]),
-                "smallest_residual": float(ends.residuals[-1]),
+                "hessian": ends[0][0],
+                "hessian_residual": ends[0][1],
+                "smallest": ends[-1][0],
+                "smallest_residual": ends[-1][1],
                 "num_samples": count,
             }
-            del ends  # and its vectors
-            give_back()
+            give_back()  # the basis
             if observed.optimizer is not None:
                 values |= _limits(observed, observed.optimizer, H, start)
         confirmed_hessian = hessian.confirmed
@@ -79,11 +78,15 @@ def measure(observed: Observation) -> Measurement:
         give_back()
         with linearised.held():
             A = _descended(linearised, observed)
-            gauss_newton = eigenvalues(A, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"], start=start)
+            ((largest, residual),) = _extremes(A, "largest", start)
         observed.memory["sharpness"] = structure, confirmed_hessian, linearised.confirmed
-        values["gauss_newton"] = float(gauss_newton.values[0])
-        values["gauss_newton_residual"] = float(gauss_newton.residuals[0])
-    return Measurement(values)
+    return Measurement(values | {"gauss_newton": largest, "gauss_newton_residual": residual})
+
+
+def _extremes(operator: Operator, which: str, start: Tensor) -> list[tuple[float, float]]:
+    """The largest eigenvalue, with "both" also the smallest, each with its residual."""
+    found = outer_values(operator, which, tol=TOLERANCE, max_matvecs=MAX_MATVECS[which], start=start)
+    return [(float(value), float(residual)) for value, residual in zip(*found, strict=True)]
 
 
 def _structure(observed: Observation) -> tuple[Any, ...]:
@@ -101,14 +104,18 @@ def _descended(mean: Operator, observed: Observation) -> Operator:
     return mean if observed.scale == 1 else observed.scale * mean
 
 
-def _num_samples(observed: Observation) -> tuple[int, int]:
-    """Samples in all, and at once: the peak of memory is to be training's, and the cost a few dozen steps."""
-    view, one, available = ModelView.of(observed.model, where="sharpness"), slice(0, 1), num_samples(observed.x)
-    each = graph_bytes(view, loss_readout(observed.loss_fn), take(observed.x, one), take(observed.y, one), "sharpness")
+def _num_samples(observed: Observation, each: int) -> tuple[int, int]:
+    """Samples in all, and at once, of so many bytes: the memory is to be training's, and the cost a few dozen steps."""
     held = HELD_BYTES // max(1, GRAPHS * each)
     least, most = NUM_SAMPLES
-    count = min(available, max(least, min(most, held)))
+    count = min(num_samples(observed.x), max(least, min(most, held)))
     return count, max(1, held, (observed.batch_size or count) // AT_ONCE)
+
+
+def _graph_bytes(observed: Observation) -> int:
+    """Of the graph of a sample, which is run for it."""
+    view, one = ModelView.of(observed.model, where="sharpness"), slice(0, 1)
+    return graph_bytes(view, loss_readout(observed.loss_fn), take(observed.x, one), take(observed.y, one), "sharpness")
 
 
 def _limits(observed: Observation, optimizer: Optimizers, H: Operator, start: Tensor) -> dict[str, Any]:
@@ -135,10 +142,10 @@ def _limits(observed: Observation, optimizer: Optimizers, H: Operator, start: Te
         operator = precondition(H, observed.model, optimizer)
     except InputError:  # Adam before its first step
         return values
-    pairs = eigenvalues(operator, tol=TOLERANCE, max_matvecs=MAX_MATVECS["largest"], start=start)
+    ((largest, residual),) = _extremes(operator, "largest", start)
     return values | {
-        "preconditioned": float(pairs.values[0]),
-        "preconditioned_residual": float(pairs.residuals[0]),
+        "preconditioned": largest,
+        "preconditioned_residual": residual,
         "preconditioned_limit": limit,
     }
 
@@ -151,7 +158,8 @@ def _alike(groups: list[StepGroup], view: ModelView) -> bool:
 
 def work(observed: Observation) -> Work:
     """Gradients with their graphs, two passes a product of curvature, and a few samples that are compared alone."""
-    count, _ = _num_samples(observed)
+    observed.memory["sharpness bytes"] = each = _graph_bytes(observed)
+    count, _ = _num_samples(observed, each)
     products = MAX_MATVECS["both"] + MAX_MATVECS["largest"]
     if observed.optimizer is not None and not all(
         type(each) is torch.optim.SGD for each in optimizers_of(observed.optimizer)

@@ -29,6 +29,7 @@ from pullback.functional.plain_calls import own_calls
 from pullback.functional.refused import refuse_random_and_coupled
 from pullback.functional.repeatable import Watch, check_same_answer, state_of
 from pullback.functional.target_checks import check_targets
+from pullback.functional.walk import named_parameters_of
 from pullback.operators.curvature.block import Block
 from pullback.operators.flat_derivatives import BLOCK_BYTES, GRAPH_TO_FORWARD, put_flat, unflatten
 from pullback.operators.operator import Operator
@@ -112,7 +113,7 @@ class CurvatureOperator(Operator):
     @property
     def _every(self) -> dict[str, nn.Parameter]:
         """All parameters of the model, also those that are not covered."""
-        return dict(self.view.model.named_parameters())
+        return named_parameters_of(self.view.model)
 
     def _names(self, asked: str | Iterable[str]) -> tuple[str, ...]:
         """Names of covered parameters, from those of parameters or modules."""
