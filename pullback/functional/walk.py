@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 
@@ -29,18 +31,18 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """Every parameter and then every buffer, each once, as ``[*module.parameters(), *module.buffers()]``."""
-    parts = parts_of(module)
-    kinds: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
-    for part in parts:
-        for own, seen in zip((part._parameters, part._buffers), kinds, strict=True):
-            if own:
-                seen.update((id(t), t) for t in own.values() if t is not None)
-    return [*kinds[0].values(), *kinds[1].values()]
+    buffers: dict[int, Tensor] = {}
+    for part in parts_of(module):
+        if own := part._buffers:
+            buffers.update((id(b), b) for b in own.values() if b is not None)
+    return [*parameters_of(module), *buffers.values()]
 
 
 def types_of(module: nn.Module) -> set[type]:
     """The types of all parameters and buffers; that of None where one is not there."""
-    held = [own for part in parts_of(module) for own in (part._parameters, part._buffers) if own]
+    held: list[Mapping[str, Tensor | None]] = []
+    for part in parts_of(module):
+        held += part._parameters, part._buffers
     return {type(tensor) for own in held for tensor in own.values()}
 
 
