@@ -103,7 +103,7 @@ def unit_activity(model: nn.Module, x: Batch) -> UnitActivity:
         >>> with torch.no_grad():
         ...     _ = model[0].weight.fill_(1), model[0].bias.copy_(torch.tensor([0.0, -9.0]))
         >>> print(unit_activity(model, torch.tensor([[1.0], [2.0]])))
-        0 (relu): 50.0% dead, 50.0% saturated, effective rank 1
+        0 (relu): 50% dead, 50% saturated, effective rank 1
     """
     where = "unit_activity"
     check_batch(where, x)
