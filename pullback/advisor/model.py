@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pullback.advisor.change import Change
-from pullback.advisor.reading import once_a_run, rows
+from pullback.advisor.reading import layers, once_a_run, rows
+from pullback.advisor.thresholds import DEEP
 from pullback.runs import Run
 
 RELU_FAMILY = (
@@ -92,10 +93,22 @@ def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
         return "Add skip connections around every few layers, or make the network less deep", Change("residual")
     if is_recurrent(run):
         return "Use a GRU or an LSTM, start recurrent weights orthogonal, or the others by Xavier", _start(known)
+    if _num_layers(run) >= DEEP:
+        norm = "batch" if any("conv" in kind for kind in known) else "layer"
+        return (
+            f"Add {norm} norm before each activation, or skip connections around every few layers: over so many layers "
+            "no starting weights alone carry the signal",
+            Change("normalisation", norm),
+        )
     others = "add normalisation (layer or batch norm) or skip connections"
     if known & set(RELU_FAMILY):
         return f"Start from He initialisation, or {others}", _start(known)
     return f"Start from critical initialisation, use an activation of the ReLU family, or {others}", _start(known)
+
+
+def _num_layers(run: Run) -> int:
+    """Layers whose gradients were measured."""
+    return len(layers(rows(run, "flow"), "gradient_norm")[0])
 
 
 def for_units(run: Run, state: str, at_start: bool) -> tuple[str, Change]:

@@ -68,7 +68,8 @@ def tells_apart(run: Run) -> bool | None:
         return None
     gain = swapped - own
     error = float(np.std(gain, ddof=1)) / len(gain) ** 0.5
-    return bool(gain.mean() > max(LEVEL_STDERRS * error, (1 - LEARNT_NOTHING) * abs(float(swapped.mean()))))
+    fall = abs(float(training_losses(run).finite[:1].sum()) - float(own.mean()))
+    return bool(gain.mean() > max(LEVEL_STDERRS * error, (1 - LEARNT_NOTHING) * fall))
 
 
 def _own_and_swapped(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -76,15 +77,6 @@ def _own_and_swapped(run: Run) -> tuple[np.ndarray, np.ndarray]:
     records = records_with(run, "loss", "loss", "swapped_loss")
     late = records[len(records) // 2 :]
     return late.numbers("loss"), late.numbers("swapped_loss")
-
-
-def _falls_short_of_swapped(run: Run) -> bool:
-    """The same as ``falls_short`` of a loss of unknown form, where it is above 0: another's output is twice as far.
-
-    That holds of squares: of two independent samples the mean squared difference is twice the variance.
-    """
-    own, swapped = _own_and_swapped(run)
-    return len(own) >= FEW_RATIOS and bool((own >= 0).all() and own.sum() > FALLS_SHORT * swapped.sum() / 2)
 
 
 def _by_chance(constant: float, samples: float) -> float:
@@ -124,7 +116,7 @@ def _has_left(run: Run, most: float) -> bool:
 
 def severity_of_mistake(run: Run) -> str:
     """What is no state but a mistake, and is there from the start, is a warning until hardly any loss is left."""
-    return "warning" if _has_left(run, MISTAKE_LEFT) or _falls_short_of_swapped(run) else "info"
+    return "warning" if _has_left(run, MISTAKE_LEFT) else "info"
 
 
 def severity_of_symptom(run: Run) -> str:

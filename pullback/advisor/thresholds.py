@@ -63,6 +63,7 @@ FIRST_STEPS = 10  # a tenth of the memory that Adam's second moments have at 0.9
 SHARE_OF_LIMIT = 0.25  # a rate at the limit itself trains badly, and few samples see less than all of the curvature
 LOWEST_FACTOR = 1e-3  # of one change: a step that was far too long leaves curvature behind that is not the start's
 RAISED = 10.0  # at most, by one change
+RAISED_LEAST = 2.0  # where curvature leaves no room for that, the rate is not what holds a run back; convention
 RAISED_FAR = 100.0  # of weights that barely moved
 HALF_WAY = 0.5  # of the loss of one answer for all, above which a rate can be called too low although training works
 HARDLY_BEGUN = 0.8  # of it, with which weights that went less than half of their size were held back; convention
@@ -79,6 +80,9 @@ WILD_ANYWAY = 1e4  # of the entropy of labels, of a loss of unknown form: sums o
 WILD_NATS = 5.0  # of an entropy above that: the right answer has a hundredth of the chance; healthy ones reach 4.7
 WILD_TIMES = 2.0  # and so many times that: sums over the tokens of a sample have more nats
 UNBALANCED = 1e4  # largest over smallest |K^(l)| / m_l; healthy runs of benchmarks/studies/pathologies have 2 to 450
+
+DEEP = 12  # layers with weights, from which on these alone do not do: of 16 He's start reached half of what
+# normalisation does; convention
 
 # Units.
 SATURATED = 0.5  # share of (unit, sample) pairs at the flat ends of the activation; convention
@@ -197,6 +201,8 @@ MANY_RATES = 20  # steps below which a schedule is not judged
 # Data.
 TARGET_SCALE = 10.0  # standard deviation, or mean, of targets
 IMBALANCED = 20.0  # most frequent class over the median of the others
+IMBALANCED_SILENT = 4.0  # the same of a model that answers that class for all measured samples; convention
+UNSAID = 8  # measured samples of other classes from which on that is no chance
 IMBALANCED_ALWAYS = 30.0  # where answering the class always is right in 97 of 100
 IN_ORDER = 0.2  # of the targets' spread between batches, beyond chance
 MANY_BATCHES = 5  # of which an order shows

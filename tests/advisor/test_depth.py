@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import pullback as pb
 from tests.advisor.runs import found, severities
 
@@ -130,3 +132,28 @@ def test_gradients_that_vanished_at_the_start_cost_the_steps_until_they_do_not()
     assert told("vanishing", "steady", "steady", left=0.98, update=1e-4, first=3e-6) == "warning"  # no rate's doing
     assert told("vanishing", "steady", "steady", first=1e-3) is None  # a thousandth is made up for soon
     assert told("vanishing", "steady", "steady", kind="BatchNorm1d") is None
+
+
+@pytest.mark.parametrize(("kind", "norm"), [("Linear", "layer"), ("Conv1d", "batch"), ("ConvTranspose2d", "batch")])
+def test_a_deep_chain_is_normalised(kind: str, norm: str) -> None:
+    """Of so many layers no start does; of pictures, layer norm leaves what all samples share."""
+    norms = {str(place): 0.5**place for place in range(14)}
+    line = (1, "flow", flow("vanishing", -2.0, **norms))
+    finding = found("vanishing-gradients", line, meta={"model": {"modules": {kind: 14, "SiLU": 13}}})
+    assert finding is not None
+    assert finding.change == pb.Change("normalisation", norm)
+    assert f"Add {norm} norm before each activation" in finding.action
+
+
+@pytest.mark.parametrize(("left", "severity"), [(0.4, "warning"), (0.2, "info")])
+def test_units_saturated_from_the_start_of_a_run_that_falls_short(left: float, severity: str) -> None:
+    full = {"saturated": {"a": 0.9}, "kind": {"a": "tanh"}}
+    constant = (0, "loss", {"loss": 1.0, "constant_loss": 2.0})
+    course = [2.0] * 10 + [2 * left] * 30
+    at_start = found("saturated-units", (1, "activations", full), constant, loss=course)
+    assert at_start is not None
+    assert at_start.severity == severity
+    calm = {"saturated": {"a": 0.1}, "kind": {"a": "tanh"}}
+    later = found("saturated-units", (1, "activations", calm), (2, "activations", full), constant, loss=course)
+    assert later is not None
+    assert later.severity == "info"

@@ -11,6 +11,7 @@ import pytest
 import pullback as pb
 from pullback.runs import Record, Run
 from tests.advisor.runs import LEARNS, STUCK, Line, a_run, found, losses
+from tests.advisor.threshold_rows import says_one
 
 FELL = {"loss": [2.3 * 0.9**k for k in range(60)]}
 NOT_FINITE = {"loss": math.nan, "gradients": [], "weights": [], "inputs": [], "targets": [], "outputs": []}
@@ -426,3 +427,16 @@ def test_gradients_long_before_the_first_that_is_measured_are_no_evidence(
     lines = [(step, "gradients", {"rms_gradient_norm": 1e4}) for step in measured]
     run = a_run(*lines, gradient_norm=[100.0 * k for k in range(1, 193)])
     assert ("gradients-not-zeroed" in names(run)) is summed
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [({}, True), ({"right": 0.1}, False), ({"level": 1.96}, False), ({"ratio": 3.0}, False), ({"others": 4.0}, False)],
+)
+def test_a_model_that_says_one_class_although_it_learns(known: dict[str, float], said: bool) -> None:
+    """Not where others are right as well, nothing is learnt, classes are near in number, or few others were seen."""
+    finding = next((f for f in pb.diagnose(says_one(**known)) if f.name == "class-imbalance"), None)
+    assert (finding is not None) is said
+    if finding is not None:
+        assert (finding.severity, finding.change) == ("warning", pb.Change("balance_classes"))
+        assert finding.summary.endswith("the others hardly count, and so it is here.")

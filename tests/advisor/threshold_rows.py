@@ -204,6 +204,25 @@ def decayed(taken: float, first: int = 1, *more: Line) -> Run:
     return a_run(CONSTANT, *steps, *more, meta={"optimizer": optimizer}, loss=[2.0] * 10)
 
 
+def has_room(sharpness: float) -> list[Line]:
+    """Short steps in a run that is stuck; the limit is at 20, a quarter of which is aimed at."""
+    curvature = [(40 * k, "sharpness", SGD | {"hessian": sharpness}) for k in range(2)]
+    return [*losses(2.0, 2.0, 2.0, 2.0, 2.0), (2, "updates", {"median": 5e-6}), *curvature]
+
+
+def layers_of(count: int) -> dict[str, float]:
+    return {str(place): 1.0 for place in range(count)}
+
+
+def says_one(ratio: float = 5.0, others: float = 8.0, right: float = 0.0, level: float = 1.5) -> Run:
+    """A class so many times as frequent as the other, and measured samples of which just those of it are right."""
+    counts = (1, "targets", {"counts": {"0": 100 * ratio, "1": 100.0}})
+    most = 1 - others / 2 / 10
+    answers = {"loss": 1.0, "accuracy": most + right, "constant_accuracy": most, "constant_loss": 2.0}
+    seen = [line for k in range(4) for line in ((k, "kernel", {"num_samples": 10}), (k, "loss", answers))]
+    return a_run(counts, *seen, loss=[2.0] * 4 + [level] * 40)
+
+
 def schedule(steps: int) -> Run:
     return a_run(learning_rate=[1.0] * (steps // 2) + [1e-6] * (steps - steps // 2), loss=[2.0] * 100)
 
@@ -308,6 +327,18 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "FAR_ABOVE": (Row(lambda v: begun(sharpness=v), 101.0, 99.0, HIGH),),
     "FALLS_BY": (Row(lambda v: falling(noise=v), 0.1, 0.115, LOW),),
     "RAISED": (Row(lambda v: flat(v), 0.1, 0.04, LOW, factor_is(10.0)),),
+    "IMBALANCED_SILENT": (Row(says_one, 4.01, 3.99, "class-imbalance", lambda f: f.severity == "warning"),),
+    "UNSAID": (Row(lambda v: says_one(others=v), 7.6, 7.4, "class-imbalance"),),
+    "RAISED_LEAST": (Row(has_room, 2.49, 2.51, LOW),),
+    "DEEP": (
+        Row(
+            lambda v: [(1, "flow", {"verdict": "vanishing", "slope": -2.0, "gradient_norm": layers_of(v)})],
+            12,
+            11,
+            "vanishing-gradients",
+            lambda f: f.change == pb.Change("normalisation", "layer") and "layer norm" in f.action,
+        ),
+    ),
     "RAISED_FAR": (Row(lambda v: flat(v), 0.004, 0.006, LOW, factor_is(100.0)),),
     "FIRST_STEPS": (Row(lambda v: stuck(30.0, v, "BatchNorm1d"), 10, 9, HIGH),),
     "SHARE_OF_LIMIT": (Row(stuck, 50.0, 51.0, HIGH, factor_is(0.1)),),

@@ -16,14 +16,18 @@ from pullback.advisor.severity import severity, severity_of_mistake
 from pullback.advisor.thresholds import (
     IMBALANCED,
     IMBALANCED_ALWAYS,
+    IMBALANCED_SILENT,
     IN_ORDER,
+    LEARNT_NOTHING,
     LEAST_WITHIN,
     MANY_BATCHES,
     MANY_LABELS,
     MANY_OUTPUTS,
     ORDER_ERRORS,
     TARGET_SCALE,
+    UNSAID,
 )
+from pullback.advisor.training_losses import training_losses
 from pullback.runs import Run
 from pullback.runs.rows import Rows
 
@@ -81,29 +85,50 @@ def _targets_beyond(run: Run) -> Iterator[Finding]:
 
 
 def class_imbalance(run: Run) -> Iterator[Finding]:
-    """One class many times as frequent as the others: answering it always is nearly right."""
+    """One class many times as frequent as the others: answering it always is nearly right.
+
+    Of a class that is less than that a model that has learnt something, and still answers it always, is a sign.
+    """
     counts = class_counts(run)
     whole = sum(counts.values())
     if len(counts) < 2 or whole < MANY_LABELS:
         return
     largest = max(counts, key=lambda label: counts[label])
     ratio = counts[largest] / median(count for label, count in counts.items() if label != largest)
-    if ratio > IMBALANCED:
+    silent = ratio > IMBALANCED_SILENT and _answers_it_always(run)
+    if ratio > IMBALANCED or silent:
         yield Finding(
             "class-imbalance",
-            "warning" if ratio > IMBALANCED_ALWAYS else severity(run),
+            "warning" if ratio > IMBALANCED_ALWAYS or silent else severity(run),
             None,
             span(rows(run, "targets")),
             {"times as frequent": ratio, "share of the class": counts[largest] / whole},
             f"a class more than {IMBALANCED:g} times as frequent as the median of the others; a warning from "
-            f"{IMBALANCED_ALWAYS:g}",
+            f"{IMBALANCED_ALWAYS:g} and, of a model that learns and answers it for all measured samples, from "
+            f"{IMBALANCED_SILENT:g}",
             "Menon et al. (2021), arXiv:2007.07314, logit adjustment; " + CONVENTION,
             "In the training loss, and nowhere else, add to each class's score the logarithm of its number of samples "
             "(cross_entropy(scores + counts.log(), y)), and judge by balanced accuracy",
             summary=f"Class {largest} makes up {percent(counts[largest] / whole)} of the samples: a model that always "
-            "says so looks good, and the others hardly count.",
+            f"says so looks good, and the others hardly count{', and so it is here' if silent else ''}.",
             change=Change("balance_classes"),
         )
+
+
+def _answers_it_always(run: Run) -> bool:
+    """Whether of the second half samples of the most frequent class were right and no others, though some is learnt."""
+    share = training_losses(run).share
+    if share is None or share > LEARNT_NOTHING:
+        return False
+    records = records_with(run, "loss", "accuracy", "constant_accuracy")
+    late = records[len(records) // 2 :]
+    right, most = late.numbers("accuracy"), late.numbers("constant_accuracy")
+    kernels = records_with(run, "kernel", "num_samples")
+    known = dict(zip(kernels.steps.tolist(), kernels.numbers("num_samples").tolist(), strict=True))
+    others = sum(
+        known.get(step, 0.0) * (1 - part) for step, part in zip(late.steps.tolist(), most.tolist(), strict=True)
+    )
+    return bool(np.allclose(right, most)) and others >= UNSAID - 0.5
 
 
 def data_not_shuffled(run: Run) -> Iterator[Finding]:

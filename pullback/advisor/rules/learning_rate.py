@@ -29,6 +29,7 @@ from pullback.advisor.thresholds import (
     MANY_STEPS_OF_FALL,
     RAISED,
     RAISED_FAR,
+    RAISED_LEAST,
     SHARE_OF_LIMIT,
     SMALL_UPDATE,
     STABLE_SHARE,
@@ -108,7 +109,9 @@ def too_low(run: Run) -> Iterator[Finding]:
         evidence |= {"sharpness": sharpest.sharpness, "limit": sharpest.limit}
         goal = 2 * SHARE_OF_LIMIT * sharpest.stable_rate
         action = f"Raise the {sharpest.which.rstrip(',')}, step by step, towards {goal:.3g}"
-        factor = min(factor, max(1.0, SHARE_OF_LIMIT * sharpest.limit / sharpest.sharpness))
+        factor = min(factor, SHARE_OF_LIMIT * sharpest.limit / sharpest.sharpness)
+    if factor < RAISED_LEAST:
+        return
     if pace.small:
         evidence["median |dw| / |w|"] = pace.small[-1].values["median"]
     if pace.updates:

@@ -13,7 +13,7 @@ from pullback.advisor.findings import Finding
 from pullback.advisor.model import BOUNDED, for_units
 from pullback.advisor.reading import CONVENTION, by_layer, largest, lasts, layers, records_with, rows, span, with_layers
 from pullback.advisor.rules.reach import outputs_cut_off
-from pullback.advisor.severity import severity
+from pullback.advisor.severity import falls_short, severity
 from pullback.advisor.thresholds import (
     COLLAPSED,
     DEAD,
@@ -174,10 +174,11 @@ def _share(
     if lasts(seen, records):
         names, last = _of_bounded(seen[-1:]) if metric == "saturated" else layers(seen[-1:], metric)
         layer = names[int(np.nanargmax(last[0]))]
-        action, change = for_units(run, name.partition("-")[0], seen.chosen[0] == records.chosen[0])
+        at_start = seen.chosen[0] == records.chosen[0]
+        action, change = for_units(run, name.partition("-")[0], at_start)
         yield Finding(
             name,
-            severity(run),
+            "warning" if metric == "saturated" and at_start and falls_short(run) else severity(run),
             layer,
             (0 if metric == "dead" and _were_off_at_start(run) else seen[0].step, seen[-1].step),
             {"share": float(np.nanmax(last)), "layers beyond": int((last > limit).sum())},
