@@ -74,8 +74,9 @@ def tells_apart(run: Run) -> bool | None:
 
 def _own_and_swapped(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Of the second half of the measurements the losses with samples' own outputs, and with those of others."""
-    records = records_with(run, "loss", "loss", "swapped_loss")
+    records = records_with(run, "loss", "loss")
     late = records[len(records) // 2 :]
+    late = late.where(np.isfinite(late.numbers("swapped_loss")))
     return late.numbers("loss"), late.numbers("swapped_loss")
 
 

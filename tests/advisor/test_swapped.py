@@ -53,6 +53,8 @@ def test_few_or_no_measurements_leave_the_fall_to_decide() -> None:
     assert tells_apart(swapped(0.3, 0.3, course=FALLS, count=4)) is None
     assert learns(swapped(0.3, 0.3, course=FALLS, count=4))
     assert tells_apart(a_run(least=None, loss=FALLS)) is None
+    later = [(step, "loss", {"loss": 0.3}) for step in range(97, 120)]  # of no loss near 0 is another one told
+    assert tells_apart(swapped(0.3, 0.3, *later, course=FALLS)) is None
 
 
 @pytest.mark.parametrize(("others", "said"), [(0.9, []), (0.3, ["not-learning"])])
