@@ -18,7 +18,7 @@ from pullback._results import Shown
 from pullback.functional.batch import Batch, copied, tensors
 from pullback.functional.stand_in import stand_in
 from pullback.functional.unwrap import refuse_sharded, unwrap
-from pullback.functional.walk import every_parameter_of, types_of
+from pullback.functional.walk import every_parameter_of
 
 PLAIN = {Tensor, nn.Parameter, type(None)}  # types of tensors that are there
 ROOT_LAYER = "(model)"  # the layer name of parameters that belong to the outermost module itself
@@ -145,7 +145,8 @@ def check_is_module(model: Any, where: str) -> None:
 def check_module(model: Any, where: str) -> None:
     """Refuse what is no module, and one whose lazy layers have no parameters yet."""
     check_is_module(model, where)
-    if types_of(model) <= PLAIN:  # which takes a tenth of torch's walks
+    held = [own for part in model.modules() for own in (part._parameters, part._buffers)]
+    if {type(tensor) for own in held for tensor in own.values()} <= PLAIN:  # a fifth of what a walk by names takes
         return
     tensors = chain(model.named_parameters(), model.named_buffers())
     if (unmade := next((name for name, tensor in tensors if is_lazy(tensor)), None)) is not None:
