@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pullback.advisor.change import Change
 from pullback.advisor.reading import layers, once_a_run, rows
+from pullback.advisor.severity import learns
 from pullback.advisor.thresholds import DEEP
 from pullback.runs import Run
 
@@ -93,7 +94,7 @@ def for_depth(run: Run, verdict: str) -> tuple[str, Change]:
         return "Add skip connections around every few layers, or make the network less deep", Change("residual")
     if is_recurrent(run):
         return "Use a GRU or an LSTM, start recurrent weights orthogonal, or the others by Xavier", _start(known)
-    if _num_layers(run) >= DEEP:
+    if _num_layers(run) >= DEEP and not learns(run):  # of one that learns a better start is enough, and safer
         norm = "batch" if any("conv" in kind for kind in known) else "layer"
         return (
             f"Add {norm} norm before each activation, or skip connections around every few layers: over so many layers "

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import pullback as pb
-from tests.advisor.runs import found, severities
+from tests.advisor.runs import LEARNS, found, severities
 
 
 def flow(verdict: str, slope: float, **norms: float) -> dict[str, Any]:
@@ -143,6 +143,9 @@ def test_a_deep_chain_is_normalised(kind: str, norm: str) -> None:
     assert finding is not None
     assert finding.change == pb.Change("normalisation", norm)
     assert f"Add {norm} norm before each activation" in finding.action
+    learning = found("vanishing-gradients", line, *LEARNS, meta={"model": {"modules": {kind: 14, "SiLU": 13}}})
+    assert learning is not None
+    assert learning.change == pb.Change("initialisation", "he")
 
 
 @pytest.mark.parametrize(("left", "severity"), [(0.4, "warning"), (0.2, "info")])
