@@ -173,6 +173,7 @@ LOSES = 5.0  # times what the accuracy changes from look to look
 COMMON = 0.5  # share of the most frequent class, up to which a held-out accuracy says something; convention
 MANY_LOOKS = 6  # at it, below which no fall is told from chance
 TEST_LOSS_RISE = 1.5  # times its own minimum, while the training loss fell; convention
+WORSE_THAN_ONE_ANSWER = 1.1  # times the loss of one answer for all, of a held-out loss that was below; convention
 TEST_LOSS_SHARE = 0.2  # where its smallest value is not known: of what the training loss fell; convention
 
 # The loop. Each is a convention, between what mistakes give and what healthy runs of this repository's suite do.

@@ -8,7 +8,7 @@ import pytest
 
 import pullback as pb
 from tests.advisor.runs import LEARNS, STUCK, Line, found, losses, severities
-from tests.advisor.threshold_rows import numbers_by_heart
+from tests.advisor.threshold_rows import numbers_by_heart, surer_of_mistakes
 
 STANDING = losses(2.3, 2.3, 2.31, 2.3, 2.3, 2.29, 2.3, 2.3)
 
@@ -128,3 +128,16 @@ def test_numbers_known_by_heart_are_told_by_a_smaller_rise() -> None:
 
     assert told(0.7) == ["warning"]
     assert told(0.45) == told(0.7, left=0.2) == told(0.7, looks=5) == []
+
+
+def test_a_held_out_loss_above_that_of_one_answer_is_a_harm() -> None:
+    """No network at all would do better by it; not after few looks, nor where it never was better than that."""
+
+    def told(last: float, **what: Any) -> list[str]:
+        return [f.severity for f in pb.diagnose(surer_of_mistakes(last, **what)) if f.name == "memorisation"]
+
+    assert told(3.0) == ["warning"]
+    assert told(1.9) == told(3.0, looks=5) == told(4.0, best=2.5) == ["info"]
+    finding = next(f for f in pb.diagnose(surer_of_mistakes(3.0)) if f.name == "memorisation")
+    assert finding.evidence["loss of one answer for all"] == 2.0
+    assert finding.change == pb.Change("early_stopping")

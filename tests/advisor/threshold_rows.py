@@ -129,6 +129,13 @@ def numbers_by_heart(last: float, left: float = 0.01, looks: int = 8) -> Run:
     return a_run(form, (100, "loss", {"loss": left, "form": "squared"}), *held_out, loss=[1.0] * 10 + [left] * 91)
 
 
+def surer_of_mistakes(last: float, looks: int = 8, best: float = 1.0) -> Run:
+    """Classes known by heart, beside a held-out loss that rises to this from ``best``; one answer for all has 2."""
+    form = (0, "loss", {"constant_loss": 2.0, "loss": 2.0, "form": "cross-entropy"})
+    held_out = [(10 * k, "test", {"loss": best if k == 1 else last, "accuracy": 0.6}) for k in range(1, looks + 1)]
+    return a_run(form, (100, "loss", {"loss": 0.01, "form": "cross-entropy"}), *held_out, loss=[2.0] * 10 + [0.01] * 91)
+
+
 def probabilities(measurements: int) -> Run:
     seen = [(k, "loss", {"outputs": "probabilities", "form": "binary"}) for k in range(measurements)]
     return a_run(CONSTANT, *seen, loss=[2.0] * 5 + [1.0] * 5)
@@ -370,6 +377,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LEAPS": (Row(lambda v: scaled(4, v), 4.01, 3.99, "dead-units", is_info),),
     "LOST": (Row(lost, 3.4e-4, 3.5e-4, "vanishing-gradients"),),
     "SURVIVES": (Row(survives, 0.0099, 0.0101, "vanishing-gradients"),),
+    "WORSE_THAN_ONE_ANSWER": (Row(surer_of_mistakes, 2.201, 2.199, "memorisation", is_warning),),
     "LOST_ACCURACY": (Row(unlearnt, 0.101, 0.099, "memorisation"),),
     "ENOUGH_LOOKS": (Row(lambda v: unlearnt(looks=v), 12, 11, "memorisation"),),
     "LOSES": (Row(lambda v: unlearnt(0.2, 16, v), 0.039, 0.041, "memorisation"),),

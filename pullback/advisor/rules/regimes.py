@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -38,6 +39,7 @@ from pullback.advisor.thresholds import (
     RATE_DECAY,
     TEST_LOSS_RISE,
     TEST_LOSS_SHARE,
+    WORSE_THAN_ONE_ANSWER,
 )
 from pullback.advisor.training_losses import training_losses
 from pullback.runs import Record, Run
@@ -108,7 +110,8 @@ def memorisation(run: Run) -> Iterator[Finding]:
     """Training samples known by heart that do not carry over to held-out ones.
 
     A gap is no harm by itself: hard tasks and small data leave one in the best of runs. A warning is a held-out measure
-    that was better before; where that was looked at too seldom to tell, the gap.
+    that was better before, or a held-out loss by which no network would be better; where that was looked at too seldom
+    to tell, the gap.
     """
     held_out = sorted((r for probe in HELD_OUT for r in rows(run, probe) if _test(r)), key=lambda r: (r.step, r.time))
     train = records_with(run, "loss", "loss")
@@ -128,7 +131,10 @@ def memorisation(run: Run) -> Iterator[Finding]:
     if fall > ACCURACY_FALL:
         evidence |= {"fall of the test accuracy": fall}
     of_numbers = "last test loss" in evidence and bool(OF_NUMBERS & {*train.cells("form")})
-    harms = of_numbers or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
+    worse = rose and _is_worse_than_one_answer(run, losses, least)
+    if worse:
+        evidence |= {"loss of one answer for all": training_losses(run).constant or math.nan}
+    harms = of_numbers or worse or (fall > ACCURACY_FALL if many else "training accuracy" in evidence)
     yield Finding(
         "memorisation",
         "warning" if harms else "info",
@@ -138,8 +144,9 @@ def memorisation(run: Run) -> Iterator[Finding]:
         f"training accuracy of {KNOWN_BY_HEART:.0%} and {GENERALISATION_GAP:.0%} less on the test set, a test "
         f"loss {_above(least)} while the training loss fell, or a test accuracy that fell by more than "
         f"{LOST_ACCURACY:g} and {LOSES:g} times its changes in {ENOUGH_LOOKS} looks or more; a warning if the test "
-        f"accuracy fell by more than {ACCURACY_FALL:g} from its best quarter or, looked at less than {MANY_LOOKS} "
-        "times, of the gap, and of an error of numbers",
+        f"accuracy fell by more than {ACCURACY_FALL:g} from its best quarter, if the test loss ends above "
+        f"{WORSE_THAN_ONE_ANSWER:g} times that of one answer for all, or, looked at less than {MANY_LOOKS} times, of "
+        "the gap, and of an error of numbers",
         "Zhang et al. (2017), arXiv:1611.03530; " + CONVENTION,
         "Stop earlier, regularise (weight decay, dropout, augmentation), use more data, and check the labels",
         summary="The training samples are learnt by heart; what is learnt no longer helps on others.",
@@ -192,6 +199,15 @@ def _falls(run: Run) -> bool:
     losses = training_losses(run)
     half = len(losses) // 2
     return half >= FEW_STEPS and median(losses.finite[half:].tolist()) < median(losses.finite[:half].tolist())
+
+
+def _is_worse_than_one_answer(run: Run, held_out: Sequence[float], least: float | None) -> bool:
+    """Whether a network that learns has made of a held-out loss below that of one answer for all one that is above."""
+    constant = training_losses(run).constant
+    if constant is None or least is None or len(held_out) < MANY_LOOKS or not learns(run):
+        return False
+    height, best, last = constant - least, min(held_out) - least, median(held_out[-3:]) - least
+    return best < height and last > WORSE_THAN_ONE_ANSWER * height
 
 
 def _fits(run: Run) -> bool:
