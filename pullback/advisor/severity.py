@@ -61,7 +61,8 @@ def tells_apart(run: Run) -> bool | None:
     """Whether samples do better with their own outputs than with those of others; None where that is not known.
 
     A loss may fall to that of one answer for all in a single step, or to all that can be learnt. What tells these apart
-    whatever the loss is: of one answer for all it does not matter whose it is.
+    whatever the loss is: of one answer for all it does not matter whose it is. Not known is it, too, of gains that are
+    large and scatter as widely, as those of a network do that begins to learn late.
     """
     own, swapped = _own_and_swapped(run)
     if len(own) < FEW_RATIOS:
@@ -69,7 +70,9 @@ def tells_apart(run: Run) -> bool | None:
     gain = swapped - own
     error = float(np.std(gain, ddof=1)) / len(gain) ** 0.5
     fall = abs(float(training_losses(run).finite[:1].sum()) - float(own.mean()))
-    return bool(gain.mean() > max(LEVEL_STDERRS * error, (1 - LEARNT_NOTHING) * fall))
+    if gain.mean() <= (1 - LEARNT_NOTHING) * fall:
+        return False
+    return True if gain.mean() > LEVEL_STDERRS * error else None
 
 
 def _own_and_swapped(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -57,6 +57,16 @@ def test_few_or_no_measurements_leave_the_fall_to_decide() -> None:
     assert tells_apart(swapped(0.3, 0.3, *later, course=FALLS)) is None
 
 
+def test_gains_that_scatter_as_widely_as_they_are_large_leave_the_fall_to_decide() -> None:
+    """A network that begins to learn late has gains of nothing, nothing, and much."""
+    gains = (0.0, 0.0, 0.0, 0.0, -0.01, -0.04, 0.03, 0.2, 0.8)
+    late = [(12 * k, "loss", {"loss": 1.0, "swapped_loss": 1.0 + gain}) for k, gain in enumerate(gains, 1)]
+    for course, works in ((FALLS, True), ([1.0] * 100, False)):
+        run = a_run(*late, least=None, loss=course)
+        assert tells_apart(run) is None
+        assert learns(run) is works
+
+
 @pytest.mark.parametrize(("others", "said"), [(0.9, []), (0.3, ["not-learning"])])
 def test_a_loss_that_stands_after_one_step(others: float, said: list[str]) -> None:
     findings = pb.diagnose(swapped(0.3, others, course=AT_ONCE))
