@@ -102,6 +102,10 @@ def test_what_one_answer_reaches_is_of_the_targets_of_all_batches() -> None:
         (2, "kernel", {"num_samples": 5}),
     ]
     assert constant_loss(a_run(*older, *counts)) == pytest.approx((4 * 0.2 + 5 * 1.2) / 7)
+    older.append((3, "loss", {"form": "squared", "constant_loss": 0.4}))
+    for apart, expected in ((3.0, 6.0), (0.1, (4 * 0.2 + 5 * 1.2 + 0.4) / 7)):  # -a, 0, a have the variance 2/3 a^2
+        means: list[Line] = [(k, "targets", {"mean": apart * (k - 2)}) for k in (1, 2, 3)]
+        assert constant_loss(a_run(*older, *counts[1:], *means)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -121,3 +125,12 @@ def test_the_recorded_scale_is_that_of_the_loss(outputs: int, tmp_path: Path) ->
             monitor.step(torch.randn(20, 4, generator=generator), target, loss=loss)
     expected = float(y.double().var(0, correction=0).mean())
     assert constant_loss(pb.load_run(tmp_path / "run")) == pytest.approx(expected, rel=1e-6)
+
+
+def test_by_how_much_the_curvature_is_over_its_limit() -> None:
+    sharp = {"optimizer": "SGD", "learning_rate": 0.1, "limit": 20.0, "hessian": 140.0, "hessian_residual": 0.0}
+    finding = found(HIGH, (1, "sharpness", sharp | {"smallest_residual": 0.0}), loss=[2.0])
+    assert finding is not None
+    assert finding.evidence == {"curvature over its limit": pytest.approx(140 / 20)}
+    assert finding.change is not None
+    assert finding.change.value == pytest.approx(0.25 * 20 / 140)

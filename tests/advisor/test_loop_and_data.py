@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import f_oneway
 
 import pullback as pb
 from pullback.runs import Record, Run
@@ -440,3 +441,15 @@ def test_a_model_that_says_one_class_although_it_learns(known: dict[str, float],
     if finding is not None:
         assert (finding.severity, finding.change) == ("warning", pb.Change("balance_classes"))
         assert finding.summary.endswith("the others hardly count, and so it is here.")
+
+
+def test_standard_errors_of_an_order_of_numbers() -> None:
+    """By the F of an analysis of variance: of a chi-squared number of d degrees the errors are (F - 1) sqrt(d / 2)."""
+    draws = np.random.default_rng(0).standard_normal((8, 30)) + np.arange(8)[:, None]
+    sums = draws.sum(1)
+    values = {"sums": [sums.sum()], "square_sums": [(draws**2).sum()], "squared_sums": [(sums**2 / 30).sum()]}
+    line = (8, "all_targets", {"batches": 8, "num_samples": 240} | values)
+    finding = found("data-not-shuffled", line, (1, "targets", {"mean": 0.0}), loss=[1.0] * 8)
+    assert finding is not None
+    F = f_oneway(*draws).statistic
+    assert finding.evidence["beyond chance by standard errors"] == pytest.approx((F - 1) * math.sqrt(7 / 2))

@@ -223,6 +223,14 @@ def test_rates_that_are_tried_end_at_the_fastest() -> None:
     assert found.steps.tolist() == [1.0, 1.0]
 
 
+def test_a_batch_that_needs_just_twice_the_updates_saturates() -> None:
+    """At h = 1, lr = 1/2 the mean excess loss after k updates is 4^-k / 2 + (1 - 4^-k) C / 6 S."""
+    found = dynamics.batch_size_curve(Quadratic([1.0]), [1.0], 0.1, [1], noise_covariance=6 * 0.096, lrs=[0.5])
+    losses = [4.0**-k / 2 + (1 - 4.0**-k) * 0.096 for k in range(6)]
+    assert next(k for k, loss in enumerate(losses) if loss < 0.1) == 4
+    assert (found.least, found.steps.tolist(), found.saturation) == (2.0, [4.0], 1.0)
+
+
 def test_growth_begins_at_the_norm_of_the_start() -> None:
     found = dynamics.scale_invariant_growth(0.1, 1.0, 3, norm=2.0)
     assert (float(found.law[0]), float(found.squared_norm[0])) == (4.0, 4.0)

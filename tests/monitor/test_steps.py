@@ -97,6 +97,7 @@ def test_gradient_norms_cost_a_hundredth_of_the_multiplications(tmp_path: Path) 
     assert found[:AT_START].tolist() == list(range(1, AT_START + 1))
     later = found[AT_START - 1 :]
     assert np.diff(later).tolist() == [min(apart, max(1, step // DENSE)) for step in later[:-1]]
+    assert later[-1] * (1 + 1 / DENSE) > 300 - 1  # the next one would have come after the last step
     assert len(later) <= DENSE * math.log(300 / AT_START) + DENSE
     for how in (True, False):
         model, x, y = network()

@@ -77,9 +77,8 @@ def trusted(problem: Problem, system: System, lr: Tensor, d: Tensor, trust: Trus
     for tries in range(1, trust["tries"] + 1):  # reported
         direction = system.solve(factor * d, g)
         if direction.negative is not None and not direction.usable:
-            raised = factor + MARGIN * abs(direction.negative) / lowest
-            action = f"damped: raised to {raised * highest:.3g}, as the smallest curvature was {direction.negative:.3g}"
-            factor = max(trust["grow"] * factor, raised)
+            factor = max(trust["grow"] * factor, factor + MARGIN * abs(direction.negative) / lowest)
+            action = f"damped: raised to {factor * highest:.3g}, as the smallest curvature was {direction.negative:.3g}"
             continue
         p = -lr * direction.x
         bent = system.product(p)
