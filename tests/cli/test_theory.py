@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -260,3 +261,16 @@ def test_training_lines_are_those_of_the_limit() -> None:
         assert list(line.at) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
         pairs = zip(line.theory, line.found, line.stderr, strict=True)
         assert all(abs(known - found) < 4 * error for known, found, error in pairs), line.name
+
+
+def test_shares_of_a_spectrum_are_told_in_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of eight values are zero, and one is far below the others."""
+    from pullback.cli.theory.shared import distribution
+
+    at = np.array([0.5, 1.0])
+    density = SimpleNamespace(zero=0.25, top=0.125, squares=at, density=at)
+    monkeypatch.setattr("pullback.theory.jacobian_density", lambda *_: density)
+    spec: Any = SimpleNamespace(theory=lambda: None, depth=1, weights="gaussian")
+    note = distribution(spec, [0.0, 0.0, 1e-12, 1.0, 1.0, 1.0, 1.0, 1.0])[3]
+    assert note.startswith("Of the networks' values 25.0 percent are zero and 12.5 left of the bars; ")
+    assert note.endswith("theory has 25.0 percent there and 12.5 at its largest value.")
