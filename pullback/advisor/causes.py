@@ -95,7 +95,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # a finding -> those it can follow from
         "ordered-initialisation", "vanishing-gradients", "dead-units", "saturated-units", "learning-rate-too-high",
         "divergence",
     ),
-    "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", *_SCALE),
+    "learning-rate-too-high": ("gradients-not-zeroed", "weight-decay-too-high", "data-not-shuffled", *_SCALE),
     "divergence": (*_WRECKS, *_SCALE, "data-not-shuffled"),
     "non-finite-gradients": (
         "non-finite-data", "gradients-not-zeroed", *_SCALE, "learning-rate-too-high", "divergence",

@@ -21,6 +21,7 @@ from pullback.advisor.thresholds import (
     DIVERGING,
     DIVERGING_CHANGES,
     FEW_SETTLED,
+    FIRST_STEPS,
     LEARNS_CHANGES,
     LEARNS_LOSS,
     MANY_LOSSES,
@@ -90,6 +91,14 @@ class Losses:
         if not len(running) or self.least is None or self.start <= self.least:
             return 0.0
         return (float(running.max()) - self.least) / (self.start - self.least)
+
+    @cached_property
+    def rise(self) -> float:
+        """Median of the first tenth, behind the first loss, in units of the start; 0 where that is not known."""
+        early = self.finite[1 : max(FIRST_STEPS, len(self.finite) // 10)]
+        if self.constant is None or self.least is None or self.start <= self.least or not len(early):
+            return 0.0
+        return (float(np.median(early)) - self.least) / (self.start - self.least)
 
     @property
     def leapt_at(self) -> int | None:

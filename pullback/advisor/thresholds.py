@@ -26,6 +26,7 @@ FEW_RATIOS = 3  # measurements, below which nothing is compared
 LEVEL_STDERRS = 2.0  # by which the level has to be above what counts as learning
 
 # Learning rate and loss.
+ROSE = 1.2  # the same, of the first tenth of a run that falls short; at most 1.10 in 187 well or slow ones of remedies
 DIVERGING = 2.0  # times the first measured loss: random weights do better than the trained ones
 DIVERGING_CHANGES = 5.0  # where its smallest value is not known: times its changes and its early range; noise about a
 # level does so in 1 of 100 runs of five measurements, 1 of 10,000 of twenty, a loss that grows evenly does not

@@ -115,6 +115,11 @@ def rising(rises: int) -> Run:
     return a_run(CONSTANT, *measured, gradient_norm=norms, loss=[2.0] * 4 + [20.0] * 36)
 
 
+def rises_at_first(times: float) -> Run:
+    """A loss that begins at that of one answer, stands higher for a tenth of the steps, and falls to half of it."""
+    return a_run(CONSTANT, loss=[2.0] + [2.0 * times] * 20 + [1.0] * 179)
+
+
 def standing(fall: float) -> Run:
     """36 norms that grow twelve times, and fall by this share of themselves at every step from then on."""
     norms = [0.1 * 1.5 ** min(k, 12) * (1 - fall) ** max(0, k - 12) for k in range(36)]
@@ -378,6 +383,7 @@ FURTHER: dict[str, tuple[Row, ...]] = {
     "LOST": (Row(lost, 3.4e-4, 3.5e-4, "vanishing-gradients"),),
     "SURVIVES": (Row(survives, 0.0099, 0.0101, "vanishing-gradients"),),
     "WORSE_THAN_ONE_ANSWER": (Row(surer_of_mistakes, 2.201, 2.199, "memorisation", is_warning),),
+    "ROSE": (Row(rises_at_first, 1.201, 1.199, HIGH, is_warning),),
     "LOST_ACCURACY": (Row(unlearnt, 0.101, 0.099, "memorisation"),),
     "ENOUGH_LOOKS": (Row(lambda v: unlearnt(looks=v), 12, 11, "memorisation"),),
     "LOSES": (Row(lambda v: unlearnt(0.2, 16, v), 0.039, 0.041, "memorisation"),),

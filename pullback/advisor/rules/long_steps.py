@@ -28,6 +28,7 @@ from pullback.advisor.thresholds import (
     MANY_SHARPNESS,
     MODEST_UPDATE,
     REPLACES,
+    ROSE,
     SHARE_OF_LIMIT,
     WILD_UPDATE,
 )
@@ -39,8 +40,9 @@ WHERE_TOO_HIGH = (
     "largest curvature above the optimiser's limit of stability in half of the measurements, or in the first of a "
     f"run that does not learn; of such a run also relative updates above {LARGE_UPDATE:g}; of one that falls short "
     f"first updates above {WILD_UPDATE:g}, updates above {LARGE_UPDATE:g} in half of the measurements, a loss that "
-    f"leapt to {DIVERGING:g} times its start, or more than {DEAD:g} of every layer's units dead that were not at the "
-    f"start; of one that learns nothing a single update above {FIRST_UPDATE:g}"
+    f"leapt to {DIVERGING:g} times its start or, as the median of the first tenth of the steps, stood at {ROSE:g} "
+    f"times it (and at that of one answer for all), or more than {DEAD:g} of every layer's units dead that were not at "
+    f"the start; of one that learns nothing a single update above {FIRST_UPDATE:g}"
 )
 
 
@@ -154,12 +156,18 @@ def _updates(run: Run) -> Iterator[Sign]:
 
 
 def _leap(run: Run) -> Iterator[Sign]:
-    """The loss leapt, and came back."""
+    """The loss leapt, or stood higher for the first tenth of the steps, and came back."""
     losses = training_losses(run)
-    if losses.leapt_at is not None and not losses.grew and not not_finite(run):
+    if losses.grew or not_finite(run):
+        return
+    if losses.leapt_at is not None:
         words = f"{SO_LONG}the loss leapt to {multiple(losses.peak)} times its start"
         steps = max(1, losses.leapt_at - 3), losses.leapt_at
         yield Sign(steps, {"highest loss, in first ones": losses.peak}, 0.1, words)
+    elif losses.rise > ROSE:
+        words = f"{SO_LONG}the loss first rose to {multiple(losses.rise)} times its start"
+        evidence = {"loss of the first tenth of the steps, in first ones": losses.rise}
+        yield Sign((1, int(losses.steps[len(losses) // 10])), evidence, 0.3, words)
 
 
 def _killed(run: Run) -> Iterator[Sign]:
