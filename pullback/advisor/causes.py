@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pullback.advisor.findings import SEVERITIES, Finding
-from pullback.advisor.thresholds import FIRST_MEASUREMENT
+from pullback.advisor.thresholds import FIRST_MEASUREMENT, TAKES_ALL
+
+OF_WEIGHTS = "share of the weights that decay takes a step"  # evidence of decay that the settings alone tell
 
 # By mechanism, the nearest to the loop and the data first: of two causes of equal severity the first stands first.
 ORDER = (
@@ -197,7 +199,10 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return True
     if (cause.name, effect.name) == ("vanishing-gradients", "dead-units"):  # samples look alike from the start:
         return cause.steps[0] < min(FIRST_MEASUREMENT, effect.steps[0])  # half of the units are off for all of them
-    if effect.name == "weight-decay-too-high" and cause.name in _WRECKS:  # which decay that is most of steps makes too
+    decays = (
+        effect.name == "weight-decay-too-high"
+    )  # that is most of steps makes wrecks, and a large one needs no cause
+    if decays and (cause.name in _WRECKS or effect.evidence.get(OF_WEIGHTS, 0.0) >= TAKES_ALL):
         return cause.steps[0] < effect.steps[0]
     if effect.name in FROM_START:  # what the loop's settings say, step 0, follows from nothing that was measured later
         return cause.steps[0] <= min(FIRST_MEASUREMENT, effect.steps[0])

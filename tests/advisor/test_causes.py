@@ -182,18 +182,22 @@ def test_a_finding_that_stays_a_cause_keeps_all_it_says() -> None:
 
 
 def test_a_small_decay_is_no_cause_where_no_gradient_comes_through() -> None:
-    """It is all there is of a step then; a decay that is too high has its gradients at the start."""
-    optimizer = {"class": "AdamW", "learning_rate": 0.05, "weight_decay": 0.1}
+    """It is all there is of a step then; a decay that is too high has its gradients at the start, or needs no cause."""
     steps = [(k, "updates", {"shrink": 0.9, "norm": 1.0, "median": 0.005}) for k in (2, 4, 8, 16)]
     stuck = (1, "loss", {"loss": 2.0, "constant_loss": 2.0})
 
-    def told(first: int) -> list[tuple[str, tuple[str, ...]]]:
+    def told(first: int, decay: float = 0.1) -> list[tuple[str, tuple[str, ...]]]:
+        optimizer = {"class": "AdamW", "learning_rate": 0.05, "weight_decay": decay}
         flow = [(k, "flow", {"verdict": "vanishing", "slope": -3.0}) for k in (1, 2, 4, 8, 16) if k >= first]
+        flow = [(step, probe, values | {"gradient_norm": {"a": 1e-9, "b": 1.0}}) for step, probe, values in flow]
         run = a_run(stuck, *steps, *flow, (30, "kernel", {}), meta={"optimizer": optimizer}, loss=[2.0] * 30)
         return [(f.name, f.because[:1]) for f in pb.diagnose(run)][:2]
 
     assert told(1) == [("vanishing-gradients", ()), ("weight-decay-too-high", ("vanishing-gradients",))]
-    assert told(8) == [("weight-decay-too-high", ()), ("vanishing-gradients", ("weight-decay-too-high",))]
+    decayed = [("weight-decay-too-high", ()), ("vanishing-gradients", ("weight-decay-too-high",))]
+    assert (
+        told(8) == told(1, decay=0.21) == decayed
+    )  # which takes a hundredth of the weights a step: the settings say it
 
 
 def test_what_is_ignored_is_gone_and_what_followed_from_it_stands_for_itself() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pullback.advisor.causes import OF_WEIGHTS
 from pullback.advisor.change import Change
 from pullback.advisor.findings import Finding
 from pullback.advisor.reading import CONVENTION, lasts, number, records_with
@@ -49,7 +50,7 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
     begin = records[0].step if fades else most[0].step
     if most and most[0].step == records[0].step:  # as early as it can be seen
         begin = min(FIRST_MEASUREMENT, begin)
-    left = training_losses(run).share
+    left, taken = training_losses(run).share, _taken(run, decay)
     yield Finding(
         "weight-decay-too-high",
         "warning" if left is not None and left > DECAY_HARMS else severity(run),
@@ -60,7 +61,8 @@ def weight_decay_too_high(run: Run) -> Iterator[Finding]:
             "cosine of steps with minus the weights": cosine,
             "weight decay": decay,
         }
-        | {"first norm of the weights": first, "last norm": last},
+        | {"first norm of the weights": first, "last norm": last}
+        | ({} if taken is None else {OF_WEIGHTS: taken}),
         f"decay alone above {DECAY_SHARE:g} of a step's length in half of the measurements, or weights that fell to "
         f"{DECAY_NORM:g} of their norm in steps whose cosine with minus the weights is above {DECAY_COSINE:g}",
         "definition of weight decay; " + CONVENTION,
@@ -79,8 +81,14 @@ def _takes_all(run: Run, records: Rows, decay: float) -> bool:
     if optimizer.get("class") in WITHIN_GRADIENTS:
         taken = records[0].values["shrink"] * records[0].values["median"]
         return bool(_decay_shares(run, records, decay)[0] > DECAY_SHARE and taken >= TAKES_ALL)
-    rate = number(optimizer.get("learning_rate"))
-    return optimizer.get("class") in ("SGD", "AdamW") and rate * decay >= TAKES_ALL
+    taken = _taken(run, decay)
+    return taken is not None and taken >= TAKES_ALL
+
+
+def _taken(run: Run, decay: float) -> float | None:
+    """The share of the weights that decay takes at every step, where that is the rate times the decay."""
+    optimizer = as_dict(run.meta.get("optimizer"))
+    return number(optimizer.get("learning_rate")) * decay if optimizer.get("class") in ("SGD", "AdamW") else None
 
 
 def _decay_shares(run: Run, records: Rows, decay: float) -> np.ndarray:
