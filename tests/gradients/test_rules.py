@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 small = st.integers(1, 4)
 
 
-def compare(model: nn.Module, x: Tensor, *, expect: str) -> None:
+def assert_rows_agree(model: nn.Module, x: Tensor, *, expect: str) -> None:
     """Kernel and loop on a quadratic loss of all outputs, in every form, through the rule named ``expect``."""
     model = model.double().eval()
     x = x.double() if x.is_floating_point() else x
@@ -47,7 +47,7 @@ def compare(model: nn.Module, x: Tensor, *, expect: str) -> None:
 
 @given(st.integers(1, 6), st.lists(small, max_size=2), small, small, st.booleans())
 def test_linear(n: int, positions: list[int], d: int, p: int, bias: bool) -> None:
-    compare(nn.Linear(d, p, bias=bias), torch.randn(n, *positions, d), expect="linear")
+    assert_rows_agree(nn.Linear(d, p, bias=bias), torch.randn(n, *positions, d), expect="linear")
 
 
 @st.composite
@@ -78,24 +78,24 @@ def convolutions(draw: st.DrawFn, space: int) -> tuple[nn.Module, Tensor]:
 
 @given(convolutions(1))
 def test_conv1d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv1d")
+    assert_rows_agree(*drawn, expect="conv1d")
 
 
 @given(convolutions(2))
 def test_conv2d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv2d")
+    assert_rows_agree(*drawn, expect="conv2d")
 
 
 @given(convolutions(3))
 def test_conv3d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv3d")
+    assert_rows_agree(*drawn, expect="conv3d")
 
 
 @given(st.integers(1, 6), st.lists(st.integers(1, 4), min_size=1, max_size=2), small, small, st.booleans())
 def test_embedding(n: int, positions: list[int], vocabulary: int, p: int, padded: bool) -> None:
     table = nn.Embedding(vocabulary, p, padding_idx=-1 if padded else None)
     model = nn.Sequential(table, nn.Tanh(), nn.Linear(p, 2))
-    compare(model, torch.randint(vocabulary, (n, *positions)), expect="embedding")
+    assert_rows_agree(model, torch.randint(vocabulary, (n, *positions)), expect="embedding")
 
 
 def test_embedding_where_one_token_is_in_every_sample() -> None:
@@ -103,7 +103,7 @@ def test_embedding_where_one_token_is_in_every_sample() -> None:
     x = torch.randint(40, (30, 6))
     x[:, 0] = 3
     x[5:, 1] = 3
-    compare(nn.Sequential(nn.Embedding(40, 5), nn.Tanh(), nn.Linear(5, 2)), x, expect="embedding")
+    assert_rows_agree(nn.Sequential(nn.Embedding(40, 5), nn.Tanh(), nn.Linear(5, 2)), x, expect="embedding")
 
 
 @given(
@@ -113,12 +113,12 @@ def test_embedding_where_one_token_is_in_every_sample() -> None:
     st.booleans(),
 )
 def test_layer_norm(n: int, positions: list[int], shape: list[int], bias: bool) -> None:
-    compare(nn.LayerNorm(shape, bias=bias), torch.randn(n, *positions, *shape), expect="layer_norm")
+    assert_rows_agree(nn.LayerNorm(shape, bias=bias), torch.randn(n, *positions, *shape), expect="layer_norm")
 
 
 @given(st.integers(1, 5), st.lists(small, max_size=2), st.integers(2, 5), st.sampled_from([None, 1e-3]))
 def test_rms_norm(n: int, positions: list[int], d: int, eps: float | None) -> None:
-    compare(nn.RMSNorm(d, eps=eps), torch.randn(n, *positions, d), expect="rms_norm")
+    assert_rows_agree(nn.RMSNorm(d, eps=eps), torch.randn(n, *positions, d), expect="rms_norm")
 
 
 @given(
@@ -129,7 +129,7 @@ def test_rms_norm(n: int, positions: list[int], d: int, eps: float | None) -> No
 )
 def test_group_norm(n: int, groups: int, per_group: int, space: list[int]) -> None:
     norm = nn.GroupNorm(groups, groups * per_group)
-    compare(norm, torch.randn(n, groups * per_group, *space), expect="group_norm")
+    assert_rows_agree(norm, torch.randn(n, groups * per_group, *space), expect="group_norm")
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
@@ -137,12 +137,12 @@ def test_batch_norm_in_eval_mode(n: int, channels: int, rank: int) -> None:
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank - 1](channels)
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2.0)
-    compare(norm, torch.randn(n, channels, *[3] * rank), expect="batch_norm")
+    assert_rows_agree(norm, torch.randn(n, channels, *[3] * rank), expect="batch_norm")
 
 
 @given(st.integers(1, 4), st.integers(1, 3))
 def test_instance_norm(n: int, channels: int) -> None:
-    compare(nn.InstanceNorm2d(channels, affine=True), torch.randn(n, channels, 3, 4), expect="instance_norm")
+    assert_rows_agree(nn.InstanceNorm2d(channels, affine=True), torch.randn(n, channels, 3, 4), expect="instance_norm")
 
 
 class Scaled(nn.Module):
@@ -158,7 +158,7 @@ class Scaled(nn.Module):
 
 @given(st.integers(2, 5), small)
 def test_fallback(n: int, d: int) -> None:
-    compare(Scaled(d), torch.randn(n, d), expect="vmap fallback")
+    assert_rows_agree(Scaled(d), torch.randn(n, d), expect="vmap fallback")
 
 
 def test_frames_of_a_video_share_a_convolution() -> None:
@@ -172,7 +172,7 @@ def test_frames_of_a_video_share_a_convolution() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.norm(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
 
-    compare(Video(), torch.randn(3, 4, 2, 4, 4), expect="conv2d")
+    assert_rows_agree(Video(), torch.randn(3, 4, 2, 4, 4), expect="conv2d")
 
 
 def test_rescaled_embeddings_are_not_ruled() -> None:
@@ -198,4 +198,4 @@ def test_products_by_operator(kind: str) -> None:
                 return self.weight @ (x if len(shape) == 2 else x.unsqueeze(1))
             return (x.unsqueeze(2) if len(shape) == 3 else x) @ self.weight
 
-    compare(Product(), torch.randn(5, 4, 3), expect="linear" if len(shape) == 2 else "fallback")
+    assert_rows_agree(Product(), torch.randn(5, 4, 3), expect="linear" if len(shape) == 2 else "fallback")

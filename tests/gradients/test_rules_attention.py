@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 import pullback as pb
 from pullback.gradients.rules.attention import attention
 from tests.compare import assert_same
-from tests.gradients.test_rules import compare
+from tests.gradients.test_rules import assert_rows_agree
 
 few = st.integers(1, 3)
 
@@ -220,7 +220,7 @@ def assert_no_fallback(model: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("n", [1, 3])
 def test_attention(kind: str, options: dict[str, Any], n: int) -> None:
     model, x = Attending(kind, **options).double().eval(), torch.randn(n, 4, 4, dtype=torch.float64)
-    compare(model, x, expect="linear")
+    assert_rows_agree(model, x, expect="linear")
     assert_no_fallback(model, x)
 
 
@@ -250,5 +250,5 @@ class Decoding(nn.Module):
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_decoder(whole: bool, batch_first: bool) -> None:
     model, x = Decoding(whole, batch_first).double().eval(), torch.randn(3, 5, 4, dtype=torch.float64)
-    compare(model, x, expect="linear")
+    assert_rows_agree(model, x, expect="linear")
     assert_no_fallback(model, x)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pullback as pb
-from tests.gradients.test_rules import compare
+from tests.gradients.test_rules import assert_rows_agree
 
 small = st.integers(1, 4)
 
@@ -40,24 +40,24 @@ def transposed(draw: st.DrawFn, space: int) -> tuple[nn.Module, Tensor]:
 
 @given(transposed(1))
 def test_conv_transpose1d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv_transpose1d")
+    assert_rows_agree(*drawn, expect="conv_transpose1d")
 
 
 @given(transposed(2))
 def test_conv_transpose2d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv_transpose2d")
+    assert_rows_agree(*drawn, expect="conv_transpose2d")
 
 
 @given(transposed(3))
 def test_conv_transpose3d(drawn: tuple[nn.Module, Tensor]) -> None:
-    compare(*drawn, expect="conv_transpose3d")
+    assert_rows_agree(*drawn, expect="conv_transpose3d")
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_conv_transpose_with_one_parameter(frozen: str) -> None:
     module = nn.ConvTranspose2d(2, 3, 2)
     getattr(module, frozen).requires_grad_(False)
-    compare(module, torch.randn(3, 2, 3, 2), expect="conv_transpose2d")
+    assert_rows_agree(module, torch.randn(3, 2, 3, 2), expect="conv_transpose2d")
 
 
 class Frames(nn.Module):
@@ -73,7 +73,7 @@ class Frames(nn.Module):
 
 def test_frames_share_a_transposed_convolution() -> None:
     model = Frames(nn.Sequential(nn.ConvTranspose2d(2, 4, 2, stride=2, groups=2), nn.PReLU(4)))
-    compare(model, torch.randn(3, 2, 2, 2, 3), expect="conv_transpose2d")
+    assert_rows_agree(model, torch.randn(3, 2, 2, 2, 3), expect="conv_transpose2d")
 
 
 class Bags(nn.Module):
@@ -100,23 +100,23 @@ class Bags(nn.Module):
 def test_embedding_bag(n: int, length: int, vocabulary: int, p: int, mode: str, padding: int | None) -> None:
     weighted = mode == "weighted"
     model = Bags(vocabulary, p, "sum" if weighted else mode, padding, weighted)
-    compare(model, torch.randint(vocabulary, (n, length)), expect="embedding_bag")
+    assert_rows_agree(model, torch.randint(vocabulary, (n, length)), expect="embedding_bag")
 
 
 def test_bags_of_padding_alone_have_no_gradient() -> None:
     for mode in ("sum", "mean", "max"):
         x = torch.tensor([[0, 0, 0], [1, 0, 2], [0, 3, 3]])
-        compare(Bags(4, 2, mode, 0, False), x, expect="embedding_bag")
+        assert_rows_agree(Bags(4, 2, mode, 0, False), x, expect="embedding_bag")
 
 
 def test_the_first_of_equal_tokens_is_the_largest() -> None:
     model = Bags(5, 3, "max", None, False)
     nn.init.ones_(model.bag.weight)
-    compare(model, torch.tensor([[3, 1, 2], [0, 4, 4], [2, 0, 1]]), expect="embedding_bag")
+    assert_rows_agree(model, torch.tensor([[3, 1, 2], [0, 4, 4], [2, 0, 1]]), expect="embedding_bag")
 
 
 def test_several_bags_a_sample() -> None:
-    compare(Frames(Bags(6, 3, "mean", 1, False)), torch.randint(6, (4, 2, 3)), expect="embedding_bag")
+    assert_rows_agree(Frames(Bags(6, 3, "mean", 1, False)), torch.randint(6, (4, 2, 3)), expect="embedding_bag")
 
 
 class Offsets(nn.Module):
@@ -158,14 +158,14 @@ def test_other_bags_are_not_ruled(model: nn.Module, table: str) -> None:
 
 @pytest.mark.parametrize("make", [Offsets, LearnedWeights])
 def test_other_bags_are_exact(make: Any) -> None:
-    compare(make(), torch.randint(6, (3, 4)), expect="vmap fallback")
+    assert_rows_agree(make(), torch.randint(6, (3, 4)), expect="vmap fallback")
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.lists(small, max_size=3), st.booleans())
 def test_prelu(n: int, channels: int, space: list[int], per_channel: bool) -> None:
     module = nn.PReLU(channels if per_channel else 1)
     nn.init.normal_(module.weight)
-    compare(module, torch.randn(n, channels, *space), expect="prelu")
+    assert_rows_agree(module, torch.randn(n, channels, *space), expect="prelu")
 
 
 def test_prelu_of_a_sequence_before_its_samples() -> None:
@@ -179,4 +179,4 @@ def test_prelu_of_a_sequence_before_its_samples() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.slope(x.movedim(0, -1)).movedim(-1, 0)
 
-    compare(StepsFirst(), torch.randn(4, 5, 3), expect="prelu")
+    assert_rows_agree(StepsFirst(), torch.randn(4, 5, 3), expect="prelu")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pullback.gradients.rules import recurrent
-from tests.gradients.test_rules import compare
+from tests.gradients.test_rules import assert_rows_agree
 from tests.gradients.test_rules_attention import Replacing, assert_no_fallback, assert_replaced
 from tests.thinned import thinned
 
@@ -129,7 +129,7 @@ class Stepping(nn.Module):
 @pytest.mark.parametrize("kind", CELLS)
 def test_cell(kind: str) -> None:
     model, x = Stepping(kind).double(), torch.randn(3, 4, 2, dtype=torch.float64)
-    compare(model, x, expect="linear")
+    assert_rows_agree(model, x, expect="linear")
     assert_no_fallback(model, x)
 
 
@@ -146,7 +146,7 @@ class Packing(nn.Module):
 
 
 def test_packed_sequences_reach_the_fallback() -> None:
-    compare(Packing(), torch.randn(3, 4, 2), expect="vmap fallback")
+    assert_rows_agree(Packing(), torch.randn(3, 4, 2), expect="vmap fallback")
 
 
 class Reading(nn.Module):
@@ -168,13 +168,13 @@ class Reading(nn.Module):
 )
 def test_recurrent(kind: str, options: dict[str, Any], n: int) -> None:
     model, x = Reading(kind, **options), torch.randn(n, 4, 2, dtype=torch.float64)
-    compare(model, x, expect="linear")
+    assert_rows_agree(model, x, expect="linear")
     assert_no_fallback(model, x)
 
 
 def test_lstm_with_projection() -> None:
     model, x = Reading("lstm", proj_size=2), torch.randn(3, 4, 2, dtype=torch.float64)
-    compare(model, x, expect="linear")
+    assert_rows_agree(model, x, expect="linear")
     assert_no_fallback(model, x)
 
 
@@ -193,4 +193,4 @@ class LearnedStart(nn.Module):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_learned_initial_state(n: int) -> None:
-    compare(LearnedStart(), torch.randn(n, 4, 2, dtype=torch.float64), expect="linear")
+    assert_rows_agree(LearnedStart(), torch.randn(n, 4, 2, dtype=torch.float64), expect="linear")

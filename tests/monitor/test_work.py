@@ -72,10 +72,10 @@ def test_declared_passes(network: Callable[[], tuple[nn.Module, Tensor]], optimi
         _ = seen.alignment
         for probe in PROBES.values():
             if not probe.at_start:
-                compare(probe, seen, count, one)
+                assert_work_is_known(probe, seen, count, one)
 
 
-def compare(probe: Probe, seen: Observation, count: int, one: float) -> None:
+def assert_work_is_known(probe: Probe, seen: Observation, count: int, one: float) -> None:
     for _ in range(1 if probe.sparse else 2):  # what some do once is declared for the first time only
         work = probe.work if isinstance(probe.work, Work) else probe.work(seen)
         declared = work.of(count)

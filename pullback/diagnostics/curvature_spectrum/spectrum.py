@@ -25,6 +25,7 @@ from pullback.operators.operator import Operator
 
 MATRICES = ("gauss_newton", "empirical_fisher", "true_fisher")
 METHODS = ("auto", "gram", "lanczos")
+ENDS = ("largest", "smallest")
 
 
 @torch.inference_mode(False)
@@ -88,9 +89,8 @@ def curvature_spectrum(
         (True, 0)
     """
     where = "curvature_spectrum"
-    check_option(where, "matrix", matrix, MATRICES)
-    check_option(where, "which", which, ("largest", "smallest"))
-    check_option(where, "method", method, METHODS)
+    for name, option, known in (("matrix", matrix, MATRICES), ("which", which, ENDS), ("method", method, METHODS)):
+        check_option(where, name, option, known)
     check_positive(where, "tol", tol)
     view = ModelView.of(model, None if params is None else list(params), where)
     P = view.num_params
@@ -142,6 +142,13 @@ def curvature_spectrum(
         N,
         P,
     )
+
+
+def _batches(data: Data, where: str) -> list[tuple[Batch, Batch]]:
+    if isinstance(data, tuple) and len(data) == 2:
+        check_batch(where, *data)
+        return [data]
+    return list(Batches(data, where))  # walked through twice: refused if they differ
 
 
 def _joined(batches: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch, str | None]:

@@ -196,7 +196,7 @@ def test_the_named_kernels_are_limits_too() -> None:
             assert kernel == pytest.approx(expected, rel=1e-9)
 
 
-def compared(make: Callable[[], nn.Module], x: Tensor, count: int, widest: float) -> None:
+def assert_within_the_scatter(make: Callable[[], nn.Module], x: Tensor, count: int, widest: float) -> None:
     """The tangent kernel of networks as torch draws them: mean within three standard errors of the limit's."""
     torch.manual_seed(0)
     kernels, limits = [], []
@@ -242,9 +242,9 @@ class Affine(nn.Sequential):
 @pytest.mark.parametrize("kind", ["tokens", pytest.param("affine", marks=pytest.mark.slow)])
 def test_real_networks_scatter_around_their_limit(kind: str) -> None:
     if kind == "tokens":
-        compared(lambda: TokenNet(128), drawn(2, 4, 3), 12, 0.1)
+        assert_within_the_scatter(lambda: TokenNet(128), drawn(2, 4, 3), 12, 0.1)
     else:
-        compared(lambda: Affine(128), drawn(2, 2, 4, 6), 40, 0.1)
+        assert_within_the_scatter(lambda: Affine(128), drawn(2, 2, 4, 6), 40, 0.1)
 
 
 def test_measured_variances_and_what_is_frozen() -> None:
