@@ -101,9 +101,7 @@ def test_what_a_model_and_a_loss_write_to_stays_as_it_was(name: str, first: nn.M
     assert_all_equal(found, results(CALLS[name], net(Reads()), reading_loss, x, y))
 
 
-@pytest.mark.parametrize("name", thinned(tuple(CALLS)))
-def test_calls_within_inference_mode(name: str) -> None:
-    """Data made there, as in a framework's validation loop: the numbers that come out elsewhere."""
+def assert_same_within_inference_mode(name: str) -> None:
     _, x, _, y = data()
     model, loss_fn = net(nn.Identity()), nn.CrossEntropyLoss()
     expected = results(CALLS[name], model, loss_fn, x, y)
@@ -113,13 +111,19 @@ def test_calls_within_inference_mode(name: str) -> None:
     assert not any(p.is_inference() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", thinned(tuple(CALLS)))
+def test_calls_within_inference_mode(name: str) -> None:
+    """Data made there, as in a framework's validation loop: the numbers that come out elsewhere."""
+    assert_same_within_inference_mode(name)
+
+
 @pytest.mark.parametrize("name", ["kernel_to_store", "backward_kernel"])
 def test_threads_compute_in_the_mode_of_their_caller(name: str) -> None:
     """What several threads make side by side is written to tensors that were made in inference mode."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        test_calls_within_inference_mode(name)
+        assert_same_within_inference_mode(name)
     finally:
         torch.set_num_threads(before)
 
